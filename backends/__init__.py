@@ -1,0 +1,1 @@
+"""Native hot paths, one room per framework, and the choice among them."""

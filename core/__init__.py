@@ -1,0 +1,1 @@
+"""What is written once: data, losses, training, evaluation. Imports none of the other rooms."""

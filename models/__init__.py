@@ -1,0 +1,1 @@
+"""Towers and whole models, each defined once in Keras 3."""

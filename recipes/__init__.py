@@ -1,0 +1,1 @@
+"""Runnable recipes: `KERAS_BACKEND=jax python -m recipes.siglip`."""
