@@ -1,0 +1,118 @@
+"""Metrics of a run as JSON lines: one object a row with its step, exact to the last bit, and cut back to a checkpoint on resume."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from diptych.core.training.tensorboard import TensorBoard
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class MetricsWriter:
+    """Appends rows to ``metrics.jsonl``; opening it at step `resume_step` first removes every row of a later step.
+
+    Floats are written as Python's shortest exact spelling, so two runs are equal bit for bit when their rows are. JSON has no NaN or
+    infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back.
+    """
+
+    def __init__(self, path: str | Path, *, resume_step: int = 0, tensorboard: TensorBoard | None = None):
+        self.path = Path(path)
+        self._tensorboard = tensorboard
+        _truncate(self.path, resume_step)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
+
+    def write(self, step: int, values: Mapping[str, object]) -> None:
+        """Append one row (numbers, strings, None or plain containers; arrays of one element become numbers) and hand it to the system.
+
+        A row survives the death of this process at once, and a loss of power after the next `sync`.
+        """
+        row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            self._tensorboard.write(step, values)
+
+    def sync(self) -> None:
+        """Flush all rows to the disk. Call it before saving a checkpoint, so that no checkpoint is ahead of its metrics."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush to the disk and close, TensorBoard included; a second call does nothing."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """All rows of a metrics file in the order written; a torn last line is ignored, other unreadable lines are warned about and left out."""
+    path = Path(path)
+    rows = []
+    for number, line, row in _lines(path):
+        if row is None:
+            if line.endswith(b"\n"):
+                warnings.warn(
+                    f"{path}, line {number}: expected a JSON object with a step, got {line[:60]!r}; left out",
+                    stacklevel=2,
+                )
+            continue
+        rows.append(
+            {name: _NON_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()}
+        )
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, dict | None]]:
+    """Each line's number from 1, its bytes, and the row it holds, or None where it holds no complete row."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                row = None
+            yield number, line, row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the complete rows up to `step`, in a new file that replaces the old one in a single rename."""
+    kept, dropped = [], 0
+    for number, line, row in _lines(path):
+        if row is not None and row["step"] <= step:
+            kept.append(line)
+            continue
+        dropped += 1
+        if row is None and line.endswith(b"\n"):
+            warnings.warn(
+                f"{path}, line {number}: expected a JSON object with a step, got {line[:60]!r}; removed", stacklevel=4
+            )
+    if not dropped:
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,58 @@
+"""Signals that ask a run to stop: the first one is remembered, so that the loop can save and leave; the second one kills at once."""
+
+import contextlib
+import os
+import signal
+import threading
+from typing import Self
+
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class StopSignals:
+    """While entered, the first SIGINT, SIGTERM or SIGUSR1 sets `stop_requested`; a second one has the system's default effect.
+
+    The default effect of all three ends the process without running any Python, so it works also inside a long compilation. On leaving,
+    the handlers found on entering are put back. Outside the main thread Python allows no handlers; then nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.received is not None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or the status by which shells and schedulers know the signal: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1."""
+        return 128 + signal.Signals[self.received] if self.received else 0
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.received = signal.Signals(number).name
+        for other in self._previous:
+            signal.signal(other, signal.SIG_DFL)
+        show_cursor = "\x1b[?25h" if _is_terminal(2) else ""
+        text = f"{show_cursor}\n{self.received}: finishing this step, saving, then leaving. Once more leaves at once, without saving.\n"
+        # A handler may interrupt a print, and streams are not reentrant: write to the descriptor.
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
