@@ -1,0 +1,76 @@
+"""Contrastive losses between a batch of images and a batch of texts, written to be read.
+
+Row i of the logits is image i, column j is text j; the true pairs are the diagonal. Both losses compute in float32
+whatever they are given. Faster implementations of the same function live in `diptych.backends`.
+"""
+
+from keras import ops
+
+
+def pair_logits(image_embeddings, text_embeddings, *, logit_scale, logit_bias=None):
+    """t · x_i · y_j + b, float32 `[images, texts]`."""
+    x = ops.cast(image_embeddings, "float32")
+    y = ops.cast(text_embeddings, "float32")
+    _check_widths(x, y)
+    logits = ops.matmul(x, ops.transpose(y)) * ops.cast(logit_scale, "float32")
+    return logits if logit_bias is None else logits + ops.cast(logit_bias, "float32")
+
+
+def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias):
+    """The pairwise sigmoid loss of SigLIP.
+
+    L = -(1/n) Σ_i Σ_j log σ(z_ij (t x_i·y_j + b)), with z_ij = 1 where i = j and -1 elsewhere: a sum over all n² pairs,
+    divided by the number of images n (not by n²).
+
+    Args:
+        image_embeddings, text_embeddings: `[n, dim]`, L2-normalised.
+        logit_scale: scalar t > 0.
+        logit_bias: scalar b.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: for different widths or numbers of images and texts.
+
+    Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and algorithm 1. Their typeset
+    equation has the sign of t x·y reversed; the algorithm and the released code have it as here.
+    """
+    _check_pairs(image_embeddings, text_embeddings)
+    logits = pair_logits(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
+    # softplus(-z) - softplus(z) = -z, so every pair is taken as a negative and the diagonal is put right afterwards.
+    negatives = ops.sum(ops.softplus(logits))
+    positives = ops.sum(ops.diagonal(logits))
+    return (negatives - positives) / image_embeddings.shape[0]
+
+
+def softmax_contrastive_loss(image_embeddings, text_embeddings, *, logit_scale):
+    """The symmetric softmax loss of CLIP (InfoNCE): the mean of image-to-text and text-to-image cross-entropy.
+
+    L = -(1/2n) Σ_i [log softmax_j(t x_i·y_j)_i + log softmax_j(t y_i·x_j)_i]
+
+    Arguments, result and errors as for `sigmoid_loss`, without a bias (a constant does not change a softmax).
+
+    Reference: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3.
+    """
+    _check_pairs(image_embeddings, text_embeddings)
+    logits = pair_logits(image_embeddings, text_embeddings, logit_scale=logit_scale)
+    diagonal = ops.diagonal(logits)
+    image_to_text = ops.logsumexp(logits, axis=1) - diagonal
+    text_to_image = ops.logsumexp(logits, axis=0) - diagonal
+    return 0.5 * (ops.mean(image_to_text) + ops.mean(text_to_image))
+
+
+def _check_widths(x, y) -> None:
+    if len(x.shape) != 2 or len(y.shape) != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(
+            "Image and text embeddings must be matrices of the same width, got shapes "
+            f"{tuple(x.shape)} and {tuple(y.shape)}: expected [images, dim] and [texts, dim]."
+        )
+
+
+def _check_pairs(x, y) -> None:
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"Pairs are needed: got {x.shape[0]} images and {y.shape[0]} texts; row i of each must belong together."
+        )

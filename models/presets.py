@@ -1,0 +1,78 @@
+"""Named models: the released SigLIP and SigLIP 2 checkpoints' shapes, the plain sizes, and the one the default run trains.
+
+Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/siglip2-base-patch16-256`.
+"""
+
+import difflib
+
+from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.sizes import transformer_size, vision_size
+
+_LONG_NAMES = {"base": "B", "large": "L", "so400m": "So400m", "giant": "g-opt"}
+
+
+def siglip_config(
+    size: str,
+    *,
+    image_size: int = 224,
+    vocab_size: int = 32_000,
+    context_length: int = 64,
+    text_size: str | None = None,
+    init_logit_bias: float = -10.0,
+) -> SigLIPConfig:
+    """SigLIP's arrangement at a size such as "B/16": text tower of the same size unless `text_size` says otherwise."""
+    vision = VisionConfig(**vision_size(size), image_size=image_size)
+    text = TextConfig(
+        **transformer_size(text_size or size.partition("/")[0]),
+        vocab_size=vocab_size,
+        context_length=context_length,
+        embed_dim=vision.width,
+    )
+    return SigLIPConfig(vision=vision, text=text, init_logit_bias=init_logit_bias)
+
+
+def _released() -> dict[str, SigLIPConfig]:
+    presets = {}
+
+    def add(family: str, size: str, patch: int, resolutions: tuple[int, ...], **text):
+        for resolution in resolutions:
+            presets[f"{family}_{size}_patch{patch}_{resolution}"] = siglip_config(
+                f"{_LONG_NAMES[size]}/{patch}", image_size=resolution, **text
+            )
+
+    # SigLIP: 32k English vocabulary; the 224 px So400m was trained with 16 text tokens.
+    add("siglip", "base", 16, (224, 256, 384, 512))
+    add("siglip", "large", 16, (256, 384))
+    add("siglip", "so400m", 14, (224,), context_length=16)
+    add("siglip", "so400m", 14, (384,))
+    add("siglip_i18n", "base", 16, (256,), vocab_size=250_000)
+    # SigLIP 2: Gemma's 256k vocabulary; the giant's text tower is the So400m one.
+    gemma = {"vocab_size": 256_000}
+    add("siglip2", "base", 32, (256,), **gemma)
+    add("siglip2", "base", 16, (224, 256, 384, 512), **gemma)
+    add("siglip2", "large", 16, (256, 384, 512), **gemma)
+    add("siglip2", "so400m", 14, (224, 384), **gemma)
+    add("siglip2", "so400m", 16, (256, 384, 512), **gemma)
+    add("siglip2", "giant", 16, (256, 384), text_size="So400m", **gemma)
+    return presets
+
+
+def _plain() -> dict[str, SigLIPConfig]:
+    """One preset for each of big_vision's sizes, with the patch its tables use: `siglip_ti16_224`."""
+    patches = {"mu": 16, "Ti": 16, "S": 16, "M": 16, "B": 16, "L": 16, "So400m": 14, "H": 14, "g": 14, "g-opt": 16}
+    return {f"siglip_{size.lower()}{patch}_224": siglip_config(f"{size}/{patch}") for size, patch in patches.items()}
+
+
+PRESETS: dict[str, SigLIPConfig] = {**_plain(), **_released()}
+
+
+def preset_config(name: str) -> SigLIPConfig:
+    """The configuration of a named preset."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
+        raise ValueError(
+            f"Unknown preset {name!r}. "
+            + (f"Near matches: {', '.join(near)}. " if near else "")
+            + "All names are in diptych.models.presets.PRESETS."
+        )
+    return PRESETS[name]

@@ -1,0 +1,26 @@
+"""What every diptych model shares: a functional Keras model that is saved as the arguments it was built from."""
+
+import keras
+
+
+class Tower(keras.Model):
+    """A functional Keras model whose `get_config` holds constructor arguments instead of a layer graph.
+
+    So a `.keras` file stays readable, and loading it runs the constructor: the graph cannot drift from the code.
+    """
+
+    def remember(self, **arguments) -> None:
+        """Records the constructor's arguments (JSON types) for `get_config`; to be called once, after `super().__init__`."""
+        self._arguments = arguments
+
+    @property
+    def config(self) -> dict:
+        """The configuration the model was built from."""
+        return self._arguments["config"]
+
+    def get_config(self):
+        return {**self._arguments, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
