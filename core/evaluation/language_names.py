@@ -1,0 +1,77 @@
+"""English names of languages and whether they are written from right to left, for tables and reports."""
+
+# The 36 languages of Crossmodal-3600 first, then the further ones for which Unicode CLDR names emoji nearly completely.
+LANGUAGE_NAMES = {
+    "ar": "Arabic",
+    "bn": "Bengali",
+    "cs": "Czech",
+    "da": "Danish",
+    "de": "German",
+    "el": "Greek",
+    "en": "English",
+    "es": "Spanish",
+    "fa": "Persian",
+    "fi": "Finnish",
+    "fil": "Filipino",
+    "fr": "French",
+    "he": "Hebrew",
+    "hi": "Hindi",
+    "hr": "Croatian",
+    "hu": "Hungarian",
+    "id": "Indonesian",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "mi": "Māori",
+    "nl": "Dutch",
+    "no": "Norwegian",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "qu": "Quechua",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "sv": "Swedish",
+    "sw": "Swahili",
+    "te": "Telugu",
+    "th": "Thai",
+    "tr": "Turkish",
+    "uk": "Ukrainian",
+    "vi": "Vietnamese",
+    "zh": "Chinese",
+    "af": "Afrikaans",
+    "am": "Amharic",
+    "bg": "Bulgarian",
+    "ca": "Catalan",
+    "et": "Estonian",
+    "eu": "Basque",
+    "gl": "Galician",
+    "gu": "Gujarati",
+    "hy": "Armenian",
+    "is": "Icelandic",
+    "ka": "Georgian",
+    "kn": "Kannada",
+    "lt": "Lithuanian",
+    "lv": "Latvian",
+    "ml": "Malayalam",
+    "mr": "Marathi",
+    "ms": "Malay",
+    "nb": "Norwegian Bokmål",
+    "pa": "Punjabi",
+    "sk": "Slovak",
+    "sl": "Slovenian",
+    "sr": "Serbian",
+    "ta": "Tamil",
+    "ur": "Urdu",
+    "yue": "Cantonese",
+    "zu": "Zulu",
+    "und": "Unknown",
+}
+
+
+def language_name(code: str) -> str:
+    """English name of a language code such as "de" or "zh-Hant"; the code itself where it is not in the table."""
+    base, _, rest = code.replace("_", "-").partition("-")
+    name = LANGUAGE_NAMES.get(base.lower())
+    if name is None:
+        return code
+    return f"{name} ({rest})" if rest else name

@@ -1,0 +1,83 @@
+"""Retrieval by language: one result for each language of the captions, and their mean."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diptych.core.evaluation.intervals import hit_rate_interval
+from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label, summarise_ranks
+
+# The entry of `recall_by_language` that weighs every language alike.
+MEAN = "mean"
+
+
+def recall_by_language(
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    image_labels: np.ndarray,
+    text_labels: np.ndarray,
+    languages: Sequence[str],
+    ks: Sequence[int] = (1, 5),
+    *,
+    image_to_text: bool = False,
+    seed: int = 0,
+) -> dict[str, dict[str, object]]:
+    """Text-to-image retrieval in each language, from captions of one language at a time into all images.
+
+    Args:
+        image_embeddings: [images, width].
+        text_embeddings: [texts, width].
+        image_labels: int [images]; a text describes every image of its label.
+        text_labels: int [texts]; a label without an image is an error, see `retrieval.recall_at_k`.
+        languages: [texts], code of each text.
+        ks: positive.
+        image_to_text: also the other direction, under "image_to_text" of each language: from the images that have a caption
+            in that language into the captions of that language.
+        seed: of the bootstrap.
+
+    Returns:
+        {language: result of `retrieval.summarise_ranks`}, languages in alphabetical order, then "mean": recalls averaged over
+        the languages, its interval resampled by label with all translations of a caption together.
+
+    Raises:
+        ValueError: as `retrieval.recall_at_k`.
+    """
+    languages, text_labels, image_labels = np.asarray(languages), np.asarray(text_labels), np.asarray(image_labels)
+    results: dict[str, dict[str, object]] = {}
+    ranks_of_all = np.zeros(len(languages), dtype=np.int64)
+    for language in sorted(set(languages.tolist())):
+        chosen = np.flatnonzero(languages == language)
+        texts, labels = text_embeddings[chosen], text_labels[chosen]
+        ranks = first_relevant_ranks(texts, image_embeddings, relevant_by_label(labels, image_labels))
+        ranks_of_all[chosen] = ranks
+        results[language] = summarise_ranks(ranks, len(image_embeddings), ks, groups=labels, seed=seed)
+        if image_to_text:
+            described = np.flatnonzero(np.isin(image_labels, labels))
+            relevant = relevant_by_label(image_labels[described], labels)
+            ranks = first_relevant_ranks(image_embeddings[described], texts, relevant)
+            results[language]["image_to_text"] = summarise_ranks(
+                ranks, len(texts), ks, groups=image_labels[described], seed=seed
+            )
+    results[MEAN] = _mean_over_languages(results, ranks_of_all, text_labels, languages, ks, seed)
+    return results
+
+
+def _mean_over_languages(
+    results: dict[str, dict[str, object]],
+    ranks: np.ndarray,
+    labels: np.ndarray,
+    languages: np.ndarray,
+    ks: Sequence[int],
+    seed: int,
+) -> dict[str, object]:
+    codes, place, counts = np.unique(languages, return_inverse=True, return_counts=True)
+    hits = ranks[:, None] <= np.asarray(ks)
+    intervals = hit_rate_interval(hits, groups=labels, weights=1 / counts[place], seed=seed)
+    gallery = next(iter(results.values()))["gallery"]
+    return {
+        "languages": len(codes),
+        "queries": len(languages),
+        "gallery": gallery,
+        **{f"recall@{k}": float(np.mean([result[f"recall@{k}"] for result in results.values()])) for k in ks},
+        "intervals": {f"recall@{k}": [float(low), float(high)] for k, (low, high) in zip(ks, intervals, strict=True)},
+    }
