@@ -10,6 +10,7 @@ from typing import Self, TextIO
 
 WINDOW_S = 30.0
 MIN_WINDOW_STEPS = 5
+MIN_BAR_WIDTH = 8
 
 
 class Progress:
@@ -96,7 +97,9 @@ class Progress:
         parts = self._parts()
         with self._guarded():
             if self._bar:
-                self._bar.update(self._bar.task_ids[0], completed=self._step, figures="  ".join(parts), refresh=True)
+                width = self._bar.console.width - len(f"step {self.total_steps:,}/{self.total_steps:,}") - MIN_BAR_WIDTH
+                figures = _fitting(parts, width)
+                self._bar.update(self._bar.task_ids[0], completed=self._step, figures=figures, refresh=True)
             else:
                 share = self._step / max(self.total_steps, 1)
                 self._print("  ".join([f"step {self._step:,}/{self.total_steps:,}", f"{share:.1%}", *parts]))
@@ -155,11 +158,15 @@ def format_duration(seconds: float) -> str:
 def _bar(stream: TextIO, total_steps: int, start_step: int):
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
+    steps_width = len(f"step {start_step:,}/{total_steps:,}")
     bar = progress.Progress(
-        progress.TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-        progress.BarColumn(bar_width=None),
-        progress.TextColumn("{task.fields[figures]}"),
+        progress.TextColumn(
+            "step {task.completed:,.0f}/{task.total:,.0f}", table_column=Column(no_wrap=True, min_width=steps_width)
+        ),
+        progress.BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        progress.TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
         console=Console(file=stream),
         expand=True,
         refresh_per_second=4,
@@ -167,6 +174,13 @@ def _bar(stream: TextIO, total_steps: int, start_step: int):
     bar.add_task("training", total=total_steps, completed=start_step, figures="first step (compiles)")
     bar.start()
     return bar
+
+
+def _fitting(parts: list[str], width: int) -> str:
+    """The parts joined, without those at the end that a narrow terminal has no room for."""
+    while len(parts) > 1 and len("  ".join(parts)) > width:
+        parts = parts[:-1]
+    return "  ".join(parts)
 
 
 def _silence(stream: TextIO | None) -> None:

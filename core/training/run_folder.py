@@ -1,0 +1,210 @@
+"""The folder of one run: who may write into it, where its files are, and whether a configuration may continue what is there."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+from diptych.core.training.checkpoint import remove_leftovers
+
+HARMLESS_FIELDS = frozenset(
+    {
+        "workers",
+        "prefetch",
+        "progress",
+        "progress_interval_s",
+        "log_every",
+        "log_interval_s",
+        "checkpoint_every",
+        "keep_checkpoints",
+    }
+    | {"run_dir", "tensorboard", "report", "dry_run", "backend", "implementation"}
+)
+
+
+class RunFolderError(RuntimeError):
+    """The folder cannot be used; the message says by whom it is held, or what is wrong with it, and what to do."""
+
+
+class ConfigMismatch(RunFolderError):
+    """The folder holds a run of another configuration; the message lists the fields that differ."""
+
+
+class RunFolder:
+    """Owns the folder of a run while entered: creates it, holds its lock and knows the paths in it.
+
+    The lock belongs to the process, not to a file's existence, so a run that was killed leaves none behind.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.card = self.path / "card.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.results = self.path / "results.json"
+        self.report = self.path / "report.html"
+        self.lock = self.path / "lock"
+        self._lock_descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+            remove_leftovers(self.checkpoints)
+        except OSError as error:
+            self._release()
+            raise RunFolderError(
+                f"cannot write the run into {self.path.absolute()}: {error}. Give another folder with --run-dir."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def check_config(self, config: Mapping, *, harmless: Iterable[str] = HARMLESS_FIELDS) -> None:
+        """Refuse to continue with a configuration that would compute something else than the run stored here.
+
+        `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name. A field is harmless when `harmless`
+        holds its last name or its dotted name. Where no card is stored anything is accepted.
+
+        Raises: ConfigMismatch listing every differing field as stored and as given.
+        """
+        card = self.read_card()
+        if card is None:
+            return
+        stored, given = _flatten(card["config"]), _flatten(json.loads(json.dumps(config)))
+        differing = [
+            f"  {name}: stored {_shown(stored, name)}, given {_shown(given, name)}"
+            for name in sorted(stored.keys() | given.keys())
+            if stored.get(name, _ABSENT) != given.get(name, _ABSENT)
+            and not {name, name.rpartition(".")[2]} & set(harmless)
+        ]
+        if differing:
+            raise ConfigMismatch(
+                f"{self.path} holds a run with other options, so its checkpoints cannot be continued with these:\n"
+                + "\n".join(differing)
+                + "\nGive another --run-dir for a new run, or the stored options to resume this one."
+            )
+
+    def read_card(self) -> dict | None:
+        """The stored card, or None. Raises: RunFolderError when it is not readable."""
+        try:
+            card = json.loads(self.card.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{self.card} is not readable as JSON: {error}. Give another --run-dir or move the file away."
+            ) from error
+        if not isinstance(card, dict) or "config" not in card:
+            raise RunFolderError(
+                f"{self.card} is no card of a run: expected an object with a config. Give another --run-dir or move it away."
+            )
+        return card
+
+    def write_card(self, card: Mapping, *, resume_step: int | None = None) -> dict:
+        """Store the card and return what was stored.
+
+        Where a card is stored already, its start time and earlier restarts are kept and one restart, from `resume_step`, is added.
+        """
+        stored = self.read_card()
+        card = dict(card)
+        if stored is not None:
+            restart = {"time": card.get("start_time"), "step": resume_step or 0}
+            card["start_time"] = stored.get("start_time")
+            card["restarts"] = [*stored.get("restarts", []), restart]
+        write_json(self.card, card)
+        return card
+
+    def _acquire(self) -> None:
+        self._lock_descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = _read_holder(self.lock)
+                self._release()
+                raise RunFolderError(_in_use(self.path, holder)) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+            warnings.warn(
+                f"{self.path} is on a file system without locks: make sure that no other run uses this folder",
+                stacklevel=3,
+            )
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "command": shlex.join(sys.orig_argv),
+        }
+        os.ftruncate(self._lock_descriptor, 0)
+        os.pwrite(self._lock_descriptor, json.dumps(holder).encode(), 0)
+
+    def _release(self) -> None:
+        # The file stays: deleting it would let two processes hold locks on two files of one name.
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file in one rename, flushed to disk, so that a reader sees the old contents or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+_ABSENT = object()
+
+
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    flat = {}
+    for name, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+def _shown(flat: Mapping[str, object], name: str) -> str:
+    return json.dumps(flat[name], ensure_ascii=False) if name in flat else "nothing"
+
+
+def _read_holder(lock: Path) -> dict:
+    with contextlib.suppress(OSError, ValueError):
+        holder = json.loads(lock.read_bytes())
+        if isinstance(holder, dict):
+            return holder
+    return {}
+
+
+def _in_use(path: Path, holder: Mapping) -> str:
+    pid, host = holder.get("pid", "unknown"), holder.get("host", "unknown")
+    advice = f"Wait for it, stop it (kill {pid}), or give another --run-dir."
+    if host == socket.gethostname() and isinstance(pid, int) and not _exists(pid):
+        advice = "That process has ended, but a process it started still holds the lock: end that one, or give another --run-dir."
+    return f"{path} is in use by process {pid} on {host} since {holder.get('since', 'unknown')} ({holder.get('command', 'unknown command')}). {advice}"
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
