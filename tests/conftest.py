@@ -1,0 +1,19 @@
+"""What every test relies on: a backend that is chosen openly, and Keras settings that no home folder can change."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+from diptych.backends.selection import select_backend
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "KERAS_HOME" not in os.environ:
+    os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
+    atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
+
+BACKEND = select_backend()
+
+
+def pytest_report_header() -> str:
+    return f"KERAS_BACKEND: {BACKEND}"

@@ -1,0 +1,102 @@
+"""The commands that the documents show, found and run.
+
+A fenced block in `sh` is one shell script, run at the root of a copy of the checkout; a block in `python` is one program,
+run in an empty folder. Commands of one document share the copy and the folder, in order. A block that cannot run where
+the others do has the reason in a comment before it:
+
+    <!-- not run: it trains for ten minutes; `nox -s recipes` runs the same command at its tiny size -->
+
+Every fence names its language, so that none escapes. `python -m tests.document_commands` runs them all.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.packaging import copy_tree
+from tests.tree import ROOT
+
+SHELL = {"sh", "bash", "console"}
+SHOWN_ONLY = {"text", "json", "toml", "html", "diff"}
+FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<language>[\w+-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)[ \t]*$", re.M | re.S)
+NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>.*?)\s*-->\s*\Z", re.S)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One fenced block that a reader may paste; `reason` says why it is not run, None where it is."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+    reason: str | None
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """The documents whose commands are held to run."""
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def commands_in(text: str, document: str) -> list[Command]:
+    """The commands of one document; a fence of no or of an unknown language raises `ValueError`."""
+    found = []
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        language = match["language"]
+        if language in SHOWN_ONLY:
+            continue
+        if language not in SHELL | {"python"}:
+            expected = ", ".join(sorted(SHELL | SHOWN_ONLY | {"python"}))
+            raise ValueError(f"{document}:{line}: a fence in {language!r}, expected one of {expected}")
+        marked = NOT_RUN.search(text, 0, match.start())
+        reason = marked["reason"] if marked else None
+        if reason == "":
+            raise ValueError(f"{document}:{line}: `not run:` without a reason")
+        found.append(Command(document, line, language, match["text"], reason))
+    return found
+
+
+def run(command: Command, checkout: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one command as its reader would; python blocks on the backend that KERAS_BACKEND names, jax where it is unset."""
+    environment = {"KERAS_BACKEND": "jax", **os.environ, "PYTHONPATH": str(checkout)}
+    program = ["bash", "-euo", "pipefail", "-c"] if command.language in SHELL else [sys.executable, "-c"]
+    where = checkout if command.language in SHELL else folder
+    return subprocess.run(
+        [*program, command.text], cwd=where, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run the commands of all documents, print a line for each, and end with the count; the first failure ends it."""
+    ran = marked = 0
+    for document in documents():
+        with tempfile.TemporaryDirectory(prefix="document-") as temporary:
+            checkout = copy_tree(ROOT, Path(temporary) / "diptych")
+            folder = Path(temporary) / "elsewhere"
+            folder.mkdir()
+            for command in commands_in(document.read_text(encoding="utf-8"), document.name):
+                place = f"{command.document}:{command.line}"
+                if command.reason is not None:
+                    marked += 1
+                    print(f"{place}: not run: {command.reason}")
+                    continue
+                start = time.monotonic()
+                done = run(command, checkout, folder)
+                if done.returncode != 0:
+                    sys.exit(f"{place}: exit status {done.returncode}\n{command.text}\n{done.stdout[-6000:]}")
+                ran += 1
+                print(f"{place}: ran in {time.monotonic() - start:.1f} s", flush=True)
+    if ran == 0:
+        sys.exit(f"no command was run ({marked} are marked): the documents or the search are wrong")
+    print(f"{ran} commands ran, {marked} are marked with the reason why not")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Imports point one way: core <- backends, models <- recipes, and each framework stays in its own room."""
+
+import ast
+from pathlib import PurePosixPath
+
+import pytest
+
+from tests.tree import ROOMS, ROOT, files
+
+FRAMEWORKS = {
+    "jax": {"jax", "jaxlib", "flax", "optax", "orbax"},
+    "torch": {"torch", "triton"},
+    "tensorflow": {"tensorflow", "tensorflow_text", "tf_keras"},
+}
+FRAMEWORK_OF = {module: name for name, modules in FRAMEWORKS.items() for module in modules}
+WITHOUT_KERAS = ("core/data/", "core/evaluation/", "core/weights/", "diptych/")
+MAY_IMPORT = {"core": {"core"}, "models": {"core", "models"}, "recipes": set(ROOMS), "diptych": set()}
+
+
+def imported_modules(source: str) -> list[tuple[int, str]]:
+    """(line, dotted name) of everything imported, inside functions too; a relative import starts with a dot.
+
+    `from a import b` yields both `a` and `a.b`: `b` may be a module. `import_module("a")` counts like `import a`.
+    """
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found += [(node.lineno, module)] + [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in {"import_module", "__import__"} and isinstance(node.args[0].value, str):
+                found.append((node.lineno, node.args[0].value))
+    return found
+
+
+def offences(path: PurePosixPath, source: str) -> list[str]:
+    """The imports of one file that the layering forbids, each as a sentence."""
+    wrong = [(line, name, reason) for line, name in imported_modules(source) if (reason := _offence(path, name))]
+    return sorted({f"{path}:{line} imports {name}: {reason}" for line, name, reason in wrong})
+
+
+def _offence(path: PurePosixPath, name: str) -> str | None:
+    room, native = path.parts[0], _framework_room(path)
+    top, _, rest = name.partition(".")
+    if name.startswith("."):
+        return "relative imports hide the room; write diptych.<room>..."
+    if top in ROOMS:
+        return f"import it as diptych.{name}"
+    if room not in MAY_IMPORT and room != "backends":
+        return None  # tests, benchmarks and the noxfile may import everything
+    if top in FRAMEWORK_OF and FRAMEWORK_OF[top] != native:
+        return f"{FRAMEWORK_OF[top]} belongs below backends/{FRAMEWORK_OF[top]}/"
+    if top == "keras" and str(path).startswith(WITHOUT_KERAS):
+        return "this room is NumPy and the standard library"
+    target = rest.partition(".")[0]
+    if top != "diptych" or target not in ROOMS:
+        return None
+    if room == "backends":
+        if native is not None:
+            own = f"diptych.backends.{native}"
+            return (
+                None if name == own or name.startswith(f"{own}.") else f"a framework's room imports nothing but {own}"
+            )
+        allowed = target == "backends" or name.startswith("diptych.core.losses") or name == "diptych.core"
+        return None if allowed else "backends may import core.losses and its own rooms"
+    return None if target in MAY_IMPORT[room] else f"{room} may import {sorted(MAY_IMPORT[room]) or 'no room'}"
+
+
+def _framework_room(path: PurePosixPath) -> str | None:
+    """The framework whose room the file is in: torch for backends/torch/step.py, None elsewhere."""
+    return path.parts[1] if path.parts[0] == "backends" and path.parts[1] in FRAMEWORKS else None
+
+
+def test_every_import_points_the_right_way():
+    wrong, read, imports = [], {}, 0
+    for path in files(ROOT, ".py"):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        read[path.parts[0]] = read.get(path.parts[0], 0) + 1
+        imports += len(imported_modules(source))
+        wrong += offences(PurePosixPath(path.as_posix()), source)
+    assert not wrong, "\n".join(wrong)
+    assert all(read.get(room, 0) >= 1 for room in (*ROOMS, "diptych", "tests", "benchmarks")), read
+    assert imports > sum(read.values()), f"{imports} imports in {read}: the parser sees too little"
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/data/batch.py", "import keras"),
+        ("core/evaluation/retrieval.py", "def recall():\n    from keras import ops"),
+        ("core/losses/contrastive.py", "import jax.numpy as jnp"),
+        ("core/losses/contrastive.py", "from diptych.backends import sigmoid_loss"),
+        ("core/training/learner.py", "from diptych import models"),
+        ("core/training/learner.py", "import importlib\nimportlib.import_module('diptych.recipes.siglip')"),
+        ("models/vit.py", "from diptych.backends.selection import select_backend"),
+        ("models/vit.py", "from .layers import Mlp"),
+        ("models/vit.py", "from models.layers import Mlp"),
+        ("models/vit.py", "import torch"),
+        ("recipes/siglip.py", "import tensorflow as tf"),
+        ("recipes/siglip.py", "from . import evaluate"),
+        ("backends/__init__.py", "import torch"),
+        ("backends/__init__.py", "from diptych.core.training import learner"),
+        ("backends/torch/ring.py", "import jax"),
+        ("backends/torch/ring.py", "from diptych.core.losses import contrastive"),
+        ("backends/torch/ring.py", "from diptych.backends.jax import ring"),
+        ("diptych/checkout.py", "from diptych.core.data import batch"),
+        ("tests/core/test_batch.py", "from ..tree import ROOT"),
+        ("benchmarks/loader.py", "from core.data import loader"),
+    ],
+)
+def test_a_wrong_import_is_refused(path, source):
+    assert offences(PurePosixPath(path), source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/training/learner.py", "import keras\nfrom diptych.core.data.batch import Batch"),
+        ("models/vit.py", "from diptych.core.losses import contrastive"),
+        (
+            "backends/__init__.py",
+            "def f():\n    from diptych.backends.jax import step\n    from diptych.core import losses",
+        ),
+        ("backends/torch/ring.py", "import triton\nimport numpy as np\nfrom diptych.backends.torch import tiles"),
+        (
+            "recipes/siglip.py",
+            "from diptych.backends.selection import select_backend\nfrom diptych.models import SigLIP",
+        ),
+        ("core/training/run.py", "from diptych import __version__"),
+        ("tests/backends/test_torch.py", "import torch\nfrom diptych.backends.torch import ring"),
+    ],
+)
+def test_a_right_import_is_accepted(path, source):
+    assert offences(PurePosixPath(path), source) == []

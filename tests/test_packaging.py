@@ -1,0 +1,59 @@
+"""A wheel holds every module and every data file, under one name."""
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.packaging import copy_tree, differences, wanted
+from tests.tree import ROOT
+
+BUILD = "import setuptools.build_meta as build; print(build.build_sdist({0!r})); print(build.build_wheel({0!r}))"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with the source distribution and the wheel of this tree."""
+    folder = tmp_path_factory.mktemp("built")
+    tree = copy_tree(ROOT, folder / "tree")
+    (tree / "README.md").touch()  # named by the metadata
+    done = subprocess.run([sys.executable, "-c", BUILD.format(str(folder))], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def test_the_tree_is_read():
+    names = wanted()
+    assert {"diptych/__init__.py", "diptych/core/data/__init__.py", "diptych/models/vit.py"} <= names
+    assert not {name for name in names if "__pycache__" in name or name.startswith(("diptych/tests", "tests"))}
+
+
+def test_the_wheel_holds_the_tree_and_nothing_else(built):
+    with ZipFile(next(built.glob("*.whl"))) as wheel:
+        assert differences([name for name in wheel.namelist() if not name.endswith("/")], wanted()) == []
+
+
+def test_the_source_distribution_holds_the_tree(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert wanted() <= held
+    assert {"pyproject.toml", "LICENSE"} <= held
+
+
+def test_what_is_missing_or_foreign_is_named():
+    whole = wanted()
+    lacking = sorted(whole - {"diptych/models/vit.py"})
+    assert differences(lacking, whole) == ["the wheel lacks diptych/models/vit.py"]
+    foreign = differences([*whole, "models/vit.py", "diptych-0.1.0.dist-info/METADATA"], whole)
+    assert foreign == ["the wheel holds models/vit.py, which the tree has not"]
+
+
+def test_the_base_install_needs_no_framework():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base = " ".join(project["dependencies"])
+    assert not [name for name in ("jax", "torch", "tensorflow", "pyarrow", "matplotlib") if name in base]
+    assert {"jax", "torch", "tensorflow"} <= set(project["optional-dependencies"])
