@@ -1,0 +1,80 @@
+"""The concepts of the embedded data: one emoji each, with its names and keywords in 36 languages."""
+
+import functools
+import hashlib
+import json
+import lzma
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+CONCEPTS_PATH = FOLDER / "concepts.jsonl.xz"
+TOKENIZER_PATH = FOLDER / "tokenizer.model"
+LICENSES_PATH = FOLDER / "LICENSES.md"
+
+# The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.
+LANGUAGES = tuple(
+    "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt qu ro ru sv sw te th tr uk vi zh".split()
+)
+DESIGNERS = (
+    "noto",
+    "noto_v1",
+    "twemoji",
+    "fluent",
+    "fluent_flat",
+    "fluent_hc",
+    "fluent_3d",
+    "fxemoji",
+    "emojione",
+    "circle_flags",
+    "flag_icons",
+    "flagpack",
+)
+HELD_OUT_DESIGNER = "twemoji"
+GROUPS = (
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One emoji: `hexcode` is its code points in lower-case hexadecimal joined by "-", without variation selectors."""
+
+    hexcode: str
+    emoji: str
+    group: str
+    subgroup: str
+    version: float  # of the Emoji standard that introduced it
+    split: str  # "train" or "held_out"
+    names: dict[str, str]  # language -> short name
+    keywords: dict[str, tuple[str, ...]]  # language -> keywords, in CLDR's order
+
+
+def designer_path(designer: str) -> Path:
+    """The ZIP of one designer's drawings; its members are `<hexcode>.webp`."""
+    return FOLDER / f"{designer}.zip"
+
+
+def split_of(hexcode: str) -> str:
+    """A tenth of the concepts is held out, chosen by hash, so that a new emoji never moves an old one."""
+    return "held_out" if int(hashlib.sha1(hexcode.encode()).hexdigest(), 16) % 10 == 0 else "train"
+
+
+@functools.cache
+def concepts() -> tuple[Concept, ...]:
+    """All concepts, in the order of the emoji standard."""
+    with lzma.open(CONCEPTS_PATH, "rt", encoding="utf-8") as lines:
+        return tuple(_concept(json.loads(line)) for line in lines)
+
+
+def _concept(fields: dict) -> Concept:
+    keywords = {language: tuple(words) for language, words in fields.pop("keywords").items()}
+    return Concept(**fields, keywords=keywords)

@@ -1,0 +1,119 @@
+"""The embedded data as a source of records: drawings by several designers, names in 36 languages."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+
+from diptych.core.data.emoji.concepts import (
+    CONCEPTS_PATH,
+    DESIGNERS,
+    HELD_OUT_DESIGNER,
+    LANGUAGES,
+    Concept,
+    concepts,
+    designer_path,
+)
+from diptych.core.data.records import Caption, Record
+
+SPLITS = ("train", "held_out", "all")
+
+
+class EmojiSource:
+    """One record a concept: its drawings by the chosen designers, its names (and keywords) in the chosen languages.
+
+    Arguments:
+        split: "train" (nine tenths of the concepts), "held_out" (the others) or "all".
+        designers: of DESIGNERS; None is all but HELD_OUT_DESIGNER.
+        languages: of LANGUAGES; a concept without a name in one of them has no caption there.
+        keywords: whether each language adds a second caption, the concept's keywords joined by ", ".
+
+    Image references are (designer, hexcode). Concepts without a drawing by the chosen designers, or without a caption,
+    are left out. Raises ValueError on unknown names.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        designers: Sequence[str] | None = None,
+        languages: Sequence[str] = LANGUAGES,
+        keywords: bool = True,
+    ) -> None:
+        if designers is None:
+            designers = [designer for designer in DESIGNERS if designer != HELD_OUT_DESIGNER]
+        _check("split", [split], SPLITS)
+        _check("designers", designers, DESIGNERS)
+        _check("languages", languages, LANGUAGES)
+        self.split = split
+        self.designers = tuple(designers)
+        self.languages = tuple(languages)
+        self.keywords = keywords
+        self._archives: dict[str, zipfile.ZipFile] = {}
+        drawn = {designer: set(self._archive(designer).namelist()) for designer in self.designers}
+        self._entries: list[tuple[Concept, tuple[str, ...]]] = []
+        for concept in concepts():
+            by = tuple(designer for designer in self.designers if f"{concept.hexcode}.webp" in drawn[designer])
+            named = any(language in concept.names for language in self.languages)
+            if by and named and split in ("all", concept.split):
+                self._entries.append((concept, by))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self.record(index) for index in range(len(self)))
+
+    def concept(self, index: int) -> Concept:
+        """The concept behind a record: its group, its emoji."""
+        return self._entries[index][0]
+
+    def record(self, index: int) -> Record:
+        """The record's key is the concept's hexcode; captions are grouped by language, a language's name first."""
+        concept, designers = self._entries[index]
+        captions = []
+        for language in self.languages:
+            if language in concept.names:
+                captions.append(Caption(concept.names[language], language))
+                if self.keywords and concept.keywords[language]:
+                    captions.append(Caption(", ".join(concept.keywords[language]), language))
+        images = tuple((designer, concept.hexcode) for designer in designers)
+        return Record(key=concept.hexcode, images=images, captions=tuple(captions))
+
+    def read(self, reference: tuple[str, str]) -> bytes:
+        """The WebP file of a drawing, given (designer, hexcode); raises KeyError when there is none."""
+        designer, hexcode = reference
+        return self._archive(designer).read(f"{hexcode}.webp")
+
+    def fingerprint(self) -> str:
+        """Hash of the arguments and of the files' contents."""
+        digest = hashlib.sha256(repr((self.split, self.designers, self.languages, self.keywords)).encode())
+        for path in (CONCEPTS_PATH, *map(designer_path, self.designers)):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict:
+        return {name: getattr(self, name) for name in ("split", "designers", "languages", "keywords")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def _archive(self, designer: str) -> zipfile.ZipFile:
+        if designer not in self._archives:
+            self._archives[designer] = zipfile.ZipFile(designer_path(designer))
+        return self._archives[designer]
+
+
+def evaluation_set(
+    split: str = "all", designer: str = HELD_OUT_DESIGNER, languages: Sequence[str] = LANGUAGES
+) -> EmojiSource:
+    """Records with exactly one drawing each, by one designer, and one caption a language: the concept's name."""
+    return EmojiSource(split, (designer,), languages, keywords=False)
+
+
+def _check(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if isinstance(given, str):
+        raise ValueError(
+            f"EmojiSource(): {what} is the text {given!r}; give a sequence of names, such as ({given!r},)."
+        )
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        raise ValueError(f"EmojiSource(): {what} has {unknown or 'nothing'}; expected some of {', '.join(known)}.")
