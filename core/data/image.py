@@ -1,0 +1,125 @@
+"""Encoded pictures to pixels: decoding what strangers send, and resizing as the SigLIP code bases do."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from diptych.core.data.records import BadExample
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 32_768
+
+ResizeMethod = Literal["bilinear", "bilinear_antialias", "bicubic_antialias"]
+
+_ORIENTATION_TAG = 0x0112
+_RGB_BYTES = 3
+_PILLOW_FILTERS = {
+    "bilinear_antialias": Image.Resampling.BILINEAR,
+    "bicubic_antialias": Image.Resampling.BICUBIC,
+}
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> np.ndarray:
+    """Pixels of an encoded picture, uint8 [height, width, 3], RGB.
+
+    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size is checked before any pixel is decoded, the EXIF
+    orientation is applied, transparency is laid on white, and 16-bit grey keeps its range. Whatever goes wrong is a `BadExample`.
+    """
+    if not data:
+        raise BadExample("image_empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels or max(width, height) > max_side:
+                raise BadExample(
+                    "image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side"
+                )
+            picture.load()
+            return _rgb_pixels(_upright(picture))
+    except BadExample:
+        raise
+    except UnidentifiedImageError:
+        raise BadExample("image_format", f"not one of {', '.join(FORMATS)}; begins with {data[:8]!r}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadExample("image_too_large", str(error)) from None
+    # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError, MemoryError...
+    except Exception as error:
+        reason = "image_truncated" if "truncated" in str(error).lower() else "image_damaged"
+        raise BadExample(reason, f"{type(error).__name__}: {error}") from None
+
+
+def resize(image: np.ndarray, size: int, *, method: ResizeMethod = "bilinear_antialias") -> np.ndarray:
+    """Squash uint8 [height, width, 3] to [size, size, 3]; nothing is cropped.
+
+    "bilinear_antialias" and "bicubic_antialias" are Pillow's, as in the released SigLIP 2 and SigLIP preprocessors; "bilinear" is
+    big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8. An image of the right size is returned as is.
+    """
+    if image.shape == (size, size, _RGB_BYTES):
+        return image
+    if method == "bilinear":
+        return _bilinear_without_antialias(image, size)
+    if method not in _PILLOW_FILTERS:
+        raise ValueError(f"resize method {method!r} is not one of bilinear, {', '.join(_PILLOW_FILTERS)}")
+    return to_array(Image.fromarray(image).resize((size, size), _PILLOW_FILTERS[method]))
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """An RGB Pillow picture as a read-only uint8 array [height, width, 3]."""
+    width, height = picture.size
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, _RGB_BYTES)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    if "exif" not in picture.info:
+        return picture
+    try:
+        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        # A picture with readable pixels is worth keeping when only its EXIF block is broken: it is taken as upright.
+        return picture
+    return picture if orientation == 1 else ImageOps.exif_transpose(picture)
+
+
+def _rgb_pixels(picture: Image.Image) -> np.ndarray:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return to_array(picture)
+    if picture.mode.startswith("I"):
+        return _sixteen_bit_grey(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layers = picture.convert("RGBA")
+        white = Image.new("RGBA", layers.size, "white")
+        return to_array(Image.alpha_composite(white, layers).convert("RGB"))
+    return to_array(picture.convert("RGB"))
+
+
+def _sixteen_bit_grey(picture: Image.Image) -> np.ndarray:
+    """Pillow's own conversion clips 16-bit grey to white; 65535 / 257 = 255 keeps the range."""
+    grey = np.asarray(picture).astype(np.int64)
+    grey = ((np.clip(grey, 0, 65535) + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], _RGB_BYTES, axis=2)
+
+
+def _bilinear_without_antialias(image: np.ndarray, size: int) -> np.ndarray:
+    top, bottom, down = _neighbours(image.shape[0], size)
+    left, right, along = _neighbours(image.shape[1], size)
+    down, along = down[:, None, None], along[None, :, None]
+
+    def across(rows: np.ndarray) -> np.ndarray:
+        near, far = (image[rows[:, None], columns[None, :]].astype(np.float32) for columns in (left, right))
+        return near + (far - near) * along
+
+    above, below = across(top), across(bottom)
+    return (above + (below - above) * down).astype(np.uint8)
+
+
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two source places of each target place, and the weight of the second, in float32 as TensorFlow computes them."""
+    scale = np.float32(old) / np.float32(new)
+    places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    floor = np.floor(places)
+    lower = np.maximum(floor, 0).astype(np.int64)
+    upper = np.minimum(np.ceil(places), old - 1).astype(np.int64)
+    return lower, upper, places - floor

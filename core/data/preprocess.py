@@ -1,0 +1,66 @@
+"""From a record to one training example: which image and caption, their pixels and their tokens."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from diptych.core.data.augmentation import Augmentation
+from diptych.core.data.image import ResizeMethod, decode, resize
+from diptych.core.data.records import Record, Source
+from diptych.core.data.sampling import draw
+from diptych.core.data.text import Tokenizer, clean_caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How examples are made; it holds settings only, so it travels to worker processes.
+
+    image_size: side of the square images.   context_length: tokens per caption, end-of-text included.
+    tokenizer_path: a SentencePiece .model or a tokenizer.json.   augmentation: random changes, None for none.
+    language_weights: see `sampling.draw`.   resize_method: see `image.resize`.
+    """
+
+    image_size: int
+    context_length: int
+    tokenizer_path: str | Path
+    augmentation: Augmentation | None = None
+    language_weights: Mapping[str, float] | None = None
+    resize_method: ResizeMethod = "bilinear_antialias"
+
+    def __call__(self, record: Record, source: Source, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image uint8 [image_size, image_size, 3], tokens int32 [context_length], and the caption's language."""
+        reference, caption = draw(record, rng, self.language_weights)
+        tokens = self.tokens(caption.text)
+        image = self.image(source.read(reference), rng)
+        return image, tokens, caption.language
+
+    def image(self, data: bytes, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Pixels of an encoded picture, uint8 [image_size, image_size, 3]; augmented only if `rng` is given."""
+        pixels = decode(data)
+        if self.augmentation is None or rng is None:
+            return resize(pixels, self.image_size, method=self.resize_method)
+        return self.augmentation(pixels, rng, self.image_size)
+
+    def tokens(self, text: str) -> np.ndarray:
+        """Token ids of a caption, int32 [context_length]."""
+        return self.tokenizer.encode(clean_caption(text), self.context_length)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of `tokenizer_path`, opened once a process."""
+        return _open_tokenizer(str(self.tokenizer_path))
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what an example looks like."""
+        weights = sorted(self.language_weights.items()) if self.language_weights else None
+        settings = (self.image_size, self.context_length, self.resize_method, self.augmentation, weights)
+        return hashlib.sha256(f"{settings} {self.tokenizer.fingerprint()}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _open_tokenizer(path: str) -> Tokenizer:
+    return Tokenizer.from_file(path)

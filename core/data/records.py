@@ -1,0 +1,66 @@
+"""What a data source hands out: a record is one thing in the world, with its images and its captions."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+UNKNOWN_LANGUAGE = "und"
+
+
+class BadExample(ValueError):
+    """An image, caption or record that cannot be used; `reason` is a short slug that skipped examples are counted by."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One text about a record; `language` is a BCP 47 code ("und": unknown), `weight` its share among those of its language."""
+
+    text: str
+    language: str = UNKNOWN_LANGUAGE
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One thing with one or more images and captions; images are references that only their source can read."""
+
+    key: str
+    images: tuple[object, ...]
+    captions: tuple[Caption, ...] = field(repr=False)
+
+    @cached_property
+    def captions_by_language(self) -> dict[str, tuple[Caption, ...]]:
+        """The captions grouped by language, in the order in which languages first appear."""
+        groups: dict[str, list[Caption]] = {}
+        for caption in self.captions:
+            groups.setdefault(caption.language, []).append(caption)
+        return {language: tuple(captions) for language, captions in groups.items()}
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to records. Sources are pickled to worker processes and open their files again there."""
+
+    def __len__(self) -> int:
+        """The number of records, damaged ones included: those raise `BadExample` when asked for."""
+        ...
+
+    def record(self, index: int) -> Record:
+        """The record at `index` in [0, len); raises `BadExample` if it is damaged."""
+        ...
+
+    def read(self, reference: object) -> bytes:
+        """The encoded bytes of one of a record's images; raises `BadExample` if they cannot be had."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of what the source holds: equal content gives an equal hash, on any machine."""
+        ...
