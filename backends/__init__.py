@@ -4,3 +4,66 @@ if __name__ == "backends":
     from diptych.checkout import alias_room
 
     alias_room(__name__)
+
+IMPLEMENTATIONS = ("reference",)
+
+
+def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias, implementation=None):
+    """`diptych.core.losses.contrastive.sigmoid_loss` by the implementation that fits, or by the one named.
+
+    Raises:
+        ValueError: for a name that is not in `IMPLEMENTATIONS`.
+    """
+    name = choose_implementation(implementation)
+    assert name == "reference"
+    from diptych.core.losses import contrastive
+
+    return contrastive.sigmoid_loss(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
+
+
+def choose_implementation(implementation: str | None = None) -> str:
+    """The name of the implementation that `sigmoid_loss` runs; a name that is given is checked, never replaced."""
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"Unknown implementation {implementation!r} of the sigmoid loss: expected one of {', '.join(IMPLEMENTATIONS)}, "
+            "or None to choose."
+        )
+    return implementation or IMPLEMENTATIONS[0]
+
+
+def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
+    """One optimizer step on the current backend: `step(batch) -> logs`.
+
+    The three `TrainStep` classes keep one contract:
+      - One forward and one backward pass: value and gradients of `objective.loss_of(model, objective.embed(model, batch))`.
+        With `micro_batches` = k > 1 the batch is embedded in k pieces without gradients, the loss and the gradients of all
+        its embeddings are computed at once, and each piece is embedded again to carry them to the weights (Gao et al.
+        2021, "GradCache"): the same gradient, every pair contrasted, a k-th of the activations.
+      - Gradients are clipped by their global norm over the trained weights, the optimizer is applied, then the moving
+        average takes in the new weights.
+      - Where the loss or the norm is not finite, nothing changes, the optimizer's counter included.
+      - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
+      - `step.synchronize()` brings the Keras variables of model, optimizer and average up to date; before it they may be
+        stale or, on jax, gone. The next call takes their values up again, so restoring a checkpoint is assigning them.
+
+    Args:
+        model: a Keras model whose untrained weights have been frozen already.
+        objective: see `diptych.core.training.objectives`.
+        optimizer: a Keras optimizer; it is built here.
+        clip_norm: largest global norm of the gradients, None for no clipping.
+        ema: a `diptych.core.training.ema.Ema`, or None.
+        micro_batches: number of equal pieces; the batch must divide by it.
+    """
+    import keras
+
+    arguments = {"clip_norm": clip_norm, "ema": ema, "micro_batches": micro_batches}
+    match keras.config.backend():
+        case "jax":
+            from diptych.backends.jax.step import TrainStep
+        case "torch":
+            from diptych.backends.torch.step import TrainStep
+        case "tensorflow":
+            from diptych.backends.tensorflow.step import TrainStep
+        case other:
+            raise ValueError(f"diptych trains on jax, torch or tensorflow; Keras runs on {other!r}.")
+    return TrainStep(model, objective, optimizer, **arguments)

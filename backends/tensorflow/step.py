@@ -1,0 +1,71 @@
+"""One training step on tensorflow: one graph that reads a batch and updates the Keras variables in place."""
+
+import tensorflow as tf
+
+from diptych.core.training.gradients import clip_factor, global_norm
+
+
+class TrainStep:
+    """See `diptych.backends.train_step` for the contract."""
+
+    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
+        self._model, self._objective, self._optimizer = model, objective, optimizer
+        self._clip_norm, self._micro_batches, self._ema = clip_norm, micro_batches, ema
+        self._variables = model.trainable_variables
+        optimizer.build(self._variables)
+        self._weights = [v.value for v in self._variables]
+        self._graph = tf.function(self._step, autograph=False)
+
+    def __call__(self, batch):
+        return self._graph({name: tf.convert_to_tensor(array) for name, array in batch.items()})
+
+    def synchronize(self):
+        """Nothing to do: the Keras variables hold the state."""
+
+    def gradients(self, batch):
+        """-> (loss, logs), gradients in the order of the weights."""
+        embed, loss_of = self._objective.embed, self._objective.loss_of
+        if self._micro_batches == 1:
+            with tf.GradientTape() as tape:
+                loss, logs = loss_of(self._model, embed(self._model, batch))
+            return (loss, logs), _dense(tape, loss, self._weights)
+
+        pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
+        embedded = [embed(self._model, piece) for piece in pieces]
+        embeddings = [tf.concat(parts, axis=0) for parts in zip(*embedded, strict=True)]
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            loss, logs = loss_of(self._model, embeddings)
+        direct = _dense(tape, loss, [*embeddings, *self._weights])
+        cotangents, total = direct[: len(embeddings)], direct[len(embeddings) :]
+        for piece, cotangent in zip(pieces, zip(*map(self._split, cotangents), strict=True), strict=True):
+            # Pieces replay one after another, so that only one's activations are alive at a time.
+            with tf.control_dependencies(total), tf.GradientTape() as tape:
+                outputs = embed(self._model, tf.nest.map_structure(tf.identity, piece))
+            replayed = _dense(tape, list(outputs), self._weights, list(cotangent))
+            total = [t + g for t, g in zip(total, replayed, strict=True)]
+        return (loss, logs), total
+
+    def _split(self, x):
+        return tf.split(x, self._micro_batches)
+
+    def _step(self, batch):
+        (loss, logs), gradients = self.gradients(batch)
+        norm = global_norm(gradients)
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+
+        def advance():
+            factor = clip_factor(norm, self._clip_norm)
+            self._optimizer.apply([g * factor for g in gradients], self._variables)
+            if self._ema:
+                for average, weight in zip(self._ema.averages, self._weights, strict=True):
+                    average.value.assign(self._ema.decay * average.value + (1 - self._ema.decay) * weight)
+            return tf.constant(0)
+
+        tf.cond(finite, advance, lambda: tf.constant(0))
+        return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
+
+
+def _dense(tape, target, sources, cotangents=None):
+    gradients = tape.gradient(target, sources, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return [tf.convert_to_tensor(g) for g in gradients]

@@ -1,0 +1,251 @@
+"""AdamW, Adafactor and Lion as the SigLIP papers use them, as Keras optimizers.
+
+Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(step) in [0, 1],
+
+    p <- p - s(step) · (η · update + weight_decay · p)
+
+so `weight_decay` is multiplied by the schedule but not by η. SigLIP's η = 1e-3 with weight_decay = 1e-4 is what PyTorch and
+Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel" decay; biases, norms, embeddings,
+positions, the MAP probe, scale and bias of the logits do not.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from diptych.core.training.patterns import matching, multipliers
+
+KERNELS = (".*kernel",)
+
+
+class PatternOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer with decoupled decay and rates that can differ by weight.
+
+    Args:
+        learning_rate: a number, or a schedule of `diptych.core.training.schedules`.
+        weight_decay: decay a step at the peak of the schedule (see above); 0 for none.
+        decayed: patterns of the weights that decay.
+        learning_rate_multipliers: pattern -> factor on the rate of the weights it matches, first match first. Decay is
+            not multiplied, as in big_vision.
+        weight_decay_multipliers: pattern -> factor on the decay of the weights it matches.
+        global_clipnorm: clip gradients by their global norm (for `fit`; the training loop clips by itself).
+    """
+
+    slot_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        weight_decay: float = 0.0,
+        decayed: Sequence[str] = KERNELS,
+        learning_rate_multipliers: Mapping[str, float] | None = None,
+        weight_decay_multipliers: Mapping[str, float] | None = None,
+        global_clipnorm: float | None = None,
+        name: str | None = None,
+    ):
+        base = getattr(learning_rate, "learning_rate", learning_rate)
+        if not base > 0:
+            raise ValueError(f"learning_rate must be positive, got {base!r}.")
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name or type(self).__name__.lower())
+        self.base_learning_rate = float(base)
+        self.decoupled_weight_decay = float(weight_decay)
+        self.decayed = tuple(decayed)
+        self.learning_rate_multipliers = dict(learning_rate_multipliers or {})
+        self.weight_decay_multipliers = dict(weight_decay_multipliers or {})
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        paths = [variable.path for variable in variables]
+        self.rates = multipliers(self.learning_rate_multipliers, paths)
+        decays = multipliers(self.weight_decay_multipliers, paths)
+        if self.decoupled_weight_decay:
+            hits = matching(self.decayed, paths)
+            self.decays = [self.decoupled_weight_decay * d * hit for d, hit in zip(decays, hits, strict=True)]
+        else:
+            self.decays = [0.0] * len(paths)
+        self.slots = {name: [self.make_slot(name, variable) for variable in variables] for name in self.slot_names}
+        self._variables_built = list(variables)
+
+    def make_slot(self, name: str, variable):
+        """The variable that holds slot `name` for a weight."""
+        return self.add_variable_from_reference(variable, name=name)
+
+    def named_slots(self) -> dict[str, keras.Variable]:
+        """ "path of the weight/slot" -> variable; with "iterations", all that a checkpoint needs."""
+        named = {"iterations": self.iterations}
+        for name, slots in self.slots.items():
+            named |= {f"{weight.path}/{name}": slot for weight, slot in zip(self._variables_built, slots, strict=True)}
+        return named
+
+    def direction(self, gradient, index: int, step):
+        """The update in units of the learning rate; also advances the slots of weight `index`. `step` counts from 1."""
+        raise NotImplementedError
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        rate = ops.cast(learning_rate, "float32")
+        step = ops.cast(self.iterations + 1, "float32")
+        delta = rate * self.rates[index] * self.direction(ops.cast(gradient, "float32"), index, step)
+        if self.decays[index]:
+            delta = delta + rate * (self.decays[index] / self.base_learning_rate) * ops.cast(variable, "float32")
+        self.assign_sub(variable, ops.cast(delta, variable.dtype))
+
+    def get_config(self):
+        return {
+            "learning_rate": self._serialized_learning_rate(),
+            "weight_decay": self.decoupled_weight_decay,
+            "decayed": list(self.decayed),
+            "learning_rate_multipliers": self.learning_rate_multipliers,
+            "weight_decay_multipliers": self.weight_decay_multipliers,
+            "global_clipnorm": self.global_clipnorm,
+            "name": self.name,
+        }
+
+    def _serialized_learning_rate(self):
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            return keras.optimizers.schedules.serialize(schedule)
+        return self.base_learning_rate
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        rate = config["learning_rate"]
+        if isinstance(rate, Mapping):
+            rate = keras.optimizers.schedules.deserialize(rate, custom_objects)
+        return cls(**{**config, "learning_rate": rate})
+
+
+@keras.saving.register_keras_serializable("diptych")
+class AdamW(PatternOptimizer):
+    """Adam (Kingma & Ba 2015) with decoupled decay: m̂ / (√v̂ + ε).
+
+    β₂ = 0.95 is what SigLIP states for all its experiments; it removes loss spikes at large batches. ε = 1e-8 as in optax.
+    """
+
+    slot_names = ("momentum", "velocity")
+
+    def __init__(self, learning_rate, *, beta_1: float = 0.9, beta_2: float = 0.95, epsilon: float = 1e-8, **arguments):
+        super().__init__(learning_rate, **arguments)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def direction(self, gradient, index, step):
+        momentum, velocity = self.slots["momentum"][index], self.slots["velocity"][index]
+        m = self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        v = self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient)
+        self.assign(momentum, m)
+        self.assign(velocity, v)
+        m_hat = m / (1 - ops.power(self.beta_1, step))
+        v_hat = v / (1 - ops.power(self.beta_2, step))
+        return m_hat / (ops.sqrt(v_hat) + self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Lion(PatternOptimizer):
+    """sign(β₁ m + (1 - β₁) g), then m <- β₂ m + (1 - β₂) g (Chen et al. 2023); SigLIP's choice for SigLiT on four chips."""
+
+    slot_names = ("momentum",)
+
+    def __init__(self, learning_rate, *, beta_1: float = 0.9, beta_2: float = 0.99, **arguments):
+        super().__init__(learning_rate, **arguments)
+        self.beta_1, self.beta_2 = beta_1, beta_2
+
+    def direction(self, gradient, index, step):
+        momentum = self.slots["momentum"][index]
+        update = ops.sign(self.beta_1 * momentum + (1 - self.beta_1) * gradient)
+        self.assign(momentum, self.beta_2 * momentum + (1 - self.beta_2) * gradient)
+        return update
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Adafactor(PatternOptimizer):
+    """Adafactor as modified for vision transformers (Zhai et al. 2022, section 3.4; big_vision `scale_by_adafactor`).
+
+    The second moment of a weight with two dimensions of at least `min_factored_dim` is kept as a row and a column mean:
+
+        β = min(beta_2_cap, 1 - step^-decay_rate),   r, c <- β r + (1 - β) mean over columns, rows of (g² + ε)
+        u = g · (r / mean(r))^-½ · c^-½,   m <- momentum · m + (1 - momentum) · u,   the update is m
+
+    No update clipping, no scaling by the weight, no bias correction. The first moment is float32 here (bfloat16 there).
+    """
+
+    slot_names = ("momentum", "row_second_moment", "column_second_moment", "second_moment")
+
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        momentum: float = 0.9,
+        beta_2_cap: float = 0.95,
+        decay_rate: float = 0.8,
+        epsilon: float = 1e-30,
+        min_factored_dim: int = 32,
+        **arguments,
+    ):
+        super().__init__(learning_rate, **arguments)
+        self.momentum, self.beta_2_cap, self.decay_rate = momentum, beta_2_cap, decay_rate
+        self.epsilon, self.min_factored_dim = epsilon, min_factored_dim
+
+    def factored_axes(self, shape) -> tuple[int, int] | None:
+        """(row axis, column axis): the second largest and the largest dimension, or None where too small to factor."""
+        if len(shape) < 2:
+            return None
+        order = np.argsort(shape, kind="stable")
+        row, column = int(order[-2]), int(order[-1])
+        return (row, column) if shape[row] >= self.min_factored_dim else None
+
+    def make_slot(self, name, variable):
+        if name == "momentum":
+            return self.add_variable_from_reference(variable, name=name)
+        axes = self.factored_axes(variable.shape)
+        shape: tuple[int, ...] = ()
+        if axes and name == "row_second_moment":
+            shape = tuple(np.delete(variable.shape, axes[1]).tolist())
+        elif axes and name == "column_second_moment":
+            shape = tuple(np.delete(variable.shape, axes[0]).tolist())
+        elif not axes and name == "second_moment":
+            shape = tuple(variable.shape)
+        return self.add_variable(shape=shape, dtype="float32", name=f"{variable.name}_{name}")
+
+    def direction(self, gradient, index, step):
+        beta = ops.minimum(self.beta_2_cap, 1.0 - ops.power(step, -self.decay_rate))
+        squared = ops.square(gradient) + self.epsilon
+        axes = self.factored_axes(gradient.shape)
+        if axes:
+            row_axis, column_axis = axes
+            row, column = self.slots["row_second_moment"][index], self.slots["column_second_moment"][index]
+            r = beta * row + (1 - beta) * ops.mean(squared, axis=column_axis)
+            c = beta * column + (1 - beta) * ops.mean(squared, axis=row_axis)
+            self.assign(row, r)
+            self.assign(column, c)
+            remaining_row_axis = row_axis - 1 if row_axis > column_axis else row_axis
+            r = ops.rsqrt(r / ops.mean(r, axis=remaining_row_axis, keepdims=True))
+            update = gradient * ops.expand_dims(r, column_axis) * ops.expand_dims(ops.rsqrt(c), row_axis)
+        else:
+            second = self.slots["second_moment"][index]
+            v = beta * second + (1 - beta) * squared
+            self.assign(second, v)
+            update = gradient * ops.rsqrt(v)
+        momentum = self.slots["momentum"][index]
+        m = self.momentum * momentum + (1 - self.momentum) * update
+        self.assign(momentum, m)
+        return m
+
+    def get_config(self):
+        names = ("momentum", "beta_2_cap", "decay_rate", "epsilon", "min_factored_dim")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion}

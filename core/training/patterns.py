@@ -1,0 +1,47 @@
+"""Choosing weights by their path: regular expressions that match the whole of, say, "image/encoder/block_00/mlp/in_kernel"."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+
+def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[bool]:
+    """For each path, whether any of the patterns matches it whole.
+
+    Raises:
+        ValueError: for a pattern that matches no path; it is probably misspelt.
+    """
+    paths = list(paths)
+    compiled = [re.compile(pattern) for pattern in patterns]
+    for pattern in compiled:
+        if not any(pattern.fullmatch(path) for path in paths):
+            near = difflib.get_close_matches(pattern.pattern, paths, n=3, cutoff=0.0)
+            raise ValueError(
+                f"The pattern {pattern.pattern!r} matches no weight. Patterns are regular expressions for a whole path; "
+                f"paths look like {', '.join(near)}."
+            )
+    return [any(pattern.fullmatch(path) for pattern in compiled) for path in paths]
+
+
+def multipliers(rules: Mapping[str, float], paths: Iterable[str], *, default: float = 1.0) -> list[float]:
+    """For each path, the value of the first rule that matches it, else `default`."""
+    paths = list(paths)
+    matching(list(rules), paths)
+    return [next((value for rule, value in rules.items() if re.fullmatch(rule, path)), default) for path in paths]
+
+
+def freeze(model, patterns: Sequence[str]) -> list[str]:
+    """Makes the matching weights of a Keras model untrainable and returns their paths.
+
+    Do this before an optimizer is built or the model is compiled.
+    """
+    if not patterns:
+        return []
+    frozen = [
+        v for v, hit in zip(model.weights, matching(patterns, [v.path for v in model.weights]), strict=True) if hit
+    ]
+    for variable in frozen:
+        variable.trainable = False
+    if not model.trainable_variables:
+        raise ValueError(f"The patterns {list(patterns)} freeze every weight: nothing is left to train.")
+    return [variable.path for variable in frozen]

@@ -1,0 +1,105 @@
+"""Learning-rate schedules over examples seen, so that a change of batch size leaves them where they were.
+
+Each is a Keras `LearningRateSchedule` called with the optimizer's step; examples = step x batch_size. As in big_vision, the
+warm-up multiplies the schedule by min(1, examples / warmup_examples): with a warm-up the very first update has rate zero.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """What the schedules share: the peak rate, the length, the warm-up.
+
+    Args:
+        learning_rate: the peak rate, also the unit of the paper's decoupled weight decay (see `optimizers`).
+        batch_size: examples a step.
+        total_examples: where the schedule ends.
+        warmup_examples: length of the linear warm-up; 0 for none.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        *,
+        batch_size: int,
+        total_examples: int,
+        warmup_examples: int = 0,
+        name: str | None = None,
+    ):
+        if not 0 <= warmup_examples < total_examples:
+            raise ValueError(
+                f"warmup_examples must be at least 0 and less than total_examples, got {warmup_examples} of "
+                f"{total_examples}. Shorten the warm-up or train on more examples."
+            )
+        self.learning_rate, self.batch_size = learning_rate, batch_size
+        self.total_examples, self.warmup_examples = total_examples, warmup_examples
+        self.name = name or type(self).__name__
+
+    def shape(self, examples):
+        """The schedule without peak rate and warm-up: a float32 scalar in [0, 1]."""
+        raise NotImplementedError
+
+    def __call__(self, step):
+        examples = ops.cast(step, "float32") * float(self.batch_size)
+        rate = self.learning_rate * self.shape(examples)
+        if self.warmup_examples:
+            rate = rate * ops.minimum(1.0, examples / float(self.warmup_examples))
+        return rate
+
+    def progress(self, examples):
+        """Share of the examples after the warm-up, in [0, 1]."""
+        length = float(self.total_examples - self.warmup_examples)
+        return ops.clip((examples - float(self.warmup_examples)) / length, 0.0, 1.0)
+
+    def get_config(self):
+        names = ("learning_rate", "batch_size", "total_examples", "warmup_examples", "name")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Cosine(Schedule):
+    """½ (1 + cos(π · progress)): from the peak to zero (SigLIP and SigLIP 2)."""
+
+    def shape(self, examples):
+        return 0.5 * (1.0 + ops.cos(math.pi * self.progress(examples)))
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Linear(Schedule):
+    """1 - progress: from the peak to zero in a straight line."""
+
+    def shape(self, examples):
+        return 1.0 - self.progress(examples)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class InverseSquareRoot(Schedule):
+    """1 / sqrt(1 + (examples - warmup_examples) / timescale), with a linear cooldown to zero over the last examples.
+
+    The rate before the cooldown does not depend on `total_examples`, so a run can be continued (Zhai et al. 2022).
+    """
+
+    def __init__(self, learning_rate: float, *, timescale_examples: int, cooldown_examples: int = 0, **arguments):
+        super().__init__(learning_rate, **arguments)
+        self.timescale_examples, self.cooldown_examples = timescale_examples, cooldown_examples
+
+    def shape(self, examples):
+        after = ops.maximum(examples - float(self.warmup_examples), 0.0)
+        rate = 1.0 / ops.sqrt(1.0 + after / float(self.timescale_examples))
+        if self.cooldown_examples:
+            left = float(self.total_examples) - examples
+            rate = rate * ops.clip(left / float(self.cooldown_examples), 0.0, 1.0)
+        return rate
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "timescale_examples": self.timescale_examples,
+            "cooldown_examples": self.cooldown_examples,
+        }
+
+
+SCHEDULES = {"cosine": Cosine, "linear": Linear, "inverse_square_root": InverseSquareRoot}
