@@ -71,7 +71,7 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         else:
             self.decays = [0.0] * len(paths)
         self.slots = {name: [self.make_slot(name, variable) for variable in variables] for name in self.slot_names}
-        self._variables_built = list(variables)
+        self._paths = paths
 
     def make_slot(self, name: str, variable):
         """The variable that holds slot `name` for a weight."""
@@ -81,7 +81,7 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         """ "path of the weight/slot" -> variable; with "iterations", all that a checkpoint needs."""
         named = {"iterations": self.iterations}
         for name, slots in self.slots.items():
-            named |= {f"{weight.path}/{name}": slot for weight, slot in zip(self._variables_built, slots, strict=True)}
+            named |= {f"{path}/{name}": slot for path, slot in zip(self._paths, slots, strict=True)}
         return named
 
     def direction(self, gradient, index: int, step):
