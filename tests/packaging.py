@@ -1,7 +1,10 @@
-"""What a wheel of diptych must hold, read from the tree; and what one holds, read from its file."""
+"""What a wheel of diptych must hold, read from the tree; and a wheel built from it."""
 
 import shutil
+import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
@@ -27,13 +30,40 @@ def copy_tree(root: Path, target: Path) -> Path:
     return Path(shutil.copytree(root, target, symlinks=True, ignore=ignored))
 
 
-def main(wheel: str) -> None:
-    """Check a built wheel: `python -m tests.packaging dist/diptych-0.1.0-py3-none-any.whl`."""
+def build(target: Path, root: Path = ROOT) -> Path:
+    """Build the source distribution, and the wheel from what it holds, into `target`; returns the wheel.
+
+    The build happens in a copy, so that the checkout keeps neither `build/` nor `*.egg-info`. setuptools runs as it is
+    installed here: nothing is fetched.
+    """
+    target = target.resolve()
+    with tempfile.TemporaryDirectory(prefix="build-") as temporary:
+        tree = copy_tree(root, Path(temporary) / "tree")
+        _setuptools("build_sdist", tree, target)
+        (source,) = target.glob("*.tar.gz")
+        with tarfile.open(source) as archive:
+            archive.extractall(temporary, filter="data")
+        _setuptools("build_wheel", Path(temporary) / source.name.removesuffix(".tar.gz"), target)
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+def _setuptools(hook: str, tree: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    code = f"import setuptools.build_meta as backend; backend.{hook}({str(target)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{hook} failed in a copy of {tree.name}:\n{done.stderr[-4000:]}")
+
+
+def main(target: str) -> None:
+    """Build a wheel and check what it holds: `python -m tests.packaging dist`."""
+    wheel = build(Path(target))
     with ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     if wrong := differences(names, wanted()):
         sys.exit("\n".join(wrong))
-    print(f"{wheel}: {len(names)} files, {Path(wheel).stat().st_size / 1e6:.1f} MB, one package: diptych")
+    print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size / 1e6:.1f} MB, one package: diptych")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def broken_links(text: str, folder: Path) -> list[str]:
         file = folder / path if path else None
         if file is not None and not file.exists():
             broken.append(target)
-        elif anchor and anchor not in headings(file.read_text(encoding="utf-8") if file else text):
+            continue
+        if anchor and anchor not in headings(file.read_text(encoding="utf-8") if file else text):
             broken.append(target)
     return broken
 

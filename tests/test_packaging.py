@@ -1,7 +1,5 @@
 """A wheel holds every module and every data file, under one name."""
 
-import subprocess
-import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -9,20 +7,15 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.packaging import copy_tree, differences, wanted
+from tests.packaging import build, differences, wanted
 from tests.tree import ROOT
-
-BUILD = "import setuptools.build_meta as build; print(build.build_sdist({0!r})); print(build.build_wheel({0!r}))"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with the source distribution and the wheel of this tree."""
     folder = tmp_path_factory.mktemp("built")
-    tree = copy_tree(ROOT, folder / "tree")
-    (tree / "README.md").touch()  # named by the metadata
-    done = subprocess.run([sys.executable, "-c", BUILD.format(str(folder))], cwd=tree, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    build(folder)
     return folder
 
 
