@@ -37,6 +37,10 @@ class PatchEmbedding(keras.layers.Layer):
         x = ops.reshape(x, (batch, rows * columns, patch * patch * channels))
         return ops.matmul(x, ops.reshape(self.kernel, (-1, self.width))) + self.bias
 
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return batch, (height // self.patch_size) * (width // self.patch_size), self.width
+
     def get_config(self):
         return {**super().get_config(), "patch_size": self.patch_size, "width": self.width, "seed": self.seed}
 
@@ -62,6 +66,9 @@ class TokenEmbedding(keras.layers.Layer):
         table = ops.reshape(self.embedding, (self.vocab_size, self.width))
         return ops.take(table, ids, axis=0)
 
+    def compute_output_shape(self, input_shape):
+        return *input_shape, self.width
+
     def get_config(self):
         return {**super().get_config(), "vocab_size": self.vocab_size, "width": self.width, "seed": self.seed}
 
@@ -85,6 +92,9 @@ class PositionEmbedding(keras.layers.Layer):
     def call(self, x):
         return x + self.embedding
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
 
@@ -100,3 +110,7 @@ class ClassToken(keras.layers.Layer):
         batch, _, width = ops.shape(x)
         token = ops.broadcast_to(ops.reshape(self.token, (1, 1, width)), (batch, 1, width))
         return ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, length, width = input_shape
+        return batch, length + 1, width

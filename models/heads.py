@@ -50,6 +50,9 @@ class MapHead(keras.layers.Layer):
         x = ops.matmul(ops.reshape(x, (batch, width)), self.out_kernel) + self.out_bias
         return x + self.mlp.call(self.norm.call(x))
 
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], input_shape[-1]
+
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "mlp_dim": self.mlp_dim, "seed": self.seed}
 
@@ -70,6 +73,9 @@ class Projection(keras.layers.Layer):
 
     def call(self, x):
         return ops.matmul(x, self.kernel) + self.bias
+
+    def compute_output_shape(self, input_shape):
+        return *input_shape[:-1], self.embed_dim
 
     def get_config(self):
         return {**super().get_config(), "embed_dim": self.embed_dim, "seed": self.seed}

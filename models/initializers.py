@@ -18,7 +18,7 @@ def generator(seed: str) -> np.random.Generator:
 
 
 class _Drawn(keras.initializers.Initializer):
-    """An initialiser whose `draw` returns a float64 NumPy array."""
+    """An initialiser whose `draw` returns a float32 NumPy array."""
 
     def __init__(self, *, seed: str):
         self.seed = seed
@@ -27,7 +27,7 @@ class _Drawn(keras.initializers.Initializer):
         raise NotImplementedError
 
     def __call__(self, shape, dtype=None):
-        return keras.ops.convert_to_tensor(self.draw(tuple(shape)).astype("float32"), dtype=dtype)
+        return keras.ops.convert_to_tensor(self.draw(tuple(shape)), dtype=dtype)
 
     def get_config(self):
         return {"seed": self.seed}
@@ -42,7 +42,9 @@ class Normal(_Drawn):
         self.stddev = stddev
 
     def draw(self, shape):
-        return generator(self.seed).normal(0.0, self.stddev, shape)
+        values = generator(self.seed).standard_normal(shape, dtype="float32")
+        values *= np.float32(self.stddev)
+        return values
 
     def get_config(self):
         return {**super().get_config(), "stddev": self.stddev}
@@ -61,7 +63,10 @@ class XavierUniform(_Drawn):
 
     def draw(self, shape):
         limit = math.sqrt(6.0 / (self.fan_in + self.fan_out))
-        return generator(self.seed).uniform(-limit, limit, shape)
+        values = generator(self.seed).random(shape, dtype="float32")  # in [0, 1)
+        values *= np.float32(2 * limit)
+        values -= np.float32(limit)
+        return values
 
     def get_config(self):
         return {**super().get_config(), "fan_in": self.fan_in, "fan_out": self.fan_out}
@@ -79,12 +84,13 @@ class LecunNormal(_Drawn):
 
     def draw(self, shape):
         rng = generator(self.seed)
-        values = rng.standard_normal(shape)
+        values = rng.standard_normal(shape, dtype="float32")
         outside = np.abs(values) > 2
         while outside.any():
-            values[outside] = rng.standard_normal(int(outside.sum()))
+            values[outside] = rng.standard_normal(int(outside.sum()), dtype="float32")
             outside = np.abs(values) > 2
-        return values * (math.sqrt(1.0 / self.fan_in) / self._STDDEV_OF_UNIT_NORMAL_WITHIN_TWO)
+        values *= np.float32(math.sqrt(1.0 / self.fan_in) / self._STDDEV_OF_UNIT_NORMAL_WITHIN_TWO)
+        return values
 
     def get_config(self):
         return {**super().get_config(), "fan_in": self.fan_in}

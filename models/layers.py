@@ -157,8 +157,12 @@ class Encoder(keras.layers.Layer):
 
     def call(self, x):
         for block in self.blocks:
-            x = keras.remat(block.call)(x) if self.rematerialize else block.call(x)
+            # Through `__call__` when rematerialised: only that sets up mixed precision again in the backward pass.
+            x = keras.remat(block)(x) if self.rematerialize else block.call(x)
         return self.norm.call(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def get_config(self):
         return {
