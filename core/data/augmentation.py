@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from diptych.core.data.image import resize, to_array
 
 Range = tuple[float, float]
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's greyscale
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's greyscale
 _WHITE_ENOUGH = 244
+_DRAWN_BELOW = 208
 _MAX_DIRECT_REDUCTION = 1.6
 _GREY = 127.5
 _MOST_DRAWS = 24
@@ -60,10 +61,10 @@ class Augmentation:
             image = resize(image, size)
         draws = _Draws(rng)
         border = _border_colour(image)
+        picture = Image.fromarray(image)
         if draws.happens(self.background) and min(border) >= _WHITE_ENOUGH:
             border = draws.colour()
-            image = _fill_surroundings(image, border)
-        picture = Image.fromarray(image)
+            picture = _tint_surroundings(picture, image, border)
         if (width, height) != picture.size or self._moves:
             picture = picture.transform(
                 (width, height),
@@ -100,19 +101,14 @@ class Augmentation:
 
     def _colour_matrix(self, draws: "_Draws") -> tuple[float, ...]:
         """Saturation and hue around the grey axis, then contrast around middle grey, then brightness."""
-        grey = np.broadcast_to(_LUMA, (3, 3))
-        saturation = 1 + draws.around(self.saturation)
-        if draws.happens(self.greyscale):
-            saturation = 0.0
-        matrix = grey + saturation * (np.eye(3) - grey)
-        if self.hue:
-            matrix = matrix @ _turn_around_grey(np.deg2rad(draws.around(self.hue)))
+        saturation = 0.0 if draws.happens(self.greyscale) else 1 + draws.around(self.saturation)
         contrast = 1 + draws.around(self.contrast)
         brightness = 1 + draws.around(self.brightness)
-        rows = np.empty((3, 4))
-        rows[:, :3] = brightness * contrast * matrix
-        rows[:, 3] = brightness * (1 - contrast) * _GREY
-        return tuple(rows.ravel().tolist())
+        scale, offset = brightness * contrast, brightness * (1 - contrast) * _GREY
+        red, green, blue = (scale * (1 - saturation) * luma for luma in _LUMA)
+        own = scale * saturation
+        matrix = (red + own, green, blue, offset, red, green + own, blue, offset, red, green, blue + own, offset)
+        return _turned(matrix, np.deg2rad(draws.around(self.hue))) if self.hue else matrix
 
 
 class _Draws:
@@ -148,23 +144,27 @@ def _border_colour(image: np.ndarray) -> tuple[int, int, int]:
     return tuple(places[3].tolist())
 
 
-def _fill_surroundings(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    white = (image[..., 0] >= _WHITE_ENOUGH) & (image[..., 1] >= _WHITE_ENOUGH) & (image[..., 2] >= _WHITE_ENOUGH)
-    outside = np.logical_and.accumulate(white, axis=0)
-    outside |= np.logical_and.accumulate(white[::-1], axis=0)[::-1]
-    outside |= np.logical_and.accumulate(white, axis=1)
-    outside |= np.logical_and.accumulate(white[:, ::-1], axis=1)[:, ::-1]
-    image = image.copy()
-    image[outside] = colour
-    return image
+def _tint_surroundings(picture: Image.Image, image: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """Multiply what is white in a straight line from the border, and one pixel more (soft edges), by a colour."""
+    height, width = image.shape[:2]
+    drawn = (image[..., 0] < _DRAWN_BELOW) | (image[..., 1] < _DRAWN_BELOW) | (image[..., 2] < _DRAWN_BELOW)
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    above, below = drawn.argmax(axis=0), height - drawn[::-1].argmax(axis=0)
+    left, right = drawn.argmax(axis=1)[:, None], width - drawn[:, ::-1].argmax(axis=1)[:, None]
+    outside = (rows <= above) | (rows >= below - 1) | (columns <= left) | (columns >= right - 1)
+    outside |= ~drawn.any(axis=0) | ~drawn.any(axis=1)[:, None]
+    mask = Image.fromarray(outside.view(np.uint8) * np.uint8(255))
+    tinted = ImageChops.multiply(picture, Image.new("RGB", picture.size, colour))
+    return Image.composite(tinted, picture, mask)
 
 
-def _turn_around_grey(angle: float) -> np.ndarray:
-    """Rotation of RGB space around the grey axis (Rodrigues' formula)."""
+def _turned(matrix: tuple[float, ...], angle: float) -> tuple[float, ...]:
+    """A colour matrix after a rotation of RGB space around the grey axis (Rodrigues' formula)."""
     cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
     even = (1 - cosine) / 3
     near, far = even - sine, even + sine
-    return np.array([[cosine + even, near, far], [far, cosine + even, near], [near, far, cosine + even]])
+    rotation = np.array([[cosine + even, near, far], [far, cosine + even, near], [near, far, cosine + even]])
+    return tuple((rotation @ np.array(matrix).reshape(3, 4)).ravel().tolist())
 
 
 def _erase(image: np.ndarray, draws: _Draws, largest: float) -> np.ndarray:

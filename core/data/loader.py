@@ -1,24 +1,33 @@
 """Batches without end, in an order that depends on nothing but the seed: not on workers, restarts or luck."""
 
+import faulthandler
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
 
 from diptych.core.data.batch import Batch
-from diptych.core.data.examples import Examples, TooManySkipped, listed
+from diptych.core.data.cache import CachedSource
+from diptych.core.data.examples import Examples, Rows, TooManySkipped, listed
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
+from diptych.core.data.worker import WorkerPool
 
 _EXAMPLES_BEFORE_JUDGING = 200
+_FEWEST_ROWS_A_PART = 8
+_CHECK_SECONDS = 0.5
 
 
 class Loader:
     """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
 
-    workers=0 makes them in one background thread. Bad examples are replaced and counted in `skipped` (by reason); when more
-    than `max_skip_fraction` of the examples met are bad, `TooManySkipped` says which and why. To resume, ask for
-    `batches(start)` with the number of batches already used: `position`.
+    workers: processes that make examples; 0 makes them in one background thread of this process.
+    prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None for none.
+    Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met are bad,
+    `TooManySkipped` says how many and why. To resume, ask for `batches(start)` with the number of batches already used: `position`.
     """
 
     def __init__(
@@ -32,6 +41,8 @@ class Loader:
         prefetch: int = 4,
         max_skip_fraction: float = 0.05,
         stage: int = 0,
+        cache_megabytes: float | None = 256,
+        stall_seconds: float = 600,
     ):
         if len(source) < batch_size:
             raise ValueError(
@@ -41,42 +52,41 @@ class Loader:
         if workers < 0 or prefetch < 1:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
         order = Order(len(source), batch_size, seed, stage)
+        if cache_megabytes:
+            source = CachedSource(source, cache_megabytes / max(1, workers))
         self.examples = Examples(source, preprocess, order)
         self.workers = workers
         self.prefetch = prefetch
         self.max_skip_fraction = max_skip_fraction
+        self.stall_seconds = stall_seconds
         self.position = 0
         self.skipped: Counter[str] = Counter()
         self._examples_met = 0
+        self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Batches start, start + 1, ... without end; closing the iterator stops the work ahead."""
+        """Batches start, start + 1, ... without end; closing the iterator ends the workers and the work ahead."""
         self.position = start
-        executor = ThreadPoolExecutor(1, thread_name_prefix="diptych-loader")
-        ahead: deque[Future[Batch]] = deque()
+        makers = WorkerPool(self.examples, self.workers) if self.workers else _BackgroundThread(self.examples)
+        self._open_makers.append(makers)
+        ahead: deque[list[Future[Rows]]] = deque()
         try:
             while True:
                 while len(ahead) < self.prefetch:
-                    ahead.append(executor.submit(self.batch, self.position + len(ahead)))
-                batch = ahead.popleft().result()
+                    number = self.position + len(ahead)
+                    ahead.append([makers.submit(number, first, last) for first, last in self._parts()])
+                makers.check()
+                batch = self._assemble(self.position, [self._wait(future, makers) for future in ahead.popleft()])
                 self._count(batch)
                 self.position += 1
                 yield batch
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            makers.close()
+            self._open_makers.remove(makers)
 
     def batch(self, number: int) -> Batch:
         """One batch alone, made here and now: to look at, to replay, to compare with."""
-        order = self.examples.order
-        rows = self.examples.rows(number, 0, order.batch_size)
-        return Batch(
-            image=rows.image,
-            text=rows.text,
-            index=order.indices(number),
-            keys=rows.keys,
-            languages=rows.languages,
-            skipped=rows.skipped,
-        )
+        return self._assemble(number, [self.examples.rows(number, 0, self.examples.order.batch_size)])
 
     def fingerprint(self) -> str:
         """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
@@ -85,7 +95,43 @@ class Loader:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def close(self) -> None:
-        """End what `batches` started."""
+        """End the workers of every iterator that `batches` gave out."""
+        for makers in list(self._open_makers):
+            makers.close()
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """The batch cut into one run of rows a worker, so that the next batch is ready as early as can be."""
+        size = self.examples.order.batch_size
+        parts = max(1, min(self.workers, size // _FEWEST_ROWS_A_PART))
+        edges = [size * part // parts for part in range(parts + 1)]
+        return list(pairwise(edges))
+
+    def _wait(self, future: "Future[Rows]", makers: "WorkerPool | _BackgroundThread") -> Rows:
+        waited = 0.0
+        while True:
+            try:
+                return future.result(timeout=_CHECK_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    raise
+                makers.check()
+                waited += _CHECK_SECONDS
+                if waited > self.stall_seconds:
+                    makers.dump_stacks()
+                    raise TimeoutError(
+                        f"batch {self.position} did not come within {self.stall_seconds:g} s: a source or a decoder hangs "
+                        "(the stacks are printed above). Raise stall_seconds if the storage is just slow."
+                    ) from None
+
+    def _assemble(self, number: int, parts: list[Rows]) -> Batch:
+        return Batch(
+            image=np.concatenate([part.image for part in parts]),
+            text=np.concatenate([part.text for part in parts]),
+            index=self.examples.order.indices(number),
+            keys=tuple(key for part in parts for key in part.keys),
+            languages=tuple(language for part in parts for language in part.languages),
+            skipped=tuple(skipped for part in parts for skipped in part.skipped),
+        )
 
     def _count(self, batch: Batch) -> None:
         self.skipped.update(reason for _, reason in batch.skipped)
@@ -100,3 +146,23 @@ class Loader:
                 "Repair or remove them, or raise max_skip_fraction.",
                 self.skipped,
             )
+
+
+class _BackgroundThread:
+    """Makes rows in this process, beside whatever uses them; the counterpart of `WorkerPool` without workers."""
+
+    def __init__(self, examples: Examples):
+        self._examples = examples
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diptych-loader")
+
+    def submit(self, batch: int, first: int, last: int) -> Future[Rows]:
+        return self._thread.submit(self._examples.rows, batch, first, last)
+
+    def check(self) -> None:
+        """A thread does not die alone."""
+
+    def dump_stacks(self) -> None:
+        faulthandler.dump_traceback()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)

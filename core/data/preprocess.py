@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.data.augmentation import Augmentation
+from diptych.core.data.cache import CachedSource
 from diptych.core.data.image import ResizeMethod, decode, resize
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import draw
@@ -35,19 +36,18 @@ class Preprocess:
         """Image uint8 [image_size, image_size, 3], tokens int32 [context_length], and the caption's language."""
         reference, caption = draw(record, rng, self.language_weights)
         tokens = self.tokens(caption.text)
-        image = self.image(source.read(reference), rng)
-        return image, tokens, caption.language
+        pixels = source.pixels(reference) if isinstance(source, CachedSource) else decode(source.read(reference))
+        return self.image(pixels, rng), tokens, caption.language
 
-    def image(self, data: bytes, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Pixels of an encoded picture, uint8 [image_size, image_size, 3]; augmented only if `rng` is given."""
-        pixels = decode(data)
+    def image(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A decoded picture as models take it, uint8 [image_size, image_size, 3]; augmented only if `rng` is given."""
         if self.augmentation is None or rng is None:
             return resize(pixels, self.image_size, method=self.resize_method)
         return self.augmentation(pixels, rng, self.image_size)
 
     def tokens(self, text: str) -> np.ndarray:
-        """Token ids of a caption, int32 [context_length]."""
-        return self.tokenizer.encode(clean_caption(text), self.context_length)
+        """Token ids of a caption, int32 [context_length], read-only."""
+        return _tokens(str(self.tokenizer_path), self.context_length, text)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -64,3 +64,10 @@ class Preprocess:
 @lru_cache(maxsize=8)
 def _open_tokenizer(path: str) -> Tokenizer:
     return Tokenizer.from_file(path)
+
+
+@lru_cache(maxsize=131_072)
+def _tokens(tokenizer_path: str, context_length: int, text: str) -> np.ndarray:
+    tokens = _open_tokenizer(tokenizer_path).encode(clean_caption(text), context_length)
+    tokens.flags.writeable = False
+    return tokens
