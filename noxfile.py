@@ -75,9 +75,9 @@ def python(
     session: nox.Session, *arguments: str, backend: str = "jax", path: Path | None = None, silent: bool = False
 ) -> str:
     """Run the shared environment's Python on one backend, out of reach of the person's own Keras settings."""
-    shared = session.cache_dir.resolve().parent / "everything"
+    shared, keras_home = ROOT / session.cache_dir.parent / "everything", ROOT / session.cache_dir / "keras"
     program = shared / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(session.cache_dir.resolve() / "keras"), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "2"}
     settings["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     if path is not None:
         settings["PYTHONPATH"] = str(path)
@@ -165,7 +165,7 @@ def gpu(session: nox.Session, backend: str) -> None:
     """Agreement and kernels on a GPU, one backend; --no-venv takes the frameworks already installed."""
     if session.virtualenv.venv_backend != "none":
         session.install(CUDA[backend], "-e", ".[dev]")
-    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(session.cache_dir.resolve() / "keras")}
+    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(ROOT / session.cache_dir / "keras")}
     session.run(
         "python", "-m", "pytest", "tests/agreement", "tests/backends", *session.posargs, env=settings, external=True
     )
