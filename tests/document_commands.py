@@ -24,7 +24,7 @@ from tests.tree import ROOT
 SHELL = {"sh", "bash", "console"}
 SHOWN_ONLY = {"text", "json", "toml", "html", "diff"}
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<language>[\w+-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)[ \t]*$", re.M | re.S)
-NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>.*?)\s*-->\s*\Z", re.S)
+NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>(?:(?!-->).)*?)\s*-->\s*\Z", re.S)
 
 
 @dataclass(frozen=True)

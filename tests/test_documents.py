@@ -96,11 +96,34 @@ def test_every_fence_is_a_command_or_shown_only():
 
 
 def test_commands_are_found_with_their_reasons():
-    text = "a\n```sh\none\n```\n<!-- not run: slow -->\n\n```python\ntwo\n```\n```text\nthree\n```\n<!-- not run: x -->\nprose\n```sh\nfour\n```\n"
+    text = """a
+```sh
+one
+```
+<!-- not run: slow -->
+
+```python
+two
+```
+<!-- not run: also
+slow -->
+```sh
+three
+```
+```text
+four
+```
+<!-- not run: a mark that prose cuts off -->
+prose
+```sh
+five
+```
+"""
     assert commands_in(text, "D.md") == [
         Command("D.md", 2, "sh", "one\n", None),
         Command("D.md", 7, "python", "two\n", "slow"),
-        Command("D.md", 15, "sh", "four\n", None),
+        Command("D.md", 12, "sh", "three\n", "also\nslow"),
+        Command("D.md", 20, "sh", "five\n", None),
     ]
 
 
