@@ -79,7 +79,7 @@ def resolve_card(
         "git": git_state(Path(__file__).resolve().parents[2]),
         "machine": machine(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        "command": shlex.join(hide_secrets(sys.orig_argv)),
+        "command": command_line(),
         "start_time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "restarts": [],
     }
@@ -97,15 +97,13 @@ def plain(value: object, name: str = "config") -> object:
     if isinstance(value, enum.Enum | Path):
         return str(value) if isinstance(value, Path) else value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name), f"{name}.{field.name}") for field in dataclasses.fields(value)
-        }
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(inner, f"{name}.{key}") for key, inner in value.items()}
+        return {str(key): _named(str(key), inner, f"{name}.{key}") for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [plain(inner, f"{name}[{place}]") for place, inner in enumerate(value)]
     if isinstance(value, set | frozenset):
-        return sorted(plain(inner, name) for inner in value)
+        return sorted((plain(inner, name) for inner in value), key=repr)
     if isinstance(value, functools.partial):
         return {"function": plain(value.func, name), "arguments": plain([*value.args, value.keywords], name)}
     if callable(value) and hasattr(value, "__qualname__"):
@@ -145,6 +143,11 @@ def machine() -> dict:
     """Host platform, processor, and the number of CPUs that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(), "usable_cpus": usable}
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it, without secrets."""
+    return shlex.join(hide_secrets(sys.orig_argv))
 
 
 def hide_secrets(arguments: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ FORMAT = 1
 _COMPLETE = re.compile(r"step-(\d{8,})")
 _LEFT_OVER = re.compile(r"\.(saving|replaced|removing)-(step-\d{8,})")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
+_GROUP_FILE = re.compile(rf"{_GROUP.pattern}\.safetensors")
 
 Groups = dict[str, dict[str, np.ndarray]]
 
@@ -216,20 +217,16 @@ def _read_manifest(path: Path) -> dict:
         raw = file.read_bytes()
         manifest = json.loads(raw)
         if not isinstance(manifest, dict) or _signed(manifest) != raw:
-            raise ValueError(f"{file} differs from what its own checksum says")
+            raise ValueError("differs from what its own checksum says")
         if manifest["format"] != FORMAT:
-            raise ValueError(
-                f"{file} has format {manifest['format']}, this version reads {FORMAT}: use the version that wrote it"
-            )
+            raise ValueError(f"has format {manifest['format']}, expected {FORMAT}: use the version that wrote it")
         if _COMPLETE.fullmatch(path.name) and path.name != f"step-{manifest['step']:08d}":
-            raise ValueError(f"{file} is of step {manifest['step']}")
+            raise ValueError(f"is of step {manifest['step']}, expected that of its folder")
         for name in manifest["files"]:
-            if name != "state.json" and not (
-                name.endswith(".safetensors") and _GROUP.fullmatch(name.removesuffix(".safetensors"))
-            ):
-                raise ValueError(f"{file} lists {name!r}, which is no file of a checkpoint")
+            if name != "state.json" and not _GROUP_FILE.fullmatch(name):
+                raise ValueError(f"lists {name!r}, which is no file of a checkpoint")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"Checkpoint {path.name} cannot be used: {error}.") from error
+        raise CheckpointError(f"Checkpoint {path.name} cannot be used: {file}: {error}.") from error
     return manifest
 
 

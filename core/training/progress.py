@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 WINDOW_S = 30.0
 MIN_WINDOW_STEPS = 5
@@ -34,7 +34,8 @@ class Progress:
         self.total_steps, self.batch_size = total_steps, batch_size
         self._stream = sys.stdout if stream is None else stream
         self._interval_s, self._clock = interval_s, clock
-        self._step, self._logs = start_step, {}
+        self._step = start_step
+        self._logs: Mapping[str, Any] = {}
         self._window: deque[tuple[float, int]] = deque()
         self._last_shown: float | None = None
         self._shown_step: int | None = None
@@ -55,7 +56,7 @@ class Progress:
         speed = self.examples_per_second
         return None if not speed else (self.total_steps - self._step) * self.batch_size / speed
 
-    def update(self, step: int, logs: Mapping[str, object]) -> None:
+    def update(self, step: int, logs: Mapping[str, Any]) -> None:
         """Say that `step` steps are done. `logs` may hold loss, learning_rate, utilisation (0..1) and anything else of one number.
 
         Values become Python floats only when they are shown, so arrays still being computed on a device are not waited for each step.
@@ -131,8 +132,11 @@ class Progress:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) and not getattr(self._stream, "closed", False):
                 raise
-            _silence(self._stream)
-            self._stream, self._bar = None, None
+            bar, self._stream, self._bar, stream = self._bar, None, None, self._stream
+            _silence(stream)
+            if bar:
+                with contextlib.suppress(OSError, ValueError):
+                    bar.stop()
 
 
 def shows_live(stream: TextIO | None) -> bool:
@@ -185,7 +189,7 @@ def _fitting(parts: list[str], width: int) -> str:
 
 def _silence(stream: TextIO | None) -> None:
     """Point a broken standard output at nothing, else Python complains once more when it flushes at exit."""
-    if stream is not None and stream is sys.stdout:
+    if stream is not None and stream in (sys.stdout, sys.__stdout__):
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())

@@ -5,29 +5,34 @@ import errno
 import fcntl
 import json
 import os
-import shlex
 import socket
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from diptych.core.training.card import command_line
 from diptych.core.training.checkpoint import remove_leftovers
 
+# Fields that change how a run is carried out or shown, not what it computes.
 HARMLESS_FIELDS = frozenset(
     {
+        "run_dir",
         "workers",
         "prefetch",
-        "progress",
-        "progress_interval_s",
-        "log_every",
-        "log_interval_s",
         "checkpoint_every",
         "keep_checkpoints",
+        "log_every",
+        "log_interval_s",
+        "progress",
+        "progress_interval_s",
+        "tensorboard",
+        "report",
+        "dry_run",
+        "backend",
+        "implementation",
     }
-    | {"run_dir", "tensorboard", "report", "dry_run", "backend", "implementation"}
 )
 
 
@@ -141,12 +146,8 @@ class RunFolder:
                 f"{self.path} is on a file system without locks: make sure that no other run uses this folder",
                 stacklevel=3,
             )
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "command": shlex.join(sys.orig_argv),
-        }
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command_line()}
         os.ftruncate(self._lock_descriptor, 0)
         os.pwrite(self._lock_descriptor, json.dumps(holder).encode(), 0)
 
@@ -174,7 +175,7 @@ _ABSENT = object()
 def _flatten(value: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
-    flat = {}
+    flat: dict[str, object] = {}
     for name, inner in value.items():
         flat |= _flatten(inner, f"{prefix}.{name}" if prefix else str(name))
     return flat

@@ -4,21 +4,22 @@ import contextlib
 import os
 import signal
 import threading
-from typing import Self
+from typing import Any, Self
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 class StopSignals:
-    """While entered, the first SIGINT, SIGTERM or SIGUSR1 sets `stop_requested`; a second one has the system's default effect.
+    """While entered, the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP sets `stop_requested`; a second one has the system's default effect.
 
-    The default effect of all three ends the process without running any Python, so it works also inside a long compilation. On leaving,
-    the handlers found on entering are put back. Outside the main thread Python allows no handlers; then nothing is caught.
+    The default effect of all four ends the process without running any Python, so it works also inside a long compilation. A signal that is
+    ignored on entering (SIGHUP under nohup) stays ignored. On leaving, the handlers found on entering are put back. Outside the main thread
+    Python allows no handlers; then nothing is caught.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def stop_requested(self) -> bool:
@@ -26,13 +27,14 @@ class StopSignals:
 
     @property
     def exit_status(self) -> int:
-        """0, or the status by which shells and schedulers know the signal: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1."""
+        """0, or the status by which shells and schedulers know the signal: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP."""
         return 128 + signal.Signals[self.received] if self.received else 0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)):
-                self._previous[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

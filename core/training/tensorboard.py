@@ -1,6 +1,7 @@
 """Scalars for TensorBoard, through the optional package tensorboardX."""
 
 import numbers
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,9 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError("TensorBoard files need tensorboardX: pip install 'diptych[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        # The package names a file after the second it was made in, and would overwrite that of a run restarted within it.
+        suffix = f".{os.getpid()}.{resume_step}"
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1, filename_suffix=suffix)
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
         """Add every value that is one number; other values stay in the metrics file only."""

@@ -1,0 +1,125 @@
+"""Metrics are exact to the bit, survive a torn line, and after a resume hold no row of a step that was lost."""
+
+import json
+import math
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.core.training.metrics import MetricsWriter, read_metrics
+
+
+def write_steps(path, first, last, *, resume_step=0):
+    with MetricsWriter(path, resume_step=resume_step) as metrics:
+        for step in range(first, last + 1):
+            metrics.write(step, {"loss": 1 / step})
+
+
+def steps(path):
+    return [row["step"] for row in read_metrics(path)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(width=32) | st.floats() | st.integers() | st.booleans() | st.none() | st.text(), max_size=5))
+def test_every_value_comes_back_bit_for_bit(tmp_path_factory, values):
+    values = [value for value in values if value not in ("NaN", "Infinity", "-Infinity")]
+    path = tmp_path_factory.mktemp("metrics") / "metrics.jsonl"
+    with MetricsWriter(path) as metrics:
+        metrics.write(7, {f"value {place}": value for place, value in enumerate(values)})
+    (row,) = read_metrics(path)
+    assert row.pop("step") == 7
+    for found, value in zip(row.values(), values, strict=True):
+        assert type(found) is type(value)
+        if isinstance(value, float) and not math.isnan(value):
+            assert struct.pack("d", found) == struct.pack("d", value)
+        else:
+            assert found == value or (math.isnan(found) and math.isnan(value))
+
+
+def test_arrays_of_one_number_are_exact_numbers(tmp_path):
+    loss = np.float32(0.1)
+    with MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        metrics.write(
+            np.int64(1), {"loss": loss, "array": np.array(loss), "count": np.int32(3), "inf": np.float32("inf")}
+        )
+    assert read_metrics(tmp_path / "m.jsonl") == [
+        {"step": 1, "loss": float(loss), "array": float(loss), "count": 3, "inf": math.inf}
+    ]
+
+
+def test_every_line_is_strict_json(tmp_path):
+    with MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        metrics.write(1, {"a": math.nan, "b": -math.inf, "c": {"skipped": {"image_truncated": 2}}, "d": "é\n"})
+    text = (tmp_path / "m.jsonl").read_text()
+    assert text.count("\n") == 1
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads(text, parse_constant=refuse)
+
+
+def test_rows_can_be_read_while_the_writer_is_open(tmp_path):
+    with MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        metrics.write(1, {"loss": 1.0})
+        assert steps(tmp_path / "m.jsonl") == [1]
+
+
+@given(written=st.integers(0, 20), resumed=st.integers(0, 25))
+@settings(max_examples=50, deadline=None)
+def test_a_resume_removes_exactly_the_later_rows(tmp_path_factory, written, resumed):
+    path = tmp_path_factory.mktemp("metrics") / "m.jsonl"
+    write_steps(path, 1, written)
+    write_steps(path, resumed + 1, resumed + 2, resume_step=resumed)
+    assert steps(path) == [*range(1, min(written, resumed) + 1), resumed + 1, resumed + 2]
+    assert not path.with_name("m.jsonl.tmp").exists()
+
+
+def test_a_resume_without_later_rows_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_steps(path, 1, 3)
+    before = path.stat()
+    MetricsWriter(path, resume_step=3).close()
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_every_torn_last_line_is_dropped(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_steps(path, 1, 3)
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for length in range(last, len(whole)):
+        path.write_bytes(whole[:length])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert steps(path) == [1, 2]
+            write_steps(path, 3, 4, resume_step=3)
+            assert steps(path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("line", [b"\0" * 30, b"[1]", b'{"loss": 1}', b'{"step": "1"}', b'{"step": 1', b"\xff"])
+def test_an_unreadable_line_costs_itself_and_says_so(tmp_path, line):
+    path = tmp_path / "m.jsonl"
+    write_steps(path, 1, 3)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n" + line + b"\n", 1))
+    with pytest.warns(UserWarning, match="line 2"):
+        assert steps(path) == [1, 2, 3]
+    with pytest.warns(UserWarning, match="line 2"):
+        write_steps(path, 4, 4, resume_step=3)
+    assert steps(path) == [1, 2, 3, 4]
+
+
+def test_a_missing_file_has_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "absent") == []
+
+
+def test_a_value_that_is_no_json_is_refused(tmp_path):
+    with MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        with pytest.raises((TypeError, ValueError)):
+            metrics.write(1, {"logits": np.zeros(3)})
+        metrics.write(2, {"loss": 1.0})
+    assert steps(tmp_path / "m.jsonl") == [2], "a refused row leaves no half line"

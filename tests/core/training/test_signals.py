@@ -1,0 +1,83 @@
+"""The first signal asks, the second one ends, and afterwards the process is as it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from diptych.core.training.signals import STOP_SIGNALS, StopSignals
+
+# Stops being able to run Python after the first signal, as inside a long compilation.
+STUBBORN = """
+import sys, time
+from diptych.core.training.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    while not stop.stop_requested:
+        time.sleep(0.01)
+    print("asked", flush=True)
+    while True:
+        pass
+"""
+
+
+@pytest.mark.parametrize("name", STOP_SIGNALS)
+def test_the_first_signal_is_remembered_and_the_handlers_come_back(name, capfd):
+    number = signal.Signals[name]
+    before = {other: signal.getsignal(signal.Signals[other]) for other in STOP_SIGNALS}
+    with StopSignals() as stop:
+        assert (stop.stop_requested, stop.received, stop.exit_status) == (False, None, 0)
+        os.kill(os.getpid(), number)
+        assert (stop.stop_requested, stop.received, stop.exit_status) == (True, name, 128 + number)
+    assert {other: signal.getsignal(signal.Signals[other]) for other in STOP_SIGNALS} == before
+    message = capfd.readouterr().err
+    assert name in message
+    assert "saving" in message
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_the_second_signal_ends_the_process_at_once(name):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.Signals[name])
+    assert process.stdout.readline() == "asked\n"
+    assert process.poll() is None
+    process.send_signal(signal.Signals[name])
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.Signals[name]
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.stop_requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), StopSignals():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks():
+    found = []
+
+    def enter():
+        with StopSignals() as stop:
+            found.append(stop.stop_requested)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [False]
