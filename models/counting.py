@@ -76,3 +76,71 @@ def _tokens(config: Tower) -> int:
     if isinstance(config, VisionConfig):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
+
+
+def estimate_memory(
+    config: SigLIPConfig,
+    *,
+    batch_size: int,
+    optimizer_slots: float = 2,
+    ema: bool = False,
+    rematerialize: bool = False,
+    dtype: str = "float32",
+    fused_attention: bool = False,
+) -> dict[str, int]:
+    """Bytes that a training step holds on one device.
+
+    "activations" is what the forward pass keeps for the backward pass; the short-lived results of single operations come on
+    top. Against measurements at batch 32 to 128 it is within 5% of the tensors that torch saves (with `fused_attention`)
+    and within a factor of 2 of the temporary memory that jax's compiler reports on a CPU, where rematerialisation does not
+    lower it.
+
+    Args:
+        optimizer_slots: float32 values an optimizer keeps for each weight: AdamW 2, Lion 1.
+        ema: whether an average of the weights is kept.
+        dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
+        fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store logits and
+            probabilities unless they find a kernel for the device.
+
+    Returns:
+        "weights", "gradients", "optimizer", "ema", "activations" and their "total".
+    """
+    compute_bytes = {"float32": 4, "mixed_bfloat16": 2}.get(dtype)
+    if compute_bytes is None:
+        raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
+    weights = _FLOAT32_BYTES * count_parameters(config)["total"]
+    options = {"compute_bytes": compute_bytes, "rematerialize": rematerialize, "fused_attention": fused_attention}
+    towers = sum(_activation_bytes(tower, **options) for tower in (config.vision, config.text))
+    pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
+    parts = {
+        "weights": weights,
+        "gradients": weights,
+        "optimizer": round(optimizer_slots * weights),
+        "ema": weights if ema else 0,
+        "activations": batch_size * towers + pairs + _cast_weight_bytes(config, compute_bytes),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
+    """Bytes of one example that a tower keeps for its backward pass."""
+    n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
+    norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
+    attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)
+    # Outputs of both norms; query, key, value, attention's result in two layouts; the MLP before and after its GELU.
+    block = 2 * norm + attention + n * (7 * d + 2 * m) * compute_bytes
+    # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
+    encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
+    embedding = (
+        config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, VisionConfig) else 8 * n
+    )
+    pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if config.pooling == "map" else 0
+    return embedding + encoder + norm + pooling
+
+
+def _cast_weight_bytes(config: SigLIPConfig, compute_bytes: int) -> int:
+    """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
+    if compute_bytes == _FLOAT32_BYTES:
+        return 0
+    table = config.text.vocab_size * config.text.width
+    return compute_bytes * (count_parameters(config)["total"] - table)

@@ -47,7 +47,11 @@ class PatchEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class TokenEmbedding(keras.layers.Layer):
-    """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, 1/width)."""
+    """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, 1/width).
+
+    In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent token's
+    gradient is not summed in bfloat16 and the table is not copied.
+    """
 
     def __init__(self, *, vocab_size: int, width: int, seed: str = "0/token_embedding", **kwargs):
         super().__init__(**kwargs)
@@ -58,13 +62,14 @@ class TokenEmbedding(keras.layers.Layer):
             name="embedding",
             shape=(self.vocab_size, self.width),
             initializer=Normal(stddev=self.width**-0.5, seed=f"{self.seed}/embedding"),
+            autocast=False,
         )
 
     def call(self, ids):
         # The reshape changes no value. On tensorflow its gradient is a dense tensor, where a bare lookup's is a sparse
         # IndexedSlices that optimizers treat differently from the other backends' dense gradient.
         table = ops.reshape(self.embedding, (self.vocab_size, self.width))
-        return ops.take(table, ids, axis=0)
+        return ops.cast(ops.take(table, ids, axis=0), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return *input_shape, self.width
