@@ -42,7 +42,8 @@ def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> d
     Args:
         logits: any shape.
         is_pair: bool, of the same shape.
-        bins: number of bins between the smallest and the largest logit; empty ones are left out.
+        bins: number of bins up to the largest logit, starting where the probability is one in the number of cells (smaller
+            ones cannot be told apart and share the first bin), or at the smallest logit; empty ones are left out.
 
     Returns:
         {"ece", "base_rate" (share of pairs), "mean_probability", "bins": [{"low", "high" (probabilities at the edges),
@@ -55,7 +56,7 @@ def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> d
     """
     logits, is_pair = _flatten(logits, is_pair)
     probabilities = sigmoid(logits)
-    edges = np.linspace(logits.min(), logits.max(), bins + 1)
+    edges = np.linspace(max(logits.min(), min(-np.log(len(logits)), logits.max())), logits.max(), bins + 1)
     place = np.clip(np.searchsorted(edges, logits, side="right") - 1, 0, bins - 1)
     cells = np.bincount(place, minlength=bins)
     pairs = np.bincount(place, weights=is_pair, minlength=bins)

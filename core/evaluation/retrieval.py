@@ -200,8 +200,9 @@ def _flatten_relevant(
     if isinstance(relevant, np.ndarray) and relevant.ndim == 1 and relevant.dtype != object:
         items, counts = relevant.astype(np.int64), np.ones(queries, dtype=np.int64)
     else:
-        unique = [np.unique(np.fromiter(right, dtype=np.int64)) for right in relevant]
-        items, counts = np.concatenate(unique), np.array([len(right) for right in unique])
+        lists = [right if isinstance(right, np.ndarray) else list(right) for right in relevant]
+        items = np.concatenate([np.asarray(right, dtype=np.int64) for right in lists])
+        counts = np.array([len(right) for right in lists], dtype=np.int64)
     if (counts == 0).any():
         raise ValueError(
             f"query {int(np.argmin(counts))} has no relevant item in the gallery ({np.count_nonzero(counts == 0)} such "

@@ -1,0 +1,133 @@
+"""What a report is made of: one value that a recipe fills. Every part may be missing; the page leaves its section out."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Embedded images and captions of an evaluation set, for galleries, histograms and the similarity matrix.
+
+    An image and a caption belong together when their labels are equal: one image can have captions in many languages.
+    """
+
+    image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
+    text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
+    image_labels: np.ndarray  # int64 [images]
+    text_labels: np.ndarray  # int64 [texts]
+    captions: Sequence[str]  # [texts], as written by people, escaped by the report
+    languages: Sequence[str]  # [texts], codes such as "de", "zh"; "und" where unknown
+    thumbnails: np.ndarray  # uint8 [images, height, width, 3], 32 to 96 pixels is plenty
+    logit_scale: float  # exp of the weight log_logit_scale
+    logit_bias: float = 0.0
+    batch_size: int = 256  # images in a training batch: the base rate of pairs is one in so many
+    main_language: str = "en"  # of the matrix, the histograms and most gallery rows; the most frequent one if absent
+    name: str = "evaluation set"  # what the images are, such as "drawings of a held-out designer"
+
+    def __post_init__(self) -> None:
+        images, texts = len(self.image_embeddings), len(self.text_embeddings)
+        expected = {
+            "image_labels": (self.image_labels, images),
+            "thumbnails": (self.thumbnails, images),
+            "text_labels": (self.text_labels, texts),
+            "captions": (self.captions, texts),
+            "languages": (self.languages, texts),
+        }
+        for name, (values, length) in expected.items():
+            if len(values) != length:
+                raise ValueError(
+                    f"Samples.{name} must have {length} entries, one for each "
+                    f"{'image' if length is images and name in ('image_labels', 'thumbnails') else 'text'}, got {len(values)}."
+                )
+        if self.thumbnails.ndim != 4 or self.thumbnails.shape[-1] != 3 or self.thumbnails.dtype != np.uint8:
+            raise ValueError(
+                f"Samples.thumbnails must be uint8 [images, height, width, 3], got {self.thumbnails.dtype} "
+                f"{self.thumbnails.shape}."
+            )
+
+    def in_language(self, language: str | None = None) -> np.ndarray:
+        """Indices of the texts in a language, of the main one by default: int64 [texts of that language]."""
+        languages = np.asarray(self.languages)
+        if language is None:
+            language = self.main_language
+            if language not in self.languages:
+                codes, counts = np.unique(languages, return_counts=True)
+                language = str(codes[counts.argmax()])
+        return np.flatnonzero(languages == language)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything `write_report` shows."""
+
+    title: str = "SigLIP"  # of the run
+    card: Mapping[str, object] = field(default_factory=dict)
+    # Any nested mapping of plain values; all of it is shown. These keys, where present, make the header: command, seed,
+    # backend, implementation, device, parameters, flops_per_step, utilisation (0 to 1), examples_seen, wall_seconds,
+    # versions {package: version}, git {"commit", "dirty"}, config {...}.
+    metrics: Sequence[Mapping[str, object]] = ()
+    # Rows in order: {"step", "examples", "loss", "learning_rate", "logit_scale", "logit_bias", "gradient_norm",
+    # "examples_per_second", "seconds"}; a row with "evaluation": {name: share between 0 and 1} adds to the curves of quality.
+    # Any field may be missing or not a number; only "step" or "examples" is needed.
+    retrieval: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
+    # {name of the set, such as "New drawings": {language or "mean": result}}, results as of multilingual.recall_by_language:
+    # {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries", "gallery", "image_to_text": {...}}.
+    # The first set makes the headline.
+    zero_shot: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
+    samples: Samples | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
+    examples_read: int | None = None  # with those that were skipped
+    captions_read: int | None = None
+    captions_clipped: int | None = None  # captions longer than the context
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one .npz without pickles, from which `load` restores it and the report can be made again."""
+        arrays, plain = {}, {}
+        for part in dataclasses.fields(self):
+            if part.name != "samples":
+                plain[part.name] = getattr(self, part.name)
+        if self.samples is not None:
+            plain["samples"] = {}
+            for part in dataclasses.fields(Samples):
+                value = getattr(self.samples, part.name)
+                if isinstance(value, np.ndarray):
+                    arrays[part.name] = value
+                else:
+                    plain["samples"][part.name] = list(value) if isinstance(value, tuple) else value
+        text = json.dumps(plain, ensure_ascii=True, default=_plain)
+        np.savez_compressed(path, plain=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not a file of `save`.
+        """
+        with np.load(path, allow_pickle=False) as stored:
+            if "plain" not in stored:
+                raise ValueError(f"{path} is not the data of a report: it holds {sorted(stored)}, and no 'plain'.")
+            plain = json.loads(stored["plain"].tobytes())
+            arrays = {name: stored[name] for name in stored.files if name != "plain"}
+        samples = plain.pop("samples", None)
+        return cls(**plain, samples=Samples(**samples, **arrays) if samples is not None else None)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(
+        f"a {type(value).__name__} cannot be stored with a report, got {value!r}. Use numbers, text, lists, dicts."
+    )
