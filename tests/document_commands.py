@@ -1,8 +1,8 @@
 """The commands that the documents show, found and run.
 
 A fenced block in `sh` is one shell script, run at the root of a copy of the checkout; a block in `python` is one program,
-run in an empty folder. Commands of one document share the copy and the folder, in order. A block that cannot run where
-the others do has the reason in a comment before it:
+run in an empty folder, once on each backend that is installed. Commands of one document share the copy and the folder,
+in order. A block that cannot run where the others do has the reason in a comment before it:
 
     <!-- not run: it trains for ten minutes; `nox -s recipes` runs the same command at its tiny size -->
 
@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from diptych.backends.selection import installed_backends
 from tests.packaging import copy_tree
 from tests.tree import ROOT
 
@@ -62,9 +63,9 @@ def commands_in(text: str, document: str) -> list[Command]:
     return found
 
 
-def run(command: Command, checkout: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run one command as its reader would; python blocks on the backend that KERAS_BACKEND names, jax where it is unset."""
-    environment = {"KERAS_BACKEND": "jax", **os.environ, "PYTHONPATH": str(checkout)}
+def run(command: Command, checkout: Path, folder: Path, backend: str = "jax") -> subprocess.CompletedProcess[str]:
+    """Run one command as its reader would, with KERAS_BACKEND set to `backend`."""
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(checkout)}
     program = ["bash", "-euo", "pipefail", "-c"] if command.language in SHELL else [sys.executable, "-c"]
     where = checkout if command.language in SHELL else folder
     return subprocess.run(
@@ -87,12 +88,15 @@ def main() -> None:
                     marked += 1
                     print(f"{place}: not run: {command.reason}")
                     continue
-                start = time.monotonic()
-                done = run(command, checkout, folder)
-                if done.returncode != 0:
-                    sys.exit(f"{place}: exit status {done.returncode}\n{command.text}\n{done.stdout[-6000:]}")
                 ran += 1
-                print(f"{place}: ran in {time.monotonic() - start:.1f} s", flush=True)
+                for backend in installed_backends() if command.language == "python" else installed_backends()[:1]:
+                    start = time.monotonic()
+                    done = run(command, checkout, folder, backend)
+                    if done.returncode != 0:
+                        sys.exit(
+                            f"{place} on {backend}: exit status {done.returncode}\n{command.text}\n{done.stdout[-6000:]}"
+                        )
+                    print(f"{place}: ran on {backend} in {time.monotonic() - start:.1f} s", flush=True)
     if ran == 0:
         sys.exit(f"no command was run ({marked} are marked): the documents or the search are wrong")
     print(f"{ran} commands ran, {marked} are marked with the reason why not")
