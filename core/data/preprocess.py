@@ -15,6 +15,8 @@ from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import draw
 from diptych.core.data.text import Tokenizer, clean_caption
 
+_LONGEST_REMEMBERED = 256  # characters; longer captions are too many and too big to be worth the memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
@@ -46,8 +48,10 @@ class Preprocess:
         return self.augmentation(pixels, rng, self.image_size)
 
     def tokens(self, text: str) -> np.ndarray:
-        """Token ids of a caption, int32 [context_length], read-only."""
-        return _tokens(str(self.tokenizer_path), self.context_length, text)
+        """Token ids of a caption, int32 [context_length]; do not write into it."""
+        if isinstance(text, str) and len(text) <= _LONGEST_REMEMBERED:
+            return _remembered_tokens(str(self.tokenizer_path), self.context_length, text)
+        return self.tokenizer.encode(clean_caption(text), self.context_length)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -67,7 +71,7 @@ def _open_tokenizer(path: str) -> Tokenizer:
 
 
 @lru_cache(maxsize=131_072)
-def _tokens(tokenizer_path: str, context_length: int, text: str) -> np.ndarray:
+def _remembered_tokens(tokenizer_path: str, context_length: int, text: str) -> np.ndarray:
     tokens = _open_tokenizer(tokenizer_path).encode(clean_caption(text), context_length)
     tokens.flags.writeable = False
     return tokens

@@ -1,0 +1,78 @@
+"""The shapes in which data sets write captions down, brought to one."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption
+
+TEXT_FIELDS = ("caption", "text", "captions", "texts")
+LANGUAGE_FIELDS = ("language", "lang")
+MAX_CAPTION_FILE_BYTES = 1_000_000
+
+
+def captions_from_fields(fields: Mapping[str, Any]) -> tuple[Caption, ...]:
+    """All captions in a JSON object or table row.
+
+    Each of the fields caption, text, captions, texts may hold a string, a mapping from language to string or strings, or a list of
+    strings and of objects {"text" or "caption", "language", "weight"}. A field "language" tells the language of plain strings.
+    """
+    language = next((fields[name] for name in LANGUAGE_FIELDS if isinstance(fields.get(name), str)), UNKNOWN_LANGUAGE)
+    captions: list[Caption] = []
+    for name in TEXT_FIELDS:
+        if fields.get(name) is not None:
+            captions += _captions(fields[name], language)
+    return tuple(captions)
+
+
+def captions_from_json(data: bytes) -> tuple[Caption, ...]:
+    """The captions of a JSON object, as `captions_from_fields` reads it; raises `BadExample` where it is none."""
+    return captions_from_fields(object_from_json(data))
+
+
+def object_from_json(data: bytes) -> dict[str, Any]:
+    """A JSON object; raises `BadExample` where the bytes are none."""
+    _refuse_large(data)
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadExample("caption_not_json", str(error)) from None
+    if not isinstance(fields, dict):
+        raise BadExample("caption_not_json", f"a JSON object is needed, got {type(fields).__name__}")
+    return fields
+
+
+def captions_from_text(data: bytes) -> tuple[Caption, ...]:
+    """One caption a line, empty lines left out; raises `BadExample` where the bytes are not UTF-8."""
+    _refuse_large(data)
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadExample("caption_not_utf8", str(error)) from None
+    return tuple(Caption(line) for line in map(str.strip, lines) if line)
+
+
+def _captions(value: Any, language: str) -> list[Caption]:
+    if isinstance(value, Mapping):
+        return [
+            caption for code, texts in value.items() if texts is not None for caption in _captions(texts, str(code))
+        ]
+    if isinstance(value, list | tuple):
+        return [caption for entry in value for caption in _entry(entry, language)]
+    return [Caption(value, language)]  # what is not a string is refused, with a reason, when the caption is used
+
+
+def _entry(entry: Any, language: str) -> list[Caption]:
+    if not isinstance(entry, Mapping):
+        return [Caption(entry, language)]
+    text = next((entry[name] for name in ("text", "caption") if name in entry), None)
+    own_language = next((entry[name] for name in LANGUAGE_FIELDS if isinstance(entry.get(name), str)), language)
+    weight = entry.get("weight", 1.0)
+    if not isinstance(weight, int | float) or not 0 <= weight < 1e9:
+        raise BadExample("caption_weight", f"a weight must be a number of 0 or more, got {weight!r}")
+    return [Caption(text, own_language, float(weight))]
+
+
+def _refuse_large(data: bytes) -> None:
+    if len(data) > MAX_CAPTION_FILE_BYTES:
+        raise BadExample("caption_too_long", f"{len(data)} bytes of captions, at most {MAX_CAPTION_FILE_BYTES}")

@@ -1,0 +1,59 @@
+"""Reading files that others wrote: only regular ones, only up to a size, never beyond what was asked for."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from diptych.core.data.records import BadExample
+
+MAX_IMAGE_FILE_BYTES = 100_000_000
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+
+
+def read_regular_file(path: str | Path, *, kind: str, max_bytes: int) -> bytes:
+    """All bytes of a file; raises `BadExample` with reason `<kind>_missing`, `_unreadable` or `_file_too_large`."""
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise BadExample(f"{kind}_missing", f"no file {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadExample(f"{kind}_unreadable", str(error)) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadExample(f"{kind}_unreadable", f"{path} is not a regular file")
+        return read_at(descriptor, 0, status.st_size, kind=kind, max_bytes=max_bytes)
+    except OSError as error:
+        raise BadExample(f"{kind}_unreadable", str(error)) from None
+    finally:
+        os.close(descriptor)
+
+
+def read_at(descriptor: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
+    """Exactly `size` bytes from `offset`; raises `BadExample` where the file ends before or the size is beyond reason."""
+    if size > max_bytes:
+        raise BadExample(f"{kind}_file_too_large", f"{size} bytes, at most {max_bytes}")
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise BadExample(f"{kind}_truncated", f"the file ends {size - len(data)} bytes early")
+        data += more
+    return data
+
+
+def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in memory."""
+    with path.open("rb") as file:
+        offset = 0
+        while line := file.readline(max_bytes):
+            length = len(line)
+            blank = not line.strip()
+            while not line.endswith(b"\n") and (line := file.readline(max_bytes)):
+                length += len(line)
+                blank = blank and not line.strip()
+            if not blank:
+                yield offset, length
+            offset += length

@@ -1,0 +1,163 @@
+"""Parquet and Arrow files as a source with random access, Hugging Face data sets in either form among them."""
+
+import hashlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from diptych.core.data.records import BadExample, Record
+from diptych.core.data.sources.tables import caption_columns, image_bytes, pyarrow_module, record_from_row
+
+_MEGABYTE = 1_000_000
+
+
+class TableSource:
+    """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see `captions.captions_from_fields`).
+
+    Rows are read by group: a row group of Parquet, a record batch of Arrow. Subclasses say how many rows each group has and how it is
+    read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512):
+        self.paths = [Path(path).absolute() for path in paths]
+        if not self.paths:
+            raise ValueError(f"{type(self).__name__} needs at least one file")
+        self.megabytes = megabytes
+        self._groups: list[tuple[int, int]] = []  # file, group within the file
+        lengths: list[int] = []
+        columns: set[tuple[str, ...]] = set()
+        for number, path in enumerate(self.paths):
+            group_lengths, names = self._describe(path)
+            self._groups += [(number, group) for group in range(len(group_lengths))]
+            lengths += group_lengths
+            columns.add(tuple(names))
+        self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name)
+        for names in columns:
+            if caption_columns(names, "another file of the data set") != (self.image_column, self._other_columns):
+                raise ValueError(
+                    f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
+                )
+        self._ends = list(accumulate(lengths))
+        if not self._ends or self._ends[-1] == 0:
+            raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
+        self._tables: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def record(self, index: int) -> Record:
+        """The record's key is the row's key or id, else the image's path, else "<file>:<row>"."""
+        group = bisect_right(self._ends, index)
+        row = index - (self._ends[group - 1] if group else 0)
+        table = self._table(group)
+        fields = {name: table.column(name)[row].as_py() for name in self._other_columns}
+        path = self._image_path(table, row)
+        file, _ = self._groups[group]
+        return record_from_row(fields, (group, row), path, f"{self.paths[file].name}:{index}")
+
+    def read(self, reference: tuple[int, int]) -> bytes:
+        """The bytes of an image, given (number of the group, row in it)."""
+        group, row = reference
+        return image_bytes(self._table(group).column(self.image_column)[row].as_py())
+
+    def fingerprint(self) -> str:
+        """Hash of the files' names, sizes and numbers of rows."""
+        sizes = [(path.name, path.stat().st_size) for path in self.paths]
+        return hashlib.sha256(repr((sizes, self._ends)).encode()).hexdigest()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_tables": OrderedDict()}
+
+    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+        """Rows of each group, and the names of the columns."""
+        raise NotImplementedError
+
+    def _load(self, path: Path, group: int) -> Any:
+        """One group as an Arrow table with the image column and the others."""
+        raise NotImplementedError
+
+    def _table(self, group: int) -> Any:
+        table = self._tables.get(group)
+        if table is None:
+            file, part = self._groups[group]
+            try:
+                table = self._load(self.paths[file], part)
+            except (OSError, pyarrow_module().ArrowException) as error:
+                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part}: {error}") from None
+            self._tables[group] = table
+            while len(self._tables) > 1 and self._held_bytes() > self.megabytes * _MEGABYTE:
+                self._tables.popitem(last=False)
+        else:
+            self._tables.move_to_end(group)
+        return table
+
+    def _held_bytes(self) -> int:
+        return sum(table.nbytes for table in self._tables.values())
+
+    def _image_path(self, table: Any, row: int) -> str | None:
+        column = table.column(self.image_column)
+        if not pyarrow_module().types.is_struct(column.type):
+            return None
+        names = [field.name for field in column.type]
+        if "path" not in names:
+            return None
+        # Only the path is taken out of the struct: the image bytes beside it would be copied for nothing.
+        chunk_row = row
+        for chunk in column.chunks:
+            if chunk_row < len(chunk):
+                return chunk.field("path")[chunk_row].as_py()
+            chunk_row -= len(chunk)
+        return None
+
+
+class ParquetSource(TableSource):
+    """Parquet files, such as the ones data sets on the Hugging Face hub consist of."""
+
+    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+        with pyarrow_module().parquet.ParquetFile(path) as file:
+            metadata = file.metadata
+            lengths = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            return lengths, file.schema_arrow.names
+
+    def _load(self, path: Path, group: int) -> Any:
+        with pyarrow_module().parquet.ParquetFile(path) as file:
+            return file.read_row_group(group, columns=[self.image_column, *self._other_columns], use_threads=False)
+
+
+class ArrowSource(TableSource):
+    """Arrow files as `datasets.Dataset.save_to_disk` writes them; mapped into memory, so that all groups can be kept."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self._mapped: dict[Path, tuple[list[Any], Any]] = {}
+        super().__init__(paths)
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"_mapped": {}}
+
+    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+        batches, schema = self._batches(path)
+        return [batch.num_rows for batch in batches], schema.names
+
+    def _load(self, path: Path, group: int) -> Any:
+        batches, _ = self._batches(path)
+        return pyarrow_module().Table.from_batches([batches[group]])
+
+    def _held_bytes(self) -> int:
+        return 0
+
+    def _batches(self, path: Path) -> tuple[list[Any], Any]:
+        if path not in self._mapped:
+            pyarrow = pyarrow_module()
+            file = pyarrow.memory_map(str(path))
+            try:
+                reader = pyarrow.ipc.open_stream(file)
+                batches = list(reader)
+            except pyarrow.ArrowInvalid:
+                file.seek(0)
+                reader = pyarrow.ipc.open_file(file)
+                batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            self._mapped[path] = batches, reader.schema
+        return self._mapped[path]

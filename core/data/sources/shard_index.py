@@ -1,0 +1,121 @@
+"""The index of one tar shard: which samples it holds and where, kept in a file so that headers are read once."""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.data.sources.tar import Damage, scan
+
+IMAGE, TEXT, JSON = range(3)
+_KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Samples first, then problems; arrays rather than objects, because a shard holds thousands and a data set thousands of shards.
+
+    keys: one a sample.   members: int64 [members, 3] of (kind, offset, size), sample after sample.
+    starts: int64 [samples + 1], where each sample's members begin.   problems: (reason, detail) of each damage met.
+    """
+
+    keys: list[str]
+    members: np.ndarray
+    starts: np.ndarray
+    problems: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.problems)
+
+    def problem(self, place: int) -> tuple[str, str] | None:
+        """(reason, detail) where the entry at `place` is not a sample."""
+        return tuple(self.problems[place - len(self.keys)]) if place >= len(self.keys) else None
+
+    def sample(self, place: int) -> tuple[str, list[list[int]]]:
+        """Key and [kind, offset, size] of each member."""
+        return self.keys[place], self.members[self.starts[place] : self.starts[place + 1]].tolist()
+
+    def fingerprint(self) -> str:
+        """Hash of all that the index holds."""
+        text = json.dumps([self.keys, self.problems])
+        return hashlib.sha256(text.encode() + self.members.tobytes() + self.starts.tobytes()).hexdigest()
+
+
+def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
+    """The index of a shard, from `folder` if one is there that fits, otherwise built (and written there)."""
+    status = shard.stat()
+    if folder is None:
+        return build_index(shard)
+    name = hashlib.sha256(str(shard).encode()).hexdigest()[:24]
+    path = Path(folder) / f"{shard.stem}-{name}.npz"
+    shard_state = [_FORMAT, status.st_size, status.st_mtime_ns]
+    index = _load(path, shard_state)
+    if index is None:
+        index = build_index(shard)
+        _save(path, shard_state, index)
+    return index
+
+
+def build_index(shard: Path) -> ShardIndex:
+    """Read the headers of a shard."""
+    samples: dict[str, dict[str, tuple[int, int, int]]] = {}
+    problems: list[tuple[str, str]] = []
+    with shard.open("rb", buffering=0) as file:
+        for found in scan(file.fileno()):
+            if isinstance(found, Damage):
+                problems.append((found.reason, found.detail))
+                continue
+            path = PurePosixPath(found.name)
+            stem, dot, suffix = path.name.partition(".")
+            kind = _KINDS.get(dot + suffix.lower())
+            if kind is None or not stem:
+                continue
+            members = samples.setdefault(str(path.parent / stem), {})
+            if suffix.lower() in members:
+                problems.append(("tar_name_repeated", found.name[:200]))
+                continue
+            members[suffix.lower()] = (kind, found.offset, found.size)
+    lengths = [len(members) for members in samples.values()]
+    flat = [member for members in samples.values() for member in members.values()]
+    return ShardIndex(
+        keys=list(samples),
+        members=np.array(flat, np.int64).reshape(-1, 3),
+        starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        problems=problems,
+    )
+
+
+def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            described = json.loads(file["described"].tobytes())
+            if described["shard"] != shard_state:
+                return None
+            return ShardIndex(described["keys"], file["members"], file["starts"], described["problems"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # not there, half-written or of another program: the index is built anew and written over it
+
+
+def _save(path: Path, shard_state: list[int], index: ShardIndex) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    described = json.dumps({"shard": shard_state, "keys": index.keys, "problems": index.problems})
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(
+                file,
+                described=np.frombuffer(described.encode(), np.uint8),
+                members=index.members,
+                starts=index.starts,
+            )
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,162 @@
+"""Where the members of a tar file lie, read from its headers alone; damage and refused members are reported, not passed over."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+BLOCK = 512
+_SEARCH_BYTES = 1 << 20
+_LARGEST_EXTENSION = 1 << 20
+_ZEROS = bytes(BLOCK)
+_REGULAR = (b"0", b"\0", b"7")
+_REFUSED = {
+    b"1": "tar_link_refused",
+    b"2": "tar_link_refused",
+    b"3": "tar_device_refused",
+    b"4": "tar_device_refused",
+    b"6": "tar_device_refused",
+    b"S": "tar_sparse_refused",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in a tar: its bytes are `size` bytes from `offset` of the tar. The name is a name only, never a path."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a tar that is not as it should be, from byte `offset` on."""
+
+    reason: str
+    detail: str
+    offset: int
+
+
+class _BadHeader(ValueError):
+    pass
+
+
+def scan(descriptor: int) -> Iterator[Member | Damage]:
+    """All regular members of an open tar file (ustar, GNU and pax headers) in their order, and each damage met.
+
+    After a damaged header the scan goes on at the next block that is a valid one, so that a single bad block does not hide
+    the rest (Python's tarfile takes a zeroed header for the end of the archive and says nothing).
+    """
+    end = os.fstat(descriptor).st_size
+    if end == 0:
+        yield Damage("tar_empty", "the file has 0 bytes", 0)
+        return
+    offset, long_name, long_size = 0, None, None
+    while True:
+        block = os.pread(descriptor, BLOCK, offset)
+        if len(block) < BLOCK:
+            yield Damage("tar_truncated", f"the file ends after {end} bytes without an end-of-archive mark", offset)
+            return
+        if block == _ZEROS:
+            following = _next_header(descriptor, offset + BLOCK, end)
+            stop = end if following is None else following
+            # Zeros up to the end, or two blocks of them between archives joined end to end, are as they should be.
+            if _has_content(descriptor, offset, stop) or (following is not None and stop - offset < 2 * BLOCK):
+                yield Damage("tar_header_damaged", f"zeros instead of a header at byte {offset}", offset)
+            if following is None:
+                return
+            offset = following
+            continue
+        try:
+            name, size, kind = _parse(block)
+            if kind in b"xL" and size > _LARGEST_EXTENSION:
+                raise _BadHeader(f"a name of {size} bytes")
+            data = offset + BLOCK
+            if kind == b"x":
+                long_name, long_size = _pax(os.pread(descriptor, size, data), long_name, long_size)
+            elif kind == b"L":
+                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "replace")
+            elif kind not in (b"g", b"K"):
+                name, size = long_name or name, size if long_size is None else long_size
+                long_name = long_size = None
+                if data + size > end:
+                    raise EOFError(f"{name[:200]} should have {size} bytes, {end - data} are there")
+                if kind in _REGULAR and not name.endswith("/"):
+                    yield Member(name, data, size)
+                elif kind in _REFUSED:
+                    yield Damage(_REFUSED[kind], name[:200], offset)
+            offset = data + -(-size // BLOCK) * BLOCK
+        except (_BadHeader, EOFError) as error:
+            reason = "tar_truncated" if isinstance(error, EOFError) else "tar_header_damaged"
+            yield Damage(reason, f"{error} at byte {offset}", offset)
+            long_name = long_size = None
+            following = _next_header(descriptor, offset + BLOCK, end)
+            if following is None:
+                return
+            offset = following
+
+
+def _parse(block: bytes) -> tuple[str, int, bytes]:
+    """Name, size and type of a header block."""
+    if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        raise _BadHeader("wrong checksum of a header")
+    name = _text(block[:100])
+    if block[257:263] == b"ustar\0" and block[345]:
+        name = f"{_text(block[345:500])}/{name}"
+    return name, _number(block[124:136]), block[156:157]
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:
+        number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        if field[0] & 0x40:
+            raise _BadHeader("a negative number in a header")
+        return number
+    try:
+        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        raise _BadHeader("a number in a header is not octal") from None
+
+
+def _pax(data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """Name and size from the "length key=value" records of a pax header."""
+    while data:
+        length, _, rest = data.partition(b" ")
+        if not length.isdigit() or not len(length) < int(length) <= len(data):
+            raise _BadHeader("a pax header that does not add up")
+        key, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
+        if key == b"path":
+            name = value.decode("utf-8", "replace")
+        elif key == b"size":
+            if not value.isdigit():
+                raise _BadHeader("a pax size that is no number")
+            size = int(value)
+        data = data[int(length) :]
+    return name, size
+
+
+def _next_header(descriptor: int, offset: int, end: int) -> int | None:
+    """Offset of the first valid header block at or after `offset`."""
+    while offset < end:
+        chunk = os.pread(descriptor, _SEARCH_BYTES, offset)
+        for start in range(0, len(chunk) - BLOCK + 1, BLOCK):
+            if chunk[start + 257 : start + 262] == b"ustar":
+                try:
+                    _parse(chunk[start : start + BLOCK])
+                except _BadHeader:
+                    continue
+                return offset + start
+        offset += _SEARCH_BYTES
+    return None
+
+
+def _has_content(descriptor: int, start: int, end: int) -> bool:
+    """Whether any byte from `start` to `end` is not zero."""
+    for place in range(start, end, _SEARCH_BYTES):
+        if any(os.pread(descriptor, min(_SEARCH_BYTES, end - place), place)):
+            return True
+    return False
