@@ -10,7 +10,7 @@ from diptych.core.evaluation.report.axes import probability
 from diptych.core.evaluation.report.contents import Samples
 from diptych.core.evaluation.report.markup import Markup, caption_text, element
 from diptych.core.evaluation.report.numbers import shown
-from diptych.core.evaluation.report.scores import pair_probability
+from diptych.core.evaluation.report.score_figures import pair_probability
 from diptych.core.evaluation.report.thumbnails import Thumbnails
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
 

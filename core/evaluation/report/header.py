@@ -77,6 +77,8 @@ def headline(data: ReportData) -> Markup | None:
         tiles.append(_recall_tile(f"{strict}{spoken}", name, results[language], strict))
         if place == 0 and lenient:
             tiles.append(_recall_tile(f"{lenient}{spoken}", name, results[language], lenient))
+        if place == 0 and "image_to_text" in results[language]:
+            tiles.append(_recall_tile(f"{strict}, image to text", name, results[language]["image_to_text"], strict))
         if place == 0 and MEAN in results and len(results) > 2:
             mean = results[MEAN]
             tiles.append(

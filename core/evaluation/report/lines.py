@@ -24,15 +24,15 @@ class Curve:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Moving average over the finite values, over at most `window` points and at most an eighth of those so far.
+    """Moving average over the finite values, over at most `window` points and at most a sixteenth of those so far.
 
-    s_i = s_(i-1) + (v_i - s_(i-1)) / min(window, 1 + i/8): close to the steep start, quiet in the flat end.
+    s_i = s_(i-1) + (v_i - s_(i-1)) / min(window, 1 + i/16): close to the steep start, quiet in the flat end.
     """
     smoothed = np.full(len(values), np.nan)
     seen, average = 0, np.nan
     for place, value in enumerate(values):
         if np.isfinite(value):
-            average = value if seen == 0 else average + (value - average) / min(max(window, 1), 1 + seen / 8)
+            average = value if seen == 0 else average + (value - average) / min(max(window, 1), 1 + seen / 16)
             seen += 1
         smoothed[place] = average
     return smoothed

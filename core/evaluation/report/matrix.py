@@ -8,7 +8,7 @@ from diptych.core.evaluation.report.axes import probability, svg
 from diptych.core.evaluation.report.contents import Samples
 from diptych.core.evaluation.report.markup import Markup, element, shorten
 from diptych.core.evaluation.report.numbers import percent
-from diptych.core.evaluation.report.scores import pair_probability
+from diptych.core.evaluation.report.score_figures import pair_probability
 from diptych.core.evaluation.report.thumbnails import Thumbnails
 
 

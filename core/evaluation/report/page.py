@@ -3,31 +3,19 @@
 import base64
 import hashlib
 
-import numpy as np
-
-from diptych.core.evaluation.calibration import calibrate
 from diptych.core.evaluation.report.contents import ReportData
-from diptych.core.evaluation.report.gallery import (
-    caption_gallery,
-    choose_queries,
-    image_gallery,
-    mistake_gallery,
-    nearest_captions,
-    nearest_images,
-    sure_mistakes,
-)
+from diptych.core.evaluation.report.finds import finds
 from diptych.core.evaluation.report.header import command, header, whole_card
 from diptych.core.evaluation.report.languages import language_bars, recall_names
+from diptych.core.evaluation.report.layout import HEIGHT, NARROW, lead
 from diptych.core.evaluation.report.markup import Markup, element, join
-from diptych.core.evaluation.report.matrix import confusion_figure, similarity_matrix
-from diptych.core.evaluation.report.numbers import percent, shown, significant
-from diptych.core.evaluation.report.scores import clouds_figure, histogram_figure, matched, reliability_figure
+from diptych.core.evaluation.report.matrix import confusion_figure
+from diptych.core.evaluation.report.numbers import percent, shown
+from diptych.core.evaluation.report.scores import scores
 from diptych.core.evaluation.report.script import SCRIPT
 from diptych.core.evaluation.report.style import COLOURS, FIGURES, PAGE
 from diptych.core.evaluation.report.thumbnails import Thumbnails
 from diptych.core.evaluation.report.training import evaluation_figure, loss_figure, training_figures
-
-NARROW, HEIGHT = 360, 236
 
 
 def render(data: ReportData) -> str:
@@ -36,10 +24,10 @@ def render(data: ReportData) -> str:
     sections = [
         section
         for section in (
-            _finds(data, thumbnails),
+            finds(data, thumbnails),
             _languages(data),
             _training(data),
-            _scores(data, thumbnails),
+            scores(data, thumbnails),
             _classes(data),
             _health(data),
             _run(data),
@@ -69,52 +57,6 @@ def render(data: ReportData) -> str:
     return "<!doctype html>\n" + element("html", element("head", head), element("body", body), lang="en") + "\n"
 
 
-def _finds(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
-    samples = data.samples
-    if samples is None or not np.isin(samples.text_labels, samples.image_labels).any():
-        return None
-    queries = choose_queries(samples, in_main=6, in_others=8)
-    answers = nearest_images(samples, queries, count=8)
-    parts = [
-        _lead(
-            "What it finds",
-            f"Random captions and their eight nearest images among {len(samples.image_embeddings):,} ({samples.name}). "
-            "A green frame marks the right one. The choice is random, not picked.",
-        ),
-        element("div", image_gallery(samples, thumbnails, answers), class_="panel"),
-    ]
-    images, _ = matched(samples, limit=6, seed=1)
-    among = samples.in_language()
-    in_main = nearest_captions(samples, images.tolist(), among, count=5)
-    panels = [
-        element("h3", "Image to text"),
-        element("p", f"The five nearest of {len(among):,} captions.", class_="says"),
-        caption_gallery(samples, thumbnails, in_main, with_language=False),
-    ]
-    if len(set(samples.languages)) > 1:
-        more, _ = matched(samples, limit=9, seed=1)
-        anywhere = nearest_captions(samples, more[6:].tolist(), np.arange(len(samples.captions)), count=5)
-        panels += [
-            element(
-                "p",
-                f"And of {len(samples.captions):,} captions in any language:",
-                class_="says",
-                style="margin:14px 0 10px",
-            ),
-            caption_gallery(samples, thumbnails, anywhere, with_language=True),
-        ]
-    parts.append(element("div", panels, class_="panel below"))
-    mistakes = sure_mistakes(samples, count=8)
-    if mistakes:
-        panels = [
-            element("h3", "Surest mistakes"),
-            element("p", "Wrong first answers of the largest cosine, with the probability of a pair.", class_="says"),
-            mistake_gallery(samples, thumbnails, mistakes),
-        ]
-        parts.append(element("div", panels, class_="panel below"))
-    return "finds", "What it finds", join(parts)
-
-
 def _languages(data: ReportData) -> tuple[str, str, Markup] | None:
     panels = []
     for place, (name, results) in enumerate(data.retrieval.items()):
@@ -139,8 +81,8 @@ def _languages(data: ReportData) -> tuple[str, str, Markup] | None:
         panels.append(element("div", content, class_="panel below" if place else "panel"))
     if not panels:
         return None
-    lead = _lead("Languages", "How often a caption finds its image, for each language of the captions.")
-    return "languages", "Languages", join([lead, panels])
+    heading = lead("Languages", "How often a caption finds its image, for each language of the captions.")
+    return "languages", "Languages", join([heading, panels])
 
 
 def _training(data: ReportData) -> tuple[str, str, Markup] | None:
@@ -189,96 +131,7 @@ def _training(data: ReportData) -> tuple[str, str, Markup] | None:
         parts.append(element("div", small, class_="grid-of", style="margin-top:14px"))
     if not parts:
         return None
-    return "training", "Training", join([_lead("Training", "Over the examples seen, resumed parts included."), parts])
-
-
-def _scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
-    samples = data.samples
-    if samples is None:
-        return None
-    images, texts = matched(samples, limit=24, seed=2)
-    if not len(images):
-        return None
-    measured = calibrate(
-        samples.image_embeddings,
-        samples.text_embeddings[samples.in_language()],
-        samples.image_labels,
-        samples.text_labels[samples.in_language()],
-        logit_scale=samples.logit_scale,
-        logit_bias=samples.logit_bias,
-        batch_size=samples.batch_size,
-    )
-    clouds, cloud_numbers = clouds_figure(samples, width=NARROW, height=300)
-    reliability, size = measured["reliability"], measured["batch_size"]
-    matrix = element(
-        "figure",
-        element("h3", "Similarity"),
-        element("p", "Random pairs: each row a caption, each column an image, its own on the diagonal.", class_="says"),
-        element("div", similarity_matrix(samples, thumbnails, images, texts, cell=24, names=164), class_="wide"),
-        element(
-            "div", similarity_matrix(samples, thumbnails, images[:10], texts[:10], cell=24, names=112), class_="narrow"
-        ),
-        class_="panel wide2",
-    )
-    numbers = [
-        ("Scale t", samples.logit_scale, significant(samples.logit_scale), "factor of the cosines"),
-        ("Bias b", samples.logit_bias, significant(samples.logit_bias), "added to the scaled cosines"),
-        ("Mean cosine of pairs", cloud_numbers["pair_cosine"], f"{cloud_numbers['pair_cosine']:.3f}", samples.name),
-        (
-            "AUC",
-            measured["auc"],
-            f"{measured['auc']:.4f}" if measured["auc"] is not None else "–",
-            "a pair scores above a non-pair",
-        ),
-        (
-            "Calibration error",
-            reliability["ece"],
-            percent(reliability["ece"]),
-            f"base rate {percent(reliability['base_rate'])}",
-        ),
-        (
-            "Modality gap",
-            cloud_numbers["gap"],
-            f"{cloud_numbers['gap']:.3f}",
-            "distance between the mean image and the mean caption",
-        ),
-    ]
-    listed = [
-        element("div", element("dt", name), element("dd", shown(value, text), element("p", says, class_="says")))
-        for name, value, text, says in numbers
-        if value is not None
-    ]
-    panels = [
-        matrix,
-        element(
-            "div",
-            element("h3", "In numbers"),
-            element("p", "Of this evaluation set.", class_="says"),
-            element("dl", listed, class_="numbers"),
-            class_="panel",
-        ),
-        _figure(
-            "Logits",
-            [("pair", "pairs"), ("other", "non-pairs")],
-            histogram_figure(measured["histograms"], width=NARROW, height=300),
-            f"All cells of random grids of {size} by {size}. The dashed line is a probability of one half.",
-        ),
-        _figure(
-            "Reliability",
-            [("pair", "measured"), ("dotted", "at most, no pair seen")],
-            reliability_figure(reliability, width=NARROW, height=300),
-            f"On the dashed line a probability is true. In a grid of {size} only one cell in {size} is a pair, so both axes are even "
-            "in log-odds.",
-        ),
-        _figure(
-            "Two clouds",
-            [("image", "images"), ("text", "captions")],
-            clouds,
-            f"Pairs are joined. The plane holds {percent(cloud_numbers['variance'])} of the variance.",
-        ),
-    ]
-    lead = _lead("Scores", "Is the probability that the model gives to a pair a true one?")
-    return "scores", "Scores", join([lead, element("div", panels, class_="grid-of")])
+    return "training", "Training", join([lead("Training", "Over the examples seen, resumed parts included."), parts])
 
 
 def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
@@ -286,6 +139,7 @@ def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
         return None
     panels = []
     for name, result in data.zero_shot.items():
+        classes = len(result["class_names"])
         rows = [
             element(
                 "tr",
@@ -308,7 +162,8 @@ def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
                 "figure",
                 element("h3", f"{name}: {percent(result['accuracy'])} right"),
                 element("p", "Percent of the images of a row that were taken for a column.", class_="says"),
-                confusion_figure(result, cell=max(16, min(40, 360 // len(result["class_names"])))),
+                element("div", confusion_figure(result, cell=max(16, min(40, 360 // classes))), class_="wide"),
+                element("div", confusion_figure(result, cell=max(9, 225 // classes), names=92), class_="narrow"),
                 class_="panel wide2",
             ),
             element(
@@ -319,8 +174,8 @@ def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
                 class_="panel",
             ),
         ]
-    lead = _lead("Zero-shot classes", "The class whose name lies nearest to the image; no classifier was trained.")
-    return "classes", "Classes", join([lead, element("div", panels, class_="grid-of")])
+    heading = lead("Zero-shot classes", "The class whose name lies nearest to the image; no classifier was trained.")
+    return "classes", "Classes", join([heading, element("div", panels, class_="grid-of")])
 
 
 def _health(data: ReportData) -> tuple[str, str, Markup] | None:
@@ -348,11 +203,11 @@ def _health(data: ReportData) -> tuple[str, str, Markup] | None:
         )
         for name, count, of in rows
     ]
-    lead = _lead("Data", "What was read, and what was left out for which reason.")
+    heading = lead("Data", "What was read, and what was left out for which reason.")
     return (
         "data",
         "Data",
-        join([lead, element("div", element("table", element("tbody", lines)), class_="panel half-width")]),
+        join([heading, element("div", element("table", element("tbody", lines)), class_="panel half-width")]),
     )
 
 
@@ -360,21 +215,5 @@ def _run(data: ReportData) -> tuple[str, str, Markup] | None:
     line, card = command(data), whole_card(data.card)
     if line is None and card is None:
         return None
-    lead = _lead("The run", "The line that makes it again, and everything that was resolved when it started.")
-    return "run", "The run", join([lead, line, element("div", card, class_="panel") if card else None])
-
-
-def _figure(title: str, legend: list[tuple[str, str]], figure: Markup, says: str) -> Markup:
-    entries = [element("li", name, class_=style) for style, name in legend]
-    return element(
-        "figure",
-        element("h3", title),
-        element("ul", entries, class_="legend"),
-        figure,
-        element("figcaption", says),
-        class_="panel",
-    )
-
-
-def _lead(title: str, says: str) -> Markup:
-    return join([element("h2", title), element("p", says, class_="lead")])
+    heading = lead("The run", "The line that makes it again, and everything that was resolved when it started.")
+    return "run", "The run", join([heading, line, element("div", card, class_="panel") if card else None])

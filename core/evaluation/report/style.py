@@ -14,8 +14,8 @@ COLOURS = """
 """
 
 FIGURES = """
-svg{display:block;width:100%;height:auto;font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;
-font-size:11px;overflow:visible}
+svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;
+font-size:11px}
 svg text{fill:var(--ink);font-variant-numeric:tabular-nums}
 svg .tick{fill:var(--muted)} svg .label{fill:var(--muted)}
 .grid{stroke:var(--grid);stroke-width:1} .axis{stroke:var(--rule);stroke-width:1} .mark{stroke:var(--muted);stroke-width:1;
@@ -45,7 +45,7 @@ svg .title{font-size:14px;font-weight:650} svg .panel{fill:var(--card);stroke:va
 """
 
 PAGE = """
-*{box-sizing:border-box} html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
+*{box-sizing:border-box} svg{display:block;width:100%;height:auto;overflow:visible} html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
 body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",
 sans-serif;font-variant-numeric:tabular-nums}
 main,header,footer{max-width:1180px;margin:0 auto;padding:0 20px}
@@ -131,7 +131,7 @@ minmax(0,1fr))} ul.mistakes{grid-template-columns:repeat(3,minmax(0,1fr))}}
 @media (max-width:640px){main,header,footer,nav ul{padding-left:14px;padding-right:14px} .panel{padding:14px}
 .grid-of,.two-columns,ul.finds,ul.describeds{grid-template-columns:minmax(0,1fr)} ul.mistakes{grid-template-columns:repeat(2,
 minmax(0,1fr))} .wide2{grid-column:auto} .wide{display:none} .narrow{display:block} .tiles{grid-template-columns:1fr 1fr}
-.tiles>div{padding-left:14px;padding-right:10px} .tiles data{font-size:30px} .facts{gap:10px 24px}
+.tiles>div{padding-left:14px;padding-right:10px} .tiles>div:last-child:nth-child(odd){grid-column:1/-1} .tiles data{font-size:30px} .half small{font-size:11px;white-space:nowrap} .facts{gap:10px 24px}
 .summary{font-size:16.5px} .house{padding-top:22px} section{padding-top:36px}}
 @media print{nav{display:none} body{background:#fff} .panel{break-inside:avoid}}
 """
