@@ -43,7 +43,7 @@ def read_concepts(cache: Path) -> list[Concept]:
 
 def _read_annotations(cache: Path) -> dict[str, dict]:
     """language -> emoji without variation selectors -> {"tts": [name], "default": keywords}."""
-    annotations = {language: {} for language in LANGUAGES}
+    annotations: dict[str, dict] = {language: {} for language in LANGUAGES}
     for package, folder in ((CLDR_DERIVED, "annotationsDerived"), (CLDR, "annotations")):
         for path, data in read_members(fetch(package, cache), "/annotations.json").items():
             language = path.split("/")[-2]

@@ -3,7 +3,7 @@
     pip install resvg_py==0.5.0
     python -m diptych.core.data.emoji.build --cache CACHE
 
-npm fetches 58 MB into CACHE once; the rest takes about TIME on one core. Pillow 13.0.0, resvg_py 0.5.0 and
+npm fetches 58 MB into CACHE once; the rest takes about five minutes on one core. Pillow 13.0.0, resvg_py 0.5.0 and
 sentencepiece 0.2.3 give the bytes in the repository; the same versions give the same bytes again.
 
 A concept is held out when the sha1 of its hexcode is divisible by ten (`concepts.split_of`); the tokenizer sees the

@@ -71,8 +71,8 @@ def draw_bitmap(data: bytes) -> Image.Image:
 def reduce_to_webp(picture: Image.Image) -> bytes:
     """WebP whose longest side is SIDE pixels, the other rounded."""
     scale = SIDE / max(picture.size)
-    size = tuple(max(1, round(length * scale)) for length in picture.size)
-    small = picture.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    small = picture.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=QUALITY, method=6)
     return buffer.getvalue()

@@ -125,8 +125,9 @@ def fetch(package: str, cache: Path) -> Path:
 def read_members(tarball: Path, suffix: str) -> dict[str, bytes]:
     """Contents of the tarball's files whose name ends so, by path inside the package."""
     with tarfile.open(tarball) as archive:
-        files = (member for member in archive if member.isfile() and member.name.endswith(suffix))
-        return {member.name.split("/", 1)[1]: archive.extractfile(member).read() for member in files}
+        wanted = [member for member in archive if member.isfile() and member.name.endswith(suffix)]
+        opened = ((member.name.split("/", 1)[1], archive.extractfile(member)) for member in wanted)
+        return {path: file.read() for path, file in opened if file}
 
 
 def read_json(tarball: Path, path: str) -> dict:

@@ -103,11 +103,8 @@ class EmojiSource:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
-    def __getstate__(self) -> dict:
-        return {name: getattr(self, name) for name in ("split", "designers", "languages", "keywords")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple:
+        return type(self), (self.split, self.designers, self.languages, self.keywords)
 
     def _archive(self, designer: str) -> zipfile.ZipFile:
         if designer not in self._archives:
