@@ -212,7 +212,10 @@ def _flatten_relevant(
         raise ValueError(
             f"relevant items must be indices 0 to {gallery_size - 1} of the gallery, got {items.min()} to {items.max()}."
         )
-    return np.repeat(np.arange(queries), counts), items, np.concatenate([[0], np.cumsum(counts)])
+    # An item named twice for a query is one item.
+    pairs = np.unique(np.repeat(np.arange(queries), counts) * gallery_size + items)
+    rows, items = np.divmod(pairs, gallery_size)
+    return rows, items, np.searchsorted(rows, np.arange(queries + 1))
 
 
 def _best_relevant_scores(

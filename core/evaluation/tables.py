@@ -49,8 +49,9 @@ def retrieval_table(name: str, results: Mapping[str, Mapping[str, object]]) -> s
             for cell in (_percent(result[recall]), _interval(result.get("intervals", {}).get(recall)))
         ]
         rows.append([shown, *cells, f"{result['queries']:,}"])
-    chance = ", ".join(f"{recall} {_percent(min(1.0, int(recall[7:]) / gallery))}" for recall in recalls)
-    return f"{name}: text to image among {gallery:,} images (chance: {chance})\n{text_table(header, rows)}"
+    chances = [_percent(min(1.0, int(recall.partition("@")[2]) / gallery)) for recall in recalls]
+    rows.append(["chance", *(cell for chance in chances for cell in (chance, "")), ""])
+    return f"{name}: text to image among {gallery:,} images\n{text_table(header, rows)}"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,12 +9,12 @@ _LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 
 
 def percent(share: float) -> str:
-    """0.1234 -> 12.3%, 0.0006 -> 0.06%, 0.000045 -> 0.005%."""
+    """0.1234 -> 12.3%, 0.004567 -> 0.46%, 0.000588 -> 0.059%."""
     if not math.isfinite(share):
         return "–"
     value = 100 * share
-    if value != 0 and abs(value) < 0.0095:
-        return f"{significant(value, 1)}%"
+    if value != 0 and abs(value) < 0.0995:
+        return f"{significant(value, 2)}%"
     digits = 0 if value in (0, 100) else 2 if abs(value) < 0.995 else 1
     return f"{value:.{digits}f}%".replace("-", MINUS)
 
