@@ -71,14 +71,14 @@ class Order:
         """
         rows = int(np.ceil(np.sqrt(self.size)))
         columns = -(-self.size // rows)
-        keys = np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, self.stage]).random_raw(_ROUNDS)
+        keys = _round_keys(self.seed, self.stage, epoch)
         cells = np.array(positions, np.uint64)
         outside = np.ones(cells.shape, bool)
         while outside.any():
             row, column = np.divmod(cells[outside], np.uint64(columns))
-            for key in keys.reshape(-1, 2):
-                row = (row + _mixed(column ^ key[0])) % np.uint64(rows)
-                column = (column + _mixed(row ^ key[1])) % np.uint64(columns)
+            for row_key, column_key in keys:
+                row = (row + _mixed(column ^ row_key)) % np.uint64(rows)
+                column = (column + _mixed(row ^ column_key)) % np.uint64(columns)
             cells[outside] = row * np.uint64(columns) + column
             outside = cells >= self.size
         return cells.astype(np.int64)
@@ -86,7 +86,7 @@ class Order:
 
 def example_rng(seed: int, index: int, *, attempt: int = 0, stage: int = 0) -> np.random.Generator:
     """The random numbers of one example: a Philox stream of its own, so that any example can be made again alone."""
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, attempt, stage]))
+    return np.random.Generator(_philox((seed, index), (0, 0, attempt, stage)))
 
 
 def draw(
@@ -130,6 +130,16 @@ def _pick(weights: Sequence[float], share: float) -> int:
             last = index
         remaining -= weight
     return last
+
+
+@lru_cache(maxsize=64)
+def _round_keys(seed: int, stage: int, epoch: int) -> np.ndarray:
+    """Keys of the Feistel network of one epoch, uint64 [rounds / 2, 2]."""
+    return _philox((seed, epoch), (0, 0, 0, stage)).random_raw(_ROUNDS).reshape(-1, 2)
+
+
+def _philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> np.random.Philox:
+    return np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
 
 
 def _mixed(words: np.ndarray) -> np.ndarray:

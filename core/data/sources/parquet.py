@@ -30,7 +30,10 @@ class TableSource:
         lengths: list[int] = []
         columns: set[tuple[str, ...]] = set()
         for number, path in enumerate(self.paths):
-            group_lengths, names = self._describe(path)
+            try:
+                group_lengths, names = self._describe(path)
+            except (OSError, pyarrow_module().ArrowException) as error:
+                raise ValueError(f"{path} cannot be read as a table: {error}") from None
             self._groups += [(number, group) for group in range(len(group_lengths))]
             lengths += group_lengths
             columns.add(tuple(names))
@@ -98,19 +101,10 @@ class TableSource:
         return sum(table.nbytes for table in self._tables.values())
 
     def _image_path(self, table: Any, row: int) -> str | None:
-        column = table.column(self.image_column)
-        if not pyarrow_module().types.is_struct(column.type):
+        cell = table.column(self.image_column)[row]
+        if not pyarrow_module().types.is_struct(cell.type) or not cell.is_valid or "path" not in list(cell):
             return None
-        names = [field.name for field in column.type]
-        if "path" not in names:
-            return None
-        # Only the path is taken out of the struct: the image bytes beside it would be copied for nothing.
-        chunk_row = row
-        for chunk in column.chunks:
-            if chunk_row < len(chunk):
-                return chunk.field("path")[chunk_row].as_py()
-            chunk_row -= len(chunk)
-        return None
+        return cell["path"].as_py()  # of the path alone: the image bytes beside it would be copied for nothing
 
 
 class ParquetSource(TableSource):
