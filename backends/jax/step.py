@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from diptych.core.training.gradients import clip_factor, global_norm
-
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract.
@@ -71,13 +69,15 @@ class TrainStep:
     def _step(self, state, fixed, batch):
         weights, slots, averages = state
         (loss, logs), gradients = self.gradients(weights, fixed, batch)
-        norm = global_norm(gradients)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         def advance(state):
             weights, slots, averages = state
-            factor = clip_factor(norm, self._clip_norm)
-            weights, slots = self._optimizer.stateless_apply(slots, [g * factor for g in gradients], weights)
+            clipped = gradients
+            if self._clip_norm is not None:
+                clipped = [g * jnp.minimum(1.0, self._clip_norm / norm) for g in gradients]
+            weights, slots = self._optimizer.stateless_apply(slots, clipped, weights)
             if averages:
                 decay = self._ema_decay
                 averages = [decay * a + (1 - decay) * w for a, w in zip(averages, weights, strict=True)]

@@ -2,8 +2,6 @@
 
 import tensorflow as tf
 
-from diptych.core.training.gradients import clip_factor, global_norm
-
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract."""
@@ -51,12 +49,14 @@ class TrainStep:
 
     def _step(self, batch):
         (loss, logs), gradients = self.gradients(batch)
-        norm = global_norm(gradients)
+        norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
         def advance():
-            factor = clip_factor(norm, self._clip_norm)
-            self._optimizer.apply([g * factor for g in gradients], self._variables)
+            clipped = gradients
+            if self._clip_norm is not None:
+                clipped = [g * tf.minimum(1.0, self._clip_norm / norm) for g in gradients]
+            self._optimizer.apply(clipped, self._variables)
             if self._ema:
                 for average, weight in zip(self._ema.averages, self._weights, strict=True):
                     average.value.assign(self._ema.decay * average.value + (1 - self._ema.decay) * weight)

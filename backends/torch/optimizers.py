@@ -4,16 +4,14 @@ from collections.abc import Callable
 
 import torch
 
-from diptych.core.training.optimizers import AdamW
-
 
 def apply_updates(optimizer, variables) -> Callable[[list], None]:
     """A function that applies a list of gradients to the weights behind `variables`, in place.
 
-    AdamW runs in torch's fused kernel on the very slots of the Keras optimizer, so that checkpoints do not see the
-    difference; any other optimizer runs its own `apply`.
+    An optimizer whose `update_rule` is "adamw" runs in torch's fused kernel on its own slots, so that checkpoints do not see
+    the difference; any other runs its own `apply`.
     """
-    if type(optimizer) is AdamW:
+    if getattr(optimizer, "update_rule", None) == "adamw":
         return FusedAdamW(optimizer, variables)
     return lambda gradients: optimizer.apply(gradients, variables)
 
@@ -25,7 +23,7 @@ class FusedAdamW:
     touch decay here, is divided out again.
     """
 
-    def __init__(self, optimizer: AdamW, variables):
+    def __init__(self, optimizer, variables):
         self._optimizer = optimizer
         self._weights = [v.value for v in variables]
         groups: dict[tuple[float, float], list] = {}

@@ -34,6 +34,9 @@ class PatternOptimizer(keras.optimizers.Optimizer):
     """
 
     slot_names: tuple[str, ...] = ()
+    update_rule: str | None = (
+        None  # the name under which a backend may know a faster kernel for exactly these equations
+    )
 
     def __init__(
         self,
@@ -130,6 +133,7 @@ class AdamW(PatternOptimizer):
     """
 
     slot_names = ("momentum", "velocity")
+    update_rule = "adamw"
 
     def __init__(self, learning_rate, *, beta_1: float = 0.9, beta_2: float = 0.95, epsilon: float = 1e-8, **arguments):
         super().__init__(learning_rate, **arguments)

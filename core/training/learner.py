@@ -1,0 +1,253 @@
+"""The one training loop: batches in, steps, metrics, evaluations and checkpoints out."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+
+from diptych.core.data.loader import Loader
+from diptych.core.training import checkpoint
+from diptych.core.training.ema import Ema
+from diptych.core.training.metrics import MetricsWriter
+from diptych.core.training.progress import Progress
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.signals import StopSignals
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is not finite; the message names their examples."""
+
+
+@dataclass
+class Learner:
+    """Runs `total_steps` steps from wherever the run folder's newest checkpoint left off.
+
+    A run is a pure function of its options: killed at any moment and started again, it ends with the same bits (on the same
+    machine and number of threads), because the checkpoint holds weights, optimizer, moving average, counters and the place
+    in the data, and metrics of later steps are cut off on resume.
+
+    Args:
+        model, optimizer, ema, step: what `diptych.backends.train_step` built, and from what; the model is evaluated and
+            saved with its Keras variables.
+        loader: an endless, seekable source of batches.
+        folder: an entered `RunFolder`.
+        evaluate: called with the examples seen every `evaluate_every` steps and at the end; its numbers become a metrics
+            row. It sees the moving average's weights where there is one.
+        checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
+        log_every: steps between rows of metrics.
+        flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
+        max_skipped_in_a_row: non-finite steps in a row after which the run stops.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    step: Callable
+    loader: Loader
+    folder: RunFolder
+    total_steps: int
+    batch_size: int
+    ema: Ema | None = None
+    evaluate: Callable[[int], dict] | None = None
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    checkpoint_seconds: float = 60.0
+    log_every: int = 1
+    tensorboard: object = None
+    flops_per_step: float | None = None
+    peak_flops_per_second: float | None = None
+    max_skipped_in_a_row: int = 10
+    say: Callable[[str], None] = print
+    steps_done: int = field(default=0, init=False)
+    skipped_steps: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self):
+        self._skipped_examples: dict[str, int] = {}
+        self._examples_read = 0
+        self._skipped_in_a_row: list[tuple[int, tuple[str, ...]]] = []
+
+    @property
+    def finished(self) -> bool:
+        return self.steps_done >= self.total_steps
+
+    @property
+    def skipped_examples(self) -> dict[str, int]:
+        """Bad examples replaced so far, by reason."""
+        return dict(self._skipped_examples)
+
+    @property
+    def examples_read(self) -> int:
+        """Examples met so far, with those that were skipped."""
+        return self._examples_read
+
+    def restore(self) -> int:
+        """Takes up the newest good checkpoint of the folder, if there is one, and returns the step it was saved at."""
+        saved = checkpoint.restore_latest(self.folder.checkpoints)
+        if saved is None:
+            return 0
+        fingerprint = self.loader.fingerprint()
+        if saved.state["data"] != fingerprint:
+            raise checkpoint.CheckpointError(
+                f"The data or its preprocessing changed since the checkpoint of step {saved.step} in "
+                f"{self.folder.checkpoints} (fingerprint {saved.state['data'][:12]}, now {fingerprint[:12]}). Put the data "
+                "back as it was to resume, or start a new run with another --run-dir."
+            )
+        for group, variables in self._groups().items():
+            _assign(group, variables, saved.groups.get(group, {}))
+        self.steps_done, self.skipped_steps = saved.step, saved.state["skipped_steps"]
+        self.seconds = saved.state["seconds"]
+        self._skipped_examples = dict(saved.state["skipped_examples"])
+        self._examples_read = saved.state["examples_read"]
+        return saved.step
+
+    def train(self, stop: StopSignals) -> None:
+        """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
+        start = self.steps_done
+        metrics = MetricsWriter(self.folder.metrics, resume_step=start, tensorboard=self.tensorboard)
+        progress = Progress(self.total_steps, start, self.batch_size)
+        # One step is always under way while the one before it is written down: reading a result too early would make the
+        # device wait for the host.
+        pending = None
+        self._last_save = self._last_tick = time.monotonic()
+        batches = self.loader.batches(start)
+        with metrics, progress:
+            try:
+                while not self.finished and not stop.stop_requested:
+                    batch = next(batches)
+                    logs = self.step(batch.arrays())
+                    if pending:
+                        self._record(*pending, metrics, progress)
+                    self._count(batch)
+                    self.steps_done += 1
+                    pending = (self.steps_done, batch.keys, logs)
+                    evaluates = self._evaluates()
+                    if evaluates or self._saves() or self.finished:
+                        self._record(*pending, metrics, progress)
+                        pending = None
+                        self.step.synchronize()
+                        if evaluates:
+                            self._write_evaluation(metrics, progress)
+                        self._save(metrics)
+                if pending:
+                    self._record(*pending, metrics, progress)
+                    self._save(metrics)
+            except TrainingDiverged:
+                self._save(metrics)
+                raise
+            finally:
+                batches.close()
+
+    def _record(self, number, keys, logs, metrics, progress) -> None:
+        """Writes a finished step down; from here on its numbers are on the host."""
+        values = {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()}
+        now = time.monotonic()
+        self.seconds += now - self._last_tick
+        self._last_tick = now
+        if values.pop("finite"):
+            self._skipped_in_a_row.clear()
+        else:
+            self.skipped_steps += 1
+            self._skipped_in_a_row.append((number, keys))
+            progress.message(
+                f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the step was "
+                f"skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
+            )
+        values["learning_rate"] = self._learning_rate(number)
+        speed = progress.examples_per_second
+        if speed and self.flops_per_step and self.peak_flops_per_second:
+            values["utilisation"] = self.flops_per_step * speed / self.batch_size / self.peak_flops_per_second
+        progress.update(number, values)
+        if number % self.log_every == 0 or number == self.total_steps:
+            row = {"examples": number * self.batch_size, **values, "skipped_steps": self.skipped_steps}
+            metrics.write(number, row | {"examples_per_second": speed, "seconds": self.seconds})
+        if len(self._skipped_in_a_row) >= self.max_skipped_in_a_row:
+            listed = "\n".join(f"  step {step}: {', '.join(ids)}" for step, ids in self._skipped_in_a_row)
+            raise TrainingDiverged(
+                f"{len(self._skipped_in_a_row)} steps in a row had a loss or gradient that is not finite. Weights are those of "
+                f"step {self._skipped_in_a_row[0][0] - 1}. Lower --learning-rate, or look at these examples:\n{listed}"
+            )
+
+    def _learning_rate(self, number: int) -> float:
+        rate = self.optimizer._learning_rate
+        applied = number - 1 - self.skipped_steps
+        value = rate(max(applied, 0)) if callable(rate) else rate.value
+        return float(keras.ops.convert_to_numpy(value))
+
+    def _count(self, batch) -> None:
+        self._examples_read += len(batch) + len(batch.skipped)
+        for _, reason in batch.skipped:
+            self._skipped_examples[reason] = self._skipped_examples.get(reason, 0) + 1
+
+    def _evaluates(self) -> bool:
+        if self.evaluate is None:
+            return False
+        return self.finished or bool(self.evaluate_every and self.steps_done % self.evaluate_every == 0)
+
+    def _saves(self) -> bool:
+        if self.checkpoint_every:
+            return self.steps_done % self.checkpoint_every == 0
+        return time.monotonic() - self._last_save >= self.checkpoint_seconds
+
+    def _write_evaluation(self, metrics, progress) -> None:
+        started = time.monotonic()
+        examples = self.steps_done * self.batch_size
+        if self.ema:
+            with self.ema.applied():
+                numbers = self.evaluate(examples)
+        else:
+            numbers = self.evaluate(examples)
+        self._last_tick += time.monotonic() - started
+        metrics.write(self.steps_done, {"examples": examples, "evaluation": numbers})
+        shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items() if math.isfinite(value))
+        progress.message(f"After {examples:,} examples: {shown}")
+
+    def _save(self, metrics) -> None:
+        self.step.synchronize()
+        metrics.sync()
+        groups = {group: {name: _array(v) for name, v in named.items()} for group, named in self._groups().items()}
+        state = {
+            "examples_seen": self.steps_done * self.batch_size,
+            "skipped_steps": self.skipped_steps,
+            "skipped_examples": self._skipped_examples,
+            "examples_read": self._examples_read,
+            "seconds": self.seconds,
+            "data": self.loader.fingerprint(),
+        }
+        try:
+            checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
+        except checkpoint.CheckpointError as error:
+            if self.finished:
+                raise
+            self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
+        self._last_save = time.monotonic()
+
+    def _groups(self) -> dict[str, dict[str, keras.Variable]]:
+        groups = {
+            "weights": {variable.path: variable for variable in self.model.variables},
+            "optimizer": self.optimizer.named_slots(),
+        }
+        return groups | ({"ema": self.ema.named()} if self.ema else {})
+
+
+def _array(variable) -> np.ndarray:
+    # A copy: the next step may reuse the memory that a NumPy view of the variable points into.
+    return np.array(keras.ops.convert_to_numpy(variable.value))
+
+
+def _assign(group: str, variables: dict, arrays: dict) -> None:
+    missing, unknown = sorted(variables.keys() - arrays.keys()), sorted(arrays.keys() - variables.keys())
+    shapes = [
+        f"{name}: stored {list(arrays[name].shape)}, expected {list(variable.shape)}"
+        for name, variable in variables.items()
+        if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape)
+    ]
+    if missing or unknown or shapes:
+        raise checkpoint.CheckpointError(
+            f"The checkpoint's {group} do not fit this model. Missing: {missing or 'none'}. Unknown: {unknown or 'none'}. "
+            f"Other shapes: {shapes or 'none'}. Use the options the run was started with, or another --run-dir."
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
