@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from diptych.core.training.checkpoint import restore_latest
-from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
 from tests.recipes import interruptions
 from tests.recipes.interruptions import CommandFailed, Outcome, run_undisturbed, run_with_fault, run_with_kills
@@ -50,10 +49,9 @@ def test_kills_at_random_moments_change_no_bit(undisturbed, tmp_path, seed):
     assert outcome.weights_sha256 == undisturbed.weights_sha256
 
 
-@pytest.mark.parametrize("point", FAULT_POINTS)
+@pytest.mark.parametrize("point", ["after_tensors", "before_rename", "after_rename"])
 def test_an_exit_inside_saving_changes_no_bit(undisturbed, tmp_path, point):
-    nth = 1 if point == "during_prune" else 3
-    outcome = run_with_fault(command(tmp_path / "run"), tmp_path / "run", fault=f"{point}:{nth}")
+    outcome = run_with_fault(command(tmp_path / "run"), tmp_path / "run", fault=f"{point}:3")
     assert outcome.by_step() == undisturbed.by_step()
     assert outcome.weights_sha256 == undisturbed.weights_sha256
 
@@ -93,7 +91,7 @@ def test_a_fault_that_is_never_reached_is_an_error(tmp_path):
         run_with_fault(command(tmp_path / "run"), tmp_path / "run", fault="after_rename:1000")
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stop_signal_saves_first_and_the_same_command_resumes(undisturbed, tmp_path, name):
     folder = tmp_path / "run"
     process = subprocess.Popen(

@@ -1,8 +1,11 @@
 """A process that saves one checkpoint after another, to be killed: every value in a checkpoint follows from its step.
 
-``python -m tests.core.training.checkpoint_writer FOLDER [STEPS]`` continues after the newest checkpoint and prints each step once it is saved.
+``python -m tests.core.training.checkpoint_writer FOLDER STEPS`` continues after the newest checkpoint and prints each step once it is saved.
+Without STEPS it starts, for each line it reads, such a writer that never ends by itself; it prints the writer's process id, and
+"ended" when it has been killed. Many writers then cost one import of NumPy.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -41,7 +44,7 @@ def assert_is_of_its_step(checkpoint: Checkpoint, values: int = VALUES) -> None:
             assert found.tobytes() == tensor.tobytes(), f"{group} {name} of step {checkpoint.step}"
 
 
-def main(folder: Path, steps: int) -> None:
+def write(folder: Path, steps: int) -> None:
     remove_leftovers(folder)
     checkpoint = restore_latest(folder)
     first = 0
@@ -53,5 +56,18 @@ def main(folder: Path, steps: int) -> None:
         print(step, flush=True)
 
 
+def start_writers(folder: Path) -> None:
+    for _ in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            print(os.getpid(), flush=True)
+            write(folder, sys.maxsize)
+        os.waitpid(pid, 0)
+        print("ended", flush=True)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000)
+    if len(sys.argv) > 2:
+        write(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        start_writers(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,16 +17,22 @@ KILLS = 32
 WRITER = [sys.executable, "-m", "tests.core.training.checkpoint_writer"]
 
 
+def lines_of_one_writer(starter: subprocess.Popen, seconds: float) -> list[str]:
+    """Start a writer, kill it so long after its first confirmed step, and return what it printed."""
+    starter.stdin.write("\n")
+    starter.stdin.flush()
+    pid, first = int(starter.stdout.readline()), starter.stdout.readline()
+    assert first.strip().isdecimal(), f"the writer could not restore, it printed {first!r}"
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    return [first, *iter(starter.stdout.readline, "ended\n")]
+
+
 def test_no_kill_spoils_a_checkpoint(tmp_path):
     rng, acknowledged, interrupted = random.Random(0), -1, 0
+    starter = subprocess.Popen([*WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for _ in range(KILLS):
-        writer = subprocess.Popen([*WRITER, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        first = writer.stdout.readline()
-        time.sleep(rng.uniform(0, 0.06))
-        writer.kill()
-        rest, errors = writer.communicate()
-        assert first, f"the writer could not restore:\n{errors}"
-        steps = [int(line) for line in (first + rest).splitlines()]
+        steps = [int(line) for line in lines_of_one_writer(starter, rng.uniform(0, 0.06))]
         assert steps == list(range(steps[0], steps[-1] + 1))
         assert steps[0] in (acknowledged + 1, acknowledged + 2), "one step at most was saved and not yet confirmed"
         acknowledged = steps[-1]
@@ -33,6 +40,7 @@ def test_no_kill_spoils_a_checkpoint(tmp_path):
         checkpoint = restore_latest(tmp_path)
         assert checkpoint.step in (acknowledged, acknowledged + 1)
         assert_is_of_its_step(checkpoint)
+    starter.communicate()
     assert interrupted >= KILLS // 8, "too few kills came during a save to show anything"
     assert acknowledged >= KILLS
     remove_leftovers(tmp_path)
