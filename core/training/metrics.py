@@ -69,9 +69,7 @@ def read_metrics(path: str | Path) -> list[dict]:
                     stacklevel=2,
                 )
             continue
-        rows.append(
-            {name: _NON_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()}
-        )
+        rows.append({name: _revived(value) for name, value in row.items()})
     return rows
 
 
@@ -113,6 +111,18 @@ def _truncate(path: Path, step: int) -> None:
 def _plain(value: object) -> object:
     if hasattr(value, "item"):
         value = value.item()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def _revived(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _revived(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_revived(inner) for inner in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value

@@ -51,6 +51,18 @@ def test_arrays_of_one_number_are_exact_numbers(tmp_path):
     ]
 
 
+def test_numbers_within_containers_are_exact_too(tmp_path):
+    numbers = {"recall": {"en": math.inf, "sw": np.float32(0.1)}, "histogram": (np.int64(2), -math.inf, [0.5])}
+    with MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        metrics.write(1, {"evaluation": numbers, "chance": {"bn": math.nan}})
+    (row,) = read_metrics(tmp_path / "m.jsonl")
+    assert math.isnan(row["chance"]["bn"])
+    assert row["evaluation"] == {
+        "recall": {"en": math.inf, "sw": float(np.float32(0.1))},
+        "histogram": [2, -math.inf, [0.5]],
+    }
+
+
 def test_every_line_is_strict_json(tmp_path):
     with MetricsWriter(tmp_path / "m.jsonl") as metrics:
         metrics.write(1, {"a": math.nan, "b": -math.inf, "c": {"skipped": {"image_truncated": 2}}, "d": "é\n"})
