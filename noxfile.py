@@ -37,12 +37,13 @@ TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machi
 CUDA = {"jax": "jax[cuda12]", "torch": "torch", "tensorflow": "tensorflow[and-cuda]"}
 
 # How each recipe is told to run its tiny size.
-TINY = {"siglip": ["--tiny"]}
+TINY = {"siglip": ["--examples", "2048", "--batch-size", "128"]}
 
 # These tests import neither Keras nor a framework, so they run with the first backend only.
 WITHOUT_KERAS = [
     "tests/core/data",
     "tests/core/evaluation",
+    "tests/oracle",
     *sorted(f"tests/{path.name}" for path in ROOT.glob("tests/test_*.py")),
 ]
 
@@ -71,17 +72,13 @@ def install_torch_for_cpu(session: nox.Session) -> None:
         session.install(f"torch=={TORCH}+cpu", "--index-url", TORCH_INDEX_URL)
 
 
-def python(
-    session: nox.Session, *arguments: str, backend: str = "jax", path: Path | None = None, silent: bool = False
-) -> str:
+def python(session: nox.Session, *arguments: str, backend: str = "jax", silent: bool = False, **variables: str) -> str:
     """Run the shared environment's Python on one backend, out of reach of the person's own Keras settings."""
     shared, keras_home = ROOT / session.cache_dir.parent / "everything", ROOT / session.cache_dir / "keras"
     program = shared / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    settings["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    if path is not None:
-        settings["PYTHONPATH"] = str(path)
-    return session.run(str(program), *arguments, env=settings, external=True, silent=silent)
+    variables |= {"KERAS_BACKEND": backend, "KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    variables["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return session.run(str(program), *arguments, env=variables, external=True, silent=silent)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -95,7 +92,7 @@ def tests(session: nox.Session, backend: str) -> None:
 @nox.session(venv_backend="none", requires=["everything"])
 def agreement(session: nox.Session) -> None:
     """The three backends against a float64 oracle and each other, from one process."""
-    python(session, "-m", "pytest", "tests/agreement", *session.posargs)
+    python(session, "-m", "pytest", "tests/agreement", *session.posargs, DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS))
 
 
 @nox.session
@@ -126,12 +123,16 @@ def wheel(session: nox.Session) -> None:
         app = shutil.copytree(ROOT / "tests" / "keras_app", folder / "app")
         with session.chdir(app):
             for backend in BACKENDS:
-                printed = python(session, "app.py", backend=backend, path=site, silent=True).strip().splitlines()[-1]
+                printed = (
+                    python(session, "app.py", backend=backend, PYTHONPATH=str(site), silent=True)
+                    .strip()
+                    .splitlines()[-1]
+                )
                 if f"from {site}" not in printed:
                     session.error(f"the app did not use the installed diptych: {printed}")
                 session.log(printed)
             for name in recipe_names(session):
-                python(session, "-m", f"diptych.recipes.{name}", "--help", path=site, silent=True)
+                python(session, "-m", f"diptych.recipes.{name}", "--help", PYTHONPATH=str(site), silent=True)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -145,8 +146,15 @@ def recipes(session: nox.Session) -> None:
     """Each recipe at its tiny size, from data to report, on each backend."""
     for name in recipe_names(session):
         for backend in BACKENDS:
-            with tempfile.TemporaryDirectory(prefix=f"{name}-{backend}-") as runs:
-                python(session, "-m", f"recipes.{name}", *TINY[name], "--folder", runs, backend=backend)
+            with tempfile.TemporaryDirectory(prefix=f"{name}-{backend}-") as folder:
+                python(session, "-m", f"recipes.{name}", *TINY[name], "--run-dir", folder, backend=backend)
+                missing = [
+                    file
+                    for file in ("card.json", "metrics.jsonl", "results.json", "report.html")
+                    if not Path(folder, file).exists()
+                ]
+                if missing:
+                    session.error(f"recipes.{name} on {backend} ended without {missing}")
 
 
 def recipe_names(session: nox.Session) -> list[str]:
@@ -166,6 +174,7 @@ def gpu(session: nox.Session, backend: str) -> None:
     if session.virtualenv.venv_backend != "none":
         session.install(CUDA[backend], "-e", ".[dev]")
     settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(ROOT / session.cache_dir / "keras")}
+    settings |= {"DIPTYCH_DEVICE": "gpu", "DIPTYCH_REQUIRE_BACKENDS": backend}
     session.run(
         "python", "-m", "pytest", "tests/agreement", "tests/backends", *session.posargs, env=settings, external=True
     )
