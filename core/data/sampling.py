@@ -49,11 +49,11 @@ class Order:
         """Record to try instead of the bad one at `row`, for attempt = 1, 2, ...; may be one the batch holds already.
 
         It stands `attempt` batches further in the epoch in which the batch begins, so that two rows of one batch never
-        get the same record while `attempt * batch_size < size`.
+        get the same record while `attempt * batch_size < size`; each time round the epoch begins one place later.
         """
-        epoch, position = divmod(batch * self.batch_size + row, self.size)
         first_epoch = batch * self.batch_size // self.size
-        position += (epoch - first_epoch) * self.size + attempt * self.batch_size
+        distance = attempt * self.batch_size
+        position = batch * self.batch_size + row - first_epoch * self.size + distance + distance // self.size
         return int(self._epoch_records(first_epoch, np.array([position % self.size]))[0])
 
     def _epoch_records(self, epoch: int, positions: np.ndarray) -> np.ndarray:

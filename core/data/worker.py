@@ -26,6 +26,7 @@ from diptych.core.data.examples import Examples, Rows
 _START = "from diptych.core.data.worker import serve; serve()"
 _REQUEST = struct.Struct("<qqq")
 _PARENT_POLL_SECONDS = 1.0
+_STACK_SECONDS = 0.5
 _STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 
 
@@ -59,6 +60,7 @@ class WorkerPool:
         for worker in self.workers:
             if _STACK_SIGNAL is not None and worker.process.poll() is None:
                 worker.process.send_signal(_STACK_SIGNAL)
+        time.sleep(_STACK_SECONDS)
 
     def close(self) -> None:
         """End the workers at once: they hold nothing that could be lost."""

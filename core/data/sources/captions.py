@@ -8,14 +8,15 @@ from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption
 
 TEXT_FIELDS = ("caption", "text", "captions", "texts")
 LANGUAGE_FIELDS = ("language", "lang")
+_ENTRY_TEXT = ("text", "caption")
 MAX_CAPTION_FILE_BYTES = 1_000_000
 
 
 def captions_from_fields(fields: Mapping[str, Any]) -> tuple[Caption, ...]:
     """All captions in a JSON object or table row.
 
-    Each of the fields caption, text, captions, texts may hold a string, a mapping from language to string or strings, or a list of
-    strings and of objects {"text" or "caption", "language", "weight"}. A field "language" tells the language of plain strings.
+    Each of the fields caption, text, captions, texts may hold a string, an object {"text" or "caption", "language", "weight"}, a list
+    of such, or a mapping from language to string or strings. A field "language" tells the language of plain strings.
     """
     language = next((fields[name] for name in LANGUAGE_FIELDS if isinstance(fields.get(name), str)), UNKNOWN_LANGUAGE)
     captions: list[Caption] = []
@@ -53,21 +54,22 @@ def captions_from_text(data: bytes) -> tuple[Caption, ...]:
 
 
 def _captions(value: Any, language: str) -> list[Caption]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not any(name in value for name in _ENTRY_TEXT):
         return [
             caption for code, texts in value.items() if texts is not None for caption in _captions(texts, str(code))
         ]
     if isinstance(value, list | tuple):
         return [caption for entry in value for caption in _entry(entry, language)]
-    return [Caption(value, language)]  # what is not a string is refused, with a reason, when the caption is used
+    return _entry(value, language)
 
 
 def _entry(entry: Any, language: str) -> list[Caption]:
     if not isinstance(entry, Mapping):
-        return [Caption(entry, language)]
-    text = next((entry[name] for name in ("text", "caption") if name in entry), None)
+        return [Caption(entry, language)]  # what is not a string is refused, with a reason, when the caption is used
+    # A table fills the fields that an entry lacks with None.
+    text = next((entry[name] for name in _ENTRY_TEXT if entry.get(name) is not None), None)
     own_language = next((entry[name] for name in LANGUAGE_FIELDS if isinstance(entry.get(name), str)), language)
-    weight = entry.get("weight", 1.0)
+    weight = 1.0 if entry.get("weight") is None else entry["weight"]
     if not isinstance(weight, int | float) or not 0 <= weight < 1e9:
         raise BadExample("caption_weight", f"a weight must be a number of 0 or more, got {weight!r}")
     return [Caption(text, own_language, float(weight))]

@@ -44,6 +44,17 @@ def read_at(descriptor: int, offset: int, size: int, *, kind: str, max_bytes: in
     return data
 
 
+class OpenFile:
+    """A file open for reading at any place; it is closed when nobody holds it any more, so another thread may still be reading."""
+
+    def __init__(self, path: str | Path):
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
     """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in memory."""
     with path.open("rb") as file:

@@ -39,17 +39,17 @@ class _Entry:
 class FolderSource:
     """One record an image, or several images whose paths differ in the suffix only.
 
-    In a directory with a captions.jsonl or metadata.jsonl the lines of that file count: {"file_name" or "image": a path relative to the
-    directory, "caption" or "text": ..., ...} (see `captions.captions_from_fields`); several lines about one image add up. Elsewhere
-    the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too; hidden names are not.
+    A captions.jsonl or metadata.jsonl speaks for its directory and those below: only what its lines name counts there, as
+    {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`);
+    several lines about one image add up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`.
+    Sub-directories are read too; hidden names are not.
     """
 
     def __init__(self, root: str | Path):
         self.root = Path(root).absolute()
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}")
-        self._entries: list[_Entry] = []
-        self._scan()
+        self._entries = list(self._scan().values())
         if not self._entries:
             raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) and no {' or '.join(LISTS)} under {self.root}")
 
@@ -96,31 +96,33 @@ class FolderSource:
         except (OSError, ValueError):
             return -1
 
-    def _scan(self) -> None:
+    def _scan(self) -> dict[str, _Entry]:
+        entries: dict[str, _Entry] = {}
+        listed: set[str] = set()
         for directory, names, files in os.walk(self.root):
             names[:] = sorted(name for name in names if not name.startswith("."))
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
-            files = sorted(name for name in files if not name.startswith("."))
             lists = [name for name in LISTS if name in files]
-            entries: dict[str, _Entry] = {}
-            if lists:
-                for name in lists:
-                    self._scan_list(here, name, entries)
+            for name in lists:
+                self._scan_list(here, name, entries)
+            if lists or str(here.parent) in listed:
+                listed.add(str(here))
             else:
-                self._scan_files(here, files, entries)
-            self._entries += entries.values()
+                self._scan_files(here, sorted(files), entries)
+        return entries
 
     def _scan_files(self, here: PurePosixPath, files: list[str], entries: dict[str, _Entry]) -> None:
         present = set(files)
         for name in files:
-            path = PurePosixPath(name)
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
+            path = here / name
+            if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
                 continue
-            if path.stem not in entries:
-                beside = [path.stem + suffix for suffix in (".txt", ".json") if path.stem + suffix in present]
-                captions = [(str(here / text), 0, -1) for text in beside]
-                entries[path.stem] = _Entry(str(here / path.stem), captions=captions)
-            entries[path.stem].images.append(str(here / name))
+            key = str(path.with_suffix(""))
+            if key not in entries:
+                beside = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
+                captions = [(str(text), 0, -1) for text in beside if text.name in present]
+                entries[key] = _Entry(key, captions=captions)
+            entries[key].images.append(str(path))
 
     def _scan_list(self, here: PurePosixPath, name: str, entries: dict[str, _Entry]) -> None:
         path = self.root / here / name

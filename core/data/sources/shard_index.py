@@ -94,7 +94,7 @@ def build_index(shard: Path) -> ShardIndex:
 
 def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
             described = json.loads(file["described"].tobytes())
             if described["shard"] != shard_state:
                 return None

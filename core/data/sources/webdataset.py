@@ -10,11 +10,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.captions import MAX_CAPTION_FILE_BYTES, captions_from_json, captions_from_text
-from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_at
+from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, OpenFile, read_at
 from diptych.core.data.sources.shard_index import IMAGE, JSON, TEXT, ShardIndex, open_index
 
 _MOST_OPEN_FILES = 64
@@ -35,7 +34,7 @@ class WebDatasetSource:
             raise ValueError("WebDatasetSource needs at least one shard")
         self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
         self._ends = list(accumulate(len(index) for index in self._indices))
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._files: OrderedDict[int, OpenFile] = OrderedDict()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -75,15 +74,14 @@ class WebDatasetSource:
 
     def _read(self, shard: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
         try:
-            return read_at(self._file(shard).fileno(), offset, size, kind=kind, max_bytes=max_bytes)
+            return read_at(self._file(shard).descriptor, offset, size, kind=kind, max_bytes=max_bytes)
         except OSError as error:
             raise BadExample(f"{kind}_unreadable", f"{self.shards[shard]}: {os.strerror(error.errno or 0)}") from None
 
-    def _file(self, shard: int) -> BinaryIO:
+    def _file(self, shard: int) -> OpenFile:
         file = self._files.get(shard)
         if file is None:
-            # Forgetting a file closes it once no thread reads from it any more.
             if len(self._files) >= _MOST_OPEN_FILES:
                 self._files.popitem(last=False)
-            file = self._files[shard] = self.shards[shard].open("rb", buffering=0)
+            file = self._files[shard] = OpenFile(self.shards[shard])
         return file

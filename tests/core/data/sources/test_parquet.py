@@ -1,0 +1,133 @@
+"""Tables: cells that hold no image are refused, columns that are missing are named, memory is bounded."""
+
+import subprocess
+import sys
+
+import pytest
+
+from diptych.core.data.open_source import open_source
+from diptych.core.data.records import BadExample, Caption
+from diptych.core.data.sources.parquet import ArrowSource, ParquetSource
+from tests.core.data.pictures import encoded, pixels
+from tests.core.data.sources.content import COUNT, write_arrow, write_parquet
+from tests.tree import ROOT
+
+pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+pytest.importorskip("pyarrow.parquet", reason="pyarrow is built without Parquet")
+
+PICTURE = encoded(pixels(0))
+
+
+def _source(tmp_path, **columns) -> ParquetSource:
+    path = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return ParquetSource([path])
+
+
+def test_captions_may_be_strings_or_lists_with_languages(tmp_path):
+    source = _source(
+        tmp_path,
+        image=[PICTURE] * 3,
+        caption=["a fox", None, "ein Fuchs"],
+        texts=[["more", "words"], ["only these"], None],
+        language=["en", "en", "de"],
+    )
+    assert [source.record(index).captions for index in range(3)] == [
+        (Caption("a fox", "en"), Caption("more", "en"), Caption("words", "en")),
+        (Caption("only these", "en"),),
+        (Caption("ein Fuchs", "de"),),
+    ]
+    assert source.record(1).key == "table.parquet:1"
+
+
+def test_cells_without_an_image_are_refused(tmp_path):
+    images = [
+        {"bytes": PICTURE, "path": "a.png"},
+        {"bytes": None, "path": "b.png"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    source = _source(tmp_path, image=images, text=["x"] * 4)
+    assert source.read(source.record(0).images[0]) == PICTURE
+    reasons = []
+    for index in (1, 2, 3):
+        with pytest.raises(BadExample) as caught:
+            source.read(source.record(index).images[0])
+        reasons.append(caught.value.reason)
+    assert reasons == ["image_not_embedded", "image_missing", "image_missing"]
+    with pytest.raises(BadExample, match="image_not_bytes"):
+        (paths := _source(tmp_path, image=["a.png"], text=["x"])).read(paths.record(0).images[0])
+
+
+def test_missing_columns_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"columns photo, text; needed are an image column \(image"):
+        _source(tmp_path, photo=[PICTURE], text=["x"])
+    with pytest.raises(ValueError, match="caption column"):
+        _source(tmp_path, image=[PICTURE], label=[3])
+    with pytest.raises(ValueError, match="no rows"):
+        _source(tmp_path, image=pyarrow.array([], pyarrow.binary()), text=pyarrow.array([], pyarrow.string()))
+    for name, source in (("broken.parquet", ParquetSource), ("broken.arrow", ArrowSource)):
+        (tmp_path / name).write_bytes(b"no table")
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            source([tmp_path / name])
+
+
+def test_a_group_damaged_later_is_a_bad_example(tmp_path):
+    write_parquet(tmp_path / "a.parquet")
+    source = ParquetSource([tmp_path / "a.parquet"])
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[4:400] = bytes(396)
+    (tmp_path / "a.parquet").write_bytes(data)
+    outcomes = set()
+    for index in range(COUNT):
+        try:
+            source.read(source.record(index).images[0])
+            outcomes.add("read")
+        except BadExample as error:
+            outcomes.add(error.reason)
+    assert "table_damaged" in outcomes
+
+
+def test_memory_is_bounded_by_the_groups_kept(tmp_path):
+    write_parquet(tmp_path / "a.parquet", rows_a_group=2)
+    source = ParquetSource([tmp_path / "a.parquet"], megabytes=0)
+    for index in [*range(COUNT), *range(COUNT)]:
+        source.read(source.record(index).images[0])
+        assert len(source._tables) == 1
+    roomy = ParquetSource([tmp_path / "a.parquet"])
+    for index in range(COUNT):
+        roomy.record(index)
+    assert len(roomy._tables) == COUNT // 2
+
+
+def test_arrow_files_of_both_forms_are_read(tmp_path):
+    write_arrow(tmp_path / "streams")
+    streams = sorted((tmp_path / "streams").glob("*.arrow"))
+    table = pyarrow.ipc.open_stream(streams[0]).read_all()
+    with pyarrow.ipc.new_file(tmp_path / "file.arrow", table.schema) as writer:
+        writer.write_table(table)
+    stream, file = ArrowSource(streams[:1]), ArrowSource([tmp_path / "file.arrow"])
+    assert len(stream) == len(file) == COUNT // 2
+    for index in range(len(file)):
+        assert stream.record(index).captions == file.record(index).captions
+        assert stream.read(stream.record(index).images[0]) == file.read(file.record(index).images[0])
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    program = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from diptych.core.data.open_source import open_source\n"
+        f"open_source({str(tmp_path / 'a.parquet')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "ImportError: reading Parquet and Arrow files needs pyarrow: pip install 'diptych[parquet]'" in done.stderr
+
+
+def test_splits_are_not_mixed_without_being_asked_to(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", hugging_face=True)
+    with pytest.raises(ValueError, match="holds the splits test, train: choose one"):
+        open_source(tmp_path)
+    assert len(open_source(tmp_path / "data" / "train-*.parquet")) == COUNT

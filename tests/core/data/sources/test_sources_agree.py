@@ -1,0 +1,77 @@
+"""The same content gives the same records, whatever it is kept in."""
+
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from diptych.core.data.loader import Loader
+from diptych.core.data.open_source import open_source
+from diptych.core.data.records import Source
+from tests.core.data.pictures import preprocess
+from tests.core.data.sources import content
+
+KINDS = {
+    "folder": content.write_folder,
+    "folder with metadata.jsonl": content.write_listed_folder,
+    "folder with captions.jsonl": lambda path: content.write_listed_folder(path, "captions.jsonl"),
+    "tar shards": content.write_tars,
+    "one tar": lambda path: content.write_tars(path, 1),
+    "GNU tar": lambda path: content.write_tars(path, format=content.tarfile.GNU_FORMAT),
+    "ustar": lambda path: content.write_tars(path, format=content.tarfile.USTAR_FORMAT),
+    "Parquet": lambda path: content.write_parquet(path / "part.parquet"),
+    "Parquet of the hub": lambda path: content.write_parquet(path / "data" / "train-0.parquet", hugging_face=True),
+    "Arrow on disk": content.write_arrow,
+}
+
+
+@pytest.fixture(params=KINDS)
+def written(request, tmp_path) -> Path:
+    if "Parquet" in request.param or "Arrow" in request.param:
+        pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    KINDS[request.param](tmp_path / "set")
+    return tmp_path / "set"
+
+
+def _source(path: Path) -> Source:
+    return open_source(path)
+
+
+def test_every_kind_holds_the_same_records(written):
+    source = _source(written)
+    assert isinstance(source, Source)
+    assert len(source) == content.COUNT
+    assert content.content_of(source) == content.expected()
+
+
+def test_sources_survive_pickling_before_and_after_use(written):
+    source = _source(written)
+    fresh = pickle.loads(pickle.dumps(source))
+    content.content_of(source)
+    used = pickle.loads(pickle.dumps(source))
+    assert content.content_of(fresh) == content.content_of(used) == content.expected()
+    assert fresh.fingerprint() == used.fingerprint() == source.fingerprint()
+
+
+def test_fingerprints_tell_the_content_and_not_the_place(written, tmp_path):
+    before = _source(written).fingerprint()
+    moved = tmp_path / "elsewhere"
+    written.rename(moved)
+    assert _source(moved).fingerprint() == before
+    victim = sorted(path for path in moved.rglob("*") if path.is_file() and path.suffix != ".json")[-1]
+    victim.write_bytes(victim.read_bytes() + b"\0" * 512 if victim.suffix == ".tar" else b"x" + victim.read_bytes())
+    try:
+        after = _source(moved).fingerprint()
+    except ValueError:
+        return  # so damaged that it does not open
+    assert after != before or victim.suffix == ".tar", "bytes after the end of an archive are not content"
+
+
+def test_a_loader_reads_them(written):
+    loader = Loader(_source(written), preprocess(), batch_size=4, seed=0)
+    batches = loader.batches(0)
+    keys = {key for batch in islice(batches, 3) for key in batch.keys}
+    batches.close()
+    assert keys == set(content.KEYS)
+    assert not loader.skipped
