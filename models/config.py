@@ -10,10 +10,14 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _check_transformer(config) -> None:
-    for field in ("width", "depth", "mlp_dim", "num_heads"):
+def _check_tower(config, *own_fields: str) -> None:
+    for field in ("width", "depth", "mlp_dim", "num_heads", *own_fields):
         value = getattr(config, field)
         _require(isinstance(value, int) and value > 0, f"{field} must be a positive integer, got {value!r}.")
+    _require(
+        config.embed_dim is None or (isinstance(config.embed_dim, int) and config.embed_dim > 0),
+        f"embed_dim must be a positive integer, or None for no projection, got {config.embed_dim!r}.",
+    )
     _require(
         config.width % config.num_heads == 0,
         f"width must be a multiple of num_heads, got width {config.width} and {config.num_heads} heads.",
@@ -35,10 +39,10 @@ class VisionConfig:
     """Width of a linear projection behind the pooling; None, as in SigLIP, for no projection."""
 
     def __post_init__(self):
-        _check_transformer(self)
+        _check_tower(self, "patch_size", "image_size")
         _require(
-            0 < self.patch_size <= self.image_size,
-            f"patch_size must be between 1 and image_size, got {self.patch_size} for images of {self.image_size} px.",
+            self.patch_size <= self.image_size,
+            f"patch_size must be at most image_size, got {self.patch_size} for images of {self.image_size} px.",
         )
         _require(
             self.pooling in ("map", "gap", "cls"), f"pooling of images must be map, gap or cls, got {self.pooling!r}."
@@ -69,9 +73,7 @@ class TextConfig:
     """Width of the projection to the image tower's width; None for no projection."""
 
     def __post_init__(self):
-        _check_transformer(self)
-        for field in ("vocab_size", "context_length"):
-            _require(getattr(self, field) > 0, f"{field} must be positive, got {getattr(self, field)}.")
+        _check_tower(self, "vocab_size", "context_length")
         _require(
             self.pooling in ("last", "first", "gap", "map"),
             f"pooling of text must be last, first, gap or map, got {self.pooling!r}.",

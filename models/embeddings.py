@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from diptych.models.initializers import LecunNormal, Normal
+from diptych.models.layers import affine
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -35,7 +36,7 @@ class PatchEmbedding(keras.layers.Layer):
         x = ops.reshape(x, (batch, rows, patch, columns, patch, channels))
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         x = ops.reshape(x, (batch, rows * columns, patch * patch * channels))
-        return ops.matmul(x, ops.reshape(self.kernel, (-1, self.width))) + self.bias
+        return affine(x, ops.reshape(self.kernel, (-1, self.width)), self.bias)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

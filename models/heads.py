@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from diptych.models.initializers import LecunNormal, XavierUniform
-from diptych.models.layers import LayerNorm, Mlp
+from diptych.models.layers import LayerNorm, Mlp, affine
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -44,7 +44,7 @@ class MapHead(keras.layers.Layer):
         heads, head_dim = self.num_heads, width // self.num_heads
         query = ops.matmul(self.probe, self.query_kernel) + self.query_bias
         query = ops.broadcast_to(ops.reshape(query, (1, 1, heads, head_dim)), (batch, 1, heads, head_dim))
-        key_value = ops.matmul(tokens, self.key_value_kernel) + self.key_value_bias
+        key_value = affine(tokens, self.key_value_kernel, self.key_value_bias)
         key_value = ops.reshape(key_value, (batch, length, 2, heads, head_dim))
         x = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
         x = ops.matmul(ops.reshape(x, (batch, width)), self.out_kernel) + self.out_bias
@@ -124,6 +124,7 @@ class PairLogits(keras.layers.Layer):
         self.log_logit_scale = self.add_weight(
             name="log_logit_scale", shape=(), initializer=constant(math.log(self.init_logit_scale))
         )
+        self.logit_bias = None
         if self.init_logit_bias is not None:
             self.logit_bias = self.add_weight(name="logit_bias", shape=(), initializer=constant(self.init_logit_bias))
 

@@ -16,6 +16,16 @@ from diptych.models.initializers import Normal, XavierUniform
 LAYER_NORM_EPSILON = 1e-6
 
 
+def affine(x, kernel, bias):
+    """x · kernel + bias over the last axis, `[..., in]` -> `[..., out]`, as one product of two matrices.
+
+    XLA on the CPU computes a kernel's gradient from a batched product by transposing activations, at less than half the
+    speed of the flat product.
+    """
+    y = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel) + bias
+    return ops.reshape(y, (*ops.shape(x)[:-1], kernel.shape[-1]))
+
+
 @keras.saving.register_keras_serializable("diptych")
 class LayerNorm(keras.layers.Layer):
     """Layer normalisation over the last axis in float32, returned in the input's dtype."""
@@ -51,10 +61,10 @@ class SelfAttention(keras.layers.Layer):
     def call(self, x):
         batch, length, width = ops.shape(x)
         head_dim = width // self.num_heads
-        qkv = ops.matmul(x, self.qkv_kernel) + self.qkv_bias
+        qkv = affine(x, self.qkv_kernel, self.qkv_bias)
         qkv = ops.reshape(qkv, (batch, length, 3, self.num_heads, head_dim))
         y = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return ops.matmul(ops.reshape(y, (batch, length, width)), self.out_kernel) + self.out_bias
+        return affine(ops.reshape(y, (batch, length, width)), self.out_kernel, self.out_bias)
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "seed": self.seed}
@@ -86,8 +96,8 @@ class Mlp(keras.layers.Layer):
         self.out_bias = weight("out_bias", (width,), tiny)
 
     def call(self, x):
-        hidden = ops.gelu(ops.matmul(x, self.in_kernel) + self.in_bias, approximate=True)
-        return ops.matmul(hidden, self.out_kernel) + self.out_bias
+        hidden = ops.gelu(affine(x, self.in_kernel, self.in_bias), approximate=True)
+        return affine(hidden, self.out_kernel, self.out_bias)
 
     def get_config(self):
         return {**super().get_config(), "mlp_dim": self.mlp_dim, "seed": self.seed}

@@ -10,17 +10,12 @@ class Tower(keras.Model):
     """
 
     def remember(self, **arguments) -> None:
-        """Records the constructor's arguments (JSON types) for `get_config`; to be called once, after `super().__init__`."""
+        """Records the constructor's arguments (JSON types) for `get_config`; to be called after `super().__init__`."""
         self._arguments = arguments
-
-    @property
-    def config(self) -> dict:
-        """The configuration the model was built from."""
-        return self._arguments["config"]
 
     def get_config(self):
         return {**self._arguments, "name": self.name}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))

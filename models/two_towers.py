@@ -13,6 +13,7 @@ from diptych.models.tower import Tower
 from diptych.models.vit import VisionTransformer
 
 
+@keras.saving.register_keras_serializable("diptych")
 class TwoTowers(Tower):
     """{"images": images, "token_ids": token ids} -> {"image_embedding": [batch, dim], "text_embedding": [batch, dim]}.
 
@@ -24,7 +25,15 @@ class TwoTowers(Tower):
         init_logit_scale, init_logit_bias: initial t and b; b = None for losses without a bias.
     """
 
-    def __init__(self, image_encoder, text_encoder, *, init_logit_scale, init_logit_bias, name):
+    def __init__(
+        self,
+        image_encoder: keras.Model,
+        text_encoder: keras.Model,
+        *,
+        init_logit_scale: float = 10.0,
+        init_logit_bias: float | None = -10.0,
+        name: str = "two_towers",
+    ):
         inputs = {
             "images": keras.Input(image_encoder.input_shape[1:], name="images"),
             "token_ids": keras.Input(text_encoder.input_shape[1:], dtype="int32", name="token_ids"),
@@ -36,6 +45,12 @@ class TwoTowers(Tower):
         super().__init__(inputs=inputs, outputs={"image_embedding": image, "text_embedding": text}, name=name)
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.pair_logits = pair_logits
+        self.remember(
+            image_encoder=keras.saving.serialize_keras_object(image_encoder),
+            text_encoder=keras.saving.serialize_keras_object(text_encoder),
+            init_logit_scale=init_logit_scale,
+            init_logit_bias=init_logit_bias,
+        )
 
     @property
     def logit_scale(self):
@@ -44,8 +59,8 @@ class TwoTowers(Tower):
 
     @property
     def logit_bias(self):
-        """b, a scalar tensor."""
-        return self.pair_logits.logit_bias.value
+        """b, a scalar tensor, or None for a model without one."""
+        return None if self.pair_logits.logit_bias is None else self.pair_logits.logit_bias.value
 
     def image_embedder(self) -> keras.Model:
         """Images -> L2-normalised embeddings, as a Keras model that shares this model's weights."""
