@@ -1,0 +1,237 @@
+"""One backend in a process of its own: reads requests from standard input, writes replies to standard output.
+
+A message is eight bytes of length and a pickle. A request is (name, keyword arguments) of a function of `Backend`; a reply
+is ("value", result) or ("error", traceback). Weights, gradients and outputs travel as NumPy arrays by variable path.
+"""
+
+import json
+import os
+import pickle
+import struct
+import sys
+import traceback
+from collections import OrderedDict
+
+import numpy as np
+
+from tests.agreement.native import limit_threads, native_gradients
+
+KEPT_MODELS = 4
+LOSSES = ("sigmoid", "softmax")
+
+
+def read_message(stream):
+    """The next message, or None at the end of the stream."""
+    header = stream.read(8)
+    if len(header) < 8:
+        return None
+    (length,) = struct.unpack("<Q", header)
+    payload = stream.read(length)
+    return pickle.loads(payload) if len(payload) == length else None
+
+
+def write_message(stream, message) -> None:
+    payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(struct.pack("<Q", len(payload)) + payload)
+    stream.flush()
+
+
+class Backend:
+    """What a request can ask of the backend that this process runs."""
+
+    def __init__(self):
+        self._models: OrderedDict[str, tuple] = OrderedDict()
+
+    def describe(self) -> dict:
+        """Backend, versions and the kind of device that computes: "cpu" or "gpu"."""
+        import keras
+
+        from tests.agreement.native import device_kind, framework_version
+
+        return {
+            "backend": keras.backend.backend(),
+            "device": device_kind(),
+            "versions": {"keras": keras.__version__, keras.backend.backend(): framework_version()},
+        }
+
+    def initial_weights(self, *, config: dict, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+        """The weights of a model fresh from its initialisers."""
+        return _read(_build(config, dtype, seed).weights)
+
+    def evaluate(
+        self, *, config: dict, weights: dict, batch: dict, loss: str = "sigmoid", dtype: str = "float32"
+    ) -> dict:
+        """Embeddings, loss, all gradients, and the paths of gradients that are not dense tensors."""
+        model, functions = self._model(config, dtype)
+        _assign(model.weights, weights)
+        if "gradients" not in functions:
+            functions["gradients"] = native_gradients(model, _mixed_objective)
+        shares = np.asarray([loss == name for name in LOSSES], np.float32)
+        (image, text), value, gradients, sparse = functions["gradients"](batch, shares)
+        paths = [variable.path for variable in model.trainable_variables]
+        return {
+            "image_embedding": image,
+            "text_embedding": text,
+            "loss": value,
+            "gradients": dict(zip(paths, gradients, strict=True)),
+            "sparse": [path for path, is_sparse in zip(paths, sparse, strict=True) if is_sparse],
+        }
+
+    def train(
+        self,
+        *,
+        config: dict,
+        weights: dict,
+        batches: list[dict],
+        optimizer: dict,
+        loss: str = "sigmoid",
+        dtype: str = "float32",
+        clip_norm: float | None = None,
+        ema_decay: float | None = None,
+        micro_batches: int = 1,
+        keep: tuple[int, ...] = (),
+    ) -> dict:
+        """One step a batch: losses and gradient norms of all, weights after the steps in `keep`, and the moving average."""
+        from diptych.backends import train_step
+        from diptych.core.training.ema import Ema
+
+        model, _ = self._model(config, dtype)
+        _assign(model.weights, weights)
+        ema = Ema(model.trainable_variables, decay=ema_decay) if ema_decay else None
+        step = train_step(
+            model, _objective(loss), _optimizer(**optimizer), clip_norm=clip_norm, ema=ema, micro_batches=micro_batches
+        )
+        kept, logs = {}, []
+        for number, batch in enumerate(batches, 1):
+            logs.append(_numbers(step(batch)))
+            if number in keep:
+                step.synchronize()
+                kept[number] = _read(model.weights)
+        step.synchronize()
+        averages = {path: _array(variable) for path, variable in ema.named().items()} if ema else {}
+        return {"logs": logs, "weights": kept, "averages": averages}
+
+    def optimize(self, *, optimizer: dict, weights: dict, gradients: list[dict], fused: bool = False) -> dict:
+        """The weights after an optimizer alone has taken in a sequence of gradients; names without a slash."""
+        import keras
+
+        variables = [keras.Variable(value, dtype="float32", name=name) for name, value in weights.items()]
+        built = _optimizer(**optimizer)
+        built.build(variables)
+        apply = lambda values: built.apply(values, variables)  # noqa: E731
+        if fused:
+            from diptych.backends.torch.optimizers import FusedAdamW
+
+            apply = FusedAdamW(built, variables)
+        for values in gradients:
+            apply([keras.ops.convert_to_tensor(values[name]) for name in weights])
+        return {name: _array(variable) for name, variable in zip(weights, variables, strict=True)}
+
+    def schedule(self, *, schedule: dict, steps: list[int]) -> list[float]:
+        """The learning rate at each step."""
+        built = _schedule(**schedule)
+        return [float(_array(built(step))) for step in steps]
+
+    def shout(self) -> str:
+        """Print where a careless library would, by Python and past it; for the test of the pipes."""
+        print("printed by a library")
+        os.write(1, b"written by C code\n")
+        return "heard"
+
+    def crash(self) -> None:
+        """End at once, with a last word on standard error."""
+        os.write(2, b"the last word of a dying worker\n")
+        os._exit(17)
+
+    def _model(self, config, dtype):
+        key = json.dumps([config, dtype], sort_keys=True)
+        if key not in self._models:
+            self._models[key] = (_build(config, dtype, seed=0), {})
+            while len(self._models) > KEPT_MODELS:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+
+def _build(config, dtype, seed):
+    from diptych.models import SigLIP, SigLIPConfig
+
+    return SigLIP(SigLIPConfig(**config), dtype=dtype, seed=seed)
+
+
+def _objective(loss):
+    from diptych.core.losses.contrastive import sigmoid_loss
+    from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+
+    return ContrastiveObjective(loss={"sigmoid": sigmoid_loss, "softmax": softmax_loss}[loss])
+
+
+def _mixed_objective(shares):
+    """The objective Σ share · loss: with shares given as data, one compiled function serves every loss."""
+    from diptych.core.training.objectives import ContrastiveObjective
+
+    losses = [_objective(name).loss for name in LOSSES]
+
+    def mixed(*embeddings, **scalars):
+        return sum(shares[index] * loss(*embeddings, **scalars) for index, loss in enumerate(losses))
+
+    return ContrastiveObjective(loss=mixed)
+
+
+def _optimizer(*, name, learning_rate, **arguments):
+    from diptych.core.training.optimizers import OPTIMIZERS
+
+    rate = _schedule(**learning_rate) if isinstance(learning_rate, dict) else learning_rate
+    return OPTIMIZERS[name](rate, **arguments)
+
+
+def _schedule(*, name, **arguments):
+    from diptych.core.training.schedules import SCHEDULES
+
+    return SCHEDULES[name](**arguments)
+
+
+def _assign(variables, values: dict) -> None:
+    by_path = {variable.path: variable for variable in variables}
+    if set(by_path) != set(values):
+        raise ValueError(
+            f"Weights and model differ. Only in the model: {sorted(set(by_path) - set(values))}; "
+            f"only in the weights: {sorted(set(values) - set(by_path))}."
+        )
+    for path, variable in by_path.items():
+        variable.assign(np.array(values[path]))
+
+
+def _read(variables) -> dict[str, np.ndarray]:
+    return {variable.path: _array(variable) for variable in variables}
+
+
+def _array(value) -> np.ndarray:
+    import keras
+
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def _numbers(logs) -> dict[str, float]:
+    return {name: float(_array(value)) for name, value in logs.items()}
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints to standard output, in Python or in C, joins standard error
+    limit_threads()
+    backend = Backend()
+    while (request := read_message(requests)) is not None:
+        name, arguments = request
+        try:
+            reply = ("value", getattr(backend, name)(**arguments))
+        except Exception:
+            reply = ("error", traceback.format_exc())
+        write_message(replies, reply)
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    serve()

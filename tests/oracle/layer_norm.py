@@ -1,0 +1,37 @@
+"""Layer normalisation over the last axis."""
+
+import numpy as np
+
+EPSILON = 1e-6
+
+
+def layer_norm(x, scale, bias):
+    """y = x̂ scale + bias with x̂ = (x - mean) / sqrt(variance + 1e-6), the variance divided by w (not w - 1).
+
+    With dx̂ = dy scale and means over the last axis: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / sqrt(variance + 1e-6).
+    """
+    centred = x - x.mean(-1, keepdims=True)
+    inverse_deviation = 1.0 / np.sqrt(np.square(centred).mean(-1, keepdims=True) + EPSILON)
+    normalised = centred * inverse_deviation
+
+    def backward(dy):
+        leading = tuple(range(dy.ndim - 1))
+        dnormalised = dy * scale
+        along = (dnormalised * normalised).mean(-1, keepdims=True)
+        dx = inverse_deviation * (dnormalised - dnormalised.mean(-1, keepdims=True) - normalised * along)
+        return dx, (dy * normalised).sum(leading), dy.sum(leading)
+
+    return normalised * scale + bias, backward
+
+
+def layer_norm_layer(x, parameters):
+    """`layer_norm` with the parameters "scale" and "bias"."""
+    y, backward_norm = layer_norm(x, parameters["scale"], parameters["bias"])
+
+    def backward(dy):
+        dx, dscale, dbias = backward_norm(dy)
+        parameters.add("scale", dscale)
+        parameters.add("bias", dbias)
+        return dx
+
+    return y, backward

@@ -1,0 +1,125 @@
+"""AdamW, Adafactor and Lion as in big_vision's optimizer chain, on `{path: array}`.
+
+The chain (big_vision `optax.py`): clip the gradients by their global norm, turn them into a direction u of the optimizer's
+kind, then p -= s (rate u + decay p), where s in [0, 1] is the schedule. So decay does not scale with the learning rate but
+does follow the schedule: the paper's rate 1e-3 and decay 1e-4 are PyTorch's and Keras's AdamW with weight_decay 0.1.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def global_norm(gradients: Mapping[str, np.ndarray]) -> float:
+    """The 2-norm of all gradients taken as one vector."""
+    return float(np.sqrt(sum(np.square(gradient).sum() for gradient in gradients.values())))
+
+
+def clip_by_global_norm(gradients: Mapping[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
+    """All gradients scaled by the same factor, so that their global norm is at most `limit`."""
+    factor = min(1.0, limit / max(global_norm(gradients), 1e-300))
+    return {path: factor * gradient for path, gradient in gradients.items()}
+
+
+def decays_kernels(path: str) -> float:
+    """Weight decay's share by path: 1 for kernels; 0 for biases, norms, embeddings, probes, class tokens, scale and bias."""
+    return 1.0 if path.endswith("kernel") else 0.0
+
+
+class Optimizer:
+    """What the three share: the state by path and the step p -= s (rate u + decay p).
+
+    Args:
+        rate_share, decay_share: path -> factor of the learning rate and of the weight decay.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        rate_share: Callable[[str], float] = lambda path: 1.0,
+        decay_share: Callable[[str], float] = decays_kernels,
+    ):
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.rate_share, self.decay_share = rate_share, decay_share
+        self.steps = 0
+        self.state: dict[str, dict[str, np.ndarray]] = {}
+
+    def step(self, weights, gradients, *, schedule: float = 1.0) -> dict[str, np.ndarray]:
+        """The weights after one update."""
+        self.steps += 1
+        updated = {}
+        for path, weight in weights.items():
+            direction = self.direction(gradients[path], self.state.setdefault(path, {}))
+            rate = self.learning_rate * self.rate_share(path)
+            decay = self.weight_decay * self.decay_share(path)
+            updated[path] = weight - schedule * (rate * direction + decay * weight)
+        return updated
+
+    def direction(self, gradient, state) -> np.ndarray:
+        raise NotImplementedError
+
+
+class AdamW(Optimizer):
+    """u = m̂ / (sqrt(v̂) + ε): Kingma & Ba 2015, algorithm 1, with the bias corrections 1 - βᵏ at update k = 1, 2, ..."""
+
+    def __init__(self, *, beta_1: float = 0.9, beta_2: float = 0.95, epsilon: float = 1e-8, **shared):
+        super().__init__(**shared)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def direction(self, gradient, state):
+        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * gradient
+        state["v"] = self.beta_2 * state.get("v", 0.0) + (1 - self.beta_2) * gradient**2
+        m = state["m"] / (1 - self.beta_1**self.steps)
+        v = state["v"] / (1 - self.beta_2**self.steps)
+        return m / (np.sqrt(v) + self.epsilon)
+
+
+class Adafactor(Optimizer):
+    """The Adafactor of Zhai et al. 2022, "Scaling Vision Transformers", section 3.4, as in big_vision's optimizer.
+
+    β = min(beta_2_cap, 1 - k^-0.8) at update k, so 0 at the first. A tensor whose second-largest axis has 32 or more entries
+    keeps the means r, c of g² + 1e-30 over its two largest axes: u = g / sqrt(r/mean(r) c). Others keep all of it. Then
+    m = 0.9 m + 0.1 u, without bias correction, and m is the direction. No update clipping, no parameter scaling.
+    """
+
+    def __init__(self, *, beta_1: float = 0.9, beta_2_cap: float = 0.999, min_dim_size_to_factor: int = 32, **shared):
+        super().__init__(**shared)
+        self.beta_1, self.beta_2_cap, self.min_dim_size_to_factor = beta_1, beta_2_cap, min_dim_size_to_factor
+
+    def direction(self, gradient, state):
+        beta = min(self.beta_2_cap, 1.0 - self.steps**-0.8)
+        squared = gradient**2 + 1e-30
+        axes = self.factored_axes(gradient.shape)
+        if axes is None:
+            state["v"] = beta * state.get("v", 0.0) + (1 - beta) * squared
+            update = gradient / np.sqrt(state["v"])
+        else:
+            second, largest = axes
+            rows, columns = squared.mean(largest, keepdims=True), squared.mean(second, keepdims=True)
+            state["r"] = beta * state.get("r", 0.0) + (1 - beta) * rows
+            state["c"] = beta * state.get("c", 0.0) + (1 - beta) * columns
+            update = gradient / np.sqrt(state["r"] / state["r"].mean(second, keepdims=True)) / np.sqrt(state["c"])
+        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * update
+        return state["m"]
+
+    def factored_axes(self, shape) -> tuple[int, int] | None:
+        """The second-largest and the largest axis, or None for a tensor that is too small; of equal axes the last win."""
+        if len(shape) < 2:
+            return None
+        *_, second, largest = np.argsort(shape, kind="stable")
+        return (int(second), int(largest)) if shape[second] >= self.min_dim_size_to_factor else None
+
+
+class Lion(Optimizer):
+    """u = sign(β₁ m + (1 - β₁) g), then m = β₂ m + (1 - β₂) g: Chen et al. 2023, algorithm 2."""
+
+    def __init__(self, *, beta_1: float = 0.9, beta_2: float = 0.99, **shared):
+        super().__init__(**shared)
+        self.beta_1, self.beta_2 = beta_1, beta_2
+
+    def direction(self, gradient, state):
+        m = state.get("m", np.zeros_like(gradient))
+        state["m"] = self.beta_2 * m + (1 - self.beta_2) * gradient
+        return np.sign(self.beta_1 * m + (1 - self.beta_1) * gradient)
