@@ -4,6 +4,7 @@ Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/sig
 """
 
 import difflib
+import math
 
 from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.sizes import transformer_size, vision_size
@@ -63,7 +64,23 @@ def _plain() -> dict[str, SigLIPConfig]:
     return {f"siglip_{size.lower()}{patch}_224": siglip_config(f"{size}/{patch}") for size, patch in patches.items()}
 
 
-PRESETS: dict[str, SigLIPConfig] = {**_plain(), **_released()}
+EMOJI = SigLIPConfig(
+    vision=VisionConfig(width=192, depth=4, mlp_dim=768, num_heads=3, patch_size=12, image_size=48),
+    text=TextConfig(
+        width=128,
+        depth=2,
+        mlp_dim=512,
+        num_heads=2,
+        vocab_size=8_000,
+        context_length=16,
+        pooling="gap",
+        embed_dim=192,
+    ),
+    init_logit_bias=-math.log(127),
+)
+"""The towers of the default run: small enough to learn the embedded emoji on a laptop's CPU in minutes."""
+
+PRESETS: dict[str, SigLIPConfig] = {"emoji": EMOJI, **_plain(), **_released()}
 
 
 def preset_config(name: str) -> SigLIPConfig:

@@ -12,9 +12,11 @@ from diptych.core.data.loader import Loader
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
 from diptych.core.training.metrics import MetricsWriter
+from diptych.core.training.optimizers import PatternOptimizer
 from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
+from diptych.core.training.tensorboard import TensorBoard
 
 
 class TrainingDiverged(RuntimeError):
@@ -38,12 +40,13 @@ class Learner:
             row. It sees the moving average's weights where there is one.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
+        tensorboard: whether metrics also go into TensorBoard files.
         flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
     """
 
     model: keras.Model
-    optimizer: keras.optimizers.Optimizer
+    optimizer: PatternOptimizer
     step: Callable
     loader: Loader
     folder: RunFolder
@@ -55,7 +58,7 @@ class Learner:
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
     log_every: int = 1
-    tensorboard: object = None
+    tensorboard: bool = False
     flops_per_step: float | None = None
     peak_flops_per_second: float | None = None
     max_skipped_in_a_row: int = 10
@@ -106,10 +109,11 @@ class Learner:
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
-        metrics = MetricsWriter(self.folder.metrics, resume_step=start, tensorboard=self.tensorboard)
+        tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard else None
+        metrics = MetricsWriter(self.folder.metrics, resume_step=start, tensorboard=tensorboard)
         progress = Progress(self.total_steps, start, self.batch_size)
-        # One step is always under way while the one before it is written down: reading a result too early would make the
-        # device wait for the host.
+        # A step is under way while the one before it is written down, or the device would wait for the host. After a step that
+        # was not finite the next is written down at once, so that the run stops exactly at the last of a row of them.
         pending = None
         self._last_save = self._last_tick = time.monotonic()
         batches = self.loader.batches(start)
@@ -123,13 +127,13 @@ class Learner:
                     self._count(batch)
                     self.steps_done += 1
                     pending = (self.steps_done, batch.keys, logs)
-                    evaluates = self._evaluates()
-                    if evaluates or self._saves() or self.finished:
+                    evaluates, saves = self._evaluates(), self._saves() or self.finished
+                    if evaluates or saves or self._skipped_in_a_row:
                         self._record(*pending, metrics, progress)
                         pending = None
-                        self.step.synchronize()
-                        if evaluates:
-                            self._write_evaluation(metrics, progress)
+                    if evaluates:
+                        self._write_evaluation(metrics, progress)
+                    if evaluates or saves:
                         self._save(metrics)
                 if pending:
                     self._record(*pending, metrics, progress)
@@ -155,7 +159,7 @@ class Learner:
                 f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the step was "
                 f"skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
             )
-        values["learning_rate"] = self._learning_rate(number)
+        values["learning_rate"] = self.optimizer.rate_at(number - 1 - self.skipped_steps)
         speed = progress.examples_per_second
         if speed and self.flops_per_step and self.peak_flops_per_second:
             values["utilisation"] = self.flops_per_step * speed / self.batch_size / self.peak_flops_per_second
@@ -169,12 +173,6 @@ class Learner:
                 f"{len(self._skipped_in_a_row)} steps in a row had a loss or gradient that is not finite. Weights are those of "
                 f"step {self._skipped_in_a_row[0][0] - 1}. Lower --learning-rate, or look at these examples:\n{listed}"
             )
-
-    def _learning_rate(self, number: int) -> float:
-        rate = self.optimizer._learning_rate
-        applied = number - 1 - self.skipped_steps
-        value = rate(max(applied, 0)) if callable(rate) else rate.value
-        return float(keras.ops.convert_to_numpy(value))
 
     def _count(self, batch) -> None:
         self._examples_read += len(batch) + len(batch.skipped)
@@ -193,6 +191,7 @@ class Learner:
 
     def _write_evaluation(self, metrics, progress) -> None:
         started = time.monotonic()
+        self.step.synchronize()
         examples = self.steps_done * self.batch_size
         if self.ema:
             with self.ema.applied():

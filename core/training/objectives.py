@@ -20,6 +20,9 @@ def to_model_range(images):
 class ContrastiveObjective:
     """Pairs of images and texts, pulled together and pushed apart by `loss`.
 
+    Where a batch brings several captions of each image, the loss is the mean over them: caption k of an image is contrasted
+    with caption k of the others, never with another caption of its own image.
+
     Args:
         loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`; the place where a faster
             implementation enters.
@@ -28,15 +31,24 @@ class ContrastiveObjective:
     loss: Callable = sigmoid_loss
 
     def embed(self, model, batch: dict):
-        """batch {"image": uint8 [n, h, w, 3], "text": int32 [n, length]} -> (image, text) embeddings, each [n, dim]."""
-        outputs = model({"images": to_model_range(batch["image"]), "token_ids": batch["text"]}, training=True)
-        return outputs["image_embedding"], outputs["text_embedding"]
+        """Embeds {"image": uint8 [n, h, w, 3], "text": int32 [n, length] or [n, captions, length]}.
+
+        Returns:
+            (image [n, dim], text [n, captions, dim]), L2-normalised.
+        """
+        text = batch["text"]
+        images, captions = text.shape[0], 1 if len(text.shape) == 2 else text.shape[1]
+        token_ids = ops.reshape(text, (images * captions, text.shape[-1]))
+        outputs = model({"images": to_model_range(batch["image"]), "token_ids": token_ids}, training=True)
+        image_embeddings, text_embeddings = outputs["image_embedding"], outputs["text_embedding"]
+        return image_embeddings, ops.reshape(text_embeddings, (images, captions, text_embeddings.shape[-1]))
 
     def loss_of(self, model, embeddings):
         """(image, text) embeddings of all pairs -> (float32 scalar loss, scalars worth logging)."""
         image, text = embeddings
-        loss = self.loss(image, text, logit_scale=model.logit_scale, logit_bias=model.logit_bias)
-        return loss, {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        scalars = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        losses = [self.loss(image, text[:, caption], **scalars) for caption in range(text.shape[1])]
+        return sum(losses) / len(losses), scalars
 
 
 def softmax_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias=None):

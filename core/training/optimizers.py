@@ -87,6 +87,13 @@ class PatternOptimizer(keras.optimizers.Optimizer):
             named |= {f"{path}/{name}": slot for path, slot in zip(self._paths, slots, strict=True)}
         return named
 
+    def rate_at(self, iterations: int) -> float:
+        """The learning rate of the update after `iterations` updates."""
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            return float(ops.convert_to_numpy(schedule(iterations)))
+        return self.base_learning_rate
+
     def direction(self, gradient, index: int, step):
         """The update in units of the learning rate; also advances the slots of weight `index`. `step` counts from 1."""
         raise NotImplementedError

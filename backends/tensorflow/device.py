@@ -1,0 +1,9 @@
+"""The device that tensorflow computes on."""
+
+import tensorflow as tf
+
+
+def describe() -> str | None:
+    """Its name, such as "NVIDIA H200"; None for the CPU."""
+    devices = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU") if devices else None

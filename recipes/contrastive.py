@@ -1,0 +1,206 @@
+"""Carries out a contrastive recipe: data, towers, training, evaluation, report."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from diptych import backends
+from diptych.core.data.cache import CachedSource
+from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.loader import Loader
+from diptych.core.data.preprocess import Preprocess
+from diptych.core.training.card import plain, resolve_card
+from diptych.core.training.checkpoint import CheckpointError
+from diptych.core.training.ema import Ema
+from diptych.core.training.learner import Learner, TrainingDiverged
+from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+from diptych.core.training.optimizers import OPTIMIZERS
+from diptych.core.training.patterns import freeze
+from diptych.core.training.recipe import Optimization, Recipe
+from diptych.core.training.run_folder import RunFolder, RunFolderError
+from diptych.core.training.schedules import SCHEDULES
+from diptych.core.training.signals import StopSignals
+from diptych.core.training.tensorboard import TensorBoard
+from diptych.models import SigLIP, SigLIPConfig
+from diptych.models.counting import count_flops, count_parameters
+from diptych.models.heads import bias_for_batch
+from diptych.models.presets import preset_config
+from diptych.recipes.evaluation import Evaluation
+from diptych.recipes.pairs import augmentation_for, open_pairs
+from diptych.recipes.planning import plan_text
+
+# What may differ between the runs that continue each other.
+HARMLESS = frozenset(
+    {
+        "run_dir",
+        "workers",
+        "cache_megabytes",
+        "checkpoint_every",
+        "log_every",
+        "tensorboard",
+        "report",
+        "dry_run",
+        "peak_tflops",
+    }
+)
+
+
+def run(recipe: Recipe) -> int:
+    """The whole recipe, from the data to the report; returns the exit status.
+
+    Messages for people go to the standard output, errors to the standard error with status 1.
+    """
+    try:
+        return _run(recipe)
+    except (CheckpointError, RunFolderError, TrainingDiverged, FileNotFoundError, ValueError) as error:
+        if os.environ.get("DIPTYCH_TRACEBACK"):
+            raise
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(recipe: Recipe) -> int:
+    preprocess = build_preprocess(recipe)
+    config = build_config(recipe, vocab_size=preprocess.tokenizer.vocab_size)
+    preprocess = dataclasses.replace(
+        preprocess,
+        image_size=config.vision.image_size,
+        augmentation=augmentation_for(recipe.data, config.vision.image_size),
+    )
+    if recipe.run.dry_run:
+        print(plan_text(recipe, config))
+        return 0
+    print(f"diptych on {keras.config.backend()}, {backends.device_name() or 'CPU'}", flush=True)
+    pairs = open_pairs(recipe.data)
+    print(pairs.describe(), flush=True)
+    with RunFolder(recipe.run.run_dir) as folder, StopSignals() as stop:
+        folder.check_config(plain(recipe), harmless=HARMLESS)
+        learner = build_learner(recipe, config, preprocess, pairs.train, folder)
+        evaluation = Evaluation(pairs, preprocess, learner.model, recipe)
+        learner.evaluate = evaluation.quick
+        start = learner.restore()
+        card = folder.write_card(build_card(recipe, config, learner), resume_step=start)
+        if start:
+            done = "it is finished" if learner.finished else "going on from there"
+            print(f"{folder.path} holds this run up to step {start} of {learner.total_steps}; {done}.", flush=True)
+        if not learner.finished:
+            learner.train(stop)
+        if stop.stop_requested:
+            print(f"\nStopped by {stop.received} after step {learner.steps_done}. The same command goes on from there.")
+            return stop.exit_status
+        evaluation.finish(learner, folder, card)
+    return 0
+
+
+def build_preprocess(recipe: Recipe) -> Preprocess:
+    """How pictures and captions become arrays; the size of the pictures is the model's."""
+    data = recipe.data
+    share = data.english_share
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"--english-share lies between 0 and 1, got {share}.")
+    return Preprocess(
+        image_size=recipe.model.image_size or 1,
+        context_length=data.context_length,
+        tokenizer_path=data.tokenizer or TOKENIZER_PATH,
+        language_weights=None if share is None else {"en": share, "*": 1 - share},
+    )
+
+
+def build_config(recipe: Recipe, *, vocab_size: int) -> SigLIPConfig:
+    """The preset with the recipe's changes; its vocabulary is the tokenizer's."""
+    config, model = preset_config(recipe.model.model), recipe.model
+    bias = model.init_logit_bias
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, image_size=model.image_size or config.vision.image_size),
+        text=dataclasses.replace(config.text, vocab_size=vocab_size, context_length=recipe.data.context_length),
+        init_logit_scale=model.init_logit_scale,
+        init_logit_bias=bias_for_batch(recipe.optimization.batch_size) if bias is None else bias,
+    )
+
+
+def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, source, folder: RunFolder) -> Learner:
+    """Model, optimizer, step and loader, put together."""
+    data, optimization, run = recipe.data, recipe.optimization, recipe.run
+    model = SigLIP(
+        config,
+        seed=run.seed,
+        dtype="mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32",
+        rematerialize=recipe.model.grad_checkpointing,
+    )
+    freeze(model, recipe.model.lock)
+    optimizer = build_optimizer(optimization)
+    ema = Ema(model.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
+    step = backends.train_step(
+        model,
+        ContrastiveObjective(loss=_LOSSES[optimization.loss]),
+        optimizer,
+        clip_norm=optimization.grad_clip_norm,
+        ema=ema,
+        micro_batches=optimization.accum_freq,
+    )
+    loader = Loader(
+        CachedSource(source, data.cache_megabytes) if data.cache_megabytes else source,
+        preprocess,
+        batch_size=optimization.batch_size,
+        seed=run.seed,
+        workers=data.workers,
+    )
+    flops = count_flops(config, batch_size=optimization.batch_size)["training"] * optimization.batch_size
+    evaluate_every = run.evaluate_every or optimization.examples // 12
+    return Learner(
+        model=model,
+        optimizer=optimizer,
+        step=step,
+        loader=loader,
+        folder=folder,
+        total_steps=recipe.steps,
+        batch_size=optimization.batch_size,
+        ema=ema,
+        evaluate_every=max(1, evaluate_every // optimization.batch_size),
+        checkpoint_every=run.checkpoint_every,
+        log_every=run.log_every,
+        tensorboard=run.tensorboard,
+        flops_per_step=flops,
+        peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
+    )
+
+
+def build_optimizer(optimization: Optimization):
+    """The optimizer with its schedule."""
+    schedule = SCHEDULES[optimization.schedule](
+        optimization.learning_rate,
+        batch_size=optimization.batch_size,
+        total_examples=optimization.examples,
+        warmup_examples=optimization.warmup_examples,
+    )
+    second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
+    return OPTIMIZERS[optimization.optimizer](
+        schedule,
+        weight_decay=optimization.weight_decay,
+        learning_rate_multipliers=optimization.learning_rate_multipliers,
+        weight_decay_multipliers=optimization.weight_decay_multipliers,
+        **({second_moment: optimization.beta_2} if second_moment else {}),
+    )
+
+
+def build_card(recipe: Recipe, config: SigLIPConfig, learner: Learner) -> dict:
+    """The card of the run, with the model it resolved to."""
+    card = resolve_card(
+        recipe,
+        seed=recipe.run.seed,
+        backend=keras.config.backend(),
+        implementation=backends.choose_implementation() if recipe.optimization.loss == "sigmoid" else "reference",
+        parameters=count_parameters(config)["total"],
+        flops_per_step=learner.flops_per_step,
+        device=backends.device_name(),
+        peak_flops_per_second=learner.peak_flops_per_second,
+    )
+    return card | {"model": plain(config)}
+
+
+_LOSSES: dict[str, Callable] = {"sigmoid": backends.sigmoid_loss, "softmax": softmax_loss}

@@ -1,0 +1,90 @@
+"""Which pairs a recipe trains on and which it is judged by."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diptych.core.data.augmentation import Augmentation
+from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, EmojiSource, evaluation_set
+from diptych.core.data.open_source import EMBEDDED, open_source
+from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.records import Source
+from diptych.core.data.subset import Subset
+from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
+from diptych.core.training.recipe import Data
+
+MOST_EVALUATED = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """A source to train on, and named sources to evaluate on; `emoji` says that the latter have groups and concepts."""
+
+    name: str
+    train: Source
+    held_out: dict[str, Source]
+    emoji: bool
+
+    def describe(self) -> str:
+        """One line for people."""
+        sets = ", ".join(f"{len(source):,} {name.lower()}" for name, source in self.held_out.items())
+        return f"Data: {self.name}, {len(self.train):,} records to train on; judged on {sets}"
+
+    def evaluation_sets(self, preprocess: Preprocess) -> list[PairSet]:
+        """The held-out sources, decoded; the first one makes the headline."""
+        return [
+            read_pairs(
+                source,
+                preprocess,
+                name=name,
+                most_records=None if self.emoji else MOST_EVALUATED,
+                classes=emoji_groups(source) if isinstance(source, EmojiSource) else None,
+            )
+            for name, source in self.held_out.items()
+        ]
+
+
+def open_pairs(data: Data) -> Pairs:
+    """Opens what the recipe names.
+
+    The embedded emoji are judged on drawings by a designer never trained on, of concepts that were ("new drawings") and of
+    concepts that were not ("new concepts"). Other data are judged on --val-data, or on a fraction held out by key.
+    """
+    source = open_source(data.train_data)
+    if data.val_data is not None:
+        held_out = {"Held-out pairs": open_source(data.val_data)}
+    elif data.train_data == EMBEDDED:
+        held_out = {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}
+    else:
+        held_out = {"Held-out pairs": Subset(source, fraction=data.val_fraction, held_out=True)}
+        source = Subset(source, fraction=data.val_fraction, held_out=False)
+        if not len(held_out["Held-out pairs"]):
+            raise ValueError(
+                f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise --val-fraction or "
+                "give --val-data."
+            )
+    name = f"emoji by all designers but {HELD_OUT_DESIGNER}" if data.train_data == EMBEDDED else data.train_data
+    return Pairs(
+        name=name, train=source, held_out=held_out, emoji=data.train_data == EMBEDDED and data.val_data is None
+    )
+
+
+def augmentation_for(data: Data, image_size: int) -> Augmentation | None:
+    """The random changes of training pictures."""
+    return Augmentation() if data.augment else None
+
+
+def emoji_groups(source: EmojiSource) -> Classes:
+    """The nine groups of the emoji standard; a group's prompts are the names the standard gives to its subgroups."""
+    everything = EmojiSource("all", designers=(HELD_OUT_DESIGNER,))
+    subgroups: dict[str, set[str]] = {group: set() for group in GROUPS}
+    for index in range(len(everything)):
+        concept = everything.concept(index)
+        subgroups[concept.group].add(concept.subgroup.replace("-", " "))
+    groups = [source.concept(index).group for index in range(len(source))]
+    return Classes(
+        name="groups",
+        names=[group.replace("-", " & ", 1) for group in GROUPS],
+        prompts=[sorted(subgroups[group]) for group in GROUPS],
+        labels=np.array([GROUPS.index(group) for group in groups], np.int64),
+    )
