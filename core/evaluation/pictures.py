@@ -1,6 +1,6 @@
 """Stand-alone SVG figures of a finished run, for a README: learning curves and a retrieval gallery.
 
-    python -m diptych.core.evaluation.pictures RUN/report.npz FOLDER
+    python -m diptych.core.evaluation.pictures RUN/report_data.npz FOLDER
 
 reads what `ReportData.save` wrote. The files follow the reader's light or dark mode and hold their pictures within.
 """
@@ -96,7 +96,7 @@ def gallery(samples: Samples, *, rows: int = 10, columns: int = 8, seed: int = 0
 def main(arguments: list[str] | None = None) -> None:
     """Write learning_curves.svg and gallery.svg."""
     parser = argparse.ArgumentParser(description="SVG figures of a finished run.")
-    parser.add_argument("data", type=Path, help="report.npz of a run")
+    parser.add_argument("data", type=Path, help="report_data.npz of a run")
     parser.add_argument("folder", type=Path, help="where learning_curves.svg and gallery.svg are written")
     parser.add_argument("--rows", type=int, default=10, help="captions in the gallery")
     chosen = parser.parse_args(arguments)

@@ -237,6 +237,6 @@ def _best_relevant_scores(
 
 def _rounding(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Scores closer than this are ties: [queries]."""
-    norms = np.linalg.norm(gallery, axis=1)
+    query_norms, norms = (np.sqrt(np.einsum("nd,nd->n", array, array)) for array in (query, gallery))
     longest = norms.max(initial=0.0, where=np.isfinite(norms))
-    return 2 * np.sqrt(query.shape[1]) * np.finfo(query.dtype).eps * np.linalg.norm(query, axis=1) * longest
+    return 2 * np.sqrt(query.shape[1]) * np.finfo(query.dtype).eps * query_norms * longest

@@ -1,4 +1,4 @@
-"""Make a report again: `python -m diptych.core.evaluation.report RUN/report.npz report.html`."""
+"""Make a report again: `python -m diptych.core.evaluation.report RUN/report_data.npz report.html`."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from diptych.core.evaluation.report import ReportData, write_report
 def main(arguments: list[str] | None = None) -> None:
     """Read what `ReportData.save` wrote and write the page."""
     parser = argparse.ArgumentParser(description="The HTML report of a run, from its stored data.")
-    parser.add_argument("data", type=Path, help="report.npz of a run")
+    parser.add_argument("data", type=Path, help="report_data.npz of a run")
     parser.add_argument("page", type=Path, help="HTML file to write")
     chosen = parser.parse_args(arguments)
     print(write_report(chosen.page, ReportData.load(chosen.data)))
