@@ -118,14 +118,13 @@ def clouds_figure(samples: Samples, *, width: float, height: float, seed: int = 
     )
     both = np.concatenate([x_all, y_all])
     both -= both.mean(axis=0)
-    _, singular, directions = np.linalg.svd(both, full_matrices=False)
-    plane = both @ directions[:2].T
+    variances, directions = np.linalg.eigh(both.T @ both)
+    plane = both @ directions[:, :-3:-1]
     if plane.shape[1] < 2:
         plane = np.pad(plane, ((0, 0), (0, 1)))
-    energy = float((singular**2).sum())
     numbers = {
         "gap": float(np.linalg.norm(x_all.mean(axis=0) - y_all.mean(axis=0))),
-        "variance": float((singular[:2] ** 2).sum() / energy) if energy > 0 else 1.0,
+        "variance": float(variances[-2:].sum() / variances.sum()) if variances.sum() > 0 else 1.0,
         "pair_cosine": float((x_all * y_all).sum(axis=1).mean()),
     }
     chosen = np.random.default_rng(seed).permutation(len(images))[:CLOUD_POINTS]

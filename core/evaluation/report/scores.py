@@ -29,6 +29,7 @@ def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, M
     )
     clouds, cloud_numbers = clouds_figure(samples, width=NARROW, height=300)
     reliability, size = measured["reliability"], measured["batch_size"]
+    unseen = any(row["share"] == 0 for row in reliability["bins"])
     matrix = element(
         "figure",
         element("h3", "Similarity"),
@@ -84,7 +85,7 @@ def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, M
         ),
         legend_figure(
             "Reliability",
-            [("pair", "measured"), ("dotted", "at most, no pair seen")],
+            [("pair", "measured"), *([("dotted", "at most, no pair seen")] if unseen else [])],
             reliability_figure(reliability, width=NARROW, height=300),
             f"On the dashed line a probability is true. In a grid of {size} only one cell in {size} is a pair, so both axes are even "
             "in log-odds.",
