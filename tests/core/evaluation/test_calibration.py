@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.evaluation.calibration import (
@@ -19,6 +19,7 @@ from diptych.core.evaluation.calibration import (
 scores = st.lists(st.integers(-4, 4), min_size=1, max_size=25)
 
 
+@settings(deadline=None)
 @given(scores, scores)
 def test_the_auc_is_the_share_of_ordered_couples(pairs, others):
     brute = np.mean([1.0 if p > o else 0.5 if p == o else 0.0 for p in pairs for o in others])
@@ -57,6 +58,7 @@ def test_the_error_of_one_constant_prediction_is_its_distance_to_the_share():
     assert result["bins"][0]["cells"] == 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=1, max_size=60))
 def test_every_cell_is_in_one_bin_and_one_bar(cells):
     logits, outcome = np.array([c[0] for c in cells]), np.array([c[1] for c in cells])

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.evaluation.report.axes import Scale, linear, logarithmic, path
@@ -16,6 +16,7 @@ from diptych.core.evaluation.report.training import evaluation_curves, quantity_
 from tests.core.evaluation.synthetic import WORDS, metrics, samples
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=40))
 def test_any_text_is_escaped_and_can_be_written(text):
     written = escape(text)
@@ -60,6 +61,7 @@ def test_numbers_as_they_are_read(written, expected):
     assert written == expected
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
 def test_linear_ticks_are_round_few_and_inside(low, width, count):
     scale = Scale("linear", low, low + width, 0, 100)
@@ -70,6 +72,7 @@ def test_linear_ticks_are_round_few_and_inside(low, width, count):
     assert len(set(np.round(np.diff(ticks), 9 - int(np.log10(width))))) <= 2
 
 
+@settings(deadline=None)
 @given(st.floats(1e-9, 1e9), st.floats(1.2, 1e12), st.integers(2, 7))
 def test_logarithmic_ticks_are_inside_and_increase(low, ratio, count):
     ticks = Scale("log", low, low * ratio).ticks(count)
@@ -90,6 +93,7 @@ def test_lines_break_where_values_are_missing():
     assert path([(0, 0), (1, 1), (2, np.nan), (3, 3), (4, 4)]) == "M0 0L1 1M3 3L4 4"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(1, 20))
 def test_the_moving_average_stays_between_the_extremes_and_keeps_constants(values, window):
     smoothed = smooth(np.array(values), window)

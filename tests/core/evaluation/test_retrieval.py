@@ -39,12 +39,14 @@ def problems(draw, unique_relevant=False):
     return np.array(query, np.float32), np.array(gallery, np.float32), relevant
 
 
+@settings(deadline=None)
 @given(problems())
 def test_ranks_equal_those_of_a_full_sort(problem):
     query, gallery, relevant = problem
     np.testing.assert_array_equal(first_relevant_ranks(*problem), ranks_by_full_sort(query, gallery, relevant))
 
 
+@settings(deadline=None)
 @given(problems(unique_relevant=True))
 def test_one_index_a_query_is_a_collection_of_one(problem):
     query, gallery, relevant = problem
@@ -52,6 +54,7 @@ def test_one_index_a_query_is_a_collection_of_one(problem):
     np.testing.assert_array_equal(as_array, first_relevant_ranks(query, gallery, [{index} for index in relevant]))
 
 
+@settings(deadline=None)
 @given(problems(), st.integers(1, 40))
 def test_the_chunk_size_does_not_matter(problem, scores_per_chunk):
     whole = first_relevant_ranks(*problem)
@@ -72,6 +75,7 @@ def test_the_chunk_size_does_not_matter_for_real_embeddings_with_duplicates():
         )
 
 
+@settings(deadline=None)
 @given(problems(), st.randoms())
 def test_the_order_of_queries_and_items_does_not_matter(problem, random):
     query, gallery, relevant = problem
@@ -126,6 +130,7 @@ def test_a_single_nan_item_counts_before_the_right_one():
     np.testing.assert_array_equal(ranks, [2, 2, 2])
 
 
+@settings(deadline=None)
 @given(problems())
 def test_more_right_answers_never_hurt(problem):
     query, gallery, relevant = problem
@@ -149,6 +154,7 @@ def test_a_malformed_question_is_refused(query, gallery, relevant, message):
         first_relevant_ranks(query, gallery, relevant)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=8), st.lists(st.integers(0, 4), max_size=8))
 def test_relevance_by_label_is_equality_of_labels(query_labels, gallery_labels):
     relevant = relevant_by_label(np.array(query_labels, int), np.array(gallery_labels, int))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.evaluation.zero_shot import (
@@ -32,6 +32,7 @@ def test_canonicalised_text(text, keep, clean):
     assert canonicalize(text, keep=keep) == clean
 
 
+@settings(deadline=None)
 @given(st.text(), st.sampled_from([None, "{}", ","]))
 def test_canonicalising_twice_changes_nothing(text, keep):
     once = canonicalize(text, keep=keep)
@@ -56,6 +57,7 @@ def test_a_class_embedding_is_the_normalised_mean_of_normalised_prompts():
         class_embeddings(np.ones((5, 2)), 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_counts_and_accuracies_are_those_of_the_answers(truth_and_answer):
     labels, answers = map(np.array, zip(*truth_and_answer, strict=True))
