@@ -37,7 +37,7 @@ TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machi
 CUDA = {"jax": "jax[cuda12]", "torch": "torch", "tensorflow": "tensorflow[and-cuda]"}
 
 # How each recipe is told to run its tiny size.
-TINY = {"siglip": ["--examples", "2048", "--batch-size", "128"]}
+TINY = {"siglip": ["--examples", "2048", "--warmup-examples", "256", "--evaluate-every", "1024"]}
 
 # These tests import neither Keras nor a framework, so they run with the first backend only.
 WITHOUT_KERAS = [
