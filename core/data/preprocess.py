@@ -34,6 +34,13 @@ class Preprocess:
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
 
+    def __post_init__(self):
+        if self.image_size < 1 or self.context_length < 1:
+            raise ValueError(f"image_size and context_length must be 1 or more, got {self.image_size}, {self.context_length}")
+        weights = (self.language_weights or {"": 1.0}).values()
+        if min(weights) < 0 or not sum(weights):
+            raise ValueError(f"language_weights must be 0 or more, and one above 0, got {self.language_weights}")
+
     def __call__(self, record: Record, source: Source, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
         """Image uint8 [image_size, image_size, 3], tokens int32 [context_length], and the caption's language."""
         reference, caption = draw(record, rng, self.language_weights)

@@ -1,8 +1,10 @@
 """Which example stands at which place of the endless training order, and which image and caption of a record it shows."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -106,30 +108,27 @@ def draw(
     captions = record.captions
     if language_weights is not None:
         groups = record.captions_by_language
-        weights = _weights_of(tuple(groups), language_weights)
-        if not any(weights):
+        ends = _ends_of_shares(tuple(groups), tuple(language_weights.items()))
+        if not ends[-1]:
             raise BadExample("caption_language_missing", f"{record.key} has {', '.join(groups)}")
-        captions = tuple(groups.values())[_pick(weights, language_share)]
-    return image, captions[_pick([caption.weight for caption in captions], caption_share)]
+        captions = tuple(groups.values())[_place(ends, language_share)]
+    if len(captions) == 1:
+        return image, captions[0]
+    return image, captions[_place(list(accumulate(caption.weight for caption in captions)), caption_share)]
 
 
-def _weights_of(languages: Sequence[str], language_weights: Mapping[str, float]) -> list[float]:
-    others = sum(language not in language_weights for language in languages)
-    share = language_weights.get(OTHER_LANGUAGES, 0.0) / max(others, 1)
-    return [language_weights.get(language, share) for language in languages]
+@lru_cache(maxsize=1024)
+def _ends_of_shares(languages: tuple[str, ...], language_weights: tuple[tuple[str, float], ...]) -> list[float]:
+    """Running sum of the languages' weights."""
+    weights = dict(language_weights)
+    others = sum(language not in weights for language in languages)
+    share = weights.get(OTHER_LANGUAGES, 0.0) / max(others, 1)
+    return list(accumulate(weights.get(language, share) for language in languages))
 
 
-def _pick(weights: Sequence[float], share: float) -> int:
-    """Index of the weight into which `share` of [0, 1) falls."""
-    remaining = share * sum(weights)
-    last = 0
-    for index, weight in enumerate(weights):
-        if weight > 0:
-            if remaining < weight:
-                return index
-            last = index
-        remaining -= weight
-    return last
+def _place(ends: Sequence[float], share: float) -> int:
+    """Index of the interval into which `share` of [0, 1) falls, given where each interval ends; empty ones are passed over."""
+    return min(bisect_right(ends, share * ends[-1]), len(ends) - 1)
 
 
 @lru_cache(maxsize=64)

@@ -69,6 +69,14 @@ def test_fingerprints_differ_where_examples_do():
     assert replace(base, language_weights=one).fingerprint() == replace(base, language_weights=other).fingerprint()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"image_size": 0}, {"context_length": 0}, {"language_weights": {"en": 0}}, {"language_weights": {"en": -1, "*": 2}}]
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        preprocess(**wrong)
+
+
 def test_the_cache_reads_each_thing_once_and_gives_the_same():
     source = CountingSource(4)
     cached = CachedSource(source, megabytes=10)

@@ -1,0 +1,24 @@
+"""The machine a benchmark ran on, and the folder that its results go to."""
+
+import json
+from pathlib import Path
+
+from diptych.core.training.card import machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def device_name() -> str:
+    """Processor and number of CPUs."""
+    host = machine()
+    return f"{host['processor']}, {host['cpus']} CPUs"
+
+
+def write_results(name: str, results: dict, folder: Path = RESULTS) -> Path:
+    """Write <folder>/<device>/<name>.json and return its path."""
+    device = device_name()
+    slug = "-".join("".join(letter.lower() if letter.isalnum() else " " for letter in device).split())
+    path = folder / slug / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"device": device, **results}, indent=1) + "\n")
+    return path
