@@ -47,6 +47,8 @@ def select_backend() -> str:
             f"Call select_backend() before the first import of keras, or set KERAS_BACKEND={backend} in the shell."
         )
     os.environ["KERAS_BACKEND"] = backend
+    # Keras imports tensorflow where it is installed, whatever the backend, and tensorflow greets with a screenful of notes.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return backend
 
 

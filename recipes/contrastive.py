@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
 from diptych import backends
 from diptych.core.data.cache import CachedSource
@@ -24,7 +23,6 @@ from diptych.core.training.recipe import Optimization, Recipe
 from diptych.core.training.run_folder import RunFolder, RunFolderError
 from diptych.core.training.schedules import SCHEDULES
 from diptych.core.training.signals import StopSignals
-from diptych.core.training.tensorboard import TensorBoard
 from diptych.models import SigLIP, SigLIPConfig
 from diptych.models.counting import count_flops, count_parameters
 from diptych.models.heads import bias_for_batch
@@ -172,11 +170,12 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
 
 def build_optimizer(optimization: Optimization):
     """The optimizer with its schedule."""
+    warmup = optimization.warmup_examples
     schedule = SCHEDULES[optimization.schedule](
         optimization.learning_rate,
         batch_size=optimization.batch_size,
         total_examples=optimization.examples,
-        warmup_examples=optimization.warmup_examples,
+        warmup_examples=optimization.examples // 20 if warmup is None else warmup,
     )
     second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     return OPTIMIZERS[optimization.optimizer](

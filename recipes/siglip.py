@@ -25,7 +25,6 @@ def siglip() -> Recipe:
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=1e-4,
-            warmup_examples=8_000,
         ),
         run=Run(),
     )

@@ -75,7 +75,8 @@ class Optimization:
     beta_2: float = 0.95
     """Decay of the second moment (AdamW, Adafactor's cap)."""
     schedule: Literal["cosine", "linear"] = "cosine"
-    warmup_examples: int = 0
+    warmup_examples: int | None = None
+    """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Pattern of weights -> factor on their rate."""
     weight_decay_multipliers: Mapping[str, float] = field(default_factory=dict)
@@ -134,7 +135,7 @@ class Recipe:
                 f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
             ),
             (
-                0 <= optimization.warmup_examples < optimization.examples,
+                0 <= (optimization.warmup_examples or 0) < optimization.examples,
                 f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of {optimization.examples}.",
             ),
             (0 < self.data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {self.data.val_fraction}."),

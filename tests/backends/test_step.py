@@ -1,0 +1,179 @@
+"""Laws of a training step, on whichever backend Keras runs."""
+
+import keras
+import numpy as np
+import pytest
+
+from diptych import backends
+from diptych.core.training.ema import Ema
+from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+from diptych.core.training.optimizers import OPTIMIZERS
+from diptych.core.training.patterns import freeze
+from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
+
+SIZE = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
+CONFIG = SigLIPConfig(
+    vision=VisionConfig(**SIZE, patch_size=4, image_size=8),
+    text=TextConfig(**SIZE, vocab_size=20, context_length=5),
+    init_logit_bias=-2.0,
+)
+
+
+def batch(seed: int, captions: int = 1) -> dict:
+    rng = np.random.default_rng(seed)
+    text = rng.integers(0, 20, (8, captions, 5)).astype("int32")
+    return {"image": rng.integers(0, 256, (8, 8, 8, 3)).astype("uint8"), "text": text if captions > 1 else text[:, 0]}
+
+
+def build(optimizer="adamw", objective=None, lock=(), ema=None, rate=1e-2, **arguments):
+    model = SigLIP(CONFIG, seed=1)
+    freeze(model, lock)
+    optimizer = OPTIMIZERS[optimizer](rate, weight_decay=1e-3)
+    average = Ema(model.trainable_variables, decay=ema) if ema else None
+    step = backends.train_step(model, objective or ContrastiveObjective(), optimizer, ema=average, **arguments)
+    return model, optimizer, average, step
+
+
+def values(variables) -> dict[str, np.ndarray]:
+    return {v.path: np.array(keras.ops.convert_to_numpy(v.value)) for v in variables}
+
+
+def number(x) -> float:
+    return float(keras.ops.convert_to_numpy(x))
+
+
+def distance(a: dict, b: dict) -> float:
+    return max(np.abs(a[name] - b[name]).max() for name in a)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_on_one_batch_lowers_its_loss(optimizer):
+    _, _, _, step = build(optimizer, rate={"lion": 1e-3}.get(optimizer, 1e-2))
+    losses = [number(step(batch(0))["loss"]) for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(("pieces", "captions", "loss"), [(2, 1, "softmax"), (4, 3, "sigmoid")])
+def test_pieces_contrast_every_pair_of_the_batch(pieces, captions, loss):
+    """Gradient caching gives the whole batch's loss and gradient, which a mean over the pieces' own losses does not."""
+    objective = ContrastiveObjective(**({"loss": softmax_loss} if loss == "softmax" else {}))
+    example = batch(3, captions)
+    _, _, _, whole = build("lion", objective)
+    _, _, _, cut = build("lion", objective, micro_batches=pieces)
+    first, second = whole(example), cut(example)
+    assert number(second["loss"]) == pytest.approx(number(first["loss"]), rel=1e-5)
+    assert number(second["gradient_norm"]) == pytest.approx(number(first["gradient_norm"]), rel=1e-4)
+    _, _, _, small = build("lion", objective)
+    alone = [
+        number(small({name: array[i : i + 8 // pieces] for name, array in example.items()})["loss"])
+        for i in range(0, 8, 8 // pieces)
+    ]
+    assert abs(np.mean(alone) - number(first["loss"])) > 0.05
+
+
+def test_pieces_train_as_the_whole_batch_does():
+    finals = []
+    for pieces in (1, 4):
+        _, _, _, step = build(micro_batches=pieces, clip_norm=0.5)
+        finals.append([number(step(batch(i % 2))["loss"]) for i in range(6)])
+    assert finals[0] == pytest.approx(finals[1], rel=1e-4)
+    assert finals[0][-1] < 0.9 * finals[0][1]
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    """With a gradient of norm far above the limit, Lion's momentum after one step is (1 - β₂) times a gradient of the limit's norm."""
+    _, optimizer, _, step = build("lion", clip_norm=0.1)
+    norm = number(step(batch(0))["gradient_norm"])
+    step.synchronize()
+    assert norm > 1
+    slots = [keras.ops.convert_to_numpy(slot.value) for slot in optimizer.slots["momentum"]]
+    assert np.sqrt(sum((slot.astype("float64") ** 2).sum() for slot in slots)) == pytest.approx(0.01 * 0.1, rel=1e-3)
+
+
+def test_the_average_follows_the_updated_weights():
+    model, _, average, step = build(ema=0.9)
+    expected = values(model.trainable_variables)
+    for i in range(3):
+        step(batch(i))
+        step.synchronize()
+        now = values(model.trainable_variables)
+        expected = {name: 0.9 * expected[name] + 0.1 * now[name] for name in now}
+    found = {name: np.array(keras.ops.convert_to_numpy(v.value)) for name, v in average.named().items()}
+    assert distance(expected, found) < 1e-6
+    assert distance(now, found) > 1e-3
+
+
+def test_an_average_is_applied_and_taken_off_again():
+    model, _, average, step = build(ema=0.5)
+    step(batch(0))
+    step.synchronize()
+    before = values(model.trainable_variables)
+    with average.applied():
+        inside = values(model.trainable_variables)
+    assert distance(before, inside) > 1e-4
+    assert distance(before, values(model.trainable_variables)) == 0
+    assert np.isfinite(number(step(batch(1))["loss"]))
+
+
+def test_frozen_weights_do_not_move_and_the_others_do():
+    model, _, _, step = build(lock=["image/.*"])
+    before = values(model.weights)
+    for i in range(2):
+        step(batch(i))
+    step.synchronize()
+    for path, value in values(model.weights).items():
+        moved = np.abs(value - before[path]).max()
+        assert (moved == 0) == path.startswith("image/"), path
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_is_not_finite_changes_nothing(optimizer):
+    """The run with a bad batch in its middle is bit for bit the run without it."""
+
+    def poisoned(image, text, *, logit_scale, logit_bias):
+        # The bad batch is told by its first caption: all its tokens are alike, so that text row 0 equals text row 1.
+        loss = ContrastiveObjective().loss(image, text, logit_scale=logit_scale, logit_bias=logit_bias)
+        same = keras.ops.all(keras.ops.equal(text[0], text[1]))
+        return keras.ops.where(same, loss * float("nan"), loss)
+
+    bad = batch(9)
+    bad["text"][:] = 3
+    finals = []
+    for batches in ([batch(0), bad, batch(1)], [batch(0), batch(1)]):
+        model, built, average, step = build(optimizer, ContrastiveObjective(loss=poisoned), ema=0.9, clip_norm=1.0)
+        finite = [bool(number(step(example)["finite"])) for example in batches]
+        step.synchronize()
+        assert finite == [example is not bad for example in batches]
+        slots = {name: np.array(keras.ops.convert_to_numpy(v.value)) for name, v in built.named_slots().items()}
+        finals.append(values(model.weights) | slots | {f"ema/{n}": np.array(v) for n, v in average.named().items()})
+    assert finals[0].keys() == finals[1].keys()
+    assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
+    assert finals[0]["iterations"] == 2
+
+
+def test_several_captions_mean_the_mean_of_their_losses():
+    three = batch(5, captions=3)
+    _, _, _, step = build()
+    together = number(step(three)["loss"])
+    alone = []
+    for caption in range(3):
+        _, _, _, step = build()
+        alone.append(number(step({"image": three["image"], "text": three["text"][:, caption]})["loss"]))
+    assert together == pytest.approx(np.mean(alone), rel=1e-5)
+    assert np.ptp(alone) > 1e-3
+
+
+def test_the_same_steps_give_the_same_bits():
+    finals = []
+    for _ in range(2):
+        model, _, _, step = build(ema=0.9, clip_norm=1.0)
+        for i in range(3):
+            step(batch(i))
+        step.synchronize()
+        finals.append(values(model.weights))
+    assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
+
+
+def test_an_unknown_implementation_is_named_with_those_that_exist():
+    with pytest.raises(ValueError, match="Unknown implementation 'cuda'.*reference"):
+        backends.sigmoid_loss(np.eye(2), np.eye(2), logit_scale=1.0, logit_bias=0.0, implementation="cuda")

@@ -1,0 +1,90 @@
+"""The decay convention and the per-weight rates of the optimizers; their equations are judged in tests/agreement."""
+
+import keras
+import numpy as np
+import pytest
+
+from diptych.core.training.optimizers import OPTIMIZERS, AdamW
+from diptych.core.training.schedules import Cosine
+
+
+def variable(name: str, value: float = 2.0):
+    return keras.Variable(np.full((3,), value, "float32"), name=name)
+
+
+def update(optimizer, variables, gradient: float):
+    before = [keras.ops.convert_to_numpy(v.value).copy() for v in variables]
+    optimizer.apply([keras.ops.full((3,), gradient)] * len(variables), variables)
+    return [keras.ops.convert_to_numpy(v.value) - old for v, old in zip(variables, before, strict=True)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_follows_the_schedule_and_not_the_learning_rate(name):
+    """p <- p - s · (η · update + wd · p): with zero gradients only the decay of kernels is left, whatever η."""
+    for rate in (1e-3, 1e-1):
+        kernel, bias = variable("kernel"), variable("bias")
+        schedule = Cosine(rate, batch_size=1, total_examples=4)
+        optimizer = OPTIMIZERS[name](schedule, weight_decay=1e-2)
+        optimizer.build([kernel, bias])
+        factors = [1.0, 0.5 * (1 + np.cos(np.pi / 4)), 0.5]
+        for factor in factors:
+            before = keras.ops.convert_to_numpy(kernel.value).copy()
+            moved, unmoved = update(optimizer, [kernel, bias], 0.0)
+            assert moved == pytest.approx(-factor * 1e-2 * before, rel=2e-5)
+            assert unmoved == pytest.approx(0, abs=1e-9)
+
+
+def test_the_papers_decay_is_pytorchs_divided_by_the_learning_rate():
+    """η = 1e-3 with the paper's 1e-4 is AdamW(1e-3, weight_decay=0.1) of Keras, step for step."""
+    ours, theirs = variable("kernel"), variable("kernel")
+    optimizer = AdamW(1e-3, weight_decay=1e-4, beta_2=0.95, epsilon=1e-8)
+    reference = keras.optimizers.AdamW(1e-3, weight_decay=0.1, beta_2=0.95, epsilon=1e-8)
+    optimizer.build([ours])
+    reference.build([theirs])
+    for gradient in (0.3, -0.1, 0.7):
+        update(optimizer, [ours], gradient)
+        update(reference, [theirs], gradient)
+    assert keras.ops.convert_to_numpy(ours.value) == pytest.approx(keras.ops.convert_to_numpy(theirs.value), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rates_and_decays_differ_by_pattern(name):
+    slow, fast = variable("slow_kernel"), variable("fast_kernel")
+    rules = {"learning_rate_multipliers": {"slow.*": 0.1}, "weight_decay_multipliers": {"fast.*": 0.0}}
+    optimizer = OPTIMIZERS[name](1e-3, weight_decay=1e-3, **rules)
+    optimizer.build([slow, fast])
+    moved_slow, moved_fast = update(optimizer, [slow, fast], 1.0)
+    # Decay of 1e-3 · p is not multiplied by the rate's factor.
+    assert moved_slow + 1e-3 * 2.0 == pytest.approx(0.1 * moved_fast, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_restored_from_its_configuration(name):
+    schedule = Cosine(1e-3, batch_size=2, total_examples=20, warmup_examples=4)
+    optimizer = OPTIMIZERS[name](schedule, weight_decay=1e-3, learning_rate_multipliers={"kernel": 0.5})
+    restored = type(optimizer).from_config(optimizer.get_config())
+    assert restored.get_config() == optimizer.get_config()
+    weights = variable("kernel"), variable("kernel")
+    optimizer.build([weights[0]])
+    restored.build([weights[1]])
+    for gradient in (0.5, -0.25):
+        assert update(optimizer, [weights[0]], gradient)[0] == pytest.approx(update(restored, [weights[1]], gradient)[0])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_slots_are_named_after_their_weights(name):
+    weight = variable("kernel")
+    optimizer = OPTIMIZERS[name](1e-3)
+    optimizer.build([weight])
+    named = optimizer.named_slots()
+    assert "iterations" in named and {path.partition("/")[0] for path in named} == {"iterations", "kernel"}
+    assert len(named) == 1 + len(optimizer.slot_names)
+
+
+def test_arguments_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="learning_rate must be positive, got 0"):
+        AdamW(0)
+    with pytest.raises(ValueError, match="weight_decay must not be negative"):
+        AdamW(1e-3, weight_decay=-1.0)
+    with pytest.raises(ValueError, match="'kernle' matches no weight"):
+        AdamW(1e-3, weight_decay=1.0, decayed=["kernle"]).build([variable("kernel")])
