@@ -1,5 +1,6 @@
 """One worker process for each backend, kept up for the whole session."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -49,10 +50,8 @@ class Worker:
 
     def send(self, name: str, **arguments) -> None:
         self.start()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died; `receive` says how
             write_message(self._process.stdin, (name, arguments))
-        except BrokenPipeError:
-            pass  # it has died; `receive` says how
 
     def receive(self):
         """The reply to the oldest request that has none yet."""

@@ -92,15 +92,12 @@ class Backend:
         keep: tuple[int, ...] = (),
     ) -> dict:
         """One step a batch: losses and gradient norms of all, weights after the steps in `keep`, and the moving average."""
-        from diptych.backends import train_step
-        from diptych.core.training.ema import Ema
-
-        model, _ = self._model(config, dtype)
+        step, model, built, ema = self._step(config, dtype, optimizer, loss, clip_norm, ema_decay, micro_batches)
         _assign(model.weights, weights)
-        ema = Ema(model.trainable_variables, decay=ema_decay) if ema_decay else None
-        step = train_step(
-            model, _objective(loss), _optimizer(**optimizer), clip_norm=clip_norm, ema=ema, micro_batches=micro_batches
-        )
+        for variable in built.named_slots().values():
+            variable.assign(np.zeros(variable.shape))
+        if ema:
+            _assign_each(ema.named(), {path: weights[path] for path in ema.named()})
         kept, logs = {}, []
         for number, batch in enumerate(batches, 1):
             logs.append(_numbers(step(batch)))
@@ -142,6 +139,19 @@ class Backend:
         """End at once, with a last word on standard error."""
         os.write(2, b"the last word of a dying worker\n")
         os._exit(17)
+
+    def _step(self, config, dtype, optimizer, loss, clip_norm, ema_decay, micro_batches):
+        from diptych.backends import train_step
+        from diptych.core.training.ema import Ema
+
+        model, functions = self._model(config, dtype)
+        key = json.dumps([optimizer, loss, clip_norm, ema_decay, micro_batches], sort_keys=True)
+        if functions.get("step key") != key:
+            built = _optimizer(**optimizer)
+            ema = Ema(model.trainable_variables, decay=ema_decay) if ema_decay else None
+            step = train_step(model, _objective(loss), built, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
+            functions |= {"step key": key, "step": (step, model, built, ema)}
+        return functions["step"]
 
     def _model(self, config, dtype):
         key = json.dumps([config, dtype], sort_keys=True)
@@ -192,7 +202,10 @@ def _schedule(*, name, **arguments):
 
 
 def _assign(variables, values: dict) -> None:
-    by_path = {variable.path: variable for variable in variables}
+    _assign_each({variable.path: variable for variable in variables}, values)
+
+
+def _assign_each(by_path: dict, values: dict) -> None:
     if set(by_path) != set(values):
         raise ValueError(
             f"Weights and model differ. Only in the model: {sorted(set(by_path) - set(values))}; "

@@ -18,22 +18,13 @@ def conditions(config, weights, batch, answer: Answer, *, loss: str = "sigmoid",
     Names are "image_embedding", "text_embedding", "loss" and the paths of the weights for their gradients.
     """
     rng = np.random.default_rng(seed)
-    values, total = _named(answer), {}
+    values, total = answer.named(), {}
     for _ in range(NUDGES):
         nudged = {path: value * (1.0 + NUDGE * rng.standard_normal(value.shape)) for path, value in weights.items()}
-        for name, value in _named(siglip(config, nudged, batch, loss=loss)).items():
+        for name, value in siglip(config, nudged, batch, loss=loss).named().items():
             total[name] = total.get(name, 0.0) + np.square(value - values[name]).sum()
     norms = {name: np.linalg.norm(value) for name, value in values.items()}
     return {
         name: float(np.sqrt(square / NUDGES) / (NUDGE * norms[name])) if norms[name] else 0.0
         for name, square in total.items()
     }
-
-
-def _named(answer: Answer) -> dict[str, np.ndarray]:
-    outputs = {
-        "image_embedding": answer.image_embedding,
-        "text_embedding": answer.text_embedding,
-        "loss": np.asarray(answer.loss),
-    }
-    return outputs | answer.gradients

@@ -13,22 +13,20 @@ from tests.oracle.contrastive import sigmoid
 from tests.oracle.siglip import LOG_LOGIT_SCALE, LOGIT_BIAS, siglip, weight_shapes
 
 
-def draw_batch(config, rng: np.random.Generator, *, batch_size: int) -> dict[str, np.ndarray]:
-    """uint8 images scattered around a colour of their own, int32 tokens uniform over the vocabulary."""
+def draw_batch(config, rng: np.random.Generator, *, batch_size: int, captions: int = 1) -> dict[str, np.ndarray]:
+    """uint8 images scattered around a colour of their own, int32 tokens `[b, c, n]` uniform over the vocabulary."""
     vision, text = config["vision"], config["text"]
     size = vision["image_size"]
     colour = rng.uniform(60, 195, (batch_size, 1, 1, 3))
     image = np.clip(colour + rng.uniform(-100, 100, (batch_size, size, size, 3)), 0, 255)
-    token_ids = rng.integers(0, text["vocab_size"], (batch_size, text["context_length"]))
+    token_ids = rng.integers(0, text["vocab_size"], (batch_size, captions, text["context_length"]))
     return {"image": image.astype(np.uint8), "text": token_ids.astype(np.int32)}
 
 
 def draw_weights(config, rng: np.random.Generator, *, logit_scale: float) -> dict[str, np.ndarray]:
     """float32 weights by path, with t = `logit_scale` and a bias of 0."""
     weights = {path: _draw_weight(path, shape, rng) for path, shape in weight_shapes(config).items()}
-    weights[LOG_LOGIT_SCALE] = np.asarray(math.log(logit_scale))
-    if LOGIT_BIAS in weights:
-        weights[LOGIT_BIAS] = np.asarray(0.0)
+    weights |= {LOG_LOGIT_SCALE: np.asarray(math.log(logit_scale)), LOGIT_BIAS: np.asarray(0.0)}
     return {path: value.astype(np.float32) for path, value in weights.items()}
 
 
@@ -41,10 +39,11 @@ def _draw_weight(path, shape, rng):
 
 
 def negatives_share(cosines: np.ndarray, *, logit_scale: float, logit_bias: float) -> float:
-    """The part of Σ |dL/dl| that comes from pairs off the diagonal, in (0, 1)."""
+    """The part of Σ |dL/dl| that comes from pairs off the diagonal, in (0, 1), for cosines `[c, b, b]`."""
     logits = logit_scale * cosines + logit_bias
-    positives = sigmoid(-np.diag(logits)).sum()
-    negatives = sigmoid(logits).sum() - sigmoid(np.diag(logits)).sum()
+    diagonal = np.diagonal(logits, axis1=1, axis2=2)
+    positives = sigmoid(-diagonal).sum()
+    negatives = sigmoid(logits).sum() - sigmoid(diagonal).sum()
     return negatives / (negatives + positives)
 
 
@@ -60,14 +59,18 @@ def bias_for_share(cosines: np.ndarray, *, logit_scale: float, share: float) -> 
     return 0.5 * (low + high)
 
 
-def draw_problem(config, *, seed: int, batch_size: int, logit_scale: float, share: float = 0.5):
-    """(weights, batch) for a configuration: the same for the same arguments, on every machine."""
+def draw_problem(
+    config, *, seed: int, batch_size: int, logit_scale: float, share: float = 0.35, captions: int = 1
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(weights, batch) for a configuration: the same for the same arguments, on every machine.
+
+    `share` is the negatives' part in the gradient of the sigmoid loss. At one half the gradient of the bias is zero, and
+    nothing can be said of its relative error; so keep away from there.
+    """
     rng = np.random.default_rng(seed)
     weights = draw_weights(config, rng, logit_scale=logit_scale)
-    batch = draw_batch(config, rng, batch_size=batch_size)
-    if LOGIT_BIAS in weights:
-        answer = siglip(config, weights, batch)
-        cosines = answer.image_embedding @ answer.text_embedding.T
-        bias = bias_for_share(cosines, logit_scale=logit_scale, share=share)
-        weights[LOGIT_BIAS] = np.asarray(bias, np.float32)
+    batch = draw_batch(config, rng, batch_size=batch_size, captions=captions)
+    answer = siglip(config, weights, batch)
+    cosines = np.einsum("ie,jce->cij", answer.image_embedding, answer.text_embedding)
+    weights[LOGIT_BIAS] = np.asarray(bias_for_share(cosines, logit_scale=logit_scale, share=share), np.float32)
     return weights, batch

@@ -60,6 +60,21 @@ class Optimizer:
     def direction(self, gradient, state) -> np.ndarray:
         raise NotImplementedError
 
+    def cancellation(self) -> float:
+        """Roundings that the last update has more than other updates, because something cancelled."""
+        return 0.0
+
+    def uncertainty(self, path: str, error: np.ndarray) -> np.ndarray:
+        """How far the last direction of a weight may be off when its gradients are off by `error`, entry by entry.
+
+        AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors moves
+        at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax does not
+        see them.) Error over size, twice because the size is off as well; 4 bounds the difference of two directions.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(error == 0, 0.0, error / self.state[path]["size"])
+        return np.minimum(4.0, 2.0 * relative)
+
 
 class AdamW(Optimizer):
     """u = m̂ / (sqrt(v̂) + ε): Kingma & Ba 2015, algorithm 1, with the bias corrections 1 - βᵏ at update k = 1, 2, ..."""
@@ -73,7 +88,12 @@ class AdamW(Optimizer):
         state["v"] = self.beta_2 * state.get("v", 0.0) + (1 - self.beta_2) * gradient**2
         m = state["m"] / (1 - self.beta_1**self.steps)
         v = state["v"] / (1 - self.beta_2**self.steps)
-        return m / (np.sqrt(v) + self.epsilon)
+        state["size"] = np.sqrt(v) + self.epsilon
+        return m / state["size"]
+
+    def cancellation(self):
+        """1 - βᵏ is off by a rounding of 1, so by 1 / (1 - βᵏ) of its own."""
+        return 1 / (1 - self.beta_1**self.steps) + 1 / (1 - self.beta_2**self.steps)
 
 
 class Adafactor(Optimizer):
@@ -94,14 +114,14 @@ class Adafactor(Optimizer):
         axes = self.factored_axes(gradient.shape)
         if axes is None:
             state["v"] = beta * state.get("v", 0.0) + (1 - beta) * squared
-            update = gradient / np.sqrt(state["v"])
+            state["size"] = np.sqrt(state["v"])
         else:
             second, largest = axes
             rows, columns = squared.mean(largest, keepdims=True), squared.mean(second, keepdims=True)
             state["r"] = beta * state.get("r", 0.0) + (1 - beta) * rows
             state["c"] = beta * state.get("c", 0.0) + (1 - beta) * columns
-            update = gradient / np.sqrt(state["r"] / state["r"].mean(second, keepdims=True)) / np.sqrt(state["c"])
-        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * update
+            state["size"] = np.sqrt(state["r"] / state["r"].mean(second, keepdims=True)) * np.sqrt(state["c"])
+        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * gradient / state["size"]
         return state["m"]
 
     def factored_axes(self, shape) -> tuple[int, int] | None:
@@ -122,4 +142,9 @@ class Lion(Optimizer):
     def direction(self, gradient, state):
         m = state.get("m", np.zeros_like(gradient))
         state["m"] = self.beta_2 * m + (1 - self.beta_2) * gradient
-        return np.sign(self.beta_1 * m + (1 - self.beta_1) * gradient)
+        state["before_sign"] = self.beta_1 * m + (1 - self.beta_1) * gradient
+        return np.sign(state["before_sign"])
+
+    def uncertainty(self, path, error):
+        """A sign is right or wrong: 2 where what it is taken of is within the error of 0, else 0."""
+        return np.where((np.abs(self.state[path]["before_sign"]) <= error) & (error > 0), 2.0, 0.0)

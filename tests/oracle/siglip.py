@@ -8,41 +8,52 @@ from tests.oracle.contrastive import normalize, sigmoid_loss, softmax_contrastiv
 from tests.oracle.parameters import Parameters
 from tests.oracle.towers import image_tower, text_tower
 
+LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_contrastive_loss}
 LOG_LOGIT_SCALE, LOGIT_BIAS = "pair_logits/log_logit_scale", "pair_logits/logit_bias"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of a batch: unit embeddings `[b, e]`, the loss, and the gradient of the loss by weight path."""
+    """What a model makes of a batch: unit embeddings `[b, e]` and `[b, c, e]`, the loss, its gradient by weight path."""
 
     image_embedding: np.ndarray
     text_embedding: np.ndarray
     loss: float
     gradients: dict[str, np.ndarray]
 
+    def named(self) -> dict[str, np.ndarray]:
+        """All of it under one set of names: "image_embedding", "text_embedding", "loss", and the paths of the weights."""
+        outputs = {"image_embedding": self.image_embedding, "text_embedding": self.text_embedding}
+        return outputs | {"loss": np.asarray(self.loss)} | self.gradients
+
 
 def siglip(config, weights, batch, *, loss="sigmoid") -> Answer:
-    """Value and gradient for `batch = {"image": uint8 [b, height, width, 3], "text": int32 [b, n]}`; 0..255 becomes [-1, 1].
+    """Value and gradient for `batch = {"image": uint8 [b, height, width, 3], "text": int32 [b, c, n]}`.
 
-    `config` is the dictionary of a `SigLIPConfig`; `weights` are float64 (or become so) and keyed by Keras variable path.
+    Pixels 0..255 become [-1, 1]. With c captions an image, the loss is the mean over them: caption k of an image is contrasted
+    with caption k of the others. `config` is the dictionary of a `SigLIPConfig`; `weights` are keyed by Keras variable path.
     """
     parameters = Parameters(weights)
+    images, captions, length = batch["text"].shape
     pooled_image, backward_image = image_tower(batch["image"] / 127.5 - 1.0, parameters.at("image"), config["vision"])
-    pooled_text, backward_text = text_tower(batch["text"], parameters.at("text"), config["text"])
+    pooled_text, backward_text = text_tower(batch["text"].reshape(-1, length), parameters.at("text"), config["text"])
     image, backward_image_norm = normalize(pooled_image)
-    text, backward_text_norm = normalize(pooled_text)
+    text, backward_text_norm = normalize(pooled_text.reshape(images, captions, -1))
 
     scale = np.exp(parameters[LOG_LOGIT_SCALE])
-    if loss == "sigmoid":
-        value, (dimage, dtext, dscale, dbias) = sigmoid_loss(
-            image, text, logit_scale=scale, logit_bias=parameters[LOGIT_BIAS]
-        )
-        parameters.add(LOGIT_BIAS, dbias)
-    else:
-        value, (dimage, dtext, dscale) = softmax_contrastive_loss(image, text, logit_scale=scale)
-    parameters.add(LOG_LOGIT_SCALE, dscale * scale)
+    bias = {"logit_bias": parameters[LOGIT_BIAS]} if loss == "sigmoid" else {}
+    function = LOSSES[loss]
+    value, dimage, dtext = 0.0, np.zeros_like(image), np.zeros_like(text)
+    for caption in range(captions):
+        part, (dx, dy, dscale, *dbias) = function(image, text[:, caption], logit_scale=scale, **bias)
+        value += part / captions
+        dimage += dx / captions
+        dtext[:, caption] = dy / captions
+        parameters.add(LOG_LOGIT_SCALE, dscale * scale / captions)
+        if dbias:
+            parameters.add(LOGIT_BIAS, dbias[0] / captions)
     backward_image(backward_image_norm(dimage))
-    backward_text(backward_text_norm(dtext))
+    backward_text(backward_text_norm(dtext).reshape(images * captions, -1))
     return Answer(image, text, float(value), parameters.gradients)
 
 
@@ -60,10 +71,7 @@ def weight_shapes(config) -> dict[str, tuple[int, ...]]:
     shapes["text/token_embedding/embedding"] = (text["vocab_size"], text["width"])
     shapes["text/position_embedding/embedding"] = (text["context_length"], text["width"])
     shapes |= _top_shapes("text", text)
-    shapes[LOG_LOGIT_SCALE] = ()
-    if config.get("init_logit_bias") is not None:
-        shapes[LOGIT_BIAS] = ()
-    return shapes
+    return shapes | {LOG_LOGIT_SCALE: (), LOGIT_BIAS: ()}
 
 
 def _top_shapes(tower, config):

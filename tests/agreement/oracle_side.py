@@ -1,0 +1,73 @@
+"""The oracle's answer to the requests that workers get, in the same terms."""
+
+import re
+
+from tests.oracle.conditioning import conditions
+from tests.oracle.optimizers import Adafactor, AdamW, Lion, Optimizer, decays_kernels
+from tests.oracle.schedule import warmup_cosine
+from tests.oracle.siglip import siglip
+from tests.oracle.training import Trajectory, train
+from tests.tolerances import UNIT_ROUNDOFF, UPDATE_ROUNDINGS, gradient_errors, tolerances
+
+KINDS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion}
+
+
+def answer_and_tolerances(config, weights, batch, *, loss, dtype) -> tuple[dict, dict[str, float]]:
+    """What `evaluate` should give, by name, and how far off each may be."""
+    answer = siglip(config, weights, batch, loss=loss)
+    return answer.named(), tolerances(config, dtype, conditions(config, weights, batch, answer, loss=loss))
+
+
+def first_match(rules: dict[str, float], path: str) -> float:
+    """The value of the first pattern that matches the whole path, else 1."""
+    return next((value for pattern, value in rules.items() if re.fullmatch(pattern, path)), 1.0)
+
+
+def build_optimizer(
+    *, name, learning_rate, weight_decay=0.0, learning_rate_multipliers=None, weight_decay_multipliers=None, **own
+) -> tuple[Optimizer, "object"]:
+    """The optimizer that `train` is asked for, and the factor of its schedule after k updates."""
+    rates, decays = learning_rate_multipliers or {}, weight_decay_multipliers or {}
+    schedule = learning_rate if isinstance(learning_rate, dict) else None
+    optimizer = KINDS[name](
+        learning_rate=schedule["learning_rate"] if schedule else learning_rate,
+        weight_decay=weight_decay,
+        rate_share=lambda path: first_match(rates, path),
+        decay_share=lambda path: decays_kernels(path) * first_match(decays, path),
+        **own,
+    )
+    if not schedule:
+        return optimizer, lambda updates: 1.0
+
+    def factor(updates: int) -> float:
+        return warmup_cosine(
+            updates * schedule["batch_size"],
+            total_examples=schedule["total_examples"],
+            warmup_examples=schedule["warmup_examples"],
+        )
+
+    return optimizer, factor
+
+
+def trajectory(
+    config, weights, batches, *, optimizer, loss, dtype, clip_norm=None, ema_decay=None, keep=(), kind=None
+) -> Trajectory:
+    """What `train` should give. `kind` replaces the optimizer's class, to see a wrong one fail."""
+    built, schedule = build_optimizer(**optimizer)
+    if kind is not None:
+        built.__class__ = kind
+    _, relative = answer_and_tolerances(config, weights, batches[0], loss=loss, dtype=dtype)
+    return train(
+        config,
+        weights,
+        batches,
+        built,
+        loss=loss,
+        schedule=schedule,
+        errors_of=lambda gradients: gradient_errors(gradients, relative),
+        roundoff=UNIT_ROUNDOFF["float32"],
+        roundings=UPDATE_ROUNDINGS,
+        clip_norm=clip_norm,
+        ema_decay=ema_decay,
+        keep=keep,
+    )
