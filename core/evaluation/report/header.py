@@ -1,5 +1,6 @@
 """The top of the page: what was run in one sentence, the headline numbers, the facts; and the whole card at its end."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -84,7 +85,7 @@ def headline(data: ReportData) -> Markup | None:
             tiles.append(
                 _recall_tile(f"{strict}, {mean.get('languages', len(results) - 1)} languages", name, mean, strict)
             )
-    for name, result in data.zero_shot.items():
+    for name, result in list(data.zero_shot.items())[:1]:
         note = f"largest class {percent(result['chance'])}" if "chance" in result else ""
         tiles.append(_tile("Zero-shot", name, result["accuracy"], result.get("interval"), note))
     return element("dl", tiles, class_="tiles") if tiles else None
@@ -123,12 +124,13 @@ def facts(data: ReportData) -> Markup | None:
 
 
 def command(data: ReportData) -> Markup | None:
-    """The line that runs it again."""
+    """The line that runs it again; where its interpreter lies is of no use elsewhere."""
     text = data.card.get("command")
     if not text:
         return None
     backend = data.card.get("backend")
-    prefix = f"KERAS_BACKEND={backend} " if backend and "KERAS_BACKEND" not in str(text) else ""
+    text = re.sub(r"^\S*/(python[\d.]*)(?=\s)", r"\1", str(text))
+    prefix = f"KERAS_BACKEND={backend} " if backend and "KERAS_BACKEND" not in text else ""
     return element("pre", element("code", f"{prefix}{text}"), class_="command")
 
 

@@ -55,10 +55,10 @@ h3{font-size:15px;margin:0;font-weight:650} p{margin:0}
 .house{display:flex;align-items:center;gap:9px;padding-top:36px;font-weight:600;color:var(--muted);letter-spacing:.01em}
 .mark-of-house{width:26px} .summary{font-size:18px;line-height:1.5;max-width:68ch;color:var(--muted);text-wrap:pretty}
 .summary data{color:var(--ink);font-weight:600}
-.tiles{display:grid;margin:28px 0 0;gap:1px;background:var(--rule);border:1px solid var(--rule);border-radius:14px;
+.tiles{display:grid;margin:28px 0 0;gap:1px;background:var(--card);border:1px solid var(--rule);border-radius:14px;
 overflow:hidden}
 .tiles{grid-template-columns:repeat(auto-fit,minmax(min(100%,180px),1fr))}
-.tiles>div{background:var(--card);padding:14px 18px}
+.tiles>div{box-shadow:0 0 0 1px var(--rule);padding:14px 18px}
 .tiles>div{display:grid;grid-row:span 2;grid-template-rows:subgrid;gap:0} .tiles dt{font-size:13.5px;font-weight:600;line-height:1.35}
 .tiles dt small{display:block;font-size:12.5px;font-weight:400;color:var(--muted)} .tiles dd{margin:2px 0 0}
 .tiles data{font-size:36px;line-height:1.15;font-weight:680;letter-spacing:-.03em;display:block}

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.core.evaluation.report import ReportData
 from diptych.core.evaluation.report.axes import Scale, linear, logarithmic, path
 from diptych.core.evaluation.report.gallery import choose_queries, nearest_captions, nearest_images, sure_mistakes
+from diptych.core.evaluation.report.header import command
 from diptych.core.evaluation.report.lines import smooth
 from diptych.core.evaluation.report.markup import Markup, caption_text, element, escape, shorten
 from diptych.core.evaluation.report.numbers import compact, duration, percent, significant
@@ -154,6 +156,18 @@ def test_sure_mistakes_are_wrong_and_the_surest_come_first():
         assert embedded.image_labels[answer.nearest[0]] != embedded.text_labels[answer.query]
     perfect = dataclasses.replace(embedded, text_embeddings=embedded.image_embeddings[embedded.text_labels])
     assert sure_mistakes(perfect, count=5) == []
+
+
+@pytest.mark.parametrize(
+    ("card", "line"),
+    [
+        ({"command": "/opt/venv/bin/python3.11 -m recipes.siglip --lr 1"}, "python3.11 -m recipes.siglip --lr 1"),
+        ({"command": "python -m recipes.siglip", "backend": "jax"}, "KERAS_BACKEND=jax python -m recipes.siglip"),
+        ({"command": "KERAS_BACKEND=jax ./run", "backend": "jax"}, "KERAS_BACKEND=jax ./run"),
+    ],
+)
+def test_the_command_can_be_pasted_elsewhere(card, line):
+    assert command(ReportData(card=card)) == f'<pre class="command"><code>{line}</code></pre>'
 
 
 def test_the_main_language_falls_back_to_the_most_frequent():
