@@ -68,7 +68,7 @@ EMOJI = SigLIPConfig(
     vision=VisionConfig(width=192, depth=4, mlp_dim=768, num_heads=3, patch_size=12, image_size=48),
     text=TextConfig(
         width=128,
-        depth=2,
+        depth=1,
         mlp_dim=512,
         num_heads=2,
         vocab_size=8_000,

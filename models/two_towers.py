@@ -45,12 +45,6 @@ class TwoTowers(Tower):
         super().__init__(inputs=inputs, outputs={"image_embedding": image, "text_embedding": text}, name=name)
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.pair_logits = pair_logits
-        self.remember(
-            image_encoder=keras.saving.serialize_keras_object(image_encoder),
-            text_encoder=keras.saving.serialize_keras_object(text_encoder),
-            init_logit_scale=init_logit_scale,
-            init_logit_bias=init_logit_bias,
-        )
 
     @property
     def logit_scale(self):
@@ -70,6 +64,15 @@ class TwoTowers(Tower):
         """Token ids -> L2-normalised embeddings, as a Keras model that shares this model's weights."""
         return self._embedder(self.text_encoder, "text_embedder")
 
+    def get_config(self):
+        return {
+            "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
+            "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
+            "init_logit_scale": self.pair_logits.init_logit_scale,
+            "init_logit_bias": self.pair_logits.init_logit_bias,
+            "name": self.name,
+        }
+
     def _embedder(self, encoder, name):
         # Only the encoder's graph up to the pooled vector: the token features are left out.
         pooled = keras.Model(encoder.inputs, encoder.output["pooled"], name=encoder.name)
@@ -83,7 +86,7 @@ class SigLIP(TwoTowers):
 
     >>> model = SigLIP.from_preset("siglip2_base_patch16_256")
     >>> model.compile(optimizer=keras.optimizers.AdamW(1e-4))
-    >>> model.fit(dataset)                                # yields {"images": ..., "token_ids": ...}; pairs are rows
+    >>> model.fit({"images": images, "token_ids": token_ids}, batch_size=256)  # or a dataset of such; rows are pairs
 
     Args:
         config: a `SigLIPConfig` (or the dictionary of its fields).
@@ -112,6 +115,9 @@ class SigLIP(TwoTowers):
             name=name,
         )
         self.remember(config=asdict(config), **towers)
+
+    def get_config(self):
+        return Tower.get_config(self)  # the towers follow from the configuration
 
     @classmethod
     def from_preset(cls, preset: str, **arguments) -> "SigLIP":

@@ -103,6 +103,8 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
     return Preprocess(
         image_size=recipe.model.image_size or 1,
         context_length=data.context_length,
+        captions=data.captions_per_image,
+        opening_examples=data.opening_examples,
         tokenizer_path=data.tokenizer or TOKENIZER_PATH,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )

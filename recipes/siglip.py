@@ -18,10 +18,10 @@ from diptych.recipes.command_line import parse
 def siglip() -> Recipe:
     """The default run."""
     return Recipe(
-        data=Data(english_share=0.3),
+        data=Data(english_share=0.3, captions_per_image=4, opening_examples=60_000),
         model=Model(model="emoji"),
         optimization=Optimization(
-            examples=180_000,
+            examples=160_000,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=1e-4,

@@ -12,7 +12,8 @@ class Batch:
     | field   | dtype | shape                      | range                                                              |
     |---------|-------|----------------------------|--------------------------------------------------------------------|
     | `image` | uint8 | [batch, height, width, 3]  | 0..255, RGB; models map it to [-1, 1]                              |
-    | `text`  | int32 | [batch, context_length]    | token ids, end-of-text before the padding                          |
+    | `text`  | int32 | [batch, context_length]    | token ids, end-of-text before the padding; with several captions   |
+    |         |       |                            | an image [batch, captions, context_length]                         |
     | `index` | int64 | [batch]                    | place of the example in the endless training order                 |
 
     The rest stays on the host: `keys` and `languages` name each row's record and its caption's language; `skipped` lists the
@@ -38,7 +39,7 @@ class Batch:
         size = len(self.index)
         expected = {
             "image": (np.uint8, (size, *self.image.shape[1:3], 3)),
-            "text": (np.int32, (size, *self.text.shape[1:2])),
+            "text": (np.int32, (size, *self.text.shape[1:])),
             "index": (np.int64, (size,)),
         }
         for name, (dtype, shape) in expected.items():
@@ -51,6 +52,6 @@ class Batch:
         for name in ("keys", "languages"):
             if len(getattr(self, name)) != size:
                 raise ValueError(f"Batch.{name} has {len(getattr(self, name))} entries for {size} examples")
-        if self.image.ndim != 4 or self.text.ndim != 2:
-            raise ValueError(f"Batch has image rank {self.image.ndim} and text rank {self.text.ndim}, expected 4 and 2")
+        if self.image.ndim != 4 or self.text.ndim not in (2, 3):
+            raise ValueError(f"Batch has image rank {self.image.ndim} and text rank {self.text.ndim}, expected 4 and 2 or 3")
         return self

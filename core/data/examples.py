@@ -40,7 +40,7 @@ class Examples:
     """Makes the examples of a source in the order of `order`; bad ones are replaced by others of the same epoch."""
 
     source: Source
-    preprocess: Callable[[Record, Source, np.random.Generator], tuple[np.ndarray, np.ndarray, str]]
+    preprocess: Callable[[Record, Source, np.random.Generator, int], tuple[np.ndarray, np.ndarray, str]]
     order: Order
 
     def rows(self, batch: int, first: int, last: int) -> Rows:
@@ -72,7 +72,7 @@ class Examples:
                 record = self.source.record(record_index)
                 key = record.key
                 rng = example_rng(order.seed, index, attempt=attempt, stage=order.stage)
-                return key, *self.preprocess(record, self.source, rng)
+                return key, *self.preprocess(record, self.source, rng, batch * order.batch_size)
             except BadExample as error:
                 skipped.append((key, error.reason))
                 failures.append(error)

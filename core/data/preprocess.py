@@ -25,6 +25,9 @@ class Preprocess:
     image_size: side of the square images.   context_length: tokens per caption, end-of-text included.
     tokenizer_path: a SentencePiece .model or a tokenizer.json.   augmentation: random changes, None for none.
     language_weights: see `sampling.draw`.   resize_method: see `image.resize`.
+    captions: captions drawn for each image; more than one give tokens [captions, context_length].
+    opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone. Towers learn
+    what pictures mean faster from one language, and the other languages then find their place.
     """
 
     image_size: int
@@ -33,18 +36,35 @@ class Preprocess:
     augmentation: Augmentation | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
+    captions: int = 1
+    opening_examples: int = 0
+    opening_language: str = "en"
 
     def __post_init__(self):
+        if self.captions < 1 or self.opening_examples < 0:
+            raise ValueError(
+                f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, {self.opening_examples}"
+            )
         if self.image_size < 1 or self.context_length < 1:
             raise ValueError(f"image_size and context_length must be 1 or more, got {self.image_size}, {self.context_length}")
         weights = (self.language_weights or {"": 1.0}).values()
         if min(weights) < 0 or not sum(weights):
             raise ValueError(f"language_weights must be 0 or more, and one above 0, got {self.language_weights}")
 
-    def __call__(self, record: Record, source: Source, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
-        """Image uint8 [image_size, image_size, 3], tokens int32 [context_length], and the caption's language."""
-        reference, caption = draw(record, rng, self.language_weights)
+    def __call__(
+        self, record: Record, source: Source, rng: np.random.Generator, position: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image uint8 [image_size, image_size, 3], tokens int32 [context_length], and the (first) caption's language.
+
+        `position` is the global index of the batch's first example, by which all of a batch is in the opening or none.
+        """
+        opening = position is not None and position < self.opening_examples
+        weights = {self.opening_language: 1.0} if opening else self.language_weights
+        reference, caption = draw(record, rng, weights)
         tokens = self.tokens(caption.text)
+        if self.captions > 1:
+            others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
+            tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
         pixels = source.pixels(reference) if isinstance(source, CachedSource) else decode(source.read(reference))
         return self.image(pixels, rng), tokens, caption.language
 
@@ -68,7 +88,8 @@ class Preprocess:
     def fingerprint(self) -> str:
         """A hash of everything that decides what an example looks like."""
         weights = sorted(self.language_weights.items()) if self.language_weights else None
-        settings = (self.image_size, self.context_length, self.resize_method, self.augmentation, weights)
+        opening = (self.opening_examples, self.opening_language)
+        settings = (self.image_size, self.context_length, self.resize_method, self.augmentation, weights, self.captions, opening)
         return hashlib.sha256(f"{settings} {self.tokenizer.fingerprint()}".encode()).hexdigest()
 
 

@@ -31,6 +31,10 @@ class Data:
     """Tokens a caption, end-of-text included."""
     english_share: float | None = None
     """Share of captions drawn in English where a record has several languages; None draws evenly from all captions."""
+    captions_per_image: int = 1
+    """Captions of an image in one batch; the loss is the mean over them."""
+    opening_examples: int = 0
+    """Examples at the start with one caption an image, in English alone."""
     augment: bool = True
     """Random zoom, shift, rotation and colour of the training images; SigLIP itself only resizes."""
     workers: int = 0

@@ -17,7 +17,7 @@ from diptych.core.data.records import BadExample, Caption, Record
 
 SPLITS = ("train", "held_out", "all")
 KEYWORDS_A_CAPTION = 3  # one alone ("face") fits a hundred concepts, all together exceed a short context
-KEYWORDS_WEIGHT = 0.5  # of a language's keyword captions together; its name weighs 1
+KEYWORDS_WEIGHT = 0.1  # of a language's keyword captions together; its name weighs 1
 
 
 class EmojiSource:
