@@ -45,8 +45,8 @@ def summary(data: ReportData) -> list[object]:
         parts += [" in ", shown(seconds, duration(seconds))]
     if data.card.get("backend"):
         parts += [f", on {data.card['backend']}"]
-    if data.card.get("device"):
-        parts += [f" ({data.card['device']})"]
+    if device(data.card):
+        parts += [f" ({device(data.card)})"]
     parts.append(".")
     first = next(iter(data.retrieval.items()), None)
     if first:
@@ -95,9 +95,14 @@ def facts(data: ReportData) -> Markup | None:
     """Short facts of the run, those that the card holds."""
     card = data.card
     rows: list[tuple[str, object]] = []
-    for name, key in (("Backend", "backend"), ("Loss", "implementation"), ("Device", "device"), ("Seed", "seed")):
-        if card.get(key) is not None:
-            rows.append((name, str(card[key])))
+    for name, value in (
+        ("Backend", card.get("backend")),
+        ("Loss", card.get("implementation")),
+        ("Device", device(card)),
+        ("Seed", card.get("seed")),
+    ):
+        if value is not None:
+            rows.append((name, str(value)))
     for name, value, unit in (
         ("Parameters", card.get("parameters"), ""),
         ("FLOPs a step", card.get("flops_per_step"), "FLOP"),
@@ -168,6 +173,15 @@ def main_language(data: ReportData, results: Mapping[str, object]) -> str | None
     wanted = data.samples.main_language if data.samples is not None else "en"
     codes = [code for code in results if code != MEAN]
     return wanted if wanted in codes else (codes or [None])[0]
+
+
+def device(card: Mapping[str, object]) -> str | None:
+    """The accelerator that the card names, else the processor and how many of its CPUs were used."""
+    machine = card.get("machine")
+    if card.get("device") or not isinstance(machine, Mapping) or not machine.get("processor"):
+        return card.get("device")
+    cpus = machine.get("usable_cpus")
+    return f"{machine['processor']}, {cpus} CPUs" if cpus else str(machine["processor"])
 
 
 def examples_seen(data: ReportData) -> float | None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diptych.core.evaluation.report import ReportData
 from diptych.core.evaluation.report.axes import Scale, linear, logarithmic, path
 from diptych.core.evaluation.report.gallery import choose_queries, nearest_captions, nearest_images, sure_mistakes
-from diptych.core.evaluation.report.header import command
+from diptych.core.evaluation.report.header import command, device
 from diptych.core.evaluation.report.lines import smooth
 from diptych.core.evaluation.report.markup import Markup, caption_text, element, escape, shorten
 from diptych.core.evaluation.report.numbers import compact, duration, percent, significant
@@ -168,6 +168,13 @@ def test_sure_mistakes_are_wrong_and_the_surest_come_first():
 )
 def test_the_command_can_be_pasted_elsewhere(card, line):
     assert command(ReportData(card=card)) == f'<pre class="command"><code>{line}</code></pre>'
+
+
+def test_the_device_is_the_accelerator_or_else_the_processor():
+    host = {"processor": "AMD EPYC", "usable_cpus": 2}
+    assert device({"device": "NVIDIA H200", "machine": host}) == "NVIDIA H200"
+    assert device({"device": None, "machine": host}) == "AMD EPYC, 2 CPUs"
+    assert device({"machine": {"processor": None}}) is None
 
 
 def test_the_main_language_falls_back_to_the_most_frequent():
