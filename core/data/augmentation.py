@@ -58,7 +58,7 @@ class Augmentation:
         """Change uint8 [height, width, 3]; returns uint8 [size, size, 3], or of the shape given where `size` is None."""
         height, width = (size, size) if size else image.shape[:2]
         if max(image.shape[0] / height, image.shape[1] / width) > _MAX_DIRECT_REDUCTION:
-            image = resize(image, size)
+            image = resize(image, max(height, width))
         draws = _Draws(rng)
         border = _border_colour(image)
         picture = Image.fromarray(image)
@@ -131,7 +131,8 @@ class _Draws:
         return next(self._numbers)
 
     def colour(self) -> tuple[int, int, int]:
-        return tuple(int(256 * next(self._numbers)) for _ in range(3))
+        red, green, blue = (int(256 * next(self._numbers)) for _ in range(3))
+        return red, green, blue
 
 
 def _border_colour(image: np.ndarray) -> tuple[int, int, int]:
@@ -147,7 +148,8 @@ def _border_colour(image: np.ndarray) -> tuple[int, int, int]:
 def _tint_surroundings(picture: Image.Image, image: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
     """Multiply what is white in a straight line from the border, and one pixel more (soft edges), by a colour."""
     height, width = image.shape[:2]
-    drawn = (image[..., 0] < _DRAWN_BELOW) | (image[..., 1] < _DRAWN_BELOW) | (image[..., 2] < _DRAWN_BELOW)
+    darkest = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+    drawn = np.asarray(darkest < _DRAWN_BELOW)
     rows, columns = np.arange(height)[:, None], np.arange(width)
     above, below = drawn.argmax(axis=0), height - drawn[::-1].argmax(axis=0)
     left, right = drawn.argmax(axis=1)[:, None], width - drawn[:, ::-1].argmax(axis=1)[:, None]

@@ -53,5 +53,7 @@ class Batch:
             if len(getattr(self, name)) != size:
                 raise ValueError(f"Batch.{name} has {len(getattr(self, name))} entries for {size} examples")
         if self.image.ndim != 4 or self.text.ndim not in (2, 3):
-            raise ValueError(f"Batch has image rank {self.image.ndim} and text rank {self.text.ndim}, expected 4 and 2 or 3")
+            raise ValueError(
+                f"Batch has image rank {self.image.ndim} and text rank {self.text.ndim}, expected 4 and 2 or 3"
+            )
         return self

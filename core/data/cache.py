@@ -1,5 +1,7 @@
 """Records and decoded pictures kept in memory, for sources small enough that every epoch meets the same ones."""
 
+from typing import Any
+
 import numpy as np
 
 from diptych.core.data.image import decode
@@ -20,7 +22,7 @@ class CachedSource:
         self.source = source
         self.megabytes = megabytes
         self._records: dict[int, Record] = {}
-        self._pixels: dict[object, np.ndarray] = {}
+        self._pixels: dict[Any, np.ndarray] = {}
         self._free_bytes = megabytes * _BYTES_PER_MEGABYTE
 
     def __len__(self) -> int:
@@ -35,11 +37,11 @@ class CachedSource:
                 self._records[index] = record
         return record
 
-    def read(self, reference: object) -> bytes:
+    def read(self, reference: Any) -> bytes:
         """As the source's own `read`."""
         return self.source.read(reference)
 
-    def pixels(self, reference: object) -> np.ndarray:
+    def pixels(self, reference: Any) -> np.ndarray:
         """The decoded picture, uint8 [height, width, 3], read-only."""
         pixels = self._pixels.get(reference)
         if pixels is None:
@@ -52,11 +54,8 @@ class CachedSource:
         """As the source's own `fingerprint`."""
         return self.source.fingerprint()
 
-    def __getstate__(self) -> dict:
-        return {"source": self.source, "megabytes": self.megabytes}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple:
+        return type(self), (self.source, self.megabytes)
 
     def _has_room_for(self, size: int) -> bool:
         if size > self._free_bytes:

@@ -1,13 +1,14 @@
 """Rows of batches, made from nothing but (source, preprocess, order, batch number): the same in any process, at any time."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.records import BadExample, Source
 from diptych.core.data.sampling import Order, example_rng
 
 MOST_FAILURES_IN_A_ROW = 64
@@ -40,13 +41,14 @@ class Examples:
     """Makes the examples of a source in the order of `order`; bad ones are replaced by others of the same epoch."""
 
     source: Source
-    preprocess: Callable[[Record, Source, np.random.Generator, int], tuple[np.ndarray, np.ndarray, str]]
+    preprocess: Preprocess
     order: Order
 
     def rows(self, batch: int, first: int, last: int) -> Rows:
         """Rows first..last-1 of a batch; raises `TooManySkipped` where one bad example follows the other."""
         planned = self.order.records(batch)
-        images, texts, keys, languages, skipped = [], [], [], [], []
+        images, texts, keys, languages = [], [], [], []
+        skipped: list[tuple[str, str]] = []
         for row in range(first, last):
             key, image, tokens, language = self._example(batch, row, planned, skipped)
             images.append(image)

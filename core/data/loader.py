@@ -3,7 +3,7 @@
 import faulthandler
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
@@ -12,6 +12,7 @@ import numpy as np
 from diptych.core.data.batch import Batch
 from diptych.core.data.cache import CachedSource
 from diptych.core.data.examples import Examples, Rows, TooManySkipped, listed
+from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
 from diptych.core.data.worker import WorkerPool
@@ -33,7 +34,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        preprocess: Callable,
+        preprocess: Preprocess,
         *,
         batch_size: int,
         seed: int,

@@ -69,11 +69,11 @@ def _open_folder(folder: Path, index_folder: str | Path | None) -> Source:
         )
     for pattern in ("*.tar", "*.parquet", "data/*.parquet", "*.arrow"):
         files = sorted(path for path in folder.glob(pattern) if not path.name.startswith((".", "cache-")))
-        splits = {match.group(1) for path in files if (match := _SPLIT.match(path.name))}
-        if len(splits) > 1:
+        kinds = {match.group(1) for path in files if (match := _SPLIT.match(path.name))}
+        if len(kinds) > 1:
             raise ValueError(
-                f"{folder} holds the splits {', '.join(sorted(splits))}: choose one, such as "
-                f"{files[0].parent / (min(splits) + '-*' + files[0].suffix)}"
+                f"{folder} holds the splits {', '.join(sorted(kinds))}: choose one, such as "
+                f"{files[0].parent / (min(kinds) + '-*' + files[0].suffix)}"
             )
         if files:
             return _open_files(files, index_folder)

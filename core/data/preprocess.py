@@ -46,7 +46,9 @@ class Preprocess:
                 f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, {self.opening_examples}"
             )
         if self.image_size < 1 or self.context_length < 1:
-            raise ValueError(f"image_size and context_length must be 1 or more, got {self.image_size}, {self.context_length}")
+            raise ValueError(
+                f"image_size and context_length must be 1 or more, got {self.image_size}, {self.context_length}"
+            )
         weights = (self.language_weights or {"": 1.0}).values()
         if min(weights) < 0 or not sum(weights):
             raise ValueError(f"language_weights must be 0 or more, and one above 0, got {self.language_weights}")
@@ -89,7 +91,15 @@ class Preprocess:
         """A hash of everything that decides what an example looks like."""
         weights = sorted(self.language_weights.items()) if self.language_weights else None
         opening = (self.opening_examples, self.opening_language)
-        settings = (self.image_size, self.context_length, self.resize_method, self.augmentation, weights, self.captions, opening)
+        settings = (
+            self.image_size,
+            self.context_length,
+            self.resize_method,
+            self.augmentation,
+            weights,
+            self.captions,
+            opening,
+        )
         return hashlib.sha256(f"{settings} {self.tokenizer.fingerprint()}".encode()).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 UNKNOWN_LANGUAGE = "und"
 
@@ -57,7 +57,7 @@ class Source(Protocol):
         """The record at `index` in [0, len); raises `BadExample` if it is damaged."""
         ...
 
-    def read(self, reference: object) -> bytes:
+    def read(self, reference: Any) -> bytes:
         """The encoded bytes of one of a record's images; raises `BadExample` if they cannot be had."""
         ...
 

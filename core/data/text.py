@@ -112,7 +112,9 @@ class _SentencePieceTokenizer(Tokenizer):
             lower_case=lower_case,
             file_hash=hashlib.sha256(model).hexdigest(),
         )
-        self._ids = self._processor.encode_as_ids
+
+    def _ids(self, text: str) -> list[int]:
+        return self._processor.encode_as_ids(text)
 
 
 class _HuggingFaceTokenizer(Tokenizer):

@@ -91,13 +91,16 @@ class Worker:
             # Ctrl-C in a terminal goes to the whole process group; what to do about it is for the parent to decide.
             process_group=0,
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._requests, self._answers = self.process.stdin, self.process.stdout
         self._send(pickle.dumps((os.getpid(), _main_script(payload), payload)))
 
     def rows(self, batch: int, first: int, last: int) -> Rows:
         """Rows first..last-1 of a batch; raises what the worker raised, or `WorkerDied`."""
         self._send(_REQUEST.pack(batch, first, last))
         try:
-            answer = pickle.load(self.process.stdout)
+            answer = pickle.load(self._answers)
         except (EOFError, pickle.UnpicklingError, ValueError):
             raise self.obituary() from None
         if isinstance(answer, BaseException):
@@ -121,14 +124,14 @@ class Worker:
         """Kill the process and wait for it."""
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
+        for stream in (self._requests, self._answers):
             with contextlib.suppress(OSError):
                 stream.close()
 
     def _send(self, message: bytes) -> None:
         try:
-            self.process.stdin.write(message)
-            self.process.stdin.flush()
+            self._requests.write(message)
+            self._requests.flush()
         except (BrokenPipeError, ValueError):
             raise self.obituary() from None
 

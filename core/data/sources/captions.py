@@ -67,7 +67,7 @@ def _entry(entry: Any, language: str) -> list[Caption]:
     if not isinstance(entry, Mapping):
         return [Caption(entry, language)]  # what is not a string is refused, with a reason, when the caption is used
     # A table fills the fields that an entry lacks with None.
-    text = next((entry[name] for name in _ENTRY_TEXT if entry.get(name) is not None), None)
+    text = next((entry[name] for name in _ENTRY_TEXT if entry.get(name) is not None), "")
     own_language = next((entry[name] for name in LANGUAGE_FIELDS if isinstance(entry.get(name), str)), language)
     weight = 1.0 if entry.get("weight") is None else entry["weight"]
     if not isinstance(weight, int | float) or not 0 <= weight < 1e9:

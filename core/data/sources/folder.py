@@ -71,7 +71,7 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Hash of all keys, of the names and sizes of images and caption files, and of the text of the .jsonl lists."""
         digest = hashlib.sha256()
-        lists = set()
+        lists: set[str] = set()
         for entry in self._entries:
             files = [*entry.images, *(name for name, _, length in entry.captions if length < 0)]
             lists.update(name for name, _, length in entry.captions if length >= 0)

@@ -38,8 +38,8 @@ class TableSource:
             lengths += group_lengths
             columns.add(tuple(names))
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name)
-        for names in columns:
-            if caption_columns(names, "another file of the data set") != (self.image_column, self._other_columns):
+        for other in columns:
+            if caption_columns(other, "another file of the data set") != (self.image_column, self._other_columns):
                 raise ValueError(
                     f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
                 )

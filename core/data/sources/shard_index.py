@@ -36,7 +36,10 @@ class ShardIndex:
 
     def problem(self, place: int) -> tuple[str, str] | None:
         """(reason, detail) where the entry at `place` is not a sample."""
-        return tuple(self.problems[place - len(self.keys)]) if place >= len(self.keys) else None
+        if place < len(self.keys):
+            return None
+        reason, detail = self.problems[place - len(self.keys)]
+        return reason, detail
 
     def sample(self, place: int) -> tuple[str, list[list[int]]]:
         """Key and [kind, offset, size] of each member."""

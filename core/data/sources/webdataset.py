@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from diptych.core.data.records import BadExample, Record
+from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sources.captions import MAX_CAPTION_FILE_BYTES, captions_from_json, captions_from_text
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, OpenFile, read_at
 from diptych.core.data.sources.shard_index import IMAGE, JSON, TEXT, ShardIndex, open_index
@@ -49,7 +49,8 @@ class WebDatasetSource:
             reason, detail = problem
             raise BadExample(reason, f"{self.shards[shard].name}: {detail}")
         key, members = shard_index.sample(place)
-        images, captions = [], []
+        images: list[tuple[int, int, int]] = []
+        captions: list[Caption] = []
         for kind, offset, size in members:
             if kind == IMAGE:
                 images.append((shard, offset, size))

@@ -62,15 +62,46 @@ def test_fingerprints_differ_where_examples_do():
         {"augmentation": Augmentation()},
         {"language_weights": {"en": 1}},
         {"resize_method": "bilinear"},
+        {"captions": 2},
+        {"opening_examples": 5},
     ]
-    assert len({base.fingerprint(), *(replace(base, **change).fingerprint() for change in changes)}) == 6
+    assert len({base.fingerprint(), *(replace(base, **change).fingerprint() for change in changes)}) == 8
     assert pickle.loads(pickle.dumps(base)).fingerprint() == preprocess().fingerprint()
     one, other = {"en": 1, "de": 2}, {"de": 2, "en": 1}
     assert replace(base, language_weights=one).fingerprint() == replace(base, language_weights=other).fingerprint()
 
 
+def test_several_captions_of_one_image_are_rows_of_tokens():
+    source = MemorySource(3)
+    make = preprocess(captions=3, language_weights={"en": 1})
+    image, tokens, language = make(source.record(1), source, example_rng(0, 0))
+    assert tokens.shape == (3, 12)
+    assert np.array_equal(tokens, np.stack([preprocess().tokens("picture 1 in en")] * 3))
+    assert language == "en"
+    drawn = {preprocess(captions=3)(source.record(1), source, example_rng(0, index))[1].tobytes() for index in range(9)}
+    assert len(drawn) > 3, "each caption is drawn for itself"
+
+
+def test_the_opening_is_in_one_language_and_ends_where_it_says():
+    source = MemorySource(3)
+    make = preprocess(captions=2, opening_examples=100, opening_language="ja", language_weights={"en": 1})
+    shapes = {}
+    for position in (0, 99, 100, None):
+        _, tokens, language = make(source.record(1), source, example_rng(0, 5), position)
+        shapes[position] = (tokens.shape[0], language)
+    assert shapes == {0: (1, "ja"), 99: (1, "ja"), 100: (2, "en"), None: (2, "en")}
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"image_size": 0}, {"context_length": 0}, {"language_weights": {"en": 0}}, {"language_weights": {"en": -1, "*": 2}}]
+    "wrong",
+    [
+        {"image_size": 0},
+        {"context_length": 0},
+        {"language_weights": {"en": 0}},
+        {"language_weights": {"en": -1, "*": 2}},
+        {"captions": 0},
+        {"opening_examples": -1},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

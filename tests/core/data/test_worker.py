@@ -97,7 +97,7 @@ def test_closing_ends_the_workers():
     start = time.monotonic()
     loader.close()
     assert _wait_until_gone(processes, 2) == []
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc, which this system has not")

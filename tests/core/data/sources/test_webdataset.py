@@ -120,10 +120,10 @@ def test_a_real_gigabyte_is_refused_by_its_size(tmp_path):
         file.write(member.tobuf())
         file.truncate(512 + (1 << 30) + 1024)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     assert _read(WebDatasetSource([path]))[1] == ["image_file_too_large"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
