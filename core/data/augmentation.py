@@ -149,12 +149,12 @@ def _tint_surroundings(picture: Image.Image, image: np.ndarray, colour: tuple[in
     """Multiply what is white in a straight line from the border, and one pixel more (soft edges), by a colour."""
     height, width = image.shape[:2]
     darkest = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
-    drawn = np.asarray(darkest < _DRAWN_BELOW)
+    drawn = darkest < _DRAWN_BELOW
     rows, columns = np.arange(height)[:, None], np.arange(width)
     above, below = drawn.argmax(axis=0), height - drawn[::-1].argmax(axis=0)
     left, right = drawn.argmax(axis=1)[:, None], width - drawn[:, ::-1].argmax(axis=1)[:, None]
     outside = (rows <= above) | (rows >= below - 1) | (columns <= left) | (columns >= right - 1)
-    outside |= ~drawn.any(axis=0) | ~drawn.any(axis=1)[:, None]
+    outside |= ~drawn.max(axis=0) | ~drawn.max(axis=1)[:, None]
     mask = Image.fromarray(outside.view(np.uint8) * np.uint8(255))
     tinted = ImageChops.multiply(picture, Image.new("RGB", picture.size, colour))
     return Image.composite(tinted, picture, mask)
