@@ -10,6 +10,7 @@ import keras
 from diptych import backends
 from diptych.core.data.cache import CachedSource
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.examples import TooManySkipped
 from diptych.core.data.loader import Loader
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.training.card import plain, resolve_card
@@ -54,7 +55,7 @@ def run(recipe: Recipe) -> int:
     """
     try:
         return _run(recipe)
-    except (CheckpointError, RunFolderError, TrainingDiverged, FileNotFoundError, ValueError) as error:
+    except (CheckpointError, RunFolderError, TooManySkipped, TrainingDiverged, FileNotFoundError, ValueError) as error:
         if os.environ.get("DIPTYCH_TRACEBACK"):
             raise
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
@@ -103,8 +104,8 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
     return Preprocess(
         image_size=recipe.model.image_size or 1,
         context_length=data.context_length,
-        captions=data.captions_per_image,
-        opening_examples=data.opening_examples,
+        captions=data.captions_per_image or 1,
+        opening_examples=data.opening_examples or 0,
         tokenizer_path=data.tokenizer or TOKENIZER_PATH,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )

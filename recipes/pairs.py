@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.data.augmentation import Augmentation
-from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, EmojiSource, evaluation_set
+from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, EmojiSource, concepts, evaluation_set
 from diptych.core.data.open_source import EMBEDDED, open_source
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import Source
@@ -75,16 +75,15 @@ def augmentation_for(data: Data, image_size: int) -> Augmentation | None:
 
 
 def emoji_groups(source: EmojiSource) -> Classes:
-    """The nine groups of the emoji standard; a group's prompts are the names the standard gives to its subgroups."""
-    everything = EmojiSource("all", designers=(HELD_OUT_DESIGNER,))
-    subgroups: dict[str, set[str]] = {group: set() for group in GROUPS}
-    for index in range(len(everything)):
-        concept = everything.concept(index)
-        subgroups[concept.group].add(concept.subgroup.replace("-", " "))
+    """The nine groups of the emoji standard; a group's prompts are the English names of its concepts in the training split."""
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for concept in concepts():
+        if concept.split == "train":
+            names[concept.group].append(concept.names["en"])
     groups = [source.concept(index).group for index in range(len(source))]
     return Classes(
         name="groups",
         names=[group.replace("-", " & ", 1) for group in GROUPS],
-        prompts=[sorted(subgroups[group]) for group in GROUPS],
+        prompts=[names[group] for group in GROUPS],
         labels=np.array([GROUPS.index(group) for group in groups], np.int64),
     )

@@ -10,7 +10,9 @@ augmented, a batch of hundreds and a bias that fits it, English drawn more often
 """
 
 import sys
+from dataclasses import replace
 
+from diptych.core.data.open_source import EMBEDDED
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.recipes.command_line import parse
 
@@ -18,7 +20,7 @@ from diptych.recipes.command_line import parse
 def siglip() -> Recipe:
     """The default run."""
     return Recipe(
-        data=Data(english_share=0.3, captions_per_image=4, opening_examples=60_000),
+        data=Data(),
         model=Model(model="emoji"),
         optimization=Optimization(
             examples=160_000,
@@ -30,12 +32,22 @@ def siglip() -> Recipe:
     )
 
 
+def resolve(recipe: Recipe) -> Recipe:
+    """Fills in what depends on the data: the embedded emoji have names in 36 languages, other data a caption or two."""
+    data = recipe.data
+    embedded = data.train_data == EMBEDDED
+    defaults = (0.3, 4, recipe.optimization.examples * 3 // 8) if embedded else (None, 1, 0)
+    fields = ("english_share", "captions_per_image", "opening_examples")
+    missing = {name: value for name, value in zip(fields, defaults, strict=True) if getattr(data, name) is None}
+    return replace(recipe, data=replace(data, **missing))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's changes; returns the exit status."""
     recipe = parse(siglip(), arguments, program="python -m recipes.siglip", description=__doc__)
     from diptych.recipes.contrastive import run
 
-    return run(recipe)
+    return run(resolve(recipe))
 
 
 if __name__ == "__main__":

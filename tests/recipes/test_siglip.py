@@ -1,0 +1,156 @@
+"""The SigLIP recipe as people use it: on their own pictures, interrupted, resumed, misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diptych.core.training.faults import FAULT_POINTS
+from diptych.core.training.metrics import read_metrics
+from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
+from tests.recipes.photos import write_photos
+
+# DIPTYCH_KILLS=20 is the full number; a run of every test kills less often.
+KILLS = int(os.environ.get("DIPTYCH_KILLS", "3"))
+STEPS = 60
+FEW_THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 64)
+
+
+def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
+    small = "--model siglip_mu16_224 --image-size 32 --context-length 8 --batch-size 16 --val-fraction 0.2 --no-report"
+    often = f"--examples {STEPS * 16} --checkpoint-every 4 --evaluate-every 320 --no-tensorboard --ema-decay 0.9"
+    paths = ["--train-data", str(photos), "--run-dir", str(run_dir)]
+    return [sys.executable, "-m", "recipes.siglip", *small.split(), *often.split(), *paths, *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return run_undisturbed(command(photos, run_dir), run_dir, environment=FEW_THREADS), run_dir
+
+
+def test_a_users_folder_is_learned_and_judged(undisturbed):
+    outcome, run_dir = undisturbed
+    losses = [row["loss"] for row in outcome.rows if "loss" in row]
+    assert len(losses) == STEPS
+    assert losses[-1] < 0.9 * losses[0]
+    results = json.loads((run_dir / "results.json").read_text())
+    assert 0 <= results["retrieval"]["Held-out pairs"]["und"]["recall@5"] <= 1
+    card = json.loads((run_dir / "card.json").read_text())
+    assert card["backend"] == os.environ["KERAS_BACKEND"]
+    assert card["implementation"] == "reference"
+    assert card["config"]["optimization"]["batch_size"] == 16
+    assert card["flops_per_step"] > 0
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(photos, undisturbed, tmp_path):
+    expected, _ = undisturbed
+    outcome = run_with_kills(
+        command(photos, tmp_path / "run"),
+        tmp_path / "run",
+        kills=KILLS,
+        seed=1,
+        seconds_of_training=expected.seconds_of_training,
+        seconds_to_first_row=expected.seconds_to_first_row,
+        environment=FEW_THREADS,
+    )
+    assert outcome.kills >= 1
+    assert outcome.by_step() == expected.by_step()
+    assert outcome.weights_sha256 == expected.weights_sha256
+
+
+@pytest.mark.parametrize("place", FAULT_POINTS if KILLS >= 20 else ["before_rename", "after_rename"])
+def test_killed_inside_saving_a_run_ends_with_the_same_bits(photos, undisturbed, tmp_path, place):
+    expected, _ = undisturbed
+    run_dir = tmp_path / "run"
+    outcome = run_with_fault(command(photos, run_dir), run_dir, fault=f"{place}:3", environment=FEW_THREADS)
+    assert outcome.by_step() == expected.by_step()
+    assert outcome.weights_sha256 == expected.weights_sha256
+
+
+def test_another_seed_gives_another_run(photos, undisturbed, tmp_path):
+    """The comparison of bits is able to fail."""
+    expected, _ = undisturbed
+    outcome = run_undisturbed(
+        command(photos, tmp_path / "run", "--seed", "1"), tmp_path / "run", environment=FEW_THREADS
+    )
+    assert outcome.weights_sha256 != expected.weights_sha256
+
+
+def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photos, undisturbed):
+    outcome, run_dir = undisturbed
+    again = subprocess.run(command(photos, run_dir), capture_output=True, text=True, env=os.environ | FEW_THREADS)
+    assert again.returncode == 0
+    assert "it is finished" in again.stdout
+    assert len(read_metrics(run_dir / "metrics.jsonl")) == len(outcome.rows)
+    other = subprocess.run(command(photos, run_dir, "--lr", "0.1"), capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "learning_rate: stored 0.001, given 0.1" in other.stderr
+    assert "--run-dir" in other.stderr
+
+
+def test_a_polite_signal_saves_first(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(photos, run_dir, "--checkpoint-every", "100000", "--examples", "160000", "--evaluate-every", "160000"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "The same command goes on from there" in output
+    step = max(row["step"] for row in read_metrics(run_dir / "metrics.jsonl"))
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--batchsize", "3"], 2, "--batch-size"),
+        (["--batch-size", "1"], 2, "one has no negatives"),
+        (["--model", "siglip_b16_225"], 1, "siglip_b16_224"),
+        (["--train-data", "no/such/folder"], 1, "no file or folder no/such/folder"),
+        (["--accum-freq", "3"], 2, "--accum-freq must divide --batch-size"),
+        (["--lock", "image"], 1, "matches no weight"),
+        (["--batch-size", "512"], 1, "lower batch_size"),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_what_to_do(photos, tmp_path, flags, status, message):
+    run = subprocess.run(
+        command(photos, tmp_path / "run", *flags), capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    assert run.returncode == status, run.stderr
+    assert message in run.stderr + run.stdout
+    assert "Traceback" not in run.stderr
+
+
+def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    run = subprocess.run(
+        [*command(photos, run_dir, "--dry-run"), "--model", "siglip2_so400m_patch14_384", "--image-size", "384"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    for word in ("parameters", "steps", "FLOPs", "memory", "GiB"):
+        assert word in run.stdout
+    assert not run_dir.exists()
