@@ -6,9 +6,10 @@ probabilities are tiny, so bins are even in the log-odds and not in the probabil
 as the model was trained on in one batch; in a larger grid pairs are rarer than the bias was fitted to.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diptych.core.evaluation.intervals import wilson_interval
 
@@ -27,14 +28,14 @@ def pair_logits(
     return np.float32(logit_scale) * (image_embeddings @ text_embeddings.T) + np.float32(logit_bias)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: ArrayLike) -> np.ndarray:
     """1 / (1 + exp(-logits)) without overflow, in float64."""
     logits = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1.0, small) / (1.0 + small)
 
 
-def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> dict[str, object]:
+def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> dict[str, Any]:
     """Predicted probability against the share of true pairs, in bins of equal width in log-odds.
 
         ECE = sum over bins of (cells in the bin / cells) * |share of pairs - mean probability|
@@ -104,7 +105,7 @@ def area_under_curve(pair_scores: np.ndarray, other_scores: np.ndarray) -> float
     return float((below + not_above).mean() / 2 / len(other_scores))
 
 
-def logit_histograms(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 48) -> dict[str, object]:
+def logit_histograms(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 48) -> dict[str, Any]:
     """Counts of the logits of pairs and of non-pairs over the same bins.
 
     Args:
@@ -136,7 +137,7 @@ def calibrate(
     batch_size: int,
     grids: int = 8,
     seed: int = 0,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Reliability, AUC and histograms over random grids of `batch_size` images by `batch_size` texts, one text an image.
 
     Args:
@@ -174,7 +175,7 @@ def calibrate(
     return summarise_logits(np.concatenate(logits), np.concatenate(is_pair)) | {"batch_size": int(size)}
 
 
-def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> dict[str, object]:
+def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> dict[str, Any]:
     """Reliability, AUC and histograms of given cells; see `calibrate`.
 
     Args:
@@ -191,7 +192,7 @@ def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> dict[str, objec
     }
 
 
-def threshold_cosine(logit_scale: float | Sequence[float], logit_bias: float | Sequence[float]) -> np.ndarray:
+def threshold_cosine(logit_scale: ArrayLike, logit_bias: ArrayLike) -> np.ndarray:
     """The cosine at which the probability of a pair is one half: -logit_bias / logit_scale."""
     return -np.asarray(logit_bias, dtype=np.float64) / np.asarray(logit_scale, dtype=np.float64)
 

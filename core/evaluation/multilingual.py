@@ -1,6 +1,7 @@
 """Retrieval by language: one result for each language of the captions, and their mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def recall_by_language(
     *,
     image_to_text: bool = False,
     seed: int = 0,
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Text-to-image retrieval in each language, from captions of one language at a time into all images.
 
     Args:
@@ -42,11 +43,11 @@ def recall_by_language(
     Raises:
         ValueError: as `retrieval.recall_at_k`.
     """
-    languages, text_labels, image_labels = np.asarray(languages), np.asarray(text_labels), np.asarray(image_labels)
-    results: dict[str, dict[str, object]] = {}
-    ranks_of_all = np.zeros(len(languages), dtype=np.int64)
-    for language in sorted(set(languages.tolist())):
-        chosen = np.flatnonzero(languages == language)
+    codes, text_labels, image_labels = np.asarray(languages), np.asarray(text_labels), np.asarray(image_labels)
+    results: dict[str, dict[str, Any]] = {}
+    ranks_of_all = np.zeros(len(codes), dtype=np.int64)
+    for language in sorted(set(codes.tolist())):
+        chosen = np.flatnonzero(codes == language)
         texts, labels = text_embeddings[chosen], text_labels[chosen]
         ranks = first_relevant_ranks(texts, image_embeddings, relevant_by_label(labels, image_labels))
         ranks_of_all[chosen] = ranks
@@ -58,18 +59,18 @@ def recall_by_language(
             results[language]["image_to_text"] = summarise_ranks(
                 ranks, len(texts), ks, groups=image_labels[described], seed=seed
             )
-    results[MEAN] = _mean_over_languages(results, ranks_of_all, text_labels, languages, ks, seed)
+    results[MEAN] = _mean_over_languages(results, ranks_of_all, text_labels, codes, ks, seed)
     return results
 
 
 def _mean_over_languages(
-    results: dict[str, dict[str, object]],
+    results: dict[str, dict[str, Any]],
     ranks: np.ndarray,
     labels: np.ndarray,
     languages: np.ndarray,
     ks: Sequence[int],
     seed: int,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     codes, place, counts = np.unique(languages, return_inverse=True, return_counts=True)
     hits = ranks[:, None] <= np.asarray(ks)
     intervals = hit_rate_interval(hits, groups=labels, weights=1 / counts[place], seed=seed)

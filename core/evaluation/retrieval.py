@@ -10,7 +10,8 @@ The judgement is strict. A wrong item that ties with the best right one counts a
 score is not a number: a model that maps everything to one point, or to NaN, gets recall 0 and not 1.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def summarise_ranks(
     *,
     groups: np.ndarray | None = None,
     seed: int = 0,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Ranks as a JSON-ready result.
 
     Args:
@@ -153,7 +154,7 @@ def retrieval_both_ways(
     ks: Sequence[int] = (1, 5, 10),
     *,
     seed: int = 0,
-) -> dict[str, Mapping[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Text to image and image to text, as JSON-ready results.
 
     Args:

@@ -1,13 +1,14 @@
 """Results as plain text that reads well on a terminal and in a file."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diptych.core.evaluation.language_names import language_name
 from diptych.core.evaluation.multilingual import MEAN
 
 
 def results_text(
-    retrieval: Mapping[str, Mapping[str, Mapping[str, object]]], zero_shot: Mapping[str, Mapping[str, object]]
+    retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]], zero_shot: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """Everything a run prints at its end: recall by language for each set, then zero-shot accuracy.
 
@@ -27,7 +28,7 @@ def results_text(
     return "\n\n".join(parts)
 
 
-def retrieval_table(name: str, results: Mapping[str, Mapping[str, object]]) -> str:
+def retrieval_table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """Recall by language, best first, with 95% intervals.
 
     Args:

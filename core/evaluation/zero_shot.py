@@ -3,6 +3,7 @@
 import re
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def zero_shot(
     class_names: Sequence[str],
     *,
     seed: int = 0,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Zero-shot accuracy over a labelled set, as a JSON-ready result.
 
     An image without a single best class, because classes tie or scores are not numbers, has no answer and is wrong.

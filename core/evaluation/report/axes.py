@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diptych.core.evaluation.report.markup import Markup, element
 from diptych.core.evaluation.report.numbers import MINUS, compact, percent, significant
@@ -45,7 +46,7 @@ class Scale:
         ]
 
 
-def linear(values: Sequence[float], *, include: Sequence[float] = (), margin: float = 0.06) -> Scale:
+def linear(values: ArrayLike, *, include: Sequence[float] = (), margin: float = 0.06) -> Scale:
     """A linear scale over the finite values, with some room around them except at the values of `include`."""
     finite = _finite(values, include)
     low, high = float(finite.min()), float(finite.max())
@@ -55,7 +56,7 @@ def linear(values: Sequence[float], *, include: Sequence[float] = (), margin: fl
     return Scale("linear", low if low in include else low - room, high if high in include else high + room)
 
 
-def logarithmic(values: Sequence[float], *, include: Sequence[float] = ()) -> Scale:
+def logarithmic(values: ArrayLike, *, include: Sequence[float] = ()) -> Scale:
     """A logarithmic scale over the finite positive values."""
     finite = _finite(values, include)
     positive = finite[finite > 0]
@@ -170,7 +171,7 @@ def _transform(kind: str, values: object) -> np.ndarray:
     return values
 
 
-def _finite(values: Sequence[float], include: Sequence[float]) -> np.ndarray:
+def _finite(values: ArrayLike, include: Sequence[float]) -> np.ndarray:
     both = np.concatenate([np.ravel(np.asarray(values, dtype=np.float64)), np.asarray(include, dtype=np.float64)])
     finite = both[np.isfinite(both)]
     return finite if len(finite) else np.array([0.0, 1.0])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         images, texts = len(self.image_embeddings), len(self.text_embeddings)
-        expected = {
+        expected: dict[str, tuple[np.ndarray | Sequence[str], int]] = {
             "image_labels": (self.image_labels, images),
             "thumbnails": (self.thumbnails, images),
             "text_labels": (self.text_labels, texts),
@@ -67,19 +67,19 @@ class ReportData:
     """Everything `write_report` shows."""
 
     title: str = "SigLIP"  # of the run
-    card: Mapping[str, object] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
     # Any nested mapping of plain values; all of it is shown. These keys, where present, make the header: command, seed,
     # backend, implementation, device, parameters, flops_per_step, utilisation (0 to 1), examples_seen, wall_seconds,
     # versions {package: version}, git {"commit", "dirty"}, config {...}.
-    metrics: Sequence[Mapping[str, object]] = ()
+    metrics: Sequence[Mapping[str, Any]] = ()
     # Rows in order: {"step", "examples", "loss", "learning_rate", "logit_scale", "logit_bias", "gradient_norm",
     # "examples_per_second", "seconds"}; a row with "evaluation": {name: share between 0 and 1} adds to the curves of quality.
     # Any field may be missing or not a number; only "step" or "examples" is needed.
-    retrieval: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     # {name of the set, such as "New drawings": {language or "mean": result}}, results as of multilingual.recall_by_language:
     # {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries", "gallery", "image_to_text": {...}}.
     # The first set makes the headline.
-    zero_shot: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
+    zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
     samples: Samples | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
@@ -88,7 +88,8 @@ class ReportData:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one .npz without pickles, from which `load` restores it and the report can be made again."""
-        arrays, plain = {}, {}
+        arrays: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         for part in dataclasses.fields(self):
             if part.name != "samples":
                 plain[part.name] = getattr(self, part.name)

@@ -21,7 +21,7 @@ from diptych.core.evaluation.report.thumbnails import Thumbnails
 def finds(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
     """(anchor, title, content): both retrieval galleries and the surest mistakes; None without pictures."""
     samples = data.samples
-    if samples is None or not np.isin(samples.text_labels, samples.image_labels).any():
+    if samples is None or thumbnails is None or not np.isin(samples.text_labels, samples.image_labels).any():
         return None
     queries = choose_queries(samples, in_main=6, in_others=8)
     answers = nearest_images(samples, queries, count=8)

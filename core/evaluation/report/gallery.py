@@ -44,8 +44,8 @@ def choose_queries(samples: Samples, *, in_main: int, in_others: int, seed: int 
     others += [code for code in there if code not in others]
     used = set(samples.text_labels[chosen].tolist())
     for code in [code for code in others if code != main_language][:in_others]:
-        texts = samples.in_language(code)
-        texts = [text for text in rng.permutation(texts[has_image[texts]]).tolist()]
+        of_language = samples.in_language(code)
+        texts = rng.permutation(of_language[has_image[of_language]]).tolist()
         fresh = [text for text in texts if int(samples.text_labels[text]) not in used] or texts
         if fresh:
             chosen.append(fresh[0])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -112,8 +113,9 @@ def facts(data: ReportData) -> Markup | None:
             rows.append((name, shown(value, compact(value, unit))))
     if is_number(card.get("utilisation")):
         rows.append(("Utilisation", shown(card["utilisation"], percent(card["utilisation"]))))
-    if wall_seconds(data) is not None:
-        rows.append(("Wall time", shown(wall_seconds(data), duration(wall_seconds(data)))))
+    seconds = wall_seconds(data)
+    if seconds is not None:
+        rows.append(("Wall time", shown(seconds, duration(seconds))))
     speed = _middle_speed(data)
     if speed is not None:
         rows.append(("Median speed", shown(speed, f"{compact(round(speed) if speed > 10 else speed)} examples/s")))
@@ -139,7 +141,7 @@ def command(data: ReportData) -> Markup | None:
     return element("pre", element("code", f"{prefix}{text}"), class_="command")
 
 
-def whole_card(card: Mapping[str, object]) -> Markup | None:
+def whole_card(card: Mapping[str, Any]) -> Markup | None:
     """Everything on the card, nested keys joined by dots."""
     rows = [
         element("tr", element("th", name, scope="row"), element("td", "" if value is None else str(value)))
@@ -151,7 +153,7 @@ def whole_card(card: Mapping[str, object]) -> Markup | None:
     return element("details", element("summary", f"The whole card, {len(rows)} entries"), table)
 
 
-def flatten(card: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+def flatten(card: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
     """(dotted name, plain value) of everything in a nested mapping; lists of plain values stay whole."""
     rows: list[tuple[str, object]] = []
     for key, value in card.items():
@@ -168,14 +170,14 @@ def flatten(card: Mapping[str, object], prefix: str = "") -> list[tuple[str, obj
     return rows
 
 
-def main_language(data: ReportData, results: Mapping[str, object]) -> str | None:
+def main_language(data: ReportData, results: Mapping[str, Any]) -> str | None:
     """The language of the headline: that of the samples, English, or the first."""
     wanted = data.samples.main_language if data.samples is not None else "en"
     codes = [code for code in results if code != MEAN]
-    return wanted if wanted in codes else (codes or [None])[0]
+    return wanted if wanted in codes else next(iter(codes), None)
 
 
-def device(card: Mapping[str, object]) -> str | None:
+def device(card: Mapping[str, Any]) -> str | None:
     """The accelerator that the card names, else the processor and how many of its CPUs were used."""
     machine = card.get("machine")
     if card.get("device") or not isinstance(machine, Mapping) or not machine.get("processor"):
@@ -194,7 +196,7 @@ def wall_seconds(data: ReportData) -> float | None:
     return _from_card_or_metrics(data, "wall_seconds", "seconds")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite number, and not a truth value."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
@@ -211,7 +213,7 @@ def _middle_speed(data: ReportData) -> float | None:
     return float(np.median(speeds)) if len(speeds) else None
 
 
-def _recall_tile(title: str, set_name: str, result: Mapping[str, object], recall: str) -> Markup:
+def _recall_tile(title: str, set_name: str, result: Mapping[str, Any], recall: str) -> Markup:
     chance = min(1.0, int(recall.partition("@")[2]) / result["gallery"]) if result.get("gallery") else None
     note = f"chance {percent(chance)}" if chance is not None else ""
     return _tile(set_name, title, result[recall], result.get("intervals", {}).get(recall), note)

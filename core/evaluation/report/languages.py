@@ -1,6 +1,7 @@
 """Recall by language: bars with 95% intervals, best language first."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diptych.core.evaluation.language_names import language_name
 from diptych.core.evaluation.multilingual import MEAN
@@ -14,7 +15,7 @@ PREFERRED = ("recall@1", "recall@5", "recall@10")
 
 
 def language_bars(
-    results: Mapping[str, Mapping[str, object]], *, columns: int = 2, width: float = 520, title: str
+    results: Mapping[str, Mapping[str, Any]], *, columns: int = 2, width: float = 520, title: str
 ) -> list[Markup]:
     """One drawing a column of languages, all to the same scale; none where there are no results.
 
@@ -36,14 +37,14 @@ def language_bars(
     return [_column(results, part, strict, lenient, scale, width, per_column, title) for part in parts]
 
 
-def recall_names(results: Mapping[str, Mapping[str, object]]) -> tuple[str | None, str | None]:
+def recall_names(results: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
     """The strict and the lenient recall that all results hold, None where there is none."""
     names = [name for name in PREFERRED if results and all(name in result for result in results.values())]
     return (names + [None, None])[0], (names + [None, None])[1]
 
 
 def _column(
-    results: Mapping[str, Mapping[str, object]],
+    results: Mapping[str, Mapping[str, Any]],
     codes: Sequence[str],
     strict: str,
     lenient: str | None,
@@ -70,7 +71,7 @@ def _head(name: str, x: float, style: str) -> Markup:
 
 
 def _row(
-    code: str, result: Mapping[str, object], strict: str, lenient: str | None, scale: Scale, top: float, width: float
+    code: str, result: Mapping[str, Any], strict: str, lenient: str | None, scale: Scale, top: float, width: float
 ) -> Markup:
     mean = code == MEAN
     name = "mean of all" if mean else language_name(code)
@@ -96,9 +97,7 @@ def _row(
     return element("g", parts, class_="row")
 
 
-def _bar(
-    result: Mapping[str, object], name: str, scale: Scale, middle: float, height: float, style: str
-) -> list[Markup]:
+def _bar(result: Mapping[str, Any], name: str, scale: Scale, middle: float, height: float, style: str) -> list[Markup]:
     start, end = scale.start, float(scale(result[name]))
     bar = element(
         "rect",
@@ -120,11 +119,11 @@ def _value(share: float, x: float, middle: float, style: str) -> Markup:
     return element("text", percent(share), x=x, y=middle + 4, text_anchor="end", class_=f"value {style}")
 
 
-def _upper(result: Mapping[str, object], name: str) -> float:
+def _upper(result: Mapping[str, Any], name: str) -> float:
     return max(result[name], result.get("intervals", {}).get(name, (0, 0))[1])
 
 
-def _sentence(name: str, result: Mapping[str, object], strict: str, lenient: str | None) -> str:
+def _sentence(name: str, result: Mapping[str, Any], strict: str, lenient: str | None) -> str:
     pieces = [name]
     for recall in filter(None, (strict, lenient)):
         interval = result.get("intervals", {}).get(recall)

@@ -70,7 +70,7 @@ def line_chart(
     every = np.concatenate([curve.values for curve in drawn])
     y = logarithmic(every, include=include) if y_log else linear(every, include=include)
     x, y = plot_area(width, height, x, y)
-    marks = []
+    marks: list[object] = []
     if faint:
         marks.append(_line(x, y, x_values, faint, "faint", thin_out=True))
     for curve in reversed(curves):

@@ -1,6 +1,7 @@
 """Two tables of shades: similarity of images and captions, and the confusion of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from diptych.core.evaluation.report.thumbnails import Thumbnails
 
 
 def similarity_matrix(
-    samples: Samples, thumbnails: Thumbnails, images: Sequence[int], texts: Sequence[int], *, cell: float, names: float
+    samples: Samples, thumbnails: Thumbnails, images: np.ndarray, texts: np.ndarray, *, cell: float, names: float
 ) -> Markup:
     """Cosines of images (columns) with captions (rows); pairs stand on the diagonal.
 
@@ -22,7 +23,7 @@ def similarity_matrix(
     Args:
         samples: the embeddings.
         thumbnails: of all images.
-        images, texts: the pairs shown, in the same order.
+        images, texts: the pairs shown, int [pairs] each, in the same order.
         cell: side of a cell.
         names: width kept for the captions.
     """
@@ -85,7 +86,7 @@ def similarity_matrix(
     return svg(names + size + 2, cell + 4 + size + 2, "Similarity of images and captions", marks, class_="matrix")
 
 
-def confusion_figure(result: Mapping[str, object], *, cell: float = 40, names: float = 128) -> Markup:
+def confusion_figure(result: Mapping[str, Any], *, cell: float = 40, names: float = 128) -> Markup:
     """Shares of the answers (columns) given to each true class (rows).
 
     Args:
@@ -98,9 +99,11 @@ def confusion_figure(result: Mapping[str, object], *, cell: float = 40, names: f
     images = confusion.sum(axis=1) + np.asarray(result["no_answer"])
     head, marks = 92, []
     for place, name in enumerate(class_names):
-        x, y = names + place * cell + cell / 2, head - 8
+        x = names + place * cell + cell / 2
         marks.append(
-            element("text", shorten(name, 18), transform=f"translate({x + 3:.1f} {y}) rotate(-48)", class_="tick")
+            element(
+                "text", shorten(name, 18), transform=f"translate({x + 3:.1f} {head - 8}) rotate(-48)", class_="tick"
+            )
         )
         marks.append(
             element(

@@ -182,7 +182,7 @@ def _health(data: ReportData) -> tuple[str, str, Markup] | None:
     if data.examples_read is None and not data.skipped and data.captions_read is None:
         return None
     skipped = sum(data.skipped.values())
-    rows = []
+    rows: list[tuple[str, int, int | None]] = []
     if data.examples_read is not None:
         rows.append(("Examples read", data.examples_read, None))
     rows.append(("Examples skipped", skipped, data.examples_read))

@@ -1,8 +1,10 @@
 """What the pairwise scores look like: histograms of logits, reliability of the probabilities, the two clouds."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.report.axes import Scale, frame, logarithmic, plot_area, probability
@@ -56,7 +58,7 @@ def histogram_figure(histograms: Mapping[str, Sequence[float]], *, width: float,
     )
 
 
-def reliability_figure(reliability: Mapping[str, object], *, width: float, height: float) -> Markup:
+def reliability_figure(reliability: Mapping[str, Any], *, width: float, height: float) -> Markup:
     """Share of true pairs against predicted probability, both in log-odds, with 95% intervals.
 
     Args:
@@ -162,15 +164,15 @@ def matched(samples: Samples, *, limit: int | None, seed: int = 0) -> tuple[np.n
     Returns:
         Two int64 arrays of the same length, at most `limit`.
     """
-    text_of = {}
+    text_of: dict[int, int] = {}
     for text in samples.in_language():
         text_of.setdefault(int(samples.text_labels[text]), int(text))
-    images = [index for index, label in enumerate(samples.image_labels) if int(label) in text_of]
-    images = np.random.default_rng(seed).permutation(np.array(images, dtype=np.int64))[:limit]
+    described = [index for index, label in enumerate(samples.image_labels) if int(label) in text_of]
+    images = np.random.default_rng(seed).permutation(np.array(described, dtype=np.int64))[:limit]
     return images, np.array([text_of[int(samples.image_labels[image])] for image in images], dtype=np.int64)
 
 
-def pair_probability(samples: Samples, cosines: np.ndarray) -> np.ndarray:
+def pair_probability(samples: Samples, cosines: ArrayLike) -> np.ndarray:
     """Sigmoid probability of cosines under the samples' scale and bias."""
     return sigmoid(samples.logit_scale * np.asarray(cosines, dtype=np.float64) + samples.logit_bias)
 

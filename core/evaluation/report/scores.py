@@ -13,7 +13,7 @@ from diptych.core.evaluation.report.thumbnails import Thumbnails
 def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
     """(anchor, title, content): similarity matrix, logits, reliability and clouds; None without embeddings of a pair."""
     samples = data.samples
-    if samples is None:
+    if samples is None or thumbnails is None:
         return None
     images, texts = matched(samples, limit=24, seed=2)
     if not len(images):

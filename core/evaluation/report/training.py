@@ -1,6 +1,7 @@
 """Curves of a training run over the examples seen: loss, rates, temperature, bias, threshold, speed, evaluations."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +14,18 @@ from diptych.core.evaluation.report.markup import Markup
 STYLES = ("image", "text", "pair", "other", "wrong")
 
 
-def column(rows: Sequence[Mapping[str, object]], name: str) -> np.ndarray:
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     """A field of the metrics as float64 [rows], NaN where a row lacks it or holds something that is not a number."""
     return np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
 
 
-def examples_axis(rows: Sequence[Mapping[str, object]]) -> tuple[np.ndarray, str]:
+def examples_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
     """Examples seen of each row and the name of the axis; steps where no row says how many examples."""
     examples = column(rows, "examples")
     return (examples, "examples seen") if np.isfinite(examples).any() else (column(rows, "step"), "steps")
 
 
-def loss_figure(rows: Sequence[Mapping[str, object]], *, width: float, height: float, log: bool) -> Markup | None:
+def loss_figure(rows: Sequence[Mapping[str, Any]], *, width: float, height: float, log: bool) -> Markup | None:
     """Raw and smoothed loss, on linear or on two logarithmic axes; None without two finite losses."""
     x_values, x_label = examples_axis(rows)
     loss = column(rows, "loss")
@@ -48,7 +49,7 @@ def loss_figure(rows: Sequence[Mapping[str, object]], *, width: float, height: f
 
 
 def training_figures(
-    rows: Sequence[Mapping[str, object]], *, width: float, height: float
+    rows: Sequence[Mapping[str, Any]], *, width: float, height: float
 ) -> list[tuple[str, str, Markup]]:
     """(title, what it says, figure) of each quantity that the metrics hold."""
     x_values, x_label = examples_axis(rows)
@@ -87,7 +88,7 @@ def training_figures(
     return figures
 
 
-def evaluation_curves(rows: Sequence[Mapping[str, object]]) -> tuple[np.ndarray, str, list[Curve]]:
+def evaluation_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str, list[Curve]]:
     """Examples seen, name of the axis, and one curve for each share that the evaluation rows hold, best first."""
     rows = [
         {**row, "examples": row.get("examples"), **row["evaluation"]}
@@ -106,7 +107,7 @@ def evaluation_curves(rows: Sequence[Mapping[str, object]]) -> tuple[np.ndarray,
     return x_values, x_label, [Curve(c.name, c.values, STYLES[i % len(STYLES)]) for i, c in enumerate(curves)]
 
 
-def evaluation_figure(rows: Sequence[Mapping[str, object]], *, width: float, height: float) -> Markup | None:
+def evaluation_figure(rows: Sequence[Mapping[str, Any]], *, width: float, height: float) -> Markup | None:
     """Recall and accuracy measured during training; None with fewer than two evaluations."""
     x_values, x_label, curves = evaluation_curves(rows)
     if len(x_values) < 2 or not curves:
