@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -62,7 +63,10 @@ def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
     index = _load(path, shard_state)
     if index is None:
         index = build_index(shard)
-        _save(path, shard_state, index)
+        try:
+            _save(path, shard_state, index)
+        except OSError as error:  # a full or read-only disk: the index is in memory, only the next start is slower
+            warnings.warn(f"the index of {shard} could not be kept as {path}: {error}", stacklevel=2)
     return index
 
 

@@ -253,6 +253,17 @@ def test_the_index_is_kept_and_used_until_the_shard_changes(tmp_path, monkeypatc
     assert len(built) == 3, "damaged index files are built anew"
 
 
+def test_an_index_that_cannot_be_kept_costs_no_more_than_time(shard, tmp_path, monkeypatch):
+    def full_disk(*arguments, **arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shard_index.np, "savez", full_disk)
+    with pytest.warns(UserWarning, match="could not be kept.*No space left"):
+        source = WebDatasetSource([shard], index_folder=tmp_path / "index")
+    assert len(source) == SAMPLES
+    assert list((tmp_path / "index").iterdir()) == [], "half a file was left behind"
+
+
 def test_more_shards_than_open_files(tmp_path, monkeypatch):
     shards = write_tars(tmp_path, shards=6)
     monkeypatch.setattr("diptych.core.data.sources.webdataset._MOST_OPEN_FILES", 2)
