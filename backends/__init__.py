@@ -5,6 +5,8 @@ if __name__ == "backends":
 
     alias_room(__name__)
 
+from types import ModuleType
+
 IMPLEMENTATIONS = ("reference",)
 
 
@@ -54,32 +56,30 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_b
         ema: a `diptych.core.training.ema.Ema`, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
     """
-    step = _room("step")
-    return step.TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
+    return _room().TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
 
 
 def device_name() -> str | None:
     """The accelerator that the current backend computes on; None for the CPU."""
-    return _room("device").describe()
+    return _room().device_name()
 
 
-def _room(module: str):
-    """A module of the current backend's room; the other rooms, and their frameworks, are not imported."""
+def _room() -> ModuleType:
+    """The current backend's room; the others, and their frameworks, are not imported."""
     import keras
 
-    match keras.config.backend(), module:
-        case "jax", "step":
-            from diptych.backends.jax import step as found
-        case "jax", "device":
-            from diptych.backends.jax import device as found
-        case "torch", "step":
-            from diptych.backends.torch import step as found
-        case "torch", "device":
-            from diptych.backends.torch import device as found
-        case "tensorflow", "step":
-            from diptych.backends.tensorflow import step as found
-        case "tensorflow", "device":
-            from diptych.backends.tensorflow import device as found
-        case other, _:
+    match keras.config.backend():
+        case "jax":
+            from diptych.backends import jax
+
+            return jax
+        case "torch":
+            from diptych.backends import torch
+
+            return torch
+        case "tensorflow":
+            from diptych.backends import tensorflow
+
+            return tensorflow
+        case other:
             raise ValueError(f"diptych trains on jax, torch or tensorflow; Keras runs on {other!r}.")
-    return found

@@ -109,8 +109,12 @@ def estimate_memory(
     if compute_bytes is None:
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
-    options = {"compute_bytes": compute_bytes, "rematerialize": rematerialize, "fused_attention": fused_attention}
-    towers = sum(_activation_bytes(tower, **options) for tower in (config.vision, config.text))
+    towers = sum(
+        _activation_bytes(
+            tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
+        )
+        for tower in (config.vision, config.text)
+    )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,

@@ -1,6 +1,7 @@
 """The field's size names: "B/16" -> width, depth, mlp_dim, num_heads, patch_size (big_vision `models/vit.py`, `decode_variant`)."""
 
 import difflib
+from typing import Any
 
 # name: (width, depth, mlp_dim, num_heads)
 SIZES = {
@@ -20,7 +21,7 @@ SIZES = {
 }
 
 
-def transformer_size(name: str) -> dict[str, int]:
+def transformer_size(name: str) -> dict[str, Any]:
     """`transformer_size("B")` -> {"width": 768, "depth": 12, "mlp_dim": 3072, "num_heads": 12}."""
     if name not in SIZES:
         near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.3)
@@ -29,7 +30,7 @@ def transformer_size(name: str) -> dict[str, int]:
     return dict(zip(("width", "depth", "mlp_dim", "num_heads"), SIZES[name], strict=True))
 
 
-def vision_size(name: str) -> dict[str, int]:
+def vision_size(name: str) -> dict[str, Any]:
     """`vision_size("B/16")` -> the transformer's size and patch_size 16."""
     size, slash, patch = name.partition("/")
     if not slash or not patch.isdigit():

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import keras
 
@@ -77,7 +78,7 @@ def _run(recipe: Recipe) -> int:
     pairs = open_pairs(recipe.data)
     print(pairs.describe(), flush=True)
     with RunFolder(recipe.run.run_dir) as folder, StopSignals() as stop:
-        folder.check_config(plain(recipe), harmless=HARMLESS)
+        folder.check_config(cast(Mapping, plain(recipe)), harmless=HARMLESS)
         learner = build_learner(recipe, config, preprocess, pairs.train, folder)
         evaluation = Evaluation(pairs, preprocess, learner.model, recipe)
         learner.evaluate = evaluation.quick

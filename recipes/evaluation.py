@@ -1,11 +1,13 @@
 """Judges a model in training and at its end: recall by language, zero-shot groups, the table, results.json and report.html."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
-from diptych.core.evaluation.pair_set import PairSet
+from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.report import write_report
 from diptych.core.evaluation.report.contents import ReportData, Samples
 from diptych.core.evaluation.retrieval import recall_at_k
@@ -47,15 +49,12 @@ class Evaluation:
         recalls, _ = recall_at_k(texts, images, pairs.caption_labels[chosen], ks=(1, 5))
         numbers = {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
         if pairs.classes:
-            numbers["zero_shot_group"] = self._zero_shot(pairs, images)["accuracy"]
+            numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> None:
         """Evaluates everything, prints the table, writes results.json and the report."""
-        if learner.ema:
-            with learner.ema.applied():
-                self._finish(learner, folder, card)
-        else:
+        with learner.ema.applied() if learner.ema else nullcontext():
             self._finish(learner, folder, card)
 
     def embed_images(self, images: np.ndarray) -> np.ndarray:
@@ -73,8 +72,7 @@ class Evaluation:
     def _embed(self, embedder: keras.Model, batches) -> np.ndarray:
         return np.concatenate([keras.ops.convert_to_numpy(embedder.predict_on_batch(batch)) for batch in batches])
 
-    def _zero_shot(self, pairs: PairSet, images: np.ndarray) -> dict:
-        classes = pairs.classes
+    def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
         prompts = [self.embed_texts(np.stack([self._preprocess.tokens(p) for p in some])) for some in classes.prompts]
         embedded = np.concatenate([class_embeddings(of_class, 1) for of_class in prompts])
         return zero_shot(images, embedded, classes.labels, classes.names)
@@ -90,7 +88,7 @@ class Evaluation:
             if len(set(pairs.languages)) == 1:
                 retrieval[pairs.name].pop(MEAN)
             if pairs.classes:
-                zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs, images)
+                zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs.classes, images)
             samples = samples or self._samples(pairs, images, texts)
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         results = {

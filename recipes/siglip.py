@@ -23,7 +23,7 @@ def siglip() -> Recipe:
         data=Data(),
         model=Model(model="emoji"),
         optimization=Optimization(
-            examples=160_000,
+            examples=180_000,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=1e-4,
@@ -36,10 +36,15 @@ def resolve(recipe: Recipe) -> Recipe:
     """Fills in what depends on the data: the embedded emoji have names in 36 languages, other data a caption or two."""
     data = recipe.data
     embedded = data.train_data == EMBEDDED
-    defaults = (0.3, 4, recipe.optimization.examples * 3 // 8) if embedded else (None, 1, 0)
-    fields = ("english_share", "captions_per_image", "opening_examples")
-    missing = {name: value for name, value in zip(fields, defaults, strict=True) if getattr(data, name) is None}
-    return replace(recipe, data=replace(data, **missing))
+    share, captions, opening = data.english_share, data.captions_per_image, data.opening_examples
+    if share is None and embedded:
+        share = 0.3
+    if captions is None:
+        captions = 4 if embedded else 1
+    if opening is None:
+        opening = recipe.optimization.examples * 3 // 8 if embedded else 0
+    resolved = replace(data, english_share=share, captions_per_image=captions, opening_examples=opening)
+    return replace(recipe, data=resolved)
 
 
 def main(arguments: list[str] | None = None) -> int:

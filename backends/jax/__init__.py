@@ -1,0 +1,6 @@
+"""What jax does natively: the training step and the name of its device."""
+
+from diptych.backends.jax.device import device_name
+from diptych.backends.jax.step import TrainStep
+
+__all__ = ["TrainStep", "device_name"]

@@ -3,7 +3,7 @@
 import jax
 
 
-def describe() -> str | None:
+def device_name() -> str | None:
     """Its name, such as "NVIDIA H200" or "TPU v5e"; None for the CPU."""
     device = jax.devices()[0]
     return None if device.platform == "cpu" else device.device_kind

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def describe() -> str | None:
+def device_name() -> str | None:
     """Its name, such as "NVIDIA H200"; None for the CPU."""
     devices = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU") if devices else None

@@ -1,0 +1,6 @@
+"""What torch does natively: the training step and the name of its device."""
+
+from diptych.backends.torch.device import device_name
+from diptych.backends.torch.step import TrainStep
+
+__all__ = ["TrainStep", "device_name"]

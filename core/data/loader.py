@@ -3,7 +3,7 @@
 import faulthandler
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
@@ -65,7 +65,7 @@ class Loader:
         self._examples_met = 0
         self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Batches start, start + 1, ... without end; closing the iterator ends the workers and the work ahead."""
         self.position = start
         makers = WorkerPool(self.examples, self.workers) if self.workers else _BackgroundThread(self.examples)

@@ -54,7 +54,11 @@ def read_pairs(
     indices: Sequence[int] = range(len(source))
     if most_records and len(source) > most_records:
         indices = np.linspace(0, len(source) - 1, most_records).astype(int).tolist()
-    images, captions, languages, labels, tokens = [], [], [], [], []
+    images: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
+    captions: list[str] = []
+    languages: list[str] = []
+    labels: list[int] = []
     skipped: dict[str, int] = {}
     for index in indices:
         try:

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -17,6 +19,14 @@ from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.core.training.tensorboard import TensorBoard
+
+
+class Step(Protocol):
+    """What `diptych.backends.train_step` builds."""
+
+    def __call__(self, batch: dict) -> dict: ...
+
+    def synchronize(self) -> None: ...
 
 
 class TrainingDiverged(RuntimeError):
@@ -47,7 +57,7 @@ class Learner:
 
     model: keras.Model
     optimizer: PatternOptimizer
-    step: Callable
+    step: Step
     loader: Loader
     folder: RunFolder
     total_steps: int
@@ -193,11 +203,8 @@ class Learner:
         started = time.monotonic()
         self.step.synchronize()
         examples = self.steps_done * self.batch_size
-        if self.ema:
-            with self.ema.applied():
-                numbers = self.evaluate(examples)
-        else:
-            numbers = self.evaluate(examples)
+        with self.ema.applied() if self.ema else nullcontext():
+            numbers = self.evaluate(examples) if self.evaluate else {}
         self._last_tick += time.monotonic() - started
         metrics.write(self.steps_done, {"examples": examples, "evaluation": numbers})
         shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items() if math.isfinite(value))

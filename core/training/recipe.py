@@ -30,11 +30,13 @@ class Data:
     context_length: int = 16
     """Tokens a caption, end-of-text included."""
     english_share: float | None = None
-    """Share of captions drawn in English where a record has several languages; None draws evenly from all captions."""
-    captions_per_image: int = 1
-    """Captions of an image in one batch; the loss is the mean over them."""
-    opening_examples: int = 0
-    """Examples at the start with one caption an image, in English alone."""
+    """Share of captions drawn in English where a record has several languages. By default 0.3 for the embedded data, else
+    captions are drawn evenly."""
+    captions_per_image: int | None = None
+    """Captions of an image in one batch; the loss is the mean over them. By default 4 for the embedded data, else 1."""
+    opening_examples: int | None = None
+    """Examples at the start with one caption an image, in English alone. By default three eighths of the run for the
+    embedded data, else none."""
     augment: bool = True
     """Random zoom, shift, rotation and colour of the training images; SigLIP itself only resizes."""
     workers: int = 0
