@@ -9,7 +9,6 @@ from typing import cast
 import keras
 
 from diptych import backends
-from diptych.core.data.cache import CachedSource
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples import TooManySkipped
 from diptych.core.data.loader import Loader
@@ -146,11 +145,12 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
         micro_batches=optimization.accum_freq,
     )
     loader = Loader(
-        CachedSource(source, data.cache_megabytes) if data.cache_megabytes else source,
+        source,
         preprocess,
         batch_size=optimization.batch_size,
         seed=run.seed,
         workers=data.workers,
+        cache_megabytes=data.cache_megabytes,
     )
     flops = count_flops(config, batch_size=optimization.batch_size)["training"] * optimization.batch_size
     evaluate_every = run.evaluate_every or optimization.examples // 12

@@ -1,0 +1,61 @@
+"""Reading an evaluation set."""
+
+import numpy as np
+import pytest
+
+from diptych.core.data.emoji import HELD_OUT_DESIGNER, TOKENIZER_PATH, evaluation_set
+from diptych.core.data.preprocess import Preprocess
+from diptych.core.evaluation.pair_set import Classes, read_pairs
+
+PREPROCESS = Preprocess(image_size=24, context_length=8, tokenizer_path=TOKENIZER_PATH)
+
+
+class Spoilt:
+    """A source of which every third picture is broken."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return 30
+
+    def record(self, index):
+        return self.source.record(index)
+
+    def read(self, reference):
+        index = [self.source.record(i).images[0] for i in range(30)].index(reference)
+        return b"not a picture" if index % 3 == 0 else self.source.read(reference)
+
+    def fingerprint(self):
+        return "spoilt"
+
+
+@pytest.fixture(scope="module")
+def source():
+    return evaluation_set("held_out", languages=("en", "de"))
+
+
+def test_captions_point_at_their_image(source):
+    pairs = read_pairs(source, PREPROCESS, name="new concepts", most_records=20)
+    assert pairs.images.shape == (20, 24, 24, 3)
+    assert pairs.tokens.shape == (len(pairs.captions), 8)
+    assert set(pairs.languages) == {"en", "de"}
+    records = [source.record(int(i)) for i in np.linspace(0, len(source) - 1, 20).astype(int)]
+    for text, label in zip(pairs.captions, pairs.caption_labels, strict=True):
+        assert text in {caption.text for caption in records[label].captions}
+    english = pairs.in_language("en")
+    assert sorted(pairs.caption_labels[english]) == list(range(20))
+    assert all(reference[0] == HELD_OUT_DESIGNER for record in records for reference in record.images)
+
+
+def test_bad_records_are_counted_and_labels_close_up(source):
+    pairs = read_pairs(Spoilt(source), PREPROCESS, name="spoilt")
+    assert len(pairs.images) == 20
+    assert sum(pairs.skipped.values()) == 10
+    assert set(pairs.caption_labels) == set(range(20))
+
+
+def test_labels_by_position_do_not_survive_bad_records(source):
+    classes = Classes(name="c", names=["a"], prompts=[["a"]], labels=np.zeros(30, np.int64))
+    with pytest.raises(ValueError, match="labels go by position, and 10 records are bad"):
+        read_pairs(Spoilt(source), PREPROCESS, name="spoilt", classes=classes)
