@@ -1,0 +1,159 @@
+"""The loop: what it writes, what it restores, and when it gives up."""
+
+import keras
+import numpy as np
+import pytest
+
+from diptych.core.data.batch import Batch
+from diptych.core.training import checkpoint
+from diptych.core.training.learner import Learner, TrainingDiverged
+from diptych.core.training.metrics import read_metrics
+from diptych.core.training.optimizers import AdamW
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.signals import StopSignals
+
+
+class Numbers:
+    """A loader of batches that hold nothing but their number."""
+
+    def batches(self, start=0):
+        number = start
+        while True:
+            yield self.batch(number)
+            number += 1
+
+    def batch(self, number):
+        return Batch(
+            image=np.full((2, 1, 1, 3), number % 256, np.uint8),
+            text=np.full((2, 1), number, np.int32),
+            index=np.arange(2, dtype=np.int64) + 2 * number,
+            keys=(f"left {number}", f"right {number}"),
+            languages=("und", "und"),
+            skipped=((f"broken {number}", "image_truncated"),) if number % 2 else (),
+        )
+
+    def fingerprint(self):
+        return "numbers"
+
+
+class Counting:
+    """A step that adds the batch's number to the model's one weight, and is not finite on the numbers in `bad`."""
+
+    def __init__(self, model, bad=()):
+        self.weight, self.bad = model.weights[0], set(bad)
+
+    def __call__(self, batch):
+        number = int(batch["text"][0, 0])
+        finite = number not in self.bad
+        if finite:
+            self.weight.assign(self.weight.value + float(number))
+        loss = float(number) if finite else float("nan")
+        return {"loss": np.float32(loss), "gradient_norm": np.float32(1), "finite": np.bool_(finite)}
+
+    def synchronize(self):
+        pass
+
+
+def learner(folder, total_steps=20, bad=(), **arguments):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="sum")(inputs))
+    optimizer = AdamW(1e-3)
+    optimizer.build(model.trainable_variables)
+    return Learner(
+        model=model,
+        optimizer=optimizer,
+        step=Counting(model, bad),
+        loader=Numbers(),
+        folder=folder,
+        total_steps=total_steps,
+        batch_size=2,
+        **arguments,
+    )
+
+
+def weight(of: Learner) -> float:
+    return float(keras.ops.convert_to_numpy(of.model.weights[0].value).item())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with RunFolder(tmp_path / "run") as opened:
+        yield opened
+
+
+def test_every_batch_is_trained_on_once_and_every_step_has_its_row(folder):
+    made = learner(folder)
+    made.train(StopSignals())
+    rows = read_metrics(folder.metrics)
+    assert weight(made) == sum(range(20))
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["loss"] for row in rows] == list(range(20))
+    assert [row["examples"] for row in rows] == list(range(2, 42, 2))
+    assert made.skipped_examples == {"image_truncated": 10}
+    assert made.examples_read == 50
+
+
+def test_a_run_that_stops_and_resumes_is_the_run_that_does_not(folder):
+    stop = StopSignals()
+    first = learner(folder, evaluate=lambda examples: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7)
+    first.train(stop)
+    assert first.steps_done == 7
+    second = learner(folder)
+    assert second.restore() == 7
+    second.train(StopSignals())
+    assert weight(second) == sum(range(20))
+    assert second.skipped_examples == {"image_truncated": 10}
+    assert [row["step"] for row in read_metrics(folder.metrics) if "loss" in row] == list(range(1, 21))
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(folder):
+    made = learner(folder, bad=[3, 4, 11])
+    made.train(StopSignals())
+    assert made.skipped_steps == 3
+    assert weight(made) == sum(range(20)) - 3 - 4 - 11
+    assert read_metrics(folder.metrics)[-1]["skipped_steps"] == 3
+    assert checkpoint.restore_latest(folder.checkpoints).state["skipped_steps"] == 3
+
+
+def test_ten_in_a_row_stop_the_run_with_their_examples(folder):
+    made = learner(folder, total_steps=40, bad=range(5, 40))
+    with pytest.raises(TrainingDiverged, match=r"10 steps in a row.*Weights are those of step 5") as raised:
+        made.train(StopSignals())
+    assert "step 6: left 5, right 5" in str(raised.value)
+    assert "step 15: left 14, right 14" in str(raised.value)
+    saved = checkpoint.restore_latest(folder.checkpoints)
+    assert saved.step == 15
+    assert saved.groups["weights"]["sum/kernel"].item() == sum(range(5))
+
+
+def test_nine_in_a_row_do_not_stop_it(folder):
+    made = learner(folder, bad=range(5, 14))
+    made.train(StopSignals())
+    assert made.skipped_steps == 9
+    assert made.finished
+
+
+def test_other_data_are_refused_on_resume(folder):
+    learner(folder, total_steps=4).train(StopSignals())
+    other = learner(folder)
+    other.loader.fingerprint = lambda: "letters"
+    with pytest.raises(checkpoint.CheckpointError, match="data or its preprocessing changed.*--run-dir"):
+        other.restore()
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(folder):
+    learner(folder, total_steps=4).train(StopSignals())
+    saved = checkpoint.restore_latest(folder.checkpoints)
+    groups = saved.groups | {"weights": {"product/kernel": saved.groups["weights"]["sum/kernel"]}}
+    checkpoint.save(folder.checkpoints, 5, groups, saved.state)
+    with pytest.raises(checkpoint.CheckpointError, match=r"Missing: \['sum/kernel'\]. Unknown: \['product/kernel'\]"):
+        learner(folder).restore()
+
+
+def test_evaluations_come_when_they_are_due_and_at_the_end(folder):
+    seen = []
+    made = learner(folder, evaluate=lambda examples: seen.append(examples) or {"recall": 0.5}, evaluate_every=8)
+    made.train(StopSignals())
+    assert seen == [16, 32, 40]
+    rows = [row for row in read_metrics(folder.metrics) if "evaluation" in row]
+    assert [(row["step"], row["evaluation"]) for row in rows] == [(step, {"recall": 0.5}) for step in (8, 16, 20)]
