@@ -1,6 +1,7 @@
 """The machine a benchmark ran on, and the folder that its results go to."""
 
 import json
+import os
 from pathlib import Path
 
 from diptych.core.training.card import machine
@@ -15,10 +16,10 @@ def device_name() -> str:
 
 
 def write_results(name: str, results: dict, folder: Path = RESULTS) -> Path:
-    """Write <folder>/<device>/<name>.json and return its path."""
+    """Write <folder>/<device>/<name>.json and return its path; the load tells how busy others kept the machine."""
     device = device_name()
     slug = "-".join("".join(letter.lower() if letter.isalnum() else " " for letter in device).split())
     path = folder / slug / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"device": device, **results}, indent=1) + "\n")
+    path.write_text(json.dumps({"device": device, "load_average": os.getloadavg(), **results}, indent=1) + "\n")
     return path

@@ -8,6 +8,7 @@ process by its CPU time, in turn, the fastest of three; then whole loaders by th
 
 import argparse
 import io
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -198,6 +199,9 @@ def main(arguments: list[str] | None = None) -> None:
                 f"  {workers}: {numbers['examples_per_second']:.0f} examples/s by the clock, "
                 f"first batch after {numbers['seconds_to_first_batch']:.2f} s"
             )
+    print(
+        f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs; times by the clock suffer above that."
+    )
     versions = {"numpy": np.__version__, "pillow": PIL.__version__}
     path = write_results("loader", versions | {"batch_size": BATCH_SIZE, "cases": results}, chosen.out)
     print(f"\n{device_name()}: {path}")

@@ -53,7 +53,7 @@ class Loader:
         if workers < 0 or prefetch < 1:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
         order = Order(len(source), batch_size, seed, stage)
-        if cache_megabytes:
+        if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
         self.examples = Examples(source, preprocess, order)
         self.workers = workers
