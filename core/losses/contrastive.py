@@ -41,7 +41,7 @@ def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias):
     # softplus(-z) - softplus(z) = -z, so every pair is taken as a negative and the diagonal is put right afterwards.
     negatives = ops.sum(ops.softplus(logits))
     positives = ops.sum(ops.diagonal(logits))
-    return (negatives - positives) / image_embeddings.shape[0]
+    return (negatives - positives) / ops.cast(ops.shape(image_embeddings)[0], "float32")
 
 
 def softmax_contrastive_loss(image_embeddings, text_embeddings, *, logit_scale):

@@ -48,4 +48,5 @@ def test_a_record_stays_on_its_side_when_others_come():
 def test_parts_have_fingerprints_of_their_own():
     source = Keys("abcdef")
     prints = {Subset(source, fraction=f, held_out=part).fingerprint() for f in (0.2, 0.3) for part in (True, False)}
-    assert len(prints) == 4 and source.fingerprint() not in prints
+    assert len(prints) == 4
+    assert source.fingerprint() not in prints

@@ -95,7 +95,9 @@ def test_every_batch_is_trained_on_once_and_every_step_has_its_row(folder):
 
 def test_a_run_that_stops_and_resumes_is_the_run_that_does_not(folder):
     stop = StopSignals()
-    first = learner(folder, evaluate=lambda examples: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7)
+    first = learner(
+        folder, evaluate=lambda examples: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7
+    )
     first.train(stop)
     assert first.steps_done == 7
     second = learner(folder)

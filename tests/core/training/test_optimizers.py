@@ -68,7 +68,9 @@ def test_an_optimizer_is_restored_from_its_configuration(name):
     optimizer.build([weights[0]])
     restored.build([weights[1]])
     for gradient in (0.5, -0.25):
-        assert update(optimizer, [weights[0]], gradient)[0] == pytest.approx(update(restored, [weights[1]], gradient)[0])
+        assert update(optimizer, [weights[0]], gradient)[0] == pytest.approx(
+            update(restored, [weights[1]], gradient)[0]
+        )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -77,7 +79,8 @@ def test_slots_are_named_after_their_weights(name):
     optimizer = OPTIMIZERS[name](1e-3)
     optimizer.build([weight])
     named = optimizer.named_slots()
-    assert "iterations" in named and {path.partition("/")[0] for path in named} == {"iterations", "kernel"}
+    assert "iterations" in named
+    assert {path.partition("/")[0] for path in named} == {"iterations", "kernel"}
     assert len(named) == 1 + len(optimizer.slot_names)
 
 

@@ -57,5 +57,7 @@ def test_a_schedule_is_restored_from_its_configuration(schedule):
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused():
-    with pytest.raises(ValueError, match="warmup_examples must be at least 0 and less than total_examples, got 10 of 10"):
+    with pytest.raises(
+        ValueError, match="warmup_examples must be at least 0 and less than total_examples, got 10 of 10"
+    ):
         Cosine(1e-3, batch_size=1, total_examples=10, warmup_examples=10)
