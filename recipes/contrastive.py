@@ -153,7 +153,9 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
         cache_megabytes=data.cache_megabytes,
     )
     flops = count_flops(config, batch_size=optimization.batch_size)["training"] * optimization.batch_size
-    evaluate_every = run.evaluate_every or optimization.examples // 12
+    evaluate_every = max(20, recipe.steps // 12)
+    if run.evaluate_every:
+        evaluate_every = max(1, run.evaluate_every // optimization.batch_size)
     return Learner(
         model=model,
         optimizer=optimizer,
@@ -163,7 +165,7 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
         total_steps=recipe.steps,
         batch_size=optimization.batch_size,
         ema=ema,
-        evaluate_every=max(1, evaluate_every // optimization.batch_size),
+        evaluate_every=evaluate_every,
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
         tensorboard=run.tensorboard,

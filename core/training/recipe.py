@@ -101,7 +101,7 @@ class Run:
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
     evaluate_every: int | None = None
-    """Examples between evaluations; by default a twelfth of the run."""
+    """Examples between evaluations; by default a twelfth of the run, and at least 20 steps."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default one a minute."""
     log_every: int = 1
