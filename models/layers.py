@@ -129,6 +129,17 @@ class Block(keras.layers.Layer):
         return {**super().get_config(), "num_heads": self.num_heads, "mlp_dim": self.mlp_dim, "seed": self.seed}
 
 
+def _recomputed(block, x):
+    """block(x), computed again in the backward pass instead of being kept."""
+
+    # A new function each time, because jax remembers what it traced for a function, and with it the values of the weights at
+    # that time. Through `__call__`, because that sets up mixed precision again in the backward pass.
+    def call(x):
+        return block(x)
+
+    return keras.remat(call)(x)
+
+
 @keras.saving.register_keras_serializable("diptych")
 class Encoder(keras.layers.Layer):
     """`depth` blocks and a final LayerNorm, `[batch, length, width]` -> the same.
@@ -167,8 +178,7 @@ class Encoder(keras.layers.Layer):
 
     def call(self, x):
         for block in self.blocks:
-            # Through `__call__` when rematerialised: only that sets up mixed precision again in the backward pass.
-            x = keras.remat(block)(x) if self.rematerialize else block.call(x)
+            x = _recomputed(block, x) if self.rematerialize else block.call(x)
         return self.norm.call(x)
 
     def compute_output_shape(self, input_shape):

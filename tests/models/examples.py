@@ -40,7 +40,9 @@ def _on_jax(function, variables):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()
 
-    return jax.value_and_grad(of_values)([v.value for v in variables])
+    # Compiled for one run, so compiled fast.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(jax.value_and_grad(of_values), compiler_options=options)([v.value for v in variables])
 
 
 def _on_torch(function, variables):
