@@ -1,10 +1,11 @@
 """From a recipe and the words on the command line to the recipe that is run."""
 
+import os
 import sys
 
 import tyro
 
-from diptych.backends.selection import BackendNotAvailable, select_backend
+from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
 from diptych.core.training.recipe import Recipe
 
 
@@ -23,8 +24,11 @@ def parse(default: Recipe, arguments: list[str] | None, *, program: str, descrip
             description=description,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        select_backend()
+        unset = not os.environ.get("KERAS_BACKEND")
+        backend = select_backend()
     except (ValueError, BackendNotAvailable) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+    if unset:
+        print(f"KERAS_BACKEND is not set: using {backend}, the first installed of {', '.join(BACKENDS)}.", flush=True)
     return recipe

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych.backends.selection import installed_backends
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
@@ -154,3 +155,16 @@ def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
     for word in ("parameters", "steps", "FLOPs", "memory", "GiB"):
         assert word in run.stdout
     assert not run_dir.exists()
+
+
+def test_without_a_chosen_backend_the_first_installed_is_used_and_named(photos, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    run = subprocess.run(
+        command(photos, tmp_path / "run", "--dry-run"), capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"KERAS_BACKEND is not set: using {installed_backends()[0]}" in run.stdout
+    missing = environment | {"KERAS_BACKEND": "mxnet"}
+    run = subprocess.run(command(photos, tmp_path / "run"), capture_output=True, text=True, env=missing)
+    assert run.returncode == 2
+    assert "expected one of jax, torch, tensorflow" in run.stderr
