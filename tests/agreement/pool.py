@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diptych.backends.selection import BACKENDS, installed_backends
@@ -121,11 +121,16 @@ class Pool:
     def backends(self) -> tuple[str, ...]:
         return tuple(self.workers)
 
-    def ask(self, name: str, *, backends: Sequence[str] | None = None, **arguments) -> dict:
-        """{backend: its reply}. All requests are sent before any reply is read, so the workers compute at the same time."""
+    def ask(
+        self, name: str, *, backends: Sequence[str] | None = None, own: Mapping[str, dict] | None = None, **arguments
+    ) -> dict:
+        """{backend: its reply}; `own` holds arguments that differ by backend.
+
+        All requests are sent before any reply is read, so the workers compute at the same time.
+        """
         asked = {backend: self.workers[backend] for backend in (backends or self.workers)}
-        for worker in asked.values():
-            worker.send(name, **arguments)
+        for backend, worker in asked.items():
+            worker.send(name, **arguments, **(own or {}).get(backend, {}))
         replies, failures = {}, []
         for backend, worker in asked.items():
             try:

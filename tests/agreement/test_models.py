@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agreement.compare import check_answer, check_values, named
-from tests.agreement.oracle_side import answer_and_tolerances
+from tests.agreement.oracle_side import answer_and_tolerances, well_conditioned_problem
 from tests.agreement.strategies import agreement_settings, batch_shapes, conditionings, configs
 from tests.oracle.examples import draw_problem
 from tests.oracle.siglip import weight_shapes
@@ -16,7 +16,7 @@ from tests.oracle.siglip import weight_shapes
 
 def _check(pool, config, dtype, batch_shape, drawn):
     for conditioning in drawn:
-        weights, batch = draw_problem(config, **batch_shape, **conditioning)
+        weights, batch = well_conditioned_problem(config, dtype=dtype, **batch_shape, **conditioning)
         for loss in ("sigmoid", "softmax"):
             expected, allowed = answer_and_tolerances(config, weights, batch, loss=loss, dtype=dtype)
             replies = pool.ask("evaluate", config=config, weights=weights, batch=batch, loss=loss, dtype=dtype)
@@ -34,8 +34,13 @@ def test_float32_agrees(pool, config, batch_shape, drawn):
     _check(pool, config, "float32", batch_shape, drawn)
 
 
+# Gradients of two images or of eight dimensions cancel to less than the three digits that bfloat16 keeps.
 @agreement_settings(examples=3)
-@given(config=configs(), batch_shape=batch_shapes(), drawn=st.lists(conditionings(), min_size=3, max_size=3))
+@given(
+    config=configs(smallest_width=24),
+    batch_shape=batch_shapes(smallest=8),
+    drawn=st.lists(conditionings(), min_size=3, max_size=3),
+)
 def test_bfloat16_compute_agrees(pool, config, batch_shape, drawn):
     _check(pool, config, "mixed_bfloat16", batch_shape, drawn)
 

@@ -54,7 +54,7 @@ def descend(optimizer: dict, weights, gradients) -> Descent:
 OPTIMIZERS = {
     "adamw": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 1e-3},
     "adamw, other moments": {"name": "adamw", "learning_rate": 1e-2, "beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-6},
-    "adafactor": {"name": "adafactor", "learning_rate": 1e-2, "weight_decay": 1e-3, "beta_2_cap": 0.95},
+    "adafactor": {"name": "adafactor", "learning_rate": 1e-2, "weight_decay": 1e-3, "beta_2_cap": 0.85},
     "adafactor, late cap": {"name": "adafactor", "learning_rate": 1e-2, "beta_2_cap": 0.999},
     "lion": {"name": "lion", "learning_rate": 1e-3, "weight_decay": 1e-4},
     "adamw by pattern": {
@@ -100,7 +100,7 @@ def test_updates_follow_the_equations(pool, name, seed):
         ("adamw", {"beta_2": 0.951}),
         ("adamw", {"epsilon": 1e-7}),
         ("adamw", {"learning_rate": 1.0001e-2}),
-        ("adafactor", {"beta_2_cap": 0.951}),
+        ("adafactor", {"beta_2_cap": 0.851}),
         ("adafactor", {"min_dim_size_to_factor": 128}),
         ("adafactor", {"beta_1": 0.8984375}),
         ("lion", {"beta_2": 0.98}),

@@ -5,9 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.agreement.compare import check_training
-from tests.agreement.oracle_side import trajectory
+from tests.agreement.oracle_side import trajectory, well_conditioned_problem
 from tests.agreement.strategies import agreement_settings, conditionings, configs, optimizers
-from tests.oracle.examples import draw_batch, draw_problem
+from tests.oracle.examples import draw_batch
 from tests.oracle.siglip import LOGIT_BIAS
 from tests.tolerances import LIMITS
 
@@ -27,16 +27,18 @@ CONFIG = {
 }  # fmt: skip
 
 
-def draw_run(config, conditioning, *, batch_size=8, captions=1) -> tuple[dict, list[dict]]:
+def draw_run(config, conditioning, *, dtype="float32", batch_size=8, captions=1) -> tuple[dict, list[dict]]:
     """Weights, and twenty batches: five that come around, so that tokens come and go."""
-    weights, first = draw_problem(config, batch_size=batch_size, captions=captions, **conditioning)
+    weights, first = well_conditioned_problem(
+        config, dtype=dtype, batch_size=batch_size, captions=captions, **conditioning
+    )
     rng = np.random.default_rng(conditioning["seed"] + 1)
     batches = [first] + [draw_batch(config, rng, batch_size=batch_size, captions=captions) for _ in range(BATCHES - 1)]
     return weights, [batches[step % BATCHES] for step in range(STEPS)]
 
 
 def _check(pool, config, dtype, loss, conditioning, micro_batches, **training):
-    weights, batches = draw_run(config, conditioning)
+    weights, batches = draw_run(config, conditioning, dtype=dtype)
     training |= {"loss": loss, "dtype": dtype, "keep": (1, STEPS)}
     expected = trajectory(config, weights, batches, **training)
     request = {"config": config, "weights": weights, "batches": batches, "micro_batches": micro_batches}

@@ -11,12 +11,13 @@ import struct
 import sys
 import traceback
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 
 from tests.agreement.native import limit_threads, native_gradients
 
-KEPT_MODELS = 4
+KEPT_MODELS = 8
 LOSSES = ("sigmoid", "softmax")
 
 
@@ -41,6 +42,7 @@ class Backend:
 
     def __init__(self):
         self._models: OrderedDict[str, tuple] = OrderedDict()
+        self._learner = None
 
     def describe(self) -> dict:
         """Backend, versions and the kind of device that computes: "cpu" or "gpu"."""
@@ -108,6 +110,25 @@ class Backend:
         averages = {path: _array(variable) for path, variable in ema.named().items()} if ema else {}
         return {"logs": logs, "weights": kept, "averages": averages}
 
+    def run_recipe(self, *, folder: str, steps: int, stop_after: int, batch_size: int) -> list[float]:
+        """The default recipe's run in a folder, taken up where its checkpoint is, until `stop_after`: all losses so far.
+
+        The run is planned for `steps`. Later folders are continued with what the first one built; only a run that is new to
+        this process can start from nothing.
+        """
+        from diptych.core.training.metrics import read_metrics
+        from diptych.core.training.run_folder import RunFolder
+
+        with RunFolder(folder) as run_folder:
+            fresh = self._learner is None
+            if fresh:
+                self._learner = _build_learner(run_folder, steps=steps, batch_size=batch_size)
+            self._learner.folder = run_folder
+            if not self._learner.restore() and not fresh:
+                raise ValueError(f"{folder} has no checkpoint, and the weights are no longer the initial ones.")
+            self._learner.train(_StopAfter(self._learner, stop_after))
+            return [row["loss"] for row in read_metrics(run_folder.metrics) if "loss" in row]
+
     def optimize(self, *, optimizer: dict, weights: dict, gradients: list[dict], fused: bool = False) -> dict:
         """The weights after an optimizer alone has taken in a sequence of gradients; names without a slash."""
         import keras
@@ -146,12 +167,12 @@ class Backend:
 
         model, functions = self._model(config, dtype)
         key = json.dumps([optimizer, loss, clip_norm, ema_decay, micro_batches], sort_keys=True)
-        if functions.get("step key") != key:
+        if key not in functions:
             built = _optimizer(**optimizer)
             ema = Ema(model.trainable_variables, decay=ema_decay) if ema_decay else None
             step = train_step(model, _objective(loss), built, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
-            functions |= {"step key": key, "step": (step, model, built, ema)}
-        return functions["step"]
+            functions[key] = (step, model, built, ema)
+        return functions[key]
 
     def _model(self, config, dtype):
         key = json.dumps([config, dtype], sort_keys=True)
@@ -167,6 +188,36 @@ def _build(config, dtype, seed):
     from diptych.models import SigLIP, SigLIPConfig
 
     return SigLIP(SigLIPConfig(**config), dtype=dtype, seed=seed)
+
+
+class _StopAfter:
+    """Asks the learner to stop after a step, as a signal would."""
+
+    def __init__(self, learner, step: int):
+        self._learner, self._step = learner, step
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._learner.steps_done >= self._step
+
+
+def _build_learner(run_folder, *, steps, batch_size):
+    """The default recipe, shortened, without evaluation."""
+    from diptych.recipes import contrastive, pairs
+    from diptych.recipes.siglip import siglip
+
+    recipe = siglip()
+    optimization = replace(
+        recipe.optimization, examples=steps * batch_size, batch_size=batch_size, warmup_examples=5 * batch_size
+    )
+    run = replace(recipe.run, run_dir=run_folder.path, tensorboard=False)
+    recipe = replace(recipe, optimization=optimization, run=run)
+    preprocess = contrastive.build_preprocess(recipe)
+    config = contrastive.build_config(recipe, vocab_size=preprocess.tokenizer.vocab_size)
+    size = config.vision.image_size
+    preprocess = replace(preprocess, image_size=size, augmentation=pairs.augmentation_for(recipe.data, size))
+    source = pairs.open_pairs(recipe.data).train
+    return contrastive.build_learner(recipe, config, preprocess, source, run_folder)
 
 
 def _objective(loss):

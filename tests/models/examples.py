@@ -10,6 +10,9 @@ TINY_VISION = VisionConfig(width=16, depth=2, mlp_dim=24, num_heads=2, patch_siz
 TINY_TEXT = TextConfig(width=12, depth=1, mlp_dim=20, num_heads=3, vocab_size=20, context_length=6, embed_dim=16)
 TINY = SigLIPConfig(vision=TINY_VISION, text=TINY_TEXT, init_logit_bias=-2.0)
 
+# What is compiled for a single run is compiled fast.
+_COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def batch_for(config: SigLIPConfig, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
     """Random images in [-1, 1] and token ids, as the model takes them."""
@@ -26,6 +29,15 @@ def numpy_of(x) -> np.ndarray:
     return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
 
 
+def forward(model, inputs):
+    """model(inputs); on jax as one compiled function, because its eager mode compiles each operation by itself."""
+    if keras.config.backend() != "jax":
+        return model(inputs)
+    import jax
+
+    return jax.jit(model, compiler_options=_COMPILE_FAST)(inputs)
+
+
 def value_and_gradients(function, variables):
     """function() -> scalar; -> (value, native gradients in the order of `variables`)."""
     return {"jax": _on_jax, "torch": _on_torch, "tensorflow": _on_tensorflow}[keras.config.backend()](
@@ -40,9 +52,7 @@ def _on_jax(function, variables):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()
 
-    # Compiled for one run, so compiled fast.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(jax.value_and_grad(of_values), compiler_options=options)([v.value for v in variables])
+    return jax.jit(jax.value_and_grad(of_values), compiler_options=_COMPILE_FAST)([v.value for v in variables])
 
 
 def _on_torch(function, variables):

@@ -1,6 +1,7 @@
 """Mixed precision and rematerialisation: what they may change (speed, memory), and what they may not (the result)."""
 
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -8,20 +9,24 @@ import pytest
 
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.counting import count_parameters, estimate_memory
-from tests.models.examples import TINY, batch_for, numpy_of, value_and_gradients
+from tests.models.examples import TINY, batch_for, forward, numpy_of, value_and_gradients
 
-BATCH = batch_for(TINY)
+SHALLOW = replace(TINY, vision=replace(TINY.vision, depth=1))
+BATCH = batch_for(SHALLOW)
 
 
 def dtype_of(x) -> str:
     return keras.backend.standardize_dtype(x.dtype)
 
 
-def loss_and_gradients(model, batch=BATCH):
+@cache
+def loss_and_gradients(dtype="float32", rematerialize=False):
+    """-> loss, [gradients] as NumPy arrays, of the same weights and batch every time."""
+    model = SigLIP(SHALLOW, dtype=dtype, rematerialize=rematerialize)
     value, gradients = value_and_gradients(
-        lambda: model.compute_loss(batch, y_pred=model(batch)), model.trainable_variables
+        lambda: model.compute_loss(BATCH, y_pred=model(BATCH)), model.trainable_variables
     )
-    return value, [keras.ops.convert_to_numpy(g) for g in gradients]
+    return float(value), [keras.ops.convert_to_numpy(g) for g in gradients]
 
 
 def relative_error(actual, expected) -> float:
@@ -29,17 +34,17 @@ def relative_error(actual, expected) -> float:
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_where_it_matters():
-    model = SigLIP(TINY, dtype="mixed_bfloat16")
+    model = SigLIP(SHALLOW, dtype="mixed_bfloat16")
     assert {dtype_of(w) for w in model.weights} == {"float32"}
-    assert dtype_of(model.image_encoder(BATCH["images"])["tokens"]) == "bfloat16"
-    assert dtype_of(model.text_encoder(BATCH["token_ids"])["tokens"]) == "bfloat16"
-    outputs = model(BATCH)
+    assert dtype_of(forward(model.image_encoder, BATCH["images"])["tokens"]) == "bfloat16"
+    assert dtype_of(forward(model.text_encoder, BATCH["token_ids"])["tokens"]) == "bfloat16"
+    outputs = forward(model, BATCH)
     assert {dtype_of(x) for x in outputs.values()} == {"float32"}
     assert dtype_of(model.compute_loss(BATCH, y_pred=outputs)) == "float32"
 
 
 def test_mixed_precision_turns_embeddings_by_less_than_three_degrees():
-    single, mixed = SigLIP(TINY)(BATCH), SigLIP(TINY, dtype="mixed_bfloat16")(BATCH)
+    single, mixed = forward(SigLIP(SHALLOW), BATCH), forward(SigLIP(SHALLOW, dtype="mixed_bfloat16"), BATCH)
     for name in single:
         cosines = np.sum(numpy_of(single[name]) * numpy_of(mixed[name]), axis=-1)
         assert cosines.min() > 0.999
@@ -49,7 +54,7 @@ def test_mixed_precision_turns_embeddings_by_less_than_three_degrees():
 def test_mixed_precision_sums_the_gradient_of_a_frequent_token_in_float32():
     # Token 0 stands at every position of every text; in bfloat16 its row would lose all but eight bits of the sum.
     batch = {**BATCH, "token_ids": np.zeros_like(BATCH["token_ids"])}
-    model = SigLIP(TINY, dtype="mixed_bfloat16")
+    model = SigLIP(SHALLOW, dtype="mixed_bfloat16")
     (table,) = (w for w in model.trainable_variables if w.path == "text/token_embedding/embedding")
     _, (gradient,) = value_and_gradients(lambda: model.compute_loss(batch, y_pred=model(batch)), [table])
     assert dtype_of(gradient) == "float32"
@@ -59,30 +64,32 @@ def test_mixed_precision_sums_the_gradient_of_a_frequent_token_in_float32():
 
 
 def test_mixed_precision_gradients_follow_those_of_float32():
-    (_, single), (_, mixed) = loss_and_gradients(SigLIP(TINY)), loss_and_gradients(SigLIP(TINY, dtype="mixed_bfloat16"))
-    assert relative_error(np.concatenate([g.ravel() for g in mixed]), np.concatenate([g.ravel() for g in single])) < 0.05
+    (_, single), (_, mixed) = loss_and_gradients(), loss_and_gradients("mixed_bfloat16")
+    assert (
+        relative_error(np.concatenate([g.ravel() for g in mixed]), np.concatenate([g.ravel() for g in single])) < 0.05
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_rematerialisation_changes_neither_value_nor_gradients(dtype):
-    value, gradients = loss_and_gradients(SigLIP(TINY, dtype=dtype))
-    again, recomputed = loss_and_gradients(SigLIP(TINY, dtype=dtype, rematerialize=True))
-    assert float(again) == pytest.approx(float(value), rel=1e-6)
-    for gradient, other in zip(gradients, recomputed, strict=True):
-        assert np.allclose(other, gradient, rtol=1e-5, atol=1e-6)
+    value, gradients = loss_and_gradients(dtype)
+    again, recomputed = loss_and_gradients(dtype, rematerialize=True)
+    assert again == pytest.approx(value, rel=1e-6)
+    # XLA keeps more than bfloat16 inside a fusion, and recomputed blocks fuse otherwise.
+    tolerance = 1e-6 if dtype == "float32" else 0.02
+    assert all(
+        relative_error(other, gradient) < tolerance for other, gradient in zip(recomputed, gradients, strict=True)
+    )
 
 
 def test_rematerialisation_sees_weights_that_changed_since_the_last_call():
-    model = SigLIP(TINY, rematerialize=True)
-    value, _ = loss_and_gradients(model)
-    for weight in model.weights:
-        weight.assign(weight.numpy() * 0.5)
-    plain = SigLIP(TINY)
-    plain.set_weights(model.get_weights())
-    again, _ = loss_and_gradients(model)
-    assert float(again) != pytest.approx(float(value), rel=1e-3)
-    assert float(again) == pytest.approx(float(loss_and_gradients(plain)[0]), rel=1e-6)
-    assert np.allclose(numpy_of(model(BATCH)["image_embedding"]), numpy_of(plain(BATCH)["image_embedding"]), atol=1e-6)
+    rematerialized, plain = SigLIP(SHALLOW, rematerialize=True), SigLIP(SHALLOW)
+    before = numpy_of(forward(rematerialized, BATCH)["image_embedding"])
+    for model in (rematerialized, plain):
+        model.set_weights([0.5 * w for w in model.get_weights()])
+    after, expected = (numpy_of(forward(model, BATCH)["image_embedding"]) for model in (rematerialized, plain))
+    assert not np.allclose(after, before, atol=1e-2)
+    assert np.allclose(after, expected, atol=1e-6)
 
 
 # Large enough that activations outweigh everything else.
@@ -137,4 +144,8 @@ def test_the_memory_estimate_is_within_a_factor_of_two_of_what_jax_allocates():
     memory = compiled.memory_analysis()
     estimate = estimate_memory(ROOMY, batch_size=64)
     assert 0.5 < memory.temp_size_in_bytes / estimate["activations"] < 2
-    assert estimate["weights"] == 4 * count_parameters(ROOMY)["total"] == pytest.approx(memory.argument_size_in_bytes, rel=0.05)
+    assert (
+        estimate["weights"]
+        == 4 * count_parameters(ROOMY)["total"]
+        == pytest.approx(memory.argument_size_in_bytes, rel=0.05)
+    )

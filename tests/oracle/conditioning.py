@@ -1,7 +1,9 @@
 """How much an error grows on its way to a result: the condition of each output, of the loss and of each gradient.
 
-A stable float32 computation returns the exact result for weights that are off by a few roundings each. So its error is that
-backward error times the condition number, which the oracle measures by nudging every weight by a relative 1e-6 N(0, 1).
+A stable computation returns the exact result for inputs that are off by a few roundings each. So its error is that backward
+error times the condition number, which the oracle measures by nudging, by a relative 1e-6 N(0, 1), every weight and, for each
+example on its own, what enters the encoders. Weights alone would not do: they move alike examples alike, and a contrastive
+gradient lives on what tells examples apart.
 """
 
 import numpy as np
@@ -20,11 +22,20 @@ def conditions(config, weights, batch, answer: Answer, *, loss: str = "sigmoid",
     rng = np.random.default_rng(seed)
     values, total = answer.named(), {}
     for _ in range(NUDGES):
-        nudged = {path: value * (1.0 + NUDGE * rng.standard_normal(value.shape)) for path, value in weights.items()}
-        for name, value in siglip(config, nudged, batch, loss=loss).named().items():
+        nudged = {path: value * _nudge(rng, value.shape) for path, value in weights.items()}
+        images, captions, _ = batch["text"].shape
+        nudges = {
+            "image_nudge": _nudge(rng, (images, 1, config["vision"]["width"])),
+            "text_nudge": _nudge(rng, (images * captions, 1, config["text"]["width"])),
+        }
+        for name, value in siglip(config, nudged, batch, loss=loss, **nudges).named().items():
             total[name] = total.get(name, 0.0) + np.square(value - values[name]).sum()
     norms = {name: np.linalg.norm(value) for name, value in values.items()}
     return {
         name: float(np.sqrt(square / NUDGES) / (NUDGE * norms[name])) if norms[name] else 0.0
         for name, square in total.items()
     }
+
+
+def _nudge(rng, shape):
+    return 1.0 + NUDGE * rng.standard_normal(shape)

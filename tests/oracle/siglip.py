@@ -27,16 +27,21 @@ class Answer:
         return outputs | {"loss": np.asarray(self.loss)} | self.gradients
 
 
-def siglip(config, weights, batch, *, loss="sigmoid") -> Answer:
+def siglip(config, weights, batch, *, loss="sigmoid", image_nudge=1.0, text_nudge=1.0) -> Answer:
     """Value and gradient for `batch = {"image": uint8 [b, height, width, 3], "text": int32 [b, c, n]}`.
 
     Pixels 0..255 become [-1, 1]. With c captions an image, the loss is the mean over them: caption k of an image is contrasted
     with caption k of the others. `config` is the dictionary of a `SigLIPConfig`; `weights` are keyed by Keras variable path.
+    The nudges multiply what enters the encoders: `[b, 1, w]` and `[b c, 1, w]`.
     """
     parameters = Parameters(weights)
     images, captions, length = batch["text"].shape
-    pooled_image, backward_image = image_tower(batch["image"] / 127.5 - 1.0, parameters.at("image"), config["vision"])
-    pooled_text, backward_text = text_tower(batch["text"].reshape(-1, length), parameters.at("text"), config["text"])
+    pooled_image, backward_image = image_tower(
+        batch["image"] / 127.5 - 1.0, parameters.at("image"), config["vision"], nudge=image_nudge
+    )
+    pooled_text, backward_text = text_tower(
+        batch["text"].reshape(-1, length), parameters.at("text"), config["text"], nudge=text_nudge
+    )
     image, backward_image_norm = normalize(pooled_image)
     text, backward_text_norm = normalize(pooled_text.reshape(images, captions, -1))
 

@@ -19,10 +19,11 @@ def patches(images, patch_size):
     return np.stack(cut, axis=1).reshape(batch, rows * columns, patch_size * patch_size * channels)
 
 
-def image_tower(images, parameters, config):
+def image_tower(images, parameters, config, *, nudge=1.0):
     """Images in [-1, 1] -> `[b, w]`, or `[b, e]` with a projection.
 
     Patches -> + positions -> (class token in front) -> encoder -> pooling -> (projection). Its backward ends at the weights.
+    `nudge` `[b, 1, w]` multiplies what enters the encoder, to see what an error there does.
     """
     batch, width = len(images), config["width"]
     x, kernel = patches(np.asarray(images, np.float64), config["patch_size"]), parameters["patch_embedding/kernel"]
@@ -32,7 +33,7 @@ def image_tower(images, parameters, config):
     if with_class:
         token = np.broadcast_to(parameters["class_token/token"], (batch, 1, width))
         x_embedded = np.concatenate([token, x_embedded], axis=1)
-    pooled, backward_top = _encode_and_pool(x_embedded, parameters, config)
+    pooled, backward_top = _encode_and_pool(x_embedded, parameters, config, nudge)
 
     def backward(dpooled):
         dx = backward_top(dpooled)
@@ -46,14 +47,14 @@ def image_tower(images, parameters, config):
     return pooled, backward
 
 
-def text_tower(token_ids, parameters, config):
+def text_tower(token_ids, parameters, config, *, nudge=1.0):
     """Token ids `[b, n]` -> `[b, w]`, or `[b, e]` with a projection.
 
     The gradient of the table adds up over every place where a token stands; rows that the batch does not name get zero.
     """
     table = parameters["token_embedding/embedding"]
     positions = parameters["position_embedding/embedding"]
-    pooled, backward_top = _encode_and_pool(table[token_ids] + positions, parameters, config)
+    pooled, backward_top = _encode_and_pool(table[token_ids] + positions, parameters, config, nudge)
 
     def backward(dpooled):
         dx = backward_top(dpooled)
@@ -65,12 +66,12 @@ def text_tower(token_ids, parameters, config):
     return pooled, backward
 
 
-def _encode_and_pool(x, parameters, config):
+def _encode_and_pool(x, parameters, config, nudge):
     tokens, backward_encoder = encoder(
-        x, parameters.at("encoder"), depth=config["depth"], num_heads=config["num_heads"]
+        x * nudge, parameters.at("encoder"), depth=config["depth"], num_heads=config["num_heads"]
     )
     pooled, backward_pool = pool(tokens, parameters, pooling=config["pooling"], num_heads=config["num_heads"])
     if not config.get("embed_dim"):
-        return pooled, lambda dy: backward_encoder(backward_pool(dy))
+        return pooled, lambda dy: nudge * backward_encoder(backward_pool(dy))
     projected, backward_projection = linear_layer(pooled, parameters.at("projection"))
-    return projected, lambda dy: backward_encoder(backward_pool(backward_projection(dy)))
+    return projected, lambda dy: nudge * backward_encoder(backward_pool(backward_projection(dy)))
