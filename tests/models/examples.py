@@ -35,7 +35,7 @@ def forward(model, inputs):
         return model(inputs)
     import jax
 
-    return jax.jit(model, compiler_options=_COMPILE_FAST)(inputs)
+    return jax.jit(lambda x: model(x), compiler_options=_COMPILE_FAST)(inputs)  # a new function: jit remembers weights
 
 
 def value_and_gradients(function, variables):
