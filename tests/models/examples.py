@@ -38,21 +38,24 @@ def forward(model, inputs):
     return jax.jit(lambda x: model(x), compiler_options=_COMPILE_FAST)(inputs)  # a new function: jit remembers weights
 
 
-def value_and_gradients(function, variables):
-    """function() -> scalar; -> (value, native gradients in the order of `variables`)."""
-    return {"jax": _on_jax, "torch": _on_torch, "tensorflow": _on_tensorflow}[keras.config.backend()](
-        function, variables
-    )
+def value_and_gradients(function, variables, *, compiled=True):
+    """function() -> scalar; -> (value, native gradients in the order of `variables`). On jax compiled, unless told not to."""
+    if keras.config.backend() == "jax":
+        return _on_jax(function, variables, compiled)
+    return {"torch": _on_torch, "tensorflow": _on_tensorflow}[keras.config.backend()](function, variables)
 
 
-def _on_jax(function, variables):
+def _on_jax(function, variables, compiled):
     import jax
 
     def of_values(values):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()
 
-    return jax.jit(jax.value_and_grad(of_values), compiler_options=_COMPILE_FAST)([v.value for v in variables])
+    gradients = jax.value_and_grad(of_values)
+    if compiled:
+        gradients = jax.jit(gradients, compiler_options=_COMPILE_FAST)
+    return gradients([v.value for v in variables])
 
 
 def _on_torch(function, variables):

@@ -15,11 +15,11 @@ def forward_flops(model, batch) -> int:
 
 def training_flops(model, batch) -> int:
     """Of one forward and backward pass of `model.compute_loss`."""
-    return _count(
-        lambda: value_and_gradients(lambda: model.compute_loss(batch, y_pred=model(batch)), model.trainable_variables)[
-            1
-        ]
-    )
+
+    def loss():
+        return model.compute_loss(batch, y_pred=model(batch))
+
+    return _count(lambda: value_and_gradients(loss, model.trainable_variables, compiled=False)[1])
 
 
 def _count(function) -> int:
