@@ -65,16 +65,16 @@ def _plain() -> dict[str, SigLIPConfig]:
 
 
 EMOJI = SigLIPConfig(
-    vision=VisionConfig(width=192, depth=4, mlp_dim=768, num_heads=3, patch_size=12, image_size=48),
+    vision=VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=2, patch_size=12, image_size=48),
     text=TextConfig(
         width=128,
         depth=1,
-        mlp_dim=512,
+        mlp_dim=256,
         num_heads=2,
         vocab_size=8_000,
-        context_length=16,
+        context_length=12,
         pooling="gap",
-        embed_dim=192,
+        embed_dim=128,
     ),
     init_logit_bias=-math.log(127),
 )

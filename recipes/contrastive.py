@@ -32,6 +32,8 @@ from diptych.recipes.evaluation import Evaluation
 from diptych.recipes.pairs import augmentation_for, open_pairs
 from diptych.recipes.planning import plan_text
 
+PAPER_CONTEXT_LENGTH = 64
+
 # What may differ between the runs that continue each other.
 HARMLESS = frozenset(
     {
@@ -64,7 +66,7 @@ def run(recipe: Recipe) -> int:
 
 def _run(recipe: Recipe) -> int:
     preprocess = build_preprocess(recipe)
-    config = build_config(recipe, vocab_size=preprocess.tokenizer.vocab_size)
+    config = build_config(recipe, preprocess)
     preprocess = dataclasses.replace(
         preprocess,
         image_size=config.vision.image_size,
@@ -103,7 +105,7 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
         raise ValueError(f"--english-share lies between 0 and 1, got {share}.")
     return Preprocess(
         image_size=recipe.model.image_size or 1,
-        context_length=data.context_length,
+        context_length=data.context_length or PAPER_CONTEXT_LENGTH,
         captions=data.captions_per_image or 1,
         opening_examples=data.opening_examples or 0,
         tokenizer_path=data.tokenizer or TOKENIZER_PATH,
@@ -111,14 +113,16 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
     )
 
 
-def build_config(recipe: Recipe, *, vocab_size: int) -> SigLIPConfig:
-    """The preset with the recipe's changes; its vocabulary is the tokenizer's."""
+def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
+    """The preset with the recipe's changes; its vocabulary and context are the tokens'."""
     config, model = preset_config(recipe.model.model), recipe.model
     bias = model.init_logit_bias
     return dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, image_size=model.image_size or config.vision.image_size),
-        text=dataclasses.replace(config.text, vocab_size=vocab_size, context_length=recipe.data.context_length),
+        text=dataclasses.replace(
+            config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length
+        ),
         init_logit_scale=model.init_logit_scale,
         init_logit_bias=bias_for_batch(recipe.optimization.batch_size) if bias is None else bias,
     )

@@ -23,7 +23,7 @@ def siglip() -> Recipe:
         data=Data(),
         model=Model(model="emoji"),
         optimization=Optimization(
-            examples=180_000,
+            examples=460_000,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=1e-4,
@@ -37,13 +37,18 @@ def resolve(recipe: Recipe) -> Recipe:
     data = recipe.data
     embedded = data.train_data == EMBEDDED
     share, captions, opening = data.english_share, data.captions_per_image, data.opening_examples
+    length = data.context_length
+    if length is None and embedded:
+        length = 12
     if share is None and embedded:
-        share = 0.3
+        share = 0.15
     if captions is None:
-        captions = 4 if embedded else 1
+        captions = 6 if embedded else 1
     if opening is None:
         opening = recipe.optimization.examples * 3 // 8 if embedded else 0
-    resolved = replace(data, english_share=share, captions_per_image=captions, opening_examples=opening)
+    resolved = replace(
+        data, context_length=length, english_share=share, captions_per_image=captions, opening_examples=opening
+    )
     return replace(recipe, data=resolved)
 
 

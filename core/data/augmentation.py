@@ -32,14 +32,14 @@ class Augmentation:
     cutout: largest side of one erased rectangle, as a fraction of the side; its sides are drawn evenly from [0, cutout].
     """
 
-    zoom: Range | None = (0.85, 1.1)
-    stretch: Range | None = (0.9, 1.1)
-    shift: float = 0.08
-    rotation: float = 8.0
+    zoom: Range | None = (0.92, 1.06)
+    stretch: Range | None = (0.95, 1.05)
+    shift: float = 0.05
+    rotation: float = 4.0
     flip: float = 0.0
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.3
+    brightness: float = 0.1
+    contrast: float = 0.1
+    saturation: float = 0.15
     hue: float = 0.0
     greyscale: float = 0.0
     background: float = 0.0

@@ -27,13 +27,13 @@ class Data:
     """Share of your own records held out for evaluation where val_data is not given."""
     tokenizer: Path | None = None
     """A SentencePiece .model or a tokenizer.json; by default the embedded one (8,000 pieces, 36 languages)."""
-    context_length: int = 16
-    """Tokens a caption, end-of-text included."""
+    context_length: int | None = None
+    """Tokens a caption, end-of-text included. By default 12 for the embedded data, whose names are short, else 64."""
     english_share: float | None = None
-    """Share of captions drawn in English where a record has several languages. By default 0.3 for the embedded data, else
+    """Share of captions drawn in English where a record has several languages. By default 0.15 for the embedded data, else
     captions are drawn evenly."""
     captions_per_image: int | None = None
-    """Captions of an image in one batch; the loss is the mean over them. By default 4 for the embedded data, else 1."""
+    """Captions of an image in one batch; the loss is the mean over them. By default 6 for the embedded data, else 1."""
     opening_examples: int | None = None
     """Examples at the start with one caption an image, in English alone. By default three eighths of the run for the
     embedded data, else none."""

@@ -213,7 +213,7 @@ def _build_learner(run_folder, *, steps, batch_size):
     run = replace(recipe.run, run_dir=run_folder.path, tensorboard=False)
     recipe = replace(recipe, optimization=optimization, run=run)
     preprocess = contrastive.build_preprocess(recipe)
-    config = contrastive.build_config(recipe, vocab_size=preprocess.tokenizer.vocab_size)
+    config = contrastive.build_config(recipe, preprocess)
     size = config.vision.image_size
     preprocess = replace(preprocess, image_size=size, augmentation=pairs.augmentation_for(recipe.data, size))
     source = pairs.open_pairs(recipe.data).train
