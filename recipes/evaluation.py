@@ -12,7 +12,7 @@ from diptych.core.evaluation.report import write_report
 from diptych.core.evaluation.report.contents import ReportData, Samples
 from diptych.core.evaluation.retrieval import recall_at_k
 from diptych.core.evaluation.tables import results_text
-from diptych.core.evaluation.zero_shot import class_embeddings, zero_shot
+from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
@@ -74,8 +74,8 @@ class Evaluation:
 
     def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
         prompts = [self.embed_texts(np.stack([self._preprocess.tokens(p) for p in some])) for some in classes.prompts]
-        embedded = np.concatenate([class_embeddings(of_class, 1) for of_class in prompts])
-        return zero_shot(images, embedded, classes.labels, classes.names)
+        scale = float(keras.ops.convert_to_numpy(self._model.logit_scale))
+        return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
 
     def _finish(self, learner: Learner, folder: RunFolder, card: dict) -> None:
         retrieval, zero_shots, samples = {}, {}, None

@@ -23,7 +23,7 @@ def siglip() -> Recipe:
         data=Data(),
         model=Model(model="emoji"),
         optimization=Optimization(
-            examples=460_000,
+            examples=420_000,
             batch_size=128,
             learning_rate=1e-3,
             weight_decay=1e-4,

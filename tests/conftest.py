@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from diptych.backends.selection import select_backend
@@ -11,6 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "KERAS_HOME" not in os.environ:
     os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
     atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
+
+# A shell ignores SIGINT in what it starts in the background, and programs started from here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKEND = select_backend()
 

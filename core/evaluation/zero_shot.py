@@ -1,4 +1,8 @@
-"""Zero-shot classification: the class whose prompts lie nearest to the image."""
+"""Zero-shot classification: images are scored against the prompts of each class, and the best class is the answer.
+
+Prompts that are ways of saying one thing ("a photo of a hen") are averaged first: `image_embeddings @ class_embeddings(...).T`.
+Prompts that are different things of one kind (the foods among the emoji) have no meaningful average: `kind_scores`.
+"""
 
 import re
 import string
@@ -75,9 +79,31 @@ def class_embeddings(prompt_embeddings: np.ndarray, classes: int) -> np.ndarray:
     return _normalise(_normalise(prompts).mean(axis=1))
 
 
+def kind_scores(
+    image_embeddings: np.ndarray, prompt_embeddings: Sequence[np.ndarray], *, logit_scale: float
+) -> np.ndarray:
+    """Log of the mean over a class's prompts of exp(logit_scale * similarity): the softmax over all prompts, gathered by class.
+
+    Being a mean, it favours no class for having many prompts.
+
+    Args:
+        image_embeddings: [images, width], L2-normalised.
+        prompt_embeddings: for each class [prompts, width], L2-normalised; the number of prompts may differ.
+        logit_scale: the model's temperature t.
+
+    Returns:
+        [images, classes], for `zero_shot`.
+    """
+    columns = []
+    for prompts in prompt_embeddings:
+        logits = logit_scale * (image_embeddings @ prompts.T)
+        largest = logits.max(axis=1, keepdims=True)
+        columns.append(largest[:, 0] + np.log(np.exp(logits - largest).mean(axis=1)))
+    return np.stack(columns, axis=1)
+
+
 def zero_shot(
-    image_embeddings: np.ndarray,
-    class_embeddings: np.ndarray,
+    scores: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
     *,
@@ -88,8 +114,7 @@ def zero_shot(
     An image without a single best class, because classes tie or scores are not numbers, has no answer and is wrong.
 
     Args:
-        image_embeddings: [images, width].
-        class_embeddings: [classes, width], of `class_embeddings`.
+        scores: [images, classes], the larger the better.
         labels: int [images], 0 to classes - 1.
         class_names: [classes], for display.
         seed: of the bootstrap.
@@ -103,14 +128,14 @@ def zero_shot(
         ValueError: shapes that do not agree, or labels outside the classes.
     """
     labels, classes = np.asarray(labels), len(class_names)
-    if len(class_embeddings) != classes or labels.shape != (len(image_embeddings),) or not len(labels):
+    if scores.shape != (len(labels), classes) or labels.ndim != 1 or not len(labels):
         raise ValueError(
-            f"zero_shot needs one label an image and one name a class, got {np.shape(image_embeddings)} images with labels "
-            f"{labels.shape}, and {np.shape(class_embeddings)} class embeddings with {classes} names."
+            f"zero_shot needs one label an image and one name a class, got scores {scores.shape} with labels {labels.shape} "
+            f"and {classes} names."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
-    answers = classify(image_embeddings, class_embeddings)
+    answers = classify(scores)
     answered = answers != NO_ANSWER
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels[answered], answers[answered]), 1)
@@ -130,15 +155,8 @@ def zero_shot(
     }
 
 
-def classify(image_embeddings: np.ndarray, class_embeddings: np.ndarray) -> np.ndarray:
-    """The class of largest inner product, `NO_ANSWER` where there is no single one: int64 [images].
-
-    Args:
-        image_embeddings: [images, width].
-        class_embeddings: [classes, width].
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        scores = image_embeddings @ class_embeddings.T
+def classify(scores: np.ndarray) -> np.ndarray:
+    """The class of largest score [images, classes], `NO_ANSWER` where there is no single one: int64 [images]."""
     best = scores.max(axis=1)
     single = np.isfinite(scores).all(axis=1) & (np.count_nonzero(scores == best[:, None], axis=1) == 1)
     return np.where(single, scores.argmax(axis=1), NO_ANSWER)

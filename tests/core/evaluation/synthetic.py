@@ -90,7 +90,7 @@ def report_data() -> ReportData:
         },
         metrics=metrics(),
         retrieval={"New drawings": retrieval},
-        zero_shot={"colours": zero_shot(np.eye(3)[answers], np.eye(3), labels, CLASSES)},
+        zero_shot={"colours": zero_shot(np.eye(3)[answers], labels, CLASSES)},
         samples=embedded,
         skipped={"image_truncated": 3, "caption_empty": 5},
         examples_read=3848,

@@ -11,6 +11,7 @@ from diptych.core.evaluation.zero_shot import (
     class_embeddings,
     class_prompts,
     classify,
+    kind_scores,
     zero_shot,
 )
 
@@ -57,11 +58,22 @@ def test_a_class_embedding_is_the_normalised_mean_of_normalised_prompts():
         class_embeddings(np.ones((5, 2)), 2)
 
 
+def test_a_kind_scores_the_mean_probability_of_its_prompts():
+    rng = np.random.default_rng(0)
+    images, prompts = rng.normal(size=(5, 4)), [rng.normal(size=(n, 4)) for n in (1, 3)]
+    expected = [np.log(np.exp(7 * images @ some.T).mean(axis=1)) for some in prompts]
+    np.testing.assert_allclose(kind_scores(images, prompts, logit_scale=7), np.transpose(expected), rtol=1e-12)
+    # Four times the same prompts are the same kind, and a large temperature does not overflow.
+    repeated = kind_scores(images, [np.tile(prompts[1], (4, 1))], logit_scale=5e4)
+    np.testing.assert_allclose(repeated, kind_scores(images, prompts[1:], logit_scale=5e4), rtol=1e-12)
+    assert np.isfinite(repeated).all()
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_counts_and_accuracies_are_those_of_the_answers(truth_and_answer):
     labels, answers = map(np.array, zip(*truth_and_answer, strict=True))
-    result = zero_shot(np.eye(3)[answers], np.eye(3), labels, NAMES)
+    result = zero_shot(np.eye(3)[answers], labels, NAMES)
     assert result["accuracy"] == pytest.approx(np.mean(labels == answers))
     assert np.sum(result["confusion"]) == len(labels)
     assert result["no_answer"] == [0, 0, 0]
@@ -74,19 +86,19 @@ def test_counts_and_accuracies_are_those_of_the_answers(truth_and_answer):
 
 @pytest.mark.parametrize("collapsed", [0.0, 1.0, np.nan])
 def test_a_collapsed_model_answers_nothing(collapsed):
-    images = np.full((9, 4), collapsed)
-    assert (classify(images, np.ones((3, 4))) == NO_ANSWER).all()
-    result = zero_shot(images, np.ones((3, 4)), np.arange(9) % 3, NAMES)
+    scores = np.full((9, 3), collapsed)
+    assert (classify(scores) == NO_ANSWER).all()
+    result = zero_shot(scores, np.arange(9) % 3, NAMES)
     assert result["accuracy"] == 0.0
     assert result["no_answer"] == [3, 3, 3]
     assert not np.any(result["confusion"])
 
 
 def test_chance_is_what_the_largest_class_gives():
-    assert zero_shot(np.eye(3)[[0, 0, 0, 1]], np.eye(3), np.array([0, 0, 0, 1]), NAMES)["chance"] == 0.75
+    assert zero_shot(np.eye(3)[[0, 0, 0, 1]], np.array([0, 0, 0, 1]), NAMES)["chance"] == 0.75
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 3]), np.array([0, -1]), np.array([0]), np.array([], int)])
 def test_labels_outside_the_classes_are_refused(labels):
     with pytest.raises(ValueError, match="label"):
-        zero_shot(np.eye(3)[:2], np.eye(3), labels, NAMES)
+        zero_shot(np.eye(3)[:2], labels, NAMES)
