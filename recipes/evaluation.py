@@ -108,6 +108,8 @@ class Evaluation:
             samples=samples,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
+            captions_judged=sum(len(pairs.captions) for pairs in self.sets),
+            captions_clipped=sum(pairs.clipped for pairs in self.sets),
         )
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)

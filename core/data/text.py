@@ -87,6 +87,10 @@ class Tokenizer:
         tokens[len(ids)] = self.eos_id
         return tokens
 
+    def length(self, text: str) -> int:
+        """Tokens of the whole text with its end-of-text: what `encode` cuts where it exceeds the context length."""
+        return len(self._ids(text.lower() if self.lower_case else text)) + 1
+
     def fingerprint(self) -> str:
         """A hash of the vocabulary file and of how it is used: equal hashes give equal ids."""
         used = f"{self._file_hash} {self.pad_id} {self.eos_id} {self.lower_case}"

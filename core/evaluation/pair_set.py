@@ -8,6 +8,7 @@ import numpy as np
 from diptych.core.data.image import decode
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
+from diptych.core.data.text import clean_caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class PairSet:
     tokens: np.ndarray  # int32 [texts, context_length]
     classes: Classes | None = None
     skipped: Mapping[str, int]  # bad records, by reason
+    clipped: int = 0  # captions longer than the context
 
     def in_language(self, language: str) -> np.ndarray:
         """Indices of the captions in a language, int64."""
@@ -89,4 +91,5 @@ def read_pairs(
         tokens=np.stack(tokens),
         classes=classes,
         skipped=skipped,
+        clipped=sum(preprocess.tokenizer.length(clean_caption(text)) > preprocess.context_length for text in captions),
     )

@@ -83,7 +83,7 @@ class ReportData:
     samples: Samples | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
-    captions_read: int | None = None
+    captions_judged: int | None = None
     captions_clipped: int | None = None  # captions longer than the context
 
     def save(self, path: str | Path) -> None:

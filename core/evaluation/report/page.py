@@ -174,12 +174,12 @@ def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
                 class_="panel",
             ),
         ]
-    heading = lead("Zero-shot classes", "The class whose name lies nearest to the image; no classifier was trained.")
+    heading = lead("Zero-shot classes", "The class whose prompts fit the image best; no classifier was trained.")
     return "classes", "Classes", join([heading, element("div", panels, class_="grid-of")])
 
 
 def _health(data: ReportData) -> tuple[str, str, Markup] | None:
-    if data.examples_read is None and not data.skipped and data.captions_read is None:
+    if data.examples_read is None and not data.skipped and data.captions_judged is None:
         return None
     skipped = sum(data.skipped.values())
     rows: list[tuple[str, int, int | None]] = []
@@ -190,10 +190,10 @@ def _health(data: ReportData) -> tuple[str, str, Markup] | None:
         (f"– {reason.replace('_', ' ')}", count, data.examples_read)
         for reason, count in sorted(data.skipped.items(), key=lambda item: -item[1])
     ]
-    if data.captions_read is not None:
-        rows.append(("Captions read", data.captions_read, None))
+    if data.captions_judged is not None:
+        rows.append(("Captions judged", data.captions_judged, None))
     if data.captions_clipped is not None:
-        rows.append(("Captions longer than the context", data.captions_clipped, data.captions_read))
+        rows.append(("– longer than the context, so cut", data.captions_clipped, data.captions_judged))
     lines = [
         element(
             "tr",

@@ -94,7 +94,7 @@ def report_data() -> ReportData:
         samples=embedded,
         skipped={"image_truncated": 3, "caption_empty": 5},
         examples_read=3848,
-        captions_read=3840,
+        captions_judged=3840,
         captions_clipped=12,
     )
 

@@ -43,6 +43,9 @@ def test_captions_point_at_their_image(source):
     records = [source.record(int(i)) for i in np.linspace(0, len(source) - 1, 20).astype(int)]
     for text, label in zip(pairs.captions, pairs.caption_labels, strict=True):
         assert text in {caption.text for caption in records[label].captions}
+    lengths = np.array([PREPROCESS.tokenizer.length(text) for text in pairs.captions])
+    assert pairs.clipped == (lengths > 8).sum() > 0
+    assert np.array_equal((pairs.tokens != PREPROCESS.tokenizer.pad_id).sum(axis=1), np.minimum(lengths, 8))
     english = pairs.in_language("en")
     assert sorted(pairs.caption_labels[english]) == list(range(20))
     assert all(reference[0] == HELD_OUT_DESIGNER for record in records for reference in record.images)
