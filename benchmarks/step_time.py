@@ -18,7 +18,7 @@ from benchmarks.device import device_name, write_results
 from diptych.backends.selection import select_backend
 
 SIZES = {
-    "tiny": {"width": 192, "depth": 4, "mlp_dim": 768, "num_heads": 3, "patch_size": 12, "image_size": 48},
+    "tiny": {"width": 128, "depth": 2, "mlp_dim": 512, "num_heads": 2, "patch_size": 12, "image_size": 48},
     "S/16": {"width": 384, "depth": 12, "mlp_dim": 1536, "num_heads": 6, "patch_size": 16, "image_size": 224},
     "B/16": {"width": 768, "depth": 12, "mlp_dim": 3072, "num_heads": 12, "patch_size": 16, "image_size": 224},
 }

@@ -25,8 +25,10 @@ with StopSignals() as stop:
 
 
 @pytest.mark.parametrize("name", STOP_SIGNALS)
-def test_the_first_signal_is_remembered_and_the_handlers_come_back(name, capfd):
+def test_the_first_signal_is_remembered_and_the_handlers_come_back(name, capfd, request):
     number = signal.Signals[name]
+    found = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and then so does whatever it starts
+    request.addfinalizer(lambda: signal.signal(number, found))
     before = {other: signal.getsignal(signal.Signals[other]) for other in STOP_SIGNALS}
     with StopSignals() as stop:
         assert (stop.stop_requested, stop.received, stop.exit_status) == (False, None, 0)
