@@ -43,15 +43,18 @@ def test_the_first_signal_is_remembered_and_the_handlers_come_back(name, capfd, 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_the_second_signal_ends_the_process_at_once(name):
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.Signals[name])
-    assert process.stdout.readline() == "asked\n"
-    assert process.poll() is None
-    process.send_signal(signal.Signals[name])
-    process.communicate(timeout=10)
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.Signals[name])
+            assert process.stdout.readline() == "asked\n"
+            assert process.poll() is None
+            process.send_signal(signal.Signals[name])
+            process.wait(timeout=10)
+        finally:
+            process.kill()
     assert process.returncode == -signal.Signals[name]
 
 
