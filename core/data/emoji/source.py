@@ -28,7 +28,7 @@ class EmojiSource:
         designers: of DESIGNERS; None is all but HELD_OUT_DESIGNER.
         languages: of LANGUAGES; a concept without a name in one of them has no caption there.
         keywords: whether each language adds captions of up to three keywords, joined by ", "; all of them together
-            weigh half as much as the name.
+            weigh a tenth of the name.
 
     Image references are (designer, hexcode). Concepts without a drawing by the chosen designers, or without a caption,
     are left out. Raises ValueError on unknown names.
