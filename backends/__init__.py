@@ -16,8 +16,7 @@ def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias, 
     Raises:
         ValueError: for a name that is not in `IMPLEMENTATIONS`.
     """
-    name = choose_implementation(implementation)
-    assert name == "reference"
+    assert choose_implementation(implementation) == "reference"
     from diptych.core.losses import contrastive
 
     return contrastive.sigmoid_loss(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
@@ -59,6 +58,13 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_b
     return _room().TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
 
 
+def name() -> str:
+    """The current backend: "jax", "torch" or "tensorflow"."""
+    import keras
+
+    return keras.config.backend()
+
+
 def device_name() -> str | None:
     """The accelerator that the current backend computes on; None for the CPU."""
     return _room().device_name()
@@ -66,9 +72,7 @@ def device_name() -> str | None:
 
 def _room() -> ModuleType:
     """The current backend's room; the others, and their frameworks, are not imported."""
-    import keras
-
-    match keras.config.backend():
+    match name():
         case "jax":
             from diptych.backends import jax
 

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import cast
 
-import keras
-
 from diptych import backends
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples import TooManySkipped
@@ -75,7 +73,7 @@ def _run(recipe: Recipe) -> int:
     if recipe.run.dry_run:
         print(plan_text(recipe, config))
         return 0
-    print(f"diptych on {keras.config.backend()}, {backends.device_name() or 'CPU'}", flush=True)
+    print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}", flush=True)
     pairs = open_pairs(recipe.data)
     print(pairs.describe(), flush=True)
     with RunFolder(recipe.run.run_dir) as folder, StopSignals() as stop:
@@ -202,7 +200,7 @@ def build_card(recipe: Recipe, config: SigLIPConfig, learner: Learner) -> dict:
     card = resolve_card(
         recipe,
         seed=recipe.run.seed,
-        backend=keras.config.backend(),
+        backend=backends.name(),
         implementation=backends.choose_implementation() if recipe.optimization.loss == "sigmoid" else "reference",
         parameters=count_parameters(config)["total"],
         flops_per_step=learner.flops_per_step,

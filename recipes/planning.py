@@ -1,7 +1,6 @@
 """What a run will cost, before it starts."""
 
-import keras
-
+from diptych import backends
 from diptych.core.training.recipe import Recipe
 from diptych.models import SigLIPConfig
 from diptych.models.counting import count_flops, count_parameters, estimate_memory
@@ -24,7 +23,7 @@ def plan_text(recipe: Recipe, config: SigLIPConfig) -> str:
     )
     step = flops["training"] * optimization.batch_size
     lines = {
-        "backend": keras.config.backend(),
+        "backend": backends.name(),
         "image tower": f"{parameters['image']:,} parameters, {flops['image'] / 1e9:,.3g} GFLOP an image forward",
         "text tower": f"{parameters['text']:,} parameters, {flops['text'] / 1e9:,.3g} GFLOP a text forward",
         "parameters": f"{parameters['total']:,}",

@@ -144,6 +144,14 @@ class Recipe:
                 0 <= (optimization.warmup_examples or 0) < optimization.examples,
                 f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of {optimization.examples}.",
             ),
+            *(
+                (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
+                for flag, given in (
+                    ("--context-length", self.data.context_length),
+                    ("--captions-per-image", self.data.captions_per_image),
+                    ("--image-size", self.model.image_size),
+                )
+            ),
             (0 < self.data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {self.data.val_fraction}."),
         ):
             if not condition:
