@@ -16,7 +16,8 @@ def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias, 
     Raises:
         ValueError: for a name that is not in `IMPLEMENTATIONS`.
     """
-    assert choose_implementation(implementation) == "reference"
+    chosen = choose_implementation(implementation)
+    assert chosen == "reference"
     from diptych.core.losses import contrastive
 
     return contrastive.sigmoid_loss(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
