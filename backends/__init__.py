@@ -5,32 +5,25 @@ if __name__ == "backends":
 
     alias_room(__name__)
 
-from types import ModuleType
+from diptych.backends.loss import (
+    IMPLEMENTATIONS,
+    choose_implementation,
+    distributed_sigmoid_loss,
+    sigmoid_loss,
+    sigmoid_loss_and_gradients,
+)
+from diptych.backends.rooms import name, room
 
-IMPLEMENTATIONS = ("reference",)
-
-
-def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias, implementation=None):
-    """`diptych.core.losses.contrastive.sigmoid_loss` by the implementation that fits, or by the one named.
-
-    Raises:
-        ValueError: for a name that is not in `IMPLEMENTATIONS`.
-    """
-    chosen = choose_implementation(implementation)
-    assert chosen == "reference"
-    from diptych.core.losses import contrastive
-
-    return contrastive.sigmoid_loss(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
-
-
-def choose_implementation(implementation: str | None = None) -> str:
-    """The name of the implementation that `sigmoid_loss` runs; a name that is given is checked, never replaced."""
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"Unknown implementation {implementation!r} of the sigmoid loss: expected one of {', '.join(IMPLEMENTATIONS)}, "
-            "or None to choose."
-        )
-    return implementation or IMPLEMENTATIONS[0]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "choose_implementation",
+    "device_name",
+    "distributed_sigmoid_loss",
+    "name",
+    "sigmoid_loss",
+    "sigmoid_loss_and_gradients",
+    "train_step",
+]
 
 
 def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
@@ -56,35 +49,9 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_b
         ema: a `diptych.core.training.ema.Ema`, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
     """
-    return _room().TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
-
-
-def name() -> str:
-    """The current backend: "jax", "torch" or "tensorflow"."""
-    import keras
-
-    return keras.config.backend()
+    return room().TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
 
 
 def device_name() -> str | None:
     """The accelerator that the current backend computes on; None for the CPU."""
-    return _room().device_name()
-
-
-def _room() -> ModuleType:
-    """The current backend's room; the others, and their frameworks, are not imported."""
-    match name():
-        case "jax":
-            from diptych.backends import jax
-
-            return jax
-        case "torch":
-            from diptych.backends import torch
-
-            return torch
-        case "tensorflow":
-            from diptych.backends import tensorflow
-
-            return tensorflow
-        case other:
-            raise ValueError(f"diptych trains on jax, torch or tensorflow; Keras runs on {other!r}.")
+    return room().device_name()

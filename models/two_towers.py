@@ -93,7 +93,12 @@ class SigLIP(TwoTowers):
         seed: of the initial weights; the same on every backend.
         dtype: Keras dtype policy; with "mixed_bfloat16" weights, embeddings and loss stay float32.
         rematerialize: trade one more forward pass for the memory of the blocks' activations.
+
+    The batch of `fit` goes as one matrix of pairs through `pair_loss`, the definition in `diptych.core.losses`. For large
+    batches attach the one in tiles, `model.pair_loss = diptych.backends.sigmoid_loss`, before `compile`.
     """
+
+    pair_loss = staticmethod(sigmoid_loss)
 
     def __init__(
         self,
@@ -127,8 +132,8 @@ class SigLIP(TwoTowers):
         return cls(preset_config(preset), **arguments)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss that `fit` minimises: the sigmoid loss over the batch's pairs."""
-        return sigmoid_loss(
+        """The loss that `fit` minimises: `pair_loss` over the batch's pairs."""
+        return self.pair_loss(
             y_pred["image_embedding"],
             y_pred["text_embedding"],
             logit_scale=self.logit_scale,

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 from diptych import backends
@@ -40,6 +41,7 @@ HARMLESS = frozenset(
         "cache_megabytes",
         "checkpoint_every",
         "log_every",
+        "loss_implementation",
         "tensorboard",
         "report",
         "dry_run",
@@ -140,7 +142,7 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
     ema = Ema(model.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
     step = backends.train_step(
         model,
-        ContrastiveObjective(loss=_LOSSES[optimization.loss]),
+        ContrastiveObjective(loss=build_loss(recipe, config)),
         optimizer,
         clip_norm=optimization.grad_clip_norm,
         ema=ema,
@@ -176,6 +178,27 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
     )
 
 
+def build_loss(recipe: Recipe, config: SigLIPConfig) -> Callable:
+    """The loss between embeddings; the sigmoid loss by the implementation that the recipe names, or that fits."""
+    if recipe.optimization.loss == "softmax":
+        return softmax_loss
+    return partial(
+        backends.sigmoid_loss, implementation=choose_implementation(recipe, config), dtype=embeddings_dtype(recipe)
+    )
+
+
+def choose_implementation(recipe: Recipe, config: SigLIPConfig) -> str:
+    """The name of the sigmoid loss's implementation for this run's embeddings."""
+    return backends.choose_implementation(
+        recipe.run.loss_implementation, dtype=embeddings_dtype(recipe), width=config.text.output_width
+    )
+
+
+def embeddings_dtype(recipe: Recipe) -> str:
+    """What embeddings enter the sigmoid loss in: bfloat16 where that is faster, which no CPU is."""
+    return "bfloat16" if recipe.model.precision == "bfloat16" and backends.device_name() else "float32"
+
+
 def build_optimizer(optimization: Optimization):
     """The optimizer with its schedule."""
     warmup = optimization.warmup_examples
@@ -201,7 +224,7 @@ def build_card(recipe: Recipe, config: SigLIPConfig, learner: Learner) -> dict:
         recipe,
         seed=recipe.run.seed,
         backend=backends.name(),
-        implementation=backends.choose_implementation() if recipe.optimization.loss == "sigmoid" else "reference",
+        implementation=choose_implementation(recipe, config) if recipe.optimization.loss == "sigmoid" else "reference",
         parameters=count_parameters(config)["total"],
         flops_per_step=learner.flops_per_step,
         device=backends.device_name(),
@@ -209,5 +232,3 @@ def build_card(recipe: Recipe, config: SigLIPConfig, learner: Learner) -> dict:
     )
     return card | {"model": plain(config)}
 
-
-_LOSSES: dict[str, Callable] = {"sigmoid": backends.sigmoid_loss, "softmax": softmax_loss}

@@ -4,7 +4,7 @@ Row i of the logits is image i, column j is text j; the true pairs are the diago
 whatever they are given. Faster implementations of the same function live in `diptych.backends`.
 """
 
-from keras import ops
+from keras import ops, remat
 
 
 def pair_logits(image_embeddings, text_embeddings, *, logit_scale, logit_bias=None):
@@ -16,32 +16,72 @@ def pair_logits(image_embeddings, text_embeddings, *, logit_scale, logit_bias=No
     return logits if logit_bias is None else logits + ops.cast(logit_bias, "float32")
 
 
-def sigmoid_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias):
+def sigmoid_loss(
+    image_embeddings, text_embeddings, *, logit_scale, logit_bias, offset: int = 0, denominator: int | None = None
+):
     """The pairwise sigmoid loss of SigLIP.
 
-    L = -(1/n) Σ_i Σ_j log σ(z_ij (t x_i·y_j + b)), with z_ij = 1 where i = j and -1 elsewhere: a sum over all n² pairs,
+    L = -(1/n) Σ_i Σ_j log σ(l_ij (t x_i·y_j + b)), with l_ij = 1 where i = j and -1 elsewhere: a sum over all n² pairs,
     divided by the number of images n (not by n²).
 
     Args:
         image_embeddings, text_embeddings: `[n, dim]`, L2-normalised.
         logit_scale: scalar t > 0.
         logit_bias: scalar b.
+        offset: image i belongs to text i + offset, in a part of a larger batch.
+        denominator: n, where it is not the number of images at hand.
 
     Returns:
         A float32 scalar.
 
     Raises:
-        ValueError: for different widths or numbers of images and texts.
+        ValueError: for different widths, or numbers of images and texts where no denominator is given.
 
     Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and algorithm 1. Their typeset
     equation has the sign of t x·y reversed; the algorithm and the released code have it as here.
     """
-    _check_pairs(image_embeddings, text_embeddings)
+    if denominator is None:
+        _check_pairs(image_embeddings, text_embeddings)
+        denominator = ops.shape(image_embeddings)[0]
     logits = pair_logits(image_embeddings, text_embeddings, logit_scale=logit_scale, logit_bias=logit_bias)
-    # softplus(-z) - softplus(z) = -z, so every pair is taken as a negative and the diagonal is put right afterwards.
-    negatives = ops.sum(ops.softplus(logits))
-    positives = ops.sum(ops.diagonal(logits))
-    return (negatives - positives) / ops.cast(ops.shape(image_embeddings)[0], "float32")
+    return _sum_over_pairs(logits, offset) / ops.cast(denominator, "float32")
+
+
+def chunked_sigmoid_loss(
+    image_embeddings,
+    text_embeddings,
+    *,
+    logit_scale,
+    logit_bias,
+    offset: int = 0,
+    denominator: int | None = None,
+    rows_per_chunk: int = 1024,
+):
+    """`sigmoid_loss` a few rows of logits at a time, each computed again for its gradient: less memory, a third more work.
+
+    Works on any backend of Keras, on any device, and can be differentiated as often as its operations can.
+    """
+    if denominator is None:
+        _check_pairs(image_embeddings, text_embeddings)
+    rows, width = image_embeddings.shape
+    whole = rows // rows_per_chunk * rows_per_chunk
+    scalars = [ops.cast(scalar, "float32") for scalar in (logit_scale, logit_bias)]
+
+    @remat
+    def chunk(x, y, t, b, offset):  # a float32 offset, since tensorflow warns of integers where it may differentiate
+        return _sum_over_pairs(pair_logits(x, y, logit_scale=t, logit_bias=b), ops.cast(offset, "int32"))
+
+    def add(total, x_and_offset):
+        x, offset = x_and_offset
+        return total + chunk(x, text_embeddings, *scalars, offset), None
+
+    total = ops.zeros((), "float32")
+    if whole:
+        chunks = ops.reshape(image_embeddings[:whole], (-1, rows_per_chunk, width))
+        total, _ = ops.scan(add, total, (chunks, ops.arange(offset, offset + whole, rows_per_chunk, dtype="float32")))
+    if whole < rows:
+        total, _ = add(total, (image_embeddings[whole:], ops.convert_to_tensor(offset + whole, "float32")))
+    return total / ops.cast(denominator or rows, "float32")
 
 
 def softmax_contrastive_loss(image_embeddings, text_embeddings, *, logit_scale):
@@ -59,6 +99,13 @@ def softmax_contrastive_loss(image_embeddings, text_embeddings, *, logit_scale):
     image_to_text = ops.logsumexp(logits, axis=1) - diagonal
     text_to_image = ops.logsumexp(logits, axis=0) - diagonal
     return 0.5 * (ops.mean(image_to_text) + ops.mean(text_to_image))
+
+
+def _sum_over_pairs(logits, offset):
+    """Σ -log σ(± logit), plus where text = image + offset; row by row, so that no large sum swallows small terms."""
+    rows, columns = (ops.arange(length, dtype="int32") for length in ops.shape(logits))
+    is_pair = ops.equal(ops.expand_dims(rows, 1) + offset, ops.expand_dims(columns, 0))
+    return ops.sum(ops.sum(ops.softplus(ops.where(is_pair, -logits, logits)), axis=1))
 
 
 def _check_widths(x, y) -> None:

@@ -106,6 +106,8 @@ class Run:
     """Steps between checkpoints; by default one a minute."""
     log_every: int = 1
     """Steps between rows of metrics.jsonl."""
+    loss_implementation: str | None = None
+    """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
     tensorboard: bool = True
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = None

@@ -27,16 +27,16 @@ def sigmoid(x):
     return np.exp(log_sigmoid(x))
 
 
-def sigmoid_loss(image, text, *, logit_scale, logit_bias):
-    """L = -(1/b) Σ_ij log σ(z_ij l_ij), with l = t x yᵀ + bias and z = +1 on the diagonal, -1 elsewhere.
+def sigmoid_loss(image, text, *, logit_scale, logit_bias, offset=0, denominator=None):
+    """L = -(1/b) Σ_ij log σ(z_ij l_ij), with l = t x yᵀ + bias and z = +1 where j = i + offset, -1 elsewhere.
 
-    dL/dl_ij = -(1/b) z_ij σ(-z_ij l_ij). Returns L and (dx, dy, dt, dbias).
-    Zhai et al. 2023, equation 1 with the sign of algorithm 1.
+    b is the denominator, by default the number of images. dL/dl_ij = -(1/b) z_ij σ(-z_ij l_ij). Returns L and
+    (dx, dy, dt, dbias). Zhai et al. 2023, equation 1 with the sign of algorithm 1.
     """
-    count = len(image)
+    count = denominator or len(image)
     cosines = image @ text.T
     logits = logit_scale * cosines + logit_bias
-    signs = 2.0 * np.eye(count) - 1.0
+    signs = 2.0 * np.eye(*cosines.shape, k=offset) - 1.0
     dlogits = -signs * sigmoid(-signs * logits) / count
     loss = -log_sigmoid(signs * logits).sum() / count
     return loss, (*_through_logits(dlogits, image, text, cosines, logit_scale), dlogits.sum())

@@ -82,6 +82,20 @@ def test_gradient_of_the_losses(loss):
     check_gradient(value, point, dict(zip(point, gradients, strict=True)), rng, entries=5)
 
 
+@pytest.mark.parametrize("offset", [0, 1, -2, 9])
+def test_gradient_of_a_part_of_the_sigmoid_loss(offset):
+    rng = np.random.default_rng(5)
+    point = {"image": rng.normal(size=(5, 4)), "text": rng.normal(size=(3, 4))}
+    point |= {"logit_scale": np.asarray(1.7), "logit_bias": np.asarray(-0.6)}
+
+    def function(point):
+        return sigmoid_loss(**point, offset=offset, denominator=11)
+
+    check_gradient(
+        lambda point: function(point)[0], point, dict(zip(point, function(point)[1], strict=True)), rng, entries=5
+    )
+
+
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gradient_of_the_whole_model(name, loss):

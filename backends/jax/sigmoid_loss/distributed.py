@@ -1,0 +1,90 @@
+"""The sigmoid loss of a batch that is spread over the devices of a mesh: in a ring, or with the texts gathered.
+
+Every device keeps its images and computes its rows of the matrix of pairs, once, value and gradients together:
+
+    ring    the texts and their gradient travel from device to device; after as many hops as devices both are home.
+            Memory of one shard; each hop is hidden behind the block that is computed meanwhile.
+    gather  one all-gather of the texts, one reduce-scatter of their gradient. Fewer messages, memory of all texts.
+
+The gradient is the mathematical one, of the loss over the global batch divided by the global number of images n: the rule is
+attached outside of the devices' program, so nothing is left to average or sum.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from diptych.backends.jax.sigmoid_loss.loss import SigmoidLossGradients, join
+from diptych.backends.jax.sigmoid_loss.sweep import Block, Negatives, Sums, negatives
+
+Exchange = Literal["ring", "gather"]
+
+
+@dataclass(frozen=True)
+class ManyDevices:
+    """x and y `[n, d]` spread by rows over the axis `axis_name` of a mesh; every device ends with the global loss.
+
+    Raises:
+        ValueError: where the batch does not divide by the number of devices on the axis.
+    """
+
+    block: Block
+    mesh: Mesh
+    axis_name: str
+    exchange: Exchange = "ring"
+
+    def __call__(self, x, y, t, b, *, with_gradients):
+        axis_name, devices = self.axis_name, self.mesh.shape[self.axis_name]
+        if x.shape[0] != y.shape[0] or x.shape[0] % devices:
+            raise ValueError(
+                f"{x.shape[0]} images and {y.shape[0]} texts cannot be spread evenly over the {devices} devices of the mesh "
+                f"axis {axis_name!r}: expected as many texts as images, and a multiple of {devices}."
+            )
+        sweep = {"ring": _ring, "gather": _gather}[self.exchange]
+
+        def on_device(x, y, t, b):
+            swept = sweep(x, y, jnp.stack([t, b]), axis_name, devices, self.block, with_gradients)
+            loss, dx, dy, *scalars = join(swept, x, y, t, b, offset=0, denominator=devices * x.shape[0])
+            loss, *scalars = lax.psum((loss, *scalars), axis_name)
+            return SigmoidLossGradients(loss, dx, dy, *scalars)
+
+        rows = P(axis_name) if with_gradients else P()
+        return jax.shard_map(
+            on_device,
+            mesh=self.mesh,
+            in_specs=(P(axis_name), P(axis_name), P(), P()),
+            out_specs=SigmoidLossGradients(P(), rows, rows, P(), P()),
+            check_vma=False,
+        )(x, y, t, b)
+
+
+def _ring(x, y, scale_and_bias, axis_name, devices, block, with_gradients) -> Negatives:
+    onwards = [(device, (device + 1) % devices) for device in range(devices)]
+    no_pair = y.shape[0]
+
+    def hop(index, carry):
+        texts, dtext, image, sums = carry
+        following = lax.ppermute(texts, axis_name, onwards)  # under way while this hop is computed
+        offset = jnp.where(index == 0, 0, no_pair)
+        swept = negatives(x, texts, scale_and_bias, offset, block=block, with_gradients=with_gradients)
+        if with_gradients:
+            image, dtext = image + swept.image, lax.ppermute(dtext + swept.text, axis_name, onwards)
+        return following, dtext, image, jax.tree.map(jnp.add, sums, swept.sums)
+
+    zeros = (jnp.zeros(a.shape if with_gradients else (), jnp.float32) for a in (y, x))
+    _, dtext, image, sums = lax.fori_loop(0, devices, hop, (y, *zeros, Sums(*jnp.zeros(3))))
+    return Negatives(sums, image, dtext) if with_gradients else Negatives(sums, None, None)
+
+
+def _gather(x, y, scale_and_bias, axis_name, devices, block, with_gradients) -> Negatives:
+    texts = lax.all_gather(y, axis_name, tiled=True)
+    offset = lax.axis_index(axis_name) * x.shape[0]
+    swept = negatives(x, texts, scale_and_bias, offset, block=block, with_gradients=with_gradients)
+    if not with_gradients:
+        return swept
+    return swept._replace(text=lax.psum_scatter(swept.text, axis_name, tiled=True))

@@ -1,0 +1,112 @@
+"""The sigmoid loss of a batch that is spread over the replicas of a `tf.distribute` strategy, with the texts gathered.
+
+Every replica keeps its images and computes its rows of the matrix of pairs, once, value and gradients together: one
+all-gather of the texts, one all-reduce of their gradient, of which each replica keeps its own part. The backward pass sends
+nothing. Collectives stay outside of what XLA compiles.
+"""
+
+from functools import partial
+from typing import Literal
+
+import tensorflow as tf
+
+from diptych.backends.tensorflow.sigmoid_loss.loss import (
+    SigmoidLossGradients,
+    as_tensors,
+    differentiable_once,
+    join,
+    largest_block_here,
+)
+from diptych.backends.tensorflow.sigmoid_loss.sweep import negatives
+
+
+def distributed_sigmoid_loss(
+    image_embeddings,
+    text_embeddings,
+    *,
+    logit_scale,
+    logit_bias,
+    group: tf.distribute.ReplicaContext | None = None,
+    exchange: Literal["gather"] = "gather",
+    gradients: Literal["sum", "mean"] = "sum",
+    largest_block: int | None = None,
+    forward_only: bool = False,
+    implementation: Literal["xla"] = "xla",
+):
+    """The loss of the global batch, on every replica; called inside `strategy.run`, outside of functions compiled by XLA.
+
+    The loss is divided by the global number of images. Its gradient with respect to the embeddings is that of the global
+    loss; with respect to t and b it is this replica's part, and the sum over the replicas is the whole. gradients="mean"
+    multiplies all four by the number of replicas, for training that averages gradients over them.
+
+    Keras' own trainer averages: its optimizers add gradients up over the replicas, and it divides each loss of `compile` and
+    `add_loss` by their number before that. An overridden `compute_loss` is not divided, which makes it a sum.
+
+    Args:
+        image_embeddings, text_embeddings: `[n, d]`, this replica's pairs, as many on each replica.
+        logit_scale, logit_bias: scalars t and b, the same on every replica.
+        group: the replica context, None for the current one.
+        exchange: "gather"; tf.distribute has no other.
+        largest_block, forward_only, implementation: as for `sigmoid_loss`.
+
+    Raises:
+        ValueError: outside of a replica context, or for an unknown exchange or reduction.
+        tf.errors.InvalidArgumentError: where the replicas' batches differ in size.
+    """
+    if exchange != "gather":
+        raise ValueError(
+            f"exchange={exchange!r} of the sigmoid loss cannot run on tensorflow: tf.distribute has no point-to-point "
+            "exchange. Expected 'gather'."
+        )
+    if gradients not in ("sum", "mean"):
+        raise ValueError(f"Unknown gradients={gradients!r} of distributed_sigmoid_loss: expected 'sum' or 'mean'.")
+    context = group or tf.distribute.get_replica_context()
+    if context is None:
+        raise ValueError(
+            "distributed_sigmoid_loss needs a replica context and was called in a cross-replica one: call it in a function "
+            "that strategy.run runs."
+        )
+    compute = partial(
+        _on_this_replica,
+        context=context,
+        multiplier=context.num_replicas_in_sync if gradients == "mean" else 1,
+        largest_block=largest_block or largest_block_here(),
+        with_gradients=not forward_only,
+    )
+    return differentiable_once(compute, *as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias))
+
+
+def _on_this_replica(x, y, t, b, *, context, multiplier, largest_block, with_gradients) -> SigmoidLossGradients:
+    with tf.control_dependencies([_check_sizes(x, y, context)]):
+        texts = context.all_gather(y, axis=0)
+    own, replicas = tf.shape(x)[0], context.num_replicas_in_sync
+    first = tf.cast(context.replica_id_in_sync_group, tf.int32) * own
+    swept = negatives(
+        x,
+        texts,
+        t,
+        b,
+        first,
+        rows_per_block=largest_block,
+        columns_per_block=largest_block,
+        with_gradients=with_gradients,
+    )
+    if with_gradients:
+        text = context.all_reduce(tf.distribute.ReduceOp.SUM, swept.text)
+        swept = swept._replace(text=text[first : first + own])
+    denominator = tf.cast(replicas * own, tf.float32)
+    loss, *parts = join(swept, x, y, t, b, offset=tf.constant(0), denominator=denominator)
+    loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
+    return SigmoidLossGradients(loss, *(None if part is None else multiplier * part for part in parts))
+
+
+def _check_sizes(x, y, context) -> tf.Operation | None:
+    """An assertion that every replica has as many images and texts."""
+    sizes = context.all_gather(tf.stack([tf.shape(x)[:1], tf.shape(y)[:1]], axis=1), axis=0)
+    return tf.debugging.assert_equal(
+        sizes,
+        sizes[0, 0],
+        message="distributed_sigmoid_loss needs as many pairs on every replica; got (images, texts) of each replica as "
+        "below. Drop the last, smaller batch, or pad it on every replica alike.",
+        summarize=64,
+    )

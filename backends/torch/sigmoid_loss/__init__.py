@@ -1,0 +1,77 @@
+"""The sigmoid loss on torch: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
+
+    sweep          the B² part, block by block: with torch's operations, or with Triton
+    triton_block   a block on NVIDIA GPUs
+    loss           value, gradients, the operator
+    distributed    the ring and the gather over processes
+"""
+
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from diptych.backends.torch.sigmoid_loss.distributed import (
+    distributed_sigmoid_loss,
+    distributed_sigmoid_loss_and_gradients,
+)
+from diptych.backends.torch.sigmoid_loss.loss import SigmoidLossGradients, sigmoid_loss, sigmoid_loss_and_gradients
+
+__all__ = [
+    "SigmoidLossGradients",
+    "current_group",
+    "default_device",
+    "device_of",
+    "distributed_sigmoid_loss",
+    "distributed_sigmoid_loss_and_gradients",
+    "is_compiling",
+    "known_value",
+    "obstacle",
+    "sigmoid_loss",
+    "sigmoid_loss_and_gradients",
+]
+
+
+def obstacle(implementation: str, *, device: torch.device, dtype: str, width: int) -> str | None:
+    """Why an implementation cannot run on embeddings of this dtype and width on a device; None where it can."""
+    if implementation != "triton":
+        return None
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"it is for NVIDIA GPUs, and the embeddings are on {device.type}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"it needs compute capability 8.0, and this is {torch.cuda.get_device_name(device)}"
+    if dtype not in ("bfloat16", "float16"):
+        return f"it takes bfloat16 or float16 embeddings, and these are {dtype}"
+    if find_spec("triton") is None:
+        return "Triton is not installed; type: pip install triton"
+    if torch.__version__ < (2, 8):
+        return f"it needs torch 2.8 or newer, for products of 16-bit matrices in float32, and this is {torch.__version__}"
+    return None
+
+
+def current_group() -> None:
+    """Nothing is spread without being told: processes are joined by `distributed_sigmoid_loss`."""
+    return None
+
+
+def default_device() -> torch.device:
+    """The device that Keras computes on."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_of(x: torch.Tensor) -> torch.device:
+    return x.device
+
+
+def is_compiling() -> bool:
+    """Whether a message of ours would end up in a compiled program."""
+    return torch.compiler.is_compiling()
+
+
+def known_value(x, *, wait: bool = False) -> np.ndarray | None:
+    """x as NumPy, None where it is being compiled, or on an accelerator that one would have to wait for."""
+    if not isinstance(x, torch.Tensor):
+        return np.asarray(x)
+    if torch.compiler.is_compiling() or (not wait and x.device.type != "cpu"):
+        return None
+    return x.detach().float().cpu().numpy()

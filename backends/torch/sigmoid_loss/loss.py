@@ -1,0 +1,170 @@
+"""The sigmoid loss with its gradients on one device, and as an operator that torch can differentiate once and compile.
+
+The operator computes value and gradients together, in one sweep; its backward pass multiplies them by a number. It is one
+opaque call to `torch.compile`, since inside are library products and a loop over blocks.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from diptych.backends.torch.sigmoid_loss.sweep import Negatives, Sweep, blocked, triton
+
+SWEEPS: dict[str, Sweep] = {"triton": triton, "blocked": blocked}
+
+
+class SigmoidLossGradients(NamedTuple):
+    """The loss and its gradient with respect to each argument, all float32, embeddings' shapes as given."""
+
+    loss: torch.Tensor
+    image_embeddings: torch.Tensor
+    text_embeddings: torch.Tensor
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor
+
+
+def sigmoid_loss(
+    x,
+    y,
+    *,
+    logit_scale,
+    logit_bias,
+    implementation: str,
+    offset: int = 0,
+    denominator: int | None = None,
+    forward_only: bool = False,
+):
+    """The loss as a float32 scalar. Forward only, or where nothing asks for a gradient, it is a third of the work."""
+    t, b = as_scalar(logit_scale, x), as_scalar(logit_bias, x)
+    plan = (implementation, offset, denominator or len(x))
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, y, t, b))
+    if recorded and not forward_only:
+        return _loss_and_gradients(x, y, t, b, *plan)[0]
+    return _loss_alone(x, y, t, b, *plan)
+
+
+def sigmoid_loss_and_gradients(
+    x, y, *, logit_scale, logit_bias, implementation: str, offset: int = 0, denominator: int | None = None
+) -> SigmoidLossGradients:
+    """Value and all four gradients in one sweep; nothing is recorded for differentiation."""
+    t, b = as_scalar(logit_scale, x), as_scalar(logit_bias, x)
+    with torch.no_grad():
+        return SigmoidLossGradients(*_loss_and_gradients(x, y, t, b, implementation, offset, denominator or len(x)))
+
+
+def as_scalar(value, x: torch.Tensor) -> torch.Tensor:
+    """A float32 scalar on the embeddings' device, differentiable where the value is."""
+    return torch.as_tensor(value, device=x.device).to(torch.float32).reshape(())
+
+
+@torch.library.custom_op("diptych::sigmoid_loss_and_gradients", mutates_args=())
+def _loss_and_gradients(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    t: torch.Tensor,
+    b: torch.Tensor,
+    implementation: str,
+    offset: int,
+    denominator: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    swept = SWEEPS[implementation](x, y, torch.stack([t, b]), offset)
+    return join(swept, x, y, t, b, offset=offset, denominator=denominator)
+
+
+@_loss_and_gradients.register_fake
+def _(x, y, t, b, implementation, offset, denominator):
+    gradients = (torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format) for tensor in (x, y))
+    return t.new_empty(()), *gradients, t.new_empty(()), t.new_empty(())
+
+
+@torch.library.custom_op("diptych::sigmoid_loss", mutates_args=())
+def _loss_alone(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    t: torch.Tensor,
+    b: torch.Tensor,
+    implementation: str,
+    offset: int,
+    denominator: int,
+) -> torch.Tensor:
+    swept = SWEEPS[implementation](x, y, torch.stack([t, b]), offset, with_gradients=False)
+    return join(swept, x, y, t, b, offset=offset, denominator=denominator)[0]
+
+
+@_loss_alone.register_fake
+def _(x, y, t, b, implementation, offset, denominator):
+    return t.new_empty(())
+
+
+def _no_gradient(ctx, cotangent):
+    raise RuntimeError(
+        "sigmoid_loss was called with forward_only=True, which keeps nothing for a gradient: leave it out to train."
+    )
+
+
+_loss_alone.register_autograd(_no_gradient)
+
+
+def _keep_gradients(ctx, inputs, output):
+    _, *gradients = output
+    ctx.mark_non_differentiable(*gradients)
+    ctx.save_for_backward(*inputs[:4], *gradients)
+
+
+def _backward(ctx, cotangent, *_):
+    inputs, gradients = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    scaled = [(cotangent * g).to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+    if torch.is_grad_enabled():  # create_graph=True: somebody may differentiate what is returned
+        scaled = FirstDerivatives.apply(*scaled, cotangent, *inputs)
+    return *scaled, None, None, None
+
+
+_loss_and_gradients.register_autograd(_backward, setup_context=_keep_gradients)
+
+
+class FirstDerivatives(torch.autograd.Function):
+    """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go unnoticed."""
+
+    @staticmethod
+    def forward(ctx, *tensors):
+        return tuple(gradient.clone() for gradient in tensors[:4])
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        raise RuntimeError(
+            "sigmoid_loss has first derivatives only: its gradient was differentiated again. "
+            'For second derivatives take implementation="reference".'
+        )
+
+
+def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int):
+    """Negatives and positives together: with s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
+
+    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i y_(i+offset)).
+    Takes the sweep's image and text as its own and returns them as gradients; None where there are none.
+    """
+    first, last = max(0, -offset), max(0, -offset, min(len(x), len(y) - offset))
+    softplus, cosine, probability = swept.sums.clone()
+    for start in range(first, last, PAIRS_AT_ONCE):
+        rows = slice(start, min(start + PAIRS_AT_ONCE, last))
+        columns = slice(rows.start + offset, rows.stop + offset)
+        x_pairs, y_pairs = x[rows].float(), y[columns].float()
+        s = torch.linalg.vecdot(x_pairs, y_pairs)
+        z = t * s + b
+        g = -torch.sigmoid(-z)
+        softplus += F.softplus(-z).sum(dtype=torch.float64)
+        cosine += (g * s).sum(dtype=torch.float64)
+        probability += g.sum(dtype=torch.float64)
+        if swept.image is not None:
+            swept.image[rows].addcmul_(g[:, None], y_pairs)
+            swept.text[columns].addcmul_(g[:, None], x_pairs)
+    scalars = [(total / denominator).float() for total in (softplus, cosine, probability)]
+    if swept.image is not None:
+        swept.image.mul_(t / denominator)
+        swept.text.mul_(t / denominator)
+    return scalars[0], swept.image, swept.text, *scalars[1:]
+
+
+PAIRS_AT_ONCE = 16_384
+"""Pairs whose embeddings are held in float32 at a time."""

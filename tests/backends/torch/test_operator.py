@@ -1,0 +1,83 @@
+"""The sigmoid loss as an operator of torch: its contract with autograd, fake tensors and the compiler."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from diptych.backends.cases import CASES  # noqa: E402
+from diptych.backends.torch import sigmoid_loss as native  # noqa: E402
+
+
+def arguments(dtype=torch.float32, requires_grad=True):
+    case = CASES["ragged, balanced"]
+    tensors = [torch.from_numpy(array).to(dtype) for array in case.draw()]
+    tensors += [torch.tensor(case.logit_scale), torch.tensor(case.logit_bias)]
+    return [tensor.requires_grad_(requires_grad) for tensor in tensors]
+
+
+def loss_of(x, y, t, b):
+    return native.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation="blocked")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operators_keep_torchs_contract(dtype):
+    operators = torch.ops.diptych
+    trained = (*arguments(dtype), "blocked", 0, 131)
+    kept = torch.library.opcheck(operators.sigmoid_loss_and_gradients.default, trained)
+    assert len(kept) >= 4 and set(kept.values()) == {"SUCCESS"}
+    evaluated = (*arguments(dtype, requires_grad=False), "blocked", 0, 131)
+    kept = torch.library.opcheck(operators.sigmoid_loss.default, evaluated)
+    assert len(kept) >= 4 and set(kept.values()) == {"SUCCESS"}
+
+
+def test_the_compiler_takes_it_as_one_graph():
+    """`aot_eager` traces forward and backward as the compiler does, and needs no C++ compiler."""
+    leaves = arguments()
+    right = torch.autograd.grad(loss_of(*leaves), leaves)
+    compiled = torch.compile(lambda *a: 2.0 * loss_of(*a), fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for a, b in zip(got, right, strict=True):
+        torch.testing.assert_close(a, 2.0 * b)
+
+
+def test_the_public_function_compiles_as_one_graph():
+    import keras
+
+    if keras.config.backend() != "torch":
+        pytest.skip("Keras runs on another backend")
+    from diptych import backends
+
+    def public(x, y, t, b):
+        return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b)
+
+    leaves = arguments()
+    compiled = torch.compile(public, fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for a, b in zip(got, torch.autograd.grad(loss_of(*leaves), leaves), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_without_gradients_the_cheaper_operator_runs():
+    called = []
+    with torch.profiler.profile() as profile, torch.no_grad():
+        loss_of(*arguments())
+    called = [event.key for event in profile.key_averages() if event.key.startswith("diptych::")]
+    assert called == ["diptych::sigmoid_loss"]
+    with torch.profiler.profile() as profile:
+        loss_of(*arguments())
+    called = [event.key for event in profile.key_averages() if event.key.startswith("diptych::")]
+    assert "diptych::sigmoid_loss_and_gradients" in called and "diptych::sigmoid_loss" not in called
+
+
+def test_scratch_does_not_grow_with_the_batch():
+    """Twice the pairs a side: four times the pairs, and no larger allocation than the gradients."""
+
+    def largest(rows):
+        x = torch.nn.functional.normalize(torch.randn(rows, 16))
+        with torch.profiler.profile(profile_memory=True) as profile:
+            native.sigmoid_loss_and_gradients(x, x, logit_scale=10.0, logit_bias=-10.0, implementation="blocked")
+        return max(event.cpu_memory_usage for event in profile.events())
+
+    block = 4 * 1024**2
+    assert largest(4096) <= block + 1024
+    assert largest(2048) <= block + 1024

@@ -1,0 +1,98 @@
+"""The sigmoid loss's kernel compiles for GPUs that are not here: no spilled registers, the right instructions, room for it."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux)")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("TRITON_INTERPRET=1: this process interprets kernels", allow_module_level=True)
+
+from diptych.backends.torch.sigmoid_loss.triton_block import (  # noqa: E402
+    CANDIDATES,
+    CONFIGS,
+    LARGE_TILE,
+    SMALL_TILE,
+    config_for,
+)
+from tests.backends.torch.triton_report import compiled_report  # noqa: E402
+
+KIBIBYTE = 1024
+SHARED_MEMORY = {80: 163 * KIBIBYTE, 90: 227 * KIBIBYTE, 100: 227 * KIBIBYTE, 120: 99 * KIBIBYTE}
+"""Ten times a compute capability -> what one program may have; the multiprocessor has a KiB more and takes one for each."""
+
+STACK = {80: 0, 90: 0, 100: 32, 120: 32}
+"""Bytes of registers that a thread may spill."""
+
+MULTIPLIES = {80: "hmma", 90: "hgmma", 100: "utcmma", 120: "hmma"}
+COPIES = {80: None, 90: "tma_loads", 100: "tma_loads", 120: "tma_loads"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+def faults(report, config, capability) -> list[str]:
+    """What is wrong with a compiled kernel."""
+    found = []
+    if report.stack_bytes > STACK[capability]:
+        found.append(f"spills {report.stack_bytes} bytes")
+    if (report.local_loads or report.local_stores) and not STACK[capability]:
+        found.append(f"{report.local_loads} loads and {report.local_stores} stores of spilled registers")
+    room = (SHARED_MEMORY[capability] + KIBIBYTE) // config.programs_per_sm - KIBIBYTE
+    if report.shared_bytes > room:
+        found.append(f"takes {report.shared_bytes} bytes of shared memory, has {room}")
+    if config.programs_per_sm * config.num_warps * 32 * report.registers > 65536:
+        found.append(f"{config.programs_per_sm} programs of {report.registers} registers do not fit")
+    for instruction in (MULTIPLIES[capability], COPIES[capability]):
+        if instruction and not getattr(report, instruction):
+            found.append(f"has no {instruction}")
+    return found
+
+
+@pytest.mark.parametrize("write", [True, False], ids=["probabilities", "sums alone"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("capability", CONFIGS)
+def test_the_config_in_use_compiles_well(capability, dtype, write):
+    config = CONFIGS[capability]
+    report = compiled_report(config, capability, dtype, write=write)
+    assert faults(report, config, capability) == [], report
+    assert bool(report.tma_stores) == (write and capability >= 90)
+
+
+@pytest.mark.parametrize("config", [config for config in CANDIDATES if config != SMALL_TILE], ids=str)
+def test_a_candidate_compiles_well(config):
+    assert faults(compiled_report(config, 90), config, 90) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (replace(LARGE_TILE, block_m=256), "spills"),
+        (replace(SMALL_TILE, slices=1), "spills"),
+        (replace(SMALL_TILE, num_stages=4), "shared memory"),
+        (replace(LARGE_TILE, num_stages=3, programs_per_sm=2), "registers do not fit"),
+    ],
+    ids=["a tile too large", "the tile in one piece", "too many stages", "too many programs"],
+)
+def test_a_bad_config_is_refused(config, words):
+    assert words in "; ".join(faults(compiled_report(config, 90), config, 90))
+
+
+def test_code_for_another_gpu_is_refused():
+    """TMA and the warp group's matrix product are not taken for granted: code for 8.0 has neither."""
+    report = compiled_report(CONFIGS[80], 80)
+    assert {"has no hgmma", "has no tma_loads"} <= set(faults(report, CONFIGS[80], 90))
+
+
+def test_every_capability_from_8_on_has_a_config():
+    assert [config_for(c) for c in [(8, 0), (8, 9), (9, 0), (10, 3), (12, 0)]] == [
+        CONFIGS[key] for key in (80, 80, 90, 100, 120)
+    ]
+    with pytest.raises(ValueError, match=r"7\.5: expected 8\.0"):
+        config_for((7, 5))
