@@ -9,15 +9,15 @@ from diptych.core.training.card import machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def device_name() -> str:
-    """Processor and number of CPUs."""
+def device_name(accelerator: str | None = None) -> str:
+    """The accelerator, or the processor and the number of CPUs."""
     host = machine()
-    return f"{host['processor']}, {host['cpus']} CPUs"
+    return accelerator or f"{host['processor']}, {host['cpus']} CPUs"
 
 
-def write_results(name: str, results: dict, folder: Path = RESULTS) -> Path:
+def write_results(name: str, results: dict, folder: Path = RESULTS, *, accelerator: str | None = None) -> Path:
     """Write <folder>/<device>/<name>.json and return its path; the load tells how busy others kept the machine."""
-    device = device_name()
+    device = device_name(accelerator)
     slug = "-".join("".join(letter.lower() if letter.isalnum() else " " for letter in device).split())
     path = folder / slug / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ FOREIGN = {
     "how the work was organised": r"\b(issue \d|sub-?"
     + r"agent|work"
     + r"place\b|before-"
-    + r"stop)|\."
+    + r"stop)|(?<!\w)\."
     + r"library\b",
     "work left undone": r"(#|//) *(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b",
 }

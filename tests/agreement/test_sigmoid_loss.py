@@ -8,18 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.backends.cases import CASES, REGIMES, Case
-from tests.agreement.loss_side import (
-    DIFFERENTIATED,
-    IMPLEMENTATIONS,
-    Answer,
-    Problem,
-    allowed,
-    check,
-    expected,
-    problem_of,
-)
+from tests.agreement.loss_side import DIFFERENTIATED, IMPLEMENTATIONS
 from tests.agreement.strategies import agreement_settings
 from tests.oracle.contrastive import sigmoid, sigmoid_loss
+from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}

@@ -1,16 +1,21 @@
-"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU matrix product with the loss in its epilogue.
+"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU product with the loss in its epilogue.
 
 With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with i < rows, j < columns and j != i + offset:
 
     probabilities_ij = σ(z),  sums = (Σ softplus(z), Σ σ(z) s, Σ σ(z))
 
-Every other pair has probability 0 and is in no sum. Products and sums are in float32; without atomics, so the same inputs give
-the same bits. `x` and `y` are bfloat16 or float16; probabilities are in the same dtype, float16 ones times FLOAT16_SCALE.
+Every other pair has probability 0 and is in no sum. Products and sums are in float32; without atomics, so the same inputs
+give the same bits. `x` and `y` are bfloat16 or float16; probabilities are in the same dtype, float16 ones times
+FLOAT16_SCALE.
 
-A persistent CTA (one per SM) holds three warpgroups: one copies tiles to shared memory, two multiply, each half of the tile's
-rows. While they work on the epilogue the copies of the next tile are under way.
+A persistent CTA (one per SM) holds three warpgroups. One copies steps of tile_k of the width to a ring of stages in shared
+memory. Two multiply, and either take tiles in turns, so that one has the tensor cores while the other is in its epilogue,
+or half of each tile's rows. A stage's way round: the copies arrive at `full`, its readers wait for them, multiply and
+arrive at `consumed`, for which the copying warpgroup waits before it fills the stage again. Each turn has its own
+barriers, because a warpgroup has to see every phase of a barrier that it waits for.
 
-Legend: m rows (images), n columns (texts), d width, padded to k; p CTAs; a tile is tile_m by tile_n pairs.
+Legend: m rows (images), n columns (texts), d width, padded to k; p CTAs; a tile is tile_m by tile_n pairs, of which a
+warpgroup has `rows`.
 docs/sigmoid_loss.md derives the formulas.
 """
 
@@ -28,15 +33,15 @@ from diptych.backends.jax.sigmoid_loss.sweep import Block
 from diptych.backends.plan import FLOAT16_SCALE, LOG1P
 
 INTERPRETER_IS_PUBLIC = hasattr(plgpu, "InterpretGPUParams")
-"""Not so in jax 0.10, the only difference between the versions that this file knows. The interpreter of that version cannot
-read a transposed operand either, and is given y transposed."""
+"""Not so in jax 0.10, the only difference between the versions that this file knows. The interpreter of that version
+cannot read a transposed operand either, and is given y transposed."""
 
 COMPUTE_WARPGROUPS = 2
-MEMORY_REGISTERS = 40
-"""Of each thread of the warpgroup that only copies; the others share what it leaves."""
+COPY_REGISTERS, COMPUTE_REGISTERS = 40, 232
+"""Of each thread of the warpgroup that copies, and of the two that multiply; an SM has 65,536."""
 
-SLICE = 64
-"""Rows and columns of a tile that the epilogue has in registers beside the products, and that one copy stores."""
+ROWS = 64
+"""Of a tile's part that the epilogue has in registers beside the products, and that one copy stores."""
 
 SUMS = 4
 """Three, and a row of zeros: a warpgroup's 128 threads fill shared memory in multiples of 128."""
@@ -49,16 +54,20 @@ INTERPRETED_CORES = 2
 class Config:
     """How the block is cut.
 
-    tile_m, tile_n: pairs of one step of a CTA; multiples of 128 and 64.
+    tile_m, tile_n: pairs whose products are in registers at once; multiples of 64.
+    turns: 2 where the warpgroups take tiles in turns; 1 where they halve each tile's rows: tile_m is a multiple of 128.
     tile_k: width of one copy to shared memory; 64 elements are a row of the widest swizzle.
     stages: how many such copies are under way or in use.
+    columns: of a tile's part in the epilogue; fewer than 64 where the products leave it too few registers.
     band: columns of tiles that are walked through row by row, so that neighbouring CTAs share their operands in L2.
     """
 
     tile_m: int = 128
     tile_n: int = 128
+    turns: int = 2
     tile_k: int = 64
     stages: int = 4
+    columns: int = 64
     band: int = 8
 
 
@@ -66,11 +75,11 @@ DEFAULT = Config()
 
 CANDIDATES = (
     DEFAULT,
-    Config(band=16),
-    Config(tile_k=128, stages=2),
-    Config(tile_n=192),
-    Config(tile_n=256, stages=3),
-    Config(tile_m=256, stages=3),
+    Config(stages=5),
+    Config(tile_n=192, columns=32),
+    Config(turns=1),
+    Config(turns=1, tile_n=256, stages=3),
+    Config(turns=1, tile_m=256, stages=3),
 )
 """What is worth timing on an H100 or H200."""
 
@@ -98,7 +107,7 @@ def negatives_block(
     missing = -d % config.tile_k
     x, y = (jnp.pad(array, ((0, 0), (0, missing))) if missing else array for array in (x, y))
     cores = min(INTERPRETED_CORES if interpret else _cores(), (m // config.tile_m) * (n // config.tile_n))
-    rows = config.tile_m // COMPUTE_WARPGROUPS
+    rows = _rows(config)
     probabilities = [jax.ShapeDtypeStruct((m, n), x.dtype)] if with_probabilities else []
     width_first = interpret and not INTERPRETER_IS_PUBLIC
     call = plgpu.kernel(
@@ -112,7 +121,8 @@ def negatives_block(
         **({"interpret": _interpreter()} if interpret else {}),
     )
     sums, *probabilities = call(x, y.T if width_first else y, scale_and_bias, limits)
-    return (probabilities[0] if with_probabilities else None), jnp.sum(sums[:, :, :3], axis=3).reshape(-1, 3)
+    sums = jnp.sum(sums[:, :, :3], axis=3).reshape(-1, 3) * jnp.array([math.log(2.0), 1.0, 1.0], jnp.float32)
+    return (probabilities[0] if with_probabilities else None), sums
 
 
 def _check(x, y, config):
@@ -122,131 +132,157 @@ def _check(x, y, config):
         raise ValueError(f"Got x of shape {x.shape} and y of shape {y.shape}, expected [m, d] and [n, d].")
     if x.shape[0] % config.tile_m or y.shape[0] % config.tile_n:
         raise ValueError(
-            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and {config.tile_n}: "
-            "pad them and give the sizes without the padding in `limits`."
+            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and {config.tile_n}:"
+            " pad them and give the sizes without the padding in `limits`."
         )
-    if config.tile_m % (COMPUTE_WARPGROUPS * SLICE) or config.tile_n % SLICE or config.tile_k % 16:
+    if (
+        config.turns not in (1, COMPUTE_WARPGROUPS)
+        or _rows(config) % ROWS
+        or config.tile_n % 64
+        or config.tile_k % 64
+        or config.columns not in (32, 64)
+    ):
         raise ValueError(
-            f"Got {config}, expected tile_m a multiple of {COMPUTE_WARPGROUPS * SLICE}, tile_n of {SLICE} and tile_k of 16."
+            f"Got {config}, expected turns of 1 or 2, tile_m a multiple of 128 (of 64 with 2 turns), "
+            "tile_n and tile_k of 64, columns of 32 or 64."
         )
+
+
+def _rows(config):
+    """Rows of a tile that one warpgroup has."""
+    return config.tile_m * config.turns // COMPUTE_WARPGROUPS
 
 
 def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probabilities_gmem, config, width_first):
     """x `[m, k]`, y `[n, k]` or, width first, `[k, n]`, t and b `[2]`, limits `[3]`
-    -> sums `[p, 2, 4, tile_m / 2]`, probabilities `[m, n]` or nothing.
+    -> sums `[p, 2, 4, rows]`, probabilities `[m, n]` or nothing.
     """
     tiles = (x_gmem.shape[0] // config.tile_m, y_gmem.shape[width_first] // config.tile_n)
-    rows = config.tile_m // COMPUTE_WARPGROUPS
-    slices = [(r, c) for r in range(0, rows, SLICE) for c in range(0, config.tile_n, SLICE)]
-    dtype = x_gmem.dtype
-    operands, stored = _layout(config.tile_k, dtype), _layout(SLICE, dtype)
+    steps, rows, dtype = x_gmem.shape[1] // config.tile_k, _rows(config), x_gmem.dtype
+    y_tile = (config.tile_k, config.tile_n) if width_first else (config.tile_n, config.tile_k)
 
-    if width_first:
-        y_spec = plgpu.BlockSpec(
-            (config.tile_k, config.tile_n), lambda k: (k, 0), transforms=_layout(config.tile_n, dtype)
-        )
-    else:
-        y_spec = plgpu.BlockSpec((config.tile_n, config.tile_k), lambda k: (0, k), transforms=operands)
-
-    def pipeline(step, context):
-        return plgpu.emit_pipeline_warp_specialized(
-            step,
-            grid=(x_gmem.shape[1] // config.tile_k,),
-            memory_registers=MEMORY_REGISTERS,
-            in_specs=[
-                plgpu.BlockSpec((config.tile_m, config.tile_k), lambda k: (0, k), transforms=operands),
-                y_spec,
-            ],
-            wg_axis="warpgroup",
-            num_compute_wgs=COMPUTE_WARPGROUPS,
-            max_concurrent_steps=config.stages,
-            compute_context=context,
-        )
-
-    def nothing(*_):
-        return None
-
-    def body(buffers, sums_smem, probabilities_smem=None):
+    def body(x_smem, y_smem, full, consumed, sums_smem, probabilities_smem=None):
         core, warpgroup = lax.axis_index("core"), lax.axis_index("warpgroup")
-        own_sums = sums_smem.at[warpgroup]
+        own_tiles = pl.cdiv(tiles[0] * tiles[1] - core, lax.axis_size("core"))
+
+        def first_pair(own_tile):
+            """The row and the column at which a tile of this CTA begins."""
+            index = core + own_tile * lax.axis_size("core")
+            tile_row, tile_column = plgpu.planar_snake(index, tiles, 1, config.band)
+            return tile_row * config.tile_m, tile_column * config.tile_n
+
+        def stage_and_barrier(step):
+            """Where a step, counted over all tiles of this CTA, is copied to, and the index of its barriers."""
+            stage, turn = lax.rem(step, config.stages), lax.rem(lax.div(step, steps), config.turns)
+            return stage, turn * config.stages + stage
+
+        @pl.when(warpgroup == COMPUTE_WARPGROUPS)
+        def _copy():
+            plgpu.set_max_registers(COPY_REGISTERS, action="decrease")
+
+            @pl.loop(0, own_tiles * steps)
+            def _step(step):
+                @pl.when(step >= config.stages)
+                def _free():
+                    plgpu.barrier_wait(consumed.at[stage_and_barrier(step - config.stages)[1]])
+
+                stage, barrier = stage_and_barrier(step)
+                row, column = first_pair(lax.div(step, steps))
+                x_at = (pl.ds(row, config.tile_m), pl.ds(lax.rem(step, steps) * config.tile_k, config.tile_k))
+                y_at = (pl.ds(column, config.tile_n), x_at[1])
+                plgpu.copy_gmem_to_smem(x_gmem.at[x_at], x_smem.at[stage], full.at[barrier])
+                plgpu.copy_gmem_to_smem(
+                    y_gmem.at[y_at[::-1] if width_first else y_at], y_smem.at[stage], full.at[barrier]
+                )
+
+            @pl.loop(lax.max(own_tiles * steps - config.stages, 0), own_tiles * steps)
+            def _last(step):
+                plgpu.barrier_wait(consumed.at[stage_and_barrier(step)[1]])
 
         @pl.when(warpgroup < COMPUTE_WARPGROUPS)
-        def _start():
+        def _compute():
+            plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
+            own_sums = sums_smem.at[warpgroup]
             own_sums[...] = jnp.zeros(own_sums.shape, jnp.float32)
+            turn, first_own_row = (warpgroup, 0) if config.turns == COMPUTE_WARPGROUPS else (0, warpgroup * rows)
 
-        @plgpu.nd_loop((tiles[0] * tiles[1],), collective_axes="core")
-        def _tile(loop):
-            tile_row, tile_column = plgpu.planar_snake(loop.index[0], tiles, 1, config.band)
-            first_row, first_column = tile_row * config.tile_m, tile_column * config.tile_n
-            own_rows = pl.ds(warpgroup * rows, rows)
+            @pl.loop(0, pl.cdiv(own_tiles - turn, config.turns))
+            def _tile(index):
+                own_tile = index * config.turns + turn
+                row, column = first_pair(own_tile)
 
-            def multiply(_, x_smem, y_smem, products):
-                plgpu.wgmma(products, x_smem.at[own_rows], y_smem if width_first else y_smem.T)
-                plgpu.wgmma_wait(0)
-                return products
-
-            def with_epilogue(run_pipeline):
                 @partial(pl.run_scoped, products=plgpu.ACC((rows, config.tile_n), jnp.float32))
-                def _products(products):
-                    run_pipeline(products)
-                    s_tile = products[...]
-                    scale, bias = scale_and_bias_gmem[0], scale_and_bias_gmem[1]
-                    limits = limits_gmem[0], limits_gmem[1], limits_gmem[2]
-                    if probabilities_gmem:
-                        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    for index, (r, c) in enumerate(slices):
-                        s = s_tile[r : r + SLICE, c : c + SLICE]
-                        row, column = first_row + warpgroup * rows + r, first_column + c
-                        terms = _negatives(s, scale, bias, limits, row, column)
-                        for sum_index, term in enumerate(terms):
-                            own_sums[sum_index, r : r + SLICE] += jnp.sum(term, axis=1)
-                        if probabilities_gmem:
-                            plgpu.wait_smem_to_gmem(1, wait_read_only=True)
-                            slot = probabilities_smem.at[warpgroup, index % 2]
-                            scaled = terms[2] * FLOAT16_SCALE if slot.dtype == jnp.float16 else terms[2]
-                            slot[...] = scaled.astype(slot.dtype)
-                            plgpu.commit_smem()
-                            at = (pl.ds(row, SLICE), pl.ds(column, SLICE))
-                            plgpu.copy_smem_to_gmem(slot, probabilities_gmem[0].at[at])
+                def _with_products(products):
+                    @pl.loop(own_tile * steps, (own_tile + 1) * steps)
+                    def _multiply(step):
+                        stage, barrier = stage_and_barrier(step)
+                        plgpu.barrier_wait(full.at[barrier])
+                        x_stage, y_stage = x_smem.at[stage, pl.ds(first_own_row, rows)], y_smem.at[stage]
+                        plgpu.wgmma(products, x_stage, y_stage if width_first else y_stage.T)
+                        plgpu.wgmma_wait(1)  # for the step before, of which the tensor cores are done then
 
-            columns = pl.ds(first_column, config.tile_n)
-            pipeline(multiply, with_epilogue)(
-                x_gmem.at[pl.ds(first_row, config.tile_m), :],
-                y_gmem.at[:, columns] if width_first else y_gmem.at[columns, :],
-                allocations=buffers,
-            )
+                        @pl.when(step > own_tile * steps)
+                        def _release():
+                            plgpu.barrier_arrive(consumed.at[stage_and_barrier(step - 1)[1]])
 
-        @pl.when(warpgroup < COMPUTE_WARPGROUPS)
-        def _finish():
+                    s = products[...]
+                    plgpu.barrier_arrive(consumed.at[stage_and_barrier((own_tile + 1) * steps - 1)[1]])
+                    epilogue(s, row + first_own_row, column, own_sums, probabilities_smem, warpgroup)
+
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(own_sums, sums_gmem.at[core, warpgroup])
             plgpu.wait_smem_to_gmem(0)
 
+    def epilogue(s, row, column, own_sums, probabilities_smem, warpgroup):
+        """Adds a warpgroup's pairs, whose first is (row, column), to its sums, and stores their probabilities."""
+        scale, bias = scale_and_bias_gmem[0], scale_and_bias_gmem[1]
+        limits = limits_gmem[0], limits_gmem[1], limits_gmem[2]
+        parts = [(r, c) for r in range(0, rows, ROWS) for c in range(0, config.tile_n, config.columns)]
+        for index, (r, c) in enumerate(parts):
+            part = s[r : r + ROWS, c : c + config.columns]
+            terms = _negatives(part, scale, bias, limits, row + r, column + c)
+            for sum_index, term in enumerate(terms):
+                own_sums[sum_index, r : r + ROWS] += jnp.sum(term, axis=1)
+            if probabilities_gmem:
+                slot = probabilities_smem.at[warpgroup, index % 2]
+                plgpu.wait_smem_to_gmem(min(index, 1), wait_read_only=True)  # until the slot's last copy has been read
+                slot[...] = (terms[2] * (FLOAT16_SCALE if dtype == jnp.float16 else 1.0)).astype(dtype)
+                plgpu.commit_smem()
+                at = (pl.ds(row + r, ROWS), pl.ds(column + c, config.columns))
+                plgpu.copy_smem_to_gmem(slot, probabilities_gmem[0].at[at])
+
     scratch = {
-        "buffers": pipeline(nothing, nothing).get_allocations(x_gmem, y_gmem),
+        "x_smem": plgpu.SMEM(
+            (config.stages, config.tile_m, config.tile_k), dtype, transforms=_layout(config.tile_k, dtype)
+        ),
+        "y_smem": plgpu.SMEM((config.stages, *y_tile), dtype, transforms=_layout(y_tile[1], dtype)),
+        "full": plgpu.Barrier(num_arrivals=2, num_barriers=config.turns * config.stages),
+        "consumed": plgpu.Barrier(
+            num_arrivals=COMPUTE_WARPGROUPS // config.turns, num_barriers=config.turns * config.stages
+        ),
         "sums_smem": plgpu.SMEM((COMPUTE_WARPGROUPS, SUMS, rows), jnp.float32),
     }
     if probabilities_gmem:
-        shape = (COMPUTE_WARPGROUPS, 2, SLICE, SLICE)
-        scratch["probabilities_smem"] = plgpu.SMEM(shape, dtype, transforms=stored)
+        shape = (COMPUTE_WARPGROUPS, 2, ROWS, config.columns)
+        scratch["probabilities_smem"] = plgpu.SMEM(shape, dtype, transforms=_layout(config.columns, dtype))
     pl.run_scoped(body, **scratch, collective_axes="warpgroup")
 
 
 def _negatives(s, scale, bias, limits, row, column):
-    """softplus(z), σ(z) s and σ(z) of products s, whose first is that of the pair (row, column).
+    """softplus(z) / ln 2, σ(z) s and σ(z) of products s, whose first is that of the pair (row, column).
 
     The exponent is to base 2: z / ln 2 takes no more operations than z, and a power of 2 is one instruction.
     """
     z = s * (scale * math.log2(math.e)) + bias * math.log2(math.e)
     z = _without_excluded(z, limits, row, column)
-    e = jnp.exp2(jnp.abs(z) * -1.0)
+    e = jnp.exp2(-jnp.abs(z))
     root = lax.rsqrt(1.0 + e)
     reciprocal = root * root  # within 3 roundings, one instruction and a product; a division is some ten
     probability = jnp.where(z >= 0.0, reciprocal, e * reciprocal)
-    polynomial = jnp.full_like(e, LOG1P[-1])
+    polynomial = jnp.full_like(e, LOG1P[-1] / math.log(2.0))
     for coefficient in LOG1P[-2::-1]:
-        polynomial = polynomial * e + coefficient
-    softplus = jnp.maximum(z, 0.0) * math.log(2.0) + e * polynomial
+        polynomial = polynomial * e + coefficient / math.log(2.0)
+    softplus = jnp.maximum(z, 0.0) + e * polynomial
     return softplus, probability * s, probability
 
 
@@ -265,7 +301,7 @@ def _without_excluded(z, limits, row, column):
 
 
 def _layout(columns, dtype):
-    """How rows of that many elements lie in shared memory for the tensor cores and for copies without bank conflicts."""
+    """How rows of so many elements lie in shared memory for the tensor cores, and for copies without bank conflicts."""
     size = jnp.dtype(dtype).itemsize
     swizzle = plgpu.find_swizzle(columns * size * 8)
     return plgpu.TilingTransform((8, swizzle // size)), plgpu.SwizzleTransform(swizzle)

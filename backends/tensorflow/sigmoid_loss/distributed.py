@@ -13,9 +13,9 @@ import tensorflow as tf
 from diptych.backends.tensorflow.sigmoid_loss.loss import (
     SigmoidLossGradients,
     as_tensors,
+    block_sizes,
     differentiable_once,
     join,
-    largest_block_here,
 )
 from diptych.backends.tensorflow.sigmoid_loss.sweep import negatives
 
@@ -70,28 +70,19 @@ def distributed_sigmoid_loss(
         _on_this_replica,
         context=context,
         multiplier=context.num_replicas_in_sync if gradients == "mean" else 1,
-        largest_block=largest_block or largest_block_here(),
+        **block_sizes(largest_block),
         with_gradients=not forward_only,
     )
     return differentiable_once(compute, *as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias))
 
 
-def _on_this_replica(x, y, t, b, *, context, multiplier, largest_block, with_gradients) -> SigmoidLossGradients:
-    with tf.control_dependencies([_check_sizes(x, y, context)]):
-        texts = context.all_gather(y, axis=0)
+def _on_this_replica(x, y, t, b, *, context, multiplier, **plan) -> SigmoidLossGradients:
+    with tf.control_dependencies(_size_checks(x, y, context)):
+        texts = tf.ensure_shape(context.all_gather(y, axis=0), [None, y.shape[1]])  # in a graph its shape is unknown
     own, replicas = tf.shape(x)[0], context.num_replicas_in_sync
     first = tf.cast(context.replica_id_in_sync_group, tf.int32) * own
-    swept = negatives(
-        x,
-        texts,
-        t,
-        b,
-        first,
-        rows_per_block=largest_block,
-        columns_per_block=largest_block,
-        with_gradients=with_gradients,
-    )
-    if with_gradients:
+    swept = negatives(x, texts, t, b, first, **plan)
+    if swept.text is not None:
         text = context.all_reduce(tf.distribute.ReduceOp.SUM, swept.text)
         swept = swept._replace(text=text[first : first + own])
     denominator = tf.cast(replicas * own, tf.float32)
@@ -100,13 +91,16 @@ def _on_this_replica(x, y, t, b, *, context, multiplier, largest_block, with_gra
     return SigmoidLossGradients(loss, *(None if part is None else multiplier * part for part in parts))
 
 
-def _check_sizes(x, y, context) -> tf.Operation | None:
-    """An assertion that every replica has as many images and texts."""
+def _size_checks(x, y, context) -> list[tf.Operation]:
+    """The assertion that every replica has as many images and texts; in eager code it is made at once."""
     sizes = context.all_gather(tf.stack([tf.shape(x)[:1], tf.shape(y)[:1]], axis=1), axis=0)
-    return tf.debugging.assert_equal(
-        sizes,
-        sizes[0, 0],
-        message="distributed_sigmoid_loss needs as many pairs on every replica; got (images, texts) of each replica as "
-        "below. Drop the last, smaller batch, or pad it on every replica alike.",
+    check = tf.debugging.Assert(
+        tf.reduce_all(sizes == sizes[0, 0]),
+        [
+            "distributed_sigmoid_loss needs as many pairs on every replica; images and texts of each replica:",
+            sizes,
+            "Drop the last, smaller batch, or pad it on every replica alike.",
+        ],
         summarize=64,
     )
+    return [] if check is None else [check]

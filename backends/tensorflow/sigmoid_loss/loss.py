@@ -20,8 +20,8 @@ from diptych.backends.tensorflow.sigmoid_loss.sweep import (
     softplus_and_sigmoid,
 )
 
-LARGEST_BLOCK = {"CPU": 1024, "GPU": 8192}
-"""Rows and columns of a block of pairs: on a CPU it nearly stays in the cache."""
+LARGEST_BLOCK = {"CPU": (1024, 512), "GPU": (8192, 8192)}
+"""Rows and columns of a block of pairs: on a CPU the probabilities stay in the cache for the products with them."""
 
 PAIRS_AT_ONCE = 1024
 """Paired rows that are taken at a time."""
@@ -69,7 +69,8 @@ def sigmoid_loss(
 
     Raises:
         ValueError: for embeddings that are not matrices of one width.
-        RuntimeError: where a gradient is differentiated again, or one is asked for in spite of `forward_only`.
+        RuntimeError: where a gradient is differentiated again, or one is asked for in spite of `forward_only`. Around a
+            tf.function it is one of `tf.errors`, with the same words.
     """
     arguments = as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias)
     plan = _plan(arguments[0], offset, denominator, largest_block)
@@ -104,9 +105,11 @@ def as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias):
     return x, y, t, b
 
 
-def largest_block_here() -> int:
-    """The most rows and columns of a block of pairs that suit the device tensorflow computes on."""
-    return LARGEST_BLOCK["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+def block_sizes(largest_block: int | None) -> dict[str, int]:
+    """The most rows and columns of a block of pairs, as given or as suits the device tensorflow computes on."""
+    here = LARGEST_BLOCK["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+    rows, columns = (largest_block, largest_block) if largest_block else here
+    return {"rows_per_block": rows, "columns_per_block": columns}
 
 
 def differentiable_once(compute: Callable[..., SigmoidLossGradients], x, y, t, b):
@@ -145,11 +148,19 @@ def without_derivative(compute: Callable[..., SigmoidLossGradients], *arguments)
 def _first_derivatives(*tensors):
     """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go unnoticed."""
 
-    def refuse(*cotangents):
+    def fail():
         raise RuntimeError(
             "sigmoid_loss has first derivatives only: its gradient was differentiated again. "
             "For second derivatives take the definition in diptych.core.losses.contrastive."
         )
+
+    def refuse(*cotangents):
+        if tf.executing_eagerly() or tensors[0].graph is tf.compat.v1.get_default_graph():
+            fail()
+        # Under two tapes, the derivative of a tf.function's gradient is traced before anybody asks for it: it may fail when
+        # it runs, and not before. XLA has no such operation and names it when it refuses to compile.
+        dtypes = [tensor.dtype for tensor in tensors]
+        return tf.py_function(fail, [], dtypes, name="sigmoid_loss_has_first_derivatives_only")
 
     return tensors[:4], refuse
 
@@ -159,18 +170,13 @@ def _plan(x, offset, denominator, largest_block) -> dict:
     return {
         "offset": tf.convert_to_tensor(offset, tf.int32),
         "denominator": tf.cast(tf.shape(x)[0] if denominator is None else denominator, tf.float32),
-        "largest_block": largest_block or largest_block_here(),
+        **block_sizes(largest_block),
     }
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _compute(
-    x, y, t, b, *, offset, denominator, largest_block: int, with_gradients: bool = True
-) -> SigmoidLossGradients:
-    swept = negatives(
-        x, y, t, b, offset, rows_per_block=largest_block, columns_per_block=largest_block, with_gradients=with_gradients
-    )
-    return join(swept, x, y, t, b, offset=offset, denominator=denominator)
+def _compute(x, y, t, b, *, offset, denominator, **plan) -> SigmoidLossGradients:
+    return join(negatives(x, y, t, b, offset, **plan), x, y, t, b, offset=offset, denominator=denominator)
 
 
 @tf.function(jit_compile=True, autograph=False)

@@ -6,10 +6,12 @@
     distributed    the ring and the gather over processes
 """
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
 import torch
+from torch.torch_version import TorchVersion
 
 from diptych.backends.torch.sigmoid_loss.distributed import (
     distributed_sigmoid_loss,
@@ -44,6 +46,8 @@ def obstacle(implementation: str, *, device: torch.device, dtype: str, width: in
         return f"it takes bfloat16 or float16 embeddings, and these are {dtype}"
     if find_spec("triton") is None:
         return "Triton is not installed; type: pip install triton"
+    if TorchVersion(version("triton")) < (3, 6):
+        return f"it needs Triton 3.6 or newer, and this is {version('triton')}"
     if torch.__version__ < (2, 8):
         return f"it needs torch 2.8 or newer, for products of 16-bit matrices in float32, and this is {torch.__version__}"
     return None

@@ -110,7 +110,9 @@ def _diagonal(matrix: torch.Tensor, offset: int) -> torch.Tensor:
 def _accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """total += a b, total in float32, a and b in 16 bits; float16 probabilities are brought back to their scale."""
     alpha = 1.0 / FLOAT16_SCALE if a.dtype == torch.float16 else 1.0
-    if _adds_in_place(a.device, a.dtype):
+    if a.device.type == "cpu":  # where Triton's interpreter runs
+        total.addmm_(a.float(), b.float(), alpha=alpha)
+    elif _adds_in_place(a.device, a.dtype):
         torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, beta=1.0, alpha=alpha, out=total)
     else:
         total.add_(torch.ops.aten.mm.dtype(a, b, torch.float32), alpha=alpha)
@@ -137,5 +139,8 @@ def _aligned(x: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _whole_waves(device: int) -> int:
-    """The largest block: 64 rows a multiprocessor, so that the tiles of every product come in whole waves."""
+    """The largest block: 64 rows a multiprocessor, so that the tiles of every product come in whole waves.
+
+    8448 on 132 multiprocessors, of which a block's probabilities take 143 MB.
+    """
     return 64 * torch.cuda.get_device_properties(device).multi_processor_count // 128 * 128

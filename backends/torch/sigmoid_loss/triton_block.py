@@ -48,16 +48,18 @@ class Config:
     group_m: int = 8
     """Rows of tiles that are walked down together, column by column, so that they share what they read."""
     programs_per_sm: int = 1
+    copy_engine: bool = True
+    """Whether the copy engine (TMA) moves whole tiles, or each thread its own part: before compute capability 9.0."""
 
 
 # Two programs share a multiprocessor: while one computes probabilities, the other multiplies.
 SMALL_TILE = Config(block_m=128, block_n=128, block_k=64, num_warps=4, num_stages=3, programs_per_sm=2)
-# A third less is read for a product, but nothing multiplies while the probabilities are computed.
+# A quarter less is read for a product, but nothing multiplies while the probabilities are computed.
 LARGE_TILE = Config(block_m=128, block_n=256, block_k=64, num_warps=8, num_stages=4)
 # For GPUs with less shared memory.
 LIGHT_TILE = Config(block_m=128, block_n=128, block_k=32, num_warps=8, num_stages=4)
 
-CONFIGS = {80: LIGHT_TILE, 90: SMALL_TILE, 100: SMALL_TILE, 120: LIGHT_TILE}
+CONFIGS = {80: replace(LIGHT_TILE, copy_engine=False), 90: SMALL_TILE, 100: SMALL_TILE, 120: LIGHT_TILE}
 """Ten times the lowest compute capability -> what is used from there on."""
 
 CANDIDATES = (
@@ -182,7 +184,7 @@ def _add_tile(
     return softplus_sum, cosine_sum, probability_sum
 
 
-@triton.jit(do_not_specialize=["m", "n", "offset"])
+@triton.jit(do_not_specialize=["m", "n", "offset", "x_stride", "y_stride", "probability_stride"])
 def negatives_kernel(
     x,
     y,
@@ -192,6 +194,9 @@ def negatives_kernel(
     m,
     n,
     offset,
+    x_stride,
+    y_stride,
+    probability_stride,
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -199,9 +204,21 @@ def negatives_kernel(
     SLICES: tl.constexpr,
     GROUP_M: tl.constexpr,
     PROBABILITY_SCALE: tl.constexpr,
+    COPY_ENGINE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """See `negatives_block`; x, y and probabilities are descriptors of tiles of BM x BK, BN x BK and BM x BN / SLICES."""
+    """See `negatives_block`. With COPY_ENGINE x, y and probabilities are descriptors, or else pointers. Strides are in units of 8.
+
+    Tiles are BM x BK of x, BN x BK of y, BM x BN / SLICES of the probabilities.
+    """
+    if not COPY_ENGINE:
+        # That a stride is 8 times something is how the compiler knows that it may load 16 bytes at once.
+        x = tl.make_tensor_descriptor(x, [m, D], [x_stride * 8, 1], [BM, BK])
+        y = tl.make_tensor_descriptor(y, [n, D], [y_stride * 8, 1], [BN, BK])
+        if probabilities is not None:
+            probabilities = tl.make_tensor_descriptor(
+                probabilities, [m, n], [probability_stride * 8, 1], [BM, BN // SLICES]
+            )
     scale = tl.load(scale_and_bias) * LOG2_E
     bias = tl.load(scale_and_bias + 1) * LOG2_E
     softplus = tl.zeros((BM,), tl.float32)
@@ -240,6 +257,7 @@ def constants(config: Config, width: int, probability_dtype: torch.dtype | None)
         "SLICES": config.slices,
         "GROUP_M": config.group_m,
         "PROBABILITY_SCALE": FLOAT16_SCALE if probability_dtype == torch.float16 else 1.0,
+        "COPY_ENGINE": config.copy_engine,
         "INTERPRETED": INTERPRETED,
     }
 
@@ -281,20 +299,27 @@ def negatives_block(
     sums = torch.empty(programs, 3, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         negatives_kernel[(programs,)](
-            TensorDescriptor.from_tensor(x, [config.block_m, config.block_k]),
-            TensorDescriptor.from_tensor(y, [config.block_n, config.block_k]),
+            _argument(x, config.block_m, config.block_k, config),
+            _argument(y, config.block_n, config.block_k, config),
             None
             if probabilities is None
-            else TensorDescriptor.from_tensor(probabilities, [config.block_m, config.block_n // config.slices]),
+            else _argument(probabilities, config.block_m, config.block_n // config.slices, config),
             scale_and_bias,
             sums,
             m,
             n,
             offset if -m < offset < n else n,
+            x.stride(0) // 8,
+            y.stride(0) // 8,
+            0 if probabilities is None else probabilities.stride(0) // 8,
             **constants(config, d, None if probabilities is None else probabilities.dtype),
             **options(config),
         )
     return sums
+
+
+def _argument(a: torch.Tensor, rows: int, columns: int, config: Config):
+    return TensorDescriptor.from_tensor(a, [rows, columns]) if config.copy_engine else a
 
 
 def _check(x, y, probabilities) -> None:

@@ -103,18 +103,15 @@ def main() -> None:
             "collectives": collectives(differentiated, placed),
             "forward_collectives": collectives(spread(mesh, exchange), placed),
             "wrong": errors(
-                jax.value_and_grad(spread(mesh, exchange), argnums=everything)(shards[0], shards[1][::-1], *placed[2:]), right
+                jax.value_and_grad(spread(mesh, exchange), argnums=everything)(shards[0], shards[1][::-1], *placed[2:]),
+                right,
             ),
         }
     report["uneven"] = refusal(lambda: spread(mesh, "ring")(arguments[0][:130], arguments[1][:130], 10.0, -10.0))
     report["no axis"] = refusal(
-        lambda: backends.distributed_sigmoid_loss(
-            *shards, logit_scale=10.0, logit_bias=-10.0, group=(mesh, "batch")
-        )
+        lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0, group=(mesh, "batch"))
     )
-    report["no mesh"] = refusal(
-        lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0)
-    )
+    report["no mesh"] = refusal(lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0))
     report["mean"] = refusal(lambda: spread(mesh, "ring", gradients="mean")(*placed))
     report["twice"] = refusal(lambda: jax.hessian(lambda t: spread(mesh, "ring")(*shards, t, -4.0))(12.0))
     report["fit"] = {

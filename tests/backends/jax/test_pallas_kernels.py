@@ -51,7 +51,7 @@ class Case:
 
 GPU_CASES = {
     "whole tiles": Case(128, 256, 64, 128, 256, 1000, "bfloat16", 10.0, -10.0),
-    "ragged": Case(256, 256, 100, 200, 250, 37, "bfloat16", 120.0, -17.0),
+    "ragged": Case(256, 384, 330, 200, 330, 37, "bfloat16", 120.0, -17.0),
     "float16": Case(256, 128, 64, 256, 100, -5, "float16", 10.0, -10.0),
 }
 TPU_CASES = {
@@ -79,8 +79,8 @@ def exact(case: Case):
 def faults(case: Case, probabilities, sums) -> list[str]:
     """What is wrong with a block's answer; nothing for one whose only errors are roundings.
 
-    z is off by some roundings of itself and of t times a product of unit vectors, and an error of z is a relative one of σ(z)
-    and of softplus(z), however small they are. The smallest numbers of float16 bound its relative accuracy.
+    z is off by some roundings of itself and of t times a product of unit vectors, and an error of z is a relative one of
+    σ(z) and of softplus(z), however small they are. The smallest numbers of float16 bound its relative accuracy.
     """
     z, kept, expected, expected_sums, sizes = exact(case)
     relative = 2.0**-24 * (16.0 + 4.0 * np.abs(z) + 4.0 * case.t)
@@ -103,6 +103,13 @@ def faults(case: Case, probabilities, sums) -> list[str]:
 def test_a_gpu_block_is_right_with_and_without_probabilities(name):
     case = GPU_CASES[name]
     check_both_forms(case, partial(pallas_gpu.negatives_block, interpret=True))
+
+
+def test_a_gpu_block_is_right_where_the_warpgroups_halve_tiles():
+    case = Case(256, 128, 320, 256, 100, 37, "bfloat16", 10.0, -10.0)
+    config = pallas_gpu.Config(turns=1, stages=3)
+    answer = jax.jit(partial(pallas_gpu.negatives_block, config=config, interpret=True))(*case.arguments())
+    assert faults(case, *answer) == []
 
 
 @pytest.mark.parametrize("name", TPU_CASES)
@@ -200,8 +207,9 @@ def test_a_gpu_tile_beyond_the_shared_memory_is_refused():
 @pytest.mark.parametrize(
     ("kernel", "platform", "config", "dtype", "size", "message"),
     [
-        (pallas_gpu, "cuda", {"tile_m": 64}, "bfloat16", 768, "tile_m a multiple of 128"),
-        (pallas_gpu, "cuda", {"tile_n": 96}, "bfloat16", 768, "tile_n of 64"),
+        (pallas_gpu, "cuda", {"tile_m": 64, "turns": 1}, "bfloat16", 768, "tile_m a multiple of 128"),
+        (pallas_gpu, "cuda", {"tile_n": 96}, "bfloat16", 768, "tile_n and tile_k of 64"),
+        (pallas_gpu, "cuda", {"turns": 3}, "bfloat16", 768, "turns of 1 or 2"),
         (pallas_gpu, "cuda", {}, "bfloat16", 700, "multiples of 128 and 128"),
         (pallas_gpu, "cuda", {}, "float32", 768, "both bfloat16 or both float16"),
         (pallas_tpu, "tpu", {"tile_k": 96}, "bfloat16", 2048, "tile_n and tile_k of 128"),

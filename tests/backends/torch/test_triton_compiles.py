@@ -27,7 +27,7 @@ STACK = {80: 0, 90: 0, 100: 32, 120: 32}
 """Bytes of registers that a thread may spill."""
 
 MULTIPLIES = {80: "hmma", 90: "hgmma", 100: "utcmma", 120: "hmma"}
-COPIES = {80: None, 90: "tma_loads", 100: "tma_loads", 120: "tma_loads"}
+COPIES = {80: "asynchronous_copies", 90: "tma_loads", 100: "tma_loads", 120: "tma_loads"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,9 +49,8 @@ def faults(report, config, capability) -> list[str]:
         found.append(f"takes {report.shared_bytes} bytes of shared memory, has {room}")
     if config.programs_per_sm * config.num_warps * 32 * report.registers > 65536:
         found.append(f"{config.programs_per_sm} programs of {report.registers} registers do not fit")
-    for instruction in (MULTIPLIES[capability], COPIES[capability]):
-        if instruction and not getattr(report, instruction):
-            found.append(f"has no {instruction}")
+    instructions = (MULTIPLIES[capability], COPIES[capability])
+    found += [f"has no {instruction}" for instruction in instructions if not getattr(report, instruction)]
     return found
 
 
@@ -85,9 +84,16 @@ def test_a_bad_config_is_refused(config, words):
 
 
 def test_code_for_another_gpu_is_refused():
-    """TMA and the warp group's matrix product are not taken for granted: code for 8.0 has neither."""
-    report = compiled_report(CONFIGS[80], 80)
-    assert {"has no hgmma", "has no tma_loads"} <= set(faults(report, CONFIGS[80], 90))
+    """Neither have the other's matrix product nor its copies."""
+    assert faults(compiled_report(CONFIGS[80], 80), CONFIGS[80], 90) == ["has no hgmma", "has no tma_loads"]
+    found = faults(compiled_report(CONFIGS[90], 90), CONFIGS[90], 80)
+    assert {"has no hmma", "has no asynchronous_copies"} <= set(found)
+
+
+def test_the_copy_engine_is_not_for_capability_8():
+    """There Triton takes its descriptors apart into loads of two bytes, one after the other."""
+    config = replace(CONFIGS[80], copy_engine=True)
+    assert "has no asynchronous_copies" in faults(compiled_report(config, 80), config, 80)
 
 
 def test_every_capability_from_8_on_has_a_config():

@@ -66,24 +66,27 @@ def compiled_report(config: Config, capability: int, dtype=torch.bfloat16, *, wr
 
 def compile_kernel(config: Config, capability: int, dtype, *, write: bool):
     """As Triton compiles `negatives_kernel` when `negatives_block` first calls it on such a GPU."""
-    name = TYPE_NAMES[dtype]
-    probabilities = f"tensordesc<{name}[{config.block_m}, {config.block_n // config.slices}]>"
     values = constants(config, WIDTH, dtype if write else None)
+
+    def matrix(rows: int, columns: int) -> str:
+        name = TYPE_NAMES[dtype]
+        return f"tensordesc<{name}[{rows}, {columns}]>" if config.copy_engine else f"*{name}"
+
     signature = {
-        "x": f"tensordesc<{name}[{config.block_m}, {config.block_k}]>",
-        "y": f"tensordesc<{name}[{config.block_n}, {config.block_k}]>",
-        "probabilities": probabilities if write else "constexpr",
+        "x": matrix(config.block_m, config.block_k),
+        "y": matrix(config.block_n, config.block_k),
+        "probabilities": matrix(config.block_m, config.block_n // config.slices) if write else "constexpr",
         "scale_and_bias": "*fp32",
         "sums": "*fp32",
-        **dict.fromkeys(("m", "n", "offset"), "i32"),
+        **dict.fromkeys(("m", "n", "offset", "x_stride", "y_stride", "probability_stride"), "i32"),
         **dict.fromkeys(values, "constexpr"),
     }
-    aligned = [negatives_kernel.arg_names.index(argument) for argument in ("scale_and_bias", "sums")]
+    pointers = [i for i, name in enumerate(negatives_kernel.arg_names) if signature[name].startswith("*")]
     source = ASTSource(
         fn=negatives_kernel,
         signature=signature,
         constexprs=values if write else {**values, "probabilities": None},
-        attrs={(index,): [["tt.divisibility", 16]] for index in aligned},
+        attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
     )
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options(config))
 

@@ -1,0 +1,97 @@
+"""The sigmoid loss on jax for the benchmark: ours and the plain one, compiled with their gradients."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from diptych import backends
+from diptych.backends.jax import sigmoid_loss as native
+
+ACCELERATED = native.default_device().platform != "cpu"
+KNOWS_ITS_MEMORY = True
+
+
+def device_name() -> str | None:
+    return backends.device_name()
+
+
+def to_device(array, dtype: str):
+    return jnp.asarray(array, dtype)
+
+
+def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
+    """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
+    device = native.default_device()
+    losses = {
+        name: partial(_ours, name)
+        for name, of in backends.IMPLEMENTATIONS.items()
+        if "jax" in of and name != "reference" and not native.obstacle(name, device=device, dtype=dtype, width=width)
+    }
+    losses["naive"] = _naive
+    return {name: _compiled(loss) for name, loss in losses.items()}
+
+
+def explicit_gradients(name: str, x, y, t, b):
+    """Ours in float32, as they are before they take the embeddings' dtype; None for what has none."""
+    if name not in ("pallas_gpu", "pallas_tpu", "xla"):
+        return None
+    return native.sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, implementation=name)
+
+
+def _ours(name, x, y, t, b):
+    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation=name)
+
+
+def _naive(x, y, t, b):
+    labels = 2 * jnp.eye(len(x)) - 1
+    logits = t * jnp.matmul(x, y.T, preferred_element_type=jnp.float32) + b
+    return -jnp.sum(jax.nn.log_sigmoid(labels * logits)) / len(x)
+
+
+def _compiled(loss):
+    differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+
+    def call(*arguments):
+        value, gradients = differentiated(*arguments)
+        return value, *gradients
+
+    call.program = differentiated
+    return call
+
+
+def wait(result) -> None:
+    jax.block_until_ready(result)
+
+
+def extra_bytes(function, arguments) -> int:
+    """What the compiled program takes beside arguments and results."""
+    return function.program.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
+    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
+    a, b = (
+        jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(((m, k), (n, k)))
+    )
+
+    def multiply(a, b):
+        kind = jnp.float32 if accumulate else dtype
+        return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=kind)
+
+    if not accumulate:
+        return partial(jax.jit(multiply), a, b)
+    added = jax.jit(lambda total, a, b: total + multiply(a, b), donate_argnums=0)
+    state = {"total": jnp.zeros((m, n))}
+
+    def once():
+        state["total"] = added(state["total"], a, b)
+        return state["total"]
+
+    return once
+

@@ -1,0 +1,89 @@
+"""The sigmoid loss on tensorflow for the benchmark: ours and the plain one, compiled with their gradients."""
+
+from collections.abc import Callable
+from functools import partial
+
+import tensorflow as tf
+
+from diptych import backends
+
+ACCELERATED = bool(tf.config.list_physical_devices("GPU"))
+KNOWS_ITS_MEMORY = ACCELERATED
+
+
+def device_name() -> str | None:
+    return backends.device_name()
+
+
+def to_device(array, dtype: str):
+    return tf.cast(tf.convert_to_tensor(array), dtype)
+
+
+def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
+    """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
+    ours = {
+        name: _graph(partial(_ours, name))
+        for name, of in backends.IMPLEMENTATIONS.items()
+        if "tensorflow" in of and name != "reference"
+    }
+    return ours | {"naive": _graph(_naive), "naive, XLA": _graph(_naive, jit_compile=True)}
+
+
+def explicit_gradients(name: str, x, y, t, b):
+    """Ours in float32, as they are before they take the embeddings' dtype; None for what has none."""
+    if name != "xla":
+        return None
+    return backends.sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, implementation=name)
+
+
+def _ours(name, x, y, t, b):
+    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation=name)
+
+
+def _naive(x, y, t, b):
+    labels = 2 * tf.eye(x.shape[0], dtype=x.dtype) - 1
+    logits = tf.cast(t, x.dtype) * tf.matmul(x, y, transpose_b=True) + tf.cast(b, x.dtype)
+    return -tf.reduce_sum(tf.math.log_sigmoid(labels * logits)) / x.shape[0]
+
+
+def _graph(loss, jit_compile=None):
+    @tf.function(autograph=False, jit_compile=jit_compile)
+    def differentiated(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            value = loss(*arguments)
+        return value, *tape.gradient(value, arguments)
+
+    return differentiated
+
+
+def wait(result) -> None:
+    tf.test.experimental.sync_devices()
+
+
+def extra_bytes(function, arguments) -> int:
+    """The most memory in use beside arguments and results; on an accelerator."""
+    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+    tf.config.experimental.reset_memory_stats("GPU:0")
+    result = function(*arguments)
+    wait(result)
+    kept = sum(part.dtype.size * int(tf.size(part)) for part in result)
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before - kept
+
+
+def out_of_memory(error: Exception) -> bool:
+    return isinstance(error, tf.errors.ResourceExhaustedError)
+
+
+def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
+    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
+    a, b = (tf.cast(tf.random.normal(shape), dtype) for shape in ((m, k), (n, k)))
+    total = tf.zeros((m, n))
+
+    @tf.function(autograph=False)
+    def multiply():
+        result = tf.matmul(a, b, transpose_b=True)
+        return total + tf.cast(result, "float32") if accumulate else result
+
+    return multiply
+
