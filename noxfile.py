@@ -9,7 +9,7 @@
 Sessions that need Keras share one virtual environment with all three frameworks, `.nox/everything` (3 GB, a minute and a
 half to install), made by the session of that name with the Python that runs nox. It is for CPUs: torch's CPU build, from
 TORCH_INDEX_URL where the package index in use does not have it, and tensorflow-cpu. `gpu` alone installs builds for CUDA,
-each in an environment of its own.
+of jax and torch: tensorflow's needs another CUDA than theirs.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ LINTERS = ["ruff==0.17.6", "mypy==2.4.1", "numpy"]
 TORCH = "2.13.0"
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
 TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "tensorflow"
-CUDA = {"jax": "jax[cuda12]", "torch": "torch", "tensorflow": "tensorflow[and-cuda]"}
+CUDA = {"jax": "jax[cuda13]", "torch": "torch"}
 
 # How each recipe is told to run its tiny size.
 TINY = {"siglip": ["--examples", "2048", "--warmup-examples", "256", "--evaluate-every", "1024"]}
@@ -51,6 +51,9 @@ WITHOUT_KERAS = [
     ),
     "tests/oracle/*",
 ]
+
+# What tests one framework's own code, run with it alone.
+NATIVE = {backend: f"tests/backends/{backend}/*" for backend in BACKENDS}
 
 
 @nox.session
@@ -90,8 +93,10 @@ def python(session: nox.Session, *arguments: str, backend: str = "jax", silent: 
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """The unit tests on one backend; those that need no Keras run with jax only."""
-    skipped = [] if backend == BACKENDS[0] else [f"--ignore-glob={path}" for path in WITHOUT_KERAS]
-    python(session, "-m", "pytest", "tests", "--ignore=tests/agreement", *skipped, *session.posargs, backend=backend)
+    elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*"]
+    elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
+    skipped = [f"--ignore-glob={path}" for path in elsewhere]
+    python(session, "-m", "pytest", "tests", *skipped, *session.posargs, backend=backend)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -173,16 +178,14 @@ def recipe_names(session: nox.Session) -> list[str]:
 
 
 @nox.session
-@nox.parametrize("backend", BACKENDS)
-def gpu(session: nox.Session, backend: str) -> None:
-    """Agreement and kernels on a GPU, one backend; --no-venv takes the frameworks already installed."""
+def gpu(session: nox.Session) -> None:
+    """Tests, tuning and benchmarks on a GPU, ten minutes at most; --no-venv takes the frameworks already installed.
+
+    `-- --backends torch` takes one alone. `python -m benchmarks.gpu` is the same where there is no nox.
+    """
     if session.virtualenv.venv_backend != "none":
-        session.install(CUDA[backend], "-e", ".[dev]")
-    settings = {"KERAS_BACKEND": backend, "KERAS_HOME": str(ROOT / session.cache_dir / "keras")}
-    settings |= {"DIPTYCH_DEVICE": "gpu", "DIPTYCH_REQUIRE_BACKENDS": backend}
-    session.run(
-        "python", "-m", "pytest", "tests/agreement", "tests/backends", *session.posargs, env=settings, external=True
-    )
+        session.install(*CUDA.values(), "-e", ".[dev]")
+    session.run("python", "-m", "benchmarks.gpu", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

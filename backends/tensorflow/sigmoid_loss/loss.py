@@ -65,7 +65,7 @@ def sigmoid_loss(
         denominator: what the sum is divided by, None for the number of images.
         largest_block: the most rows and columns of a block of pairs, None for what suits the device.
         forward_only: no gradient is wanted: a third of the work, and differentiating raises.
-        implementation: there is one.
+        implementation: "xla", the only one.
 
     Raises:
         ValueError: for embeddings that are not matrices of one width.

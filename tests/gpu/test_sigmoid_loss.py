@@ -1,0 +1,140 @@
+"""The sigmoid loss on an accelerator, by every implementation that can run there, against the float64 oracle."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import ops
+
+from diptych import backends
+from diptych.backends.cases import CASES, Case
+from tests.agreement.strategies import agreement_settings
+from tests.conftest import BACKEND
+from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of
+
+pytestmark = pytest.mark.skipif(backends.device_name() is None, reason="there is no accelerator")
+
+ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Of the probabilities, as the implementations for 16 bits keep them."""
+
+
+def runnable() -> list[tuple[str, str]]:
+    """(implementation, dtype) of all native ones that can run on the default device."""
+    native = backends.room().sigmoid_loss
+    device = native.default_device()
+    return [
+        (name, dtype)
+        for name, of in backends.IMPLEMENTATIONS.items()
+        if BACKEND in of and name not in ("chunked", "reference")
+        for dtype in ROUNDOFF
+        if native.obstacle(name, device=device, dtype=dtype, width=768) is None
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def full_float32_products():
+    """No TF32: the tolerance is that of float32."""
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+    elif BACKEND == "torch":
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        # Memory that nobody wrote is not a number, so that a result which depends on it is found.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def answer_of(problem, implementation) -> Answer:
+    answer = backends.sigmoid_loss_and_gradients(
+        problem.x,
+        problem.y,
+        logit_scale=problem.logit_scale,
+        logit_bias=problem.logit_bias,
+        offset=problem.offset,
+        denominator=problem.denominator or len(problem.x),
+        dtype=problem.dtype,
+        implementation=implementation,
+    )
+    return Answer(*(ops.convert_to_numpy(part) for part in answer))
+
+
+def test_the_fast_one_is_chosen():
+    fast = {"torch": "triton", "jax": "pallas_gpu", "tensorflow": "xla"}[BACKEND]
+    if (fast, "bfloat16") not in runnable():
+        pytest.skip(f"{fast} cannot run on {backends.device_name()}")
+    assert backends.choose_implementation(dtype="bfloat16") == fast
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
+def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
+    problem = problem_of(CASES[name], dtype)
+    check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)
+
+
+@st.composite
+def cases(draw) -> Case:
+    return Case(
+        images=draw(st.integers(1, 400)),
+        texts=draw(st.integers(1, 400)),
+        width=draw(st.integers(2, 200)),
+        logit_scale=draw(st.floats(1.0, 120.0, width=32)),
+        logit_bias=draw(st.floats(-17.0, 0.0, width=32)),
+        positive_cosine=draw(st.floats(0.0, 0.95)),
+        offset=draw(st.one_of(st.just(0), st.integers(-420, 420))),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
+@given(case=cases())
+@agreement_settings(10)
+def test_value_and_gradients_of_any_case(implementation, dtype, case):
+    problem = problem_of(case, dtype)
+    check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)
+
+
+LARGE = Case(images=10_007, texts=10_007, width=768, logit_scale=112.0, logit_bias=-16.5, positive_cosine=0.15)
+
+
+@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
+def test_several_super_blocks_and_twice_the_same_bits(implementation, dtype):
+    """10,007 is a prime; float64 takes a while, so one answer is judged and the other compared."""
+    problem = problem_of(LARGE, dtype)
+    first, second = (answer_of(problem, implementation) for _ in range(2))
+    for name in Answer._fields:
+        assert np.array_equal(getattr(first, name), getattr(second, name)), f"{name} differs between two runs"
+    right = expected(problem)
+    check(first, right, allowed(problem, ROUNDOFF[dtype]), who=implementation)
+    for name in ("image_embeddings", "text_embeddings"):
+        got, want = getattr(first, name), getattr(right, name)
+        assert np.linalg.norm(got - want) <= 2e-3 * np.linalg.norm(want)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's operator contract")
+def test_torchs_contract_on_the_device():
+    import torch
+
+    if ("triton", "bfloat16") not in runnable():
+        pytest.skip("Triton cannot run here")
+    x, y = (torch.from_numpy(a).to("cuda", torch.bfloat16).requires_grad_() for a in CASES["ragged, balanced"].draw())
+    t, b = (torch.tensor(v, device="cuda", requires_grad=True) for v in (10.0, -2.0))
+    kept = torch.library.opcheck(
+        torch.ops.diptych.sigmoid_loss_and_gradients.default, (x, y, t, b, "triton", 0, len(x)), rtol=1e-2, atol=1e-4
+    )
+    assert set(kept.values()) == {"SUCCESS"}
+
+    def loss(x, y):
+        return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation="triton")
+
+    for got, want in zip(
+        torch.autograd.grad(torch.compile(loss, fullgraph=True)(x, y), (x, y)),
+        torch.autograd.grad(loss(x, y), (x, y)),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
