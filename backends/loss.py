@@ -135,8 +135,8 @@ def distributed_sigmoid_loss(
             every device gets all texts. None for "ring", on tensorflow for "gather", the only one it has.
         gradients: "sum": embeddings get the gradient of the global loss; t and b get this device's part, and the sum over
             the devices is the whole. "mean": all are multiplied by the number of devices, for training that averages
-            gradients over them (torch's `DistributedDataParallel`, Keras under a `tf.distribute` strategy). jax has the
-            global gradient as it is, and "sum" alone.
+            gradients over them (torch's `DistributedDataParallel`; Keras' `add_loss` under a `tf.distribute` strategy). jax
+            has the global gradient as it is, and "sum" alone.
         implementation, dtype, forward_only, check_normalized: as for `sigmoid_loss`.
 
     Raises:

@@ -10,7 +10,6 @@ ceiling. "naive" is the loss written plainly in the framework, with the matrix o
 """
 
 import argparse
-import ctypes
 import math
 import os
 import statistics
@@ -26,6 +25,9 @@ from diptych.backends.selection import select_backend
 
 SAMPLED_ROWS = 256
 """Rows of the gradients that are compared with float64."""
+
+EXACT_ALLOCATIONS = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2 * 10**9)}
+"""For the process whose memory is measured: arrays come from the system and go back to it, small pieces are kept."""
 
 
 def main() -> None:
@@ -223,7 +225,8 @@ def _memory_of(name: str, options, size: int) -> int:
     """On a CPU: the growth of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.sigmoid_loss", "--memory-of", name, "--batch-sizes", str(size)]
     command += ["--dim", str(options.dim)] + (["--dtype", options.dtype] if options.dtype else [])
-    done = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": options.backend}, capture_output=True, text=True)
+    environment = os.environ | {"KERAS_BACKEND": options.backend} | EXACT_ALLOCATIONS
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"Measuring the memory of {name} failed:\n{done.stderr[-2000:]}")
     return int(done.stdout.strip().splitlines()[-1])
@@ -232,14 +235,13 @@ def _memory_of(name: str, options, size: int) -> int:
 def _peak_growth(driver, options) -> int:
     """How far the resident memory rises above what it was, during the first call of this size, beside the call's results.
 
-    A small batch goes before, so that libraries are loaded and a compiler has run once. Later calls would show less: what a
-    framework has freed it may keep.
+    A quarter of the batch goes before, so that libraries are loaded and the compiler has had the memory it needs. Later calls
+    of this size would show less: what a framework has freed it may keep.
     """
     dtype, (size,) = options.dtype or "float32", options.batch_sizes
     function = driver.contenders(dtype, options.dim, peers=True)[options.memory_of]
-    driver.wait(function(*_arguments(driver, options, 128, dtype)[1]))
+    driver.wait(function(*_arguments(driver, options, max(1, size // 4), dtype)[1]))
     _, arguments = _arguments(driver, options, size, dtype)
-    ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts again from here

@@ -1,5 +1,6 @@
 """`import models` at a checkout's root is `diptych.models`; anywhere else it is whatever it was."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ def checkout(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "diptych", root / "diptych", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for room in ROOMS:
         source = (ROOT / room / "__init__.py").read_text(encoding="utf-8")
-        alias = source[source.index(f'if __name__ == "{room}":') :]
+        statements = [ast.get_source_segment(source, node) or "" for node in ast.parse(source).body]
+        (alias,) = (statement for statement in statements if statement.startswith(f'if __name__ == "{room}":'))
         (root / room / "inner").mkdir(parents=True)
         (root / room / "__init__.py").write_text(f"from diptych.{room}.part import Part\n{alias}", encoding="utf-8")
         (root / room / "part.py").write_text("print('loaded', __name__)\nclass Part: ...\n", encoding="utf-8")

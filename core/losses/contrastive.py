@@ -64,6 +64,11 @@ def chunked_sigmoid_loss(
     if denominator is None:
         _check_pairs(image_embeddings, text_embeddings)
     rows, width = image_embeddings.shape
+    if rows is None:
+        raise ValueError(
+            "The chunked sigmoid loss needs to know the number of images ahead, and here it may vary: give batches a fixed size, "
+            "as by drop_remainder=True, or use another implementation."
+        )
     whole = rows // rows_per_chunk * rows_per_chunk
     scalars = [ops.cast(scalar, "float32") for scalar in (logit_scale, logit_bias)]
 

@@ -116,6 +116,13 @@ def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int) -> Sigm
     db = (swept.sums.probability + jnp.sum(g)) / denominator
     if swept.image is None:
         return SigmoidLossGradients(loss, None, None, dt, db)
-    dx = swept.image.at[rows].add(g[:, None] * y_pairs) * (t / denominator)
-    dy = swept.text.at[columns].add(g[:, None] * x_pairs) * (t / denominator)
+    dx = (swept.image + _in_place(g[:, None] * y_pairs, first, len(x))) * (t / denominator)
+    dy = (swept.text + _in_place(g[:, None] * x_pairs, first + offset, len(y))) * (t / denominator)
     return SigmoidLossGradients(loss, dx, dy, dt, db)
+
+
+def _in_place(pairs, first, length):
+    """Rows of zeros before and after, so that the first one of the pairs is row `first` of `length`."""
+    if not len(pairs):
+        return jnp.zeros((length, pairs.shape[1]), pairs.dtype)
+    return jnp.pad(pairs, ((first, length - len(pairs) - first), (0, 0)))

@@ -36,6 +36,8 @@ __all__ = [
 
 def obstacle(implementation: str, *, device: torch.device, dtype: str, width: int) -> str | None:
     """Why an implementation cannot run on embeddings of this dtype and width on a device; None where it can."""
+    if implementation == "blocked" and device.type == "mps":
+        return "it adds up in float64, which Metal does not have"
     if implementation != "triton":
         return None
     if device.type != "cuda" or torch.version.cuda is None:
