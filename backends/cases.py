@@ -5,6 +5,7 @@ gradient, in a trained model positives and hard negatives share it; a check on o
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def _unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-REGIMES = {
+REGIMES: dict[str, dict[str, float]] = {
     "initial": {"logit_scale": 10.0, "logit_bias": -10.0, "positive_cosine": 0.0},
     "half way": {"logit_scale": 20.0, "logit_bias": -12.0, "positive_cosine": 0.9},
     "trained": {"logit_scale": 112.0, "logit_bias": -16.5, "positive_cosine": 0.15},
@@ -50,7 +51,7 @@ REGIMES = {
 """Scale, bias and cosine of pairs: as SigLIP starts (section 3.2), of a loss of a few hundredths, as the released SigLIP 2
 models have them, and one in which positives and negatives count alike in small batches."""
 
-SHAPES = {
+SHAPES: dict[str, dict[str, int]] = {
     "square": {"images": 96, "texts": 96, "width": 64},
     "ragged": {"images": 131, "texts": 131, "width": 20},
     "shard": {"images": 48, "texts": 131, "width": 20, "offset": 37},
@@ -59,8 +60,14 @@ SHAPES = {
     "one": {"images": 1, "texts": 1, "width": 8},
 }
 
+
+def _case(shape: str, regime: str) -> Case:
+    fields: dict[str, Any] = {**SHAPES[shape], **REGIMES[regime]}
+    return Case(**fields)
+
+
 CASES = {
-    f"{shape}, {regime}": Case(**SHAPES[shape], **REGIMES[regime])
+    f"{shape}, {regime}": _case(shape, regime)
     for shape in SHAPES
     for regime in (REGIMES if shape == "ragged" else ("balanced", "trained"))
 }

@@ -6,8 +6,6 @@ memory linear in the batch, unless "reference" is asked for. docs/sigmoid_loss.m
 
 import logging
 
-import numpy as np
-
 from diptych.backends.rooms import name, room
 
 logger = logging.getLogger("diptych")
@@ -217,6 +215,7 @@ def _choose_native(implementation, x) -> str:
 
 def _arguments(image_embeddings, text_embeddings, logit_scale, logit_bias, dtype, check_normalized):
     """Checked tensors x and y of one dtype, and the scalars by name."""
+    import numpy as np
     from keras import ops
 
     given = {"image_embeddings": image_embeddings, "text_embeddings": text_embeddings}
@@ -273,7 +272,10 @@ def _check_part(x, y, offset, denominator) -> int:
     return denominator
 
 
-def _check_normalized(argument, array: np.ndarray | None) -> None:
+def _check_normalized(argument, array) -> None:
+    """Looks at a NumPy array; None where there is nothing to look at."""
+    import numpy as np
+
     if array is None:
         raise ValueError(
             "check_normalized=True looks at values, and inside a compiled function there are none yet: call it outside."

@@ -45,7 +45,9 @@ AGREEMENT = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backends", nargs="+", choices=list(STEPS), help="those that are installed")
-    parser.add_argument("--agreement", action="store_true", help="the models' agreement with the oracle, too; takes longer")
+    parser.add_argument(
+        "--agreement", action="store_true", help="the models' agreement with the oracle, too; takes longer"
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--log-dir", type=Path, help="a file for each step's output")
     options = parser.parse_args()
@@ -73,7 +75,11 @@ def _run(backend: str, name: str, arguments: list[str], seconds: float, log_dir:
         return "not run: no time was left"
     print(f"\n== {backend}, {name} (at most {seconds:.0f} s)", flush=True)
     # jax leaves memory to others, and asks for it as it needs it, so that its use can be measured.
-    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     environment |= {"DIPTYCH_DEVICE": "gpu", "DIPTYCH_REQUIRE_BACKENDS": backend}
     started = time.monotonic()
     process = subprocess.Popen(

@@ -50,7 +50,9 @@ def main() -> None:
     results = {"backend": options.backend, "dtype": dtype, "dim": options.dim, "wrong": wrong, "sizes": {}}
     contenders = {name: function for name, function in contenders.items() if name not in wrong}
     square = 8192 if driver.ACCELERATED else 2048
-    results["square_product_flops"] = rate = 2 * square**3 / _fastest(driver, driver.product(square, square, square, dtype))
+    results["square_product_flops"] = rate = (
+        2 * square**3 / _fastest(driver, driver.product(square, square, square, dtype))
+    )
     print(f"  product of {square}² matrices: {rate / 1e12:.3g} TFLOP/s")
     for size in sizes:
         results["sizes"][size] = _measure(driver, options, contenders, size, dtype)
@@ -131,8 +133,12 @@ def _measure(driver, options, contenders, size: int, dtype: str) -> dict:
     flops = 6 * size**2 * options.dim
     ceiling = _ceiling(driver, size, options.dim, dtype)
     host, arguments = _arguments(driver, options, size, dtype)
-    print(f"\n  B={size}, t={options.logit_scale:g}, b={options.logit_bias:g}; products of the loss's shapes alone: {ceiling * 1e3:.2f} ms")
-    print(f"  {'':<24}{'ms':>10}{'TFLOP/s':>10}{'of ceiling':>12}{'MiB extra':>11}{'gradient error':>16}{'in float32':>12}")
+    print(
+        f"\n  B={size}, t={options.logit_scale:g}, b={options.logit_bias:g}; products of the loss's shapes alone: {ceiling * 1e3:.2f} ms"
+    )
+    print(
+        f"  {'':<24}{'ms':>10}{'TFLOP/s':>10}{'of ceiling':>12}{'MiB extra':>11}{'gradient error':>16}{'in float32':>12}"
+    )
     errors, seconds = {}, {}
     for name, function in contenders.items():
         try:

@@ -231,4 +231,3 @@ def build_card(recipe: Recipe, config: SigLIPConfig, learner: Learner) -> dict:
         peak_flops_per_second=learner.peak_flops_per_second,
     )
     return card | {"model": plain(config)}
-

@@ -76,9 +76,7 @@ def out_of_memory(error: Exception) -> bool:
 
 def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
     """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
-    a, b = (
-        jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(((m, k), (n, k)))
-    )
+    a, b = (jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(((m, k), (n, k))))
 
     def multiply(a, b):
         kind = jnp.float32 if accumulate else dtype
@@ -94,4 +92,3 @@ def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> 
         return state["total"]
 
     return once
-

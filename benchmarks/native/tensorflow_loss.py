@@ -86,4 +86,3 @@ def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> 
         return total + tf.cast(result, "float32") if accumulate else result
 
     return multiply
-

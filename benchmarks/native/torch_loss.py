@@ -115,4 +115,3 @@ def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> 
         return total.addmm_(a, b.T)
 
     return multiply
-

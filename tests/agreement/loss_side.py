@@ -60,7 +60,9 @@ def differentiated_by_jax(problem: Problem) -> Answer:
 
 def differentiated_by_torch(problem: Problem) -> Answer:
     x, y = (torch.tensor(array).to(getattr(torch, problem.dtype)) for array in (problem.x, problem.y))
-    arguments = [a.requires_grad_() for a in (x, y, torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias))]
+    arguments = [
+        a.requires_grad_() for a in (x, y, torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias))
+    ]
     loss = torch_loss.sigmoid_loss(
         *arguments[:2],
         logit_scale=arguments[2],

@@ -44,7 +44,9 @@ def test_the_cases_are_many_and_cover_the_kinds():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_value_and_gradients_of_the_named_cases(implementation, name):
     problem = problem_of(CASES[name])
-    check(IMPLEMENTATIONS[implementation](problem), expected(problem), allowed(problem), who=f"{implementation}, {name}")
+    check(
+        IMPLEMENTATIONS[implementation](problem), expected(problem), allowed(problem), who=f"{implementation}, {name}"
+    )
 
 
 @given(case=cases(), dtype=st.sampled_from(DTYPES), largest=st.sampled_from(BLOCKS))

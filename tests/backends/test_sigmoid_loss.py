@@ -46,7 +46,8 @@ def test_every_implementation_computes_the_definition(implementation, name):
     part = {"offset": case.offset, "denominator": case.images}
     loss = backends.sigmoid_loss(x, y, **scalars, **part, implementation=implementation)
     right, _ = sigmoid_loss(x.astype(np.float64), y.astype(np.float64), **scalars, **part)
-    assert ops.shape(loss) == () and keras.backend.standardize_dtype(loss.dtype) == "float32"
+    assert ops.shape(loss) == ()
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     assert number(loss) == pytest.approx(right, rel=2e-6)
 
 
@@ -68,7 +69,9 @@ def test_the_one_chosen_runs_and_is_logged(caplog):
         backends.sigmoid_loss(*pairs(), **SCALARS)
         backends.sigmoid_loss(*pairs(), **SCALARS)
     lines = [record.getMessage() for record in caplog.records if record.name == "diptych"]
-    assert len(lines) == 1 and f"runs as '{CHOSEN}'" in lines[0] and "float32" in lines[0], lines
+    assert len(lines) == 1
+    assert f"runs as '{CHOSEN}'" in lines[0]
+    assert "float32" in lines[0]
 
 
 def test_the_one_named_is_the_one_that_runs(monkeypatch):
@@ -223,7 +226,9 @@ def test_differentiating_twice_is_refused():
 
 
 def test_the_reference_can_be_differentiated_twice():
-    assert all(np.isfinite(ops.convert_to_numpy(g)).all() for g in second_derivative(loss_of(implementation="reference")))
+    assert all(
+        np.isfinite(ops.convert_to_numpy(g)).all() for g in second_derivative(loss_of(implementation="reference"))
+    )
 
 
 def test_forward_only_cannot_be_differentiated():

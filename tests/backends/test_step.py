@@ -172,5 +172,3 @@ def test_the_same_steps_give_the_same_bits():
         step.synchronize()
         finals.append(values(model.weights))
     assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
-
-

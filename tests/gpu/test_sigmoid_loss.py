@@ -136,5 +136,3 @@ def test_torchs_contract_on_the_device():
         strict=True,
     ):
         torch.testing.assert_close(got, want)
-
-

@@ -103,4 +103,6 @@ def check(answer: Answer, right: Answer, tolerance: Answer, *, who: str) -> None
         assert got.shape == want.shape, f"{who}: {name} has shape {got.shape}, expected {want.shape}"
         assert np.isfinite(got).all(), f"{who}: {name} is not finite"
         error, limit = np.linalg.norm(got - want), float(getattr(tolerance, name))
-        assert error <= limit, f"{who}: {name} is off by {error:.3e}, allowed {limit:.3e}, norm {np.linalg.norm(want):.3e}"
+        assert error <= limit, (
+            f"{who}: {name} is off by {error:.3e}, allowed {limit:.3e}, norm {np.linalg.norm(want):.3e}"
+        )

@@ -1,10 +1,10 @@
 """The sigmoid loss on jax: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
 
-    sweep         the B² part, block by block; XLA's block
-    pallas_gpu    a block on NVIDIA Hopper
-    pallas_tpu    a block on TPUs
-    loss          value, gradients, the derivative rule
-    distributed   the ring and the gather over a mesh
+sweep         the B² part, block by block; XLA's block
+pallas_gpu    a block on NVIDIA Hopper
+pallas_tpu    a block on TPUs
+loss          value, gradients, the derivative rule
+distributed   the ring and the gather over a mesh
 """
 
 import jax
@@ -109,7 +109,9 @@ def distributed_sigmoid_loss(
         )
     mesh, axis_name = group
     if axis_name not in mesh.shape:
-        raise ValueError(f"The mesh has no axis {axis_name!r}: expected one of {', '.join(map(repr, mesh.axis_names))}.")
+        raise ValueError(
+            f"The mesh has no axis {axis_name!r}: expected one of {', '.join(map(repr, mesh.axis_names))}."
+        )
     plan = ManyDevices(block_of(implementation, device_of(x).platform), mesh, axis_name, exchange)
     return loss_by(plan, x, y, logit_scale, logit_bias, forward_only=forward_only)
 

@@ -11,11 +11,14 @@ from diptych.backends.jax.sigmoid_loss.sweep import Block, Negatives, negatives
 
 
 class SigmoidLossGradients(NamedTuple):
-    """The loss and its gradient with respect to each argument, all float32, embeddings' shapes as given."""
+    """The loss and its gradient with respect to each argument, all float32, embeddings' shapes as given.
+
+    Where only the loss was asked for, the gradients of the embeddings are None.
+    """
 
     loss: jax.Array
-    image_embeddings: jax.Array
-    text_embeddings: jax.Array
+    image_embeddings: jax.Array | None
+    text_embeddings: jax.Array | None
     logit_scale: jax.Array
     logit_bias: jax.Array
 

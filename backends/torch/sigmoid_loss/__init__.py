@@ -1,9 +1,9 @@
 """The sigmoid loss on torch: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
 
-    sweep          the B² part, block by block: with torch's operations, or with Triton
-    triton_block   a block on NVIDIA GPUs
-    loss           value, gradients, the operator
-    distributed    the ring and the gather over processes
+sweep          the B² part, block by block: with torch's operations, or with Triton
+triton_block   a block on NVIDIA GPUs
+loss           value, gradients, the operator
+distributed    the ring and the gather over processes
 """
 
 from importlib.metadata import version
@@ -48,10 +48,12 @@ def obstacle(implementation: str, *, device: torch.device, dtype: str, width: in
         return f"it takes bfloat16 or float16 embeddings, and these are {dtype}"
     if find_spec("triton") is None:
         return "Triton is not installed; type: pip install triton"
-    if TorchVersion(version("triton")) < (3, 6):
+    if TorchVersion(version("triton")) < "3.6":
         return f"it needs Triton 3.6 or newer, and this is {version('triton')}"
-    if torch.__version__ < (2, 8):
-        return f"it needs torch 2.8 or newer, for products of 16-bit matrices in float32, and this is {torch.__version__}"
+    if torch.__version__ < "2.8":
+        return (
+            f"it needs torch 2.8 or newer, for products of 16-bit matrices in float32, and this is {torch.__version__}"
+        )
     return None
 
 

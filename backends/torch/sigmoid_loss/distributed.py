@@ -98,9 +98,7 @@ def _check_sizes(x, y, group) -> None:
     own = torch.tensor([*x.shape, *y.shape], device=x.device)
     shapes = torch.stack(_all_gather(own, group)).tolist()
     if len({tuple(shape) for shape in shapes}) > 1 or x.shape != y.shape:
-        listed = "; ".join(
-            f"rank {rank}: {shape[:2]} images, {shape[2:]} texts" for rank, shape in enumerate(shapes)
-        )
+        listed = "; ".join(f"rank {rank}: {shape[:2]} images, {shape[2:]} texts" for rank, shape in enumerate(shapes))
         raise ValueError(
             f"Every rank must bring the same number of pairs, of one width; got {listed}. "
             "Drop the last, smaller batch, or pad it on every rank alike."

@@ -74,7 +74,9 @@ def _loss_and_gradients(
 
 @_loss_and_gradients.register_fake
 def _(x, y, t, b, implementation, offset, denominator):
-    gradients = (torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format) for tensor in (x, y))
+    gradients = (
+        torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format) for tensor in (x, y)
+    )
     return t.new_empty(()), *gradients, t.new_empty(()), t.new_empty(())
 
 
@@ -156,11 +158,11 @@ def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int):
         softplus += F.softplus(-z).sum(dtype=torch.float64)
         cosine += (g * s).sum(dtype=torch.float64)
         probability += g.sum(dtype=torch.float64)
-        if swept.image is not None:
+        if swept.image is not None and swept.text is not None:
             swept.image[rows].addcmul_(g[:, None], y_pairs)
             swept.text[columns].addcmul_(g[:, None], x_pairs)
     scalars = [(total / denominator).float() for total in (softplus, cosine, probability)]
-    if swept.image is not None:
+    if swept.image is not None and swept.text is not None:
         swept.image.mul_(t / denominator)
         swept.text.mul_(t / denominator)
     return scalars[0], swept.image, swept.text, *scalars[1:]

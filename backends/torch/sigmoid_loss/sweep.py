@@ -55,7 +55,7 @@ def blocked(x, y, scale_and_bias, offset: int, *, with_gradients: bool = True, l
             # Where z is -inf, its softplus and its probability are exactly 0.
             _diagonal(z, offset + rows.start - columns.start).fill_(-torch.inf)
             sums[0] += F.softplus(z).sum()
-            if image is not None:
+            if image is not None and text is not None:
                 probability = z.sigmoid_()
                 sums[2] += probability.sum()
                 image[rows].addmm_(probability, y_block)
@@ -84,10 +84,10 @@ def triton(x, y, scale_and_bias, offset: int, *, with_gradients: bool = True, la
                 x_block, y_block, scale_and_bias, offset + rows.start - columns.start, probability
             )
             sums += partial.sum(0, dtype=torch.float64)
-            if image is not None:
+            if image is not None and text is not None and probability is not None:
                 _accumulate(image[rows], probability, y_block)
                 _accumulate(text[columns], probability.T, x_block)
-    if image is None:
+    if image is None or text is None:
         return Negatives(sums, None, None)
     return Negatives(sums, image[:, :width], text[:, :width])
 

@@ -20,7 +20,8 @@ def answer_of(problem: Problem, largest: int = 128) -> Answer:
     t, b = torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias)
     swept = sweep.triton(x, y, torch.stack([t, b]), problem.offset, largest=largest)
     forward = sweep.triton(x, y, torch.stack([t, b]), problem.offset, largest=largest, with_gradients=False)
-    assert torch.equal(forward.sums, swept.sums) and forward.image is None
+    assert torch.equal(forward.sums, swept.sums)
+    assert forward.image is None
     parts = join(swept, x, y, t, b, offset=problem.offset, denominator=problem.denominator or len(x))
     return Answer(*(part.numpy() for part in parts))
 
