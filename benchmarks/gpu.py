@@ -20,18 +20,18 @@ BENCHMARK = ["-m", "benchmarks.sigmoid_loss"]
 
 STEPS = {
     "torch": (
-        ("tests", 120, ["-m", "pytest", "-q", "tests/gpu"]),
+        ("tests", 110, ["-m", "pytest", "-q", "tests/gpu"]),
         ("time", 100, [*BENCHMARK, "--batch-sizes", "16384", "65536", "--peers"]),
-        ("tune", 60, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
-        ("a million", 70, [*BENCHMARK, *LARGEST, "triton"]),
+        ("tune", 110, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
+        ("a million", 110, [*BENCHMARK, *LARGEST, "triton"]),
     ),
     "jax": (
-        ("tests", 120, ["-m", "pytest", "-q", "tests/gpu"]),
+        ("tests", 110, ["-m", "pytest", "-q", "tests/gpu"]),
         ("time", 100, [*BENCHMARK, "--batch-sizes", "16384", "65536"]),
-        ("tune", 60, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
+        ("tune", 90, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
     ),
     "tensorflow": (
-        ("tests", 120, ["-m", "pytest", "-q", "tests/gpu"]),
+        ("tests", 110, ["-m", "pytest", "-q", "tests/gpu"]),
         ("time", 100, [*BENCHMARK, "--batch-sizes", "16384"]),
     ),
 }

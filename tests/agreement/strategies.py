@@ -8,6 +8,8 @@ import os
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+from diptych.backends.cases import Case
+
 WIDTHS_AND_HEADS = ((8, 1), (12, 3), (16, 4), (24, 2), (40, 5), (64, 2))
 PATCHES_AND_IMAGES = ((4, 8), (3, 10), (8, 16), (5, 10), (4, 14), (7, 23))  # half of them leave pixels over
 
@@ -103,3 +105,18 @@ def optimizers(draw) -> dict:
         "learning_rate_multipliers": multipliers,
         "weight_decay_multipliers": decays,
     }
+
+
+@st.composite
+def loss_cases(draw, *, largest: int = 300, largest_width: int = 70) -> Case:
+    """The sigmoid loss at any sizes, multiples of nothing, in any regime from the start of training to its end."""
+    return Case(
+        images=draw(st.integers(1, largest)),
+        texts=draw(st.integers(1, largest)),
+        width=draw(st.integers(2, largest_width)),
+        logit_scale=draw(st.floats(1.0, 120.0, width=32)),
+        logit_bias=draw(st.floats(-17.0, 0.0, width=32)),
+        positive_cosine=draw(st.floats(0.0, 0.95)),
+        offset=draw(st.one_of(st.just(0), st.integers(-largest - 20, largest + 20))),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )

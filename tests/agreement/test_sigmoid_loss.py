@@ -7,30 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.backends.cases import CASES, REGIMES, Case
+from diptych.backends.cases import CASES, REGIMES
 from tests.agreement.loss_side import DIFFERENTIATED, IMPLEMENTATIONS
-from tests.agreement.strategies import agreement_settings
+from tests.agreement.strategies import agreement_settings, loss_cases
 from tests.oracle.contrastive import sigmoid, sigmoid_loss
 from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 BLOCKS = (8, 16, 32, 64, None)
-
-
-@st.composite
-def cases(draw) -> Case:
-    """Any sizes, multiples of nothing, in any of the regimes between the start of training and its end."""
-    return Case(
-        images=draw(st.integers(1, 300)),
-        texts=draw(st.integers(1, 300)),
-        width=draw(st.integers(2, 70)),
-        logit_scale=draw(st.floats(1.0, 120.0, width=32)),
-        logit_bias=draw(st.floats(-17.0, 0.0, width=32)),
-        positive_cosine=draw(st.floats(0.0, 0.95)),
-        offset=draw(st.one_of(st.just(0), st.integers(-320, 320))),
-        seed=draw(st.integers(0, 2**32 - 1)),
-    )
 
 
 def test_the_cases_are_many_and_cover_the_kinds():
@@ -49,7 +34,7 @@ def test_value_and_gradients_of_the_named_cases(implementation, name):
     )
 
 
-@given(case=cases(), dtype=st.sampled_from(DTYPES), largest=st.sampled_from(BLOCKS))
+@given(case=loss_cases(), dtype=st.sampled_from(DTYPES), largest=st.sampled_from(BLOCKS))
 @agreement_settings(60)
 def test_value_and_gradients_on_torch(case, dtype, largest):
     problem = problem_of(case, dtype)
@@ -57,7 +42,7 @@ def test_value_and_gradients_on_torch(case, dtype, largest):
 
 
 @pytest.mark.parametrize("implementation", ["jax xla", "tensorflow xla"])
-@given(case=cases(), dtype=st.sampled_from(DTYPES), largest=st.sampled_from(BLOCKS))
+@given(case=loss_cases(), dtype=st.sampled_from(DTYPES), largest=st.sampled_from(BLOCKS))
 @agreement_settings(12)
 def test_value_and_gradients_where_each_shape_is_compiled(implementation, case, dtype, largest):
     problem = problem_of(case, dtype)

@@ -1,6 +1,7 @@
 """The public sigmoid loss on whichever backend Keras runs on: what is chosen, what is refused, and Keras around it."""
 
 import logging
+import shutil
 
 import keras
 import numpy as np
@@ -261,8 +262,8 @@ def fitted(jit_compile, pair_loss=None):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_takes_the_loss_in_tiles(jit_compile, caplog):
-    if BACKEND == "torch" and jit_compile:
-        pytest.importorskip("triton", reason="torch.compile is tested where its compilers are")
+    if BACKEND == "torch" and jit_compile and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     losses = fitted(jit_compile, backends.sigmoid_loss)
     np.testing.assert_allclose(losses, fitted(False), rtol=1e-5)
     assert losses[1] < losses[0]

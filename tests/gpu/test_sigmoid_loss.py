@@ -1,14 +1,15 @@
 """The sigmoid loss on an accelerator, by every implementation that can run there, against the float64 oracle."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from keras import ops
 
 from diptych import backends
 from diptych.backends.cases import CASES, Case
-from tests.agreement.strategies import agreement_settings
+from tests.agreement.strategies import agreement_settings, loss_cases
 from tests.conftest import BACKEND
 from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of
 
@@ -43,6 +44,7 @@ def full_float32_products():
 
         torch.backends.cuda.matmul.allow_tf32 = False
         # Memory that nobody wrote is not a number, so that a result which depends on it is found.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = True
 
@@ -75,22 +77,8 @@ def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
     check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)
 
 
-@st.composite
-def cases(draw) -> Case:
-    return Case(
-        images=draw(st.integers(1, 400)),
-        texts=draw(st.integers(1, 400)),
-        width=draw(st.integers(2, 200)),
-        logit_scale=draw(st.floats(1.0, 120.0, width=32)),
-        logit_bias=draw(st.floats(-17.0, 0.0, width=32)),
-        positive_cosine=draw(st.floats(0.0, 0.95)),
-        offset=draw(st.one_of(st.just(0), st.integers(-420, 420))),
-        seed=draw(st.integers(0, 2**32 - 1)),
-    )
-
-
 @pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-@given(case=cases())
+@given(case=loss_cases(largest=400, largest_width=200))
 @agreement_settings(10)
 def test_value_and_gradients_of_any_case(implementation, dtype, case):
     problem = problem_of(case, dtype)

@@ -13,10 +13,7 @@ import numpy as np
 import torch
 from torch.torch_version import TorchVersion
 
-from diptych.backends.torch.sigmoid_loss.distributed import (
-    distributed_sigmoid_loss,
-    distributed_sigmoid_loss_and_gradients,
-)
+from diptych.backends.torch.sigmoid_loss.distributed import distributed_sigmoid_loss
 from diptych.backends.torch.sigmoid_loss.loss import SigmoidLossGradients, sigmoid_loss, sigmoid_loss_and_gradients
 
 __all__ = [
@@ -25,7 +22,6 @@ __all__ = [
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
-    "distributed_sigmoid_loss_and_gradients",
     "is_compiling",
     "known_value",
     "obstacle",

@@ -48,22 +48,6 @@ def distributed_sigmoid_loss(
     return _DistributedLoss.apply(x, y, t, b, plan)
 
 
-def distributed_sigmoid_loss_and_gradients(
-    x,
-    y,
-    *,
-    logit_scale,
-    logit_bias,
-    implementation: str,
-    group: dist.ProcessGroup | None = None,
-    exchange: Exchange = "ring",
-    gradients: Literal["sum", "mean"] = "sum",
-) -> SigmoidLossGradients:
-    """Value and all four gradients, as `distributed_sigmoid_loss` defines them."""
-    t, b = as_scalar(logit_scale, x), as_scalar(logit_bias, x)
-    return _on_this_rank(x, y, t, b, implementation, group, exchange, gradients, with_gradients=True)
-
-
 class _DistributedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, t, b, plan):
