@@ -44,7 +44,8 @@ def sigmoid_loss(
     `keras.distribution` over several devices, the batch is the global one, and the sweep is spread over the devices.
 
     Args:
-        image_embeddings: `[m, dim]`, float32, bfloat16 or float16; L2-normalised, as the towers return them.
+        image_embeddings: `[m, dim]`, float32, bfloat16 or float16 (float64 is computed in float32); L2-normalised, as the
+            towers return them.
         text_embeddings: `[n, dim]`; where one is float32 and the other not, both are taken in float32.
         logit_scale, logit_bias: scalars t > 0 and b.
         implementation: a name in `IMPLEMENTATIONS`, which runs or raises; None chooses.
@@ -75,8 +76,6 @@ def sigmoid_loss(
         function = {"chunked": contrastive.chunked_sigmoid_loss, "reference": contrastive.sigmoid_loss}[chosen]
         return function(x, y, **scalars, offset=offset, denominator=denominator)
     plan = {"implementation": chosen, "forward_only": forward_only}
-    if (group := room().sigmoid_loss.current_group()) is not None and offset == 0:
-        return room().sigmoid_loss.distributed_sigmoid_loss(x, y, **scalars, **plan, group=group)
     return room().sigmoid_loss.sigmoid_loss(x, y, **scalars, **plan, offset=offset, denominator=denominator)
 
 
@@ -249,14 +248,16 @@ def _arguments(image_embeddings, text_embeddings, logit_scale, logit_bias, dtype
             _check_normalized(argument, native.known_value(ops.convert_to_tensor(array), wait=True))
     dtypes = {_dtype(array) for array in given.values()}
     common = dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
-    common = "float32" if common == "float64" else common
-    if common not in FLOATING:
-        raise ValueError(f"dtype={dtype!r} is not one to compute the sigmoid loss in: expected {', '.join(FLOATING)}.")
+    if dtype is None and common == "float64":
+        common = "float32"
+    if common not in COMPUTED:
+        raise ValueError(f"dtype={dtype!r} is not one to compute the sigmoid loss in: expected {', '.join(COMPUTED)}.")
     x, y = (ops.cast(ops.convert_to_tensor(array), common) for array in given.values())
     return x, y, {"logit_scale": _value(logit_scale), "logit_bias": _value(logit_bias)}
 
 
-FLOATING = ("float32", "bfloat16", "float16", "float64")
+COMPUTED = ("float32", "bfloat16", "float16")
+FLOATING = (*COMPUTED, "float64")
 
 
 def _check_part(x, y, offset, denominator) -> int:

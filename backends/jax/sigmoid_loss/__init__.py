@@ -19,7 +19,6 @@ from diptych.backends.jax.sigmoid_loss.sweep import Block, xla_block
 __all__ = [
     "SigmoidLossGradients",
     "block_of",
-    "current_group",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
@@ -72,7 +71,7 @@ def sigmoid_loss(
     x, y, *, logit_scale, logit_bias, implementation, offset=0, denominator=None, forward_only=False
 ) -> jax.Array:
     """`diptych.backends.sigmoid_loss` on jax arrays."""
-    plan = OneDevice(block_of(implementation, device_of(x).platform), offset, denominator or len(x))
+    plan = _plan(x, y, implementation, offset, denominator)
     return loss_by(plan, x, y, logit_scale, logit_bias, forward_only=forward_only)
 
 
@@ -80,8 +79,17 @@ def sigmoid_loss_and_gradients(
     x, y, *, logit_scale, logit_bias, implementation, offset=0, denominator=None
 ) -> SigmoidLossGradients:
     """`diptych.backends.sigmoid_loss_and_gradients` on jax arrays."""
-    plan = OneDevice(block_of(implementation, device_of(x).platform), offset, denominator or len(x))
+    plan = _plan(x, y, implementation, offset, denominator)
     return loss_and_gradients_by(plan, x, y, logit_scale, logit_bias)
+
+
+def _plan(x, y, implementation, offset, denominator) -> OneDevice | ManyDevices:
+    """A whole batch goes over all devices of the current `keras.distribution`."""
+    block = block_of(implementation, device_of(x).platform)
+    whole = offset == 0 and x.shape == y.shape and denominator in (None, len(x))
+    if whole and (group := current_group()):
+        return ManyDevices(block, *group)
+    return OneDevice(block, offset, denominator or len(x))
 
 
 def distributed_sigmoid_loss(

@@ -13,7 +13,6 @@ from diptych.backends.tensorflow.sigmoid_loss.loss import SigmoidLossGradients, 
 
 __all__ = [
     "SigmoidLossGradients",
-    "current_group",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
@@ -27,11 +26,6 @@ __all__ = [
 
 def obstacle(implementation: str, *, device: str, dtype: str, width: int) -> str | None:
     """Why an implementation cannot run on embeddings of this dtype and width on a device; XLA takes all of them."""
-    return None
-
-
-def current_group() -> None:
-    """Nothing is spread without being told: replicas are joined by `distributed_sigmoid_loss`."""
     return None
 
 

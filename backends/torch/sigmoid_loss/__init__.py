@@ -18,7 +18,6 @@ from diptych.backends.torch.sigmoid_loss.loss import SigmoidLossGradients, sigmo
 
 __all__ = [
     "SigmoidLossGradients",
-    "current_group",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
@@ -50,11 +49,6 @@ def obstacle(implementation: str, *, device: torch.device, dtype: str, width: in
         return (
             f"it needs torch 2.8 or newer, for products of 16-bit matrices in float32, and this is {torch.__version__}"
         )
-    return None
-
-
-def current_group() -> None:
-    """Nothing is spread without being told: processes are joined by `distributed_sigmoid_loss`."""
     return None
 
 

@@ -83,6 +83,25 @@ def fit_losses(data_parallel, pair_loss) -> list[float]:
         keras.distribution.set_distribution(None)
 
 
+def explicit_gradients_under_data_parallel(arguments) -> dict:
+    """`sigmoid_loss_and_gradients` of a whole batch and of a part, with Keras told of four devices."""
+    x, y, t, b = arguments
+    scalars = {"logit_scale": t, "logit_bias": b}
+    part = {"offset": 30, "denominator": 132}
+    alone = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+    alone_part = backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=jax.devices()))
+    try:
+        whole = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+        return {
+            "errors": errors(whole, alone),
+            "devices": len(whole.image_embeddings.sharding.device_set),
+            "part_errors": errors(backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part), alone_part),
+        }
+    finally:
+        keras.distribution.set_distribution(None)
+
+
 def main() -> None:
     mesh, explicit = (jax.make_mesh((4,), ("data",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
     arguments = (*map(jnp.asarray, CASE.draw()), jnp.float32(CASE.logit_scale), jnp.float32(CASE.logit_bias))
@@ -114,6 +133,7 @@ def main() -> None:
     report["no mesh"] = refusal(lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0))
     report["mean"] = refusal(lambda: spread(mesh, "ring", gradients="mean")(*placed))
     report["twice"] = refusal(lambda: jax.hessian(lambda t: spread(mesh, "ring")(*shards, t, -4.0))(12.0))
+    report["data parallel"] = explicit_gradients_under_data_parallel(arguments)
     report["fit"] = {
         "one": fit_losses(False, backends.sigmoid_loss),
         "four": fit_losses(True, backends.sigmoid_loss),

@@ -65,6 +65,13 @@ def test_what_cannot_be_spread_is_refused(report):
     assert "first derivatives only" in report["twice"]
 
 
+def test_explicit_gradients_go_over_the_devices_that_keras_knows(report):
+    found = report["data parallel"]
+    assert max(found["errors"]) <= 1e-6
+    assert found["devices"] == 4
+    assert max(found["part_errors"]) <= 1e-6
+
+
 def test_fit_under_data_parallel_learns_as_on_one_device(report):
     np.testing.assert_allclose(report["fit"]["four"], report["fit"]["one"], rtol=1e-5)
     np.testing.assert_allclose(report["fit"]["reference"], report["fit"]["one"], rtol=1e-5)
