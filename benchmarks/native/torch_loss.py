@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from diptych import backends
 from diptych.backends.torch import sigmoid_loss as native
+from diptych.backends.torch.sigmoid_loss import sweep
 
 DEVICE = native.default_device()
 ACCELERATED = DEVICE.type != "cpu"
@@ -104,14 +105,6 @@ def out_of_memory(error: Exception) -> bool:
 def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
     """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
     a, b = (torch.randn(shape, device=DEVICE, dtype=getattr(torch, dtype)) for shape in ((m, k), (n, k)))
-    total = torch.zeros(m, n, device=DEVICE) if accumulate else None
-    in_16_bits = ACCELERATED and dtype != "float32"
+    total = torch.zeros(m, n, device=DEVICE)
 
-    def multiply():
-        if total is None:
-            return a @ b.T
-        if in_16_bits:
-            return torch.ops.aten.addmm.dtype_out(total, a, b.T, torch.float32, beta=1.0, alpha=1.0, out=total)
-        return total.addmm_(a, b.T)
-
-    return multiply
+    return partial(sweep.accumulate, total, a, b.T) if accumulate else partial(torch.matmul, a, b.T)

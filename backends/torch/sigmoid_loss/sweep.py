@@ -85,8 +85,8 @@ def triton(x, y, scale_and_bias, offset: int, *, with_gradients: bool = True, la
             )
             sums += partial.sum(0, dtype=torch.float64)
             if image is not None and text is not None and probability is not None:
-                _accumulate(image[rows], probability, y_block)
-                _accumulate(text[columns], probability.T, x_block)
+                accumulate(image[rows], probability, y_block)
+                accumulate(text[columns], probability.T, x_block)
     if image is None or text is None:
         return Negatives(sums, None, None)
     return Negatives(sums, image[:, :width], text[:, :width])
@@ -107,7 +107,7 @@ def _diagonal(matrix: torch.Tensor, offset: int) -> torch.Tensor:
     return matrix.diagonal(offset) if -rows < offset < columns else matrix[:0, 0]
 
 
-def _accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+def accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """total += a b, total in float32, a and b in 16 bits; float16 probabilities are brought back to their scale."""
     alpha = 1.0 / FLOAT16_SCALE if a.dtype == torch.float16 else 1.0
     if a.device.type == "cpu":  # where Triton's interpreter runs
