@@ -5,26 +5,71 @@ Keras is imported with the first model that is asked for; configurations, preset
 
 from typing import TYPE_CHECKING
 
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.config import (
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 if TYPE_CHECKING:
+    from diptych.models.checkpoints import load_model as from_preset
+    from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.naflex import NaFlexVisionTransformer
     from diptych.models.text import TextTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
+    from diptych.models.two_towers import SigLIP as SigLIP2
     from diptych.models.vit import VisionTransformer
 
-__all__ = ["SigLIP", "SigLIPConfig", "TextConfig", "TextTransformer", "TwoTowers", "VisionConfig", "VisionTransformer"]
+__all__ = [
+    "CLIP",
+    "CLIPConfig",
+    "CLIPResNetConfig",
+    "CLIPTextConfig",
+    "CLIPTextTransformer",
+    "CLIPVisionConfig",
+    "CLIPVisionTransformer",
+    "NaFlexVisionConfig",
+    "NaFlexVisionTransformer",
+    "SigLIP",
+    "SigLIP2",
+    "SigLIPConfig",
+    "TextConfig",
+    "TextTransformer",
+    "TwoTowers",
+    "VisionConfig",
+    "VisionTransformer",
+    "from_preset",
+]
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diptych.models.checkpoints import load_model
+    from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.naflex import NaFlexVisionTransformer
     from diptych.models.text import TextTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
     from diptych.models.vit import VisionTransformer
 
-    models = {model.__name__: model for model in (SigLIP, TextTransformer, TwoTowers, VisionTransformer)}
-    globals().update(models)
-    return models[name]
+    models = (
+        CLIP,
+        CLIPTextTransformer,
+        CLIPVisionTransformer,
+        NaFlexVisionTransformer,
+        SigLIP,
+        TextTransformer,
+        TwoTowers,
+        VisionTransformer,
+    )
+    # The released SigLIP 2 checkpoints are SigLIP with another vocabulary and other sizes; NaFlex is a kind of image tower.
+    globals().update({model.__name__: model for model in models} | {"SigLIP2": SigLIP, "from_preset": load_model})
+    return globals()[name]
 
 
 if __name__ == "models":

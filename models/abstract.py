@@ -1,9 +1,10 @@
 """Models as shapes alone: built by the same code as real ones, without memory for their weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 
 
@@ -27,3 +28,31 @@ def shapes_only() -> Iterator[None]:
             yield
     finally:
         global_state.set_global_attribute(queue, waiting)
+
+
+def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Gives each weight of a model built by `shapes_only` its value, by path; the model is then as any other.
+
+    Memory is taken for one weight after the other, and none for initial values.
+    """
+    variables = {variable.path: variable for variable in model.variables}
+    for path, value in values:
+        variable = variables.pop(path)
+        variable._initializer = _Value(value)
+        del value  # held by nobody else, so that it is gone before the framework makes its own copy
+        variable._deferred_initialize()
+    if variables:
+        raise ValueError(f"{len(variables)} weights were given no value: {', '.join(list(variables)[:5])}, ...")
+
+
+class _Value:
+    """An initialiser that gives what is known, once."""
+
+    def __init__(self, value: np.ndarray):
+        self._held = [value]
+
+    def __call__(self, shape, dtype=None):
+        value = self._held.pop()
+        if tuple(shape) != value.shape:
+            raise ValueError(f"expected shape {tuple(shape)}, got {value.shape}")
+        return keras.ops.convert_to_tensor(value, dtype=dtype)

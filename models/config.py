@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from diptych.models.clip_resnet_config import CLIPResNetConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -21,6 +23,20 @@ def _check_tower(config, *own_fields: str) -> None:
     _require(
         config.width % config.num_heads == 0,
         f"width must be a multiple of num_heads, got width {config.width} and {config.num_heads} heads.",
+    )
+
+
+def _check_activation(config) -> None:
+    known = ("quick_gelu", "gelu", "gelu_tanh")
+    _require(config.activation in known, f"activation must be one of {', '.join(known)}, got {config.activation!r}.")
+
+
+def _check_pair(config) -> None:
+    _require(config.init_logit_scale > 0, f"init_logit_scale must be positive, got {config.init_logit_scale}.")
+    _require(
+        config.vision.output_width == config.text.output_width,
+        f"The towers' outputs differ in width: image {config.vision.output_width}, text {config.text.output_width}. "
+        "Set embed_dim of one of them.",
     )
 
 
@@ -58,6 +74,35 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NaFlexVisionConfig:
+    """A vision transformer for images of any size and aspect, cut into at most so many patches (SigLIP 2, section 2.4.2)."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int = 16
+    position_grid: int = 16
+    """Side of the square table of learned positions, which is resized to each image's own grid."""
+    max_num_patches: int = 256
+    """What the model was released for; it takes any number."""
+    pooling: Literal["map", "gap"] = "map"
+    embed_dim: int | None = None
+
+    def __post_init__(self):
+        _check_tower(self, "patch_size", "position_grid", "max_num_patches")
+        _require(self.pooling in ("map", "gap"), f"pooling of patches must be map or gap, got {self.pooling!r}.")
+
+    @property
+    def num_patches(self) -> int:
+        return self.max_num_patches
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim or self.width
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """A bidirectional text transformer without masks (big_vision `text_transformer.py`)."""
 
@@ -88,19 +133,84 @@ class TextConfig:
 class SigLIPConfig:
     """Two towers and the scale and bias of their logits."""
 
-    vision: VisionConfig
+    vision: VisionConfig | NaFlexVisionConfig
     text: TextConfig
     init_logit_scale: float = 10.0
     init_logit_bias: float | None = -10.0
 
     def __post_init__(self):
-        for field, kind in (("vision", VisionConfig), ("text", TextConfig)):
-            value = getattr(self, field)
-            if isinstance(value, Mapping):
-                object.__setattr__(self, field, kind(**value))
-        _require(self.init_logit_scale > 0, f"init_logit_scale must be positive, got {self.init_logit_scale}.")
-        _require(
-            self.vision.output_width == self.text.output_width,
-            f"The towers' outputs differ in width: image {self.vision.output_width}, text {self.text.output_width}. "
-            "Set embed_dim of one of them.",
-        )
+        if isinstance(self.vision, Mapping):
+            kind = NaFlexVisionConfig if "position_grid" in self.vision else VisionConfig
+            object.__setattr__(self, "vision", kind(**self.vision))
+        if isinstance(self.text, Mapping):
+            object.__setattr__(self, "text", TextConfig(**self.text))
+        _check_pair(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPVisionConfig:
+    """CLIP's vision transformer (Radford et al. 2021): class token with a position, a norm before the blocks, no patch bias."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int = 32
+    image_size: int = 224
+    embed_dim: int = 512
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
+    pooling: ClassVar[str] = "cls"
+
+    def __post_init__(self):
+        _check_tower(self, "patch_size", "image_size", "embed_dim")
+        _check_activation(self)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    """CLIP's text transformer: causal, read at the end-of-text token."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    vocab_size: int = 49_408
+    context_length: int = 77
+    embed_dim: int = 512
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
+    eot_id: int | None = None
+    """The text is read at the first token of this id; None for the largest id, which end-of-text has in CLIP's vocabulary."""
+    pooling: ClassVar[str] = "eot"
+
+    def __post_init__(self):
+        _check_tower(self, "vocab_size", "context_length", "embed_dim")
+        _check_activation(self)
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPConfig:
+    """CLIP's two towers and the scale of their logits; the image tower is a transformer or a ResNet."""
+
+    vision: CLIPVisionConfig | CLIPResNetConfig
+    text: CLIPTextConfig
+    init_logit_scale: float = 1 / 0.07
+
+    def __post_init__(self):
+        if isinstance(self.vision, Mapping):
+            kind = CLIPResNetConfig if "stage_depths" in self.vision else CLIPVisionConfig
+            object.__setattr__(self, "vision", kind(**self.vision))
+        if isinstance(self.text, Mapping):
+            object.__setattr__(self, "text", CLIPTextConfig(**self.text))
+        _check_pair(self)

@@ -4,19 +4,29 @@ Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch s
 as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
 """
 
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.config import (
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
 
-Tower = VisionConfig | TextConfig
+Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
+Tower = Vision | TextConfig | CLIPTextConfig
+Config = SigLIPConfig | CLIPConfig
 
 _FLOAT32_BYTES = 4
 
 
-def count_parameters(config: SigLIPConfig) -> dict[str, int]:
+def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the bias."""
     parts = {
         "image": count_tower_parameters(config.vision),
         "text": count_tower_parameters(config.text),
-        "logits": 1 if config.init_logit_bias is None else 2,
+        "logits": 1 if isinstance(config, CLIPConfig) or config.init_logit_bias is None else 2,
     }
     return {**parts, "total": sum(parts.values())}
 
@@ -25,17 +35,21 @@ def count_tower_parameters(config: Tower) -> int:
     """Trained scalars of one tower, its pooling head and projection included."""
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
-    if isinstance(config, VisionConfig):
-        embedding = 3 * config.patch_size**2 * d + d + config.num_patches * d
+    if isinstance(config, Vision):
+        positions = config.position_grid**2 if isinstance(config, NaFlexVisionConfig) else _tokens(config)
+        embedding = 3 * config.patch_size**2 * d + d + positions * d
     else:
         embedding = config.vocab_size * d + config.context_length * d
     encoder = config.depth * (2 * norm + attention + mlp) + norm
-    pooling = {"map": d + attention + norm + mlp, "cls": d}.get(config.pooling, 0)
+    if isinstance(config, CLIPVisionConfig | CLIPTextConfig):
+        class_and_norm = norm if isinstance(config, CLIPVisionConfig) else 0  # the class token is as large as the bias it has not
+        return embedding + class_and_norm + encoder + d * config.embed_dim
+    pooling = {"map": d + attention + norm + mlp}.get(config.pooling, 0)
     projection = (d + 1) * config.embed_dim if config.embed_dim else 0
     return embedding + encoder + pooling + projection
 
 
-def count_flops(config: SigLIPConfig, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
+def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
     """Floating-point operations of an example.
 
     Returns:
@@ -58,7 +72,7 @@ def count_flops(config: SigLIPConfig, *, batch_size: int, rematerialize: bool = 
 def _forward_flops(config: Tower) -> int:
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
-    if isinstance(config, VisionConfig):
+    if isinstance(config, Vision):
         flops += 2 * config.num_patches * 3 * config.patch_size**2 * d
     if config.pooling == "map":
         flops += 2 * (2 * n * d * d + 2 * n * d + d * d + 2 * d * m)
@@ -73,13 +87,13 @@ def _blocks_flops(config: Tower) -> int:
 
 
 def _tokens(config: Tower) -> int:
-    if isinstance(config, VisionConfig):
+    if isinstance(config, Vision):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
 
 
 def estimate_memory(
-    config: SigLIPConfig,
+    config: Config,
     *,
     batch_size: int,
     optimizer_slots: float = 2,
@@ -136,13 +150,13 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
     encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
     embedding = (
-        config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, VisionConfig) else 8 * n
+        config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
     )
     pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if config.pooling == "map" else 0
     return embedding + encoder + norm + pooling
 
 
-def _cast_weight_bytes(config: SigLIPConfig, compute_bytes: int) -> int:
+def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0

@@ -8,25 +8,49 @@ from diptych.models.layers import affine
 
 
 @keras.saving.register_keras_serializable("diptych")
-class PatchEmbedding(keras.layers.Layer):
-    """Cuts `[batch, height, width, 3]` images into square patches and projects each to `width`.
+class PatchProjection(keras.layers.Layer):
+    """Projects flattened patches `[batch, patches, patch_size² · 3]` to `width`; a patch is flattened as (row, column, channel)."""
 
-    Equal to a convolution with kernel and stride `patch_size` and no padding: pixels that do not fill a patch are dropped
-    (384 px in patches of 14 give 27 x 27). Patches run row by row; a patch flattens as (row, column, channel).
-    """
-
-    def __init__(self, *, patch_size: int, width: int, seed: str = "0/patch_embedding", **kwargs):
+    def __init__(
+        self, *, patch_size: int, width: int, use_bias: bool = True, seed: str = "0/patch_embedding", **kwargs
+    ):
         super().__init__(**kwargs)
-        self.patch_size, self.width, self.seed = patch_size, width, seed
+        self.patch_size, self.width, self.use_bias, self.seed = patch_size, width, use_bias, seed
 
     def build(self, input_shape):
-        patch, channels = self.patch_size, input_shape[-1]
+        patch = self.patch_size
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(patch, patch, channels, self.width),
-            initializer=LecunNormal(fan_in=patch * patch * channels, seed=f"{self.seed}/kernel"),
+            shape=(patch, patch, 3, self.width),
+            initializer=LecunNormal(fan_in=patch * patch * 3, seed=f"{self.seed}/kernel"),
         )
-        self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
+
+    def call(self, patches):
+        x = ops.cast(patches, self.compute_dtype)
+        return affine(x, ops.reshape(self.kernel, (-1, self.width)), self.bias if self.use_bias else 0)
+
+    def compute_output_shape(self, input_shape):
+        return *input_shape[:-1], self.width
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "patch_size": self.patch_size,
+            "width": self.width,
+            "use_bias": self.use_bias,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PatchEmbedding(PatchProjection):
+    """Cuts `[batch, height, width, 3]` images into square patches, row by row, and projects each to `width`.
+
+    Equal to a convolution with kernel and stride `patch_size` and no padding: pixels that do not fill a patch are dropped
+    (384 px in patches of 14 give 27 x 27).
+    """
 
     def call(self, images):
         batch, height, width, channels = ops.shape(images)
@@ -35,15 +59,11 @@ class PatchEmbedding(keras.layers.Layer):
         x = ops.cast(images, self.compute_dtype)[:, : rows * patch, : columns * patch]
         x = ops.reshape(x, (batch, rows, patch, columns, patch, channels))
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-        x = ops.reshape(x, (batch, rows * columns, patch * patch * channels))
-        return affine(x, ops.reshape(self.kernel, (-1, self.width)), self.bias)
+        return super().call(ops.reshape(x, (batch, rows * columns, patch * patch * channels)))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape
         return batch, (height // self.patch_size) * (width // self.patch_size), self.width
-
-    def get_config(self):
-        return {**super().get_config(), "patch_size": self.patch_size, "width": self.width, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("diptych")

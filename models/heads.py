@@ -13,7 +13,8 @@ from diptych.models.layers import LayerNorm, Mlp, affine
 class MapHead(keras.layers.Layer):
     """Multi-head attention pooling: `[batch, length, width]` -> `[batch, width]` (Zhai et al. 2022, "MAP").
 
-    A learned probe attends to the tokens; then y = x + mlp(norm(x)). There is no residual around the attention.
+    A learned probe attends to the tokens, where `key_mask` (bool `[batch, length]`) is given to those it marks; then
+    y = x + mlp(norm(x)). There is no residual around the attention.
     """
 
     def __init__(self, *, num_heads: int, mlp_dim: int, seed: str = "0/map_head", **kwargs):
@@ -22,7 +23,7 @@ class MapHead(keras.layers.Layer):
         self.norm = LayerNorm(name="norm", dtype=self.dtype_policy)
         self.mlp = Mlp(mlp_dim=mlp_dim, seed=f"{seed}/mlp", name="mlp", dtype=self.dtype_policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape, *_):
         width = input_shape[-1]
 
         def xavier(name, shape, fan_in=width):
@@ -39,18 +40,19 @@ class MapHead(keras.layers.Layer):
         self.norm.build((None, width))
         self.mlp.build((None, width))
 
-    def call(self, tokens):
+    def call(self, tokens, key_mask=None):
         batch, length, width = ops.shape(tokens)
         heads, head_dim = self.num_heads, width // self.num_heads
         query = ops.matmul(self.probe, self.query_kernel) + self.query_bias
         query = ops.broadcast_to(ops.reshape(query, (1, 1, heads, head_dim)), (batch, 1, heads, head_dim))
         key_value = affine(tokens, self.key_value_kernel, self.key_value_bias)
         key_value = ops.reshape(key_value, (batch, length, 2, heads, head_dim))
-        x = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        x = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1], mask=mask)
         x = ops.matmul(ops.reshape(x, (batch, width)), self.out_kernel) + self.out_bias
         return x + self.mlp.call(self.norm.call(x))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape, *_):
         return input_shape[0], input_shape[-1]
 
     def get_config(self):
@@ -59,26 +61,28 @@ class MapHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Projection(keras.layers.Layer):
-    """A linear map to the shared embedding space, with bias (big_vision's `head`)."""
+    """A linear map to the shared embedding space, with bias (big_vision's `head`) or, as in CLIP, without."""
 
-    def __init__(self, *, embed_dim: int, seed: str = "0/projection", **kwargs):
+    def __init__(self, *, embed_dim: int, use_bias: bool = True, seed: str = "0/projection", **kwargs):
         super().__init__(**kwargs)
-        self.embed_dim, self.seed = embed_dim, seed
+        self.embed_dim, self.use_bias, self.seed = embed_dim, use_bias, seed
 
     def build(self, input_shape):
         width = input_shape[-1]
         initializer = LecunNormal(fan_in=width, seed=f"{self.seed}/kernel")
         self.kernel = self.add_weight(name="kernel", shape=(width, self.embed_dim), initializer=initializer)
-        self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros")
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros")
 
     def call(self, x):
-        return ops.matmul(x, self.kernel) + self.bias
+        x = ops.matmul(x, self.kernel)
+        return x + self.bias if self.use_bias else x
 
     def compute_output_shape(self, input_shape):
         return *input_shape[:-1], self.embed_dim
 
     def get_config(self):
-        return {**super().get_config(), "embed_dim": self.embed_dim, "seed": self.seed}
+        return {**super().get_config(), "embed_dim": self.embed_dim, "use_bias": self.use_bias, "seed": self.seed}
 
 
 def normalize(x):

@@ -5,8 +5,18 @@ Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/sig
 
 import difflib
 import math
+from dataclasses import replace
+from pathlib import Path
 
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.config import (
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
 from diptych.models.sizes import transformer_size, vision_size
 
 _LONG_NAMES = {"base": "B", "large": "L", "so400m": "So400m", "giant": "g-opt"}
@@ -32,6 +42,47 @@ def siglip_config(
     return SigLIPConfig(vision=vision, text=text, init_logit_bias=init_logit_bias)
 
 
+def naflex_config(config: SigLIPConfig, *, max_num_patches: int = 256) -> SigLIPConfig:
+    """The same towers with an image tower for native aspects, its table of positions as large as the square grid."""
+    vision = config.vision
+    if not isinstance(vision, VisionConfig) or vision.pooling == "cls":
+        raise ValueError(f"A square image tower without a class token can become NaFlex, got {vision}.")
+    naflex = NaFlexVisionConfig(
+        width=vision.width,
+        depth=vision.depth,
+        mlp_dim=vision.mlp_dim,
+        num_heads=vision.num_heads,
+        patch_size=vision.patch_size,
+        position_grid=vision.image_size // vision.patch_size,
+        max_num_patches=max_num_patches,
+        pooling=vision.pooling,
+        embed_dim=vision.embed_dim,
+    )
+    return replace(config, vision=naflex)
+
+
+def _clip() -> dict[str, CLIPConfig]:
+    """CLIP's released sizes (Radford et al. 2021, tables 19 and 20)."""
+
+    def vit(size: str, embed_dim: int, text_width: int, image_size: int = 224) -> CLIPConfig:
+        return CLIPConfig(
+            vision=CLIPVisionConfig(**vision_size(size), image_size=image_size, embed_dim=embed_dim),
+            text=clip_text_config(text_width, embed_dim),
+        )
+
+    return {
+        "clip_vit_base_patch32": vit("B/32", 512, 512),
+        "clip_vit_base_patch16": vit("B/16", 512, 512),
+        "clip_vit_large_patch14": vit("L/14", 768, 768),
+        "clip_vit_large_patch14_336": vit("L/14", 768, 768, 336),
+    }
+
+
+def clip_text_config(width: int, embed_dim: int) -> CLIPTextConfig:
+    """CLIP's text tower of a width: twelve blocks with heads of 64."""
+    return CLIPTextConfig(width=width, depth=12, mlp_dim=4 * width, num_heads=width // 64, embed_dim=embed_dim)
+
+
 def _released() -> dict[str, SigLIPConfig]:
     presets = {}
 
@@ -55,6 +106,8 @@ def _released() -> dict[str, SigLIPConfig]:
     add("siglip2", "so400m", 14, (224, 384), **gemma)
     add("siglip2", "so400m", 16, (256, 384, 512), **gemma)
     add("siglip2", "giant", 16, (256, 384), text_size="So400m", **gemma)
+    for size in ("base", "so400m"):
+        presets[f"siglip2_{size}_patch16_naflex"] = naflex_config(presets[f"siglip2_{size}_patch16_256"])
     return presets
 
 
@@ -80,10 +133,14 @@ EMOJI = SigLIPConfig(
 )
 """The towers of the default run: small enough to learn the embedded emoji on a laptop's CPU in minutes."""
 
-PRESETS: dict[str, SigLIPConfig] = {"emoji": EMOJI, **_plain(), **_released()}
+PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {"emoji": EMOJI, **_plain(), **_released(), **_clip()}
+"""Fresh weights by name."""
+
+TRAINED: dict[str, Path] = {"emoji_36_languages": Path(__file__).parent / "trained" / "emoji_36_languages"}
+"""Trained models that come with diptych, and their folders."""
 
 
-def preset_config(name: str) -> SigLIPConfig:
+def preset_config(name: str) -> SigLIPConfig | CLIPConfig:
     """The configuration of a named preset."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)

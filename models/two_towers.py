@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from typing import Self
 
 import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
-from diptych.models.config import SigLIPConfig
+from diptych.models.config import NaFlexVisionConfig, SigLIPConfig
 from diptych.models.heads import Normalize, PairLogits
+from diptych.models.naflex import NaFlexVisionTransformer
 from diptych.models.text import TextTransformer
 from diptych.models.tower import Tower
 from diptych.models.vit import VisionTransformer
@@ -15,7 +18,7 @@ from diptych.models.vit import VisionTransformer
 
 @keras.saving.register_keras_serializable("diptych")
 class TwoTowers(Tower):
-    """{"images": images, "token_ids": token ids} -> {"image_embedding": [batch, dim], "text_embedding": [batch, dim]}.
+    """The towers' inputs, such as {"images", "token_ids"} -> {"image_embedding": [batch, dim], "text_embedding": [batch, dim]}.
 
     Embeddings are L2-normalised float32. `logit_scale` and `logit_bias` are learned scalars of the model; the (batch, batch)
     logits are not an output: losses compute them, in tiles or over devices.
@@ -34,14 +37,12 @@ class TwoTowers(Tower):
         init_logit_bias: float | None = -10.0,
         name: str = "two_towers",
     ):
-        inputs = {
-            "images": keras.Input(image_encoder.input_shape[1:], name="images"),
-            "token_ids": keras.Input(text_encoder.input_shape[1:], dtype="int32", name="token_ids"),
-        }
+        image_inputs, text_inputs = _fresh_inputs(image_encoder), _fresh_inputs(text_encoder)
         pair_logits = PairLogits(init_logit_scale=init_logit_scale, init_logit_bias=init_logit_bias, name="pair_logits")
         image, text = pair_logits(
-            image_encoder(inputs["images"])["pooled"], text_encoder(inputs["token_ids"])["pooled"]
+            image_encoder(_as_called(image_inputs))["pooled"], text_encoder(_as_called(text_inputs))["pooled"]
         )
+        inputs = image_inputs | text_inputs
         super().__init__(inputs=inputs, outputs={"image_embedding": image, "text_embedding": text}, name=name)
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.pair_logits = pair_logits
@@ -75,21 +76,79 @@ class TwoTowers(Tower):
 
     def _embedder(self, encoder, name):
         # Only the encoder's graph up to the pooled vector: the token features are left out.
-        pooled = keras.Model(encoder.inputs, encoder.output["pooled"], name=encoder.name)
-        inputs = keras.Input(encoder.input_shape[1:], dtype=encoder.inputs[0].dtype, name=encoder.inputs[0].name)
+        pooled = keras.Model(encoder.input, encoder.output["pooled"], name=encoder.name)
+        inputs = _as_called(_fresh_inputs(encoder))
         return keras.Model(inputs, Normalize(name="normalize")(pooled(inputs)), name=name)
 
 
-@keras.saving.register_keras_serializable("diptych")
-class SigLIP(TwoTowers):
-    """SigLIP (Zhai et al. 2023; SigLIP 2: Tschannen et al. 2025), ready for `compile` and `fit`.
+def _fresh_inputs(encoder: keras.Model) -> dict:
+    """New inputs like the encoder's, by name."""
+    return {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in encoder.inputs}
 
-    >>> model = SigLIP.from_preset("siglip2_base_patch16_256")
+
+def _as_called(inputs: dict):
+    """What an encoder is called with: its one input, or a dictionary of several."""
+    return next(iter(inputs.values())) if len(inputs) == 1 else inputs
+
+
+class PretrainedPair(TwoTowers):
+    """Two towers that are built from one configuration, `config`, and read from and written to checkpoints."""
+
+    def get_config(self):
+        return Tower.get_config(self)  # the towers follow from the configuration
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        *,
+        revision: str | None = None,
+        load_weights: bool = True,
+        **arguments,
+    ) -> Self:
+        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+
+        Args:
+            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (safetensors), open_clip, timm, keras-hub or
+                diptych; a big_vision .npz file; a trained model that diptych ships (`diptych.models.presets.TRAINED`); or a name of
+                `diptych.models.presets.PRESETS` for fresh weights.
+            revision: of the repository on the hub: a branch, tag or commit.
+            load_weights: False for fresh weights in the checkpoint's shapes.
+            arguments: of the constructor: seed, dtype, rematerialize, name.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
+        """
+        from diptych.models.checkpoints import load_model
+
+        model = load_model(preset, revision=revision, load_weights=load_weights, **arguments)
+        if not isinstance(model, cls):
+            raise ValueError(f"{preset} holds a {type(model).__name__}; use {type(model).__name__}.from_preset.")
+        return model
+
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder: made if need be. The files of tokenizer and preprocessing are `Processor.save_to_preset`'s.
+            format: "transformers", "open_clip", "big_vision" or "diptych"; a model that a layout cannot express raises ValueError.
+        """
+        from diptych.models.checkpoints import save_model
+
+        save_model(self, Path(folder), format=format)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SigLIP(PretrainedPair):
+    """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), ready for `compile` and `fit`.
+
+    >>> model = SigLIP.from_preset("siglip2_base_patch16_256")  # fresh weights; or a folder, or "hf://google/siglip2-base-patch16-256"
     >>> model.compile(optimizer=keras.optimizers.AdamW(1e-4))
     >>> model.fit({"images": images, "token_ids": token_ids}, batch_size=256)  # or a dataset of such; rows are pairs
 
     Args:
-        config: a `SigLIPConfig` (or the dictionary of its fields).
+        config: a `SigLIPConfig` (or the dictionary of its fields). With a `NaFlexVisionConfig` the image inputs are "patches" and
+            "spatial_shapes" instead of "images".
         seed: of the initial weights; the same on every backend.
         dtype: Keras dtype policy; with "mixed_bfloat16" weights, embeddings and loss stay float32.
         rematerialize: trade one more forward pass for the memory of the blocks' activations.
@@ -112,24 +171,16 @@ class SigLIP(TwoTowers):
         config = config if isinstance(config, SigLIPConfig) else SigLIPConfig(**config)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
         towers = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
+        image_tower = NaFlexVisionTransformer if isinstance(config.vision, NaFlexVisionConfig) else VisionTransformer
         super().__init__(
-            VisionTransformer(config.vision, name="image", **towers),
+            image_tower(config.vision, name="image", **towers),
             TextTransformer(config.text, name="text", **towers),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=config.init_logit_bias,
             name=name,
         )
+        self.config = config
         self.remember(config=asdict(config), **towers)
-
-    def get_config(self):
-        return Tower.get_config(self)  # the towers follow from the configuration
-
-    @classmethod
-    def from_preset(cls, preset: str, **arguments) -> "SigLIP":
-        """A model of a named size with fresh weights; the names are in `diptych.models.presets`."""
-        from diptych.models.presets import preset_config
-
-        return cls(preset_config(preset), **arguments)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss that `fit` minimises: `pair_loss` over the batch's pairs."""

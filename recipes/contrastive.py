@@ -4,14 +4,18 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from diptych import backends
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples import TooManySkipped
 from diptych.core.data.loader import Loader
+from diptych.core.data.pixels import FixedSize
 from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.processor import Processor
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import CheckpointError
 from diptych.core.training.ema import Ema
@@ -93,8 +97,20 @@ def _run(recipe: Recipe) -> int:
         if stop.stop_requested:
             print(f"\nStopped by {stop.received} after step {learner.steps_done}. The same command goes on from there.")
             return stop.exit_status
+        save_trained(learner, preprocess, folder.path / "model")
         evaluation.finish(learner, folder, card)
     return 0
+
+
+def save_trained(learner: Learner, preprocess: Preprocess, folder: Path) -> None:
+    """The run's result as a folder that `SigLIP.from_preset` and `Processor.from_preset` read."""
+    size = preprocess.image_size
+    pixels = FixedSize(height=size, width=size, resize=preprocess.resize_method)
+    processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
+    with learner.ema.applied() if learner.ema else nullcontext():
+        learner.model.save_to_preset(folder, format="diptych")
+    processor.save_to_preset(folder)
+    print(f"Model: {folder}", flush=True)
 
 
 def build_preprocess(recipe: Recipe) -> Preprocess:
@@ -116,7 +132,6 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
 def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
     """The preset with the recipe's changes; its vocabulary and context are the tokens'."""
     config, model = preset_config(recipe.model.model), recipe.model
-    bias = model.init_logit_bias
     return dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, image_size=model.image_size or config.vision.image_size),
@@ -124,8 +139,16 @@ def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
             config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length
         ),
         init_logit_scale=model.init_logit_scale,
-        init_logit_bias=bias_for_batch(recipe.optimization.batch_size) if bias is None else bias,
+        init_logit_bias=initial_bias(recipe),
     )
+
+
+def initial_bias(recipe: Recipe) -> float | None:
+    """The sigmoid loss's bias at the start; None with the softmax loss, whose model has none."""
+    bias = recipe.model.init_logit_bias
+    if recipe.optimization.loss == "softmax":
+        return None
+    return bias_for_batch(recipe.optimization.batch_size) if bias is None else bias
 
 
 def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, source, folder: RunFolder) -> Learner:

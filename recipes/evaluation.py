@@ -89,7 +89,9 @@ class Evaluation:
                 retrieval[pairs.name].pop(MEAN)
             if pairs.classes:
                 zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs.classes, images)
-            samples = samples or self._samples(pairs, images, texts)
+            if samples is None and self._model.logit_bias is not None:
+                # A softmax model has no probability of a pair, which galleries and scores show.
+                samples = self._samples(pairs, images, texts)
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         results = {
             "examples_seen": learner.steps_done * learner.batch_size,
@@ -100,7 +102,7 @@ class Evaluation:
         if not self._recipe.run.report:
             return
         data = ReportData(
-            title=f"SigLIP on {self._pairs.name}",
+            title=f"{'SigLIP' if self._recipe.optimization.loss == 'sigmoid' else 'CLIP'} on {self._pairs.name}",
             card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
             metrics=read_metrics(folder.metrics),
             retrieval=retrieval,

@@ -1,7 +1,7 @@
 """Encoded pictures to pixels: decoding what strangers send, and resizing as the SigLIP code bases do."""
 
 import io
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,7 +12,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 32_768
 
-ResizeMethod = Literal["bilinear", "bilinear_antialias", "bicubic_antialias"]
+ResizeMethod = Literal["bilinear", "bilinear_antialias", "bicubic_antialias", "bilinear_antialias_float"]
+RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 
 _ORIENTATION_TAG = 0x0112
 _RGB_BYTES = 3
@@ -38,7 +39,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
                     "image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side"
                 )
             picture.load()
-            return _rgb_pixels(_upright(picture))
+            return rgb_pixels(picture)
     except BadExample:
         raise
     except UnidentifiedImageError:
@@ -51,19 +52,33 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
         raise BadExample(reason, f"{type(error).__name__}: {error}") from None
 
 
-def resize(image: np.ndarray, size: int, *, method: ResizeMethod = "bilinear_antialias") -> np.ndarray:
-    """Squash uint8 [height, width, 3] to [size, size, 3]; nothing is cropped.
+def rgb_pixels(picture: Image.Image) -> np.ndarray:
+    """Pixels of a Pillow picture, uint8 [height, width, 3], RGB: upright by its EXIF orientation, transparency laid on white."""
+    return _rgb_pixels(_upright(picture))
 
-    "bilinear_antialias" and "bicubic_antialias" are Pillow's, as in the released SigLIP 2 and SigLIP preprocessors; "bilinear" is
-    big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8. An image of the right size is returned as is.
+
+def resize(
+    image: np.ndarray, size: int | tuple[int, int], *, method: ResizeMethod = "bilinear_antialias"
+) -> np.ndarray:
+    """Squash uint8 [height, width, 3] to [size, size, 3], or to size = (rows, columns); nothing is cropped.
+
+    Three families. "bilinear" is big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8.
+    "bilinear_antialias" and "bicubic_antialias" are Pillow's, rounded to uint8, as transformers prepares SigLIP 2 and SigLIP; hub
+    files call them resample 2 and 3. "bilinear_antialias_float" is antialiased but not rounded, float32 0..255: big_vision's
+    `resize_to_sequence` for NaFlex. An image of the right size is returned as is.
     """
-    if image.shape == (size, size, _RGB_BYTES):
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if image.shape == (rows, columns, _RGB_BYTES):
         return image
     if method == "bilinear":
-        return _bilinear_without_antialias(image, size)
+        return _bilinear_without_antialias(image, rows, columns)
+    if method == "bilinear_antialias_float":
+        planes = (Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(_RGB_BYTES))
+        filtered = [plane.resize((columns, rows), Image.Resampling.BILINEAR) for plane in planes]
+        return np.stack([np.asarray(plane) for plane in filtered], axis=-1)
     if method not in _PILLOW_FILTERS:
-        raise ValueError(f"resize method {method!r} is not one of bilinear, {', '.join(_PILLOW_FILTERS)}")
-    return to_array(Image.fromarray(image).resize((size, size), _PILLOW_FILTERS[method]))
+        raise ValueError(f"resize method {method!r} is not one of {', '.join(RESIZE_METHODS)}")
+    return to_array(Image.fromarray(image).resize((columns, rows), _PILLOW_FILTERS[method]))
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
@@ -102,13 +117,13 @@ def _sixteen_bit_grey(picture: Image.Image) -> np.ndarray:
     return np.repeat(grey[:, :, None], _RGB_BYTES, axis=2)
 
 
-def _bilinear_without_antialias(image: np.ndarray, size: int) -> np.ndarray:
-    top, bottom, down = _neighbours(image.shape[0], size)
-    left, right, along = _neighbours(image.shape[1], size)
+def _bilinear_without_antialias(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    top, bottom, down = _neighbours(image.shape[0], rows)
+    left, right, along = _neighbours(image.shape[1], columns)
     down, along = down[:, None, None], along[None, :, None]
 
-    def across(rows: np.ndarray) -> np.ndarray:
-        near, far = (image[rows[:, None], columns[None, :]].astype(np.float32) for columns in (left, right))
+    def across(lines: np.ndarray) -> np.ndarray:
+        near, far = (image[lines[:, None], places[None, :]].astype(np.float32) for places in (left, right))
         return near + (far - near) * along
 
     above, below = across(top), across(bottom)

@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+import string
 from pathlib import Path
 
 import numpy as np
 
+from diptych.core.data.fields import MAX_TOKENIZER_BYTES, read_limited
 from diptych.core.data.records import BadExample
 
 MAX_CAPTION_CHARACTERS = 10_000
@@ -19,6 +21,8 @@ _DROPPED = re.compile(f"[{_INVISIBLE}]")
 _CONTROLS = re.compile("[\x01-\x1f\x7f-\x9f]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _STACKED_MARKS = re.compile(f"([{_COMBINING}]{{{MAX_COMBINING_MARKS_IN_A_ROW}}})[{_COMBINING}]+")
+_CLIP_MARK = re.compile(rb'"end_of_word_suffix"\s*:\s*"</w>"')  # only CLIP's tokenizer.json has it
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _VISIBLE = re.compile(f"[^\\s{_JOINERS}{_COMBINING}]")
 
 
@@ -52,36 +56,80 @@ def clean_caption(text: str | bytes) -> str:
 
 
 class Tokenizer:
-    """Lower-cases, tokenizes, keeps the end-of-text token last when it truncates, and pads on the right.
+    """Cleans as its vocabulary wants it, tokenizes, keeps the end-of-text token last when it truncates, and pads on the right.
 
-    There is no beginning-of-text token (big_vision's SigLIP 2: `lower`, `tok(bos="no", eos="sticky")`).
-    Use `Tokenizer.from_file`; a subclass supplies `_ids` from a string to a list of ids.
+    lower_case: SigLIP 2's Gemma vocabulary, and our own. `str.lower` as it is in Python, so "É" becomes "é"; big_vision's
+        `tf.strings.lower` without an encoding lowers a-z alone, while every port of its models lowers all scripts.
+    strip_punctuation: SigLIP's T5 vocabularies, as transformers' SiglipTokenizer does: ASCII punctuation is dropped ("red_fox" is
+        "redfox"; big_vision's own canonicalisation would make it "red fox") and white space collapses to single spaces.
+    bos_id: a token before the text, None for none (big_vision's SigLIP 2: `lower`, `tok(bos="no", eos="sticky")`).
+
+    Which of them a vocabulary wants is decided by the vocabulary, never by the kind of model that uses it: transformers 5 lower-cases
+    for SigLIP 2's checkpoints only where their model_type is "siglip2", which two of seventeen have, so that "A Cat." and "a cat."
+    get different ids in the others.
+
+    Use `Tokenizer.from_file`; a subclass supplies `_ids` from a cleaned string to a list of ids.
     """
 
-    def __init__(self, *, vocab_size: int, pad_id: int, eos_id: int, lower_case: bool, file_hash: str):
+    file_name: str  # under which a preset's folder keeps the vocabulary
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        pad_id: int,
+        eos_id: int,
+        data: bytes,
+        bos_id: int | None = None,
+    ):
+        if not 0 <= pad_id < vocab_size:
+            raise ValueError(f"pad_id must be an id of the vocabulary, 0 to {vocab_size - 1}, got {pad_id}")
         self.vocab_size = vocab_size
         self.pad_id = pad_id
         self.eos_id = eos_id
-        self.lower_case = lower_case
-        self._file_hash = file_hash
+        self.bos_id = bos_id
+        self.lower_case = True
+        self.strip_punctuation = False
+        self.data = data
 
     @staticmethod
-    def from_file(path: str | Path, *, pad_id: int | None = None, lower_case: bool = True) -> "Tokenizer":
-        """Open a SentencePiece `.model` or a Hugging Face `tokenizer.json` (which needs `pip install tokenizers`).
+    def from_file(
+        path: str | Path,
+        *,
+        pad_id: int | None = None,
+        lower_case: bool | None = None,
+        strip_punctuation: bool | None = None,
+    ) -> "Tokenizer":
+        """Open a SentencePiece `.model`, a Hugging Face `tokenizer.json` (which needs `pip install tokenizers`), or CLIP's vocabulary.
 
+        CLIP's comes as a tokenizer.json, as a vocab.json beside a merges.txt, or as bpe_simple_vocab_16e6.txt.gz.
         `pad_id` overrides the file's own (SigLIP 1 pads with the end-of-text id 1); a file without one pads with end-of-text.
+        `lower_case` and `strip_punctuation` are the vocabulary's to say unless given. CLIP's has its own cleaning.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer file at {path}: give a SentencePiece .model or a tokenizer.json")
+        data = read_limited(path, MAX_TOKENIZER_BYTES)
+        if (
+            path.name == "vocab.json"
+            or path.suffix in (".txt", ".gz")
+            or (path.suffix == ".json" and _CLIP_MARK.search(data))
+        ):
+            from diptych.core.data.clip_bpe import ClipTokenizer
+
+            return ClipTokenizer.open(path, pad_id=pad_id)
         kind = _HuggingFaceTokenizer if path.suffix == ".json" else _SentencePieceTokenizer
-        return kind(path.read_bytes(), pad_id=pad_id, lower_case=lower_case)
+        tokenizer: Tokenizer = kind(data, pad_id=pad_id)
+        tokenizer.lower_case = True if lower_case is None else lower_case
+        tokenizer.strip_punctuation = is_t5_vocabulary(tokenizer) if strip_punctuation is None else strip_punctuation
+        return tokenizer
 
     def encode(self, text: str, context_length: int) -> np.ndarray:
         """Token ids, int32 [context_length]: the text, one end-of-text, then padding."""
-        if context_length < 1:
-            raise ValueError(f"context_length must be at least 1, got {context_length}")
-        ids = self._ids(text.lower() if self.lower_case else text)[: context_length - 1]
+        opening = [] if self.bos_id is None else [self.bos_id]
+        if context_length < len(opening) + 1:
+            raise ValueError(f"context_length must be at least {len(opening) + 1}, got {context_length}")
+        ids = (opening + self._ids(self.clean(text)))[: context_length - 1]
         tokens = np.full(context_length, self.pad_id, np.int32)
         tokens[: len(ids)] = ids
         tokens[len(ids)] = self.eos_id
@@ -89,22 +137,51 @@ class Tokenizer:
 
     def length(self, text: str) -> int:
         """Tokens of the whole text with its end-of-text: what `encode` cuts where it exceeds the context length."""
-        return len(self._ids(text.lower() if self.lower_case else text)) + 1
+        return len(self._ids(self.clean(text))) + (1 if self.bos_id is None else 2)
+
+    def clean(self, text: str) -> str:
+        """The text as the vocabulary wants it; it may come to nothing."""
+        if self.lower_case:
+            text = text.lower()
+        return " ".join(text.translate(_PUNCTUATION).split()) if self.strip_punctuation else text
 
     def fingerprint(self) -> str:
         """A hash of the vocabulary file and of how it is used: equal hashes give equal ids."""
-        used = f"{self._file_hash} {self.pad_id} {self.eos_id} {self.lower_case}"
+        used = f"{hashlib.sha256(self.data).hexdigest()} {self.pad_id} {self.eos_id} {self.lower_case}"
+        if self.strip_punctuation:
+            used += " without punctuation"
         return hashlib.sha256(used.encode()).hexdigest()
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as it stands in the vocabulary, None where it does not."""
+        raise NotImplementedError
+
+    def token(self, token_id: int) -> str:
+        """The token of an id, as it stands in the vocabulary."""
+        raise NotImplementedError
 
     def _ids(self, text: str) -> list[int]:
         raise NotImplementedError
 
 
+def is_t5_vocabulary(tokenizer: Tokenizer) -> bool:
+    """Whether this is one of T5's vocabularies, with which SigLIP was trained: 32,000 pieces (c4) or mT5's 250,000, up to 128 more."""
+    marks = tuple(tokenizer.token_id(mark) for mark in ("<pad>", "</s>", "<unk>"))
+    return marks == (0, 1, 2) and any(0 <= tokenizer.vocab_size - size <= 128 for size in (32_000, 250_000))
+
+
 class _SentencePieceTokenizer(Tokenizer):
-    def __init__(self, model: bytes, *, pad_id: int | None, lower_case: bool):
+    file_name = "tokenizer.model"
+
+    def __init__(self, data: bytes, *, pad_id: int | None):
         from sentencepiece import SentencePieceProcessor
 
-        self._processor = SentencePieceProcessor(model_proto=model)
+        try:
+            self._processor = SentencePieceProcessor(model_proto=data)
+        except RuntimeError as error:
+            raise ValueError(
+                f"this is no SentencePiece model ({error}); give the .model file that its trainer wrote"
+            ) from None
         eos_id = self._processor.eos_id()
         if eos_id < 0:
             raise ValueError("this SentencePiece model has no end-of-text piece; train it with eos_id set")
@@ -113,21 +190,34 @@ class _SentencePieceTokenizer(Tokenizer):
             vocab_size=self._processor.vocab_size(),
             pad_id=pad_id if pad_id is not None else own_pad_id if own_pad_id >= 0 else eos_id,
             eos_id=eos_id,
-            lower_case=lower_case,
-            file_hash=hashlib.sha256(model).hexdigest(),
+            data=data,
         )
+
+    def token_id(self, token: str) -> int | None:
+        token_id = self._processor.piece_to_id(token)
+        return token_id if self._processor.id_to_piece(token_id) == token else None
+
+    def token(self, token_id: int) -> str:
+        return self._processor.id_to_piece(token_id)
 
     def _ids(self, text: str) -> list[int]:
         return self._processor.encode_as_ids(text)
 
 
 class _HuggingFaceTokenizer(Tokenizer):
-    def __init__(self, definition: bytes, *, pad_id: int | None, lower_case: bool):
+    file_name = "tokenizer.json"
+
+    def __init__(self, data: bytes, *, pad_id: int | None):
         try:
             from tokenizers import Tokenizer as Definition
         except ImportError:
             raise ImportError("reading a tokenizer.json needs the tokenizers package: pip install tokenizers") from None
-        self._definition = Definition.from_buffer(definition)
+        try:
+            self._definition = Definition.from_buffer(data)
+        except Exception as error:  # the package raises nothing more specific
+            raise ValueError(
+                f"this is no tokenizer.json ({error}); give the file that the tokenizers package wrote"
+            ) from None
         self._definition.no_truncation()
         self._definition.no_padding()
         eos_id = self._first_id("<eos>", "</s>", "<|endoftext|>", "[SEP]")
@@ -138,13 +228,17 @@ class _HuggingFaceTokenizer(Tokenizer):
             vocab_size=self._definition.get_vocab_size(),
             pad_id=pad_id if pad_id is not None else own_pad_id if own_pad_id is not None else eos_id,
             eos_id=eos_id,
-            lower_case=lower_case,
-            file_hash=hashlib.sha256(definition).hexdigest(),
+            data=data,
         )
 
+    def token_id(self, token: str) -> int | None:
+        return self._definition.token_to_id(token)
+
+    def token(self, token_id: int) -> str:
+        return self._definition.id_to_token(token_id) or ""
+
     def _first_id(self, *tokens: str) -> int | None:
-        ids = (self._definition.token_to_id(token) for token in tokens)
-        return next((token_id for token_id in ids if token_id is not None), None)
+        return next((found for token in tokens if (found := self.token_id(token)) is not None), None)
 
     def _ids(self, text: str) -> list[int]:
         return self._definition.encode(text, add_special_tokens=False).ids

@@ -7,7 +7,6 @@ the folder are flushed to disk, and one rename makes it visible. Loading verifie
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 
 from diptych.core.training.faults import fault_point
-from diptych.core.training.tensor_file import read_tensors, write_tensors
+from diptych.core.weights.atomic import flush_to_disk
+from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
 FORMAT = 1
 _COMPLETE = re.compile(r"step-(\d{8,})")
@@ -67,20 +66,20 @@ def save(
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            _flush_to_disk(folder.parent)
+            flush_to_disk(folder.parent)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write_contents(temporary, step, groups, state_text)
         fault_point("before_fsync")
         for path in (*sorted(temporary.iterdir()), temporary):
-            _flush_to_disk(path)
+            flush_to_disk(path)
         fault_point("before_rename")
         _put_in_place(temporary, final)
         fault_point("after_rename")
-        _flush_to_disk(folder)
+        flush_to_disk(folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
+        if isinstance(error, OSError):
             raise CheckpointError(_write_failure(final, groups, error)) from error
         raise
     _prune(folder, step, keep)
@@ -164,7 +163,7 @@ def _write_contents(
     temporary: Path, step: int, groups: Mapping[str, Mapping[str, np.ndarray]], state_text: bytes
 ) -> None:
     for group, tensors in groups.items():
-        write_tensors(temporary / f"{group}.safetensors", tensors)
+        write_safetensors(temporary / f"{group}.safetensors", tensors)
     fault_point("after_tensors")
     (temporary / "state.json").write_bytes(state_text)
     fault_point("before_manifest")
@@ -276,14 +275,6 @@ def _set_aside(damaged: Path) -> None:
         damaged.rename(aside)
     except OSError as error:
         warnings.warn(f"could not rename the damaged checkpoint {damaged}: {error}", stacklevel=3)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_failure(final: Path, groups: Mapping[str, Mapping[str, np.ndarray]], error: Exception) -> str:

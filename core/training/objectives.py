@@ -24,8 +24,8 @@ class ContrastiveObjective:
     with caption k of the others, never with another caption of its own image.
 
     Args:
-        loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`; the place where a faster
-            implementation enters.
+        loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`, without the bias for a model that
+            has none; the place where a faster implementation enters.
     """
 
     loss: Callable = sigmoid_loss
@@ -46,7 +46,9 @@ class ContrastiveObjective:
     def loss_of(self, model, embeddings):
         """(image, text) embeddings of all pairs -> (float32 scalar loss, scalars worth logging)."""
         image, text = embeddings
-        scalars = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        scalars = {"logit_scale": model.logit_scale}
+        if model.logit_bias is not None:
+            scalars["logit_bias"] = model.logit_bias
         losses = [self.loss(image, text[:, caption], **scalars) for caption in range(text.shape[1])]
         return sum(losses) / len(losses), scalars
 

@@ -60,7 +60,8 @@ class Model:
     init_logit_scale: float = 10.0
     """Initial temperature t."""
     init_logit_bias: float | None = None
-    """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000."""
+    """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000. With the softmax
+    loss a model has no bias."""
     lock: tuple[str, ...] = ()
     """Patterns of weights that stay as they are, such as "image/.*" (locked-image tuning)."""
 
@@ -91,6 +92,7 @@ class Optimization:
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,11 @@ class Recipe:
                     ("--captions-per-image", self.data.captions_per_image),
                     ("--image-size", self.model.image_size),
                 )
+            ),
+            (
+                optimization.loss == "sigmoid" or self.model.init_logit_bias is None,
+                f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {self.model.init_logit_bias} "
+                "for it. Leave it out, or choose --loss sigmoid.",
             ),
             (0 < self.data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {self.data.val_fraction}."),
         ):

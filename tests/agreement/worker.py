@@ -79,6 +79,23 @@ class Backend:
             "sparse": [path for path, is_sparse in zip(paths, sparse, strict=True) if is_sparse],
         }
 
+    def evaluate_checkpoint(self, *, folder: str, batch: dict) -> dict:
+        """A checkpoint's outputs, loss and gradients by path, for a batch of what the model takes."""
+        from diptych.models import from_preset
+
+        model = from_preset(folder)
+        functions = native_gradients(model, lambda _: _OwnLoss())
+        outputs, loss, gradients, _ = functions(batch, np.ones(1, np.float32))
+        names = ("image_embedding", "text_embedding", "image_tokens", "text_tokens")
+        paths = [variable.path for variable in model.trainable_variables]
+        return {
+            **dict(zip(names, outputs, strict=True)),
+            "loss": loss,
+            "logit_scale": float(_array(model.logit_scale)),
+            "logit_bias": None if model.logit_bias is None else float(_array(model.logit_bias)),
+            "gradients": dict(zip(paths, gradients, strict=True)),
+        }
+
     def train(
         self,
         *,
@@ -218,6 +235,19 @@ def _build_learner(run_folder, *, steps, batch_size):
     preprocess = replace(preprocess, image_size=size, augmentation=pairs.augmentation_for(recipe.data, size))
     source = pairs.open_pairs(recipe.data).train
     return contrastive.build_learner(recipe, config, preprocess, source, run_folder)
+
+
+class _OwnLoss:
+    """The loss that a model brings along, as an objective that also hands out the un-pooled features."""
+
+    def embed(self, model, batch: dict):
+        names = [x.name for x in model.image_encoder.inputs]
+        images = {name: batch[name] for name in names} if len(names) > 1 else batch[names[0]]
+        image, text = model.image_encoder(images), model.text_encoder(batch["token_ids"])
+        return *model.pair_logits(image["pooled"], text["pooled"]), image["tokens"], text["tokens"]
+
+    def loss_of(self, model, outputs):
+        return model.compute_loss(y_pred={"image_embedding": outputs[0], "text_embedding": outputs[1]}), {}
 
 
 def _objective(loss):

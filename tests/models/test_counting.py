@@ -53,6 +53,16 @@ SIGLIP2 = {
     "so400m_patch16_512": (428_772_800, 707_782_896, 1_136_555_698),
     "giant_patch16_256": (1_163_168_256, 708_225_648, 1_871_393_906),
     "giant_patch16_384": (1_163_659_776, 708_225_648, 1_871_885_426),
+    "base_patch16_naflex": (92_930_304, 282_303_744, 375_234_050),
+    "so400m_patch16_naflex": (427_888_064, 707_782_896, 1_135_670_962),
+}
+
+# Totals of OpenAI's released models.
+CLIP = {
+    "vit_base_patch32": 151_277_313,
+    "vit_base_patch16": 149_620_737,
+    "vit_large_patch14": 427_616_513,
+    "vit_large_patch14_336": 427_944_193,
 }
 
 
@@ -70,9 +80,14 @@ def test_every_siglip2_preset_counts_as_the_released_checkpoint():
     assert counted == SIGLIP2
 
 
+def test_every_clip_preset_counts_as_the_released_checkpoint():
+    presets = {name.removeprefix("clip_"): config for name, config in PRESETS.items() if name.startswith("clip_vit")}
+    assert {name: count_parameters(config)["total"] for name, config in presets.items()} == CLIP
+
+
 BUILD_EVERY_PRESET = """
 import json, resource, sys
-from diptych.models import SigLIP
+from diptych.models.checkpoints import build_model
 from diptych.models.abstract import shapes_only
 from diptych.models.presets import PRESETS, siglip_config
 
@@ -82,7 +97,7 @@ def peak_megabytes():
 before, counts = peak_megabytes(), {}
 for name, config in {**PRESETS, "e": siglip_config("e/14")}.items():
     with shapes_only():
-        model = SigLIP(config)
+        model = build_model(config)
     counts[name] = {"image": model.image_encoder.count_params(), "text": model.text_encoder.count_params()}
     counts[name] |= {"logits": model.pair_logits.count_params(), "total": model.count_params()}
 print(json.dumps({"counts": counts, "grown": peak_megabytes() - before, "tensorflow": "tensorflow" in sys.modules}))

@@ -1,26 +1,15 @@
 """A checkpoint comes back bit for bit, replaces and prunes without a gap, and trusts no name in it."""
 
-import json
 import os
-import struct
 import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from diptych.core.training import tensor_file
 from diptych.core.training.checkpoint import CheckpointError, load, remove_leftovers, restore_latest, save
-from diptych.core.training.tensor_file import (
-    MAX_HEADER_BYTES,
-    MAX_TENSORS,
-    TensorFileError,
-    read_tensors,
-    write_tensors,
-)
+from diptych.core.weights import files, safetensors
+from diptych.core.weights.errors import WeightFileError
 from tests.core.training.checkpoint_writer import assert_is_of_its_step, groups_of, state_of
 
 DTYPES = [np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_, ml_dtypes.bfloat16]
@@ -34,33 +23,6 @@ def save_steps(folder, *steps, keep=2):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    arrays=st.dictionaries(
-        st.text(min_size=1).filter(lambda name: name != "__metadata__"),
-        st.sampled_from(DTYPES).flatmap(
-            lambda dtype: hnp.arrays(np.uint8, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)).map(
-                lambda array: array.astype(dtype)
-            )
-        ),
-        max_size=5,
-    ),
-    transpose=st.booleans(),
-)
-def test_any_arrays_come_back_bit_for_bit(tmp_path_factory, arrays, transpose):
-    path = tmp_path_factory.mktemp("tensors") / "weights.safetensors"
-    arrays = {name: array.T if transpose else array for name, array in arrays.items()}
-    write_tensors(path, arrays)
-    found = read_tensors(path)
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert (found[name].dtype, found[name].shape, found[name].tobytes()) == (
-            array.dtype,
-            array.shape,
-            array.tobytes(),
-        )
 
 
 def test_the_newest_checkpoint_comes_back_whole(tmp_path):
@@ -145,47 +107,16 @@ def test_names_of_tensors_are_never_paths(tmp_path):
     assert names(tmp_path) == ["checkpoints"]
 
 
-def safetensors_bytes(header: bytes, data: bytes = b"") -> bytes:
-    return struct.pack("<Q", len(header)) + header + data
-
-
-EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-
-
-@pytest.mark.parametrize(
-    ("raw", "reason"),
-    [
-        (b"", "JSON"),
-        (b"\xff" * 7, "header"),
-        (struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}", "header of"),
-        (struct.pack("<Q", 2**63) + b"{}", "header of"),
-        (safetensors_bytes(b"[]"), "object"),
-        (safetensors_bytes(b"\xff\xfe"), "JSON"),
-        (safetensors_bytes(b"[" * 100_000), "JSON"),
-        (safetensors_bytes(b'{"a":%b,"a":%b}' % ((json.dumps(EMPTY).encode(),) * 2)), "twice"),
-        (safetensors_bytes(json.dumps({str(n): EMPTY for n in range(MAX_TENSORS + 2)}).encode()), "tensors, at most"),
-        (safetensors_bytes(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}', b"\0" * 12), "complete"),
-        (safetensors_bytes(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,12]}}', b"\0" * 12), "complete"),
-        (safetensors_bytes(b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,4]}}' % 2**62, b"\0" * 4), "complete"),
-    ],
-)
-def test_a_hostile_tensor_file_is_refused(tmp_path, raw, reason):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(raw)
-    with pytest.raises(TensorFileError, match=reason):
-        read_tensors(path)
-
-
 def test_limits_are_checked_before_anything_is_lost(tmp_path, monkeypatch):
     save_steps(tmp_path, 1)
-    monkeypatch.setattr(tensor_file, "MAX_TENSORS", 2)
-    monkeypatch.setattr(tensor_file, "MAX_HEADER_BYTES", 300)
+    monkeypatch.setattr(files, "MAX_TENSORS", 2)
+    monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 300)
     for tensors in (
         {"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1)},
         {"a" * 400: np.zeros(1)},
         {"__metadata__": np.zeros(1)},
     ):
-        with pytest.raises(TensorFileError, match="weights"):
+        with pytest.raises(WeightFileError, match="weights"):
             save(tmp_path, 2, {"weights": tensors}, {})
     assert names(tmp_path) == ["step-00000001"]
 

@@ -1,0 +1,109 @@
+"""Prompts of classes: templates and class names from files, filled in, embedded, and averaged to one vector a class.
+
+    "a photo of a {}.", "heron"  ->  "a photo of a heron"  ->  mean of the templates' unit vectors, normalised again
+
+Reference: Radford et al. 2021, "Learning Transferable Visual Models", section 3.1.4; big_vision, prompt_engineering.py.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.evaluation.zero_shot import class_embeddings, class_prompts
+
+# For pictures of any kind. What is known about a data set makes better ones: "a satellite picture of {}."
+GENERAL_TEMPLATES = (
+    "{}",
+    "a photo of a {}.",
+    "a picture showing {}.",
+    "this is a {}.",
+    "a close-up of the {}.",
+    "a small {} in the distance.",
+    "a drawing of a {}.",
+)
+
+
+def read_templates(path: str | Path, *, dataset: str | None = None) -> tuple[str, ...]:
+    """Templates of a file: a line each, or JSON: a list, or lists by name of the data set, from which `dataset` chooses.
+
+    "{}" stands for the class; "{c}", as clip-benchmark writes it, means the same.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a template without exactly one place for the class, or none at all.
+    """
+    templates = tuple(text.replace("{c}", "{}") for text in _texts(Path(path), "templates", dataset))
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f'{path}: a template needs exactly one "{{}}" for the class name, got {template!r}.')
+    return templates
+
+
+def read_class_names(path: str | Path, *, dataset: str | None = None) -> tuple[str, ...]:
+    """Names of the classes in the order of their numbers, from a file as in `read_templates`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no name at all.
+    """
+    return _texts(Path(path), "class names", dataset)
+
+
+def filled_prompts(class_names: Sequence[str], templates: Sequence[str], *, canonicalize: bool) -> list[str]:
+    """Every template filled with every class name: classes × templates prompts, the templates of a class side by side.
+
+    Args:
+        class_names: one a class.
+        templates: each with one "{}".
+        canonicalize: lower case without punctuation, of comma-separated aliases the first, as big_vision evaluates SigLIP;
+            otherwise names and templates as they are, as CLIP was evaluated.
+    """
+    if canonicalize:
+        return class_prompts(class_names, templates)
+    return [template.replace("{}", name) for name in class_names for template in templates]
+
+
+def embed_classes(
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    embed_texts: Callable[[list[str]], np.ndarray],
+    *,
+    canonicalize: bool,
+) -> np.ndarray:
+    """One embedding a class: the normalised mean over the templates of its prompts' embeddings.
+
+    Args:
+        class_names, templates, canonicalize: as in `filled_prompts`.
+        embed_texts: texts -> [texts, width].
+
+    Returns:
+        float [classes, width], each of length 1.
+    """
+    prompts = filled_prompts(class_names, templates, canonicalize=canonicalize)
+    return class_embeddings(embed_texts(prompts), len(class_names))
+
+
+def _texts(path: Path, what: str, dataset: str | None) -> tuple[str, ...]:
+    text = path.read_text(encoding="utf-8-sig")
+    found = _of_json(path, text, what, dataset) if path.suffix == ".json" else text.splitlines()
+    texts = tuple(line.strip() for line in found if line.strip())
+    if not texts:
+        raise ValueError(f"{path} holds no {what}: write one a line.")
+    return texts
+
+
+def _of_json(path: Path, text: str, what: str, dataset: str | None) -> list[str]:
+    try:
+        value: Any = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if isinstance(value, dict):
+        if dataset not in value:
+            raise ValueError(f"{path} holds {what} of {', '.join(map(str, value))}; there are none of {dataset!r}.")
+        value = value[dataset]
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{path}: {what} must be a list of texts, got {type(value).__name__}.")
+    return value

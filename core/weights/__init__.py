@@ -1,0 +1,1 @@
+"""Weight files: formats, the hub, names, sizes."""

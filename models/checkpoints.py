@@ -1,0 +1,128 @@
+"""From a checkpoint on disk or on the hub to a model, and back: which layout it is, and whose table of names applies."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.hub import preset_folder
+from diptych.core.weights.mapping import Table
+from diptych.core.weights.open import open_weights
+from diptych.core.weights.safetensors import write_safetensors_folder
+from diptych.core.weights.settings import read_json, write_json
+from diptych.models.abstract import give_values, shapes_only
+from diptych.models.clip import CLIP
+from diptych.models.config import CLIPConfig, SigLIPConfig
+from diptych.models.presets import PRESETS, TRAINED
+from diptych.models.two_towers import PretrainedPair, SigLIP
+from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
+
+Config = SigLIPConfig | CLIPConfig
+KINDS: dict[str, tuple[type, type]] = {"diptych_siglip": (SigLIPConfig, SigLIP), "diptych_clip": (CLIPConfig, CLIP)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a folder holds: the model's configuration, its weights, and the names that these have there.
+
+    `table` takes configuration and weights, because several layouts name the same weights in more than one way. None stands for
+    diptych's own names.
+    """
+
+    layout: str
+    config: Config
+    weights: Path
+    table: Callable[[Config, WeightFiles], Table] | None
+
+
+def load_model(
+    preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
+) -> PretrainedPair:
+    """The model of a preset; see `PretrainedPair.from_preset`.
+
+    Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights' own memory
+    and that of one more tensor.
+    """
+    if preset in PRESETS:
+        config = PRESETS[str(preset)]
+        return build_model(config, **arguments)
+    checkpoint = read_checkpoint(preset_folder(TRAINED.get(str(preset), preset), revision=revision))
+    with shapes_only() if load_weights else nullcontext():
+        model = build_model(checkpoint.config, **arguments)
+    if load_weights:
+        with open_weights(checkpoint.weights) as files:
+            give_values(model, _values(checkpoint, model, files))
+    return model
+
+
+def build_model(config: Config, **arguments) -> PretrainedPair:
+    """The model that a configuration describes, with fresh weights."""
+    return (SigLIP if isinstance(config, SigLIPConfig) else CLIP)(config, **arguments)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Finds out what lies at a path.
+
+    Raises:
+        FileNotFoundError: for a path without a checkpoint, saying what was looked for.
+        ValueError: for a configuration that no model here has.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".npz":
+        with open_weights(path) as files:
+            config: Config = big_vision.config_of(files)
+        return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
+    if (folder / open_clip.CONFIG_FILE).is_file():
+        weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
+        with open_weights(weights) as files:
+            config = open_clip.config_of(read_json(folder / open_clip.CONFIG_FILE), files)
+        return Checkpoint(layout="open_clip", config=config, weights=weights, table=open_clip.table)
+    archives = sorted(folder.glob("*.npz"))
+    if len(archives) == 1 and not (folder / "config.json").exists():
+        return read_checkpoint(archives[0])
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint: expected config.json (transformers, keras-hub, diptych) or {open_clip.CONFIG_FILE} beside "
+            "safetensors or .weights.h5, or a big_vision .npz."
+        )
+    fields = read_json(folder / "config.json")
+    if fields.get("model_type") in KINDS:
+        config_kind, _ = KINDS[fields["model_type"]]
+        return Checkpoint(layout="diptych", config=config_kind(**fields["config"]), weights=path, table=None)
+    if str(fields.get("module", "")).startswith("keras_hub"):
+        return Checkpoint(
+            layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table
+        )
+    config = transformers.config_of(fields, folder / "config.json")
+    return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
+
+
+def save_model(model: PretrainedPair, folder: Path, *, format: str) -> None:
+    """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`."""
+    config = model.config
+    arrays = {variable.path: _reader(variable) for variable in model.weights}
+    if format == "diptych":
+        kind = next(name for name, (config_kind, _) in KINDS.items() if isinstance(config, config_kind))
+        fields = {"model_type": kind, "config": asdict(config)}
+        write_safetensors_folder(folder, arrays.items())
+        write_json(folder / "config.json", fields)
+        return
+    layouts = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
+    if format not in layouts:
+        raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
+    layouts[format].write(folder, config, arrays)
+
+
+def _values(checkpoint: Checkpoint, model: PretrainedPair, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
+    shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
+    table = Table.same_names(shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)
+    table.check(shapes, files)
+    return table.load(files)
+
+
+def _reader(variable: keras.Variable) -> Callable[[], np.ndarray]:
+    return lambda: keras.ops.convert_to_numpy(variable.value)

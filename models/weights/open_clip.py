@@ -1,0 +1,301 @@
+"""open_clip and timm: `open_clip_config.json` and the names in `open_clip_model.safetensors`, for SigLIP, SigLIP 2, NaFlex and CLIP.
+
+SigLIP's image tower there is timm's ("visual.trunk."), CLIP's is open_clip's own; both have one text tower of OpenAI's names.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.mapping import (
+    CONV,
+    FLAT_PATCHES_TRANSPOSED,
+    LEADING_AXIS,
+    TRANSPOSED,
+    Arrays,
+    Rule,
+    Table,
+)
+from diptych.core.weights.safetensors import write_safetensors_folder
+from diptych.core.weights.settings import write_json
+from diptych.models.config import (
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
+from diptych.models.sizes import SIZES
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+_TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
+_CLIP_HEAD_WIDTH = 64
+_TRUNK = "visual.trunk"
+
+
+def config_of(fields: Mapping, files: WeightFiles) -> SigLIPConfig | CLIPConfig:
+    """The configuration of an `open_clip_config.json`; the size of timm's towers is told by the weights' shapes."""
+    model = fields.get("model_cfg", fields)
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    if "timm_model_name" in vision:
+        return _siglip_config(vision, text, model, files)
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    text_config = CLIPTextConfig(
+        width=text["width"],
+        depth=text["layers"],
+        mlp_dim=round(text.get("mlp_ratio", 4.0) * text["width"]),
+        num_heads=text["heads"],
+        vocab_size=text.get("vocab_size", 49_408),
+        context_length=text.get("context_length", 77),
+        embed_dim=model["embed_dim"],
+        activation=activation,
+    )
+    width = vision.get("width", 64 if isinstance(vision["layers"], list) else 768)
+    if isinstance(vision["layers"], list):
+        image: CLIPResNetConfig | CLIPVisionConfig = CLIPResNetConfig(
+            stage_depths=tuple(vision["layers"]),
+            width=width,
+            num_heads=width * 32 // vision.get("head_width", _CLIP_HEAD_WIDTH),
+            image_size=vision.get("image_size", 224),
+            embed_dim=model["embed_dim"],
+        )
+    else:
+        image = CLIPVisionConfig(
+            width=width,
+            depth=vision["layers"],
+            mlp_dim=round(vision.get("mlp_ratio", 4.0) * width),
+            num_heads=width // vision.get("head_width", _CLIP_HEAD_WIDTH),
+            patch_size=vision.get("patch_size", 16),
+            image_size=vision.get("image_size", 224),
+            embed_dim=model["embed_dim"],
+            activation=activation,
+        )
+    return CLIPConfig(vision=image, text=text_config)
+
+
+def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -> Table:
+    """Our names and open_clip's."""
+    if isinstance(config, SigLIPConfig):
+        return Table(_siglip_rules(config))
+    custom = files is not None and "text.token_embedding.weight" in files.shapes
+    return Table(_clip_rules(config, "text." if custom else ""), ignored=("*attn_mask", "*num_batches_tracked"))
+
+
+def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> None:
+    """Writes `open_clip_config.json` and `open_clip_model.safetensors`."""
+    fields = fields_of(config)
+    write_safetensors_folder(folder, table(config).save(arrays), stem="open_clip_model")
+    write_json(folder / CONFIG_FILE, fields)
+
+
+def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
+    """The `open_clip_config.json` of a model.
+
+    Raises:
+        ValueError: for a model that open_clip cannot build.
+    """
+    if isinstance(config, CLIPConfig):
+        return {"model_cfg": _clip_fields(config)}
+    return {"model_cfg": _siglip_fields(config)}
+
+
+def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: WeightFiles) -> SigLIPConfig:
+    shapes = files.shapes
+    naflex = f"{_TRUNK}.embeds.proj.weight" in shapes
+    kernel = f"{_TRUNK}.embeds.proj.weight" if naflex else f"{_TRUNK}.patch_embed.proj.weight"
+    if kernel not in shapes:
+        raise ValueError(f"{files.source} has no {kernel}: its image tower is not timm's vision transformer.")
+    width = shapes[kernel][0]
+    num_heads = next((heads for known, _, _, heads in SIZES.values() if known == width), None)
+    if num_heads is None:
+        raise ValueError(f"{files.source}: no vision transformer of width {width} is known; sizes are in diptych.models.sizes.")
+    tower = {
+        "width": width,
+        "depth": sum(name.startswith(f"{_TRUNK}.blocks.") and name.endswith(".norm1.weight") for name in shapes),
+        "mlp_dim": shapes[f"{_TRUNK}.blocks.0.mlp.fc1.weight"][0],
+        "num_heads": num_heads,
+    }
+    image: VisionConfig | NaFlexVisionConfig
+    if naflex:
+        patch_size, grid = math.isqrt(shapes[kernel][1] // 3), shapes[f"{_TRUNK}.embeds.pos_embed"][1]
+        tokens = vision.get("image_seq_len", grid**2)
+        image = NaFlexVisionConfig(**tower, patch_size=patch_size, position_grid=grid, max_num_patches=tokens)
+    else:
+        patch_size, patches = shapes[kernel][2], shapes[f"{_TRUNK}.pos_embed"][1]
+        image_size = vision.get("image_size", math.isqrt(patches) * patch_size)
+        image = VisionConfig(**tower, patch_size=patch_size, image_size=image_size)
+    return SigLIPConfig(
+        vision=image,
+        text=TextConfig(
+            width=text["width"],
+            depth=text["layers"],
+            mlp_dim=shapes["text.transformer.resblocks.0.mlp.c_fc.weight"][0],
+            num_heads=text["heads"],
+            vocab_size=text["vocab_size"],
+            context_length=text["context_length"],
+            embed_dim=model["embed_dim"],
+        ),
+    )
+
+
+def _siglip_rules(config: SigLIPConfig) -> list[Rule]:
+    pooling, head = "image/map_head", f"{_TRUNK}.attn_pool"
+    if isinstance(config.vision, NaFlexVisionConfig):
+        embedding = [
+            Rule("image/patch_embedding/kernel", f"{_TRUNK}.embeds.proj.weight", FLAT_PATCHES_TRANSPOSED),
+            Rule("image/patch_embedding/bias", f"{_TRUNK}.embeds.proj.bias"),
+            Rule("image/position_embedding/embedding", f"{_TRUNK}.embeds.pos_embed", LEADING_AXIS),
+        ]
+    else:
+        embedding = [
+            Rule("image/patch_embedding/kernel", f"{_TRUNK}.patch_embed.proj.weight", CONV),
+            Rule("image/patch_embedding/bias", f"{_TRUNK}.patch_embed.proj.bias"),
+            Rule("image/position_embedding/embedding", f"{_TRUNK}.pos_embed", LEADING_AXIS),
+        ]
+    for layer in range(config.vision.depth):
+        embedding += _block(f"image/encoder/block_{layer:02d}", f"{_TRUNK}.blocks.{layer}", _TIMM_NAMES)
+    return [
+        Rule("pair_logits/log_logit_scale", "logit_scale"),
+        Rule("pair_logits/logit_bias", "logit_bias"),
+        *embedding,
+        *_norm("image/encoder/norm", f"{_TRUNK}.norm"),
+        Rule(f"{pooling}/probe", f"{head}.latent"),
+        *_linear(f"{pooling}/query", f"{head}.q"),
+        *_linear(f"{pooling}/key_value", f"{head}.kv"),
+        *_linear(f"{pooling}/out", f"{head}.proj"),
+        *_norm(f"{pooling}/norm", f"{head}.norm"),
+        *_linear(f"{pooling}/mlp/in", f"{head}.mlp.fc1"),
+        *_linear(f"{pooling}/mlp/out", f"{head}.mlp.fc2"),
+        *_text(config, "text."),
+        Rule("text/projection/kernel", "text.text_projection.weight", TRANSPOSED),
+        Rule("text/projection/bias", "text.text_projection.bias"),
+    ]
+
+
+def _clip_rules(config: CLIPConfig, prefix: str) -> list[Rule]:
+    rules = [
+        Rule("pair_logits/log_logit_scale", "logit_scale"),
+        *_text(config, prefix),
+        Rule("text/projection/kernel", f"{prefix}text_projection"),
+    ]
+    if isinstance(config.vision, CLIPResNetConfig):
+        from diptych.models.weights import clip_resnet
+
+        return rules + clip_resnet.rules(config.vision)
+    for layer in range(config.vision.depth):
+        rules += _block(f"image/encoder/block_{layer:02d}", f"visual.transformer.resblocks.{layer}", _OPENAI_NAMES)
+    return rules + [
+        Rule("image/class_token/token", "visual.class_embedding"),
+        Rule("image/patch_embedding/kernel", "visual.conv1.weight", CONV),
+        Rule("image/position_embedding/embedding", "visual.positional_embedding"),
+        *_norm("image/input_norm", "visual.ln_pre"),
+        *_norm("image/encoder/norm", "visual.ln_post"),
+        Rule("image/projection/kernel", "visual.proj"),
+    ]
+
+
+def _text(config: SigLIPConfig | CLIPConfig, prefix: str) -> list[Rule]:
+    rules = [
+        Rule("text/token_embedding/embedding", f"{prefix}token_embedding.weight"),
+        Rule("text/position_embedding/embedding", f"{prefix}positional_embedding"),
+        *_norm("text/encoder/norm", f"{prefix}ln_final"),
+    ]
+    for layer in range(config.text.depth):
+        rules += _block(f"text/encoder/block_{layer:02d}", f"{prefix}transformer.resblocks.{layer}", _OPENAI_NAMES)
+    return rules
+
+
+_TIMM_NAMES = ("norm1", "attn.qkv.", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+_OPENAI_NAMES = ("ln_1", "attn.in_proj_", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+
+def _block(ours: str, theirs: str, names: tuple[str, ...]) -> list[Rule]:
+    attention_norm, qkv, attention_out, mlp_norm, mlp_in, mlp_out = (f"{theirs}.{name}" for name in names)
+    return [
+        *_norm(f"{ours}/attention_norm", attention_norm),
+        Rule(f"{ours}/attention/qkv_kernel", f"{qkv}weight", TRANSPOSED),
+        Rule(f"{ours}/attention/qkv_bias", f"{qkv}bias"),
+        *_linear(f"{ours}/attention/out", attention_out),
+        *_norm(f"{ours}/mlp_norm", mlp_norm),
+        *_linear(f"{ours}/mlp/in", mlp_in),
+        *_linear(f"{ours}/mlp/out", mlp_out),
+    ]
+
+
+def _linear(ours: str, theirs: str) -> list[Rule]:
+    return [Rule(f"{ours}_kernel", f"{theirs}.weight", TRANSPOSED), Rule(f"{ours}_bias", f"{theirs}.bias")]
+
+
+def _norm(ours: str, theirs: str) -> list[Rule]:
+    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def _siglip_fields(config: SigLIPConfig) -> dict:
+    vision, text = config.vision, config.text
+    size = next((n for n, s in _TIMM_SIZES.items() if SIZES[s] == (vision.width, vision.depth, vision.mlp_dim, vision.num_heads)), None)
+    if size is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+        raise ValueError(
+            f"open_clip builds SigLIP from timm's towers of sizes {', '.join(_TIMM_SIZES.values())}, pooled by attention without a "
+            f"projection, and text read at its last position with one; this model has {vision} and {text}. Save it with "
+            'format="diptych".'
+        )
+    if isinstance(vision, NaFlexVisionConfig):
+        tower = {
+            "timm_model_name": f"naflexvit_{size}_patch{vision.patch_size}_siglip",
+            "image_seq_len": vision.max_num_patches,
+            "image_size": vision.position_grid * vision.patch_size,
+        }
+    else:
+        name = f"vit_{size}_patch{vision.patch_size}_siglip_{vision.image_size}"
+        tower = {"timm_model_name": name, "image_size": vision.image_size}
+    return {
+        "embed_dim": vision.output_width,
+        "init_logit_bias": config.init_logit_bias,
+        "custom_text": True,
+        "vision_cfg": {**tower, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {
+            "context_length": text.context_length,
+            "vocab_size": text.vocab_size,
+            "width": text.width,
+            "heads": text.num_heads,
+            "layers": text.depth,
+            "mlp_ratio": text.mlp_dim / text.width,
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": 1e-6},
+            "act_kwargs": {"approximate": "tanh"},
+        },
+    }
+
+
+def _clip_fields(config: CLIPConfig) -> dict:
+    vision, text = config.vision, config.text
+    if text.activation not in ("gelu", "quick_gelu") or text.eot_id is not None:
+        raise ValueError(
+            f"open_clip's CLIP has gelu or quick_gelu and reads text at its largest id, got {text.activation} and eot_id {text.eot_id}."
+        )
+    if isinstance(vision, CLIPResNetConfig):
+        tower: dict = {"layers": list(vision.stage_depths), "width": vision.width}
+    elif vision.width != vision.num_heads * _CLIP_HEAD_WIDTH or vision.activation != text.activation:
+        raise ValueError(f"open_clip's image towers have heads of {_CLIP_HEAD_WIDTH} and the text's activation, got {vision}.")
+    else:
+        tower = {"layers": vision.depth, "width": vision.width, "patch_size": vision.patch_size}
+        tower["mlp_ratio"] = vision.mlp_dim / vision.width
+    return {
+        "embed_dim": vision.embed_dim,
+        "quick_gelu": text.activation == "quick_gelu",
+        "vision_cfg": {"image_size": vision.image_size, **tower},
+        "text_cfg": {
+            "context_length": text.context_length,
+            "vocab_size": text.vocab_size,
+            "width": text.width,
+            "heads": text.num_heads,
+            "layers": text.depth,
+            "mlp_ratio": text.mlp_dim / text.width,
+        },
+    }

@@ -1,0 +1,336 @@
+"""Hugging Face transformers: `config.json` and the names in its safetensors, for model types siglip, siglip2 and clip.
+
+The names are the same from version 4 to 5. A configuration on the hub is sparse: what it leaves out has transformers' defaults.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.mapping import (
+    CONV,
+    FLAT_PATCHES_TRANSPOSED,
+    LEADING_AXIS,
+    SAME,
+    SQUARE_GRID,
+    STACKED,
+    STACKED_TRANSPOSED,
+    TRANSPOSED,
+    Arrays,
+    Rule,
+    Table,
+    split,
+)
+from diptych.core.weights.safetensors import write_safetensors_folder
+from diptych.core.weights.settings import write_json
+from diptych.models.config import (
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
+
+IGNORED = ("*.position_ids",)
+
+_SIGLIP_TOWER = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+_CLIP_TOWER = _SIGLIP_TOWER | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+DEFAULTS: Mapping[str, tuple[dict, dict]] = {
+    "siglip": (
+        _SIGLIP_TOWER | {"image_size": 224, "patch_size": 16, "num_channels": 3, "vision_use_head": True},
+        _SIGLIP_TOWER | {"vocab_size": 32_000, "max_position_embeddings": 64},
+    ),
+    "siglip2": (
+        _SIGLIP_TOWER | {"num_patches": 256, "patch_size": 16, "num_channels": 3, "vision_use_head": True},
+        _SIGLIP_TOWER | {"vocab_size": 32_000, "max_position_embeddings": 64},
+    ),
+    "clip": (
+        _CLIP_TOWER | {"image_size": 224, "patch_size": 32, "num_channels": 3},
+        _CLIP_TOWER
+        | {
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_attention_heads": 8,
+            "vocab_size": 49_408,
+            "max_position_embeddings": 77,
+            "eos_token_id": 49_407,
+        },
+    ),
+}
+_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "gelu": "gelu"}
+_LARGEST_ID_IS_END = 2  # what OpenAI's own repositories have as eos_token_id: the text is then read at its largest id
+
+
+def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
+    """The configuration that a `config.json` describes.
+
+    Raises:
+        ValueError: for another model type, or a field whose value no model here computes with.
+    """
+    kind = fields.get("model_type")
+    if kind not in DEFAULTS:
+        raise ValueError(
+            f"{source}: model_type is {kind!r}, expected one of {', '.join(DEFAULTS)} (or diptych's own layout)."
+        )
+    vision_defaults, text_defaults = DEFAULTS[kind]
+    vision = vision_defaults | _part(fields, "vision")
+    text = text_defaults | _part(fields, "text")
+    for part, expected in ((vision, vision_defaults), (text, text_defaults)):
+        _expect(part, "layer_norm_eps", expected["layer_norm_eps"], source)
+        if kind != "clip":
+            _expect(part, "hidden_act", expected["hidden_act"], source, also="gelu_tanh")
+    _expect(vision, "num_channels", 3, source)
+    if kind == "clip":
+        embed_dim = fields.get("projection_dim", 512)
+        return CLIPConfig(
+            vision=CLIPVisionConfig(
+                **_tower(vision),
+                patch_size=vision["patch_size"],
+                image_size=vision["image_size"],
+                embed_dim=embed_dim,
+                activation=_activation(vision, source),
+            ),
+            text=CLIPTextConfig(
+                **_tower(text),
+                vocab_size=text["vocab_size"],
+                context_length=text["max_position_embeddings"],
+                embed_dim=embed_dim,
+                activation=_activation(text, source),
+                eot_id=None if text["eos_token_id"] == _LARGEST_ID_IS_END else text["eos_token_id"],
+            ),
+        )
+    _expect(vision, "vision_use_head", True, source)
+    image: VisionConfig | NaFlexVisionConfig
+    if kind == "siglip":
+        image = VisionConfig(**_tower(vision), patch_size=vision["patch_size"], image_size=vision["image_size"])
+    else:
+        grid = math.isqrt(vision["num_patches"])
+        if grid**2 != vision["num_patches"]:
+            raise ValueError(f"{source}: vision_config.num_patches is {vision['num_patches']}, expected a square number.")
+        image = NaFlexVisionConfig(
+            **_tower(vision),
+            patch_size=vision["patch_size"],
+            position_grid=grid,
+            max_num_patches=vision["num_patches"],
+        )
+    return SigLIPConfig(
+        vision=image,
+        text=TextConfig(
+            **_tower(text),
+            vocab_size=text["vocab_size"],
+            context_length=text["max_position_embeddings"],
+            embed_dim=text.get("projection_size", text["hidden_size"]),
+        ),
+    )
+
+
+def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -> Table:
+    """Our names and transformers'."""
+    patches = "vision_model.embeddings.patch_embedding"
+    rules = [
+        Rule(
+            "image/position_embedding/embedding",
+            "vision_model.embeddings.position_embedding.weight",
+            SQUARE_GRID if isinstance(config.vision, NaFlexVisionConfig) else SAME,
+        ),
+        *_norm("image/encoder/norm", "vision_model.post_layernorm"),
+        *_blocks("image/encoder", "vision_model.encoder.layers", config.vision.depth),
+        Rule("text/token_embedding/embedding", "text_model.embeddings.token_embedding.weight"),
+        Rule("text/position_embedding/embedding", "text_model.embeddings.position_embedding.weight"),
+        *_norm("text/encoder/norm", "text_model.final_layer_norm"),
+        *_blocks("text/encoder", "text_model.encoder.layers", config.text.depth),
+    ]
+    if isinstance(config, CLIPConfig):
+        rules += [
+            Rule("pair_logits/log_logit_scale", "logit_scale"),
+            Rule("image/class_token/token", "vision_model.embeddings.class_embedding"),
+            Rule("image/patch_embedding/kernel", f"{patches}.weight", CONV),
+            *_norm("image/input_norm", "vision_model.pre_layrnorm"),
+            Rule("image/projection/kernel", "visual_projection.weight", TRANSPOSED),
+            Rule("text/projection/kernel", "text_projection.weight", TRANSPOSED),
+        ]
+        return Table(rules, ignored=IGNORED)
+    naflex = isinstance(config.vision, NaFlexVisionConfig)
+    rules += [
+        Rule("pair_logits/log_logit_scale", "logit_scale", LEADING_AXIS),
+        Rule("pair_logits/logit_bias", "logit_bias", LEADING_AXIS),
+        Rule("image/patch_embedding/kernel", f"{patches}.weight", FLAT_PATCHES_TRANSPOSED if naflex else CONV),
+        Rule("image/patch_embedding/bias", f"{patches}.bias"),
+        *_map_head(),
+        *_linear("text/projection/kernel", "text/projection/bias", "text_model.head"),
+    ]
+    return Table(rules, ignored=IGNORED)
+
+
+def _norm(ours: str, theirs: str) -> list[Rule]:
+    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def _linear(kernel: str, bias: str, theirs: str) -> list[Rule]:
+    return [Rule(kernel, f"{theirs}.weight", TRANSPOSED), Rule(bias, f"{theirs}.bias")]
+
+
+def _blocks(ours: str, theirs: str, depth: int) -> list[Rule]:
+    rules = []
+    for layer in range(depth):
+        block, other = f"{ours}/block_{layer:02d}", f"{theirs}.{layer}"
+        attention = [f"{other}.self_attn.{part}_proj" for part in ("q", "k", "v")]
+        rules += [
+            *_norm(f"{block}/attention_norm", f"{other}.layer_norm1"),
+            Rule(f"{block}/attention/qkv_kernel", tuple(f"{part}.weight" for part in attention), STACKED_TRANSPOSED),
+            Rule(f"{block}/attention/qkv_bias", tuple(f"{part}.bias" for part in attention), STACKED),
+            *_linear(f"{block}/attention/out_kernel", f"{block}/attention/out_bias", f"{other}.self_attn.out_proj"),
+            *_norm(f"{block}/mlp_norm", f"{other}.layer_norm2"),
+            *_linear(f"{block}/mlp/in_kernel", f"{block}/mlp/in_bias", f"{other}.mlp.fc1"),
+            *_linear(f"{block}/mlp/out_kernel", f"{block}/mlp/out_bias", f"{other}.mlp.fc2"),
+        ]
+    return rules
+
+
+def _map_head() -> list[Rule]:
+    ours, theirs = "image/map_head", "vision_model.head"
+    kernels, biases = (
+        (f"{ours}/query_{part}", f"{ours}/key_value_{part}") for part in ("kernel", "bias")
+    )
+    return [
+        Rule(f"{ours}/probe", f"{theirs}.probe"),
+        Rule(kernels, f"{theirs}.attention.in_proj_weight", split(TRANSPOSED, 1, 2)),
+        Rule(biases, f"{theirs}.attention.in_proj_bias", split(SAME, 1, 2)),
+        *_linear(f"{ours}/out_kernel", f"{ours}/out_bias", f"{theirs}.attention.out_proj"),
+        *_norm(f"{ours}/norm", f"{theirs}.layernorm"),
+        *_linear(f"{ours}/mlp/in_kernel", f"{ours}/mlp/in_bias", f"{theirs}.mlp.fc1"),
+        *_linear(f"{ours}/mlp/out_kernel", f"{ours}/mlp/out_bias", f"{theirs}.mlp.fc2"),
+    ]
+
+
+def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> None:
+    """Writes `config.json` and the safetensors of a model."""
+    fields = fields_of(config)
+    write_safetensors_folder(folder, table(config).save(arrays), metadata={"format": "pt"})
+    write_json(folder / "config.json", fields)
+
+
+def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
+    """The `config.json` of a model, nothing left to a default.
+
+    Raises:
+        ValueError: for a model that transformers has no class for.
+    """
+    if isinstance(config, CLIPConfig):
+        return _clip_fields(config)
+    vision, text = config.vision, config.text
+    if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+        raise ValueError(
+            "transformers' SigLIP pools images by attention without a projection and reads text at its last position with one; this "
+            f"model has images {vision.pooling!r} with embed_dim {vision.embed_dim}, text {text.pooling!r} with embed_dim "
+            f'{text.embed_dim}. Save it with format="diptych".'
+        )
+    naflex = isinstance(vision, NaFlexVisionConfig)
+    if naflex and vision.max_num_patches != vision.position_grid**2:
+        size = {"num_patches": vision.position_grid**2}
+    else:
+        size = {"num_patches": vision.max_num_patches} if naflex else {"image_size": vision.image_size}
+    kind = "siglip2" if naflex else "siglip"
+    common = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "attention_dropout": 0.0}
+    return {
+        "architectures": ["Siglip2Model" if naflex else "SiglipModel"],
+        "model_type": kind,
+        "initializer_factor": 1.0,
+        "dtype": "float32",
+        "vision_config": {
+            "model_type": f"{kind}_vision_model",
+            **_tower_fields(vision),
+            **common,
+            **size,
+            "patch_size": vision.patch_size,
+            "num_channels": 3,
+            "vision_use_head": True,
+        },
+        "text_config": {
+            "model_type": f"{kind}_text_model",
+            **_tower_fields(text),
+            **common,
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "projection_size": text.embed_dim,
+        },
+    }
+
+
+def _clip_fields(config: CLIPConfig) -> dict:
+    vision, text = config.vision, config.text
+    if isinstance(vision, CLIPResNetConfig):
+        raise ValueError('transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".')
+    common = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "projection_dim": vision.embed_dim}
+    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "initializer_factor": 1.0,
+        "logit_scale_init_value": math.log(config.init_logit_scale),
+        "projection_dim": vision.embed_dim,
+        "dtype": "float32",
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **_tower_fields(vision),
+            **common,
+            "hidden_act": names[vision.activation],
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "num_channels": 3,
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            **_tower_fields(text),
+            **common,
+            "hidden_act": names[text.activation],
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "eos_token_id": _LARGEST_ID_IS_END if text.eot_id is None else text.eot_id,
+        },
+    }
+
+
+def _tower_fields(config) -> dict:
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "intermediate_size": config.mlp_dim,
+        "num_attention_heads": config.num_heads,
+    }
+
+
+def _tower(part: Mapping) -> dict:
+    return {
+        "width": part["hidden_size"],
+        "depth": part["num_hidden_layers"],
+        "mlp_dim": part["intermediate_size"],
+        "num_heads": part["num_attention_heads"],
+    }
+
+
+def _part(fields: Mapping, name: str) -> dict:
+    """A tower's fields; early CLIP repositories have some of them a second time, under a name that wins."""
+    return {**(fields.get(f"{name}_config") or {}), **(fields.get(f"{name}_config_dict") or {})}
+
+
+def _activation(part: Mapping, source: Path) -> str:
+    if part["hidden_act"] not in _ACTIVATIONS:
+        raise ValueError(f"{source}: hidden_act is {part['hidden_act']!r}, expected one of {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[part["hidden_act"]]
+
+
+def _expect(part: Mapping, name: str, value, source: Path, also=None) -> None:
+    if part[name] not in (value, also):
+        raise ValueError(f"{source}: {name} is {part[name]!r}; models here compute with {value!r}.")

@@ -1,0 +1,44 @@
+"""Trains CLIP's way: the towers, data and learner of `recipes.siglip`, contrasted by the symmetric softmax loss.
+
+Paper:     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020)
+Command:   KERAS_BACKEND=jax python -m recipes.clip
+Own data:  KERAS_BACKEND=jax python -m recipes.clip --train-data photos/ --run-dir runs/photos-clip
+
+Loss and scale are the paper's: cross-entropy of each row and each column of the batch, a scale that starts at 1 / 0.07, no bias.
+Everything else is `recipes.siglip`'s, so that the two runs differ in nothing but the loss; `benchmarks.contrastive_losses`
+compares them at five batch sizes.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from diptych.core.training.recipe import Recipe
+from diptych.recipes.command_line import parse
+from diptych.recipes.siglip import resolve, siglip
+
+INITIAL_LOGIT_SCALE = 1 / 0.07
+"""Radford et al. 2021, section 2.5."""
+
+
+def clip() -> Recipe:
+    """The default run."""
+    recipe = siglip()
+    return replace(
+        recipe,
+        model=replace(recipe.model, init_logit_scale=INITIAL_LOGIT_SCALE),
+        optimization=replace(recipe.optimization, loss="softmax"),
+        run=replace(recipe.run, run_dir=Path("runs/clip")),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the recipe with the command line's changes; returns the exit status."""
+    recipe = parse(clip(), arguments, program="python -m recipes.clip", description=__doc__)
+    from diptych.recipes.contrastive import run
+
+    return run(resolve(recipe))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

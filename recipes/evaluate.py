@@ -1,0 +1,180 @@
+"""Judges a trained model: retrieval in every language, zero-shot classification, and 10-shot classification of its features.
+
+Command:   python -m recipes.evaluate
+Own data:  python -m recipes.evaluate --model runs/siglip --dataset photos/ --output runs/photos/results.json
+
+Without flags the shipped model is judged on drawings by a designer it has never seen: retrieval in 36 languages, and
+classification into the nine groups of the emoji, zero-shot and with ten drawings a group. Otherwise --dataset is a folder in
+clip-benchmark's layout (https://github.com/LAION-AI/CLIP_benchmark), a folder with a folder a class, or images with captions
+in any form that training takes. Tasks and metrics have clip-benchmark's names.
+
+Prints a table and writes --output (JSON), and beside it a page to look at (.html). Embeddings are kept in the folder
+"embeddings" beside the output: stop it whenever you like, the same command goes on, and another task on the same data starts
+where this one ended.
+
+What differs from clip-benchmark: ties count against the model; SigLIP's prompts are in lower case without punctuation, as
+big_vision evaluates it (--canonicalize False for prompts as they are); linear_probe is big_vision's, least squares in closed
+form, not logistic regression by gradient descent.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tyro
+
+from diptych.recipes.command_line import parse
+
+FORMAT = "diptych-evaluation"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Which model, on what, and how."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    dataset: tuple[str, ...] = ("emoji",)
+    """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a class;
+    images with captions (a folder, WebDataset shards, Parquet files)."""
+    split: str = "test"
+    """Of data sets that have several."""
+    task: Literal["auto", "zeroshot_retrieval", "zeroshot_classification", "linear_probe"] = "auto"
+    """auto: retrieval where there are captions, zero-shot classification where there are classes, all three on the emoji."""
+    output: Path = Path("runs/evaluate/results.json")
+    """Results; the page is written beside it, as .html."""
+    recall_k: tuple[int, ...] = (1, 5, 10)
+    """For retrieval."""
+    fewshot_k: int = 10
+    """Images a class for linear_probe; mean over three draws."""
+    templates: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-template-file"])] = None
+    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default the data set's, else seven general ones."""
+    classnames: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-classname-file"])] = None
+    """Names of the classes in the order of their numbers (of their folders), a line each or a JSON list."""
+    canonicalize: bool | None = None
+    """Prompts in lower case without punctuation; by default for models with a bias (SigLIP), not for CLIP."""
+    batch_size: int = 64
+    """Images that the model takes at a time."""
+    workers: int | None = None
+    """Threads that decode; by default as many as there are processors."""
+    seed: int = 0
+    """Of the drawing of shots and of the bootstrap."""
+
+    def __post_init__(self):
+        for flag, least, given in (
+            ("--batch-size", 1, self.batch_size),
+            ("--workers", 1, self.workers),
+            ("--fewshot-k", 1, self.fewshot_k),
+            ("--recall-k", 1, min(self.recall_k, default=0)),
+            ("--seed", 0, self.seed),
+        ):
+            if given is not None and given < least:
+                raise ValueError(f"{flag} must be at least {least}, got {given}.")
+        if not self.dataset:
+            raise ValueError("--dataset needs at least one data set.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluates; returns the exit status."""
+    options = cast(
+        Evaluate, parse(cast(Any, Evaluate()), arguments, program="python -m recipes.evaluate", description=__doc__)
+    )
+    from diptych.recipes.encoder import Encoder
+    from diptych.recipes.failures import exit_status
+
+    return exit_status(lambda: evaluate(options, Encoder.open))
+
+
+def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.evaluation.evaluation_table import evaluation_text
+    from diptych.core.training.run_folder import write_json
+    from diptych.core.training.signals import StopSignals
+    from diptych.recipes.evaluation_report import without_large_tables, write_evaluation_page
+    from diptych.recipes.evaluation_sets import open_dataset
+    from diptych.recipes.stored_embeddings import Stopped, StoredEmbeddings
+
+    folder = options.output.parent
+    datasets = [
+        open_dataset(
+            spec,
+            split=options.split,
+            class_names=options.classnames,
+            templates=options.templates,
+            index_folder=folder / "shards",
+        )
+        for spec in options.dataset
+    ]
+    encoder = open_encoder(options.model)
+    with StopSignals() as stop:
+        store = StoredEmbeddings(
+            folder / "embeddings",
+            encoder,
+            model=options.model,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            stop=stop,
+        )
+        try:
+            results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
+        except Stopped:
+            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
+            return stop.exit_status
+        evaluation = _header(options, store) | {"results": results}
+        print("\n" + evaluation_text(results), flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(options.output, without_large_tables(evaluation))
+        page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
+    print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
+    return 0
+
+
+def _evaluated(store, dataset, options: Evaluate) -> list[dict[str, Any]]:
+    """The results of one data set: of each task it is made for, or of the one that was asked for."""
+    from diptych.recipes import evaluation_tasks as tasks
+
+    canonicalize = store.encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
+    results = []
+    for task in dataset.tasks if options.task == "auto" else (options.task,):
+        # What shots are drawn from is not tested; where it is all there is, the images not drawn are.
+        tested = [each for each in dataset.sets if task != "linear_probe" or each is not dataset.shots]
+        for each in tested:
+            if task == "zeroshot_retrieval":
+                result = tasks.zeroshot_retrieval(store, each, recall_k=options.recall_k, seed=options.seed)
+            elif task == "zeroshot_classification":
+                result = tasks.zeroshot_classification(store, each, canonicalize=canonicalize, seed=options.seed)
+            else:
+                result = tasks.linear_probe(store, each, dataset.shots, fewshot_k=options.fewshot_k, seed=options.seed)
+            results.append({"dataset": dataset.name, "set": each.name, **result})
+    return results
+
+
+def _header(options: Evaluate, store) -> dict[str, Any]:
+    """What was judged, and by what: everything in the results but the results."""
+    from diptych import backends
+    from diptych.core.training.card import plain, versions
+
+    encoder = store.encoder
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {
+            "name": options.model,
+            "fingerprint": store.fingerprint,
+            "parameters": int(encoder.model.count_params()),
+            "dim": encoder.dim,
+            "logit_scale": encoder.logit_scale,
+            "logit_bias": encoder.logit_bias,
+        },
+        "options": plain(options),
+        "backend": backends.name(),
+        "device": backends.device_name(),
+        "versions": versions(backends.name()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

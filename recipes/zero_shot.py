@@ -1,0 +1,166 @@
+"""Classifies pictures by labels in words: how well "a photo of a cat" fits each picture, without training a classifier.
+
+Command:   python -m recipes.zero_shot
+Own data:  python -m recipes.zero_shot --images photos/ --labels "cat,dog,polar bear" --model hf://google/siglip2-base-patch16-224
+
+With no flags it looks at a dozen emoji as a designer drew them whose drawings were never trained on. Each label is put into
+several sentences, whose embeddings are averaged (Radford et al. 2021, section 3.1.4), and gets two numbers: the sigmoid, the
+probability that picture and label belong together, whatever else is asked; and the softmax, its share among all labels. Prints
+a table, and writes results.json and a sheet of the pictures with their bars, results.html.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import tyro
+
+from diptych.core.data.emoji import evaluation_set
+from diptych.core.data.examples import listed
+from diptych.core.data.open_source import open_source
+from diptych.core.data.records import Source
+from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
+from diptych.core.training.run_folder import write_json
+from diptych.recipes.command_line import parse
+from diptych.recipes.embedding_progress import EmbeddingProgress
+from diptych.recipes.failures import exit_status
+from diptych.recipes.image_stream import Item, embed_prepared, prepared_images
+from diptych.recipes.small_sources import ChosenRecords, FileSource
+from diptych.recipes.zero_shot_results import best_labels, page, print_table
+
+# Its captions are bare names: sentences around them are longer than what it was trained on.
+TRAINED_ON_NAMES = "emoji_36_languages"
+EXAMPLES = "🐶🐱🍎🍕🚗🚀🌈⚽🎸🏠😀🌵"
+MOST_SHOWN = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    """Which pictures, and what they might be."""
+
+    images: tuple[str, ...] = ()
+    """Files, folders, tar shards or Parquet files; by default a dozen emoji."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--classnames"])] = ()
+    """"cat,dog,polar bear", or a file with a label a line (or a JSON list)."""
+    templates: tuple[str, ...] = ()
+    """"a photo of a {}", or files with one a line; by default seven general ones, and "{}" for the model of the emoji."""
+    model: str = TRAINED_ON_NAMES
+    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    output: Path = Path("runs/zero_shot/results.json")
+    """Results; the sheet is written beside it, as .html."""
+    top_k: int = 5
+    """Labels to show for each picture."""
+    batch_size: int = 64
+    """Images that the model takes at a time."""
+    workers: int | None = None
+    """Threads that decode; by default as many as there are processors."""
+
+    def __post_init__(self):
+        for flag, given in (("--top-k", self.top_k), ("--batch-size", self.batch_size), ("--workers", self.workers)):
+            if given is not None and given < 1:
+                raise ValueError(f"{flag} must be at least 1, got {given}.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Classifies; returns the exit status."""
+    options = cast(
+        ZeroShot, parse(cast(Any, ZeroShot()), arguments, program="python -m recipes.zero_shot", description=__doc__)
+    )
+    from diptych.recipes.encoder import Encoder
+
+    return exit_status(lambda: classify(options, Encoder.open))
+
+
+def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    sources, labels, truths = _asked(options)
+    templates = _templates(options)
+    encoder = open_encoder(options.model)
+    # SigLIP's labels are cleaned as its paper's evaluator does; CLIP's are left as they are.
+    classes = embed_classes(labels, templates, encoder.embed_texts, canonicalize=encoder.logit_bias is not None)
+    images, skipped, pictures = [], Counter[str](), []
+    for source, item, embedding in _embedded(sources, encoder, options):
+        image: dict[str, Any] = {"key": item.key, "image": item.image, "status": item.status}
+        if embedding is None:
+            skipped[item.status] += 1
+        else:
+            image |= {"truth": truths[item.key]} if item.key in truths else {}
+            image |= {"best": best_labels(embedding @ classes.T, labels, encoder, top_k=options.top_k)}
+            pictures.append((source, item, image))
+        images.append(image)
+    if not pictures:
+        raise ValueError(f"none of {len(images):,} images could be used: {listed(skipped)}.")
+    found = {
+        "model": options.model,
+        "templates": list(templates),
+        "labels": list(labels),
+        "skipped": dict(skipped),
+        "images": images,
+    }
+    print_table(found)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, found)
+    sheet = page(options.output.with_suffix(".html"), found, pictures[:MOST_SHOWN])
+    print(f"Sheet: {sheet.resolve().as_uri()}", flush=True)
+    return 0
+
+
+def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, str]]:
+    """The sources of the images, the labels, and the right label by key where it is known."""
+    labels = _labels(options)
+    if not options.images:
+        source = evaluation_set()
+        by_hexcode = {source.concept(index).hexcode: index for index in range(len(source))}
+        chosen = [by_hexcode[f"{ord(emoji):x}"] for emoji in EXAMPLES]
+        names = {source.concept(index).hexcode: source.concept(index).names["en"] for index in chosen}
+        labels = labels or tuple(names.values())
+        return [ChosenRecords(source, chosen)], labels, {key: name for key, name in names.items() if name in labels}
+    if not labels:
+        raise ValueError('no labels for these images: give --labels "cat,dog,polar bear", or a file with one a line.')
+    files = [name for name in options.images if Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).is_dir()]
+    others = [open_source(name) for name in options.images if name not in files]
+    return [*([FileSource(files)] if files else []), *others], labels, {}
+
+
+def _labels(options: ZeroShot) -> tuple[str, ...]:
+    labels: list[str] = []
+    for given in options.labels:
+        labels += read_class_names(given) if Path(given).is_file() else filter(None, map(str.strip, given.split(",")))
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if repeated:
+        raise ValueError(f"labels must differ, got {', '.join(repeated)} more than once.")
+    if len(labels) == 1:
+        raise ValueError(f"one label ({labels[0]}) leaves nothing to choose from: give two or more.")
+    return tuple(labels)
+
+
+def _templates(options: ZeroShot) -> tuple[str, ...]:
+    templates: list[str] = []
+    for given in options.templates:
+        templates += [given.replace("{c}", "{}")] if "{" in given else read_templates(given)
+    return tuple(templates) or (("{}",) if options.model == TRAINED_ON_NAMES else GENERAL_TEMPLATES)
+
+
+def _embedded(
+    sources: Sequence[Source], encoder: Any, options: ZeroShot
+) -> Iterator[tuple[Source, Item, np.ndarray | None]]:
+    """(source, item, embedding [dim] or None) of every image."""
+    for source in sources:
+        runs = prepared_images(source, encoder.processor, batch_size=options.batch_size, workers=options.workers)
+        with closing(runs), EmbeddingProgress("images", records=len(source), start=0) as progress:
+            for run in runs:
+                vectors: np.ndarray = embed_prepared(encoder, run, options.batch_size)
+                progress.update(run.items[-1].record, len(run.items))
+                for item, vector, good in zip(run.items, vectors, run.good, strict=True):
+                    yield source, item, vector if good else None
+            progress.update(len(source), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
