@@ -29,6 +29,8 @@ def shapes_only() -> Iterator[None]:
     finally:
         global_state.set_global_attribute(queue, waiting)
 
+_LARGE = 1 << 25  # bytes
+
 
 def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Gives each weight of a model built by `shapes_only` its value, by path; the model is then as any other.
@@ -55,4 +57,11 @@ class _Value:
         value = self._held.pop()
         if tuple(shape) != value.shape:
             raise ValueError(f"expected shape {tuple(shape)}, got {value.shape}")
-        return keras.ops.convert_to_tensor(value, dtype=dtype)
+        if value.nbytes <= _LARGE:
+            return keras.ops.convert_to_tensor(value, dtype=dtype)
+        # tensorflow holds two copies of an array while it takes it over: so in pieces, which are joined when the array is gone.
+        pieces = [
+            keras.ops.convert_to_tensor(part.copy(), dtype=dtype) for part in np.array_split(value, value.nbytes // _LARGE)
+        ]
+        del value
+        return keras.ops.concatenate(pieces, axis=0)

@@ -17,7 +17,7 @@ from diptych.core.weights.settings import read_json, write_json
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.clip import CLIP
 from diptych.models.config import CLIPConfig, SigLIPConfig
-from diptych.models.presets import PRESETS, TRAINED
+from diptych.models.presets import PRESETS
 from diptych.models.two_towers import PretrainedPair, SigLIP
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
 
@@ -50,7 +50,7 @@ def load_model(
     if preset in PRESETS:
         config = PRESETS[str(preset)]
         return build_model(config, **arguments)
-    checkpoint = read_checkpoint(preset_folder(TRAINED.get(str(preset), preset), revision=revision))
+    checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=PRESETS))
     with shapes_only() if load_weights else nullcontext():
         model = build_model(checkpoint.config, **arguments)
     if load_weights:

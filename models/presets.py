@@ -6,7 +6,6 @@ Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/sig
 import difflib
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from diptych.models.config import (
     CLIPConfig,
@@ -135,9 +134,6 @@ EMOJI = SigLIPConfig(
 
 PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {"emoji": EMOJI, **_plain(), **_released(), **_clip()}
 """Fresh weights by name."""
-
-TRAINED: dict[str, Path] = {"emoji_36_languages": Path(__file__).parent / "trained" / "emoji_36_languages"}
-"""Trained models that come with diptych, and their folders."""
 
 
 def preset_config(name: str) -> SigLIPConfig | CLIPConfig:

@@ -110,7 +110,7 @@ class PretrainedPair(TwoTowers):
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (safetensors), open_clip, timm, keras-hub or
-                diptych; a big_vision .npz file; a trained model that diptych ships (`diptych.models.presets.TRAINED`); or a name of
+                diptych; a big_vision .npz file; a trained model that diptych ships (`diptych.core.weights.hub.SHIPPED`); or a name of
                 `diptych.models.presets.PRESETS` for fresh weights.
             revision: of the repository on the hub: a branch, tag or commit.
             load_weights: False for fresh weights in the checkpoint's shapes.

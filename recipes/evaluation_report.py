@@ -67,7 +67,7 @@ def _samples(shown: EvaluationSet, store: StoredEmbeddings) -> Samples:
         name = f"{name}, {MOST_PICTURES:,} of {len(images.items):,} images"
     described = np.flatnonzero(np.isin(texts.records, images.records[places]))
     pictures = []
-    for place in places:
+    for place in places.tolist():
         item = images.items[place]
         reference = shown.source.record(item.record).images[item.number]
         pictures.append(square(decode(shown.source.read(reference)), PICTURE_SIDE))
@@ -76,8 +76,8 @@ def _samples(shown: EvaluationSet, store: StoredEmbeddings) -> Samples:
         text_embeddings=texts.unit_vectors[described],
         image_labels=images.records[places],
         text_labels=texts.records[described],
-        captions=tuple(texts.items[place].caption for place in described),
-        languages=tuple(texts.items[place].language for place in described),
+        captions=tuple(texts.items[place].caption for place in described.tolist()),
+        languages=tuple(texts.items[place].language for place in described.tolist()),
         thumbnails=np.stack(pictures),
         logit_scale=store.encoder.logit_scale,
         logit_bias=store.encoder.logit_bias,

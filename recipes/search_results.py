@@ -122,7 +122,6 @@ def page(path: Path, found: Mapping[str, Any], folder: IndexFolder, pictures: Ma
 
 
 def _summary(found: Mapping[str, Any]) -> str:
-    milliseconds = 1000 * found["seconds"]
     how = {
         "exact": "Exact search",
         "faiss": "Exact search by faiss",
@@ -130,8 +129,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     }
     unfinished = "" if found["index_finished"] else " The index is not finished yet."
     return (
-        f"{how[found['implementation']]} among {found['rows']:,} {found['among']} by {Path(found['model']).name}, "
-        f"{milliseconds:,.3g} ms for {len(found['queries'])} {'query' if len(found['queries']) == 1 else 'queries'}.{unfinished}"
+        f"{how[found['implementation']]} among {found['rows']:,} {found['among']} embedded by {Path(found['model']).name}, "
+        f"{1000 * found['seconds']:,.1f} ms for {len(found['queries'])} {'query' if len(found['queries']) == 1 else 'queries'}.{unfinished}"
     )
 
 

@@ -6,7 +6,7 @@ images are kept before normalisation, as few-shot classification takes them. The
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,8 @@ from diptych.recipes.index_writer import IndexWriter
 
 COMMIT_SECONDS = 10.0
 TEXT_BATCH = 256
+
+Runs = Generator[tuple[list[Item], np.ndarray], None, None]  # items, and what the model makes of them
 
 
 class Stopped(Exception):
@@ -138,7 +140,7 @@ class StoredEmbeddings:
         return Featurizer(self.encoder.dim, keras.Model(tower.input, tower.output["pooled"]))
 
     def _embedded(
-        self, part: Part, source: Source, name: str, runs: Callable[[Source, tuple[int, int]], Iterator]
+        self, part: Part, source: Source, name: str, runs: Callable[[Source, tuple[int, int]], Runs]
     ) -> Embedded:
         data = source.fingerprint()
         identity = f"{self.fingerprint} {data} {keras.backend.backend()} {part}"
@@ -169,7 +171,7 @@ class StoredEmbeddings:
         part: Part,
         source: Source,
         name: str,
-        runs: Callable[[Source, tuple[int, int]], Iterator],
+        runs: Callable[[Source, tuple[int, int]], Runs],
         writer: IndexWriter,
     ) -> None:
         start = writer.begin(part)
@@ -189,7 +191,7 @@ class StoredEmbeddings:
                     committed = time.monotonic()
         writer.finish()
 
-    def _image_runs(self, source: Source, start: tuple[int, int]) -> Iterator[tuple[list[Item], np.ndarray]]:
+    def _image_runs(self, source: Source, start: tuple[int, int]) -> Runs:
         prepared = prepared_images(
             source, self.encoder.processor, batch_size=self.batch_size, start=start, workers=self.workers
         )
@@ -197,7 +199,7 @@ class StoredEmbeddings:
             for run in prepared:
                 yield run.items, embed_prepared(self._featurizer, run, self.batch_size)
 
-    def _text_runs(self, source: Source, start: tuple[int, int]) -> Iterator[tuple[list[Item], np.ndarray]]:
+    def _text_runs(self, source: Source, start: tuple[int, int]) -> Runs:
         stream = captions(source, start)
         while items := list(islice(stream, TEXT_BATCH)):
             good = [item.status == GOOD for item in items]

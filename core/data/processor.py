@@ -22,9 +22,6 @@ from diptych.core.weights.hub import preset_folder
 Item = bytes | str | Path | Image.Image | np.ndarray
 """A picture: its encoded bytes, its path, as Pillow has it, or uint8 [height, width, 3]."""
 
-SHIPPED = Path(__file__).parents[2] / "models" / "trained"
-"""The folders of the trained models that come with diptych, by their names."""
-
 _ONE_PICTURE = (bytes, bytearray, memoryview, str, Path, Image.Image)
 
 
@@ -59,9 +56,6 @@ class Processor:
             FileNotFoundError: for what is not there, naming the files that were looked for.
             WeightFileError: a ValueError, for damaged files and settings that no model here could use.
         """
-        shipped = SHIPPED / preset if isinstance(preset, str) and preset.isidentifier() else None
-        if shipped is not None and shipped.is_dir():
-            preset = shipped
         path = preset_folder(preset, revision=revision, patterns=PATTERNS)
         pixels, tokenizer, context_length, clean_captions = read_parts(path if path.is_dir() else path.parent)
         return cls(pixels=pixels, tokenizer=tokenizer, context_length=context_length, clean_captions=clean_captions)

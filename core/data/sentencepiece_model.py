@@ -30,6 +30,8 @@ class SentencePieceModel:
     pieces: tuple[Piece, ...]
     model_type: int
     byte_fallback: bool
+    normalization: str
+    """The name of the normalisation rule: "identity", "nmt_nfkc", "nfkc" and so on."""
     charsmap: bytes
     """The precompiled character map; empty for none."""
     add_dummy_prefix: bool
@@ -52,6 +54,7 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
         pieces=tuple(pieces),
         model_type=int(trainer.get(3, UNIGRAM)),
         byte_fallback=bool(trainer.get(35, False)),
+        normalization=_message(normalizer.get(1, b""), "a name").decode("utf-8", "replace"),
         charsmap=_message(normalizer.get(2, b""), "the character map"),
         add_dummy_prefix=bool(normalizer.get(3, True)),
         remove_extra_whitespaces=bool(normalizer.get(4, True)),

@@ -177,7 +177,8 @@ class _SentencePieceTokenizer(Tokenizer):
         from sentencepiece import SentencePieceProcessor
 
         try:
-            self._processor = SentencePieceProcessor(model_proto=data)
+            self._processor = SentencePieceProcessor()
+            self._processor.LoadFromSerializedProto(data)
         except RuntimeError as error:
             raise ValueError(
                 f"this is no SentencePiece model ({error}); give the .model file that its trainer wrote"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from diptych.core.data.clip_bpe import ClipTokenizer
@@ -29,8 +30,8 @@ def tokenizer_definition(tokenizer: Tokenizer, context_length: int) -> dict[str,
     """The content of a tokenizer.json: cleaning, vocabulary, end-of-text, truncation and padding to `context_length`.
 
     Ids equal `Tokenizer.encode`'s, but for what the format cannot say: names of control pieces ("</s>") that stand in a text
-    are taken for the pieces themselves, and so are names of byte pieces ("<0x41>"); and SentencePiece's character map is applied
-    to graphemes, so that a combining mark after a compatibility character, such as a no-break space, is lost.
+    are taken for the pieces themselves, and so are names of byte pieces ("<0x41>"); and several combining marks that no language puts
+    together, or one behind a no-break space, may come out otherwise.
 
     Raises:
         ValueError: for a SentencePiece model of a kind that the format does not know.
@@ -135,6 +136,9 @@ def _from_sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
 def _normalization(model: SentencePieceModel) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     if model.charsmap:
+        # The format applies the map to short graphemes and single characters only: what is spelt in more parts, as Korean and
+        # Vietnamese are in names of files on a Mac, has to be composed first.
+        steps += [{"type": "NFC"}] if "nfkc" in model.normalization else []
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.charsmap).decode()})
     if model.remove_extra_whitespaces:
         steps += [_strip(), _replace({"Regex": " {2,}"}, " ")]
@@ -186,7 +190,7 @@ def _strip() -> dict[str, Any]:
     return {"type": "Strip", "strip_left": True, "strip_right": True}
 
 
-def _sequence(steps: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+def _sequence(steps: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """One normaliser of several, those that are sequences themselves laid open."""
     given = [inner for step in steps if step is not None for inner in step.get("normalizers", [step])]
     return {"type": "Sequence", "normalizers": given} if given else None

@@ -9,7 +9,7 @@ from diptych.core.evaluation.report.contents import ReportData, Samples
 from diptych.core.evaluation.report.finds import finds
 from diptych.core.evaluation.report.header import headline, whole_card
 from diptych.core.evaluation.report.languages import language_bars, recall_names
-from diptych.core.evaluation.report.layout import lead
+from diptych.core.evaluation.report.layout import HEIGHT, NARROW, lead
 from diptych.core.evaluation.report.markup import Markup, element, join
 from diptych.core.evaluation.report.matrix import confusion_figure
 from diptych.core.evaluation.report.numbers import percent, shown
@@ -18,7 +18,7 @@ from diptych.core.evaluation.report.style import FIGURES
 from diptych.core.evaluation.report.thumbnails import Thumbnails
 
 MOST_CLASSES = 40  # in a table of confusion; beyond that the most frequent confusions are listed
-WIDTH, HEIGHT = 520, 300
+BARS_WIDTH = 520
 
 
 def evaluation_page(title: str, evaluation: Mapping[str, Any], samples: Samples | None = None) -> str:
@@ -67,7 +67,7 @@ def retrieval_section(result: Mapping[str, Any]) -> Markup:
             element("h3", name),
             element("p", says, class_="says"),
             element("ul", legend, class_="legend"),
-            language_bars(results, columns=1, width=WIDTH, title=f"{name}, recall by language"),
+            language_bars(results, columns=1, width=BARS_WIDTH, title=f"{name}, recall by language"),
             class_="panel",
         )
         for name, says, results in (
@@ -121,14 +121,14 @@ def few_shot_section(result: Mapping[str, Any]) -> Markup:
             class_="says",
         ),
         regularisation_figure(details),
-        class_="panel wide2 below",
+        class_="panel below",
     )
     heading = lead(
         f"{details['shots']}-shot: {result['set']}",
         f"Least squares on the features of {details['shots']} images a class, {len(details['seeds'])} draws, judged on "
         f"{details['images']:,} images. The confusion is that of the first draw.",
     )
-    panels = [_confusion_panel(details["first_seed"]), _numbers(rows), regularisation]
+    panels = [_confusion_panel(details["first_seed"]), element("div", _numbers(rows), regularisation)]
     return join([heading, element("div", panels, class_="grid-of")])
 
 
@@ -143,7 +143,7 @@ def regularisation_figure(details: Mapping[str, Any]) -> Markup:
     chosen = [(row["l2"], row["accuracy"]) for row in details["seeds"]]
     highest = max(*accuracies, *(share for _, share in chosen), details["chance"])
     x, y = plot_area(
-        WIDTH, HEIGHT, Scale("log", min(l2s), max(l2s)), Scale("linear", 0.0, min(1.0, max(highest * 1.1, 0.01)))
+        NARROW, HEIGHT, Scale("log", min(l2s), max(l2s)), Scale("linear", 0.0, min(1.0, max(highest * 1.1, 0.01)))
     )
     points = [f"{float(x(l2)):.1f},{float(y(share)):.1f}" for l2, share in zip(l2s, accuracies, strict=True)]
     at = f"{float(y(details['chance'])):.1f}"
@@ -165,7 +165,7 @@ def regularisation_figure(details: Mapping[str, Any]) -> Markup:
             )
         )
     return frame(
-        WIDTH,
+        NARROW,
         HEIGHT,
         x,
         y,

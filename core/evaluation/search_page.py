@@ -43,7 +43,13 @@ def search_page(title: str, summary: str, answers: Sequence[Answered], *, captio
         answers: one section each.
         captions: whether captions were searched rather than images.
     """
-    return sheet(title, [summary], [_section(answer, captions) for answer in answers])
+    hits = [hit for answer in answers for hit in answer.hits]
+    explained = (
+        "In bold the probability that text and picture belong together, by the model's sigmoid; beside it the cosine."
+        if any(hit.pair_probability is not None for hit in hits)
+        else "The number is the cosine."
+    )
+    return sheet(title, [summary, " ", explained], [_section(answer, captions) for answer in answers])
 
 
 def _section(answer: Answered, captions: bool) -> Markup:

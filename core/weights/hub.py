@@ -10,6 +10,9 @@ from diptych.core.weights.open import PICKLES, WEIGHTS, find_weights
 from diptych.core.weights.settings import read_json
 
 SCHEME = "hf://"
+SHIPPED = {"emoji_36_languages": Path(__file__).parent / "shipped" / "emoji_36_languages"}
+"""Trained models that come with diptych, and their folders."""
+
 SETTINGS = ("*.json", "*.txt", "*.model")
 """Configurations, vocabularies and tokenizers."""
 
@@ -28,7 +31,7 @@ def preset_folder(
     """The folder, or the single file of weights, that a preset is.
 
     Args:
-        preset: a path, or "hf://owner/name" or "hf://owner/name@revision". The hub's own settings apply: HF_HOME, HF_TOKEN, HF_ENDPOINT
+        preset: a path, the name of a model that is shipped, or "hf://owner/name" or "hf://owner/name@revision". The hub's own settings apply: HF_HOME, HF_TOKEN, HF_ENDPOINT
             and HF_HUB_OFFLINE; what was fetched before is found without a connection.
         revision: a branch, tag or commit of the hub's repository.
         patterns: which of the repository's files to fetch; the default is its settings and its weights, in one format. Pickles and
@@ -42,6 +45,8 @@ def preset_folder(
         ImportError: where huggingface_hub is not installed.
     """
     name = str(preset)
+    if name in SHIPPED:
+        return SHIPPED[name]
     if not name.startswith(SCHEME):
         if revision is not None:
             raise ValueError(
@@ -64,7 +69,7 @@ def _local(name: str, known: Collection[str]) -> Path:
     if path.exists():
         return path
     beside = [str(path.with_name(entry.name)) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(name, [*known, *beside], n=3)
+    near = difflib.get_close_matches(name, [*SHIPPED, *known, *beside], n=3)
     advice = f" Did you mean {' or '.join(near)}?" if near else ""
     if _REPOSITORY.fullmatch(name):
         advice += f" For a repository of the hub, write {SCHEME}{name}."

@@ -15,12 +15,22 @@ import pytest
 from PIL import Image
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.naflex import NaFlex
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor import Processor
 from diptych.core.data.text import Tokenizer
 from diptych.core.training.signals import StopSignals
-from diptych.models import SigLIP
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models import (
+    CLIP,
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    NaFlexVisionConfig,
+    SigLIP,
+    SigLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
 from diptych.recipes.encoder import Encoder
 from diptych.recipes.evaluate import Evaluate, evaluate
 from diptych.recipes.evaluation_sets import open_dataset
@@ -329,16 +339,31 @@ def test_a_stopped_evaluation_goes_on_where_it_stopped(tmp_path, colours, capsys
     assert json.loads(options.output.read_text())["results"] == undisturbed
 
 
-def test_stored_vectors_are_those_of_the_encoder(tmp_path):
-    """The pooled features at length one are the embeddings, for a real model."""
+def real_encoder(kind: str) -> Encoder:
+    """A tiny model of each kind, with fresh weights."""
     tokenizer = Tokenizer.from_file(TOKENIZER_PATH)
     shape = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
-    config = SigLIPConfig(
-        vision=VisionConfig(image_size=SIDE, patch_size=4, **shape),
-        text=TextConfig(vocab_size=tokenizer.vocab_size, context_length=6, **shape),
-    )
-    processor = Processor(pixels=FixedSize(height=SIDE, width=SIDE), tokenizer=tokenizer, context_length=6)
-    encoder = Encoder(SigLIP(config), processor)
+    words = {"vocab_size": tokenizer.vocab_size, "context_length": 6}
+    pixels: FixedSize | NaFlex = FixedSize(height=SIDE, width=SIDE)
+    model: SigLIP | CLIP
+    if kind == "clip":
+        vision = CLIPVisionConfig(image_size=SIDE, patch_size=4, embed_dim=12, **shape)
+        text = CLIPTextConfig(embed_dim=12, eot_id=tokenizer.eos_id, **words, **shape)
+        model = CLIP(CLIPConfig(vision=vision, text=text))
+    elif kind == "naflex":
+        vision = NaFlexVisionConfig(patch_size=4, position_grid=4, max_num_patches=9, **shape)
+        pixels = NaFlex(patch_size=4, max_num_patches=9)
+        model = SigLIP(SigLIPConfig(vision=vision, text=TextConfig(**words, **shape)))
+    else:
+        vision = VisionConfig(image_size=SIDE, patch_size=4, **shape)
+        model = SigLIP(SigLIPConfig(vision=vision, text=TextConfig(**words, **shape)))
+    return Encoder(model, Processor(pixels=pixels, tokenizer=tokenizer, context_length=6))
+
+
+@pytest.mark.parametrize("kind", ["siglip", "naflex", "clip"])
+def test_stored_vectors_are_those_of_the_encoder(tmp_path, kind):
+    """The pooled features at length one are the embeddings, for real models."""
+    encoder = real_encoder(kind)
     source = open_dataset(str(class_folders(tmp_path / "shapes"))).sets[0].source
     with StopSignals() as stop:
         store = StoredEmbeddings(tmp_path / "kept", encoder, model="tiny", batch_size=7, stop=stop)
@@ -348,6 +373,17 @@ def test_stored_vectors_are_those_of_the_encoder(tmp_path):
     assert np.abs(stored.vectors - stored.unit_vectors).max() > 1e-3, "what is stored is not normalised"
     other = encoder.embed_images(items[::-1])
     assert np.abs(stored.unit_vectors - other).max() > 1e-5, "the comparison can tell images apart"
+
+
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+def test_real_models_are_judged_by_every_task(tmp_path, kind):
+    class_folders(tmp_path / "shapes" / "test")
+    class_folders(tmp_path / "shapes" / "train", seed=300)
+    for task, data in (("auto", "squares"), ("auto", "shapes"), ("linear_probe", "shapes")):
+        folder = captioned(tmp_path / "squares") if data == "squares" else tmp_path / "shapes"
+        (result,) = judged(tmp_path, folder, encoder=real_encoder(kind), task=task, fewshot_k=2)
+        assert all(0 <= share <= 1 for share in result["metrics"].values())
+        assert len(result["metrics"]) >= 2
 
 
 def test_prompts_that_cannot_be_used_are_named(tmp_path):

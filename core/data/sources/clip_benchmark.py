@@ -13,6 +13,7 @@ Reference: LAION-AI/CLIP_benchmark, README.md, "Creating a webdataset".
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def shard_labels(source: WebDatasetSource) -> tuple[np.ndarray, dict[str, int]]:
             continue
         if not record.images:
             continue
-        number = record.images[0][0]
+        number, _, _ = cast(tuple[int, int, int], record.images[0])
         if number not in of_shard:
             of_shard = {number: _labels_in(source.shards[number])}  # records come shard by shard
         found = of_shard[number].get(record.key, NO_LABEL)

@@ -19,7 +19,7 @@ ul.hits{grid-template-columns:repeat(auto-fill,minmax(168px,1fr))} ul.cards{grid
 .hit,.shown{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;min-width:0}
 .hit{display:grid;grid-template-rows:auto auto auto 1fr;gap:7px} .hit .thumb,.shown .thumb{border-color:transparent}
 .hit p{font-size:13px;line-height:1.35;overflow-wrap:anywhere;display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden}
-.figures{display:flex;justify-content:space-between;align-items:baseline;font-size:12px;color:var(--muted)}
+.figures{display:flex;justify-content:space-between;gap:0 6px;flex-wrap:wrap;align-items:baseline;font-size:12px;color:var(--muted)}
 .figures b{color:var(--ink);font-size:14px;font-weight:650}
 .bar-of{display:block;height:5px;border-radius:3px;background:var(--grid);overflow:hidden}
 .bar-of i{display:block;height:100%;border-radius:3px;background:var(--image);min-width:1px}

@@ -10,6 +10,7 @@ from diptych.core.evaluation.evaluation_page import MOST_CLASSES, evaluation_pag
 from diptych.core.evaluation.evaluation_table import classification_text, evaluation_text, retrieval_text
 from diptych.core.evaluation.few_shot import few_shot
 from diptych.core.evaluation.multilingual import recall_by_language
+from diptych.core.evaluation.report.layout import HEIGHT, NARROW
 from diptych.core.evaluation.report.numbers import percent
 from tests.core.evaluation.synthetic import CLASSES, HOSTILE, samples
 from tests.core.evaluation.test_report import Page, external_references
@@ -135,7 +136,7 @@ def test_every_choice_of_regularisation_has_its_place():
     figure = regularisation_figure(details)
     places = [tuple(map(float, pair.split(","))) for pair in re.search(r'points="([^"]+)"', figure)[1].split()]
     assert len(places) == len(details["by_l2"])
-    assert all(0 <= x <= 520 and 0 <= y <= 300 for x, y in places)
+    assert all(0 <= x <= NARROW and 0 <= y <= HEIGHT for x, y in places)
     heights = [-y for _, y in places]
     shares = [row["accuracy"] for row in details["by_l2"]]
     assert np.array_equal(np.argsort(heights, kind="stable"), np.argsort(shares, kind="stable"))

@@ -3,7 +3,6 @@
 import os
 import warnings
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ from diptych.core.weights import files, safetensors
 from diptych.core.weights.errors import WeightFileError
 from tests.core.training.checkpoint_writer import assert_is_of_its_step, groups_of, state_of
 
-DTYPES = [np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_, ml_dtypes.bfloat16]
 SMALL = 64
 
 
