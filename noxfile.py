@@ -130,7 +130,7 @@ def wheel(session: nox.Session) -> None:
         added = sorted(path.name for path in set(site.iterdir()) - before)
         if [name for name in added if not name.endswith(".dist-info")] != ["diptych"]:
             session.error(f"the wheel put {added} into site-packages, expected diptych and its metadata")
-        app = shutil.copytree(ROOT / "tests" / "keras_app", folder / "app")
+        app = shutil.copytree(ROOT / "examples" / "keras_app", folder / "app")
         with session.chdir(app):
             for backend in BACKENDS:
                 printed = (

@@ -158,7 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not rows:
         print("No cell is finished yet.")
         return 1
-    results = {"backend": backend, "examples": options.examples, "cells": [rows[cell] for cell in wanted if cell in rows]}
+    results = {
+        "backend": backend,
+        "examples": options.examples,
+        "cells": [rows[cell] for cell in wanted if cell in rows],
+    }
     print(write_results("contrastive_losses", results))
     for path in write_page(results, planned=len(wanted)):
         print(path)

@@ -76,8 +76,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open_weights(path) as files:
             config: Config = big_vision.config_of(files)
         return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
-    if (folder / open_clip.CONFIG_FILE).is_file():
-        weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
+    weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
+    if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
         with open_weights(weights) as files:
             config = open_clip.config_of(read_json(folder / open_clip.CONFIG_FILE), files)
         return Checkpoint(layout="open_clip", config=config, weights=weights, table=open_clip.table)

@@ -27,7 +27,7 @@ from diptych.core.training.recipe import Optimization, Recipe
 from diptych.core.training.run_folder import RunFolder, RunFolderError
 from diptych.core.training.schedules import SCHEDULES
 from diptych.core.training.signals import StopSignals
-from diptych.models import SigLIP, SigLIPConfig
+from diptych.models import SigLIP, SigLIPConfig, VisionConfig
 from diptych.models.counting import count_flops, count_parameters
 from diptych.models.heads import bias_for_batch
 from diptych.models.presets import preset_config
@@ -130,8 +130,17 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
 
 
 def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
-    """The preset with the recipe's changes; its vocabulary and context are the tokens'."""
+    """The preset with the recipe's changes; its vocabulary and context are the tokens'.
+
+    Raises:
+        ValueError: for a preset whose towers take other inputs than square pixels in [-1, 1] and any tokens.
+    """
     config, model = preset_config(recipe.model.model), recipe.model
+    if not isinstance(config, SigLIPConfig) or not isinstance(config.vision, VisionConfig):
+        raise ValueError(
+            f"--model {model.model} cannot be trained by this recipe, which takes SigLIP's towers for square images. With either "
+            "loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and NaFlex train with model.fit."
+        )
     return dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, image_size=model.image_size or config.vision.image_size),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -113,14 +113,14 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     return card
 
 
-def write_parquet(lines: Path, path: Path) -> None:
+def write_parquet(lines: Path, table: BinaryIO) -> None:
     """The rows of a .jsonl file as Parquet, some thousands at a time; raises ImportError without pyarrow."""
     pyarrow = pyarrow_module()
     whole = ("record", "number")
     schema = pyarrow.schema(
         [(field.name, pyarrow.int64() if field.name in whole else pyarrow.string()) for field in fields(Item)]
     )
-    with lines.open("rb") as file, pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with lines.open("rb") as file, pyarrow.parquet.ParquetWriter(table, schema, compression="zstd") as writer:
         while rows := [json.loads(line) for line in islice(file, ROWS_A_GROUP)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_A_GROUP)
 

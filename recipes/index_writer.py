@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from diptych.core.training.run_folder import write_json
+from diptych.core.weights.atomic import flush_to_disk, replacing
 from diptych.recipes.image_stream import GOOD, Item
 from diptych.recipes.index_folder import (
     CARD,
@@ -104,6 +105,7 @@ class IndexWriter:
             self.path / VECTORS[part], len(head) + progress["rows"] * row_bytes, fresh=not progress["rows"]
         )
         self._rows = _opened(self.path / f"{ROWS[part]}.jsonl", progress["rows_bytes"], fresh=not progress["rows"])
+        flush_to_disk(self.path)
         self.commit()
         return progress["next"][0], progress["next"][1]
 
@@ -154,12 +156,9 @@ class IndexWriter:
         if not progress["finished"]:
             self.commit()
             table = self.path / f"{ROWS[self._part]}.parquet"
-            temporary = table.with_name(f".{table.name}.tmp")
             with contextlib.suppress(ImportError):
-                write_parquet(lines, temporary)
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())  # the lines it replaces are deleted
-                temporary.replace(table)
+                with replacing(table) as file:
+                    write_parquet(lines, file)
                 progress["rows_file"] = table.name
             progress["finished"] = True
             self._write_card()

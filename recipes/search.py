@@ -1,6 +1,6 @@
 """Looks through an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest to them.
 
-Command:   python -m recipes.search --query "a red apple" "Hund" "家"
+Command:   python -m recipes.search --query "red apple" "schwarzes Herz" "トラの顔"
 Pictures:  python -m recipes.search --image photo.jpg
 Captions:  python -m recipes.search --image photo.jpg --among texts    (of an index made with --texts)
 
@@ -32,7 +32,7 @@ from diptych.recipes.faiss_search import nearest_by_faiss, nearest_by_hnsw
 from diptych.recipes.index_folder import IndexFolder, IndexFolderError
 from diptych.recipes.search_results import page, print_tables, results
 
-EXAMPLES = ("a red apple", "Hund", "家", "क्रोधित चेहरा")
+EXAMPLES = ("red apple", "schwarzes Herz", "トラの顔", "ज्वालामुखी")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ Triple = tuple[float, float, float]
 
 Kind = TypeVar("Kind")
 
-_LARGEST = 1e30  # of numbers that mean something here; infinities and not-a-number are none
+_LARGEST = 1e38  # of numbers that mean something in these files; infinities and not-a-number are none
 _NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -56,7 +56,9 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             return None
-        if kind is float and _is_number(value):
+        if kind is float:
+            if not _is_number(value):
+                raise self.wrong(name, _NAMES[kind])
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self.wrong(name, _NAMES[kind])

@@ -20,7 +20,7 @@ from diptych.core.data.transformers_images import (
     read_images,
     write_images,
 )
-from diptych.core.data.vocabularies import open_vocabulary
+from diptych.core.data.vocabularies import STRIP_PUNCTUATION, open_vocabulary
 from diptych.core.weights.atomic import replacing
 from diptych.core.weights.settings import write_json
 
@@ -108,6 +108,7 @@ def write_transformers(folder: Path, parts: Parts) -> None:
         "add_bos_token": tokenizer.bos_id is not None,
         "add_eos_token": True,
         "do_lower_case": tokenizer.lower_case,
+        STRIP_PUNCTUATION: tokenizer.strip_punctuation,
         "padding_side": "right",
         "truncation_side": "right",
         "model_max_length": context_length,
@@ -133,6 +134,8 @@ def _read_own(folder: Path) -> Parts:
     if Path(name).name != name:
         raise text.wrong("tokenizer", "the name of a file in the same folder")
     tokenizer = Tokenizer.from_file(folder / name)
+    if text.get("eos_id", int, tokenizer.eos_id) != tokenizer.eos_id:
+        raise text.wrong("eos_id", f"{tokenizer.eos_id}, as {name} has it: do the files belong together?")
     pad_id = text.get("pad_id", int, tokenizer.pad_id)
     if not 0 <= pad_id < tokenizer.vocab_size:
         raise text.wrong("pad_id", f"an id of the vocabulary, 0 to {tokenizer.vocab_size - 1}")

@@ -64,10 +64,6 @@ class Tokenizer:
         "redfox"; big_vision's own canonicalisation would make it "red fox") and white space collapses to single spaces.
     bos_id: a token before the text, None for none (big_vision's SigLIP 2: `lower`, `tok(bos="no", eos="sticky")`).
 
-    Which of them a vocabulary wants is decided by the vocabulary, never by the kind of model that uses it: transformers 5 lower-cases
-    for SigLIP 2's checkpoints only where their model_type is "siglip2", which two of seventeen have, so that "A Cat." and "a cat."
-    get different ids in the others.
-
     Use `Tokenizer.from_file`; a subclass supplies `_ids` from a cleaned string to a list of ids.
     """
 
@@ -97,14 +93,15 @@ class Tokenizer:
         path: str | Path,
         *,
         pad_id: int | None = None,
-        lower_case: bool | None = None,
-        strip_punctuation: bool | None = None,
+        lower_case: bool = True,
+        strip_punctuation: bool = False,
     ) -> "Tokenizer":
         """Open a SentencePiece `.model`, a Hugging Face `tokenizer.json` (which needs `pip install tokenizers`), or CLIP's vocabulary.
 
         CLIP's comes as a tokenizer.json, as a vocab.json beside a merges.txt, or as bpe_simple_vocab_16e6.txt.gz.
         `pad_id` overrides the file's own (SigLIP 1 pads with the end-of-text id 1); a file without one pads with end-of-text.
-        `lower_case` and `strip_punctuation` are the vocabulary's to say unless given. CLIP's has its own cleaning.
+        CLIP's has its own cleaning, whatever `lower_case` and `strip_punctuation` say; what a checkpoint wants for others is
+        `vocabularies.open_vocabulary`'s to find out.
         """
         path = Path(path)
         if not path.is_file():
@@ -120,8 +117,7 @@ class Tokenizer:
             return ClipTokenizer.open(path, pad_id=pad_id)
         kind = _HuggingFaceTokenizer if path.suffix == ".json" else _SentencePieceTokenizer
         tokenizer: Tokenizer = kind(data, pad_id=pad_id)
-        tokenizer.lower_case = True if lower_case is None else lower_case
-        tokenizer.strip_punctuation = is_t5_vocabulary(tokenizer) if strip_punctuation is None else strip_punctuation
+        tokenizer.lower_case, tokenizer.strip_punctuation = lower_case, strip_punctuation
         return tokenizer
 
     def encode(self, text: str, context_length: int) -> np.ndarray:
@@ -162,12 +158,6 @@ class Tokenizer:
 
     def _ids(self, text: str) -> list[int]:
         raise NotImplementedError
-
-
-def is_t5_vocabulary(tokenizer: Tokenizer) -> bool:
-    """Whether this is one of T5's vocabularies, with which SigLIP was trained: 32,000 pieces (c4) or mT5's 250,000, up to 128 more."""
-    marks = tuple(tokenizer.token_id(mark) for mark in ("<pad>", "</s>", "<unk>"))
-    return marks == (0, 1, 2) and any(0 <= tokenizer.vocab_size - size <= 128 for size in (32_000, 250_000))
 
 
 class _SentencePieceTokenizer(Tokenizer):

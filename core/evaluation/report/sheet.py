@@ -1,6 +1,5 @@
 """Single pages of pictures in the report's dress: complete in themselves, without scripts, in light and dark."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from diptych.core.evaluation.report.header import MARK
 from diptych.core.evaluation.report.markup import Markup, element
 from diptych.core.evaluation.report.style import COLOURS, FIGURES, PAGE
+from diptych.core.weights.atomic import replacing
 
 SIDE = 128
 
@@ -71,9 +71,8 @@ def sheet(title: str, summary: Sequence[object], sections: Sequence[Markup]) -> 
 def write_page(path: Path, page: str) -> Path:
     """Writes a page in one step, making its folder if need be; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(page.encode("utf-8"))
     return path
 
 

@@ -99,11 +99,13 @@ def test_padding_and_truncation_come_along(tmp_path):
     assert ids[1].ids[-1] == tokenizer.eos_id
 
 
-def test_texts_come_back():
-    written = _exported(Tokenizer.from_file(TOKENIZER_PATH), 64)
+def test_texts_come_back_as_sentencepiece_writes_them():
+    from sentencepiece import SentencePieceProcessor
+
+    judge = SentencePieceProcessor(model_file=str(TOKENIZER_PATH))
     for name in some_captions(200):
-        expected = unicodedata.normalize("NFKC", name.lower()).replace("\u200c", " ")
-        assert written.decode(written.encode(name).ids).split() == expected.split()
+        ids = _OURS.encode(name, 64).tolist()
+        assert _ONCE.decode(ids) == judge.decode(ids) != ""
 
 
 def test_only_what_is_like_gemma_survives_being_taken_for_gemma(tmp_path):

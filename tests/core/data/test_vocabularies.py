@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import TOKENIZER_PATH
-from diptych.core.data.text import Tokenizer, is_t5_vocabulary
-from diptych.core.data.vocabularies import VOCABULARY_FILES, open_vocabulary, vocabulary_file
+from diptych.core.data.text import Tokenizer
+from diptych.core.data.vocabularies import VOCABULARY_FILES, is_t5_vocabulary, open_vocabulary, vocabulary_file
 from tests.core.data.small_vocabularies import (
     FOX,
     clip_tokenizer,
@@ -162,6 +162,19 @@ def test_the_pad_token_is_the_files_to_say(tmp_path):
     (folder / "tokenizer_config.json").write_text('{"pad_token": 3}')
     with pytest.raises(ValueError, match="expected a text"):
         open_vocabulary(folder)
+
+
+def test_only_settings_of_our_own_override_what_the_vocabulary_wants(tmp_path):
+    folder = _folder(tmp_path, "spiece.model", lengthened(sentencepiece_model("t5"), 32_000))
+    for settings, expected in [
+        ({"do_lower_case": False}, (True, True)),
+        ({"do_lower_case": False, "strip_punctuation": False}, (False, False)),
+        ({"do_lower_case": True, "strip_punctuation": False}, (True, False)),
+    ]:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        tokenizer = open_vocabulary(folder)
+        assert (tokenizer.lower_case, tokenizer.strip_punctuation) == expected
+    assert not Tokenizer.from_file(folder / "spiece.model").strip_punctuation, "training cleans as it is told"
 
 
 def test_clips_vocabulary_pads_with_end_of_text_unless_told(tmp_path):

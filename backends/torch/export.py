@@ -1,0 +1,121 @@
+"""Towers as graphs without Keras: torch's own archive (`.pt2`), and ONNX.
+
+A shape is a tuple of sizes and, where any size will do, of names: `("batch", 48, 48, 3)`.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+import torch
+
+Shapes = Mapping[str, tuple[int | str, ...]]
+
+_EXAMPLE_SIZES = {"batch": 2}
+_EXAMPLE_SIZE = 3  # of any other dimension; 0 and 1 would be taken for constants, and equal sizes for the same dimension
+_WORDS_OF_THE_MAKER = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
+
+
+class _Positional(torch.nn.Module):
+    """A Keras model that takes its inputs one by one and returns its only output."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.model = model
+        self.names = [x.name for x in model.inputs]
+
+    def forward(self, *arrays):
+        inputs = dict(zip(self.names, arrays, strict=True))
+        (output,) = self.model(inputs, training=False).values()
+        return output
+
+
+def write_torch_export(model: keras.Model, shapes: Shapes, path: Path) -> None:
+    """Writes an archive that `torch.export.load` reads; its module takes the inputs in the order of `shapes`."""
+    dimensions = {name: torch.export.Dim(name) for shape in shapes.values() for name in shape if isinstance(name, str)}
+    dynamic = tuple({axis: dimensions[axis_name] for axis, axis_name in _named(shape)} for shape in shapes.values())
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(_Positional(model).eval(), _examples(model, shapes), dynamic_shapes=(dynamic,))
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                for key in _WORDS_OF_THE_MAKER:  # they hold the paths of source files on this machine
+                    node.meta.pop(key, None)
+    torch.export.save(program, path)
+
+
+def load_torch_export(path: Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """The archive as a function of arrays by name, in the order in which it takes them."""
+    module = torch.export.load(path).module()
+
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            return module(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+
+    return run
+
+
+def write_onnx(
+    model: keras.Model, shapes: Shapes, path: Path, *, metadata: Mapping[str, str], external_data: bool = False
+) -> None:
+    """Writes an ONNX graph; its output has the name that it has in the model.
+
+    Args:
+        model: a Keras model with inputs by name and one output by name.
+        shapes: of the inputs.
+        path: of the `.onnx` file.
+        metadata: what the graph's `metadata_props` shall say.
+        external_data: weights go into a file of their own, `<path>.data`; those over 2 GB do so anyway, as no other way exists.
+    """
+    (output,) = model.output
+    dynamic = tuple(dict(_named(shape)) for shape in shapes.values())
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            _Positional(model).eval(),
+            _examples(model, shapes),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=list(shapes),
+            output_names=[output],
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no graph.")
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the paths of source files on this machine
+    program.model.metadata_props.update(metadata)
+    program.save(path, external_data=external_data)
+
+
+def _named(shape: tuple[int | str, ...]) -> list[tuple[int, str]]:
+    return [(axis, size) for axis, size in enumerate(shape) if isinstance(size, str)]
+
+
+def _examples(model: keras.Model, shapes: Shapes) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace the model with; their values do not matter."""
+    dtypes = {x.name: x.dtype for x in model.inputs}
+    return tuple(
+        keras.ops.ones([_example_size(size) for size in shape], dtype=dtypes[name]) for name, shape in shapes.items()
+    )
+
+
+def _example_size(size: int | str) -> int:
+    return _EXAMPLE_SIZES.get(size, _EXAMPLE_SIZE) if isinstance(size, str) else size
+
+
+@contextmanager
+def _quiet():
+    """Without what torch says of its own inner life and of packages that these graphs do not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

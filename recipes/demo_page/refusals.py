@@ -1,0 +1,40 @@
+"""What the page cannot be given, in sentences for the person in front of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diptych.core.data.image import FORMATS, MAX_PIXELS
+from diptych.core.data.records import BadExample
+
+_READABLE = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+_SENTENCES = {
+    "image_empty": (400, "The file is empty."),
+    "image_format": (415, f"This is no picture that can be read here: give a {_READABLE} file."),
+    "image_too_large": (413, f"The picture has too many pixels: at most {MAX_PIXELS // 1_000_000} million."),
+    "image_truncated": (422, "The picture ends too early: the file was cut off."),
+    "image_damaged": (422, "The picture is damaged and cannot be read."),
+    "image_missing": (404, "The picture is not where it was."),
+    "image_unreadable": (404, "The picture cannot be read from where it was."),
+    "caption_empty": (400, "The text holds no readable character."),
+    "caption_nul": (400, "The text holds a NUL character."),
+    "caption_surrogate": (400, "The text holds half a character (a surrogate)."),
+    "caption_too_long": (413, "The text is too long."),
+}
+
+
+class Refused(Exception):
+    """A request that is not answered: an HTTP status, 4xx or 503, and a sentence for the page."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+@contextmanager
+def in_sentences() -> Iterator[None]:
+    """Turns what is wrong with an image or a text into a `Refused`."""
+    try:
+        yield
+    except BadExample as error:
+        status, message = _SENTENCES.get(error.reason, (422, f"This cannot be used: {error.reason}."))
+        raise Refused(status, message) from error

@@ -1,0 +1,136 @@
+"""The CLIP recipe: SigLIP's run with another loss, a model without a bias, trained and judged to the end."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from diptych.core.losses.contrastive import softmax_contrastive_loss
+from diptych.core.training.checkpoint import restore_latest
+from diptych.core.training.metrics import read_metrics
+from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+from diptych.core.training.run_folder import RunFolder
+from diptych.models import SigLIP, from_preset
+from diptych.recipes.clip import clip
+from diptych.recipes.contrastive import build_config, build_preprocess
+from diptych.recipes.siglip import resolve, siglip
+from tests.models.examples import TINY, numpy_of
+from tests.recipes.photos import write_photos
+
+STEPS = 40
+
+
+def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
+    small = (
+        "--model siglip_mu16_224 --image-size 32 --context-length 8 --batch-size 16 --val-fraction 0.2 --no-tensorboard"
+    )
+    flags = f"--examples {STEPS * 16} --train-data {photos} --run-dir {run_dir}"
+    return [sys.executable, "-m", "recipes.clip", *small.split(), *flags.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 64)
+
+
+@pytest.fixture(scope="module")
+def run_dir(photos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "clip"
+    done = subprocess.run(command(photos, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_it_is_siglips_run_but_for_loss_scale_and_folder():
+    ours, theirs = clip(), siglip()
+    assert ours.optimization.loss == "softmax"
+    assert ours.model.init_logit_scale == pytest.approx(14.2857, abs=1e-4)
+    assert ours.run.run_dir != theirs.run.run_dir
+    same = replace(
+        ours,
+        model=replace(ours.model, init_logit_scale=theirs.model.init_logit_scale),
+        optimization=replace(ours.optimization, loss="sigmoid"),
+        run=replace(ours.run, run_dir=theirs.run.run_dir),
+    )
+    assert same == theirs
+
+
+def test_towers_and_tokens_are_siglips_and_only_the_bias_is_gone():
+    configs = [build_config(recipe, build_preprocess(recipe)) for recipe in (resolve(clip()), resolve(siglip()))]
+    assert configs[0].vision == configs[1].vision
+    assert configs[0].text == configs[1].text
+    assert configs[0].init_logit_bias is None
+    assert configs[1].init_logit_bias == pytest.approx(-np.log(127))
+
+
+def test_a_users_folder_is_learned_judged_and_reported(run_dir):
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if "loss" in row]
+    assert len(rows) == STEPS
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert rows[0]["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)
+    assert not any("logit_bias" in row for row in rows)
+    results = json.loads((run_dir / "results.json").read_text())
+    assert 0 <= results["retrieval"]["Held-out pairs"]["und"]["recall@5"] <= 1
+    assert "CLIP on" in (run_dir / "report.html").read_text(encoding="utf-8")
+    assert json.loads((run_dir / "card.json").read_text())["implementation"] == "reference"
+
+
+def test_neither_the_checkpoint_nor_the_finished_model_has_a_bias(run_dir):
+    saved = restore_latest(RunFolder(run_dir).checkpoints)
+    assert saved is not None
+    weights = saved.groups["weights"]
+    assert "pair_logits/log_logit_scale" in weights
+    assert [name for name in weights if "logit_bias" in name] == []
+    model = from_preset(run_dir / "model")
+    assert model.logit_bias is None
+    assert float(numpy_of(model.logit_scale)) == pytest.approx(
+        float(np.exp(weights["pair_logits/log_logit_scale"])), rel=1e-6
+    )
+
+
+def test_a_finished_run_is_not_gone_on_with_by_the_other_loss(photos, run_dir):
+    other = subprocess.run(command(photos, run_dir, "--loss", "sigmoid"), capture_output=True, text=True)
+    assert other.returncode == 1
+    assert 'loss: stored "softmax", given "sigmoid"' in other.stderr
+
+
+def test_a_bias_for_the_softmax_loss_is_refused(photos, tmp_path):
+    refused = subprocess.run(
+        command(photos, tmp_path, "--init-logit-bias", "-5"),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert refused.returncode == 2
+    assert "the softmax loss has no bias" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize("preset", ["clip_vit_base_patch32", "siglip2_base_patch16_naflex"])
+def test_towers_that_the_recipe_cannot_feed_are_refused_by_name(preset):
+    recipe = resolve(replace(clip(), model=replace(clip().model, model=preset)))
+    with pytest.raises(ValueError, match=f"--model {preset} cannot be trained"):
+        build_config(recipe, build_preprocess(recipe))
+
+
+@pytest.mark.parametrize("init_logit_bias", [None, -2.0])
+def test_the_objective_is_the_softmax_loss_averaged_over_captions(init_logit_bias):
+    """With or without a bias weight, which no softmax feels; the scale is the model's."""
+    model = SigLIP(replace(TINY, init_logit_scale=5.0, init_logit_bias=init_logit_bias))
+    rng = np.random.default_rng(0)
+    image, text = rng.standard_normal((6, 8)), rng.standard_normal((6, 2, 8))
+    image, text = (
+        x.astype("float32") / np.linalg.norm(x, axis=-1, keepdims=True).astype("float32") for x in (image, text)
+    )
+    loss, scalars = ContrastiveObjective(softmax_loss).loss_of(
+        model, (keras.ops.convert_to_tensor(image), keras.ops.convert_to_tensor(text))
+    )
+    captions = [float(numpy_of(softmax_contrastive_loss(image, text[:, k], logit_scale=5.0))) for k in range(2)]
+    assert abs(captions[0] - captions[1]) > 1e-3
+    assert float(numpy_of(loss)) == pytest.approx(np.mean(captions), rel=1e-5)
+    assert scalars.keys() == ({"logit_scale"} if init_logit_bias is None else {"logit_scale", "logit_bias"})
