@@ -30,6 +30,7 @@ class Stem(keras.layers.Layer):
         super().__init__(**kwargs)
         self.width, self.seed = width, seed
         filters, strides = (width // 2, width // 2, width), (2, 1, 1)
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
         self.convolutions = [
             Convolution(
                 filters=channels,
@@ -37,11 +38,11 @@ class Stem(keras.layers.Layer):
                 stride=stride,
                 seed=f"{seed}/conv_{number}",
                 name=f"conv_{number}",
-                dtype=self.dtype_policy,
+                **shared,
             )
             for number, (channels, stride) in enumerate(zip(filters, strides, strict=True), 1)
         ]
-        self.norms = [BatchNorm(name=f"norm_{number}", dtype=self.dtype_policy) for number in (1, 2, 3)]
+        self.norms = [BatchNorm(name=f"norm_{number}", **shared) for number in (1, 2, 3)]
 
     def build(self, input_shape):
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
@@ -73,18 +74,13 @@ class Bottleneck(keras.layers.Layer):
     def __init__(self, *, width: int, stride: int = 1, project: bool = False, seed: str = "0/block", **kwargs):
         super().__init__(**kwargs)
         self.width, self.stride, self.project, self.seed = width, stride, project, seed
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
 
         def convolution(name, filters, kernel_size):
-            return Convolution(
-                filters=filters,
-                kernel_size=kernel_size,
-                seed=f"{seed}/{name}",
-                name=name,
-                dtype=self.dtype_policy,
-            )
+            return Convolution(filters=filters, kernel_size=kernel_size, seed=f"{seed}/{name}", name=name, **shared)
 
         def norm(name, initial_scale=1.0):
-            return BatchNorm(initial_scale=initial_scale, name=name, dtype=self.dtype_policy)
+            return BatchNorm(initial_scale=initial_scale, name=name, **shared)
 
         self.conv_1, self.norm_1 = convolution("conv_1", width, 1), norm("norm_1")
         self.conv_2, self.norm_2 = convolution("conv_2", width, 3), norm("norm_2")
@@ -138,6 +134,7 @@ class Stage(keras.layers.Layer):
                 seed=f"{seed}/block_{index:02d}",
                 name=f"block_{index:02d}",
                 dtype=self.dtype_policy,
+                trainable=self.trainable,
             )
             for index in range(depth)
         ]
@@ -171,7 +168,10 @@ class AttentionPool(keras.layers.Layer):
         super().__init__(**kwargs)
         self.embed_dim, self.num_heads, self.seed = embed_dim, num_heads, seed
         self.position_embedding = PositionEmbedding(
-            seed=f"{seed}/position_embedding", name="position_embedding", dtype=self.dtype_policy
+            seed=f"{seed}/position_embedding",
+            name="position_embedding",
+            dtype=self.dtype_policy,
+            trainable=self.trainable,
         )
 
     def build(self, input_shape):

@@ -54,7 +54,7 @@ class BatchNorm(keras.layers.Layer):
         moving <- momentum · moving + (1 - momentum) · batch
 
     with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum). Otherwise, and
-    where `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on jax they change where
+    where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on jax they change where
     the caller keeps updates of such weights, as `fit` does.
 
     Args:
@@ -79,7 +79,7 @@ class BatchNorm(keras.layers.Layer):
 
     def call(self, x, training=False):
         dtype, x = x.dtype, ops.cast(x, "float32")
-        if training and self.scale.trainable:
+        if training and self.trainable and self.scale.trainable:
             mean = ops.mean(x, axis=(0, 1, 2))
             variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
             self._follow(mean, variance, ops.cast(math.prod(ops.shape(x)[:-1]), "float32"))

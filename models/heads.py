@@ -20,8 +20,9 @@ class MapHead(keras.layers.Layer):
     def __init__(self, *, num_heads: int, mlp_dim: int, seed: str = "0/map_head", **kwargs):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_dim, self.seed = num_heads, mlp_dim, seed
-        self.norm = LayerNorm(name="norm", dtype=self.dtype_policy)
-        self.mlp = Mlp(mlp_dim=mlp_dim, seed=f"{seed}/mlp", name="mlp", dtype=self.dtype_policy)
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        self.norm = LayerNorm(name="norm", **shared)
+        self.mlp = Mlp(mlp_dim=mlp_dim, seed=f"{seed}/mlp", name="mlp", **shared)
 
     def build(self, input_shape, *_):
         width = input_shape[-1]

@@ -144,13 +144,13 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_dim, self.activation = num_heads, mlp_dim, activation
         self.norm_epsilon, self.causal, self.seed = norm_epsilon, causal, seed
-        dtype = self.dtype_policy
-        self.attention_norm = LayerNorm(epsilon=norm_epsilon, name="attention_norm", dtype=dtype)
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        self.attention_norm = LayerNorm(epsilon=norm_epsilon, name="attention_norm", **shared)
         self.attention = SelfAttention(
-            num_heads=num_heads, causal=causal, seed=f"{seed}/attention", name="attention", dtype=dtype
+            num_heads=num_heads, causal=causal, seed=f"{seed}/attention", name="attention", **shared
         )
-        self.mlp_norm = LayerNorm(epsilon=norm_epsilon, name="mlp_norm", dtype=dtype)
-        self.mlp = Mlp(mlp_dim=mlp_dim, activation=activation, seed=f"{seed}/mlp", name="mlp", dtype=dtype)
+        self.mlp_norm = LayerNorm(epsilon=norm_epsilon, name="mlp_norm", **shared)
+        self.mlp = Mlp(mlp_dim=mlp_dim, activation=activation, seed=f"{seed}/mlp", name="mlp", **shared)
 
     def build(self, input_shape):
         for part in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
@@ -207,6 +207,7 @@ class Encoder(keras.layers.Layer):
         self.depth, self.num_heads, self.mlp_dim, self.activation = depth, num_heads, mlp_dim, activation
         self.norm_epsilon, self.causal = norm_epsilon, causal
         self.rematerialize, self.seed = rematerialize, seed
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
         self.blocks = [
             Block(
                 num_heads=num_heads,
@@ -216,11 +217,11 @@ class Encoder(keras.layers.Layer):
                 causal=causal,
                 seed=f"{seed}/block_{index:02d}",
                 name=f"block_{index:02d}",
-                dtype=self.dtype_policy,
+                **shared,
             )
             for index in range(depth)
         ]
-        self.norm = LayerNorm(epsilon=norm_epsilon, name="norm", dtype=self.dtype_policy)
+        self.norm = LayerNorm(epsilon=norm_epsilon, name="norm", **shared)
 
     def build(self, input_shape, *_):
         for part in (*self.blocks, self.norm):

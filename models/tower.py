@@ -14,8 +14,18 @@ class Tower(keras.Model):
         self._arguments = arguments
 
     def get_config(self):
-        return {**self._arguments, "name": self.name}
+        return {**self._arguments, "name": self.name, "frozen": self.frozen()}
+
+    def frozen(self) -> list[str]:
+        """The paths of the weights that are not trained."""
+        return [weight.path for weight in self.weights if not weight.trainable]
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+        arguments = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+        frozen = set(arguments.pop("frozen", ()))
+        model = cls(**arguments)
+        for weight in model.weights:
+            if weight.path in frozen:
+                weight.trainable = False
+        return model

@@ -72,6 +72,7 @@ class TwoTowers(Tower):
             "init_logit_scale": self.pair_logits.init_logit_scale,
             "init_logit_bias": self.pair_logits.init_logit_bias,
             "name": self.name,
+            "frozen": self.frozen(),
         }
 
     def _embedder(self, encoder, name):

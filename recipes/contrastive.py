@@ -71,10 +71,9 @@ def run(recipe: Recipe) -> int:
 def _run(recipe: Recipe) -> int:
     preprocess = build_preprocess(recipe)
     config = build_config(recipe, preprocess)
+    image_size = recipe.model.image_size or square_towers(recipe)[1].image_size
     preprocess = dataclasses.replace(
-        preprocess,
-        image_size=config.vision.image_size,
-        augmentation=augmentation_for(recipe.data, config.vision.image_size),
+        preprocess, image_size=image_size, augmentation=augmentation_for(recipe.data, image_size)
     )
     if recipe.run.dry_run:
         print(plan_text(recipe, config))
@@ -130,25 +129,32 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
 
 
 def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
-    """The preset with the recipe's changes; its vocabulary and context are the tokens'.
-
-    Raises:
-        ValueError: for a preset whose towers take other inputs than square pixels in [-1, 1] and any tokens.
-    """
-    config, model = preset_config(recipe.model.model), recipe.model
-    if not isinstance(config, SigLIPConfig) or not isinstance(config.vision, VisionConfig):
-        raise ValueError(
-            f"--model {model.model} cannot be trained by this recipe, which takes SigLIP's towers for square images. With either "
-            "loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and NaFlex train with model.fit."
-        )
+    """The preset with the recipe's changes; its vocabulary and context are the tokens'."""
+    config, vision = square_towers(recipe)
+    model = recipe.model
     return dataclasses.replace(
         config,
-        vision=dataclasses.replace(config.vision, image_size=model.image_size or config.vision.image_size),
+        vision=dataclasses.replace(vision, image_size=model.image_size or vision.image_size),
         text=dataclasses.replace(
             config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length
         ),
         init_logit_scale=model.init_logit_scale,
         init_logit_bias=initial_bias(recipe),
+    )
+
+
+def square_towers(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
+    """The preset that the recipe names, and its image tower.
+
+    Raises:
+        ValueError: for a preset whose towers take other inputs than square pixels in [-1, 1] and any tokens.
+    """
+    config = preset_config(recipe.model.model)
+    if isinstance(config, SigLIPConfig) and isinstance(config.vision, VisionConfig):
+        return config, config.vision
+    raise ValueError(
+        f"--model {recipe.model.model} cannot be trained by this recipe, which takes SigLIP's towers for square images. With either "
+        "loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and NaFlex train with model.fit."
     )
 
 

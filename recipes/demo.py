@@ -53,7 +53,9 @@ class Demo:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be 0 to 65535, got {self.port}.")
         if self.template.count("{}") != 1:
-            raise ValueError(f'--template must hold {{}} exactly once, as "a photo of a {{}}" does, got {self.template!r}.')
+            raise ValueError(
+                f'--template must hold {{}} exactly once, as "a photo of a {{}}" does, got {self.template!r}.'
+            )
         if self.heat_map_cells is not None and not 2 <= self.heat_map_cells <= MOST_CELLS:
             raise ValueError(f"--heat-map-cells must be 2 to {MOST_CELLS}, got {self.heat_map_cells}.")
 
@@ -67,9 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_status(lambda: show(options, Encoder.open, attention_of))
 
 
-def show(
-    options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]
-) -> int:
+def show(options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     try:
         answers = prepared(options, open_encoder, attention_of)
@@ -86,7 +86,9 @@ def show(
     return 0
 
 
-def prepared(options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]) -> Answers:
+def prepared(
+    options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]
+) -> Answers:
     """The `Answers` to what the page asks: the model opened, the gallery embedded or opened."""
     name = options.model or (IndexFolder(options.index).card["model"] if options.index else DEFAULT_MODEL)
     print(f"Opening {name}", flush=True)

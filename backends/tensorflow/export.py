@@ -8,18 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 
-def load_saved_model(path: Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+class SavedModel:
     """A SavedModel's serving signature as a function of arrays by name."""
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
 
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        # `loaded` must live as long as its functions, which do not hold the variables.
-        assert loaded is not None
-        (output,) = signature(**{name: tf.constant(array) for name, array in inputs.items()}).values()
+    def __init__(self, path: Path):
+        self._loaded = tf.saved_model.load(str(path))  # must live as long as its signature, which does not hold the variables
+        self._signature = self._loaded.signatures["serving_default"]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        (output,) = self._signature(**{name: tf.constant(array) for name, array in inputs.items()}).values()
         return output.numpy()
-
-    return run
 
 
 def load_litert(path: Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:

@@ -118,7 +118,8 @@ class Answers:
     def heat_maps(self, picture: str, labels: Sequence[str]) -> dict[str, Any]:
         """What speaks for each label, and against it, by how much its logit falls when a part of the picture is hidden.
 
-        {"maps": [{"label", "overlay" (PNG as a data address), "values" [rows][columns], "limit"}], "attention": the same or None}
+        {"maps": [{"label", "overlay" (PNG as a data address), "values" [rows][columns] in logits, "limit" (the largest, without sign)}],
+        "attention": {"overlay", "values" (each patch's share), "limit", "even" (an even share)}, or None}
         """
         kept = self._kept(picture)
         vectors = self._label_vectors(labels)
@@ -132,7 +133,10 @@ class Answers:
                     batch_size=LARGEST_BATCH,
                 )
         heats = self._encoder.encoder.logit_scale * np.einsum("rcd,ld->lrc", kept.drops, vectors)
-        maps = [{"label": label} | _drawn(heat, kept) for label, heat in zip(labels, heats, strict=True)]
+        maps = [
+            {"label": label, "overlay": _layer(heat, kept), "values": _rounded(heat), "limit": _largest(heat)}
+            for label, heat in zip(labels, heats, strict=True)
+        ]
         return {"maps": maps, "attention": self._attention_map(kept)}
 
     def search(self, *, text: str | None = None, picture: str | None = None, count: int = 24) -> dict[str, Any]:
@@ -144,10 +148,10 @@ class Answers:
             raise Refused(400, "Ask for a text or for a picture.")
         began = time.perf_counter()
         query = self._encoder.embed_texts([_cleaned(text)])[0] if text is not None else self._kept(picture).vector
-        scores, rows = nearest(
-            query[None], self.gallery.vectors, min(count, MOST_FOUND), allowed=self.gallery.usable
-        )
-        found = [(score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row != NOT_FOUND]
+        scores, rows = nearest(query[None], self.gallery.vectors, min(count, MOST_FOUND), allowed=self.gallery.usable)
+        found = [
+            (score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row != NOT_FOUND
+        ]
         items = self.gallery.items([row for _, row in found]) if found else []
         results = [
             {
@@ -183,7 +187,10 @@ class Answers:
         if self._attention is None:
             return None
         attention = self._attention
-        return _drawn(self._encoder.run(lambda: attention(kept.small)), kept)
+        shares = self._encoder.run(lambda: attention(kept.small))
+        even = 1 / shares.size
+        layer = _layer(np.maximum(shares - even, 0), kept)
+        return {"overlay": layer, "values": _rounded(shares), "limit": float(shares.max()), "even": even}
 
     def _affordable_cells(self) -> int:
         """The most cells whose heat map takes about `HEAT_MAP_SECONDS`, by the time of a full batch."""
@@ -201,14 +208,20 @@ def _window(cells: int) -> int:
     return max(1, round(cells * WINDOW_SHARE))
 
 
-def _drawn(heat: np.ndarray, kept: Kept) -> dict[str, Any]:
-    """The map as numbers and as a layer for the page."""
-    limit = max(float(np.abs(heat).max()), 1e-9)
+def _layer(heat: np.ndarray, kept: Kept) -> str:
+    """The map as a picture to lay on the page's, as a data address; its strongest value has full strength."""
     share = OVERLAY_SIDE / max(kept.height, kept.width)
     height, width = (max(1, round(side * share)) for side in (kept.height, kept.width))
-    layer = base64.b64encode(png(overlay(heat, height, width, limit=limit))).decode()
-    values = [[round(value, 5) for value in row] for row in heat.tolist()]
-    return {"overlay": f"data:image/png;base64,{layer}", "values": values, "limit": limit}
+    layer = overlay(heat, height, width, limit=max(_largest(heat), 1e-9))
+    return f"data:image/png;base64,{base64.b64encode(png(layer)).decode()}"
+
+
+def _largest(heat: np.ndarray) -> float:
+    return float(np.abs(heat).max())
+
+
+def _rounded(values: np.ndarray) -> list[list[float]]:
+    return values.round(5).tolist()
 
 
 def _shrunk(pixels: np.ndarray, longest_side: int, shortest_side: int) -> np.ndarray:

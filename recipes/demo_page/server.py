@@ -175,7 +175,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _check_origin(self) -> None:
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            raise Refused(403, f"Only the page itself may ask; a program sends the header Origin: {self.server.url[:-1]}")
+            raise Refused(
+                403, f"Only the page itself may ask; a program sends the header Origin: {self.server.url[:-1]}"
+            )
 
     def _json_body(self) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":

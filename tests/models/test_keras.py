@@ -207,3 +207,12 @@ def test_a_keras_file_opens_on_another_backend(tmp_path):
     assert sorted(there) == ["image_embedding", "text_embedding"]
     for name in there:
         assert np.allclose(there[name], numpy_of(here[name]), atol=1e-5)
+
+
+def test_a_frozen_tower_is_still_frozen_when_it_was_saved(tmp_path):
+    model = head_on_a_tower()
+    model.get_layer("backbone").trainable = False
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert [weight.path for weight in model.trainable_weights] == ["classes/kernel", "classes/bias"]
+    assert [weight.path for weight in again.trainable_weights] == ["classes/kernel", "classes/bias"]

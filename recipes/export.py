@@ -1,0 +1,161 @@
+"""Exports a model's two towers as graphs that run without Keras: ONNX and others.
+
+Command:    python -m recipes.export
+Own model:  python -m recipes.export --model runs/siglip --output exported/ --format onnx
+
+Writes image.onnx and text.onnx, from pictures and token ids to embeddings of length one; batches of any size, and for NaFlex any
+number of patches. What a caller must know (inputs with shapes and ranges, mean and standard deviation, context length, padding,
+lower case, logit scale and bias) is in the graphs' metadata_props, each value as JSON, and in export.json; the processor's files
+lie beside it, in diptych's and, where it can express them, transformers' format. Nothing is left in the folder unless the files
+were read again and gave the Keras model's embeddings of random inputs to 1e-4.
+
+Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken:
+
+    onnx          torch, or torch in a process of its own for jax and tensorflow
+    openvino      the same
+    saved_model   tensorflow, jax
+    litert        tensorflow; NaFlex with a fixed number of patches
+    torch_export  torch
+    stablehlo     jax
+    keras         torch, jax, tensorflow
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+
+from diptych.backends.selection import BackendNotAvailable, select_backend
+from diptych.core.evaluation.tables import text_table
+from diptych.core.training.run_folder import write_json
+from diptych.recipes.command_line import parse
+from diptych.recipes.export_formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
+from diptych.recipes.export_writers import Job
+from diptych.recipes.failures import exit_status
+
+PROGRAM = "python -m recipes.export"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Which model, in which format, and where to."""
+
+    model: str = "emoji_36_languages"
+    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["--output-dir"])] = Path("runs/exported")
+    """The folder that is written; files of the same names are replaced."""
+    format: FormatName = "onnx"
+    """onnx, openvino, saved_model, litert, torch_export, stablehlo or keras."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exports; returns the exit status."""
+    asked = os.environ.get("KERAS_BACKEND")
+    options = cast(Export, parse(cast(Any, Export()), arguments, program=PROGRAM, description=__doc__))
+    try:
+        os.environ["KERAS_BACKEND"] = choose_backend(options.format, asked)
+        select_backend()
+    except (ValueError, BackendNotAvailable) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    print(f"--format {options.format} on KERAS_BACKEND={os.environ['KERAS_BACKEND']}", flush=True)
+    compute_on_the_cpu()
+    from diptych.recipes.encoder import Encoder
+
+    return exit_status(lambda: export(options, lambda preset: Encoder.open(preset, dtype="float32")))
+
+
+def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`, in float32."""
+    from diptych.recipes.export_check import check
+    from diptych.recipes.export_towers import towers
+
+    chosen = FORMATS[options.format]
+    encoder = open_encoder(options.model)
+    both = towers(encoder, name=options.model, fixed_num_patches=chosen.fixed_num_patches)
+    for tower in both:
+        _refuse_too_large(tower, options.format)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=options.output) as folder:
+        job = Job(preset=options.model, encoder=encoder, towers=both, folder=Path(folder))
+        print(f"Writing {options.format} ...", flush=True)
+        chosen.write(job)
+        checked = {}
+        for tower in both:
+            name = chosen.file.format(tower.name)
+            print(f"Comparing {name} with the Keras model ...", flush=True)
+            checked[tower.name] = check(tower, chosen.load(job, tower), name)
+        _write_processor(encoder.processor, job.folder)
+        sizes = {tower.name: _bytes(job.folder, chosen.file.format(tower.name)) for tower in both}
+        card = {"format": options.format, "read_by": chosen.read_by}
+        for tower in both:
+            found = checked[tower.name]
+            card[tower.name] = {"file": chosen.file.format(tower.name), **tower.card}
+            card[tower.name]["checked"] = {"greatest_difference": found.difference, "random_inputs": found.compared}
+        write_json(job.folder / "export.json", card)
+        _publish(job.folder, options.output)
+    print(_table(chosen.file, checked, sizes))
+    print(f"{options.output} holds them; {chosen.read_by} can read them.", flush=True)
+    return 0
+
+
+def _refuse_too_large(tower: Any, name: FormatName) -> None:
+    size, most = sum(variable.value.nbytes for variable in tower.model.weights), FORMATS[name].most_bytes
+    if most is not None and size > most:
+        raise ValueError(
+            f"The {tower.name} tower has {size / 1e9:.1f} GB of weights, a {name} file holds {most / 1e9:.1f} GB at most. Use --format "
+            "onnx, which keeps them in files of their own."
+        )
+
+
+def _write_processor(processor: Any, folder: Path) -> None:
+    processor.save_to_preset(folder)
+    try:
+        processor.save_to_preset(folder, format="transformers")
+    except ValueError as error:
+        print(f"Without files for transformers' processors: {error}", flush=True)
+
+
+def _bytes(folder: Path, name: str) -> int:
+    """Of a tower's file with those that belong to it (image.onnx.data, image.bin), or folder."""
+    path = folder / name
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in [*folder.glob(f"{name}*"), *folder.glob(f"{path.stem}.bin")])
+
+
+def _publish(source: Path, output: Path) -> None:
+    """Moves everything into the output folder, in place of what has the same names."""
+    for path in sorted(source.iterdir()):
+        target = output / path.name
+        Path(f"{target}.data").unlink(missing_ok=True)  # of an earlier, larger model; that of this one comes next in order
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+
+
+def _table(file: str, checked: dict[str, Any], sizes: dict[str, int]) -> str:
+    rows = [
+        [
+            name,
+            file.format(name),
+            f"{sizes[name] / 1e6:,.2f}",
+            f"{found.difference:.1e}",
+            str(found.compared),
+            *(f"{milliseconds:.3f}" for milliseconds in found.milliseconds.values()),
+        ]
+        for name, found in checked.items()
+    ]
+    batches = next(iter(checked.values())).milliseconds
+    times = [f"ms/item, batch {batch}" for batch in batches]
+    return text_table(["tower", "file", "MB", "greatest difference", "random inputs", *times], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
