@@ -29,6 +29,7 @@ def shapes_only() -> Iterator[None]:
     finally:
         global_state.set_global_attribute(queue, waiting)
 
+
 _LARGE = 1 << 25  # bytes
 
 
@@ -61,7 +62,8 @@ class _Value:
             return keras.ops.convert_to_tensor(value, dtype=dtype)
         # tensorflow holds two copies of an array while it takes it over: so in pieces, which are joined when the array is gone.
         pieces = [
-            keras.ops.convert_to_tensor(part.copy(), dtype=dtype) for part in np.array_split(value, value.nbytes // _LARGE)
+            keras.ops.convert_to_tensor(part.copy(), dtype=dtype)
+            for part in np.array_split(value, value.nbytes // _LARGE)
         ]
         del value
         return keras.ops.concatenate(pieces, axis=0)

@@ -26,10 +26,10 @@ def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | Non
     if isinstance(vision, NaFlexVisionConfig):
         if image_size is not None:
             raise ValueError("A NaFlex model takes images of any size; image_size is for models with square images.")
-        return _rebuilt(model, replace(model.config, vision=replace(vision, patch_size=patch_size or vision.patch_size)))
-    resized = replace(
-        vision, image_size=image_size or vision.image_size, patch_size=patch_size or vision.patch_size
-    )
+        return _rebuilt(
+            model, replace(model.config, vision=replace(vision, patch_size=patch_size or vision.patch_size))
+        )
+    resized = replace(vision, image_size=image_size or vision.image_size, patch_size=patch_size or vision.patch_size)
     return _rebuilt(model, replace(model.config, vision=resized))
 
 

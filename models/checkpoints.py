@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +37,7 @@ class Checkpoint:
     layout: str
     config: Config
     weights: Path
-    table: Callable[[Config, WeightFiles], Table] | None
+    table: Callable[[Any, WeightFiles], Table] | None
 
 
 def load_model(
@@ -61,7 +62,9 @@ def load_model(
 
 def build_model(config: Config, **arguments) -> PretrainedPair:
     """The model that a configuration describes, with fresh weights."""
-    return (SigLIP if isinstance(config, SigLIPConfig) else CLIP)(config, **arguments)
+    if isinstance(config, CLIPConfig):
+        return CLIP(config, **arguments)
+    return SigLIP(config, **arguments)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -94,9 +97,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         config_kind, _ = KINDS[fields["model_type"]]
         return Checkpoint(layout="diptych", config=config_kind(**fields["config"]), weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
-        return Checkpoint(
-            layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table
-        )
+        return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
     config = transformers.config_of(fields, folder / "config.json")
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 

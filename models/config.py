@@ -158,7 +158,8 @@ class CLIPVisionConfig:
     patch_size: int = 32
     image_size: int = 224
     embed_dim: int = 512
-    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
+    activation: str = "quick_gelu"
+    """One of `diptych.models.layers.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
     pooling: ClassVar[str] = "cls"
 
     def __post_init__(self):
@@ -185,7 +186,8 @@ class CLIPTextConfig:
     vocab_size: int = 49_408
     context_length: int = 77
     embed_dim: int = 512
-    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] = "quick_gelu"
+    activation: str = "quick_gelu"
+    """One of `diptych.models.layers.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
     eot_id: int | None = None
     """The text is read at the first token of this id; None for the largest id, which end-of-text has in CLIP's vocabulary."""
     pooling: ClassVar[str] = "eot"

@@ -6,6 +6,7 @@ as two operations; LayerNorm, GELU, softmax, biases and table lookups count as n
 
 from diptych.models.config import (
     CLIPConfig,
+    CLIPResNetConfig,
     CLIPTextConfig,
     CLIPVisionConfig,
     NaFlexVisionConfig,
@@ -24,7 +25,7 @@ _FLOAT32_BYTES = 4
 def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the bias."""
     parts = {
-        "image": count_tower_parameters(config.vision),
+        "image": count_tower_parameters(_vision(config)),
         "text": count_tower_parameters(config.text),
         "logits": 1 if isinstance(config, CLIPConfig) or config.init_logit_bias is None else 2,
     }
@@ -42,7 +43,9 @@ def count_tower_parameters(config: Tower) -> int:
         embedding = config.vocab_size * d + config.context_length * d
     encoder = config.depth * (2 * norm + attention + mlp) + norm
     if isinstance(config, CLIPVisionConfig | CLIPTextConfig):
-        class_and_norm = norm if isinstance(config, CLIPVisionConfig) else 0  # the class token is as large as the bias it has not
+        class_and_norm = (
+            norm if isinstance(config, CLIPVisionConfig) else 0
+        )  # the class token is as large as the bias it has not
         return embedding + class_and_norm + encoder + d * config.embed_dim
     pooling = {"map": d + attention + norm + mlp}.get(config.pooling, 0)
     projection = (d + 1) * config.embed_dim if config.embed_dim else 0
@@ -61,12 +64,25 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the probe is
     the same for every example, so its projection is computed once a batch.
     """
-    image, text = _forward_flops(config.vision), _forward_flops(config.text)
+    image, text = _forward_flops(_vision(config)), _forward_flops(config.text)
     loss = 6 * batch_size * config.vision.output_width
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += _blocks_flops(config.vision) + _blocks_flops(config.text)
+        training += _blocks_flops(_vision(config)) + _blocks_flops(config.text)
     return {"image": image, "text": text, "loss": loss, "training": training}
+
+
+def _towers(config: Config) -> list[Tower]:
+    return [_vision(config), config.text]
+
+
+def _vision(config: Config) -> Vision:
+    if isinstance(config.vision, CLIPResNetConfig):
+        raise ValueError(
+            "Counts by arithmetic are for transformers, and this image tower is a ResNet: build the model under "
+            "`diptych.models.abstract.shapes_only` and ask it for `count_params`."
+        )
+    return config.vision
 
 
 def _forward_flops(config: Tower) -> int:
@@ -127,7 +143,7 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for tower in (config.vision, config.text)
+        for tower in _towers(config)
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
@@ -149,9 +165,7 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     block = 2 * norm + attention + n * (7 * d + 2 * m) * compute_bytes
     # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
     encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
-    embedding = (
-        config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
-    )
+    embedding = config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
     pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if config.pooling == "map" else 0
     return embedding + encoder + norm + pooling
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from diptych.models.config import (
     CLIPConfig,
+    CLIPResNetConfig,
     CLIPTextConfig,
     CLIPVisionConfig,
     NaFlexVisionConfig,
@@ -69,7 +70,18 @@ def _clip() -> dict[str, CLIPConfig]:
             text=clip_text_config(text_width, embed_dim),
         )
 
+    def resnet(depths: tuple[int, int, int, int], width: int, image_size: int, embed_dim: int, text_width: int):
+        vision = CLIPResNetConfig(
+            stage_depths=depths, width=width, num_heads=width // 2, image_size=image_size, embed_dim=embed_dim
+        )
+        return CLIPConfig(vision=vision, text=clip_text_config(text_width, embed_dim))
+
     return {
+        "clip_rn50": resnet((3, 4, 6, 3), 64, 224, 1024, 512),
+        "clip_rn101": resnet((3, 4, 23, 3), 64, 224, 512, 512),
+        "clip_rn50x4": resnet((4, 6, 10, 6), 80, 288, 640, 640),
+        "clip_rn50x16": resnet((6, 8, 18, 8), 96, 384, 768, 768),
+        "clip_rn50x64": resnet((3, 15, 36, 10), 128, 448, 1024, 1024),
         "clip_vit_base_patch32": vit("B/32", 512, 512),
         "clip_vit_base_patch16": vit("B/16", 512, 512),
         "clip_vit_large_patch14": vit("L/14", 768, 768),

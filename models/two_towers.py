@@ -8,7 +8,7 @@ from typing import Self
 import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
-from diptych.models.config import NaFlexVisionConfig, SigLIPConfig
+from diptych.models.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.heads import Normalize, PairLogits
 from diptych.models.naflex import NaFlexVisionTransformer
 from diptych.models.text import TextTransformer
@@ -172,9 +172,8 @@ class SigLIP(PretrainedPair):
         config = config if isinstance(config, SigLIPConfig) else SigLIPConfig(**config)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
         towers = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
-        image_tower = NaFlexVisionTransformer if isinstance(config.vision, NaFlexVisionConfig) else VisionTransformer
         super().__init__(
-            image_tower(config.vision, name="image", **towers),
+            _image_tower(config.vision, name="image", **towers),
             TextTransformer(config.text, name="text", **towers),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=config.init_logit_bias,
@@ -191,3 +190,9 @@ class SigLIP(PretrainedPair):
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
         )
+
+
+def _image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -> Tower:
+    if isinstance(config, NaFlexVisionConfig):
+        return NaFlexVisionTransformer(config, **arguments)
+    return VisionTransformer(config, **arguments)

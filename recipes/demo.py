@@ -15,7 +15,7 @@ import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import tyro
 
@@ -62,7 +62,7 @@ class Demo:
 
 def main(arguments: list[str] | None = None) -> int:
     """Shows the page until Ctrl-C; returns the exit status."""
-    options = cast(Demo, parse(cast(Any, Demo()), arguments, program="python -m recipes.demo", description=__doc__))
+    options = parse(Demo(), arguments, program="python -m recipes.demo", description=__doc__)
     from diptych.recipes.demo_page.attention import attention_of
     from diptych.recipes.encoder import Encoder
 

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -66,7 +66,7 @@ class Embed:
 
 def main(arguments: list[str] | None = None) -> int:
     """Embeds, or goes on embedding; returns the exit status."""
-    options = cast(Embed, parse(cast(Any, Embed()), arguments, program="python -m recipes.embed", description=__doc__))
+    options = parse(Embed(), arguments, program="python -m recipes.embed", description=__doc__)
     from diptych.recipes.encoder import Encoder
 
     return exit_status(lambda: embed(options, Encoder.open))

@@ -36,7 +36,9 @@ class Encoder:
             )
         run = Path(model) / "model"
         preset = run if (run / "config.json").is_file() else model
-        return cls(from_preset(preset, revision=revision, dtype=dtype), Processor.from_preset(preset, revision=revision))
+        return cls(
+            from_preset(preset, revision=revision, dtype=dtype), Processor.from_preset(preset, revision=revision)
+        )
 
     def embed_images(self, items: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
         """Encoded bytes, paths, Pillow images or uint8 arrays [h, w, 3] -> float32 [n, dim]."""
@@ -73,7 +75,7 @@ class Encoder:
         digest = hashlib.sha256(self.processor.fingerprint().encode())
         for variable in self.model.weights:
             digest.update(f"{variable.path} {tuple(variable.shape)}".encode())
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)))
+            digest.update(keras.ops.convert_to_numpy(variable.value).tobytes())
         return digest.hexdigest()
 
     def _embed(self, embedder: keras.Model, batches: Iterator[dict[str, np.ndarray]]) -> np.ndarray:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -79,9 +79,7 @@ class Evaluate:
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates; returns the exit status."""
-    options = cast(
-        Evaluate, parse(cast(Any, Evaluate()), arguments, program="python -m recipes.evaluate", description=__doc__)
-    )
+    options = parse(Evaluate(), arguments, program="python -m recipes.evaluate", description=__doc__)
     from diptych.recipes.encoder import Encoder
     from diptych.recipes.failures import exit_status
 

@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import tyro
 
@@ -57,7 +57,7 @@ class Export:
 def main(arguments: list[str] | None = None) -> int:
     """Exports; returns the exit status."""
     asked = os.environ.get("KERAS_BACKEND")
-    options = cast(Export, parse(cast(Any, Export()), arguments, program=PROGRAM, description=__doc__))
+    options = parse(Export(), arguments, program=PROGRAM, description=__doc__)
     try:
         os.environ["KERAS_BACKEND"] = choose_backend(options.format, asked)
         select_backend()
@@ -134,7 +134,9 @@ def _publish(source: Path, output: Path) -> None:
     """Moves everything into the output folder, in place of what has the same names."""
     for path in sorted(source.iterdir()):
         target = output / path.name
-        Path(f"{target}.data").unlink(missing_ok=True)  # of an earlier, larger model; that of this one comes next in order
+        Path(f"{target}.data").unlink(
+            missing_ok=True
+        )  # of an earlier, larger model; that of this one comes next in order
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)

@@ -67,9 +67,7 @@ def write_openvino(job: Job) -> None:
     write_onnx(job)
     for tower in job.towers:
         graph = job.folder / f"{tower.name}.onnx"
-        openvino.save_model(
-            openvino.convert_model(graph), job.folder / f"{tower.name}.xml", compress_to_fp16=False
-        )
+        openvino.save_model(openvino.convert_model(graph), job.folder / f"{tower.name}.xml", compress_to_fp16=False)
         for path in job.folder.glob(f"{graph.name}*"):
             path.unlink()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -63,9 +63,7 @@ class Search:
 
 def main(arguments: list[str] | None = None) -> int:
     """Searches; returns the exit status."""
-    options = cast(
-        Search, parse(cast(Any, Search()), arguments, program="python -m recipes.search", description=__doc__)
-    )
+    options = parse(Search(), arguments, program="python -m recipes.search", description=__doc__)
     from diptych.recipes.encoder import Encoder
 
     return exit_status(lambda: search(options, Encoder.open))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -69,9 +69,7 @@ class ZeroShot:
 
 def main(arguments: list[str] | None = None) -> int:
     """Classifies; returns the exit status."""
-    options = cast(
-        ZeroShot, parse(cast(Any, ZeroShot()), arguments, program="python -m recipes.zero_shot", description=__doc__)
-    )
+    options = parse(ZeroShot(), arguments, program="python -m recipes.zero_shot", description=__doc__)
     from diptych.recipes.encoder import Encoder
 
     return exit_status(lambda: classify(options, Encoder.open))

@@ -12,7 +12,9 @@ class SavedModel:
     """A SavedModel's serving signature as a function of arrays by name."""
 
     def __init__(self, path: Path):
-        self._loaded = tf.saved_model.load(str(path))  # must live as long as its signature, which does not hold the variables
+        self._loaded = tf.saved_model.load(
+            str(path)
+        )  # must live as long as its signature, which does not hold the variables
         self._signature = self._loaded.signatures["serving_default"]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -16,7 +16,9 @@ import torch
 Shapes = Mapping[str, tuple[int | str, ...]]
 
 _EXAMPLE_SIZES = {"batch": 2}
-_EXAMPLE_SIZE = 3  # of any other dimension; 0 and 1 would be taken for constants, and equal sizes for the same dimension
+_EXAMPLE_SIZE = (
+    3  # of any other dimension; 0 and 1 would be taken for constants, and equal sizes for the same dimension
+)
 _WORDS_OF_THE_MAKER = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
 
 

@@ -39,9 +39,7 @@ def main() -> None:
     tower = SigLIP.from_preset(PRESET).image_embedder()
     tower.trainable = False
     model = classifier(tower, classes=len(GROUPS))
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-2), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(*drawings("noto", arguments.examples), epochs=arguments.epochs, batch_size=64, verbose=0)
     images, groups = drawings("twemoji", arguments.examples)
     _, accuracy = model.evaluate(images, groups, verbose=0)
@@ -56,7 +54,9 @@ def main() -> None:
         if not np.array_equal(again.predict(images[:8], verbose=0), model.predict(images[:8], verbose=0)):
             raise SystemExit("the loaded classifier does not answer as the saved one")
         exported = export(model, Path(folder))
-    print(f"accuracy {accuracy:.1%} on another designer's drawings (the largest group: {largest:.1%}); exported as {exported}")
+    print(
+        f"accuracy {accuracy:.1%} on another designer's drawings (the largest group: {largest:.1%}); exported as {exported}"
+    )
     print(
         f"keras {keras.__version__} on {keras.config.backend()}, diptych {diptych.__version__} from {diptych.__file__}"
     )

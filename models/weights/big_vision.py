@@ -13,7 +13,6 @@ from diptych.core.weights.mapping import (
     LEADING_AXIS,
     SAME,
     Arrays,
-    Layout,
     Rule,
     Table,
     heads_in,
@@ -36,7 +35,13 @@ def config_of(files: WeightFiles) -> SigLIPConfig:
     resized to 378 px and gives the same result for the first 378 of 384.
     """
     shapes = {name.removeprefix(PREFIX): shape for name, shape in files.shapes.items()}
-    expected = ("img/embedding/kernel", "img/pos_embedding", "txt/Embed_0/embedding", "txt/pos_embedding", "txt/head/kernel")
+    expected = (
+        "img/embedding/kernel",
+        "img/pos_embedding",
+        "txt/Embed_0/embedding",
+        "txt/pos_embedding",
+        "txt/head/kernel",
+    )
     if absent := [name for name in expected if name not in shapes]:
         raise ValueError(f"{files.source} is no image-text model of big_vision: it has no {', '.join(absent)}.")
     kernel, positions = shapes["img/embedding/kernel"], shapes["img/pos_embedding"]

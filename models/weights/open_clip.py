@@ -112,8 +112,10 @@ def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: Weight
     width = shapes[kernel][0]
     num_heads = next((heads for known, _, _, heads in SIZES.values() if known == width), None)
     if num_heads is None:
-        raise ValueError(f"{files.source}: no vision transformer of width {width} is known; sizes are in diptych.models.sizes.")
-    tower = {
+        raise ValueError(
+            f"{files.source}: no vision transformer of width {width} is known; sizes are in diptych.models.sizes."
+        )
+    tower: dict = {
         "width": width,
         "depth": sum(name.startswith(f"{_TRUNK}.blocks.") and name.endswith(".norm1.weight") for name in shapes),
         "mlp_dim": shapes[f"{_TRUNK}.blocks.0.mlp.fc1.weight"][0],
@@ -236,7 +238,14 @@ def _norm(ours: str, theirs: str) -> list[Rule]:
 
 def _siglip_fields(config: SigLIPConfig) -> dict:
     vision, text = config.vision, config.text
-    size = next((n for n, s in _TIMM_SIZES.items() if SIZES[s] == (vision.width, vision.depth, vision.mlp_dim, vision.num_heads)), None)
+    size = next(
+        (
+            n
+            for n, s in _TIMM_SIZES.items()
+            if SIZES[s] == (vision.width, vision.depth, vision.mlp_dim, vision.num_heads)
+        ),
+        None,
+    )
     if size is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             f"open_clip builds SigLIP from timm's towers of sizes {', '.join(_TIMM_SIZES.values())}, pooled by attention without a "
@@ -282,7 +291,9 @@ def _clip_fields(config: CLIPConfig) -> dict:
     if isinstance(vision, CLIPResNetConfig):
         tower: dict = {"layers": list(vision.stage_depths), "width": vision.width}
     elif vision.width != vision.num_heads * _CLIP_HEAD_WIDTH or vision.activation != text.activation:
-        raise ValueError(f"open_clip's image towers have heads of {_CLIP_HEAD_WIDTH} and the text's activation, got {vision}.")
+        raise ValueError(
+            f"open_clip's image towers have heads of {_CLIP_HEAD_WIDTH} and the text's activation, got {vision}."
+        )
     else:
         tower = {"layers": vision.depth, "width": vision.width, "patch_size": vision.patch_size}
         tower["mlp_ratio"] = vision.mlp_dim / vision.width

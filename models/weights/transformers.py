@@ -36,6 +36,7 @@ from diptych.models.config import (
 )
 
 IGNORED = ("*.position_ids",)
+NO_RESNET = 'transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".'
 
 _SIGLIP_TOWER = {
     "hidden_size": 768,
@@ -78,10 +79,10 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
     Raises:
         ValueError: for another model type, or a field whose value no model here computes with.
     """
-    kind = fields.get("model_type")
+    kind = str(fields.get("model_type"))
     if kind not in DEFAULTS:
         raise ValueError(
-            f"{source}: model_type is {kind!r}, expected one of {', '.join(DEFAULTS)} (or diptych's own layout)."
+            f"{source}: model_type is {fields.get('model_type')!r}, expected one of {', '.join(DEFAULTS)} (or diptych's own layout)."
         )
     vision_defaults, text_defaults = DEFAULTS[kind]
     vision = vision_defaults | _part(fields, "vision")
@@ -117,7 +118,9 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
     else:
         grid = math.isqrt(vision["num_patches"])
         if grid**2 != vision["num_patches"]:
-            raise ValueError(f"{source}: vision_config.num_patches is {vision['num_patches']}, expected a square number.")
+            raise ValueError(
+                f"{source}: vision_config.num_patches is {vision['num_patches']}, expected a square number."
+            )
         image = NaFlexVisionConfig(
             **_tower(vision),
             patch_size=vision["patch_size"],
@@ -137,6 +140,8 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
 
 def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -> Table:
     """Our names and transformers'."""
+    if isinstance(config.vision, CLIPResNetConfig):
+        raise ValueError(NO_RESNET)
     patches = "vision_model.embeddings.patch_embedding"
     rules = [
         Rule(
@@ -200,9 +205,7 @@ def _blocks(ours: str, theirs: str, depth: int) -> list[Rule]:
 
 def _map_head() -> list[Rule]:
     ours, theirs = "image/map_head", "vision_model.head"
-    kernels, biases = (
-        (f"{ours}/query_{part}", f"{ours}/key_value_{part}") for part in ("kernel", "bias")
-    )
+    kernels, biases = ((f"{ours}/query_{part}", f"{ours}/key_value_{part}") for part in ("kernel", "bias"))
     return [
         Rule(f"{ours}/probe", f"{theirs}.probe"),
         Rule(kernels, f"{theirs}.attention.in_proj_weight", split(TRANSPOSED, 1, 2)),
@@ -236,15 +239,13 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
             f"model has images {vision.pooling!r} with embed_dim {vision.embed_dim}, text {text.pooling!r} with embed_dim "
             f'{text.embed_dim}. Save it with format="diptych".'
         )
-    naflex = isinstance(vision, NaFlexVisionConfig)
-    if naflex and vision.max_num_patches != vision.position_grid**2:
-        size = {"num_patches": vision.position_grid**2}
+    if isinstance(vision, NaFlexVisionConfig):
+        size, kind, name = {"num_patches": vision.position_grid**2}, "siglip2", "Siglip2Model"
     else:
-        size = {"num_patches": vision.max_num_patches} if naflex else {"image_size": vision.image_size}
-    kind = "siglip2" if naflex else "siglip"
+        size, kind, name = {"image_size": vision.image_size}, "siglip", "SiglipModel"
     common = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "attention_dropout": 0.0}
     return {
-        "architectures": ["Siglip2Model" if naflex else "SiglipModel"],
+        "architectures": [name],
         "model_type": kind,
         "initializer_factor": 1.0,
         "dtype": "float32",
@@ -271,7 +272,9 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
 def _clip_fields(config: CLIPConfig) -> dict:
     vision, text = config.vision, config.text
     if isinstance(vision, CLIPResNetConfig):
-        raise ValueError('transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".')
+        raise ValueError(
+            'transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".'
+        )
     common = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "projection_dim": vision.embed_dim}
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     return {

@@ -9,6 +9,7 @@ const state = {
   picture: null, // {name, blob, height, width}
   example: null,
   labels: [],
+  best: null, // of them, by the last answer
   view: "none", // or "label" or "attention"
   look: null, // the label whose map is shown
   maps: new Map(), // label -> {overlay, limit}, of this picture
@@ -245,7 +246,8 @@ function drawBars(weighed) {
   if (active?.classList.contains("look")) active.focus(); // moving a row takes the focus from it
   requestAnimationFrame(() => rows.forEach((row, place) => row.show(weighed[place])));
   at("bars").classList.remove("waiting");
-  at("best").textContent = weighed.length ? `Best: ${weighed[0].label}, ${percent(weighed[0].softmax)}` : "";
+  state.best = weighed[0]?.label ?? null;
+  at("best").textContent = weighed.length ? `Best: ${state.best}, ${percent(weighed[0].softmax)}` : "";
   markLook();
 }
 
@@ -285,7 +287,7 @@ function setView(view, look = null) {
 
 const askHeat = latest(async (signal) => {
   if (!state.picture || !state.labels.length) return;
-  if (!state.labels.includes(state.look)) state.look = [...bars.keys()].length ? at("bars").querySelector("bdi").textContent : state.labels[0];
+  if (!state.labels.includes(state.look)) state.look = state.labels.includes(state.best) ? state.best : state.labels[0];
   const missing = state.labels.some((label) => !state.maps.has(label)) || (state.about.attention && !state.attention);
   if (missing) {
     at("view").setAttribute("aria-busy", "true");

@@ -11,7 +11,7 @@ from tests.agreement.strategies import agreement_settings
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from tests.agreement.reference_models import (  # noqa: E402
+from tests.agreement.reference_models import (
     KINDS,
     build_reference,
     draw_batch,
@@ -83,9 +83,7 @@ def test_a_wrong_answer_is_rejected(pool, tmp_path):
     }  # fmt: skip
     model, batch = build_reference(fields, 0), draw_batch(fields, 1)
     save_reference(model, tmp_path)
-    (reply,) = pool.ask(
-        "evaluate_checkpoint", backends=pool.backends[:1], folder=str(tmp_path), batch=batch
-    ).values()
+    (reply,) = pool.ask("evaluate_checkpoint", backends=pool.backends[:1], folder=str(tmp_path), batch=batch).values()
     config = transformers.config_of(fields, tmp_path)
     _check(reply, _expected(model, batch, config), batch, "right")
     with torch.no_grad():

@@ -127,7 +127,9 @@ def test_big_vision_files_are_read_with_and_without_prefix_and_scan(tmp_path_fac
 def test_sharded_and_half_precision_folders_are_read(tmp_path):
     model = _random("square", seed=2)
     model.save_to_preset(tmp_path / "whole")
-    halves = {name: value.astype(np.float16) for name, value in read_tensors(tmp_path / "whole" / "model.safetensors").items()}
+    halves = {
+        name: value.astype(np.float16) for name, value in read_tensors(tmp_path / "whole" / "model.safetensors").items()
+    }
     write_safetensors_folder(tmp_path / "shards", halves, max_shard_bytes=4096)
     write_json(tmp_path / "shards" / "config.json", read_json(tmp_path / "whole" / "config.json"))
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
@@ -144,9 +146,21 @@ def test_a_sparse_configuration_has_the_defaults_of_transformers(tmp_path):
 
     siglip = {"model_type": "siglip", "text_config": {"model_type": "siglip_text_model"}, "vision_config": {}}
     assert transformers.config_of(siglip, tmp_path) == PRESETS["siglip_base_patch16_224"]
-    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14}
+    large = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+    }
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "eos_token_id": 2}
-    clip = {"model_type": "clip", "projection_dim": 768, "vision_config": large, "text_config_dict": text, "text_config": {}}
+    clip = {
+        "model_type": "clip",
+        "projection_dim": 768,
+        "vision_config": large,
+        "text_config_dict": text,
+        "text_config": {},
+    }
     assert transformers.config_of(clip, tmp_path) == PRESETS["clip_vit_large_patch14"]
 
 
@@ -161,7 +175,10 @@ def _changed(folder: Path, change) -> None:
     [
         (lambda t: t.pop("text_model.head.bias"), "1 missing: text_model.head.bias"),
         (lambda t: t.update(surplus=np.zeros(3, "float32")), "1 left over: surplus"),
-        (lambda t: t.update({"text_model.head.bias": np.zeros(3, "float32")}), r"head.bias .3,?. for text/projection/bias .16,?."),
+        (
+            lambda t: t.update({"text_model.head.bias": np.zeros(3, "float32")}),
+            r"head.bias .3,?. for text/projection/bias .16,?.",
+        ),
     ],
     ids=["missing", "left over", "misshapen"],
 )

@@ -76,11 +76,15 @@ def make_open_clip(name: str, fields: dict, trunk=None) -> None:
             images = torch.from_numpy(batch["images"].transpose(0, 3, 1, 2).copy())
         expected = {
             "image_embedding": model.encode_image(images, normalize=True).numpy(),
-            "text_embedding": model.encode_text(torch.from_numpy(batch["token_ids"].astype("int64")), normalize=True).numpy(),
+            "text_embedding": model.encode_text(
+                torch.from_numpy(batch["token_ids"].astype("int64")), normalize=True
+            ).numpy(),
         }
     folder = FOLDER / name
     folder.mkdir(exist_ok=True)
-    save_file({path: value.contiguous() for path, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {path: value.contiguous() for path, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": fields}, indent=2))
     np.savez(folder / "expected.npz", **batch, **expected)
 
