@@ -30,7 +30,7 @@ def shapes_only() -> Iterator[None]:
         global_state.set_global_attribute(queue, waiting)
 
 
-_LARGE = 1 << 25  # bytes
+_LARGE = 1 << 22  # bytes
 
 
 def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -60,10 +60,9 @@ class _Value:
             raise ValueError(f"expected shape {tuple(shape)}, got {value.shape}")
         if value.nbytes <= _LARGE:
             return keras.ops.convert_to_tensor(value, dtype=dtype)
-        # tensorflow holds two copies of an array while it takes it over: so in pieces, which are joined when the array is gone.
+        # tensorflow makes two copies of an array, and keeps one until the tensor is gone: so in pieces, each computed with once.
         pieces = [
-            keras.ops.convert_to_tensor(part.copy(), dtype=dtype)
-            for part in np.array_split(value, value.nbytes // _LARGE)
+            keras.ops.convert_to_tensor(part, dtype=dtype) * 1 for part in np.array_split(value, value.nbytes // _LARGE)
         ]
         del value
         return keras.ops.concatenate(pieces, axis=0)

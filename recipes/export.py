@@ -24,7 +24,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +43,7 @@ from diptych.recipes.export_writers import Job
 from diptych.recipes.failures import exit_status
 
 PROGRAM = "python -m recipes.export"
+CARD = "export.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +60,17 @@ class Export:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exports; returns the exit status."""
-    asked = os.environ.get("KERAS_BACKEND")
+    asked = os.environ.get("KERAS_BACKEND")  # parse sets it where it is unset
     options = parse(Export(), arguments, program=PROGRAM, description=__doc__)
+    selected = os.environ["KERAS_BACKEND"]
     try:
         os.environ["KERAS_BACKEND"] = choose_backend(options.format, asked)
         select_backend()
     except (ValueError, BackendNotAvailable) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
-    print(f"--format {options.format} on KERAS_BACKEND={os.environ['KERAS_BACKEND']}", flush=True)
+    if os.environ["KERAS_BACKEND"] != selected:
+        print(f"--format {options.format} is written on KERAS_BACKEND={os.environ['KERAS_BACKEND']}.", flush=True)
     compute_on_the_cpu()
     from diptych.recipes.encoder import Encoder
 
@@ -84,29 +90,48 @@ def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=options.output) as folder:
         job = Job(preset=options.model, encoder=encoder, towers=both, folder=Path(folder))
-        print(f"Writing {options.format} ...", flush=True)
-        chosen.write(job)
+        with _step(f"Writing {options.format}"):
+            chosen.write(job)
         checked = {}
         for tower in both:
             name = chosen.file.format(tower.name)
-            print(f"Comparing {name} with the Keras model ...", flush=True)
-            checked[tower.name] = check(tower, chosen.load(job, tower), name)
-        _write_processor(encoder.processor, job.folder)
+            with _step(f"Comparing the {tower.name} embeddings of {name} with the Keras model's"):
+                checked[tower.name] = check(tower, chosen.load(job, tower), name)
         sizes = {tower.name: _bytes(job.folder, chosen.file.format(tower.name)) for tower in both}
-        card = {"format": options.format, "read_by": chosen.read_by}
-        for tower in both:
-            found = checked[tower.name]
-            card[tower.name] = {"file": chosen.file.format(tower.name), **tower.card}
-            card[tower.name]["checked"] = {"greatest_difference": found.difference, "random_inputs": found.compared}
-        write_json(job.folder / "export.json", card)
+        write_json(job.folder / CARD, _card(options.format, both, checked))
         _publish(job.folder, options.output)
+    _write_processor(encoder.processor, options.output)
     print(_table(chosen.file, checked, sizes))
-    print(f"{options.output} holds them; {chosen.read_by} can read them.", flush=True)
+    print(f"{options.output} holds them. Read them with {chosen.reader}; {CARD} says what they take.", flush=True)
     return 0
 
 
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Says what is being done, and how long it took."""
+    from rich.console import Console
+
+    began = time.monotonic()
+    with Console().status(f"{what} ..."):
+        yield
+    print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _card(name: FormatName, both: Any, checked: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is known of the files, in JSON's types."""
+    card: dict[str, Any] = {"format": name, "reader": FORMATS[name].reader}
+    for tower in both:
+        found = checked[tower.name]
+        card[tower.name] = {
+            "file": FORMATS[name].file.format(tower.name),
+            **tower.card,
+            "checked": {"greatest_difference": found.difference, "random_inputs": found.compared},
+        }
+    return card
+
+
 def _refuse_too_large(tower: Any, name: FormatName) -> None:
-    size, most = sum(variable.value.nbytes for variable in tower.model.weights), FORMATS[name].most_bytes
+    size, most = 4 * tower.model.count_params(), FORMATS[name].most_bytes
     if most is not None and size > most:
         raise ValueError(
             f"The {tower.name} tower has {size / 1e9:.1f} GB of weights, a {name} file holds {most / 1e9:.1f} GB at most. Use --format "
@@ -116,10 +141,14 @@ def _refuse_too_large(tower: Any, name: FormatName) -> None:
 
 def _write_processor(processor: Any, folder: Path) -> None:
     processor.save_to_preset(folder)
-    try:
-        processor.save_to_preset(folder, format="transformers")
-    except ValueError as error:
-        print(f"Without files for transformers' processors: {error}", flush=True)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        try:
+            processor.save_to_preset(folder, format="transformers")
+        except ValueError as error:
+            print(f"Without transformers' files for the processor: {error}", flush=True)
+    for note in notes:
+        print(f"Note: {note.message}", flush=True)
 
 
 def _bytes(folder: Path, name: str) -> int:
@@ -132,7 +161,7 @@ def _bytes(folder: Path, name: str) -> int:
 
 def _publish(source: Path, output: Path) -> None:
     """Moves everything into the output folder, in place of what has the same names."""
-    for path in sorted(source.iterdir()):
+    for path in sorted(source.iterdir(), key=lambda path: (path.name == CARD, path.name)):
         target = output / path.name
         Path(f"{target}.data").unlink(
             missing_ok=True

@@ -20,7 +20,8 @@ class ExportFormat:
 
     backends: that can compute what it must give and write it, the best one first.
     packages: module -> what to pip install, of all that it needs besides the backend.
-    file: a tower's file or folder, by the tower's name.
+    file: a tower's file or folder, where {} stands for the tower's name.
+    reader: what reads it.
     write, load: see `export_writers`.
     most_bytes: of a tower's weights, None where there is no limit.
     fixed_num_patches: whether a NaFlex tower takes one number of patches only.
@@ -28,7 +29,7 @@ class ExportFormat:
 
     backends: tuple[str, ...]
     file: str
-    read_by: str
+    reader: str
     write: Callable[[writers.Job], None]
     load: Callable[[writers.Job, Any], Callable]
     packages: dict[str, str] = field(default_factory=dict)
@@ -43,7 +44,7 @@ FORMATS: dict[FormatName, ExportFormat] = {
         backends=("torch", "jax", "tensorflow"),
         packages=_ONNX,
         file="{}.onnx",
-        read_by="onnxruntime and all that reads ONNX",
+        reader="onnxruntime, or anything else that reads ONNX",
         write=writers.write_onnx,
         load=writers.load_onnx,
     ),
@@ -51,7 +52,7 @@ FORMATS: dict[FormatName, ExportFormat] = {
         backends=("torch", "jax", "tensorflow"),
         packages=_ONNX | {"openvino": "openvino"},
         file="{}.xml",
-        read_by="OpenVINO",
+        reader="OpenVINO",
         write=writers.write_openvino,
         load=writers.load_openvino,
     ),
@@ -59,14 +60,14 @@ FORMATS: dict[FormatName, ExportFormat] = {
         backends=("tensorflow", "jax"),
         packages={"tensorflow": "tensorflow"},
         file="{}",
-        read_by="tensorflow and its servers",
+        reader="tensorflow or its servers",
         write=writers.write_saved_model,
         load=writers.load_saved_model,
     ),
     "litert": ExportFormat(
         backends=("tensorflow",),
         file="{}.tflite",
-        read_by="LiteRT (TensorFlow Lite), on telephones",
+        reader="LiteRT, which was TensorFlow Lite",
         write=writers.write_litert,
         load=writers.load_litert,
         most_bytes=GIGABYTES_2,
@@ -75,14 +76,14 @@ FORMATS: dict[FormatName, ExportFormat] = {
     "torch_export": ExportFormat(
         backends=("torch",),
         file="{}.pt2",
-        read_by="torch.export.load",
+        reader="torch.export.load",
         write=writers.write_torch_export,
         load=writers.load_torch_export,
     ),
     "stablehlo": ExportFormat(
         backends=("jax",),
         file="{}.stablehlo",
-        read_by="jax.export.deserialize, on CPU, CUDA, ROCm and TPU",
+        reader="jax.export.deserialize, for CPU, CUDA, ROCm and TPU",
         write=writers.write_stablehlo,
         load=writers.load_stablehlo,
         most_bytes=GIGABYTES_2,
@@ -90,7 +91,7 @@ FORMATS: dict[FormatName, ExportFormat] = {
     "keras": ExportFormat(
         backends=BACKENDS,
         file="model.keras",
-        read_by="keras.saving.load_model with diptych.models imported, on any backend",
+        reader="keras.saving.load_model on any backend, with diptych.models imported",
         write=writers.write_keras,
         load=writers.load_keras,
     ),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,11 +23,12 @@ SOFTMAX = "softmax over texts of logit_scale * dot(image_embedding, text_embeddi
 class Tower:
     """One tower as a Keras model, {input name: array} -> {"<name>_embedding": float32 [batch, dim]}, of length one.
 
+    name: "image" or "text".
     shapes: of the inputs: sizes, and the names of dimensions that may have any size.
     card: what a caller must know, in JSON's types.
     """
 
-    name: Literal["image", "text"]
+    name: str
     model: keras.Model
     shapes: dict[str, tuple[int | str, ...]]
     card: dict[str, Any]
@@ -42,26 +43,26 @@ class Tower:
 
         `num_patches` is for a tower where it may be any.
         """
-        if self.name == "text":
+        if "token_ids" in self.shapes:
             return {"token_ids": self._draw_token_ids(rng, batch)}
-        least, most = self.card["inputs"]["images" if "images" in self.shapes else "patches"]["range"]
-        if "images" in self.shapes:
-            return {"images": rng.uniform(least, most, (batch, *self.shapes["images"][1:])).astype(np.float32)}
-        length, width = num_patches or self.card["max_num_patches"], self.shapes["patches"][2]
-        rows = rng.integers(1, length + 1, batch)
-        columns = rng.integers(1, length // rows + 1)
-        patches = rng.uniform(least, most, (batch, length, width)).astype(np.float32)
-        patches[np.arange(length) >= (rows * columns)[:, None]] = 0
-        return {"patches": patches, "spatial_shapes": np.stack([rows, columns], axis=1).astype(np.int32)}
+        ((name, described), *_) = self.card["inputs"].items()
+        length = [num_patches or self.card["max_num_patches"]] if name == "patches" else []
+        shape = (batch, *length, *described["shape"][1 + len(length) :])
+        least, most = described["range"]
+        pixels = rng.uniform(least, most, shape).astype(np.float32)
+        if name == "images":
+            return {"images": pixels}
+        rows = rng.integers(1, shape[1] + 1, batch)
+        columns = rng.integers(1, shape[1] // rows + 1)
+        pixels[np.arange(shape[1]) >= (rows * columns)[:, None]] = 0
+        return {"patches": pixels, "spatial_shapes": np.stack([rows, columns], axis=1).astype(np.int32)}
 
     def _draw_token_ids(self, rng: np.random.Generator, batch: int) -> np.ndarray:
-        length = self.card["context_length"]
-        ids = rng.integers(*self.card["inputs"]["token_ids"]["range"], (batch, length), endpoint=True, dtype=np.int32)
-        words = rng.integers(1, length, (batch, 1))
-        place = np.arange(length)
-        return np.where(place < words, ids, np.where(place == words, self.card["eos_id"], self.card["pad_id"])).astype(
-            np.int32
-        )
+        length, (least, most) = self.card["context_length"], self.card["inputs"]["token_ids"]["range"]
+        ids = rng.integers(least, most + 1, (batch, length))
+        place, words = np.arange(length), rng.integers(1, length, (batch, 1))
+        ending = np.where(place == words, self.card["eos_id"], self.card["pad_id"])
+        return np.where(place < words, ids, ending).astype(np.int32)
 
 
 def towers(encoder: Encoder, *, name: str, fixed_num_patches: bool = False) -> tuple[Tower, Tower]:
@@ -87,7 +88,7 @@ def towers(encoder: Encoder, *, name: str, fixed_num_patches: bool = False) -> t
     return image, text
 
 
-def _tower(name: Literal["image", "text"], embedder: keras.Model, inputs: dict[str, dict[str, Any]]) -> Tower:
+def _tower(name: str, embedder: keras.Model, inputs: dict[str, dict[str, Any]]) -> Tower:
     """The embedder with its output named, and its inputs of the given shapes."""
     shapes = {key: tuple(described["shape"]) for key, described in inputs.items()}
     symbolic = {

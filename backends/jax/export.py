@@ -23,7 +23,9 @@ def write_stablehlo(model: keras.Model, shapes: Mapping[str, tuple[int | str, ..
     dimensions = dict(zip(names, jax_export.symbolic_shape(", ".join(names)), strict=True))
     dtypes = {x.name: x.dtype for x in model.inputs}
     specification = {
-        name: jax.ShapeDtypeStruct([dimensions.get(size, size) for size in shape], dtypes[name])
+        name: jax.ShapeDtypeStruct(
+            [dimensions[size] if isinstance(size, str) else size for size in shape], dtypes[name]
+        )
         for name, shape in shapes.items()
     }
     exported = jax_export.export(jax.jit(lambda inputs: model(inputs, training=False)), platforms=PLATFORMS)

@@ -100,13 +100,14 @@ def _named(shape: tuple[int | str, ...]) -> list[tuple[int, str]]:
 def _examples(model: keras.Model, shapes: Shapes) -> tuple[torch.Tensor, ...]:
     """Inputs to trace the model with; their values do not matter."""
     dtypes = {x.name: x.dtype for x in model.inputs}
+    names = sorted({name for shape in shapes.values() for _, name in _named(shape)})
+    sizes = {
+        name: place + 2 for place, name in enumerate(names)
+    }  # 0 and 1, and sizes alike, would be taken for constants
     return tuple(
-        keras.ops.ones([_example_size(size) for size in shape], dtype=dtypes[name]) for name, shape in shapes.items()
+        keras.ops.ones([sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtypes[name])
+        for name, shape in shapes.items()
     )
-
-
-def _example_size(size: int | str) -> int:
-    return _EXAMPLE_SIZES.get(size, _EXAMPLE_SIZE) if isinstance(size, str) else size
 
 
 @contextmanager

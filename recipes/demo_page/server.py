@@ -225,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library finds wrong with a request, in the form of all other refusals."""
-        self.command = self.command or ""
+        self.command, self.request_version = self.command or "", self.protocol_version
         self._send(code, *_json({"error": f"{HTTPStatus(code).phrase}."}), {})
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -29,9 +29,6 @@ class Chromium:
             os.dup2(read, 3)
             os.dup2(write, 4)
 
-        # Ends of pipes that the child inherits by other numbers would keep them open: only 3 and 4 are passed on.
-        for end in (its_read, its_write):
-            os.set_inheritable(end, True)
         self._process = subprocess.Popen(
             [PROGRAM, *flags], preexec_fn=connect, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
