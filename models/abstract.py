@@ -58,9 +58,9 @@ class _Value:
         value = self._held.pop()
         if tuple(shape) != value.shape:
             raise ValueError(f"expected shape {tuple(shape)}, got {value.shape}")
-        if value.nbytes <= _LARGE:
+        if keras.config.backend() != "tensorflow" or value.nbytes <= _LARGE:
             return keras.ops.convert_to_tensor(value, dtype=dtype)
-        # tensorflow makes two copies of an array, and keeps one until the tensor is gone: so in pieces, each computed with once.
+        # tensorflow makes two copies of an array and keeps one until the tensor is gone: so in pieces, each computed with once.
         pieces = [
             keras.ops.convert_to_tensor(part, dtype=dtype) * 1 for part in np.array_split(value, value.nbytes // _LARGE)
         ]

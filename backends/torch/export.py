@@ -27,12 +27,12 @@ class _Positional(torch.nn.Module):
 
     def __init__(self, model: keras.Model):
         super().__init__()
-        self.model = model
+        self.held = (model,)  # in a tuple, where torch does not see its parameters: it would keep them and their traced values
         self.names = [x.name for x in model.inputs]
 
     def forward(self, *arrays):
         inputs = dict(zip(self.names, arrays, strict=True))
-        (output,) = self.model(inputs, training=False).values()
+        (output,) = self.held[0](inputs, training=False).values()
         return output
 
 

@@ -1,6 +1,7 @@
 """A headless Chromium, driven over two pipes by the DevTools protocol; nothing but the standard library."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -18,22 +19,19 @@ class Chromium:
     """One page. `messages` are what it wrote to its console, and what it was refused; `requested` is every address it asked for."""
 
     def __init__(self, profile: Path, *, width: int = 1280, height: int = 1000, dark: bool = False):
-        to_read, its_write = os.pipe()
-        its_read, to_write = os.pipe()
         assert PROGRAM is not None
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
         flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-dev-shm-usage", "about:blank"]
-
-        def connect() -> None:  # the protocol is spoken on the descriptors 3 and 4
-            read, write = os.dup(its_read), os.dup(its_write)
-            os.dup2(read, 3)
-            os.dup2(write, 4)
-
+        to_read, its_write = os.pipe()
+        its_read, to_write = os.pipe()
+        # The protocol is spoken on the descriptors 3 and 4. Both come from numbers above, so that none is overwritten.
+        its_ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (its_read, its_write)]
+        program = ["bash", "-c", 'exec "${@:3}" 3<&"$1" 4>&"$2"', "bash", *map(str, its_ends), PROGRAM, *flags]
         self._process = subprocess.Popen(
-            [PROGRAM, *flags], preexec_fn=connect, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            program, pass_fds=its_ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        os.close(its_read)
-        os.close(its_write)
+        for end in (its_read, its_write, *its_ends):
+            os.close(end)
         self._in, self._out, self._rest, self._number = to_write, to_read, b"", 0
         self._session: str | None = None
         self.messages: list[str] = []

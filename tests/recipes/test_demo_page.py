@@ -15,15 +15,13 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium he
 READY = "document.querySelectorAll('.bar').length && document.querySelectorAll('.hits li').length"
 LABELS = "/?label=red&label=blue&label=green"
 # Softmax and sigmoid of each bar, as they are shown.
-NUMBERS = (
-    "[...document.querySelectorAll('.bar')].map((row) => [...row.querySelectorAll('data')].map((number) => number.textContent))"
-)
+NUMBERS = "[...document.querySelectorAll('.bar')].map((row) => [...row.querySelectorAll('data')].map((number) => number.textContent))"
 AT_HEAT = """
 (async () => {
   const heat = document.getElementById("heat");
   await heat.decode();
   const canvas = Object.assign(document.createElement("canvas"), {width: heat.naturalWidth, height: heat.naturalHeight});
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", {willReadFrequently: true});
   context.drawImage(heat, 0, 0);
   const at = (x, y) => [...context.getImageData(x * canvas.width, y * canvas.height, 1, 1).data];
   return [at(0.25, 0.25), at(0.75, 0.75)];
@@ -71,17 +69,16 @@ def percent(share: float) -> str:
     return "<0.1%" if share < 0.0005 else ">99.9%" if 0.9995 < share < 1 else f"{100 * share:.1f}%"
 
 
-def is_clean(browser: Chromium, site: Site) -> bool:
-    """Whether nothing was complained about, and nothing asked for from elsewhere."""
+def complaints(browser: Chromium, site: Site) -> list[str]:
+    """What the browser complained about, and addresses elsewhere that were asked for."""
     assert len(browser.requested) > 5
     own = (site.origin, f"blob:{site.origin}", "data:")
-    return not browser.messages and all(url.startswith(own) for url in browser.requested)
+    return browser.messages + [url for url in browser.requested if not url.startswith(own)]
 
 
 def test_an_uploaded_picture_gets_probabilities_and_heat_maps(browser, site, tmp_path):
     opened(browser, site, LABELS)
     pixels = two_colours()
-    pixels[8:30, 12:50] = (220, 40, 40)  # more red than blue
     _, answer = site.ask("/api/probabilities", {"picture": site.picture(pixels), "labels": ["red", "blue", "green"]})
     exact = [[percent(each["softmax"]), percent(each["sigmoid"])] for each in answer["labels"]]
     assert browser.evaluate(NUMBERS) != exact  # of the example
@@ -97,7 +94,7 @@ def test_an_uploaded_picture_gets_probabilities_and_heat_maps(browser, site, tmp
     at_red, at_blue = browser.evaluate(AT_HEAT)
     assert at_red[3] > 100
     assert at_red[0] > at_red[2] + 50
-    assert at_blue[2] > at_blue[0]
+    assert at_blue[3] < at_red[3] / 2
     assert "“red”" in text(browser, "#legend")
     assert browser.evaluate("document.querySelector('.bar .look').getAttribute('aria-pressed')") == "true"
     place = "JSON.stringify(document.getElementById({!r}).getBoundingClientRect())"
@@ -111,7 +108,7 @@ def test_an_uploaded_picture_gets_probabilities_and_heat_maps(browser, site, tmp
     assert at_red[2] > at_red[0]
     browser.click(f".bar:nth-child({blue}) .look")
     assert browser.evaluate("document.getElementById('heat').hidden")
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
 
 
 def test_the_address_says_what_to_begin_with(browser, site):
@@ -121,7 +118,7 @@ def test_the_address_says_what_to_begin_with(browser, site):
     assert {"Hundegesicht", "Rakete"} < set(names(browser))
     assert "“Rakete”" in text(browser, "#legend")
     assert " blue " in text(browser, ".hits .caption")
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
 
 
 def test_examples_and_languages_are_a_click_away(browser, site):
@@ -133,7 +130,7 @@ def test_examples_and_languages_are_a_click_away(browser, site):
     browser.evaluate("(() => { language.value = 'ar'; language.dispatchEvent(new Event('change')); })()")
     browser.wait_for("[...document.querySelectorAll('.bar bdi')].some((name) => name.textContent === 'بيتزا')")
     assert browser.evaluate("getComputedStyle(document.querySelector('.bar bdi')).direction") == "rtl"
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
 
 
 def test_labels_are_edited_with_the_keyboard(browser, site):
@@ -155,7 +152,7 @@ def test_labels_are_edited_with_the_keyboard(browser, site):
     browser.wait_for("document.querySelectorAll('.bar').length === 4")
     assert set(names(browser)) == {"blue", "green", "yellow", "<img src=x onerror=alert(1)>"}
     assert browser.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove blue"
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
 
 
 def test_typing_searches_and_a_find_becomes_the_picture(browser, site):
@@ -176,7 +173,7 @@ def test_typing_searches_and_a_find_becomes_the_picture(browser, site):
     browser.click("#similar")
     browser.wait_for("document.querySelector('.hits .caption').textContent.includes(' blue ')")
     assert "cosine 1.00" in text(browser, ".hits data")
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
 
 
 def test_a_bad_file_is_told_and_the_page_goes_on(browser, site, tmp_path):
@@ -236,12 +233,14 @@ def test_light_and_dark_follow_the_system(browser, site):
 
 
 def test_the_page_can_ask_nobody_else(browser, site):
-    """And `is_clean` would notice."""
+    """And `complaints` notices."""
     opened(browser, site)
-    assert is_clean(browser, site)
+    assert complaints(browser, site) == []
     assert browser.evaluate("fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'refused')") == "refused"
-    assert not is_clean(browser, site)
+    assert complaints(browser, site)
     opened(browser, site)
-    browser.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))")
+    browser.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"
+    )
     assert browser.evaluate("window.ran") is None
-    assert not is_clean(browser, site)
+    assert complaints(browser, site)
