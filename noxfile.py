@@ -69,6 +69,7 @@ WITHOUT_KERAS = [
         f"tests/core/training/test_{name}.py"
         for name in ("card", "metrics", "progress", "run_folder", "signals", "tensorboard")
     ),
+    "tests/core/weights/*",
     "tests/oracle/*",
 ]
 

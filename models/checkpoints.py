@@ -16,13 +16,16 @@ from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.core.weights.settings import read_json, write_json
 from diptych.models.abstract import give_values, shapes_only
-from diptych.models.clip import CLIP
-from diptych.models.config import CLIPConfig, SigLIPConfig
+from diptych.models.clip import CLIP, clip_image_tower
+from diptych.models.config import CLIPConfig, NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.presets import PRESETS
-from diptych.models.two_towers import PretrainedPair, SigLIP
+from diptych.models.tower import ImageTower
+from diptych.models.two_towers import PretrainedPair, SigLIP, siglip_image_tower
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
 
 Config = SigLIPConfig | CLIPConfig
+IMAGE_PREFIX = "vision_model."
+"""What transformers 5 leaves out of the names of an image tower that is saved alone."""
 KINDS: dict[str, tuple[type, type]] = {"diptych_siglip": (SigLIPConfig, SigLIP), "diptych_clip": (CLIPConfig, CLIP)}
 
 
@@ -58,6 +61,27 @@ def load_model(
         with open_weights(checkpoint.weights) as files:
             give_values(model, _values(checkpoint, model, files))
     return model
+
+
+def load_image_tower(preset: str | Path, *, revision: str | None = None, **arguments) -> ImageTower:
+    """The image tower of a preset; see `ImageTower.from_preset`."""
+    checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
+    config = checkpoint.config.vision
+    with shapes_only():
+        if isinstance(config, VisionConfig | NaFlexVisionConfig):
+            tower = siglip_image_tower(config, **arguments)
+        else:
+            tower = clip_image_tower(config, **arguments)
+    shapes = {variable.path: tuple(variable.shape) for variable in tower.weights}
+    with open_weights(checkpoint.weights) as files:
+        alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
+        table = (
+            Table.same_names(files.shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)
+        )
+        table = table.only("image/", without=IMAGE_PREFIX if alone else "")
+        table.check(shapes, files)
+        give_values(tower, table.load(files))
+    return tower
 
 
 def build_model(config: Config, **arguments) -> PretrainedPair:
@@ -98,6 +122,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(layout="diptych", config=config_kind(**fields["config"]), weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
+    if "siglip" in str(fields.get("architecture")):
+        with open_weights(path) as files:
+            config = open_clip.trunk_config_of(files)
+        return Checkpoint(layout="timm", config=config, weights=path, table=open_clip.trunk_table)
     config = transformers.config_of(fields, folder / "config.json")
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 

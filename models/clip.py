@@ -17,14 +17,14 @@ from diptych.models.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, TokenEmbedding
 from diptych.models.heads import Projection
 from diptych.models.layers import Encoder, LayerNorm
-from diptych.models.tower import Tower
+from diptych.models.tower import ImageTower, Tower
 from diptych.models.two_towers import PretrainedPair
 
 NORM_EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable("diptych")
-class CLIPVisionTransformer(Tower):
+class CLIPVisionTransformer(ImageTower):
     """Images -> {"pooled": [batch, embed_dim], "tokens": [batch, 1 + num_patches, width]}.
 
     Args: as for `VisionTransformer`, with a `CLIPVisionConfig`. Input: [batch, image_size, image_size, 3], normalised by CLIP's mean
@@ -150,6 +150,17 @@ class CLIPTextTransformer(Tower):
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
 
 
+def clip_image_tower(
+    config: CLIPVisionConfig | CLIPResNetConfig, *, rematerialize: bool = False, name: str = "image", **arguments
+) -> ImageTower:
+    """The image tower that a configuration describes."""
+    if isinstance(config, CLIPResNetConfig):
+        from diptych.models.clip_resnet import CLIPResNet
+
+        return CLIPResNet(config, name=name, **arguments)
+    return CLIPVisionTransformer(config, name=name, rematerialize=rematerialize, **arguments)
+
+
 @keras.saving.register_keras_serializable("diptych")
 class CLIP(PretrainedPair):
     """CLIP, ready for `compile` and `fit`; a batch's rows are pairs, contrasted by the softmax loss.
@@ -174,7 +185,7 @@ class CLIP(PretrainedPair):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
         arguments = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
         super().__init__(
-            _image_tower(config.vision, **arguments),
+            clip_image_tower(config.vision, **arguments),
             CLIPTextTransformer(config.text, name="text", **arguments),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=None,
@@ -188,11 +199,3 @@ class CLIP(PretrainedPair):
         return softmax_contrastive_loss(
             y_pred["image_embedding"], y_pred["text_embedding"], logit_scale=self.logit_scale
         )
-
-
-def _image_tower(config: CLIPVisionConfig | CLIPResNetConfig, *, rematerialize: bool, **arguments) -> Tower:
-    if isinstance(config, CLIPResNetConfig):
-        from diptych.models.clip_resnet import CLIPResNet
-
-        return CLIPResNet(config, name="image", **arguments)
-    return CLIPVisionTransformer(config, name="image", rematerialize=rematerialize, **arguments)

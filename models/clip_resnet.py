@@ -16,7 +16,7 @@ from diptych.models.convolutions import BatchNorm, Convolution, average_pool
 from diptych.models.embeddings import PositionEmbedding
 from diptych.models.initializers import Normal
 from diptych.models.layers import affine
-from diptych.models.tower import Tower
+from diptych.models.tower import ImageTower
 
 EXPANSION = 4
 """Channels of a block's output over those inside it."""
@@ -207,7 +207,7 @@ class AttentionPool(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class CLIPResNet(Tower):
+class CLIPResNet(ImageTower):
     """Images -> {"pooled": [batch, embed_dim], "tokens": [batch, (image_size / 32)², 32 · width]}.
 
     Args:

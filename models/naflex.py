@@ -16,7 +16,7 @@ from diptych.models.embeddings import PatchProjection
 from diptych.models.heads import MapHead, Projection
 from diptych.models.initializers import Normal
 from diptych.models.layers import Encoder
-from diptych.models.tower import Tower
+from diptych.models.tower import ImageTower
 
 
 def patch_places(spatial_shapes, length: int):
@@ -90,7 +90,7 @@ class PatchMask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class NaFlexVisionTransformer(Tower):
+class NaFlexVisionTransformer(ImageTower):
     """{"patches", "spatial_shapes"} -> {"pooled": [batch, output_width], "tokens": [batch, length, width]}.
 
     Args:

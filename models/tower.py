@@ -1,5 +1,8 @@
 """What every diptych model shares: a functional Keras model that is saved as the arguments it was built from."""
 
+from pathlib import Path
+from typing import Self
+
 import keras
 
 
@@ -29,3 +32,23 @@ class Tower(keras.Model):
             if weight.path in frozen:
                 weight.trainable = False
         return model
+
+
+class ImageTower(Tower):
+    """A tower for images, which can be read alone from a checkpoint."""
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, *, revision: str | None = None, **arguments) -> Self:
+        """The image tower of a checkpoint with its weights; the text tower's are not read.
+
+        Args:
+            preset, revision: as for `SigLIP.from_preset`; or a checkpoint of an image tower alone, by transformers (SiglipVisionModel,
+                Siglip2VisionModel, CLIPVisionModelWithProjection) or timm.
+            arguments: of the constructor: dtype, rematerialize, name.
+        """
+        from diptych.models.checkpoints import load_image_tower
+
+        tower = load_image_tower(preset, revision=revision, **arguments)
+        if not isinstance(tower, cls):
+            raise ValueError(f"{preset} holds a {type(tower).__name__}; use {type(tower).__name__}.from_preset.")
+        return tower

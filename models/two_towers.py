@@ -12,7 +12,7 @@ from diptych.models.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.heads import Normalize, PairLogits
 from diptych.models.naflex import NaFlexVisionTransformer
 from diptych.models.text import TextTransformer
-from diptych.models.tower import Tower
+from diptych.models.tower import ImageTower, Tower
 from diptych.models.vit import VisionTransformer
 
 
@@ -139,6 +139,13 @@ class PretrainedPair(TwoTowers):
         save_model(self, Path(folder), format=format)
 
 
+def siglip_image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -> ImageTower:
+    """The image tower that a configuration describes."""
+    if isinstance(config, NaFlexVisionConfig):
+        return NaFlexVisionTransformer(config, **arguments)
+    return VisionTransformer(config, **arguments)
+
+
 @keras.saving.register_keras_serializable("diptych")
 class SigLIP(PretrainedPair):
     """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), ready for `compile` and `fit`.
@@ -173,7 +180,7 @@ class SigLIP(PretrainedPair):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
         towers = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
         super().__init__(
-            _image_tower(config.vision, name="image", **towers),
+            siglip_image_tower(config.vision, name="image", **towers),
             TextTransformer(config.text, name="text", **towers),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=config.init_logit_bias,
@@ -190,9 +197,3 @@ class SigLIP(PretrainedPair):
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
         )
-
-
-def _image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -> Tower:
-    if isinstance(config, NaFlexVisionConfig):
-        return NaFlexVisionTransformer(config, **arguments)
-    return VisionTransformer(config, **arguments)

@@ -13,11 +13,11 @@ from diptych.models.config import VisionConfig
 from diptych.models.embeddings import ClassToken, PatchEmbedding, PositionEmbedding
 from diptych.models.heads import MapHead, Projection
 from diptych.models.layers import Encoder
-from diptych.models.tower import Tower
+from diptych.models.tower import ImageTower
 
 
 @keras.saving.register_keras_serializable("diptych")
-class VisionTransformer(Tower):
+class VisionTransformer(ImageTower):
     """Images -> {"pooled": [batch, output_width], "tokens": [batch, num_patches (+ 1 with "cls"), width]}.
 
     Args:

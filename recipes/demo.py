@@ -72,15 +72,15 @@ def main(arguments: list[str] | None = None) -> int:
 def show(options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     try:
-        answers = prepared(options, open_encoder, attention_of)
-        with DemoServer(answers, port=options.port) as server:
+        with DemoServer(port=options.port) as server:  # first of all: a port that is taken is soon told
+            server.answers = prepared(options, open_encoder, attention_of)
             print(f"\n  {server.url}\n\nCtrl-C ends it.", flush=True)
             if options.open and _has_screen():
                 webbrowser.open(server.url)
             try:
                 server.serve_forever()
             finally:
-                answers.close()
+                server.answers.close()
     except KeyboardInterrupt:
         print("\nThe demo has ended.", flush=True)
     return 0

@@ -39,9 +39,8 @@ class Tower:
         return keras.ops.convert_to_numpy(output)
 
     def draw(self, rng: np.random.Generator, batch: int, num_patches: int | None = None) -> dict[str, np.ndarray]:
-        """Random inputs: values over the whole range, texts and grids of random lengths.
-
-        `num_patches` is for a tower where it may be any.
+        """Random inputs: noise of random brightness and contrast (models see much the same in all plain noise), texts and grids of
+        random lengths. `num_patches` is for a tower where it may be any.
         """
         if "token_ids" in self.shapes:
             return {"token_ids": self._draw_token_ids(rng, batch)}
@@ -49,7 +48,8 @@ class Tower:
         length = [num_patches or self.card["max_num_patches"]] if name == "patches" else []
         shape = (batch, *length, *described["shape"][1 + len(length) :])
         least, most = described["range"]
-        pixels = rng.uniform(least, most, shape).astype(np.float32)
+        ends = rng.uniform(least, most, (2, batch, *[1] * (len(shape) - 1)))
+        pixels = (ends[0] + (ends[1] - ends[0]) * rng.uniform(size=shape)).astype(np.float32)
         if name == "images":
             return {"images": pixels}
         rows = rng.integers(1, shape[1] + 1, batch)

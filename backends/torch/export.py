@@ -27,7 +27,9 @@ class _Positional(torch.nn.Module):
 
     def __init__(self, model: keras.Model):
         super().__init__()
-        self.held = (model,)  # in a tuple, where torch does not see its parameters: it would keep them and their traced values
+        self.held = (
+            model,
+        )  # in a tuple, where torch does not see its parameters: it would keep them and their traced values
         self.names = [x.name for x in model.inputs]
 
     def forward(self, *arrays):

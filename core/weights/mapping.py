@@ -5,6 +5,7 @@ numbers, so a round trip is exact to the bit.
 """
 
 import difflib
+import glob
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,6 +145,13 @@ class Table:
     def same_names(cls, names: Iterable[str]) -> "Table":
         """Both sides call everything the same."""
         return cls(Rule(name, name) for name in names)
+
+    def only(self, prefix: str, *, without: str = "") -> "Table":
+        """The rules of ours under a prefix, the rest of theirs ignored; their names lose `without` at the front."""
+        rules = [rule for rule in self.rules if all(name.startswith(prefix) for name in rule.ours)]
+        rest = [glob.escape(name) for rule in self.rules if rule not in rules for name in rule.theirs]
+        renamed = [Rule(rule.ours, [name.removeprefix(without) for name in rule.theirs], rule.layout) for rule in rules]
+        return Table(renamed, ignored=[*self.ignored, *rest])
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], files: WeightFiles) -> None:
         """Compares names and shapes with those in the files, without reading a weight.

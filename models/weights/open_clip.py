@@ -104,9 +104,36 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
 
 
 def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: WeightFiles) -> SigLIPConfig:
+    return SigLIPConfig(
+        vision=_trunk_config(files, f"{_TRUNK}.", vision),
+        text=TextConfig(
+            width=text["width"],
+            depth=text["layers"],
+            mlp_dim=files.shapes["text.transformer.resblocks.0.mlp.c_fc.weight"][0],
+            num_heads=text["heads"],
+            vocab_size=text["vocab_size"],
+            context_length=text["context_length"],
+            embed_dim=model["embed_dim"],
+        ),
+    )
+
+
+def trunk_config_of(files: WeightFiles) -> SigLIPConfig:
+    """The configuration around one of timm's image towers alone; its text tower is a stand-in of size one."""
+    vision = _trunk_config(files, "", {})
+    text = TextConfig(width=1, depth=1, mlp_dim=1, num_heads=1, vocab_size=1, context_length=1, embed_dim=vision.width)
+    return SigLIPConfig(vision=vision, text=text)
+
+
+def trunk_table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:
+    """Our names and those of timm's image tower alone."""
+    return Table(_siglip_rules(config)).only("image/", without=f"{_TRUNK}.")
+
+
+def _trunk_config(files: WeightFiles, prefix: str, fields: Mapping) -> VisionConfig | NaFlexVisionConfig:
     shapes = files.shapes
-    naflex = f"{_TRUNK}.embeds.proj.weight" in shapes
-    kernel = f"{_TRUNK}.embeds.proj.weight" if naflex else f"{_TRUNK}.patch_embed.proj.weight"
+    naflex = f"{prefix}embeds.proj.weight" in shapes
+    kernel = f"{prefix}embeds.proj.weight" if naflex else f"{prefix}patch_embed.proj.weight"
     if kernel not in shapes:
         raise ValueError(f"{files.source} has no {kernel}: its image tower is not timm's vision transformer.")
     width = shapes[kernel][0]
@@ -117,31 +144,17 @@ def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: Weight
         )
     tower: dict = {
         "width": width,
-        "depth": sum(name.startswith(f"{_TRUNK}.blocks.") and name.endswith(".norm1.weight") for name in shapes),
-        "mlp_dim": shapes[f"{_TRUNK}.blocks.0.mlp.fc1.weight"][0],
+        "depth": sum(name.startswith(f"{prefix}blocks.") and name.endswith(".norm1.weight") for name in shapes),
+        "mlp_dim": shapes[f"{prefix}blocks.0.mlp.fc1.weight"][0],
         "num_heads": num_heads,
     }
-    image: VisionConfig | NaFlexVisionConfig
     if naflex:
-        patch_size, grid = math.isqrt(shapes[kernel][1] // 3), shapes[f"{_TRUNK}.embeds.pos_embed"][1]
-        tokens = vision.get("image_seq_len", grid**2)
-        image = NaFlexVisionConfig(**tower, patch_size=patch_size, position_grid=grid, max_num_patches=tokens)
-    else:
-        patch_size, patches = shapes[kernel][2], shapes[f"{_TRUNK}.pos_embed"][1]
-        image_size = vision.get("image_size", math.isqrt(patches) * patch_size)
-        image = VisionConfig(**tower, patch_size=patch_size, image_size=image_size)
-    return SigLIPConfig(
-        vision=image,
-        text=TextConfig(
-            width=text["width"],
-            depth=text["layers"],
-            mlp_dim=shapes["text.transformer.resblocks.0.mlp.c_fc.weight"][0],
-            num_heads=text["heads"],
-            vocab_size=text["vocab_size"],
-            context_length=text["context_length"],
-            embed_dim=model["embed_dim"],
-        ),
-    )
+        patch_size, grid = math.isqrt(shapes[kernel][1] // 3), shapes[f"{prefix}embeds.pos_embed"][1]
+        tokens = fields.get("image_seq_len", grid**2)
+        return NaFlexVisionConfig(**tower, patch_size=patch_size, position_grid=grid, max_num_patches=tokens)
+    patch_size, patches = shapes[kernel][2], shapes[f"{prefix}pos_embed"][1]
+    image_size = fields.get("image_size", math.isqrt(patches) * patch_size)
+    return VisionConfig(**tower, patch_size=patch_size, image_size=image_size)
 
 
 def _siglip_rules(config: SigLIPConfig) -> list[Rule]:

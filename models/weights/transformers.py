@@ -70,6 +70,7 @@ DEFAULTS: Mapping[str, tuple[dict, dict]] = {
     ),
 }
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "gelu": "gelu"}
+_IMAGE_ONLY = "_vision_model"
 _LARGEST_ID_IS_END = 2  # what OpenAI's own repositories have as eos_token_id: the text is then read at its largest id
 
 
@@ -80,6 +81,10 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
         ValueError: for another model type, or a field whose value no model here computes with.
     """
     kind = str(fields.get("model_type"))
+    if kind.endswith(_IMAGE_ONLY) and kind.removesuffix(_IMAGE_ONLY) in DEFAULTS:
+        kind = kind.removesuffix(_IMAGE_ONLY)
+        fields = {"vision_config": fields, "projection_dim": fields.get("projection_dim", 512)}
+        fields |= {"text_config": {"projection_size": fields["vision_config"].get("hidden_size", 768)}}
     if kind not in DEFAULTS:
         raise ValueError(
             f"{source}: model_type is {fields.get('model_type')!r}, expected one of {', '.join(DEFAULTS)} (or diptych's own layout)."

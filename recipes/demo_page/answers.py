@@ -127,7 +127,7 @@ class Answers:
             if kept.drops is None:
                 kept.drops = occlusion_map(
                     kept.small,
-                    self._encoder.embed_images,
+                    lambda pictures: self._encoder.embed_images(list(pictures)),
                     cells=self.cells,
                     window=_window(self.cells),
                     batch_size=LARGEST_BATCH,

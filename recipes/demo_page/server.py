@@ -53,7 +53,7 @@ HEADERS = {
 
 
 class DemoServer(ThreadingHTTPServer):
-    """A server of `answers` on a port of this machine, 0 for any that is free.
+    """A server of `answers`, to be given before it serves, on a port of this machine, 0 for any that is free.
 
     Raises:
         OSError: for a port that is taken, saying what to do.
@@ -62,8 +62,10 @@ class DemoServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, answers: Answers, *, port: int = 0, request_seconds: float = REQUEST_SECONDS):
-        self.answers, self.request_seconds = answers, request_seconds
+    answers: Answers
+
+    def __init__(self, *, port: int = 0, request_seconds: float = REQUEST_SECONDS):
+        self.request_seconds = request_seconds
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         try:
             super().__init__((ADDRESS, port), Handler)

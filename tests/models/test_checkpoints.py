@@ -189,6 +189,44 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, change, message):
         from_preset(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["square", "naflex", "clip"])
+def test_an_image_tower_is_read_alone(tmp_path, name):
+    """From a whole checkpoint of any layout, and from what transformers 4 and 5 write of the tower alone."""
+    model = _random(name)
+    expected = {path: value for path, value in _weights(model).items() if path.startswith("image/")}
+    for layout in ("transformers", "diptych"):
+        model.save_to_preset(tmp_path / layout, format=layout)
+        tower = type(model.image_encoder).from_preset(tmp_path / layout)
+        assert {path: value.tobytes() for path, value in _weights(tower).items()} == {
+            path: value.tobytes() for path, value in expected.items()
+        }
+    fields = read_json(tmp_path / "transformers" / "config.json")
+    tensors = read_tensors(tmp_path / "transformers" / "model.safetensors")
+    alone = {key: value for key, value in tensors.items() if key.startswith(("vision_model.", "visual_projection"))}
+    for version, prefix in ((4, "vision_model."), (5, "")):
+        folder = tmp_path / f"alone {version}"
+        named = {key.replace("vision_model.", prefix): value for key, value in alone.items()}
+        write_safetensors_folder(folder, named)
+        write_json(folder / "config.json", fields["vision_config"])
+        tower = type(model.image_encoder).from_preset(folder)
+        for path, value in _weights(tower).items():
+            np.testing.assert_array_equal(value, expected[path], err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["open_clip_siglip", "open_clip_naflex"])
+def test_an_image_tower_of_timm_is_read_alone(tmp_path, name):
+    whole = from_preset(FOREIGN / name)
+    tensors = read_tensors(FOREIGN / name / "open_clip_model.safetensors")
+    trunk = {key.removeprefix("visual.trunk."): value for key, value in tensors.items() if "visual.trunk." in key}
+    write_safetensors_folder(tmp_path, trunk)
+    write_json(tmp_path / "config.json", {"architecture": "vit_base_patch16_siglip_224", "num_classes": 0})
+    tower = type(whole.image_encoder).from_preset(tmp_path)
+    for path, value in _weights(tower).items():
+        np.testing.assert_array_equal(value, _weights(whole)[path], err_msg=path)
+    with pytest.raises(ValueError, match="use " + type(tower).__name__):
+        type(_random("clip").image_encoder).from_preset(tmp_path)
+
+
 def test_position_ids_of_older_files_are_ignored(tmp_path):
     model = _random("square")
     model.save_to_preset(tmp_path)

@@ -36,7 +36,8 @@ def demo_answers(folder: Path, encoder: DemoEncoder | None = None, **options: An
 
 @contextmanager
 def served(answers: Answers, **options: Any) -> Iterator["Site"]:
-    with DemoServer(answers, **options) as server:
+    with DemoServer(**options) as server:
+        server.answers = answers
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
