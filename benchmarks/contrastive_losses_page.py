@@ -1,4 +1,4 @@
-"""The table and the figure of `benchmarks.contrastive_losses`: means over seeds with 95% intervals, and paired differences."""
+"""The table and the figure of `benchmarks.contrastive_losses`: means over seeds with 95% intervals, paired differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -67,8 +67,8 @@ def difference(pair: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Me
 def table(results: Mapping[str, Any]) -> str:
     """The results as Markdown, in percent."""
     lines = [
-        "| batch | steps | peak rate | seeds | recall@5 sigmoid | softmax | softmax − sigmoid | recall@1 sigmoid | softmax | "
-        "groups sigmoid | softmax |",
+        "| batch | steps | peak rate | seeds | recall@5 sigmoid | softmax | softmax − sigmoid | "
+        "recall@1 sigmoid | softmax | groups sigmoid | softmax |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size, pair in by_batch_size(results["cells"]).items():
@@ -220,8 +220,8 @@ def write_page(results: Mapping[str, Any], *, planned: int, page: Path = PAGE, p
     count = len(results["cells"])
     note = "" if count == planned else f" {planned - count} of the {planned} planned runs were not done."
     summary = (
-        f"{count} runs of {results['examples']:,} pairs each on {results['backend']}, in percent: mean over the seeds ± 95% t-interval."
-        f"{note}"
+        f"{count} runs of {results['examples']:,} pairs each on {results['backend']}, in percent: mean over the seeds ± 95% "
+        f"t-interval.{note}"
     )
     page.write_text(f"{before}{begin}\n{summary}\n\n{table(results)}\n{end}{after}", encoding="utf-8")
     picture.write_text(figure(results), encoding="utf-8")

@@ -1,8 +1,8 @@
 """CLIP's ResNet image towers, RN50 to RN50x64 (Radford et al. 2021, section 2.4 and table 19).
 
-Against He et al. 2015: a stem of three convolutions and an average pool instead of one convolution and a maximum; wherever the
-size halves, an average pool in front of a convolution of stride one ("anti-aliased", Zhang 2019; in the shortcut as ResNet-D, He
-et al. 2019); and attention instead of the mean at the end, its query the mean of all positions.
+Against He et al. 2015: a stem of three convolutions and an average pool instead of one convolution and a maximum; wherever
+the size halves, an average pool in front of a convolution of stride one ("anti-aliased", Zhang 2019; in the shortcut as
+ResNet-D, He et al. 2019); and attention instead of the mean at the end, its query the mean of all positions.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,10 @@ EXPANSION = 4
 
 @keras.saving.register_keras_serializable("diptych")
 class Stem(keras.layers.Layer):
-    """Three 3 x 3 convolutions, the first of stride two, and an average pool: `[batch, s, s, 3]` -> `[batch, s/4, s/4, width]`."""
+    """Three 3 x 3 convolutions, the first of stride two, and an average pool.
+
+    `[batch, size, size, 3]` -> `[batch, size / 4, size / 4, width]`.
+    """
 
     def __init__(self, *, width: int, seed: str = "0/stem", **kwargs):
         super().__init__(**kwargs)
@@ -68,7 +71,8 @@ class Stem(keras.layers.Layer):
 class Bottleneck(keras.layers.Layer):
     """relu(shortcut(x) + branch(x)): 1 x 1, 3 x 3, pool by `stride`, 1 x 1 to four times the width; each with a norm.
 
-    With `project`, as in the first block of a stage, the shortcut is a pool by `stride`, a 1 x 1 convolution and a norm; else x.
+    With `project`, as in the first block of a stage, the shortcut is a pool by `stride`, a 1 x 1 convolution and a norm;
+    otherwise it is x.
     """
 
     def __init__(self, *, width: int, stride: int = 1, project: bool = False, seed: str = "0/block", **kwargs):
@@ -214,8 +218,8 @@ class CLIPResNet(ImageTower):
         config: a `CLIPResNetConfig` (or the dictionary of its fields).
         seed, dtype, name: as for `VisionTransformer`.
 
-    Input: [batch, image_size, image_size, 3], normalised by CLIP's mean and standard deviation. Tokens are the last stage's features,
-    row by row.
+    Input: [batch, image_size, image_size, 3], normalised by CLIP's mean and standard deviation. Tokens are the last stage's
+    features, row by row.
     """
 
     def __init__(

@@ -13,9 +13,10 @@ from diptych.models.initializers import LecunNormal
 
 @keras.saving.register_keras_serializable("diptych")
 class Convolution(keras.layers.Layer):
-    """A convolution without bias over `[batch, height, width, in]`, padded by half a kernel on each side as in torch.
+    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`.
 
-    (Keras's padding "same" puts a stride's odd pixel behind the image, torch's in front.) The kernel is `[size, size, in, out]`.
+    The image is padded by half a kernel on each side, as in torch. Keras's padding "same" would pad a stride of two behind the
+    image alone.
     """
 
     def __init__(self, *, filters: int, kernel_size: int, stride: int = 1, seed: str = "0/convolution", **kwargs):
@@ -53,9 +54,9 @@ class BatchNorm(keras.layers.Layer):
 
         moving <- momentum · moving + (1 - momentum) · batch
 
-    with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum). Otherwise, and
-    where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on jax they change where
-    the caller keeps updates of such weights, as `fit` does.
+    with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum). Otherwise,
+    and where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on
+    jax they change where the caller keeps updates of such weights, as `fit` does.
 
     Args:
         initial_scale: 0 for the last norm of a residual branch, which then starts as the identity.
@@ -102,5 +103,5 @@ class BatchNorm(keras.layers.Layer):
 
 
 def average_pool(x, size: int):
-    """Means of squares of `size` pixels: `[batch, height, width, channels]` -> `[batch, height / size, width / size, channels]`."""
+    """Means over squares of `size` by `size` pixels of `[batch, height, width, channels]`."""
     return x if size == 1 else ops.average_pool(x, size, size, padding="valid", data_format="channels_last")

@@ -25,9 +25,10 @@ from diptych.recipes.demo_page.galleries import Examples, embedded_gallery, inde
 from diptych.recipes.demo_page.server import DemoServer
 from diptych.recipes.failures import exit_status
 from diptych.recipes.index_folder import IndexFolder
+from diptych.recipes.search import EXAMPLES
 
 DEFAULT_MODEL = "emoji_36_languages"
-QUERIES = ("a red apple", "ein lachendes Gesicht", "家", "क्रोधित चेहरा", "gato", "ракета", "زهرة", "무지개")
+QUERIES = (*EXAMPLES, "cara de gato", "красное сердце", "وجه قطة", "무지개")
 MOST_CELLS = 32
 
 
@@ -104,6 +105,7 @@ def prepared(
         cells=options.heat_map_cells,
         attention=attention_of(encoder),
     )
+    answers.search(text=QUERIES[0])  # compiles, so that who looks first need not wait
     print(f"{len(gallery):,} images to search: {gallery.name}. Heat maps of {answers.cells} x {answers.cells} cells.")
     return answers
 

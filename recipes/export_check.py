@@ -45,17 +45,16 @@ def check(tower: Tower, run: Run, file_name: str, *, seed: int = 0) -> Checked:
     """
     rng = np.random.default_rng(seed)
     greatest, compared = 0.0, 0
-    for batch in BATCHES:
-        for num_patches in _lengths(tower):
-            inputs = tower.draw(rng, batch, num_patches)
-            try:
-                found = np.asarray(run(inputs))
-            except Exception as error:  # whatever the runtime raises: it has no common base, and the file must go
-                raise ExportError(
-                    f"{file_name} does not run on {_described(inputs)}: {type(error).__name__}: {error}"
-                ) from error
-            greatest = max(greatest, difference(found, tower.reference(inputs), f"{file_name}, {_described(inputs)}"))
-            compared += batch
+    for batch, num_patches in zip(BATCHES, _lengths(tower), strict=True):
+        inputs = tower.draw(rng, batch, num_patches)
+        try:
+            found = np.asarray(run(inputs))
+        except Exception as error:  # whatever the runtime raises: it has no common base, and the file must go
+            raise ExportError(
+                f"{file_name} does not run on {_described(inputs)}: {type(error).__name__}: {error}"
+            ) from error
+        greatest = max(greatest, difference(found, tower.reference(inputs), f"{file_name}, {_described(inputs)}"))
+        compared += batch
     times = {size: _milliseconds(run, tower.draw(rng, size)) / size for size in TIMED_BATCHES}
     return Checked(difference=greatest, compared=compared, milliseconds=times)
 
@@ -73,11 +72,11 @@ def difference(found: np.ndarray, expected: np.ndarray, name: str) -> float:
 
 
 def _lengths(tower: Tower) -> list[int | None]:
-    """Numbers of patches to try, where a tower takes any."""
+    """For each batch the number of patches, other ones where a tower takes any."""
     if NUM_PATCHES not in tower.shapes.get("patches", ()):
-        return [None]
+        return [None] * len(BATCHES)
     most = tower.card["max_num_patches"]
-    return sorted({max(1, most // 2), most, most + 3})
+    return [most, max(1, most // 2), most + 3]
 
 
 def _milliseconds(run: Run, inputs: dict[str, np.ndarray]) -> float:

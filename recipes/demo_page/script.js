@@ -331,7 +331,7 @@ function drawLegend(map) {
     "Red speaks for ",
     caption(`“${state.look}”`),
     ", blue against it: by how much its logit falls when that part is hidden.",
-    make("span", { class: "scale" }, `−${map.limit.toFixed(1)}`, make("i"), `+${map.limit.toFixed(1)}`)
+    make("span", { class: "scale" }, `−${map.limit.toPrecision(2)}`, make("i"), `+${map.limit.toPrecision(2)}`)
   );
 }
 

@@ -18,7 +18,8 @@ Result = TypeVar("Result")
 class SharedEncoder:
     """Embeds for whoever asks; `encoder` is a `diptych.recipes.encoder.Encoder`.
 
-    Batches are filled up to a power of two, so that a backend that compiles for each size compiles seven times at most.
+    Batches are filled up to one of few sizes, because some backends compile for each: pictures come one by one or by the hundred, texts
+    in any number.
     """
 
     def __init__(self, encoder: Any):
@@ -30,8 +31,9 @@ class SharedEncoder:
     def embed_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [height, width, 3] each -> float32 [n, dim]. Others get their turn between batches."""
         starts = range(0, len(pictures), LARGEST_BATCH)
-        parts = [self._embed(self.encoder.embed_images, pictures[start : start + LARGEST_BATCH]) for start in starts]
-        return np.concatenate(parts)
+        size = LARGEST_BATCH if len(pictures) > 1 else 1
+        embed = self.encoder.embed_images
+        return np.concatenate([self._embed(embed, pictures[start : start + LARGEST_BATCH], size) for start in starts])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts, no more than `MOST_REMEMBERED` -> float32 [n, dim]."""
@@ -40,7 +42,7 @@ class SharedEncoder:
         new = list(dict.fromkeys(text for text in texts if text not in found))
         for start in range(0, len(new), LARGEST_BATCH):
             some = new[start : start + LARGEST_BATCH]
-            found |= zip(some, self._embed(self.encoder.embed_texts, some), strict=True)
+            found |= zip(some, self._embed(self.encoder.embed_texts, some, _power_of_two(len(some))), strict=True)
         with self._lock:
             for text in dict.fromkeys(texts):
                 self._texts[text] = found[text]
@@ -61,9 +63,9 @@ class SharedEncoder:
         with self._lock:
             self._closed = True
 
-    def _embed(self, embed: Callable[..., np.ndarray], items: Sequence[Any]) -> np.ndarray:
-        """A batch, filled up by repeating its last item."""
-        filled = [*items, *([items[-1]] * (_power_of_two(len(items)) - len(items)))]
+    def _embed(self, embed: Callable[..., np.ndarray], items: Sequence[Any], size: int) -> np.ndarray:
+        """A batch, filled up to `size` by repeating its last item."""
+        filled = [*items, *([items[-1]] * (size - len(items)))]
         return np.asarray(self.run(lambda: embed(filled, batch_size=LARGEST_BATCH)))[: len(items)]
 
 

@@ -1,4 +1,4 @@
-"""CLIP's ResNet towers: what open_clip computes with the same weights, sizes as released, moving statistics that move."""
+"""CLIP's ResNet towers: open_clip's results with the same weights, the released sizes, moving statistics that move."""
 
 import math
 from dataclasses import replace

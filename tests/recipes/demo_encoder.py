@@ -22,7 +22,7 @@ class PixelProcessor(FakeProcessor):
 
 
 class DemoEncoder(FakeEncoder):
-    """Remembers the texts that it was given and the sizes of all batches."""
+    """Remembers the texts that it was given and the sizes of all batches; `seconds` is what it takes for an item."""
 
     def __init__(self, weights: str = "first", *, seconds: float = 0.0, **options):
         super().__init__(weights, **options)
@@ -46,7 +46,7 @@ class DemoEncoder(FakeEncoder):
             self.overlapped = True
             return call()
         try:
-            time.sleep(self.seconds)
+            time.sleep(self.seconds * len(items))
             return call()
         finally:
             self._busy.release()

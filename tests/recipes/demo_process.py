@@ -8,4 +8,4 @@ from tests.recipes.demo_encoder import DemoEncoder
 
 if __name__ == "__main__":
     options = Demo(index=Path(sys.argv[1]), heat_map_cells=16)
-    sys.exit(show(options, lambda name: DemoEncoder(seconds=0.2), lambda encoder: None))
+    sys.exit(show(options, lambda name: DemoEncoder(seconds=0.01), lambda encoder: None))
