@@ -15,9 +15,7 @@ import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from diptych.recipes.command_line import parse
 from diptych.recipes.demo_page.answers import Answers
@@ -39,7 +37,7 @@ class Demo:
     model: str | None = None
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or a name; by default emoji_36_languages, or the
     index's own."""
-    index: Annotated[Path | None, tyro.conf.arg(aliases=["--gallery"])] = None
+    index: Path | None = None
     """A folder made by `recipes.embed` to search; by default the embedded emoji of a designer never trained on."""
     port: int = 0
     """Of the page; 0 takes one that is free."""

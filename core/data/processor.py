@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_f
 from diptych.core.data.text import MAX_CAPTION_CHARACTERS, Tokenizer, clean_caption
 from diptych.core.weights.hub import preset_folder
 
-Item = bytes | str | Path | Image.Image | np.ndarray
+Item: TypeAlias = bytes | str | Path | Image.Image | np.ndarray
 """A picture: its encoded bytes, its path, as Pillow has it, or uint8 [height, width, 3]."""
 
 _ONE_PICTURE = (bytes, bytearray, memoryview, str, Path, Image.Image)

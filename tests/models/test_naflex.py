@@ -18,7 +18,7 @@ from tests.models.examples import TINY, forward, numpy_of, value_and_gradients
 
 LENGTH, WIDTH = 256, 3
 EXACT = 3e-6
-"""For tables drawn from N(0, 1)."""
+"""For tables of values in [-1, 1]."""
 
 SMALL = NaFlexVisionConfig(width=16, depth=2, mlp_dim=24, num_heads=2, patch_size=2, position_grid=4)
 SHAPES = np.array([[2, 3], [1, 7], [3, 3], [4, 1]], np.int32)
@@ -27,7 +27,7 @@ PATCHES = np.random.default_rng(0).uniform(-1, 1, (4, 9, 12)).astype("float32")
 
 def positions_of(layer, spatial_shapes, length=LENGTH):
     """What the layer adds, `[batch, length, WIDTH]`."""
-    return layer(keras.ops.zeros((len(spatial_shapes), length, WIDTH)), spatial_shapes)
+    return layer(keras.ops.zeros((spatial_shapes.shape[0], length, WIDTH)), spatial_shapes)
 
 
 @cache
@@ -35,7 +35,7 @@ def table_and_function(grid):
     """A random table, and the layer that has it, as one compiled function on jax: of grids, which are data -> positions."""
     layer = ResizedPositionEmbedding(grid=grid)
     layer.build((None, LENGTH, WIDTH))
-    table = np.random.default_rng(grid).normal(size=(grid, grid, WIDTH)).astype("float32")
+    table = np.random.default_rng(grid).uniform(-1, 1, (grid, grid, WIDTH)).astype("float32")
     layer.embedding.assign(table)
     return table, compiled(lambda spatial_shapes: positions_of(layer, spatial_shapes))[0]
 
@@ -77,7 +77,7 @@ def _traced_by_torch(function):
     programs = []
 
     def run(x):
-        x = torch.from_numpy(np.ascontiguousarray(x))
+        x = torch.from_numpy(x)
         if not programs:
             programs.append(torch.export.export(Module(), (x,)).module())
         return programs[0](x).detach()
@@ -86,8 +86,13 @@ def _traced_by_torch(function):
 
 
 def by_torch(table, rows, columns, *, antialias=True):
-    """torch's resize of the table, `[rows * columns, width]`."""
+    """torch's resize of the table, `[rows * columns, width]`.
+
+    A single column is resized as a single row: torch 2.13 on a CPU gives wrong values for an output of one column.
+    """
     torch = pytest.importorskip("torch")
+    if columns == 1 < rows:
+        return by_torch(table.swapaxes(0, 1), 1, rows, antialias=antialias)
     picture = torch.from_numpy(table).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(
         picture, size=(rows, columns), mode="bilinear", antialias=antialias, align_corners=False
@@ -149,7 +154,7 @@ def test_a_resize_without_antialiasing_is_told_apart():
         return by_torch(table, rows, columns, antialias=False)
 
     assert furthest(positions(shapes), table, shapes, plain) > 0.1
-    transposed = positions(shapes[:, ::-1])
+    transposed = positions(shapes[:, ::-1].copy())
     assert furthest(transposed, table, shapes, by_torch) > 0.1
 
 
@@ -169,7 +174,7 @@ def test_the_whole_tower_is_traced_once_for_all_grids():
     run, traces = compiled(
         lambda shapes: tower({"patches": keras.ops.convert_to_tensor(PATCHES), "spatial_shapes": shapes})["pooled"]
     )
-    several = [SHAPES, SHAPES[::-1], np.ones_like(SHAPES), np.full_like(SHAPES, 3)]
+    several = [SHAPES, SHAPES[::-1].copy(), np.ones_like(SHAPES), np.full_like(SHAPES, 3)]
     pooled = [numpy_of(run(shapes)) for shapes in several]
     assert traces() == 1
     for shapes, got in zip(several, pooled, strict=True):
@@ -178,7 +183,7 @@ def test_the_whole_tower_is_traced_once_for_all_grids():
 
 
 def batch_of(spatial_shapes, patches=PATCHES):
-    return {"patches": patches, "spatial_shapes": np.ascontiguousarray(spatial_shapes)}
+    return {"patches": patches, "spatial_shapes": spatial_shapes}
 
 
 def randomized(model):
@@ -226,7 +231,8 @@ def test_padding_has_no_gradient_and_gradients_are_finite():
     patches = keras.Variable(np.where(exists(SHAPES, 9)[..., None], PATCHES, 1e4).astype("float32"))
 
     def loss():
-        return keras.ops.sum(keras.ops.square(tower(batch_of(SHAPES, patches.value))["pooled"]))
+        batch = batch_of(keras.ops.convert_to_tensor(SHAPES), patches.value)
+        return keras.ops.sum(keras.ops.square(tower(batch)["pooled"]))
 
     _, gradients = value_and_gradients(loss, [patches, *tower.trainable_variables])
     of_patches, *of_weights = (numpy_of(gradient) for gradient in gradients)

@@ -218,15 +218,20 @@ def test_other_backends_have_torch_write_the_graphs_and_judge_them(tmp_path, cap
     assert np.abs(onnx_runner(tmp_path / "out" / "text.onnx")(ids) - expected).max() < TOLERANCE
 
 
-# A NaFlex image tower with SigLIP's text tower, and images of a fixed size with CLIP's, where nothing is like another case.
-CASES = [
-    (format, kind)
-    for format, described in FORMATS.items()
-    for kind in {"onnx": (), "openvino": ("fixed",), "keras": ("fixed",), "saved_model": ("naflex",)}.get(
-        format, ("naflex", "clip")
-    )
-    if BACKEND in described.backends and (format != "openvino" or BACKEND == "torch")
-]
+# "naflex": patches, and SigLIP's text tower. "clip": images of a fixed size, and a causal text tower read at its end-of-text.
+OTHER_FORMATS = {
+    "openvino": ("fixed",),
+    "saved_model": ("naflex",),
+    "litert": ("naflex", "clip"),
+    "torch_export": ("naflex", "clip"),
+    "stablehlo": ("naflex",),
+    "keras": ("fixed",),
+}
+CASES = [(name, kind) for name, kinds in OTHER_FORMATS.items() for kind in kinds if BACKEND in FORMATS[name].backends]
+
+
+def test_every_format_is_tried():
+    assert {"onnx", *OTHER_FORMATS} == set(FORMATS)
 
 
 @pytest.mark.parametrize(("format", "kind"), CASES)
