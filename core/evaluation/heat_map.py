@@ -36,8 +36,8 @@ def occlusion_map(
         score: of pictures uint8 [n, height, width, 3], float [n] or [n, ...]; called with at most `batch_size`.
         cells: rows, and columns, of the map; at most the picture's shorter side.
         window: cells a side of what is hidden at a time, 1 to `cells`. Large ones find what small ones leave half visible, and blur.
-        fill: a colour, [3], or a picture, [height, width, 3], of 0 to 255; None is the picture's mean colour, which adds fewer edges
-            than grey does.
+        fill: a colour, [3], or a picture, [height, width, 3], of 0 to 255; None is the median colour of the picture's edge, most often
+            that of its background: grey or the mean colour would paint on it, and the map show the paint.
         batch_size: pictures that are scored at a time.
 
     Returns:
@@ -47,7 +47,7 @@ def occlusion_map(
         ValueError: for another shape or dtype, cells and windows that do not fit, and scores that are not one a picture.
     """
     _check(picture, cells, window)
-    filling = picture.mean(axis=(0, 1)) if fill is None else np.asarray(fill)
+    filling = _edge_colour(picture) if fill is None else np.asarray(fill)
     filled = np.broadcast_to(filling, picture.shape).round().astype(np.uint8)
     windows = list(_windows(picture.shape[0], picture.shape[1], cells, window))
     whole = _scores(score, picture[None])[0]
@@ -119,6 +119,10 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=4)
     return file.getvalue()
+
+
+def _edge_colour(picture: np.ndarray) -> np.ndarray:
+    return np.median(np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]), axis=0)
 
 
 def _windows(height: int, width: int, cells: int, window: int) -> Iterator[tuple[slice, slice]]:

@@ -73,10 +73,28 @@ def test_a_map_peaks_where_the_score_looks(window):
 
 def test_what_speaks_against_a_score_is_negative():
     picture = np.full((24, 24, 3), 200, np.uint8)
-    picture[:8, :8] = 0  # the fill, the mean colour, is brighter: hiding this raises the score
+    picture[:8, :8] = 0  # the fill, the colour of the edge, is brighter: hiding this raises the score
     heat = occlusion_map(picture, RegionScore(slice(0, 8), slice(0, 8)), cells=6, window=2)
     assert heat[0, 0] < 0
     assert heat.argmin() == 0
+
+
+def test_hiding_the_background_changes_nothing():
+    picture = np.full((24, 36, 3), (250, 240, 230), np.uint8)
+    picture[6:12, 12:18] = 30
+    heat = occlusion_map(picture, lambda pictures: pictures.reshape(len(pictures), -1).std(axis=1), cells=6, window=1)
+    drawn = np.zeros((6, 6), bool)
+    drawn[1:3, 2:3] = True  # the cells of 4 x 6 pixels that hold some of it
+    assert (heat[drawn] > 0).all()
+    assert not heat[~drawn].any()
+    grey = occlusion_map(
+        picture,
+        lambda pictures: pictures.reshape(len(pictures), -1).std(axis=1),
+        cells=6,
+        window=1,
+        fill=(128, 128, 128),
+    )
+    assert grey[~drawn].all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -96,7 +114,10 @@ def test_a_map_is_its_definition(data):
     fill = noise(height, width, 99) if fill == "picture" else fill
     heat = occlusion_map(picture, score, cells=cells, window=window, fill=fill, batch_size=batch)
     if fill is None:
-        fill = picture.mean(axis=(0, 1)).round().astype(np.uint8)
+        edge = [*picture[0], *picture[-1], *picture[:, 0], *picture[:, -1]]
+        fill = (
+            np.array([np.median([pixel[channel] for pixel in edge]) for channel in range(3)]).round().astype(np.uint8)
+        )
     if isinstance(fill, tuple):
         exact = definition(picture, score, cells, window, np.array(fill, np.uint8))
     elif fill.ndim == 1:

@@ -1,4 +1,4 @@
-"""The pooling's attention that the demo shows is the one that the model computes with."""
+"""The demo with real models: the attention that it shows is the one that is computed with, and the shipped model answers."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.image import decode
 from diptych.core.data.naflex import NaFlex
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor import Processor
@@ -14,7 +15,13 @@ from diptych.core.data.text import Tokenizer
 from diptych.models import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig, SigLIP, SigLIPConfig
 from diptych.models.config import NaFlexVisionConfig, TextConfig, VisionConfig
 from diptych.models.heads import MapHead
+from diptych.recipes.demo import DEFAULT_MODEL
+from diptych.recipes.demo_page.answers import Answers
 from diptych.recipes.demo_page.attention import attention_of, attention_of_head
+from diptych.recipes.demo_page.galleries import Examples, Gallery
+from diptych.recipes.encoder import Encoder
+from diptych.recipes.image_stream import Item
+from tests.recipes.demo_site import png_file
 
 SIZE = {"width": 12, "depth": 1, "mlp_dim": 16, "num_heads": 3}
 TEXT = TextConfig(**SIZE, vocab_size=8000, context_length=4, embed_dim=12)
@@ -98,3 +105,34 @@ def test_clip_has_none():
     text = CLIPTextConfig(**SIZE, vocab_size=50, context_length=4, embed_dim=8)
     model = CLIP(CLIPConfig(vision=vision, text=text))
     assert attention_of(SimpleNamespace(model=model, processor=None)) is None
+
+
+def test_the_shipped_model_answers():
+    encoder, examples = Encoder.open(DEFAULT_MODEL), Examples()
+    drawings = [decode(examples.picture(place)) for place in range(12)]
+    items = [Item(record=0, number=0, key="", image="", caption=str(place), language="und") for place in range(12)]
+    gallery = Gallery("", encoder.embed_images(drawings), None, lambda rows: [items[row] for row in rows], None)
+    answers = Answers(encoder, gallery, examples, model="", queries=(), cells=8, attention=attention_of(encoder))
+    names = [concept.names["en"] for concept in examples.concepts]
+    best = []
+    for place, drawing in enumerate(drawings):
+        name = answers.keep(png_file(drawing))["picture"]
+        labels = answers.probabilities(name, names)["labels"]
+        assert sum(label["softmax"] for label in labels) == pytest.approx(1, abs=1e-9)
+        best.append(labels[0]["label"])
+        found = answers.search(picture=name)["results"]
+        assert found[0]["caption"] == str(place)
+        assert found[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    right = sum(label == name for label, name in zip(best, names, strict=True))
+    assert right >= 6  # of 12; by chance one
+
+    rocket = drawings[5]
+    ground = np.full((128, 128, 3), 255, np.uint8)
+    ground[60 : 60 + rocket.shape[0], 4 : 4 + rocket.shape[1]] = rocket  # below, on the left
+    answer = answers.heat_maps(answers.keep(png_file(ground))["picture"], [names[5]])
+    heat = np.abs(answer["maps"][0]["values"])
+    assert heat[:, 6:].sum() + heat[:1].sum() < 0.05 * heat.sum()
+    assert heat[4:, :4].sum() > 0.5 * heat.sum()
+    shares = np.array(answer["attention"]["values"])
+    assert shares.shape == (4, 4)
+    assert shares.sum() == pytest.approx(1, abs=1e-4)  # each rounded to 5 decimals

@@ -1,0 +1,47 @@
+"""Contestants timed in turn, so that whatever else the machine does hits all, and compared round by round."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+PAUSE = 0.02
+"""Seconds before each call: threads of the one before, which wait for more work at full speed, come to rest."""
+
+
+def take_turns(contestants: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, dict[str, float]]:
+    """Calls each once, which compiles it, then all in turn, `repeats` times.
+
+    Args:
+        contestants: functions that return when their result is there. The first is ours.
+
+    Returns:
+        name -> "ms" and "fastest_ms" of a call by the clock, "cpu_ms" of this process's threads, and how the first compares:
+        "ratio" and "cpu_ratio", the medians over the rounds of own time / the first's. Above 1, the first is the faster.
+    """
+    for call in contestants.values():
+        call()
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, call in contestants.items():
+            time.sleep(PAUSE)
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            call()
+            wall[name].append(time.perf_counter() - wall_start)
+            cpu[name].append(time.process_time() - cpu_start)
+    ours = next(iter(contestants))
+    return {
+        name: {
+            "ms": statistics.median(wall[name]) * 1e3,
+            "fastest_ms": min(wall[name]) * 1e3,
+            "cpu_ms": statistics.median(cpu[name]) * 1e3,
+            "ratio": _median_ratio(wall[name], wall[ours]),
+            "cpu_ratio": _median_ratio(cpu[name], cpu[ours]),
+        }
+        for name in contestants
+    }
+
+
+def _median_ratio(times: list[float], ours: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(times, ours, strict=True))
