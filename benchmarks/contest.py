@@ -9,15 +9,18 @@ PAUSE = 0.02
 """Seconds before each call: threads of the one before, which wait for more work at full speed, come to rest."""
 
 
-def take_turns(contestants: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, dict[str, float]]:
+def take_turns(
+    contestants: Mapping[str, Callable[[], Any]], rivals: Mapping[str, str], *, repeats: int
+) -> dict[str, dict[str, float]]:
     """Calls each once, which compiles it, then all in turn, `repeats` times.
 
     Args:
-        contestants: functions that return when their result is there. The first is ours.
+        contestants: functions that return when their result is there.
+        rivals: contestant -> the one it is compared with.
 
     Returns:
-        name -> "ms" and "fastest_ms" of a call by the clock, "cpu_ms" of this process's threads, and how the first compares:
-        "ratio" and "cpu_ratio", the medians over the rounds of own time / the first's. Above 1, the first is the faster.
+        name -> "ms" and "fastest_ms" of a call by the clock, "cpu_ms" of this process's threads, and how the rival compares:
+        "ratio" and "cpu_ratio", the medians over the rounds of own time / the rival's. Above 1, the rival is the faster.
     """
     for call in contestants.values():
         call()
@@ -30,18 +33,17 @@ def take_turns(contestants: Mapping[str, Callable[[], Any]], *, repeats: int) ->
             call()
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(time.process_time() - cpu_start)
-    ours = next(iter(contestants))
     return {
         name: {
             "ms": statistics.median(wall[name]) * 1e3,
             "fastest_ms": min(wall[name]) * 1e3,
             "cpu_ms": statistics.median(cpu[name]) * 1e3,
-            "ratio": _median_ratio(wall[name], wall[ours]),
-            "cpu_ratio": _median_ratio(cpu[name], cpu[ours]),
+            "ratio": _median_ratio(wall[name], wall[rivals[name]]),
+            "cpu_ratio": _median_ratio(cpu[name], cpu[rivals[name]]),
         }
         for name in contestants
     }
 
 
-def _median_ratio(times: list[float], ours: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(times, ours, strict=True))
+def _median_ratio(times: list[float], rival: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(times, rival, strict=True))

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Check, measure, print a table and write results/<device>/encoding-<backend>-<size>-<batch>-<precision>.json."""
     options = _options(arguments)
     backend = select_backend()
-    driver = _driver(backend)
+    driver, host = _driver(backend), machine()
     accelerator = _accelerator()
     print(f"{backend} on {device_name(accelerator)}, {options.size}, batch {options.batch_size}, {options.precision}")
     results = {
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         "size": options.size,
         "batch_size": options.batch_size,
         "precision": options.precision,
-        "usable_cpus": machine()["usable_cpus"],
+        "usable_cpus": host["usable_cpus"],
         "towers": {},
     }
     for towers in (("images", "texts"), ("patches",)):
@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen:
             results["towers"] |= _measure(options, driver, chosen)
     name = f"encoding-{backend}-{options.size.replace('/', '')}-{options.batch_size}-{options.precision}".lower()
+    if host["usable_cpus"] < host["cpus"]:
+        name += f"-{host['usable_cpus']}-cpu"
     print(write_results(name, results, options.out, accelerator=accelerator))
 
 
@@ -171,7 +173,7 @@ def _embeddings(function) -> np.ndarray:
     import keras
 
     result = function()
-    return result.cpu().numpy() if hasattr(result, "cpu") else np.asarray(keras.ops.convert_to_numpy(result))
+    return result.cpu().numpy() if hasattr(result, "detach") else keras.ops.convert_to_numpy(result)
 
 
 def _agreeing(tower: str, functions: dict, truth: np.ndarray, *, rounded: bool = False) -> dict[str, float]:
@@ -206,7 +208,11 @@ def _agreeing(tower: str, functions: dict, truth: np.ndarray, *, rounded: bool =
 
 def _contest(options, tower: str, functions: dict, distances: dict[str, float]) -> dict:
     """Times all contestants and prints their rows."""
-    times = take_turns(functions, repeats=options.repeats)
+    compiled = "diptych, torch.compile"
+    rivals = {
+        name: compiled if name.endswith("torch.compile") and compiled in functions else "diptych" for name in functions
+    }
+    times = take_turns(functions, rivals, repeats=options.repeats)
     print(f"\n  {tower:<28}{'ms':>10}{'per second':>12}{'ours is':>10}{'in CPU time':>13}{'distance':>11}")
     rows = {}
     for name, row in times.items():

@@ -47,9 +47,12 @@ def transformers_functions(
     """tower -> contestant -> a function that embeds the inputs with transformers' model, attention through torch's SDPA."""
     import torch
     from transformers import AutoModel
+    from transformers.utils import logging
 
     from benchmarks.native import torch_inference
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     dtype = getattr(torch, precision)
     model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
     model = model.to("cuda" if accelerated else "cpu")

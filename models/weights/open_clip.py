@@ -302,7 +302,8 @@ def _clip_fields(config: CLIPConfig) -> dict:
             f"open_clip's CLIP has gelu or quick_gelu and reads text at its largest id, got {text.activation} and eot_id {text.eot_id}."
         )
     if isinstance(vision, CLIPResNetConfig):
-        tower: dict = {"layers": list(vision.stage_depths), "width": vision.width}
+        head_width = vision.channels // vision.num_heads
+        tower: dict = {"layers": list(vision.stage_depths), "width": vision.width, "head_width": head_width}
     elif vision.width != vision.num_heads * _CLIP_HEAD_WIDTH or vision.activation != text.activation:
         raise ValueError(
             f"open_clip's image towers have heads of {_CLIP_HEAD_WIDTH} and the text's activation, got {vision}."
