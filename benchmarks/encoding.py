@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Check, measure, print a table and write results/<device>/encoding-<backend>-<size>-<batch>-<precision>.json."""
     options = _options(arguments)
     backend = select_backend()
-    driver, host = _driver(backend), machine()
+    driver, host = driver_of(backend), machine()
     accelerator = _accelerator()
     print(f"{backend} on {device_name(accelerator)}, {options.size}, batch {options.batch_size}, {options.precision}")
     results = {
@@ -78,7 +78,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _driver(backend: str) -> ModuleType:
+def driver_of(backend: str) -> ModuleType:
+    """How a backend compiles and calls for inference."""
     match backend:
         case "jax":
             from benchmarks.native import jax_inference as driver

@@ -17,6 +17,7 @@ from pathlib import Path
 
 LARGEST = ["--batch-sizes", "1048576", "--repeats", "1", "--only"]
 BENCHMARK = ["-m", "benchmarks.sigmoid_loss"]
+ENCODING = ["-m", "benchmarks.encoding", "--batch-size", "256", "--precision", "bfloat16"]
 
 STEPS = {
     "torch": (
@@ -24,11 +25,13 @@ STEPS = {
         ("time", 100, [*BENCHMARK, "--batch-sizes", "16384", "65536", "--peers"]),
         ("tune", 110, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
         ("a million", 110, [*BENCHMARK, *LARGEST, "triton"]),
+        ("encode", 90, [*ENCODING, "--compile"]),
     ),
     "jax": (
         ("tests", 110, ["-m", "pytest", "-q", "tests/gpu"]),
         ("time", 100, [*BENCHMARK, "--batch-sizes", "16384", "65536"]),
         ("tune", 90, ["-m", "benchmarks.tune_sigmoid_loss", "--repeats", "3"]),
+        ("encode", 60, ENCODING),
     ),
     "tensorflow": (
         ("tests", 110, ["-m", "pytest", "-q", "tests/gpu"]),
