@@ -26,11 +26,13 @@ def take_turns(
         call()
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, call in contestants.items():
+    names = list(contestants)
+    for turn in range(repeats):
+        for place in range(len(names)):
+            name = names[(turn + place) % len(names)]  # none comes always after the same
             time.sleep(PAUSE)
             wall_start, cpu_start = time.perf_counter(), time.process_time()
-            call()
+            contestants[name]()
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(time.process_time() - cpu_start)
     return {
