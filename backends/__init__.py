@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
+def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
     The three `TrainStep` classes keep one contract:
@@ -34,12 +34,14 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_b
         With `micro_batches` = k > 1 the batch is embedded in k pieces without gradients, the loss and the gradients of all
         its embeddings are computed at once, and each piece is embedded again to carry them to the weights (Gao et al.
         2021, "GradCache"): the same gradient, every pair contrasted, a k-th of the activations.
+      - Before it, `objective.prepare` may choose from the batch, without gradients.
       - Gradients are clipped by their global norm over the trained weights, the optimizer is applied, then the moving
-        average takes in the new weights.
+        average and the teacher take in the new weights, and the objective's own variables their updates.
       - Where the loss or the norm is not finite, nothing changes, the optimizer's counter included.
       - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
-      - `step.synchronize()` brings the Keras variables of model, optimizer and average up to date; before it they may be
-        stale or, on jax, gone. The next call takes their values up again, so restoring a checkpoint is assigning them.
+      - `step.synchronize()` brings the Keras variables of model, optimizer, averages and objective up to date; before it they
+        may be stale or, on jax, gone. The next call takes their values up again, so restoring a checkpoint is assigning them.
+      - `step.compilations` counts the shapes of batches it has been compiled for.
 
     Args:
         model: a Keras model whose untrained weights have been frozen already.
@@ -47,9 +49,12 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, micro_b
         optimizer: a Keras optimizer; it is built here.
         clip_norm: largest global norm of the gradients, None for no clipping.
         ema: a `diptych.core.training.ema.Ema`, or None.
+        teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
     """
-    return room().TrainStep(model, objective, optimizer, clip_norm=clip_norm, ema=ema, micro_batches=micro_batches)
+    return room().TrainStep(
+        model, objective, optimizer, clip_norm=clip_norm, ema=ema, teacher=teacher, micro_batches=micro_batches
+    )
 
 
 def device_name() -> str | None:

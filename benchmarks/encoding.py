@@ -25,9 +25,10 @@ import numpy as np
 from benchmarks.contest import take_turns
 from benchmarks.device import RESULTS, device_name, write_results
 from benchmarks.encoding_models import keras_hub_functions, our_functions, transformers_functions, write_weights
+from benchmarks.naflex_positions import random_grids
+from benchmarks.native.inference import inference_driver
 from benchmarks.step_time import SIZES, config_of
 from diptych.backends.selection import select_backend
-from diptych.core.data.naflex import target_size
 from diptych.core.training.card import machine
 
 TOLERANCE = 1e-4
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Check, measure, print a table and write results/<device>/encoding-<backend>-<size>-<batch>-<precision>.json."""
     options = _options(arguments)
     backend = select_backend()
-    driver, host = driver_of(backend), machine()
+    driver, host = inference_driver(backend), machine()
     accelerator = _accelerator()
     print(f"{backend} on {device_name(accelerator)}, {options.size}, batch {options.batch_size}, {options.precision}")
     results = {
@@ -78,18 +79,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def driver_of(backend: str) -> ModuleType:
-    """How a backend compiles and calls for inference."""
-    match backend:
-        case "jax":
-            from benchmarks.native import jax_inference as driver
-        case "torch":
-            from benchmarks.native import torch_inference as driver
-        case _:
-            from benchmarks.native import tensorflow_inference as driver
-    return driver
-
-
 def _accelerator() -> str | None:
     from diptych import backends
 
@@ -103,13 +92,13 @@ def _measure(options, driver: ModuleType, towers: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         weights = write_weights(config, Path(folder))
         with driver.exact_products():
-            functions = _functions(weights, inputs, driver, options, "float32")
+            functions = _functions(config, weights, inputs, driver, options, "float32")
             truth = {tower: _embeddings(functions[tower]["transformers"]) for tower in towers}
             distances = {tower: _agreeing(tower, functions[tower], truth[tower]) for tower in towers}
             if options.precision == "float32":
                 return {tower: _contest(options, tower, functions[tower], distances[tower]) for tower in towers}
         del functions
-        functions = _functions(weights, inputs, driver, options, options.precision)
+        functions = _functions(config, weights, inputs, driver, options, options.precision)
         distances = {tower: _agreeing(tower, functions[tower], truth[tower], rounded=True) for tower in towers}
         return {tower: _contest(options, tower, functions[tower], distances[tower]) for tower in towers}
 
@@ -146,17 +135,14 @@ def _inputs(options, tower: str):
             coarse.repeat(math.ceil(side / 4), 1).repeat(math.ceil(side / 4), 2)[:, :side, :side]
         )
     length = _patches(options.size)
-    sizes = rng.integers(200, 601, (count, 2)).tolist()
-    shapes = (
-        np.array([target_size(*size, patch_size=patch, max_num_patches=length) for size in sizes], np.int32) // patch
-    )
+    shapes = random_grids(count, patch_size=patch, max_num_patches=length, rng=rng)
     colours = rng.uniform(-1, 1, (count, length, 1, 3)) * 0.5 + rng.uniform(-1, 1, (count, 1, 1, 3)) * 0.5
     patches = np.broadcast_to(colours, (count, length, patch**2, 3)).reshape(count, length, -1)
     there = np.arange(length) < shapes.prod(axis=1, keepdims=True)
     return {"patches": np.where(there[..., None], patches, 0).astype(np.float32), "spatial_shapes": shapes}
 
 
-def _functions(weights: dict[str, Path], inputs: dict, driver, options, precision: str) -> dict[str, dict]:
+def _functions(config, weights: dict[str, Path], inputs: dict, driver, options, precision: str) -> dict[str, dict]:
     """tower -> contestant -> function, ours first."""
     compile = options.compile
     ours = our_functions(weights["transformers"], inputs, driver, precision=precision, compile=compile)
@@ -166,7 +152,7 @@ def _functions(weights: dict[str, Path], inputs: dict, driver, options, precisio
         )
     ]
     if "keras-hub" in weights:
-        peers.append(keras_hub_functions(weights["keras-hub"], inputs, driver, precision=precision))
+        peers.append(keras_hub_functions(config, weights["keras-hub"], inputs, driver, precision=precision))
     return {tower: ours[tower] | {k: f for peer in peers for k, f in peer[tower].items()} for tower in inputs}
 
 

@@ -45,16 +45,11 @@ def transformers_functions(
     folder: Path, inputs: dict, *, precision: str, compile: bool, accelerated: bool
 ) -> dict[str, dict[str, Function]]:
     """tower -> contestant -> a function that embeds the inputs with transformers' model, attention through torch's SDPA."""
-    import torch
-    from transformers import AutoModel
-    from transformers.utils import logging
-
+    transformers, torch = _transformers_and_torch()
     from benchmarks.native import torch_inference
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     dtype = getattr(torch, precision)
-    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+    model = transformers.AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
     model = model.to("cuda" if accelerated else "cpu")
     found: dict[str, dict[str, Function]] = {}
     for tower, arrays in inputs.items():
@@ -67,26 +62,39 @@ def transformers_functions(
     return found
 
 
-def keras_hub_functions(folder: Path, inputs: dict, driver, *, precision: str) -> dict[str, dict[str, Function]]:
+def keras_hub_functions(
+    config: SigLIPConfig, folder: Path, inputs: dict, driver, *, precision: str
+) -> dict[str, dict[str, Function]]:
     """tower -> contestant -> a function that embeds the inputs with keras-hub's model, compiled as ours is."""
     import keras
-    from keras_hub.models import SigLIPBackbone
 
     from diptych.models.heads import Normalize
 
-    backbone = SigLIPBackbone.from_preset(str(folder), dtype=precision)
+    backbone = _random_keras_hub_model(config, precision)  # `from_preset` would keep the towers in float32
+    backbone.load_weights(str(folder / "model.weights.h5"))
+    encoders = {"images": (backbone.vision_encoder, "images"), "texts": (backbone.text_encoder, "token_ids")}
     found = {}
-    for tower, encoder, name in (
-        ("images", backbone.vision_encoder, "images"),
-        ("texts", backbone.text_encoder, "token_ids"),
-    ):
-        (given,) = encoder.inputs
-        own = keras.Input(inputs[tower].shape[1:], dtype=given.dtype)
+    for tower, array in inputs.items():
+        encoder, name = encoders[tower]
+        own = keras.Input(array.shape[1:], dtype=array.dtype.name)
         embedder = keras.Model(own, Normalize()(encoder({name: own})))
-        found[tower] = {
-            f"keras-hub{way}": f for way, f in driver.ways(embedder, (inputs[tower],), compile=False).items()
-        }
+        ways = driver.ways(embedder, (array,), compile=False)
+        found[tower] = {f"keras-hub{way}": function for way, function in ways.items()}
     return found
+
+
+def _transformers_and_torch():
+    """Both modules; transformers says nothing from then on but errors."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise SystemExit(
+            f"{error.name} is not installed, and ours is compared with it: pip install transformers torch"
+        ) from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers, torch
 
 
 def _pooled_and_normalized(part) -> Callable:
@@ -113,8 +121,7 @@ def _transformers_arguments(tower: str, arrays, dtype) -> dict:
 
 
 def _random_transformers_model(config: SigLIPConfig):
-    import torch
-    from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
+    transformers, torch = _transformers_and_torch()
 
     def tower(part):
         return {
@@ -135,12 +142,12 @@ def _random_transformers_model(config: SigLIPConfig):
     torch.manual_seed(0)
     if isinstance(config.vision, NaFlexVisionConfig):
         vision["num_patches"] = config.vision.position_grid**2
-        return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))
+        return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
     vision["image_size"] = config.vision.image_size
-    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
 
 
-def _random_keras_hub_model(config: SigLIPConfig):
+def _random_keras_hub_model(config: SigLIPConfig, precision: str = "float32"):
     import keras
     from keras_hub.models import SigLIPBackbone, SigLIPTextEncoder, SigLIPVisionEncoder
 
@@ -150,6 +157,7 @@ def _random_keras_hub_model(config: SigLIPConfig):
             "num_layers": part.depth,
             "num_heads": part.num_heads,
             "intermediate_dim": part.mlp_dim,
+            "dtype": precision,
         }
 
     keras.utils.set_random_seed(0)
@@ -164,4 +172,4 @@ def _random_keras_hub_model(config: SigLIPConfig):
         max_sequence_length=config.text.context_length,
         projection_dim=config.text.output_width,
     )
-    return SigLIPBackbone(vision, text)
+    return SigLIPBackbone(vision, text, dtype=precision)

@@ -1,74 +1,140 @@
-"""NaFlex positions: our two interpolation matrices against transformers' resize, image after image, in one run.
+"""Positions of images of different grids: ours against a loop that resizes the table for one image after the other.
 
     KERAS_BACKEND=jax python -m benchmarks.naflex_positions
+    KERAS_BACKEND=torch python -m benchmarks.naflex_positions --batch-sizes 256 --patches 256 1024 --compile
 
-Both resize a 16 x 16 table of width 768 to the grids of a batch of images; nothing is timed unless they agree to 3e-6. Ours is compiled
-as the backend compiles for inference; transformers is torch, whatever KERAS_BACKEND is.
+Ours is `ResizedPositionEmbedding` (SigLIP 2's 16 x 16 table, width 768), compiled once for all grids as the backend compiles.
+"transformers" is its function for this, "interpolate" torch's resize called by hand; both run in torch. All add the positions to
+patches that lie on the device. First they are compared with torch's antialiased bilinear resize: where one is further than 3e-6
+from it, for a table of values in [-1, 1], it is not timed, and where that is ours, nothing is.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.contest import take_turns
-from benchmarks.device import device_name, write_results
+from benchmarks.device import RESULTS, device_name, write_results
+from benchmarks.native.inference import inference_driver
 from diptych.backends.selection import select_backend
 from diptych.core.data.naflex import target_size
+from diptych.core.training.card import machine
 
-GRID, WIDTH, PATCH = 16, 768, 16
 TOLERANCE = 3e-6
-BATCHES = ((8, 256), (64, 256), (8, 1024), (64, 1024))
-"""(images, patches of each)"""
+GRID, WIDTH, PATCH_SIZE = 16, 768, 16
 
 
-def grids(images: int, patches: int) -> np.ndarray:
-    """Rows and columns of pictures of all aspects, int32 [images, 2]."""
-    sides = np.random.default_rng(0).integers(100, 2000, (images, 2))
-    return (
-        np.array([target_size(*side, patch_size=PATCH, max_num_patches=patches) for side in sides.tolist()], np.int32)
-        // PATCH
-    )
+def random_grids(count: int, *, patch_size: int, max_num_patches: int, rng: np.random.Generator) -> np.ndarray:
+    """The (rows, columns) that pictures of 200 to 600 pixels a side are cut into, int32 `[count, 2]`."""
+    sizes = rng.integers(200, 601, (count, 2)).tolist()
+    targets = [target_size(*size, patch_size=patch_size, max_num_patches=max_num_patches) for size in sizes]
+    return np.array(targets, np.int32) // patch_size
 
 
-def main() -> None:
-    """Checks, times, prints a table and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="timed calls of each")
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    """Check, measure, print a table and write results/<device>/naflex_positions-<backend>.json."""
+    options = _options(arguments)
     backend = select_backend()
-    import keras
-    import torch
-    from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
-
-    from benchmarks.encoding import driver_of
     from diptych import backends
+
+    accelerator, host = backends.device_name(), machine()
+    print(f"{backend} on {device_name(accelerator)}, table {GRID} x {GRID}, width {WIDTH}, float32")
+    results = {"backend": backend, "usable_cpus": host["usable_cpus"], "cases": {}}
+    for patches in options.patches:
+        for batch_size in options.batch_sizes:
+            results["cases"][f"{batch_size} x {patches}"] = _measure(backend, batch_size, patches, options)
+    name = f"naflex_positions-{backend}"
+    if host["usable_cpus"] < host["cpus"]:
+        name += f"-{host['usable_cpus']}-cpu"
+    print(write_results(name, results, options.out, accelerator=accelerator))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--patches", type=int, nargs="+", default=[256, 1024], help="at most, of an image")
+    parser.add_argument("--compile", action="store_true", help="ours on torch: torch.compile, too")
+    parser.add_argument("--repeats", type=int, default=11, help="timed calls of each")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    if min(*options.batch_sizes, *options.patches, options.repeats) < 1:
+        parser.error("--batch-sizes, --patches and --repeats must be at least 1")
+    return options
+
+
+def _measure(backend: str, batch_size: int, length: int, options) -> dict:
+    """The distances and times of all contestants at one size; prints their rows."""
+    driver = inference_driver(backend)
+    rng = np.random.default_rng(0)
+    table = rng.uniform(-1, 1, (GRID, GRID, WIDTH)).astype(np.float32)
+    grids = random_grids(batch_size, patch_size=PATCH_SIZE, max_num_patches=length, rng=rng)
+    patches = np.zeros((batch_size, length, WIDTH), np.float32)
+    with driver.exact_products():
+        functions = driver.ways(_our_layer(table), (patches, grids), compile=options.compile)
+        functions = {f"diptych{way}": function for way, function in functions.items()}
+        functions |= _loops(table, patches, grids, accelerated=driver.ACCELERATED)
+        right = _host(functions["interpolate"]())
+        there = np.arange(length) < grids.prod(axis=1, keepdims=True)
+        errors = {name: float(np.abs(_host(function()) - right)[there].max()) for name, function in functions.items()}
+        for name in [name for name, error in errors.items() if not error <= TOLERANCE]:
+            if name.startswith("diptych"):
+                raise SystemExit(f"{name} is {errors[name]:.1e} from torch's resize; no time is reported.")
+            print(f"  {name} is wrong, {errors[name]:.1e} from torch's resize; it is not timed.")
+            del functions[name]
+        times = take_turns(functions, dict.fromkeys(functions, "diptych"), repeats=options.repeats)
+    print(
+        f"\n  {batch_size} images, {length} patches{'':<4}{'ms':>10}{'µs an image':>13}{'ours is':>10}{'in CPU time':>13}{'error':>10}"
+    )
+    for name, row in times.items():
+        print(
+            f"  {name:<27}{row['ms']:>10.2f}{row['ms'] * 1e3 / batch_size:>13.0f}{row['ratio']:>9.2f}x{row['cpu_ratio']:>12.2f}x"
+            f"{errors[name]:>10.1e}"
+        )
+    return {name: {**row, "error": errors[name]} for name, row in times.items()}
+
+
+def _our_layer(table: np.ndarray):
     from diptych.models.naflex import ResizedPositionEmbedding
 
     layer = ResizedPositionEmbedding(grid=GRID)
     layer.build((None, None, WIDTH))
-    table = np.array(keras.ops.convert_to_numpy(layer.embedding.value))
-    resize, driver = Siglip2VisionEmbeddings.resize_positional_embeddings, driver_of(backend)
-    device = backends.device_name()
-    print(f"{backend} on {device_name(device)}: table {GRID} x {GRID} x {WIDTH}, float32")
-    rows = []
-    for images, patches in BATCHES:
-        shapes = grids(images, patches)
-        zeros = np.zeros((images, patches, WIDTH), np.float32)
-        ours = driver.ways(layer, (zeros, shapes), compile=False)[""]
-        arguments = torch.from_numpy(table), torch.from_numpy(shapes.astype(np.int64)), patches
-        got, expected = np.asarray(keras.ops.convert_to_numpy(ours())), resize(*arguments).numpy()
-        exists = np.arange(patches) < shapes.prod(axis=1)[:, None]
-        np.testing.assert_allclose(got[exists], expected[exists], atol=TOLERANCE)
-        theirs = lambda arguments=arguments: resize(*arguments)  # noqa: E731
-        contestants = {"diptych": ours, "transformers": theirs}
-        times = take_turns(contestants, dict.fromkeys(contestants, "diptych"), repeats=options.repeats)
-        ratio = times["transformers"]["ratio"]
-        print(
-            f"{images:3} images, {patches:5,} patches: {times['diptych']['ms']:8.2f} ms, "
-            f"transformers {times['transformers']['ms']:8.2f} ms ({ratio:.2f} of ours)"
-        )
-        rows.append({"images": images, "patches": patches, **times})
-    print(write_results(f"naflex_positions-{backend}", {"backend": backend, "rows": rows}, accelerator=device))
+    layer.embedding.assign(table)
+    return layer
+
+
+def _loops(table: np.ndarray, patches: np.ndarray, grids: np.ndarray, *, accelerated: bool) -> dict[str, Callable]:
+    """Two functions that go through the images one by one, without arguments."""
+    try:
+        import torch
+        from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
+    except ImportError as error:
+        raise SystemExit(
+            f"{error.name} is not installed, and ours is compared with it: pip install transformers torch"
+        ) from error
+    from benchmarks.native import torch_inference
+
+    def transformers(table, x, grids):
+        return x + Siglip2VisionEmbeddings.resize_positional_embeddings(table, grids, x.shape[1])
+
+    def interpolate(table, x, grids):
+        picture = table.permute(2, 0, 1)[None]
+        result = x.clone()
+        for image, size in zip(result, grids.tolist(), strict=True):
+            resized = torch.nn.functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
+            image[: size[0] * size[1]] += resized[0].flatten(1).T
+        return result
+
+    run = partial(torch_inference.runner, inputs=(table, patches, grids.astype(np.int64)), accelerated=accelerated)
+    return {"transformers": run(transformers), "interpolate": run(interpolate)}
+
+
+def _host(result) -> np.ndarray:
+    import keras
+
+    return result.cpu().numpy() if hasattr(result, "detach") else keras.ops.convert_to_numpy(result)
 
 
 if __name__ == "__main__":

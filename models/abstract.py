@@ -39,13 +39,28 @@ def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) ->
     Memory is taken for one weight after the other, and none for initial values.
     """
     variables = {variable.path: variable for variable in model.variables}
+    given, size = [], 0
     for path, value in values:
         variable = variables.pop(path)
+        given, size = [*given, variable], size + value.nbytes
         variable._initializer = _Value(value)
-        del value  # held by nobody else, so that it is gone before the framework makes its own copy
+        del value  # held by nobody else, so that it is gone as soon as the framework has its own copy
         variable._deferred_initialize()
+        if size >= _LARGE:
+            _wait_for(given)
+            given, size = [], 0
     if variables:
         raise ValueError(f"{len(variables)} weights were given no value: {', '.join(list(variables)[:5])}, ...")
+
+
+def _wait_for(variables: Iterable[keras.Variable]) -> None:
+    """Returns when the variables have their values.
+
+    jax copies an array in the background and holds it meanwhile: unless it is waited for, whatever is read next comes on top.
+    """
+    for variable in variables:
+        corner = (slice(0, 1),) * len(variable.shape)
+        keras.ops.convert_to_numpy(variable.value[corner])
 
 
 class _Value:

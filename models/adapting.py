@@ -68,15 +68,19 @@ def _rebuilt(model: SigLIP, config: SigLIPConfig) -> SigLIP:
 def _resized(model: SigLIP, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
     for variable in model.weights:
         value = np.array(keras.ops.convert_to_numpy(variable.value))  # a copy: backends may share memory with NumPy
-        if variable.path == KERNEL:
-            value = resize_patch_kernel(value, shapes[KERNEL][0])
-        elif variable.path == POSITIONS:
-            value = _positions(value, shapes[POSITIONS])
-        yield variable.path, value
+        fitted = fit_image_weight(variable.path, value, shapes[variable.path])
+        yield variable.path, value if fitted is None else fitted
 
 
-def _positions(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Positions as a flat list or a square table, whichever the old and the new tower have."""
+def fit_image_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Positions or a patch kernel of an image tower in another shape; None for any other weight.
+
+    Positions may be a flat list or a square table, before and after.
+    """
+    if path == KERNEL:
+        return resize_patch_kernel(value, shape[0])
+    if path != POSITIONS:
+        return None
     width = value.shape[-1]
     old_side = math.isqrt(value.size // width)
     new_side = math.isqrt(math.prod(shape) // width)

@@ -86,13 +86,13 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, x, key_mask=None):
         batch, length, width = ops.shape(x)
-        head_dim = width // self.num_heads
-        qkv = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        qkv = ops.reshape(qkv, (batch, length, 3, self.num_heads, head_dim))
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        y = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask, is_causal=self.causal)
-        y = affine(ops.reshape(y, (-1, width)), self.out_kernel, self.out_bias)
-        return ops.reshape(y, (batch, length, width))
+        # One name for all: eager torch frees an array when its name goes to the next.
+        x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
+        x = ops.reshape(x, (batch, length, 3, self.num_heads, width // self.num_heads))
+        x = ops.dot_product_attention(x[:, :, 0], x[:, :, 1], x[:, :, 2], mask=mask, is_causal=self.causal)
+        x = affine(ops.reshape(x, (-1, width)), self.out_kernel, self.out_bias)
+        return ops.reshape(x, (batch, length, width))
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "causal": self.causal, "seed": self.seed}
@@ -125,9 +125,11 @@ class Mlp(keras.layers.Layer):
 
     def call(self, x):
         # Flat in between: every `ops.reshape` costs a dozen microseconds on eager torch.
-        hidden = affine(ops.reshape(x, (-1, x.shape[-1])), self.in_kernel, self.in_bias)
-        y = affine(ACTIVATIONS[self.activation](hidden), self.out_kernel, self.out_bias)
-        return ops.reshape(y, ops.shape(x))
+        shape = ops.shape(x)
+        x = affine(ops.reshape(x, (-1, x.shape[-1])), self.in_kernel, self.in_bias)
+        x = ACTIVATIONS[self.activation](x)
+        x = affine(x, self.out_kernel, self.out_bias)
+        return ops.reshape(x, shape)
 
     def get_config(self):
         return {**super().get_config(), "mlp_dim": self.mlp_dim, "activation": self.activation, "seed": self.seed}

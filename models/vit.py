@@ -6,9 +6,13 @@ puts no projection behind it.
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 
 import keras
+import numpy as np
+from keras import ops
 
+from diptych.core.weights.resizing import interpolation_matrix
 from diptych.models.config import VisionConfig
 from diptych.models.embeddings import ClassToken, PatchEmbedding, PositionEmbedding
 from diptych.models.heads import MapHead, Projection
@@ -83,3 +87,60 @@ class VisionTransformer(ImageTower):
 
         super().__init__(inputs=images, outputs={"pooled": pooled, "tokens": tokens}, name=name)
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
+
+    def encode(self, images, *, mask_token=None, masked=None) -> dict:
+        """What calling the tower gives, for images of another size too, and with some of their patches hidden.
+
+        For a training step: the same weights, through which gradients flow. Positions are resized to the images' grid, bilinear with
+        antialiasing between half-pixel centres; a mask token takes the place of a patch's embedding before positions are added (iBOT
+        and DINOv2), so that the tower knows where something is missing, but not what.
+
+        Args:
+            images: `[batch, size, size, 3]` in [-1, 1]; size is the tower's own or another multiple of its patch size.
+            mask_token: `[width]`.
+            masked: bool `[batch, patches]`, the patches that it replaces; both or neither are given.
+
+        Returns:
+            {"pooled": [batch, output_width], "tokens": [batch, patches (+ 1 in front with "cls"), width]}.
+
+        Raises:
+            ValueError: for images of another size or shape, or one of mask token and mask alone.
+        """
+        config = VisionConfig(**self._arguments["config"])
+        height, width = images.shape[1:3]
+        if height != width or (height != config.image_size and (not height or height % config.patch_size)):
+            raise ValueError(
+                f"encode takes square images of {config.image_size} px or another multiple of the patch size {config.patch_size}, "
+                f"got {height} x {width}."
+            )
+        if (mask_token is None) != (masked is None):
+            raise ValueError(
+                "encode needs a mask token and the patches that it replaces, or neither; one was given alone."
+            )
+        # Layers are called whole, because that is what sets up mixed precision for their weights.
+        x = self.get_layer("patch_embedding")(images)
+        if masked is not None:
+            x = ops.where(ops.expand_dims(masked, -1), ops.cast(mask_token, x.dtype), x)
+        grid, own_grid = height // config.patch_size, config.image_size // config.patch_size
+        if grid == own_grid:
+            x = self.get_layer("position_embedding")(x)
+        else:
+            table = ops.cast(self.get_layer("position_embedding").embedding, "float32")
+            x = x + ops.cast(ops.matmul(_resize_matrix(own_grid, grid), table), x.dtype)
+        if config.pooling == "cls":
+            x = self.get_layer("class_token")(x)
+        tokens = self.get_layer("encoder")(x)
+        if config.pooling == "map":
+            pooled = self.get_layer("map_head")(tokens)
+        else:
+            pooled = ops.mean(tokens, axis=1) if config.pooling == "gap" else tokens[:, 0]
+        if config.embed_dim:
+            pooled = self.get_layer("projection")(pooled)
+        return {"pooled": pooled, "tokens": tokens}
+
+
+@lru_cache(maxsize=16)
+def _resize_matrix(old: int, new: int) -> np.ndarray:
+    """A square table of positions, flattened, at another grid: float32 [new², old²]."""
+    line = interpolation_matrix(old, new, antialias=True)
+    return np.kron(line, line).astype(np.float32)

@@ -1,8 +1,6 @@
 """Carries out a contrastive recipe: data, towers, training, evaluation, report."""
 
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -10,21 +8,18 @@ from pathlib import Path
 from typing import cast
 
 from diptych import backends
-from diptych.core.data.emoji import TOKENIZER_PATH
-from diptych.core.data.examples import TooManySkipped
 from diptych.core.data.loader import Loader
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.processor import Processor
 from diptych.core.training.card import plain, resolve_card
-from diptych.core.training.checkpoint import CheckpointError
 from diptych.core.training.ema import Ema
-from diptych.core.training.learner import Learner, TrainingDiverged
+from diptych.core.training.learner import Learner
 from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
 from diptych.core.training.optimizers import OPTIMIZERS
 from diptych.core.training.patterns import freeze
 from diptych.core.training.recipe import Optimization, Recipe
-from diptych.core.training.run_folder import RunFolder, RunFolderError
+from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES
 from diptych.core.training.signals import StopSignals
 from diptych.models import SigLIP, SigLIPConfig, VisionConfig
@@ -32,7 +27,8 @@ from diptych.models.counting import count_flops, count_parameters
 from diptych.models.heads import bias_for_batch
 from diptych.models.presets import preset_config
 from diptych.recipes.evaluation import Evaluation
-from diptych.recipes.pairs import augmentation_for, open_pairs
+from diptych.recipes.failures import TRAINING_ERRORS, exit_status
+from diptych.recipes.pairs import augmentation_for, default_tokenizer, open_pairs
 from diptych.recipes.planning import plan_text
 
 PAPER_CONTEXT_LENGTH = 64
@@ -55,17 +51,8 @@ HARMLESS = frozenset(
 
 
 def run(recipe: Recipe) -> int:
-    """The whole recipe, from the data to the report; returns the exit status.
-
-    Messages for people go to the standard output, errors to the standard error with status 1.
-    """
-    try:
-        return _run(recipe)
-    except (CheckpointError, RunFolderError, TooManySkipped, TrainingDiverged, FileNotFoundError, ValueError) as error:
-        if os.environ.get("DIPTYCH_TRACEBACK"):
-            raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    """The whole recipe, from the data to the report; returns the exit status."""
+    return exit_status(lambda: _run(recipe), TRAINING_ERRORS)
 
 
 def _run(recipe: Recipe) -> int:
@@ -123,7 +110,7 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
         context_length=data.context_length or PAPER_CONTEXT_LENGTH,
         captions=data.captions_per_image or 1,
         opening_examples=data.opening_examples or 0,
-        tokenizer_path=data.tokenizer or TOKENIZER_PATH,
+        tokenizer_path=data.tokenizer or default_tokenizer(data),
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )
 
@@ -237,18 +224,22 @@ def embeddings_dtype(recipe: Recipe) -> str:
     return "bfloat16" if recipe.model.precision == "bfloat16" and backends.device_name() else "float32"
 
 
-def build_optimizer(optimization: Optimization):
-    """The optimizer with its schedule."""
+def build_schedule(optimization: Optimization):
+    """The learning rate over the run's examples."""
     warmup = optimization.warmup_examples
-    schedule = SCHEDULES[optimization.schedule](
+    return SCHEDULES[optimization.schedule](
         optimization.learning_rate,
         batch_size=optimization.batch_size,
         total_examples=optimization.examples,
         warmup_examples=optimization.examples // 20 if warmup is None else warmup,
     )
+
+
+def build_optimizer(optimization: Optimization, schedule=None):
+    """The optimizer with its schedule, by default the whole run's."""
     second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     return OPTIMIZERS[optimization.optimizer](
-        schedule,
+        schedule or build_schedule(optimization),
         weight_decay=optimization.weight_decay,
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,

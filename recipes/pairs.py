@@ -1,12 +1,22 @@
 """Which pairs a recipe trains on and which it is judged by."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from diptych.core.data.augmentation import Augmentation
-from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, EmojiSource, concepts, evaluation_set
-from diptych.core.data.open_source import EMBEDDED, open_source
+from diptych.core.data.emoji import (
+    GROUPS,
+    HELD_OUT_DESIGNER,
+    TOKENIZER_PATH,
+    EmojiSource,
+    concepts,
+    evaluation_set,
+)
+from diptych.core.data.emoji.scene_tokenizer import SCENE_TOKENIZER_PATH
+from diptych.core.data.emoji.scenes import SceneSource, scene_evaluation_set
+from diptych.core.data.open_source import EMBEDDED, SCENES, open_source
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import Source
 from diptych.core.data.subset import Subset
@@ -14,6 +24,9 @@ from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
 from diptych.core.training.recipe import Data
 
 MOST_EVALUATED = 2_000
+SCENE_CONCEPTS = 180  # the easiest, so that a small run learns them
+TRAINING_SCENES, EVALUATION_SCENES = 1_000_000, 500
+EVALUATION_SEED = 1 << 32  # apart from any that training takes by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +43,8 @@ class Pairs:
         sets = ", ".join(f"{len(source):,} {name.lower()}" for name, source in self.held_out.items())
         return f"Data: {self.name}, {len(self.train):,} records to train on; judged on {sets}"
 
-    def evaluation_sets(self, preprocess: Preprocess) -> list[PairSet]:
-        """The held-out sources, decoded; the first one makes the headline."""
+    def evaluation_sets(self, preprocess: Preprocess, *, sequence_length: int | None = None) -> list[PairSet]:
+        """The held-out sources, decoded; the first one makes the headline. NaFlex towers need a sequence length."""
         return [
             read_pairs(
                 source,
@@ -39,6 +52,7 @@ class Pairs:
                 name=name,
                 most_records=None if self.emoji else MOST_EVALUATED,
                 classes=emoji_groups(source) if isinstance(source, EmojiSource) else None,
+                sequence_length=sequence_length,
             )
             for name, source in self.held_out.items()
         ]
@@ -50,9 +64,12 @@ def open_pairs(data: Data) -> Pairs:
     The embedded emoji are judged on drawings by a designer never trained on, of concepts that were ("new drawings") and of
     concepts that were not ("new concepts"). Other data are judged on --val-data, or on a fraction held out by key.
     """
-    source = open_source(data.train_data)
+    source = None if data.train_data == SCENES else open_source(data.train_data)
     if data.val_data is not None:
         held_out = {"Held-out pairs": open_source(data.val_data)}
+    elif data.train_data == SCENES:
+        source = SceneSource(length=TRAINING_SCENES, concepts=SCENE_CONCEPTS)
+        held_out = {"New scenes": evaluation_scenes()}
     elif data.train_data == EMBEDDED:
         held_out = {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}
     else:
@@ -67,6 +84,17 @@ def open_pairs(data: Data) -> Pairs:
     return Pairs(
         name=name, train=source, held_out=held_out, emoji=data.train_data == EMBEDDED and data.val_data is None
     )
+
+
+def evaluation_scenes(**settings) -> SceneSource:
+    """Scenes of the held-out designer's drawings of the concepts that training scenes show; `settings` as for `SceneSource`."""
+    settings = {"length": EVALUATION_SCENES, "seed": EVALUATION_SEED, "concepts": SCENE_CONCEPTS} | settings
+    return scene_evaluation_set(**settings)
+
+
+def default_tokenizer(data: Data) -> Path:
+    """The vocabulary that goes with the data where none is named."""
+    return SCENE_TOKENIZER_PATH if data.train_data == SCENES else TOKENIZER_PATH
 
 
 def augmentation_for(data: Data, image_size: int) -> Augmentation | None:

@@ -1,7 +1,5 @@
 """One training step on jax: a pure function of the state, compiled once, the old state's memory reused for the new."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import keras
@@ -13,13 +11,18 @@ class TrainStep:
     Between calls the state lives in this object: Keras variables are brought up to date by `synchronize`.
     """
 
-    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
+    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
-        self._weights, self._fixed = model.trainable_variables, model.non_trainable_variables
+        self._weights = model.trainable_variables
+        self._fixed = [*model.non_trainable_variables, *objective.fixed]
         optimizer.build(self._weights)
-        self._ema_decay = ema.decay if ema else None
-        self._variables = (self._weights, optimizer.variables, ema.averages if ema else [])
+        followers = [follower for follower in (ema, teacher) if follower]
+        self._averages = [average for follower in followers for average in follower.averages]
+        places = {id(weight): place for place, weight in enumerate(self._weights)}
+        # A frozen weight is not among the trained ones, and its average is already what it will stay.
+        self._followed = [(f.decay, places.get(id(weight))) for f in followers for weight in f.weights]
+        self._variables = (self._weights, optimizer.variables, self._averages, list(objective.variables))
         self._state = None
         self._compiled = jax.jit(self._step, donate_argnums=0)
 
@@ -29,6 +32,11 @@ class TrainStep:
         self._state, logs = self._compiled(self._state, [v.value for v in self._fixed], batch)
         return logs
 
+    @property
+    def compilations(self) -> int:
+        """How many shapes of batches the step has been compiled for."""
+        return self._compiled._cache_size()
+
     def synchronize(self):
         if self._state is None:
             return
@@ -37,10 +45,28 @@ class TrainStep:
                 variable.assign(value)
         self._state = None
 
-    def gradients(self, weights, fixed, batch):
-        """-> (loss, logs), gradients in the order of the weights."""
-        embed = partial(self._in_scope, self._objective.embed, fixed=fixed)
-        loss_of = partial(self._in_scope, self._objective.loss_of, fixed=fixed)
+    def gradients(self, state, fixed, batch):
+        """-> (loss, (logs, updates of the objective's variables)), gradients in the order of the weights."""
+        weights, _, averages, held = state
+
+        def in_scope(function, weights, argument):
+            values = [
+                *zip(self._weights, weights, strict=True),
+                *zip(self._fixed, fixed, strict=True),
+                *zip(self._averages, averages, strict=True),
+                *zip(self._objective.variables, held, strict=True),
+            ]
+            with keras.StatelessScope(state_mapping=values):
+                return function(self._model, argument)
+
+        def embed(weights, piece):
+            return in_scope(self._objective.embed, weights, piece)
+
+        def loss_of(weights, parts):
+            loss, logs = in_scope(self._objective.loss_of, weights, parts)
+            return loss, (logs, in_scope(self._objective.updates, weights, parts))
+
+        batch = in_scope(self._objective.prepare, weights, batch)
         if self._micro_batches == 1:
             return jax.value_and_grad(lambda w: loss_of(w, embed(w, batch)), has_aux=True)(weights)
 
@@ -48,8 +74,8 @@ class TrainStep:
             return x.reshape(self._micro_batches, -1, *x.shape[1:])
 
         pieces = jax.tree.map(split, batch)
-        embeddings = jax.lax.map(lambda piece: embed(weights, piece), pieces)
-        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), embeddings)
+        parts = jax.lax.map(lambda piece: embed(weights, piece), pieces)
+        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
         value, (cotangents, direct) = jax.value_and_grad(lambda e, w: loss_of(w, e), argnums=(0, 1), has_aux=True)(
             joined, weights
         )
@@ -61,27 +87,22 @@ class TrainStep:
 
         return value, jax.lax.scan(replay, direct, (pieces, jax.tree.map(split, cotangents)))[0]
 
-    def _in_scope(self, function, weights, argument, *, fixed):
-        values = [*zip(self._weights, weights, strict=True), *zip(self._fixed, fixed, strict=True)]
-        with keras.StatelessScope(state_mapping=values):
-            return function(self._model, argument)
-
     def _step(self, state, fixed, batch):
-        weights, slots, averages = state
-        (loss, logs), gradients = self.gradients(weights, fixed, batch)
+        (loss, (logs, updates)), gradients = self.gradients(state, fixed, batch)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         def advance(state):
-            weights, slots, averages = state
+            weights, slots, averages, _ = state
             clipped = gradients
             if self._clip_norm is not None:
                 clipped = [g * jnp.minimum(1.0, self._clip_norm / norm) for g in gradients]
             weights, slots = self._optimizer.stateless_apply(slots, clipped, weights)
-            if averages:
-                decay = self._ema_decay
-                averages = [decay * a + (1 - decay) * w for a, w in zip(averages, weights, strict=True)]
-            return weights, slots, averages
+            averages = [
+                average if place is None else decay * average + (1 - decay) * weights[place]
+                for average, (decay, place) in zip(averages, self._followed, strict=True)
+            ]
+            return weights, slots, averages, updates
 
-        state = jax.lax.cond(finite, advance, lambda state: state, (weights, slots, averages))
+        state = jax.lax.cond(finite, advance, lambda state: state, state)
         return state, {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}

@@ -6,9 +6,10 @@ import tensorflow as tf
 class TrainStep:
     """See `diptych.backends.train_step` for the contract."""
 
-    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, micro_batches=1):
+    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
         self._model, self._objective, self._optimizer = model, objective, optimizer
-        self._clip_norm, self._micro_batches, self._ema = clip_norm, micro_batches, ema
+        self._clip_norm, self._micro_batches = clip_norm, micro_batches
+        self._followers = [follower for follower in (ema, teacher) if follower]
         self._variables = model.trainable_variables
         optimizer.build(self._variables)
         self._weights = [v.value for v in self._variables]
@@ -17,38 +18,45 @@ class TrainStep:
     def __call__(self, batch):
         return self._graph({name: tf.convert_to_tensor(array) for name, array in batch.items()})
 
+    @property
+    def compilations(self) -> int:
+        """How many shapes of batches the step has been traced for."""
+        return self._graph.experimental_get_tracing_count()
+
     def synchronize(self):
         """Nothing to do: the Keras variables hold the state."""
 
     def gradients(self, batch):
-        """-> (loss, logs), gradients in the order of the weights."""
-        embed, loss_of = self._objective.embed, self._objective.loss_of
+        """-> (loss, logs, updates of the objective's variables), gradients in the order of the weights."""
+        objective, model = self._objective, self._model
+        batch = objective.prepare(model, batch)
         if self._micro_batches == 1:
             with tf.GradientTape() as tape:
-                loss, logs = loss_of(self._model, embed(self._model, batch))
-            return (loss, logs), _dense(tape, loss, self._weights)
+                parts = objective.embed(model, batch)
+                loss, logs = objective.loss_of(model, parts)
+            return (loss, logs, objective.updates(model, parts)), _dense(tape, loss, self._weights)
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
-        embedded = [embed(self._model, piece) for piece in pieces]
-        embeddings = [tf.concat(parts, axis=0) for parts in zip(*embedded, strict=True)]
+        embedded = [objective.embed(model, piece) for piece in pieces]
+        parts = [tf.concat(part, axis=0) for part in zip(*embedded, strict=True)]
         with tf.GradientTape() as tape:
-            tape.watch(embeddings)
-            loss, logs = loss_of(self._model, embeddings)
-        direct = _dense(tape, loss, [*embeddings, *self._weights])
-        cotangents, total = direct[: len(embeddings)], direct[len(embeddings) :]
+            tape.watch(parts)
+            loss, logs = objective.loss_of(model, parts)
+        direct = _dense(tape, loss, [*parts, *self._weights])
+        cotangents, total = direct[: len(parts)], direct[len(parts) :]
         for piece, cotangent in zip(pieces, zip(*map(self._split, cotangents), strict=True), strict=True):
             # Pieces replay one after another, so that only one's activations are alive at a time.
             with tf.control_dependencies(total), tf.GradientTape() as tape:
-                outputs = embed(self._model, tf.nest.map_structure(tf.identity, piece))
+                outputs = objective.embed(model, tf.nest.map_structure(tf.identity, piece))
             replayed = _dense(tape, list(outputs), self._weights, list(cotangent))
             total = [t + g for t, g in zip(total, replayed, strict=True)]
-        return (loss, logs), total
+        return (loss, logs, objective.updates(model, parts)), total
 
     def _split(self, x):
         return tf.split(x, self._micro_batches)
 
     def _step(self, batch):
-        (loss, logs), gradients = self.gradients(batch)
+        (loss, logs, updates), gradients = self.gradients(batch)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
@@ -57,9 +65,11 @@ class TrainStep:
             if self._clip_norm is not None:
                 clipped = [g * tf.minimum(1.0, self._clip_norm / norm) for g in gradients]
             self._optimizer.apply(clipped, self._variables)
-            if self._ema:
-                for average, weight in zip(self._ema.averages, self._weights, strict=True):
-                    average.value.assign(self._ema.decay * average.value + (1 - self._ema.decay) * weight)
+            for follower in self._followers:
+                for average, weight in zip(follower.averages, follower.weights, strict=True):
+                    average.value.assign(follower.decay * average.value + (1 - follower.decay) * weight.value)
+            for variable, value in zip(self._objective.variables, updates, strict=True):
+                variable.value.assign(value)
             return tf.constant(0)
 
         tf.cond(finite, advance, lambda: tf.constant(0))

@@ -1,6 +1,6 @@
 """Records and decoded pictures kept in memory, for sources small enough that every epoch meets the same ones."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,11 +11,35 @@ _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in doz
 _BYTES_PER_MEGABYTE = 1_000_000
 
 
+class PixelSource(Source, Protocol):
+    """A source that hands out pictures as pixels itself, because it draws them or keeps them so."""
+
+    @property
+    def cheap_pixels(self) -> bool:
+        """Whether pixels are as quickly made as kept, so that a cache leaves them alone."""
+        ...
+
+    def pixels(self, reference: Any) -> np.ndarray:
+        """One of a record's images, uint8 [height, width, 3]; raises `BadExample` if it cannot be had."""
+        ...
+
+
+def pixels_of(source: Source | PixelSource, reference: Any) -> np.ndarray:
+    """An image's pixels, uint8 [height, width, 3]: from the source itself where it offers `pixels`, else decoded."""
+    pixels = getattr(source, "pixels", None)
+    return decode(source.read(reference)) if pixels is None else pixels(reference)
+
+
+def has_cheap_pixels(source: Source | PixelSource) -> bool:
+    """Whether the source says so; one that says nothing has not."""
+    return getattr(source, "cheap_pixels", False)
+
+
 class CachedSource:
     """A source that remembers what it has read, up to `megabytes` of memory; it is pickled empty.
 
     Nothing is ever dropped: visits are even over an epoch, so whatever came first is as good to keep as anything else.
-    Bad examples are not remembered, and are met and counted each time anew.
+    Bad examples are not remembered, and are met and counted each time anew. Pixels that the source calls cheap are not kept.
     """
 
     def __init__(self, source: Source, megabytes: float):
@@ -27,6 +51,11 @@ class CachedSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def cheap_pixels(self) -> bool:
+        """As the source's own."""
+        return has_cheap_pixels(self.source)
 
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
@@ -45,8 +74,8 @@ class CachedSource:
         """The decoded picture, uint8 [height, width, 3], read-only."""
         pixels = self._pixels.get(reference)
         if pixels is None:
-            pixels = decode(self.source.read(reference))
-            if self._has_room_for(pixels.nbytes):
+            pixels = pixels_of(self.source, reference)
+            if not self.cheap_pixels and self._has_room_for(pixels.nbytes):
                 self._pixels[reference] = pixels
         return pixels
 

@@ -7,9 +7,10 @@ from itertools import count
 
 import numpy as np
 
+from diptych.core.data.batch import stack_examples
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
-from diptych.core.data.sampling import Order, example_rng
+from diptych.core.data.sampling import Order, Place
 
 MOST_FAILURES_IN_A_ROW = 64
 
@@ -29,8 +30,7 @@ class TooManySkipped(RuntimeError):
 class Rows:
     """Consecutive rows of one batch; fields as in `Batch`."""
 
-    image: np.ndarray
-    text: np.ndarray
+    fields: dict[str, np.ndarray]
     keys: tuple[str, ...]
     languages: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -47,19 +47,18 @@ class Examples:
     def rows(self, batch: int, first: int, last: int) -> Rows:
         """Rows first..last-1 of a batch; raises `TooManySkipped` where one bad example follows the other."""
         planned = self.order.records(batch)
-        images, texts, keys, languages = [], [], [], []
+        examples, keys, languages = [], [], []
         skipped: list[tuple[str, str]] = []
         for row in range(first, last):
-            key, image, tokens, language = self._example(batch, row, planned, skipped)
-            images.append(image)
-            texts.append(tokens)
+            key, fields, language = self._example(batch, row, planned, skipped)
+            examples.append(fields)
             keys.append(key)
             languages.append(language)
-        return Rows(np.stack(images), np.stack(texts), tuple(keys), tuple(languages), tuple(skipped))
+        return Rows(stack_examples(examples), tuple(keys), tuple(languages), tuple(skipped))
 
     def _example(
         self, batch: int, row: int, planned: np.ndarray, skipped: list[tuple[str, str]]
-    ) -> tuple[str, np.ndarray, np.ndarray, str]:
+    ) -> tuple[str, dict[str, np.ndarray], str]:
         """The example of one row, tried again with other records until one is good; the bad ones are added to `skipped`."""
         order = self.order
         index = batch * order.batch_size + row
@@ -73,8 +72,8 @@ class Examples:
             try:
                 record = self.source.record(record_index)
                 key = record.key
-                rng = example_rng(order.seed, index, attempt=attempt, stage=order.stage)
-                return key, *self.preprocess(record, self.source, rng, batch * order.batch_size)
+                place = Place(order.seed, index, attempt, order.stage, order.batch_size)
+                return key, *self.preprocess(record, self.source, place)
             except BadExample as error:
                 skipped.append((key, error.reason))
                 failures.append(error)

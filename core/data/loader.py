@@ -7,9 +7,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
-import numpy as np
-
-from diptych.core.data.batch import Batch
+from diptych.core.data.batch import Batch, join_rows
 from diptych.core.data.cache import CachedSource
 from diptych.core.data.examples import Examples, Rows, TooManySkipped, listed
 from diptych.core.data.preprocess import Preprocess
@@ -52,6 +50,8 @@ class Loader:
             )
         if workers < 0 or prefetch < 1:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
+        if preprocess.naflex:
+            preprocess.naflex.check_batch_size(batch_size)
         order = Order(len(source), batch_size, seed, stage)
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
@@ -126,8 +126,7 @@ class Loader:
 
     def _assemble(self, number: int, parts: list[Rows]) -> Batch:
         return Batch(
-            image=np.concatenate([part.image for part in parts]),
-            text=np.concatenate([part.text for part in parts]),
+            fields=join_rows([part.fields for part in parts]),
             index=self.examples.order.indices(number),
             keys=tuple(key for part in parts for key in part.keys),
             languages=tuple(language for part in parts for language in part.languages),

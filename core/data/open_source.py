@@ -8,6 +8,7 @@ from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 
 EMBEDDED = "emoji"
+SCENES = "scenes"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (

@@ -28,13 +28,54 @@ class Caption:
     weight: float = 1.0
 
 
+Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax in [0, 1], relative to the image's height and width
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a record's first image and a text about it.
+
+    box: (ymin, xmin, ymax, xmax) in [0, 1], relative to the image, ymin <= ymax and xmin <= xmax.
+    score: how sure whoever found it was, in [0, 1]; 1 for what a person marked.
+
+    Raises `BadExample` (region_box, region_score) for anything else.
+    """
+
+    box: Box
+    text: str
+    language: str = UNKNOWN_LANGUAGE
+    score: float = 1.0
+
+    def __post_init__(self):
+        check_box(self.box)
+        if not 0.0 <= self.score <= 1.0:
+            raise BadExample("region_score", f"a score must lie in [0, 1], got {self.score!r}")
+
+
+def check_box(box: Box) -> None:
+    """Raises `BadExample` (region_box) unless 0 <= ymin <= ymax <= 1 and 0 <= xmin <= xmax <= 1."""
+    try:
+        ymin, xmin, ymax, xmax = box
+        right = 0.0 <= ymin <= ymax <= 1.0 and 0.0 <= xmin <= xmax <= 1.0
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise BadExample(
+            "region_box", f"a box is (ymin, xmin, ymax, xmax) in [0, 1] with its corners in order, got {box!r:.100}"
+        )
+
+
 @dataclass(frozen=True)
 class Record:
-    """One thing with one or more images and captions; images are references that only their source can read."""
+    """One thing with one or more images and captions; images are references that only their source can read.
+
+    `regions` belong to the first image.
+    """
 
     key: str
     images: tuple[object, ...]
     captions: tuple[Caption, ...] = field(repr=False)
+    regions: tuple[Region, ...] = field(default=(), repr=False)
 
     @cached_property
     def captions_by_language(self) -> dict[str, tuple[Caption, ...]]:

@@ -3,8 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,9 +88,46 @@ class Order:
         return cells.astype(np.int64)
 
 
-def example_rng(seed: int, index: int, *, attempt: int = 0, stage: int = 0) -> np.random.Generator:
+class Part(IntEnum):
+    """What random numbers are for; each part has its own streams, so that it takes nothing from the others.
+
+    Numbers are never given away again: they stand in the counter, and old runs are resumed with them.
+    """
+
+    EXAMPLE = 0  # which image and captions, and the image's augmentation
+    TARGETS = 1
+    VIEWS = 2
+    SELECTION = 3
+    SEQUENCE_LENGTH = 4
+
+
+class Place(NamedTuple):
+    """Where in training an example stands: all that its random choices come from.
+
+    example: its index in the endless order.   attempt: how many records were tried in vain for it.
+    """
+
+    seed: int
+    example: int
+    attempt: int = 0
+    stage: int = 0
+    batch_size: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Number of the batch that the example is in."""
+        return self.example // self.batch_size
+
+    def rng(self, part: Part = Part.EXAMPLE) -> np.random.Generator:
+        """The random numbers of one part of the example; each call begins the stream anew."""
+        return example_rng(self.seed, self.example, attempt=self.attempt, stage=self.stage, part=part)
+
+
+def example_rng(
+    seed: int, index: int, *, attempt: int = 0, stage: int = 0, part: Part = Part.EXAMPLE
+) -> np.random.Generator:
     """The random numbers of one example: a Philox stream of its own, so that any example can be made again alone."""
-    return np.random.Generator(_philox((seed, index), (0, 0, attempt, stage)))
+    return np.random.Generator(_philox((seed, index), (0, part, attempt, stage)))
 
 
 def draw(

@@ -2,6 +2,9 @@
 
 import hashlib
 
+import numpy as np
+
+from diptych.core.data.cache import has_cheap_pixels, pixels_of
 from diptych.core.data.records import Record, Source
 
 
@@ -27,6 +30,15 @@ class Subset:
     def read(self, reference: object) -> bytes:
         """As the source's own `read`."""
         return self.source.read(reference)
+
+    def pixels(self, reference: object) -> np.ndarray:
+        """The decoded picture, by the source itself where it can."""
+        return pixels_of(self.source, reference)
+
+    @property
+    def cheap_pixels(self) -> bool:
+        """As the source's own."""
+        return has_cheap_pixels(self.source)
 
     def fingerprint(self) -> str:
         """Of the source and the choice."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.core.data.image import decode
+from diptych.core.data.batch import stack_examples
+from diptych.core.data.cache import pixels_of
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
 from diptych.core.data.text import clean_caption
@@ -34,6 +35,8 @@ class PairSet:
     classes: Classes | None = None
     skipped: Mapping[str, int]  # bad records, by reason
     clipped: int = 0  # captions longer than the context
+    patches: np.ndarray | None = None  # uint8 [images, length, patch values], for towers that keep the aspect
+    spatial_shapes: np.ndarray | None = None  # int32 [images, 2], (rows, columns) of the patches
 
     def in_language(self, language: str) -> np.ndarray:
         """Indices of the captions in a language, int64."""
@@ -47,16 +50,24 @@ def read_pairs(
     name: str,
     most_records: int | None = None,
     classes: Classes | None = None,
+    sequence_length: int | None = None,
 ) -> PairSet:
     """Decodes the first image of each record (evenly chosen records where there are more than `most_records`).
+
+    With a `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
 
     Records that cannot be used are counted by reason, not raised; a set without any good record is an error. A source with
     `classes` must be good throughout, because labels go by position.
     """
+    if sequence_length and preprocess.naflex is None:
+        raise ValueError(
+            f"{name}: sequence_length {sequence_length} needs a Preprocess with naflex, which has the patch size."
+        )
     indices: Sequence[int] = range(len(source))
     if most_records and len(source) > most_records:
         indices = np.linspace(0, len(source) - 1, most_records).astype(int).tolist()
     images: list[np.ndarray] = []
+    grids: list[dict[str, np.ndarray]] = []
     tokens: list[np.ndarray] = []
     captions: list[str] = []
     languages: list[str] = []
@@ -68,7 +79,7 @@ def read_pairs(
             encoded = [(caption, preprocess.tokens(caption.text)) for caption in record.captions]
             if not encoded or not record.images:
                 raise BadExample("caption_missing" if not encoded else "image_missing", record.key)
-            image = preprocess.image(decode(source.read(record.images[0])))
+            pixels = pixels_of(source, record.images[0])
         except BadExample as error:
             skipped[error.reason] = skipped.get(error.reason, 0) + 1
             continue
@@ -77,7 +88,9 @@ def read_pairs(
             languages.append(caption.language)
             tokens.append(ids)
             labels.append(len(images))
-        images.append(image)
+        images.append(preprocess.image(pixels))
+        if sequence_length and preprocess.naflex:
+            grids.append(preprocess.naflex.cut(pixels, sequence_length, preprocess.resize_method))
     if not images:
         raise ValueError(f"{name}: none of {len(indices)} records can be evaluated on: {skipped or 'there are none'}.")
     if classes and skipped:
@@ -92,4 +105,5 @@ def read_pairs(
         classes=classes,
         skipped=skipped,
         clipped=sum(preprocess.tokenizer.length(clean_caption(text)) > preprocess.context_length for text in captions),
+        **(stack_examples(grids) if grids else {}),
     )

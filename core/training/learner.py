@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from diptych.core.data.batch import Batch
 from diptych.core.data.loader import Loader
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
@@ -18,6 +19,7 @@ from diptych.core.training.optimizers import PatternOptimizer
 from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
+from diptych.core.training.teacher import EmaTeacher
 from diptych.core.training.tensorboard import TensorBoard
 
 
@@ -42,10 +44,14 @@ class Learner:
     in the data, and metrics of later steps are cut off on resume.
 
     Args:
-        model, optimizer, ema, step: what `diptych.backends.train_step` built, and from what; the model is evaluated and
+        model, optimizer, ema, teacher, step: what `diptych.backends.train_step` built, and from what; the model is evaluated and
             saved with its Keras variables.
+        objective_variables: what the objective keeps between steps, by name.
         loader: an endless, seekable source of batches.
         folder: an entered `RunFolder`.
+        total_steps: number of the last step; a step takes one batch.
+        first_step, first_update: steps before this run, in data that goes on, and updates that the optimizer has already made.
+        pieces: into how many equal parts, each with an optimizer's step of its own, a batch is to be cut; None for one.
         evaluate: called with the examples seen every `evaluate_every` steps and at the end; its numbers become a metrics
             row. It sees the moving average's weights where there is one.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
@@ -63,6 +69,11 @@ class Learner:
     total_steps: int
     batch_size: int
     ema: Ema | None = None
+    teacher: EmaTeacher | None = None
+    objective_variables: Mapping[str, keras.Variable] = field(default_factory=dict)
+    first_step: int = 0
+    first_update: int = 0
+    pieces: Callable[[Batch], int] | None = None
     evaluate: Callable[[int], dict] | None = None
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
@@ -73,11 +84,13 @@ class Learner:
     peak_flops_per_second: float | None = None
     max_skipped_in_a_row: int = 10
     say: Callable[[str], None] = print
-    steps_done: int = field(default=0, init=False)
+    steps_done: int = field(init=False)
+    updates_done: int = field(default=0, init=False)
     skipped_steps: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self):
+        self.steps_done = self.first_step
         self._skipped_examples: dict[str, int] = {}
         self._examples_read = 0
         self._skipped_in_a_row: list[tuple[int, tuple[str, ...]]] = []
@@ -97,7 +110,7 @@ class Learner:
         return self._examples_read
 
     def restore(self) -> int:
-        """Takes up the newest good checkpoint of the folder, if there is one, and returns the step it was saved at."""
+        """Takes up the newest good checkpoint of the folder and returns the step it was saved at; 0 where there is none."""
         saved = checkpoint.restore_latest(self.folder.checkpoints)
         if saved is None:
             return 0
@@ -108,9 +121,10 @@ class Learner:
                 f"{self.folder.checkpoints} (fingerprint {saved.state['data'][:12]}, now {fingerprint[:12]}). Put the data "
                 "back as it was to resume, or start a new run with another --run-dir."
             )
-        for group, variables in self._groups().items():
+        for group, variables in self.groups().items():
             _assign(group, variables, saved.groups.get(group, {}))
         self.steps_done, self.skipped_steps = saved.step, saved.state["skipped_steps"]
+        self.updates_done = saved.state.get("updates_done", saved.step - self.first_step)
         self.seconds = saved.state["seconds"]
         self._skipped_examples = dict(saved.state["skipped_examples"])
         self._examples_read = saved.state["examples_read"]
@@ -131,12 +145,14 @@ class Learner:
             try:
                 while not self.finished and not stop.stop_requested:
                     batch = next(batches)
-                    logs = self.step(batch.arrays())
+                    parts = self.pieces(batch) if self.pieces else 1
+                    logs = [self.step(piece.arrays()) for piece in batch.pieces(parts)]
                     if pending:
                         self._record(*pending, metrics, progress)
                     self._count(batch)
                     self.steps_done += 1
-                    pending = (self.steps_done, batch.keys, logs)
+                    self.updates_done += parts
+                    pending = (self.steps_done, self.updates_done, batch.keys, logs)
                     evaluates, saves = self._evaluates(), self._saves() or self.finished
                     if evaluates or saves or self._skipped_in_a_row:
                         self._record(*pending, metrics, progress)
@@ -154,13 +170,13 @@ class Learner:
             finally:
                 batches.close()
 
-    def _record(self, number, keys, logs, metrics, progress) -> None:
+    def _record(self, number, updates, keys, logs, metrics, progress) -> None:
         """Writes a finished step down; from here on its numbers are on the host."""
-        values = {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()}
+        values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
         self._last_tick = now
-        if values.pop("finite"):
+        if values.pop("finite") == 1:
             self._skipped_in_a_row.clear()
         else:
             self.skipped_steps += 1
@@ -169,7 +185,7 @@ class Learner:
                 f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the step was "
                 f"skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
             )
-        values["learning_rate"] = self.optimizer.rate_at(number - 1 - self.skipped_steps)
+        values["learning_rate"] = self.optimizer.rate_at(self.first_update + max(0, updates - 1 - self.skipped_steps))
         speed = progress.examples_per_second
         if speed and self.flops_per_step and self.peak_flops_per_second:
             values["utilisation"] = self.flops_per_step * speed / self.batch_size / self.peak_flops_per_second
@@ -213,10 +229,11 @@ class Learner:
     def _save(self, metrics) -> None:
         self.step.synchronize()
         metrics.sync()
-        groups = {group: {name: _array(v) for name, v in named.items()} for group, named in self._groups().items()}
+        groups = {group: {name: _array(v) for name, v in named.items()} for group, named in self.groups().items()}
         state = {
             "examples_seen": self.steps_done * self.batch_size,
             "skipped_steps": self.skipped_steps,
+            "updates_done": self.updates_done,
             "skipped_examples": self._skipped_examples,
             "examples_read": self._examples_read,
             "seconds": self.seconds,
@@ -230,12 +247,22 @@ class Learner:
             self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
         self._last_save = time.monotonic()
 
-    def _groups(self) -> dict[str, dict[str, keras.Variable]]:
+    def groups(self) -> dict[str, dict[str, keras.Variable]]:
+        """All that a checkpoint holds, by group and name."""
         groups = {
             "weights": {variable.path: variable for variable in self.model.variables},
             "optimizer": self.optimizer.named_slots(),
+            "ema": self.ema.named() if self.ema else {},
+            "teacher": self.teacher.named() if self.teacher else {},
+            "objective": dict(self.objective_variables),
         }
-        return groups | ({"ema": self.ema.named()} if self.ema else {})
+        return {name: variables for name, variables in groups.items() if variables}
+
+
+def _means(logs: list[dict]) -> dict[str, float]:
+    """The mean of each number over the steps that a batch took."""
+    values = [{name: float(keras.ops.convert_to_numpy(value)) for name, value in log.items()} for log in logs]
+    return {name: sum(log[name] for log in values) / len(values) for name in values[0]}
 
 
 def _array(variable) -> np.ndarray:

@@ -4,6 +4,7 @@ A message is eight bytes of length and a pickle. A request is (name, keyword arg
 is ("value", result) or ("error", traceback). Weights, gradients and outputs travel as NumPy arrays by variable path.
 """
 
+import importlib
 import json
 import os
 import pickle
@@ -166,6 +167,10 @@ class Backend:
         """The learning rate at each step."""
         built = _schedule(**schedule)
         return [float(_array(built(step))) for step in steps]
+
+    def call(self, *, module: str, function: str, arguments: dict):
+        """A function of a module beside this one, for parts that are not a whole model."""
+        return getattr(importlib.import_module(module), function)(**arguments)
 
     def shout(self) -> str:
         """Print where a careless library would, by Python and past it; for the test of the pipes."""

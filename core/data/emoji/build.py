@@ -97,8 +97,18 @@ def tokenizer_text(concepts: Iterable[Concept]) -> list[str]:
     return [text.lower() for text in names + words]
 
 
-def tokenizer_bytes(sentences: Iterable[str], vocabulary: int = VOCABULARY) -> bytes:
-    """A SentencePiece unigram model: case folded, byte fallback, pad 0, eos 1, unknown 2, as SigLIP 2's pad and eos."""
+def tokenizer_bytes(
+    sentences: Iterable[str],
+    vocabulary: int = VOCABULARY,
+    *,
+    normalization: str = "nmt_nfkc_cf",
+    character_coverage: float = 0.9995,
+    symbols: Iterable[str] = (),
+) -> bytes:
+    """A SentencePiece unigram model: case folded, byte fallback, pad 0, eos 1, unknown 2, as SigLIP 2's pad and eos.
+
+    `symbols` are tokens of their own wherever they stand. The rules of `normalization` are 240 kB of the file; "identity" has none.
+    """
     import sentencepiece
 
     model = io.BytesIO()
@@ -107,9 +117,10 @@ def tokenizer_bytes(sentences: Iterable[str], vocabulary: int = VOCABULARY) -> b
         model_writer=model,
         model_type="unigram",
         vocab_size=vocabulary,
-        normalization_rule_name="nmt_nfkc_cf",
+        normalization_rule_name=normalization,
         byte_fallback=True,
-        character_coverage=0.9995,
+        character_coverage=character_coverage,
+        user_defined_symbols=list(symbols),
         shuffle_input_sentence=False,
         num_threads=1,
         pad_id=0,

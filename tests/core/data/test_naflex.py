@@ -1,6 +1,7 @@
 """NaFlex sizes are the reference's, patches hold the picture in order, and padding is told by the grid alone."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.data.image import resize
-from diptych.core.data.naflex import NaFlex, patchify, target_size
+from diptych.core.data.naflex import NaFlex, NaFlexLengths, patchify, target_size
 from tests.core.data.pictures import pixels
 
 # Of big_vision's and transformers' searches, patch 16.
@@ -90,3 +91,68 @@ def test_each_picture_of_a_batch_is_as_alone():
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="max_num_patches"):
         NaFlex(max_num_patches=0)
+
+
+LENGTHS = NaFlexLengths()
+
+
+def test_lengths_are_drawn_evenly_and_by_seed_stage_and_batch_alone():
+    drawn = [LENGTHS.length_of(7, 1, batch) for batch in range(5000)]
+    counts = Counter(drawn)
+    assert set(counts) == {128, 256, 576, 784, 1024}
+    assert all(abs(count - 1000) < 5 * np.sqrt(5000 * 0.2 * 0.8) for count in counts.values()), counts
+    assert [LENGTHS.length_of(7, 1, batch) for batch in reversed(range(5000))] == drawn[::-1]
+    others = ([LENGTHS.length_of(*place, batch) for batch in range(5000)] for place in ((8, 1), (7, 0)))
+    for other in others:
+        assert abs(sum(map(int.__eq__, other, drawn)) - 1000) < 5 * np.sqrt(800), "two runs draw alike"
+
+
+def test_the_longest_make_two_steps_as_the_paper_has_it():
+    assert [LENGTHS.pieces(length) for length in LENGTHS.lengths] == [1, 1, 1, 1, 2]
+    assert NaFlexLengths(halve_from=None).pieces(1024) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 2500))
+def test_steps_of_a_range_are_counted_exactly(first, batches):
+    naflex = NaFlexLengths(lengths=(4, 9, 16), halve_from=9)
+    one_by_one = sum(naflex.pieces(naflex.length_of(3, 2, batch)) for batch in range(first, first + batches))
+    assert naflex.optimizer_steps(3, 2, first, batches) == one_by_one
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([4, 7, 30]))
+def test_bytes_cut_for_training_are_the_pixels_cut_for_a_model(height, width, length):
+    picture = pixels(height * width, height, width)
+    cut = NaFlexLengths(patch_size=4, lengths=(length,)).cut(picture, length, "bilinear_antialias")
+    assert cut["patches"].dtype == np.uint8
+    assert cut["spatial_shapes"].dtype == np.int32
+    model = NaFlex(patch_size=4, max_num_patches=length).prepare([picture])
+    assert np.array_equal(cut["spatial_shapes"], model["spatial_shapes"][0])
+    used = int(np.prod(cut["spatial_shapes"]))
+    assert used <= length
+    # A byte times 2 / 255 minus 1, in float32.
+    assert np.abs(cut["patches"][:used] / 127.5 - 1 - model["patches"][0, :used]).max() <= 4 * np.finfo(np.float32).eps
+    assert not cut["patches"][used:].any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lengths": ()}, "lengths must be"),
+        ({"lengths": (3, 16)}, "lengths must be .* at least 4"),
+        ({"lengths": (16, 16)}, "lengths must be different"),
+        ({"patch_size": 0}, "patch_size and halve_from"),
+        ({"halve_from": 0}, "patch_size and halve_from"),
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        NaFlexLengths(**wrong)
+
+
+def test_a_batch_that_cannot_be_halved_is_refused():
+    NaFlexLengths(halve_from=None).check_batch_size(3)
+    NaFlexLengths().check_batch_size(4)
+    with pytest.raises(ValueError, match="multiple of 2, or halve_from=None"):
+        NaFlexLengths().check_batch_size(3)

@@ -1,9 +1,13 @@
 """Reading an evaluation set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from diptych.core.data.emoji import HELD_OUT_DESIGNER, TOKENIZER_PATH, evaluation_set
+from diptych.core.data.image import decode
+from diptych.core.data.naflex import NaFlexLengths
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.evaluation.pair_set import Classes, read_pairs
 
@@ -62,3 +66,18 @@ def test_labels_by_position_do_not_survive_bad_records(source):
     classes = Classes(name="c", names=["a"], prompts=[["a"]], labels=np.zeros(30, np.int64))
     with pytest.raises(ValueError, match="labels go by position, and 10 records are bad"):
         read_pairs(Spoilt(source), PREPROCESS, name="spoilt", classes=classes)
+
+
+def test_patches_come_beside_the_squares_where_asked_for(source):
+    make = replace(PREPROCESS, naflex=NaFlexLengths(patch_size=8))
+    pairs = read_pairs(source, make, name="patches", most_records=5, sequence_length=20)
+    plain = read_pairs(source, PREPROCESS, name="squares", most_records=5)
+    assert np.array_equal(pairs.images, plain.images)
+    assert plain.patches is plain.spatial_shapes is None
+    records = [source.record(int(i)) for i in np.linspace(0, len(source) - 1, 5).astype(int)]
+    for place, record in enumerate(records):
+        cut = make.naflex.cut(decode(source.read(record.images[0])), 20, "bilinear_antialias")
+        assert np.array_equal(pairs.patches[place], cut["patches"])
+        assert np.array_equal(pairs.spatial_shapes[place], cut["spatial_shapes"])
+    with pytest.raises(ValueError, match="needs a Preprocess with naflex"):
+        read_pairs(source, PREPROCESS, name="patches", sequence_length=20)

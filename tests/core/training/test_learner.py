@@ -24,8 +24,10 @@ class Numbers:
 
     def batch(self, number):
         return Batch(
-            image=np.full((2, 1, 1, 3), number % 256, np.uint8),
-            text=np.full((2, 1), number, np.int32),
+            fields={
+                "image": np.full((2, 1, 1, 3), number % 256, np.uint8),
+                "text": np.full((2, 1), number, np.int32),
+            },
             index=np.arange(2, dtype=np.int64) + 2 * number,
             keys=(f"left {number}", f"right {number}"),
             languages=("und", "und"),

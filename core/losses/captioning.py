@@ -1,0 +1,108 @@
+"""The loss of a captioning decoder: cross-entropy over a vocabulary too large for its logits to be held at once.
+
+Everything here is float32, whatever it is given. Losses stay apart by token, then by sequence, then by example, so that parts
+of a batch can be put together in any order.
+"""
+
+from typing import Literal
+
+from keras import ops, remat
+
+TaskWeighting = Literal["mean", "sum"]
+
+
+def cross_entropy(hidden, kernel, bias, labels):
+    """-log softmax(h · W + b) at the label, float32 `[tokens]`; all logits at once.
+
+    Args:
+        hidden: h, `[tokens, width]`.
+        kernel: W, `[width, vocabulary]`.
+        bias: b, `[vocabulary]`.
+        labels: int `[tokens]`, in [0, vocabulary).
+    """
+    logits = ops.matmul(ops.cast(hidden, "float32"), ops.cast(kernel, "float32")) + ops.cast(bias, "float32")
+    at_label = ops.take_along_axis(logits, ops.expand_dims(ops.cast(labels, "int32"), 1), axis=1)[:, 0]
+    return ops.logsumexp(logits, axis=1) - at_label
+
+
+def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int = 1024):
+    """`cross_entropy` a few tokens at a time, each computed again for its gradient: the logits of one chunk live at once.
+
+    With 256,000 tokens in the vocabulary the logits of 1,024 are a gigabyte, and those of 128 images with three sequences of 64
+    are 25. Works on any backend of Keras, on any device.
+
+    Args:
+        tokens_per_chunk: rows of logits; the last chunk may have fewer.
+
+    Raises:
+        ValueError: for shapes that do not fit together, and for a number of tokens that is not known ahead.
+    """
+    (tokens, width), vocabulary = hidden.shape, kernel.shape[1]
+    if tokens is None:
+        raise ValueError(
+            "The chunked cross-entropy needs to know the number of tokens ahead, and here it may vary: give batches a fixed "
+            "size, as by drop_remainder=True."
+        )
+    if (tuple(kernel.shape), tuple(bias.shape), tuple(labels.shape)) != ((width, vocabulary), (vocabulary,), (tokens,)):
+        raise ValueError(
+            f"Expected hidden [tokens, width], kernel [width, vocabulary], bias [vocabulary] and labels [tokens], got shapes "
+            f"{tuple(hidden.shape)}, {tuple(kernel.shape)}, {tuple(bias.shape)} and {tuple(labels.shape)}."
+        )
+    kernel, bias = ops.cast(kernel, "float32"), ops.cast(bias, "float32")
+    labels = ops.cast(labels, "float32")  # exact below 2^24; tensorflow warns of integers where it may differentiate
+    whole = tokens // tokens_per_chunk * tokens_per_chunk
+    chunk = remat(cross_entropy)
+    parts = []
+    if whole:
+        rows = ops.reshape(hidden[:whole], (-1, tokens_per_chunk, width))
+        of_rows = ops.reshape(labels[:whole], (-1, tokens_per_chunk))
+
+        def one_more(before, row):
+            return before, chunk(row[0], kernel, bias, row[1])
+
+        # Nothing needs to be carried; but on tensorflow Keras takes the outputs' shape from what is.
+        _, losses = ops.scan(one_more, ops.zeros((tokens_per_chunk,), "float32"), (rows, of_rows))
+        parts.append(ops.reshape(losses, (-1,)))
+    if whole < tokens:
+        parts.append(chunk(hidden[whole:], kernel, bias, labels[whole:]))
+    return ops.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def captioning_loss(token_losses, target_weights):
+    """The mean loss of a sequence's counted tokens, `[batch, tasks, length]` -> float32 `[batch, tasks]`; 0 where none counts.
+
+    Each sequence is divided by its own number of tokens, so a long caption weighs as much as a short one (CapPa's
+    `weighted_softmax_xent` with `normalize`).
+
+    Args:
+        token_losses: of each token.
+        target_weights: 1 where a token's prediction counts, else 0: prompts, padding, tasks that an example does not have.
+    """
+    weights = ops.cast(target_weights, "float32")
+    total = ops.sum(ops.cast(token_losses, "float32") * weights, axis=-1)
+    return total / ops.maximum(ops.sum(weights, axis=-1), 1.0)
+
+
+def combine_tasks(losses, *, weighting: TaskWeighting = "mean"):
+    """One loss an example, float32 `[batch, tasks]` -> `[batch]`: the mean over all tasks, or their sum.
+
+    A task that an example does not have counts as a loss of 0, in the mean too: an example without boxes is then not worth
+    more as a caption than one with boxes, and parts of a batch add up. SigLIP 2 gives the decoder's loss the weight of the
+    sigmoid loss and does not say which of the two it is.
+    """
+    if weighting not in ("mean", "sum"):
+        raise ValueError(f"weighting of tasks must be mean or sum, got {weighting!r}.")
+    losses = ops.cast(losses, "float32")
+    return ops.mean(losses, axis=-1) if weighting == "mean" else ops.sum(losses, axis=-1)
+
+
+def task_means(losses, target_weights):
+    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where none has.
+
+    Args:
+        losses: of `captioning_loss`.
+        target_weights: `[batch, tasks, length]`, as there; an example has a task where any token counts.
+    """
+    present = ops.cast(ops.any(ops.cast(target_weights, "bool"), axis=-1), "float32")
+    total = ops.sum(ops.cast(losses, "float32") * present, axis=0)
+    return total / ops.maximum(ops.sum(present, axis=0), 1.0)

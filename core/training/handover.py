@@ -1,0 +1,103 @@
+"""From the end of one stage to the beginning of another: which weights and slots are carried over, and in what shape."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from diptych.core.training.checkpoint import Checkpoint, CheckpointError
+
+Adapt = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray | None]
+"""(path of a weight, its value, the shape wanted) -> the value in that shape, or None where there is no way."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The names of what was carried over as it was, resized, begun afresh, and left behind."""
+
+    carried: tuple[str, ...]
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def shown(names: tuple[str, ...]) -> str:
+            parts = sorted({name.partition("/")[0] for name in names})
+            return f"{len(names)}" + (f" ({', '.join(parts)})" if names else "")
+
+        return (
+            f"{len(self.carried)} weights carried over, resized {shown(self.resized)}, fresh {shown(self.fresh)}, "
+            f"left behind {shown(self.left)}"
+        )
+
+
+def hand_over(
+    saved: Checkpoint,
+    groups: Mapping[str, Mapping[str, keras.Variable]],
+    *,
+    adapt: Adapt,
+    keep_optimizer: bool = True,
+    may_leave: tuple[str, ...] = (),
+) -> Handover:
+    """Gives the variables of a new stage the values that the stage before ended with.
+
+    Weights of another shape are resized by `adapt`; weights that the stage before had not keep their initial values. Slots of the optimizer
+    are carried over with weights of the same shape, and are zero for all others; without `keep_optimizer` its counter
+    starts anew, too. A teacher that was not there before becomes a copy of the student, and so does a moving average.
+
+    Args:
+        saved: the checkpoint at the end of the stage before.
+        groups: `Learner.groups()` of the new stage.
+        may_leave: beginnings of paths that the new stage may do without, such as "global_head/".
+
+    Raises:
+        CheckpointError: for weights that cannot be resized, or would be lost.
+    """
+    weights, old = groups["weights"], saved.groups["weights"]
+    left = sorted(old.keys() - weights.keys())
+    if lost := [path for path in left if not path.startswith(may_leave)]:
+        raise CheckpointError(
+            f"The next stage has no place for {len(lost)} trained weights: {', '.join(lost[:5])}. A stage may leave out "
+            f"{', '.join(may_leave) or 'nothing'}; the towers must be the same."
+        )
+    carried, resized, fresh = [], [], []
+    for path, variable in weights.items():
+        if path not in old:
+            fresh.append(path)
+            continue
+        same = tuple(variable.shape) == old[path].shape
+        variable.assign(_fitting(path, old[path], variable, adapt))
+        (carried if same else resized).append(path)
+
+    slots, old_slots = groups["optimizer"], saved.groups["optimizer"] if keep_optimizer else {}
+    for name, variable in slots.items():
+        value = old_slots.get(name)
+        keeps = value is not None and value.shape == tuple(variable.shape)
+        variable.assign(value if keeps else np.zeros(variable.shape, variable.dtype))
+
+    for group in ("ema", "teacher"):
+        before = saved.groups.get(group, {})
+        for path, variable in groups.get(group, {}).items():
+            if path in before:
+                variable.assign(_fitting(path, before[path], variable, adapt))
+            else:
+                variable.assign(np.array(keras.ops.convert_to_numpy(weights[path].value)))
+    before = saved.groups.get("objective", {})
+    for name, variable in groups.get("objective", {}).items():
+        if name in before and before[name].shape == tuple(variable.shape):
+            variable.assign(before[name])
+    return Handover(tuple(carried), tuple(resized), tuple(fresh), tuple(left))
+
+
+def _fitting(path: str, value: np.ndarray, variable: keras.Variable, adapt: Adapt) -> np.ndarray:
+    shape = tuple(variable.shape)
+    if value.shape == shape:
+        return value
+    fitted = adapt(path, value, shape)
+    if fitted is None or fitted.shape != shape:
+        raise CheckpointError(
+            f"{path} has the shape {list(value.shape)} at the end of the stage before and {list(shape)} in the next, and only "
+            "positions and patch kernels can be resized. Give both stages the same widths and vocabulary."
+        )
+    return fitted.astype(value.dtype)

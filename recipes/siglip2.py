@@ -1,0 +1,185 @@
+"""Trains SigLIP 2 in its stages: captions and boxes, self-distillation, masked prediction, resolutions, NaFlex, curated data.
+
+Paper:     Tschannen et al. 2025, "SigLIP 2: Multilingual Vision-Language Encoders with Improved Semantic Understanding,
+           Localization, and Dense Features" (arXiv 2502.14786)
+Command:   KERAS_BACKEND=jax python -m recipes.siglip2
+A preset:  python -m recipes.siglip2 B/16 --dry-run
+Own data:  python -m recipes.siglip2 --train-data "coco:annotations.json:images/" --run-dir runs/coco
+Ablation:  python -m recipes.siglip2 ablation
+A trained model writes, finds and describes: python -m recipes.siglip2 look --run-dir runs/siglip2
+
+By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes are known,
+with towers of a million weights. The other presets have the paper's sizes, batch, examples, rates and loss weights: B/32, B/16, L/16,
+So400m/14, So400m/16, g-opt/16, B/16-naflex and So400m/16-naflex. What the paper leaves open is a choice of ours, and a field:
+docs/siglip2.md lists each, with its reason and how sure the facts are.
+"""
+
+import sys
+from pathlib import Path
+
+from diptych.core.training.recipe import Data, Model, Optimization, Run
+from diptych.core.training.staged_recipe import Captioning, Distillation, StagedRecipe
+from diptych.core.training.stages import Curation, LossWeights, Stage
+from diptych.recipes.command_line import parse
+
+EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768
+
+# size: (preset of the trunk, weight of the self-supervised losses, resolutions as (patch, pixels), NaFlex, filter ratio)
+SIZES = {
+    "B/32": ("siglip2_base_patch32_256", 0.25, (), False, 0.75),
+    "B/16": ("siglip2_base_patch16_256", 0.25, ((16, 224), (16, 384), (16, 512)), False, 0.5),
+    "L/16": ("siglip2_large_patch16_256", 0.5, ((16, 384), (16, 512)), False, None),
+    "So400m/14": ("siglip2_so400m_patch16_256", 1.0, ((14, 224), (14, 384)), False, None),
+    "So400m/16": ("siglip2_so400m_patch16_256", 1.0, ((16, 384), (16, 512)), False, None),
+    "g-opt/16": ("siglip2_giant_patch16_256", 0.5, ((16, 384),), False, None),
+    "B/16-naflex": ("siglip2_base_patch16_256", 0.25, (), True, None),
+    "So400m/16-naflex": ("siglip2_so400m_patch16_256", 1.0, (), True, None),
+}
+
+
+def siglip2(size: str) -> StagedRecipe:
+    """The paper's run of a size: the trunk, and what forks from it."""
+    preset, weight, resolutions, naflex, filter_ratio = SIZES[size]
+    return StagedRecipe(
+        data=Data(train_data="", context_length=64, english_share=0.9, captions_per_image=1, augment=False),
+        model=Model(model=preset, precision="bfloat16", init_logit_bias=-10.0),
+        optimization=Optimization(
+            examples=EXAMPLES, batch_size=BATCH_SIZE, warmup_examples=WARMUP_EXAMPLES, learning_rate=1e-3, weight_decay=1e-4
+        ),
+        captioning=Captioning(),
+        distillation=Distillation(),
+        devices=2_048,
+        run=Run(run_dir=Path("runs") / f"siglip2-{size.lower().replace('/', '')}"),
+        stages=stages(weight=weight, resolutions=resolutions, naflex=naflex, filter_ratio=filter_ratio),
+    )
+
+
+def stages(
+    *,
+    weight: float,
+    resolutions: tuple[tuple[int, int], ...] = (),
+    naflex: bool = False,
+    filter_ratio: float | None = None,
+    lengths: tuple[int, ...] = (128, 256, 576, 784, 1024),
+    halve_from: int = 1024,
+    teacher: str = "teacher",
+) -> tuple[Stage, ...]:
+    """The order of learning (section 2; table 1 has the released resolutions).
+
+    Args:
+        weight: of the self-supervised losses together, by model size (section 2.2): distillation counts it, masked prediction a
+            quarter of it.
+        resolutions: (patch, pixels) of the forks at 95% of the run.
+        naflex: whether the run ends in a NaFlex model, forked at 90%, instead of the trunk.
+        filter_ratio: share left out of super-batches in the curated fine-tuning of the smallest models; None for none.
+        lengths, halve_from: NaFlex's sequence lengths, and from where on batches are halved.
+        teacher: the checkpoint that judges what is learnable.
+    """
+    captioning = LossWeights(captioning=1.0)
+    complete = LossWeights(captioning=1.0, distillation=weight, masked_prediction=0.25 * weight)
+    learned = [
+        Stage(name="captioning", schedule=(0.0, 0.8), losses=captioning),
+        Stage(name="self_distillation", after="captioning", schedule=(0.8, 0.9), losses=complete),
+    ]
+    if naflex:
+        return *learned, Stage(
+            name="naflex",
+            after="self_distillation",
+            schedule=(0.9, 1.0),
+            stretch=3.75,
+            losses=captioning,
+            sequence_lengths=lengths,
+            halve_from=halve_from,
+            order=1,
+        )
+    learned += [
+        Stage(name="self_distillation_95", after="self_distillation", schedule=(0.9, 0.95), losses=complete),
+        Stage(name="trunk", after="self_distillation_95", schedule=(0.95, 1.0), losses=complete),
+    ]
+    for patch, pixels in resolutions:
+        learned.append(
+            Stage(
+                name=f"patch{patch}_{pixels}",
+                after="self_distillation_95",
+                schedule=(0.95, 1.0),
+                losses=complete,
+                patch_size=patch,
+                image_size=pixels,
+            )
+        )
+    if filter_ratio is not None:
+        for ended in [stage.name for stage in learned[3:]]:
+            learned.append(
+                Stage(
+                    name=f"{ended}_curated",
+                    after=ended,
+                    schedule=None,
+                    stretch=0.1,
+                    curation=Curation(reference=teacher, filter_ratio=filter_ratio),
+                    learning_rate=1e-5,
+                    weight_decay=0.0,
+                    order=2,
+                )
+            )
+    return tuple(learned)
+
+
+def tiny() -> StagedRecipe:
+    """All of it on a laptop: scenes of emoji, tiny towers, forks to another resolution and to NaFlex, and curated fine-tuning.
+
+    The curated stage takes the trunk for its teacher: there is no larger model here to ask.
+    """
+    learned = stages(
+        weight=0.5, resolutions=((6, 54),), filter_ratio=0.5, teacher="trunk"
+    )
+    flexible = Stage(
+        name="naflex",
+        after="self_distillation",
+        schedule=(0.9, 1.0),
+        stretch=3.75,
+        losses=LossWeights(captioning=1.0),
+        sequence_lengths=(16, 25, 36, 64),
+        halve_from=64,
+        order=1,
+    )
+    kept = tuple(stage for stage in learned if stage.name != "patch6_54_curated")
+    return StagedRecipe(
+        data=Data(train_data="scenes", context_length=24, english_share=0.5, captions_per_image=1, augment=False),
+        model=Model(model="scenes"),
+        optimization=Optimization(examples=40_000, batch_size=64, learning_rate=1e-3, weight_decay=1e-4),
+        captioning=Captioning(target_length=32, box_bins=32, decoder_depth=1),
+        distillation=Distillation(
+            teacher_momentum=0.99, head_hidden=256, head_bottleneck=64, head_outputs=1024, local_views=4
+        ),
+        run=Run(run_dir=Path("runs/siglip2")),
+        stages=(*kept, flexible),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a preset with the command line's changes, or one of the commands; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = words.pop(0) if words and not words[0].startswith("-") else "tiny"
+    program = f"python -m recipes.siglip2 {first}"
+    if first == "ablation":
+        from diptych.recipes import siglip2_ablation
+
+        return siglip2_ablation.main(words)
+    if first == "look":
+        from diptych.recipes import siglip2_look
+
+        return siglip2_look.main(words)
+    if first != "tiny" and first not in SIZES:
+        print(
+            f"python -m recipes.siglip2: there is no preset or command {first!r}; there are tiny, {', '.join(SIZES)}, ablation, look.",
+            file=sys.stderr,
+        )
+        return 2
+    recipe = parse(tiny() if first == "tiny" else siglip2(first), words, program=program, description=__doc__)
+    from diptych.recipes.staged import run
+
+    return run(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

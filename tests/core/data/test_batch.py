@@ -1,0 +1,133 @@
+"""The contract of a batch holds every field to its declaration, and pieces of a batch put together are the batch."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.core.data.batch import FIELDS, Batch, batch_axis, join_rows, stack_examples
+
+LENGTHS = {
+    "height": 4,
+    "width": 5,
+    "context_length": 6,
+    "captions": 2,
+    "length": 7,
+    "patch_values": 12,
+    "target_length": 8,
+    "global_side": 4,
+    "local_side": 3,
+    "views": 2,
+    "masked": 2,
+    "chunks": 3,
+}
+
+
+def arrays(size: int) -> dict[str, np.ndarray]:
+    """All fields of the contract, of the smallest kind, with 1 everywhere."""
+    return {
+        name: np.ones([{"batch": size, **LENGTHS}.get(axis, axis) for axis in declared.shapes[0]], declared.dtype)
+        for name, declared in FIELDS.items()
+    }
+
+
+def batch(size: int = 3, **changes) -> Batch:
+    """A batch of all fields, some of them changed; None takes one away."""
+    fields = {name: array for name, array in (arrays(size) | changes.pop("fields", {})).items() if array is not None}
+    rest = {"index": np.arange(size), "keys": tuple(map(str, range(size))), "languages": ("en",) * size}
+    return Batch(fields=fields, **rest | changes)
+
+
+def test_a_batch_of_all_fields_is_right_and_all_of_them_go_to_the_device():
+    assert set(batch().validate().arrays()) == set(FIELDS)
+    two = np.ones((3, 2, 6), np.int32)
+    assert batch(fields={"text": two}).validate().arrays()["text"] is two
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_declared_with_its_batch_axis_and_held_to_its_type(name):
+    declared = FIELDS[name]
+    assert {shape.index("batch") for shape in declared.shapes} == {batch_axis(name)}
+    good = arrays(3)[name]
+    other = np.float64 if declared.dtype != np.float64 else np.int8
+    wrong = {
+        "type": good.astype(other),
+        "rank": good[..., None, None],
+        "batch": np.concatenate([good, good], axis=batch_axis(name)),
+    }
+    for array in wrong.values():
+        with pytest.raises(ValueError, match=f"Batch.{name} is "):
+            batch(fields={name: array}).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", -1),
+        ("spatial_shapes", 0),
+        ("target_weights", 2),
+        ("target_tokens", -5),
+        ("masked_patches", -1),
+        ("selection_noise", np.nan),
+    ],
+)
+def test_values_out_of_range_name_the_field(name, value):
+    array = arrays(3)[name]
+    array.flat[-1] = value
+    with pytest.raises(ValueError, match=f"Batch.{name} is .*its values are from"):
+        batch(fields={name: array}).validate()
+
+
+def test_named_axes_agree_across_and_within_fields():
+    with pytest.raises(ValueError, match=r"Batch.target_weights .*target_length is 9 here and 8 in target_tokens"):
+        batch(fields={"target_weights": np.ones((3, 3, 9), np.uint8)}).validate()
+    with pytest.raises(ValueError, match=r"Batch.local_views .*local_side is 2 here and 3 in local_views"):
+        batch(fields={"local_views": np.ones((3, 2, 3, 2, 3), np.uint8)}).validate()
+    with pytest.raises(ValueError, match=r"Batch.image .*axis 3 is 4 here"):
+        batch(fields={"image": np.ones((3, 4, 5, 4), np.uint8)}).validate()
+
+
+@pytest.mark.parametrize("name", ["patches", "spatial_shapes", "target_tokens", "target_weights", "parallel"])
+def test_what_comes_together_is_not_taken_apart(name):
+    with pytest.raises(ValueError, match=f"Batch.{name} is missing"):
+        batch(fields={name: None}).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("index", np.zeros(3, np.int32)), ("keys", ("a",)), ("languages", ()), ("fields", {"depth": 0})]
+)
+def test_the_rest_of_the_contract_names_the_field_too(name, value):
+    with pytest.raises(ValueError, match=f"Batch.{'depth' if name == 'fields' else name} "):
+        batch(**{name: value}).validate()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_pieces_are_whole_batches_and_join_to_the_batch(size, count):
+    rng = np.random.default_rng(0)
+    fields = {name: rng.integers(0, 2, array.shape).astype(array.dtype) for name, array in arrays(size * count).items()}
+    fields["spatial_shapes"] += 1
+    whole = batch(size * count, fields=fields, skipped=(("bad", "image_empty"),))
+    pieces = [piece.validate() for piece in whole.pieces(count)]
+    assert {len(piece) for piece in pieces} == {size}
+    for name, joined in join_rows([piece.arrays() for piece in pieces]).items():
+        assert np.array_equal(joined, whole.fields[name])
+    assert np.array_equal(np.concatenate([piece.index for piece in pieces]), whole.index)
+    for name in ("keys", "languages", "skipped"):
+        assert sum((getattr(piece, name) for piece in pieces), ()) == getattr(whole, name)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_unequal_pieces_are_refused(count):
+    with pytest.raises(ValueError, match=f"a batch of 3 cannot be cut into {count} equal pieces"):
+        batch().pieces(count)
+
+
+def test_stacked_examples_are_rows_and_the_noise_of_selection_is_columns():
+    examples = [{"text": np.full(6, row, np.int32), "selection_noise": np.full(5, row, np.float32)} for row in range(3)]
+    stacked = stack_examples(examples)
+    assert stacked["text"].shape == (3, 6)
+    assert stacked["selection_noise"].shape == (5, 3)
+    assert (stacked["selection_noise"] == [0, 1, 2]).all()
+    with pytest.raises(ValueError, match="Batch.depth is no field"):
+        stack_examples([{"depth": np.zeros(1)}])
