@@ -26,7 +26,7 @@ from benchmarks.contest import take_turns
 from benchmarks.device import RESULTS, device_name, write_results
 from benchmarks.encoding_models import keras_hub_functions, our_functions, transformers_functions, write_weights
 from benchmarks.naflex_positions import random_grids
-from benchmarks.native.inference import inference_driver
+from benchmarks.native.inference import inference_driver, to_numpy
 from benchmarks.step_time import SIZES, config_of
 from diptych.backends.selection import select_backend
 from diptych.core.training.card import machine
@@ -93,7 +93,7 @@ def _measure(options, driver: ModuleType, towers: list[str]) -> dict:
         weights = write_weights(config, Path(folder))
         with driver.exact_products():
             functions = _functions(config, weights, inputs, driver, options, "float32")
-            truth = {tower: _embeddings(functions[tower]["transformers"]) for tower in towers}
+            truth = {tower: to_numpy(functions[tower]["transformers"]()) for tower in towers}
             distances = {tower: _agreeing(tower, functions[tower], truth[tower]) for tower in towers}
             if options.precision == "float32":
                 return {tower: _contest(options, tower, functions[tower], distances[tower]) for tower in towers}
@@ -156,13 +156,6 @@ def _functions(config, weights: dict[str, Path], inputs: dict, driver, options, 
     return {tower: ours[tower] | {k: f for peer in peers for k, f in peer[tower].items()} for tower in inputs}
 
 
-def _embeddings(function) -> np.ndarray:
-    import keras
-
-    result = function()
-    return result.cpu().numpy() if hasattr(result, "detach") else keras.ops.convert_to_numpy(result)
-
-
 def _agreeing(tower: str, functions: dict, truth: np.ndarray, *, rounded: bool = False) -> dict[str, float]:
     """Contestant -> its largest distance from the truth; those that are too far are taken out, and ours ends the run.
 
@@ -176,8 +169,7 @@ def _agreeing(tower: str, functions: dict, truth: np.ndarray, *, rounded: bool =
             f"The check of {tower} is worth nothing: embeddings of different inputs are {apart:.1e} apart."
         )
     distances = {
-        name: float(np.linalg.norm(_embeddings(function) - truth, axis=-1).max())
-        for name, function in functions.items()
+        name: float(np.linalg.norm(to_numpy(function()) - truth, axis=-1).max()) for name, function in functions.items()
     }
     allowed = TOLERANCE + (2 * distances["transformers"] if rounded else 0)
     for name, distance in distances.items():

@@ -1,24 +1,26 @@
-"""Positions of images of different grids: ours against a loop that resizes the table for one image after the other.
+"""Positions of images of different grids: ours against transformers and against a loop over the images.
 
     KERAS_BACKEND=jax python -m benchmarks.naflex_positions
     KERAS_BACKEND=torch python -m benchmarks.naflex_positions --batch-sizes 256 --patches 256 1024 --compile
 
 Ours is `ResizedPositionEmbedding` (SigLIP 2's 16 x 16 table, width 768), compiled once for all grids as the backend compiles.
-"transformers" is its function for this, "interpolate" torch's resize called by hand; both run in torch. All add the positions to
-patches that lie on the device. First they are compared with torch's antialiased bilinear resize: where one is further than 3e-6
-from it, for a table of values in [-1, 1], it is not timed, and where that is ours, nothing is.
+"transformers" is its function for this: in 5.24 a product of the same size as ours, in earlier versions it may be another.
+"interpolate" is torch's resize of the table for one image after the other. Both run in torch. All add the positions to patches that
+lie on the device. First they are compared with "interpolate": where one is further than 3e-6 from it, for a table of values in
+[-1, 1], it is not timed, and where that is ours, nothing is.
 """
 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.contest import take_turns
 from benchmarks.device import RESULTS, device_name, write_results
-from benchmarks.native.inference import inference_driver
+from benchmarks.native.inference import inference_driver, to_numpy
 from diptych.backends.selection import select_backend
 from diptych.core.data.naflex import target_size
 from diptych.core.training.card import machine
@@ -46,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     for patches in options.patches:
         for batch_size in options.batch_sizes:
             results["cases"][f"{batch_size} x {patches}"] = _measure(backend, batch_size, patches, options)
+    results["transformers"] = version("transformers")
     name = f"naflex_positions-{backend}"
     if host["usable_cpus"] < host["cpus"]:
         name += f"-{host['usable_cpus']}-cpu"
@@ -75,24 +78,23 @@ def _measure(backend: str, batch_size: int, length: int, options) -> dict:
     with driver.exact_products():
         functions = driver.ways(_our_layer(table), (patches, grids), compile=options.compile)
         functions = {f"diptych{way}": function for way, function in functions.items()}
-        functions |= _loops(table, patches, grids, accelerated=driver.ACCELERATED)
-        right = _host(functions["interpolate"]())
+        functions |= _peers(table, patches, grids, accelerated=driver.ACCELERATED)
+        right = to_numpy(functions["interpolate"]())
         there = np.arange(length) < grids.prod(axis=1, keepdims=True)
-        errors = {name: float(np.abs(_host(function()) - right)[there].max()) for name, function in functions.items()}
+        errors = {
+            name: float(np.abs(to_numpy(function()) - right)[there].max()) for name, function in functions.items()
+        }
         for name in [name for name, error in errors.items() if not error <= TOLERANCE]:
             if name.startswith("diptych"):
                 raise SystemExit(f"{name} is {errors[name]:.1e} from torch's resize; no time is reported.")
             print(f"  {name} is wrong, {errors[name]:.1e} from torch's resize; it is not timed.")
             del functions[name]
         times = take_turns(functions, dict.fromkeys(functions, "diptych"), repeats=options.repeats)
-    print(
-        f"\n  {batch_size} images, {length} patches{'':<4}{'ms':>10}{'µs an image':>13}{'ours is':>10}{'in CPU time':>13}{'error':>10}"
-    )
+    title = f"{batch_size} images, {length} patches"
+    print(f"\n  {title:<27}{'ms':>10}{'µs an image':>13}{'ours is':>10}{'in CPU time':>13}{'error':>10}")
     for name, row in times.items():
-        print(
-            f"  {name:<27}{row['ms']:>10.2f}{row['ms'] * 1e3 / batch_size:>13.0f}{row['ratio']:>9.2f}x{row['cpu_ratio']:>12.2f}x"
-            f"{errors[name]:>10.1e}"
-        )
+        ms, ratios = row["ms"], f"{row['ratio']:>9.2f}x{row['cpu_ratio']:>12.2f}x"
+        print(f"  {name:<27}{ms:>10.2f}{ms * 1e3 / batch_size:>13.0f}{ratios}{errors[name]:>10.1e}")
     return {name: {**row, "error": errors[name]} for name, row in times.items()}
 
 
@@ -105,8 +107,8 @@ def _our_layer(table: np.ndarray):
     return layer
 
 
-def _loops(table: np.ndarray, patches: np.ndarray, grids: np.ndarray, *, accelerated: bool) -> dict[str, Callable]:
-    """Two functions that go through the images one by one, without arguments."""
+def _peers(table: np.ndarray, patches: np.ndarray, grids: np.ndarray, *, accelerated: bool) -> dict[str, Callable]:
+    """What others do for this, as functions without arguments."""
     try:
         import torch
         from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
@@ -129,12 +131,6 @@ def _loops(table: np.ndarray, patches: np.ndarray, grids: np.ndarray, *, acceler
 
     run = partial(torch_inference.runner, inputs=(table, patches, grids.astype(np.int64)), accelerated=accelerated)
     return {"transformers": run(transformers), "interpolate": run(interpolate)}
-
-
-def _host(result) -> np.ndarray:
-    import keras
-
-    return result.cpu().numpy() if hasattr(result, "detach") else keras.ops.convert_to_numpy(result)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Notable features: a pre-LN transformer that attends to the un-pooled tokens of t
 (caption, referring expression, grounded caption) in one pass; sequences that are predicted token by token and sequences that
 are predicted in parallel, side by side in one batch of static shape; a token table and a logits kernel of their own.
 
-The decoder stops at its last norm. Logits over 256,000 tokens would be a quarter of a gigabyte for each image's three
-sequences of 64 with their gradient; `diptych.core.losses.captioning` has them a part at a time.
+The decoder stops at its last norm. Logits over 256,000 tokens would be a fifth of a gigabyte for each image's three
+sequences of 64, and as much again for their gradient; `diptych.core.losses.captioning` has them a part at a time.
 """
 
 from collections.abc import Mapping

@@ -136,12 +136,13 @@ def sample_nucleus(logits, uniform, *, temperature: float, top_p: float):
     its probabilities p_1 ≥ p_2 ≥ ... the token drawn is the first k with p_1 + ... + p_k > uniform · Σ p.
     """
     probabilities = ops.softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+    uniform = ops.expand_dims(ops.cast(uniform, "float32"), 1)
     order = ops.argsort(-probabilities, axis=-1)
     probabilities = ops.take_along_axis(probabilities, order, axis=1)
     reached = ops.cumsum(probabilities, axis=1)
     inside = ops.cast(reached - probabilities < top_p, "float32")
     mass = ops.sum(probabilities * inside, axis=1, keepdims=True)
-    passed = inside * ops.cast(reached <= uniform[:, None] * mass, "float32")
+    passed = inside * ops.cast(reached <= uniform * mass, "float32")
     size = ops.sum(ops.cast(inside, "int32"), axis=1)
     place = ops.minimum(ops.sum(ops.cast(passed, "int32"), axis=1), size - 1)
     return ops.cast(ops.take_along_axis(order, place[:, None], axis=1)[:, 0], "int32")

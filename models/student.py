@@ -4,6 +4,7 @@ The decoder is the towers' fourth companion in `model.save_to_preset`'s folder; 
 """
 
 import keras
+
 from diptych.models.captioner import Captioner
 from diptych.models.captioner_config import CaptionerConfig
 from diptych.models.config import NaFlexVisionConfig, SigLIPConfig

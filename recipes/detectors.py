@@ -210,7 +210,7 @@ def connected_parts(mask: np.ndarray) -> np.ndarray:
                 below += 1
     parts = np.zeros(mask.shape, np.int64)
     numbers: dict[int, int] = {}
-    for run, (row, begin, end) in enumerate(zip(rows, begins, ends, strict=True)):
+    for run, (row, begin, end) in enumerate(zip(rows.tolist(), begins, ends, strict=True)):
         parts[row, begin:end] = numbers.setdefault(root(run), len(numbers) + 1)
     return parts
 

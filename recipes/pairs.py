@@ -26,6 +26,8 @@ from diptych.core.training.recipe import Data
 MOST_EVALUATED = 2_000
 SCENE_CONCEPTS = 180  # the easiest, so that a small run learns them
 TRAINING_SCENES, EVALUATION_SCENES = 1_000_000, 500
+SCENE_SHAPES: dict[str, tuple[float, float] | None] = {SCENES: None, f"wide_{SCENES}": (0.2, 5.0)}
+"""Name of the data -> range of the pictures' width against their height; None for squares."""
 EVALUATION_SEED = 1 << 32  # apart from any that training takes by default
 
 
@@ -64,12 +66,13 @@ def open_pairs(data: Data) -> Pairs:
     The embedded emoji are judged on drawings by a designer never trained on, of concepts that were ("new drawings") and of
     concepts that were not ("new concepts"). Other data are judged on --val-data, or on a fraction held out by key.
     """
-    source = None if data.train_data == SCENES else open_source(data.train_data)
+    source = None if data.train_data in SCENE_SHAPES else open_source(data.train_data)
     if data.val_data is not None:
         held_out = {"Held-out pairs": open_source(data.val_data)}
-    elif data.train_data == SCENES:
-        source = SceneSource(length=TRAINING_SCENES, concepts=SCENE_CONCEPTS)
-        held_out = {"New scenes": evaluation_scenes()}
+    elif data.train_data in SCENE_SHAPES:
+        aspects = SCENE_SHAPES[data.train_data]
+        source = SceneSource(length=TRAINING_SCENES, concepts=SCENE_CONCEPTS, aspects=aspects)
+        held_out = {"New scenes": evaluation_scenes(aspects=aspects)}
     elif data.train_data == EMBEDDED:
         held_out = {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}
     else:
@@ -94,7 +97,7 @@ def evaluation_scenes(**settings) -> SceneSource:
 
 def default_tokenizer(data: Data) -> Path:
     """The vocabulary that goes with the data where none is named."""
-    return SCENE_TOKENIZER_PATH if data.train_data == SCENES else TOKENIZER_PATH
+    return SCENE_TOKENIZER_PATH if data.train_data in SCENE_SHAPES else TOKENIZER_PATH
 
 
 def augmentation_for(data: Data, image_size: int) -> Augmentation | None:

@@ -10,22 +10,22 @@ from diptych.core.data.image import resize
 from diptych.core.data.naflex import NaFlexLengths
 from diptych.models.config import NaFlexVisionConfig
 from diptych.models.generation import Generator
-from diptych.models.student import Student
+from diptych.models.two_towers import SigLIP
 
 BATCH = 128
 
 
 class PictureFeatures:
-    """Reads pictures with a student's image tower.
+    """Reads pictures with an image tower.
 
     Args:
-        student: towers, and the decoder where questions are asked.
+        towers: a model whose image tower reads.
         sequence_length: of a NaFlex tower, patches.
     """
 
-    def __init__(self, student: Student, *, sequence_length: int | None = None):
-        self._student, self._tower = student, student.towers.image_encoder
-        self._config = student.config.vision
+    def __init__(self, towers: SigLIP, *, sequence_length: int | None = None):
+        self._tower = towers.image_encoder
+        self._config = towers.config.vision
         self._length = sequence_length
 
     def inputs(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -46,11 +46,13 @@ class PictureFeatures:
         """-> {"pooled": float32 [n, width], "tokens": float32 [n, patches, width]}, and "spatial_shapes" of a NaFlex tower."""
         found: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(pictures), BATCH):
-            inputs = self.inputs(pictures[start : start + BATCH])
+            chosen = list(pictures[start : start + BATCH])
+            # Filled up to one shape, for which the tower is compiled once.
+            inputs = self.inputs(chosen + chosen[:1] * (BATCH - len(chosen)))
             outputs = self._tower.predict_on_batch(inputs if len(inputs) > 1 else inputs["images"])
             shapes = {name: value for name, value in inputs.items() if name == "spatial_shapes"}
             for name, value in {**outputs, **shapes}.items():
-                found.setdefault(name, []).append(np.asarray(keras.ops.convert_to_numpy(value)))
+                found.setdefault(name, []).append(np.asarray(keras.ops.convert_to_numpy(value))[: len(chosen)])
         return {name: np.concatenate(values) for name, values in found.items()}
 
     def patches(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +64,7 @@ class PictureFeatures:
 
 
 class Writer:
-    """Asks a student's decoder about pictures: captions, boxes of phrases, descriptions of boxes; always the likeliest words."""
+    """Asks a decoder about pictures: captions, boxes of phrases, descriptions of boxes; always the likeliest words."""
 
     def __init__(self, features: PictureFeatures, captioner, targets: CaptionTargets):
         self._features, self._captioner, self._targets = features, captioner, targets

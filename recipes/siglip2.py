@@ -6,7 +6,7 @@ Command:   KERAS_BACKEND=jax python -m recipes.siglip2
 A preset:  python -m recipes.siglip2 B/16 --dry-run
 Own data:  python -m recipes.siglip2 --train-data "coco:annotations.json:images/" --run-dir runs/coco
 Ablation:  python -m recipes.siglip2 ablation
-A trained model writes, finds and describes: python -m recipes.siglip2 look --run-dir runs/siglip2
+Afterwards: python -m recipes.caption --model runs/siglip2/trunk/model    (captions, finds and describes)
 
 By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes are known,
 with towers of a million weights. The other presets have the paper's sizes, batch, examples, rates and loss weights: B/32, B/16, L/16,
@@ -44,7 +44,11 @@ def siglip2(size: str) -> StagedRecipe:
         data=Data(train_data="", context_length=64, english_share=0.9, captions_per_image=1, augment=False),
         model=Model(model=preset, precision="bfloat16", init_logit_bias=-10.0),
         optimization=Optimization(
-            examples=EXAMPLES, batch_size=BATCH_SIZE, warmup_examples=WARMUP_EXAMPLES, learning_rate=1e-3, weight_decay=1e-4
+            examples=EXAMPLES,
+            batch_size=BATCH_SIZE,
+            warmup_examples=WARMUP_EXAMPLES,
+            learning_rate=1e-3,
+            weight_decay=1e-4,
         ),
         captioning=Captioning(),
         distillation=Distillation(),
@@ -129,9 +133,7 @@ def tiny() -> StagedRecipe:
 
     The curated stage takes the trunk for its teacher: there is no larger model here to ask.
     """
-    learned = stages(
-        weight=0.5, resolutions=((6, 54),), filter_ratio=0.5, teacher="trunk"
-    )
+    learned = stages(weight=0.5, resolutions=((6, 54),), filter_ratio=0.5, teacher="trunk")
     flexible = Stage(
         name="naflex",
         after="self_distillation",
@@ -165,13 +167,9 @@ def main(arguments: list[str] | None = None) -> int:
         from diptych.recipes import siglip2_ablation
 
         return siglip2_ablation.main(words)
-    if first == "look":
-        from diptych.recipes import siglip2_look
-
-        return siglip2_look.main(words)
     if first != "tiny" and first not in SIZES:
         print(
-            f"python -m recipes.siglip2: there is no preset or command {first!r}; there are tiny, {', '.join(SIZES)}, ablation, look.",
+            f"python -m recipes.siglip2: there is no preset or command {first!r}; there are tiny, {', '.join(SIZES)}, ablation.",
             file=sys.stderr,
         )
         return 2

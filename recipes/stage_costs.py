@@ -106,7 +106,9 @@ def plan_text(recipe: StagedRecipe, planned: Mapping[str, PlannedStage]) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
-        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     first = next(iter(planned.values()))
@@ -116,7 +118,9 @@ def plan_text(recipe: StagedRecipe, planned: Mapping[str, PlannedStage]) -> str:
         f"{devices:,} device{'s' if devices > 1 else ''}",
     )
     for name, stage in planned.items():
-        parts = {key: value for key, value in stage_parameters(stage).items() if key not in ("total", "logits") and value}
+        parts = {
+            key: value for key, value in stage_parameters(stage).items() if key not in ("total", "logits") and value
+        }
         memory = {key: value for key, value in stage_memory(recipe, stage, devices).items() if key != "total" and value}
         if stage is first or stage.head or stage.naflex:
             lines.append(

@@ -13,8 +13,8 @@ from diptych.core.evaluation.dense_page import DensePictures, dense_page
 from diptych.core.evaluation.localization import accuracy_at_iou
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.neighbours import neighbours
-from diptych.core.evaluation.patch_pictures import PatchPicture, principal_colours
 from diptych.core.evaluation.pair_set import PairSet
+from diptych.core.evaluation.patch_pictures import PatchPicture, principal_colours
 from diptych.core.evaluation.retrieval import recall_at_k
 from diptych.core.evaluation.segmentation_pictures import SegmentationPicture
 from diptych.core.evaluation.segmentation_probe import SegmentationProbe, segmentation_probe
@@ -22,6 +22,7 @@ from diptych.core.evaluation.tables import results_text
 from diptych.core.training.learner import Learner
 from diptych.core.training.run_folder import RunFolder, write_json
 from diptych.core.training.staged_recipe import StagedRecipe
+from diptych.models.config import VisionConfig
 from diptych.models.student import Student
 from diptych.recipes.pairs import Pairs, evaluation_scenes
 from diptych.recipes.picture_features import PictureFeatures, Writer
@@ -29,7 +30,7 @@ from diptych.recipes.scene_sets import CLASS_NAMES, Scenes, read_scenes
 from diptych.recipes.stage_plan import PlannedStage
 
 QUICK_LANGUAGE = "en"
-TEXT_BATCH = 1_024
+IMAGE_BATCH, TEXT_BATCH = 250, 1_000
 ASKED, PROBED = 300, 600  # phrases that the decoder is asked for; scenes that probes are fitted to
 SHOWN = 12
 
@@ -37,13 +38,15 @@ SHOWN = 12
 class StageEvaluation:
     """Evaluates a stage's student on the pairs that the recipe holds out, and on scenes of which everything is known."""
 
-    def __init__(self, recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess, pairs: Pairs, student: Student):
+    def __init__(
+        self, recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess, pairs: Pairs, student: Student
+    ):
         self._recipe, self._planned, self._preprocess, self._pairs = recipe, planned, preprocess, pairs
         self._student = student
         length = max(planned.stage.sequence_lengths, default=None)
-        self._features = PictureFeatures(student, sequence_length=length)
-        self._text_embedder = student.towers.text_embedder()
-        self._sets: list[tuple[PairSet, np.ndarray]] | None = None
+        self._features = PictureFeatures(student.towers, sequence_length=length)
+        self._image_embedder, self._text_embedder = student.towers.image_embedder(), student.towers.text_embedder()
+        self._sets: list[PairSet] | None = None
 
     def quick(self, examples: int) -> dict[str, float]:
         """Recall in one language on the first set: what is watched during training."""
@@ -75,8 +78,17 @@ class StageEvaluation:
             "retrieval": retrieval,
             "compilations": learner.step.compilations,
         }
+        if self._planned.naflex:
+            results["recall_by_length"] = self._recall_by_length()
+        elif isinstance(self._planned.vision, VisionConfig):
+            patches = str(self._planned.vision.num_patches)
+            headline = next(iter(retrieval.values()))
+            results["recall_by_length"] = {
+                patches: headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")
+            }
         print("\n" + results_text(retrieval, {}), flush=True)
-        if any(isinstance(source, SceneSource) for source in self._pairs.held_out.values()):
+        scenes = any(isinstance(source, SceneSource) for source in self._pairs.held_out.values())
+        if scenes and self._recipe.run.report:
             self._scenes(results, folder.path)
         write_json(folder.results, results)
         return results
@@ -92,11 +104,18 @@ class StageEvaluation:
             dense |= found
             pictures |= shown
         results["dense"] = dense
-        page = dense_page(dense, DensePictures(**pictures), title=f"Stage {self._planned.stage.name}: boxes and patches")
+        page = dense_page(
+            dense, DensePictures(**pictures), title=f"Stage {self._planned.stage.name}: boxes and patches"
+        )
         (folder / "dense.html").write_text(page, encoding="utf-8")
         for kind, sets in dense.items():
             for name, numbers in sets.items():
-                value = {"localization": "accuracy", "segmentation": "mean_iou", "depth": "rmse", "neighbours": "accuracy"}[kind]
+                value = {
+                    "localization": "accuracy",
+                    "segmentation": "mean_iou",
+                    "depth": "rmse",
+                    "neighbours": "accuracy",
+                }[kind]
                 print(f"{kind}, {name}: {value} {numbers[value]:.3f}", flush=True)
         print(f"Boxes and patches: {(folder / 'dense.html').resolve().as_uri()}", flush=True)
 
@@ -142,6 +161,19 @@ class StageEvaluation:
         }
         return results, pictures
 
+    def _recall_by_length(self) -> dict[str, float]:
+        """recall@1 of the first set at the sequence lengths that were trained, and between them."""
+        trained = sorted(self._planned.naflex.lengths)
+        between = [round((a + b) / 2) for a, b in zip(trained, trained[1:], strict=False)]
+        found = {}
+        for length in sorted({*trained, *between}):
+            pairs = self._pairs.evaluation_sets(self._preprocess, sequence_length=length)[0]
+            language = QUICK_LANGUAGE if QUICK_LANGUAGE in pairs.languages else pairs.languages[0]
+            chosen = pairs.in_language(language)
+            texts, images = self._texts(pairs.tokens[chosen]), self._images(pairs)
+            found[str(length)] = recall_at_k(texts, images, pairs.caption_labels[chosen], ks=(1,))[0][1]
+        return found
+
     def _writer(self) -> Writer:
         return Writer(self._features, self._student.captioner, self._preprocess.targets)
 
@@ -153,10 +185,9 @@ class StageEvaluation:
 
     def _images(self, pairs: PairSet) -> np.ndarray:
         """L2-normalised embeddings of a set's pictures."""
-        embedder = self._student.towers.image_embedder()
         parts = []
-        for start in range(0, len(pairs.images), 256):
-            chosen = slice(start, start + 256)
+        for start in range(0, len(pairs.images), IMAGE_BATCH):
+            chosen = slice(start, start + IMAGE_BATCH)
             if pairs.patches is None:
                 inputs = pairs.images[chosen] / np.float32(127.5) - 1
             else:
@@ -164,7 +195,7 @@ class StageEvaluation:
                     "patches": pairs.patches[chosen] / np.float32(127.5) - 1,
                     "spatial_shapes": pairs.spatial_shapes[chosen],
                 }
-            parts.append(keras.ops.convert_to_numpy(embedder.predict_on_batch(inputs)))
+            parts.append(keras.ops.convert_to_numpy(self._image_embedder.predict_on_batch(inputs)))
         return np.concatenate(parts)
 
     def _texts(self, tokens: np.ndarray) -> np.ndarray:

@@ -76,11 +76,9 @@ def local_size(vision: VisionConfig, given: int | None = None) -> int:
     return given
 
 
-def _planned(
-    recipe: StagedRecipe, stage: Stage, parent: PlannedStage | None, config: SigLIPConfig
-) -> PlannedStage:
+def _planned(recipe: StagedRecipe, stage: Stage, parent: PlannedStage | None, config: SigLIPConfig) -> PlannedStage:
     config = _config_of(stage, config)
-    optimization, captioning, distillation = recipe.optimization, recipe.captioning, recipe.distillation
+    optimization, distillation = recipe.optimization, recipe.distillation
     size = optimization.batch_size
     first, last = stage.batches(optimization.examples, size)
     naflex = None

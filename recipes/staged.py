@@ -10,7 +10,7 @@ from diptych import backends
 from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.loader import Loader
 from diptych.core.data.naflex import NaFlex
-from diptych.core.data.open_source import EMBEDDED, SCENES
+from diptych.core.data.open_source import EMBEDDED
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.processor import Processor
@@ -44,7 +44,7 @@ from diptych.recipes.contrastive import (
     square_towers,
 )
 from diptych.recipes.failures import TRAINING_ERRORS, exit_status
-from diptych.recipes.pairs import Pairs, open_pairs
+from diptych.recipes.pairs import SCENE_SHAPES, Pairs, open_pairs
 from diptych.recipes.stage_costs import plan_text, training_flops
 from diptych.recipes.stage_evaluation import StageEvaluation
 from diptych.recipes.stage_plan import PlannedStage, local_size, plan_stages
@@ -86,7 +86,7 @@ def _run(recipe: StagedRecipe) -> int:
 
 def check_data(data: Data) -> None:
     """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary."""
-    if not data.train_data or (data.tokenizer is None and data.train_data not in (EMBEDDED, SCENES)):
+    if not data.train_data or (data.tokenizer is None and data.train_data not in (EMBEDDED, *SCENE_SHAPES)):
         raise ValueError(
             "The paper's presets bring no data: give --train-data (pictures with captions, and boxes as in coco:annotations.json:images/) "
             "and --tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary), or add --dry-run to see what they would cost."
@@ -146,6 +146,7 @@ def begin(learner: Learner, saved: checkpoint.Checkpoint, planned: PlannedStage)
         adapt=fit_image_weight,
         keep_optimizer=planned.stage.schedule is not None,
         may_leave=HELPERS,
+        anew=planned.stage.fresh,
     )
     return str(handover)
 
@@ -221,7 +222,7 @@ def build_student(recipe: StagedRecipe, planned: PlannedStage) -> Student:
         dtype="mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32",
         rematerialize=recipe.model.grad_checkpointing,
     )
-    freeze(student, recipe.model.lock)
+    freeze(student, (*recipe.model.lock, *planned.stage.lock))
     return student
 
 
@@ -294,9 +295,8 @@ def stage_optimizer(recipe: StagedRecipe, planned: PlannedStage):
             schedule="cosine",
         )
         return build_optimizer(own)
-    optimizer = build_optimizer(optimization)
     if planned.updates == planned.batches and planned.first_update == planned.first:
-        return optimizer
+        return build_optimizer(optimization)
     begin, end = (share * optimization.examples for share in stage.schedule)
     part = Part(
         build_schedule(optimization), first_step=planned.first_update, steps=planned.updates, examples=(begin, end)
@@ -359,7 +359,12 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
 
 def targets_settings(targets: CaptionTargets) -> dict:
     """What is needed to ask the decoder again: how boxes and prompts are written."""
-    return {"bins": targets.bins, "order": targets.order, "prompts": list(targets.prompts), "separator": targets.separator}
+    return {
+        "bins": targets.bins,
+        "order": targets.order,
+        "prompts": list(targets.prompts),
+        "separator": targets.separator,
+    }
 
 
 def _card(recipe: StagedRecipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> dict:

@@ -1,6 +1,8 @@
-"""Which module runs Keras layers and models for inference on a backend."""
+"""Which module runs Keras layers and models for inference on a backend, and what it gives as NumPy arrays."""
 
 from types import ModuleType
+
+import numpy as np
 
 
 def inference_driver(backend: str) -> ModuleType:
@@ -13,3 +15,10 @@ def inference_driver(backend: str) -> ModuleType:
         case _:
             from benchmarks.native import tensorflow_inference as driver
     return driver
+
+
+def to_numpy(result) -> np.ndarray:
+    """A contestant's result as an array: a tensor of the backend's, or of torch whatever the backend."""
+    import keras
+
+    return result.cpu().numpy() if hasattr(result, "detach") else keras.ops.convert_to_numpy(result)

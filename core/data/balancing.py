@@ -237,8 +237,8 @@ class BalancedSource(SourceView):
                 f"Every group must be in some of the {len(s)} records with attributes and not in all, got prevalences "
                 f"{found.round(4).tolist()}. Leave such groups out, or give them other words."
             )
-        targets = np.full(len(found), found.mean()) if targets is None else targets
-        self.balancer = Balancer(targets, y.shape[1], config)
+        wanted = [found.mean()] * len(found) if targets is None else targets
+        self.balancer = Balancer(wanted, y.shape[1], config)
         rng = np.random.Generator(np.random.Philox(seed))
         for _ in range(passes):
             order = rng.permutation(len(s))
@@ -265,7 +265,9 @@ class BalancedSource(SourceView):
 
     def _read(self, attributes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Indices of the readable records, which of those have attributes, and their s and y."""
-        readable, concerned, found = [], [], []
+        readable: list[int] = []
+        concerned: list[int] = []
+        found: list[tuple[np.ndarray, np.ndarray]] = []
         for index in range(len(self.source)):
             try:
                 answer = attributes(self.source.record(index))

@@ -94,7 +94,7 @@ class CaptionTargets:
             tokens[task, end] = self.tokenizer.eos_id
             if target is not None:
                 weights[task, begin : end + 1] = 1
-        parallel = np.bool_(share_parallel < self.parallel_probability)
+        parallel = np.array(share_parallel < self.parallel_probability, np.bool_)
         return {"target_tokens": tokens, "target_weights": weights, "parallel": parallel}
 
     def prompt(self, question: Question, *, text: str = "", box: Box = (0.0, 0.0, 1.0, 1.0)) -> np.ndarray:

@@ -14,7 +14,7 @@ _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
     f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; captions.jsonl, '
     'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or a folder of '
-    "them, or a folder written by datasets.save_to_disk"
+    "them, a folder written by datasets.save_to_disk, or boxes as coco:annotations.json:images/"
 )
 
 
@@ -29,6 +29,12 @@ def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> 
         from diptych.core.data.emoji import EmojiSource
 
         return EmojiSource()
+    if spec in (SCENES, f"wide_{SCENES}"):
+        raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.siglip2` does so; {_ADVICE}')
+    if spec.startswith("coco:"):
+        from diptych.core.data.sources.coco import CocoRegionSource
+
+        return CocoRegionSource.from_spec(spec)
     if "://" in spec or spec.startswith("pipe:"):
         raise ValueError(f"{spec!r} is not on this machine: data is read from local files; {_ADVICE}")
     paths = _expanded(spec)

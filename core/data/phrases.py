@@ -4,14 +4,13 @@ import re
 
 LONGEST_NGRAM = 10
 
-# Function words of English: articles, pronouns, prepositions, conjunctions, auxiliaries, and what says nothing of things.
+# Function words of English: articles, pronouns, prepositions, conjunctions, auxiliaries.
 _STOP_WORDS = (
     "a an the this that these those some any each every no not and or but nor so if than then as of at by for from in into "
     "on onto to up down out off over under with without within between near next about after before during through is are "
     "was were be been being am do does did has have had having can could will would shall should may might must i you he she "
     "it we they me him her us them my your his its our their mine yours who whom whose which what when where why how there "
-    "here very just only also too more most other such own same both all few many much one image picture photo photograph "
-    "photos images pictures view show shows showing s t"
+    "here very just only also too more most other such own same both all few many much one s t"
 )
 _CATEGORIES = (
     "person, man, woman, child, face, hand, dog, cat, bird, horse, cow, sheep, pig, fish, butterfly, bear, elephant, insect, "

@@ -1,7 +1,7 @@
 """Views of a picture for self-distillation and masked prediction: one global, several local ones, and the patches to hide.
 
-SILC (Naeem et al. 2023, section 3.2) cuts and colours its views as DINO does (Caron et al. 2021, section 3.2 and its released
-`DataAugmentationDINO`); SigLIP 2 (section 2.2) takes one global and eight local views and hides half of the global view's patches.
+SigLIP 2 (section 2.3) takes one global and eight local views, otherwise as SILC (Naeem et al. 2023), which builds on DINO, and hides
+half of the global view's patches. Crops and colours are those of DINO's released `DataAugmentationDINO` (Caron et al. 2021).
 """
 
 import math
@@ -88,8 +88,7 @@ class Views:
     masking: "random" draws patches evenly, "block" draws rectangles of iBOT's shapes (Zhou et al. 2022).
 
     DINO has two global views, one blurred with probability 1.0 and never solarized, one with 0.1 and 0.2. Here is one, and its
-    defaults are their mean. How SILC and SigLIP 2 settle this is not published. TIPS is said to crop and flip only: colour=None and
-    no blur.
+    defaults are their mean, which is our choice: SigLIP 2 names no number. For crops and flips alone, set colour=None and no blur.
     """
 
     global_size: int

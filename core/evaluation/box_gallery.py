@@ -45,13 +45,13 @@ class Located:
 def with_boxes(located: Located, *, side: int = PAGE_SIDE) -> np.ndarray:
     """The picture with its longer side at `side` pixels, and both boxes drawn on it: uint8 [height, width, 3].
 
-    The lines run along the inside of a box, the true one's a little thicker, so that equal boxes show both; a light rim keeps them
+    The lines run along the inside of a box, the true one's more than twice as thick, so that equal boxes show both; a light rim keeps them
     apart from any picture.
     """
     sheet = fitted(located.picture, side)
     pen = ImageDraw.Draw(sheet)
     line = max(2, round(side / 90))
-    _box(pen, sheet, located.true, TRUE, line + 2)
+    _box(pen, sheet, located.true, TRUE, 2 * line + 1)
     if located.predicted is not None and np.isfinite(located.predicted).all():
         _box(pen, sheet, located.predicted, PREDICTED, line)
     return np.asarray(sheet)

@@ -9,6 +9,7 @@ import numpy as np
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 MOST_TRIALS = 30
+ROUNDING = 4 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def minimise(
         step, change = new_place - place, new_gradient - gradient
         if step @ change > 0:
             pairs.append((step, change))
+        gain = value - new_value
         place, value, gradient = new_place, new_value, new_gradient
+        if gain <= ROUNDING * abs(value):
+            return Minimum(place, float(value), iteration + 1, True)
     return Minimum(place, float(value), iterations, False)
 
 

@@ -33,7 +33,7 @@ def neighbour_scores(
     Of training images that are equally near the earlier is taken, so that the votes do not depend on how they are counted.
 
     Args:
-        train_features: float [training images, width]; they are normalised here.
+        train_features: float [training images, width]; they are normalised here. Those that are not finite do not vote.
         train_labels: int [training images], 0 to classes - 1.
         features: float [images, width]. An image whose features are not finite has NaN for all votes, and so no answer.
         classes: number of classes.
@@ -105,4 +105,6 @@ def neighbours(
 
 def _normalised(features: np.ndarray) -> np.ndarray:
     wide = features.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    # A training image whose features are not finite becomes NaN, and is never found.
+    with np.errstate(invalid="ignore"):
+        return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -87,7 +87,7 @@ def foreground_mask(features: np.ndarray) -> np.ndarray:
     above = (score > cut).reshape(features.shape[:3])
     edge = np.ones(features.shape[1:3], bool)
     edge[1:-1, 1:-1] = False
-    shares = [np.count_nonzero(side[:, edge]) / max(1, np.count_nonzero(side)) for side in (above, ~above)]
+    shares = [side[:, edge].sum() / side.sum() if side.any() else 0.0 for side in (above, ~above)]
     return above if shares[0] <= shares[1] else ~above
 
 

@@ -33,7 +33,7 @@ from diptych.core.evaluation.upsampling import upsample
 
 WEIGHT_DECAY = 1e-4
 MOST_PATCHES = 200_000  # 4 bytes for each of their features are held while the probe is fitted
-ITERATIONS = 300
+ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,15 @@ class SegmentationProbe:
         chosen = draw_patches(pixels, most_patches, seed=seed)
         rows = patch_rows(features, pooled, chosen)
         standard = Standard.of(rows)
-        weights = (pixels[chosen] / pixels[chosen].sum()).astype(np.float32)
-        axes = _even_axes(standard.applied(rows), weights, curvature=1 / classes, weight_decay=weight_decay)
-        rows = rows @ axes.astype(np.float32)
-        targets = (counts[chosen] / pixels[chosen, None]).astype(np.float32) * weights[:, None]
-        decay = weight_decay * np.square(axes).sum(axis=0)
+        rows = standard.applied(rows)
+        targets = (counts[chosen] / pixels[chosen].sum()).astype(np.float32)
         found = minimise(
-            lambda weights: softmax_regression(weights, rows, targets, decay),
+            lambda weights: softmax_regression(weights, rows, targets, weight_decay),
             np.zeros((rows.shape[1] + 1) * classes),
             iterations=iterations,
         )
-        solution = found.place.reshape(-1, classes)
-        linear = LinearMap.of_standard(standard, axes @ solution[:-1], solution[-1])
+        weights = found.place.reshape(-1, classes)
+        linear = LinearMap.of_standard(standard, weights[:-1], weights[-1])
         return cls(linear, found.value, found.iterations, found.converged)
 
     def predict(self, features: np.ndarray, height: int, width: int, *, pooled: np.ndarray | None = None) -> np.ndarray:
@@ -144,15 +141,15 @@ def class_counts(labels: np.ndarray, rows: int, columns: int, classes: int) -> n
 
 
 def softmax_regression(
-    weights: np.ndarray, rows: np.ndarray, targets: np.ndarray, decay: np.ndarray
+    weights: np.ndarray, rows: np.ndarray, targets: np.ndarray, weight_decay: float
 ) -> tuple[float, np.ndarray]:
-    """Value and gradient of the loss at the top of this file, with a decay for each feature: Σ_j decay_j |W_j|² / 2.
+    """Value and gradient of the loss at the top of this file.
 
     Args:
         weights: float64 [(columns + 1) · classes], the bias last.
         rows: float32 or float64 [patches, columns].
         targets: [patches, classes], n_p t_pc / Σ n: all of them add up to 1.
-        decay: float64 [columns], of the rows of the kernel; the bias is free.
+        weight_decay: of the kernel; the bias is free.
 
     Returns:
         The value, and its gradient, float64 [(columns + 1) · classes]. Products are computed in the rows' dtype and added up over
@@ -160,8 +157,8 @@ def softmax_regression(
     """
     table = weights.reshape(-1, targets.shape[1])
     kernel, bias = table[:-1].astype(rows.dtype), table[-1].astype(rows.dtype)
-    value, gradient = decay @ np.square(table[:-1]).sum(axis=1) / 2, np.zeros_like(table)
-    gradient[:-1] = decay[:, None] * table[:-1]
+    value, gradient = weight_decay / 2 * np.square(table[:-1]).sum(), np.zeros_like(table)
+    gradient[:-1] = weight_decay * table[:-1]
     step = max(1, CHUNK_ELEMENTS // 8 // max(rows.shape[1], targets.shape[1]))
     for start in range(0, len(rows), step):
         some, wanted = rows[start : start + step], targets[start : start + step]
@@ -177,23 +174,6 @@ def softmax_regression(
         gradient[:-1] += some.T @ logits
         gradient[-1] += logits.sum(axis=0, dtype=np.float64)
     return float(value), gradient.ravel()
-
-
-def _even_axes(rows: np.ndarray, weights: np.ndarray, *, curvature: float, weight_decay: float) -> np.ndarray:
-    """Orthogonal axes for the kernel, in which the loss is about equally curved: float64 [columns, columns].
-
-        A = U (curvature · Λ + weight_decay)^(-1/2),    X' diag(weights) X = U Λ U'
-
-    With W = A V the loss is the same function, and |W|² = Σ_j |a_j|² |V_j|² because the axes are orthogonal; but the search for V
-    needs a tenth of the steps where features are alike.
-    """
-    gram = np.zeros((rows.shape[1], rows.shape[1]))
-    step = max(1, CHUNK_ELEMENTS // 8 // rows.shape[1])
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        gram += some.T @ (some * weights[start : start + step, None])
-    eigenvalues, vectors = np.linalg.eigh(gram)
-    return vectors / np.sqrt(curvature * np.maximum(eigenvalues, 0.0) + weight_decay)
 
 
 def segmentation_probe(

@@ -1,7 +1,7 @@
 """Self-distillation: a student predicts what a teacher makes of the whole picture, as a distribution over learned prototypes.
 
-The loss of SILC (Naeem et al. 2023, section 3.2) is DINO's (Caron et al. 2021, section 3.1). All of it is computed in float32, and no
-gradient reaches the teacher or the centre.
+SigLIP 2 (section 2.3) takes it from SILC (Naeem et al. 2023), whose loss is DINO's (Caron et al. 2021, section 3.1). All of it is
+computed in float32, and no gradient reaches the teacher or the centre.
 """
 
 from keras import ops, remat
@@ -23,7 +23,7 @@ def sinkhorn_knopp(teacher_logits, *, temperature=0.04, iterations: int = 3):
     Computed in logarithms, where nothing overflows and a prototype that nobody chooses divides nothing by zero. The n rows are those at
     hand: where a batch is spread over processes, gather its logits first.
 
-    Reference: Oquab et al. 2023, "DINOv2", section 4, after Caron et al. 2020, "SwAV", section 3.1.
+    Reference: Oquab et al. 2023, "DINOv2", section 4, after Caron et al. 2020, "SwAV".
     """
     z = ops.stop_gradient(_float32(teacher_logits)) / temperature
     for _ in range(iterations):
@@ -77,7 +77,7 @@ def distillation_loss(student_logits, teacher_logits, centre, *, student_tempera
 def view_distillation(student_logits, teacher_logits, centre, *, student_temperature=0.1, teacher_temperature=0.04):
     """`distillation_loss` of several views of an image, `[n, views, K]`, against one teacher's row `[n, K]`: their mean, `[n]`.
 
-    SigLIP 2 has eight local views for one global view (section 2.2).
+    SigLIP 2 has eight local views for one global view (section 2.3).
     """
     _check_shapes(student_logits, teacher_logits, centre, views=True)
     probabilities = teacher_probabilities(teacher_logits, centre, temperature=teacher_temperature)

@@ -1,7 +1,7 @@
 """Masked prediction: a student that does not see some patches predicts what the teacher, who sees them, makes of each.
 
-The patch loss of TIPS (Maninis et al. 2024, section 3.2) is iBOT's (Zhou et al. 2022, equation 2); SigLIP 2 (section 2.2) hides half
-of the patches, and student and teacher see the same view.
+SigLIP 2 (section 2.3) takes it from TIPS (Maninis et al. 2024), whose patch loss is iBOT's (Zhou et al. 2022), and hides half of the
+patches; student and teacher see the same view.
 """
 
 from keras import ops
@@ -31,7 +31,7 @@ def masked_prediction_loss(
 ):
     """`distillation_loss` of each masked patch, its mean over an image's: `[n, m, K]` twice and a centre `[K]` -> float32 `[n]`.
 
-    Reference: Zhou et al. 2022, equation 2, with the mean over masked patches of their code.
+    Reference: Zhou et al. 2022, with the mean over masked patches of their code.
     """
     loss = distillation_loss(
         student_logits,

@@ -39,6 +39,7 @@ def hand_over(
     adapt: Adapt,
     keep_optimizer: bool = True,
     may_leave: tuple[str, ...] = (),
+    anew: tuple[str, ...] = (),
 ) -> Handover:
     """Gives the variables of a new stage the values that the stage before ended with.
 
@@ -50,6 +51,7 @@ def hand_over(
         saved: the checkpoint at the end of the stage before.
         groups: `Learner.groups()` of the new stage.
         may_leave: beginnings of paths that the new stage may do without, such as "global_head/".
+        anew: beginnings of paths that start from their initial values although the stage before had them.
 
     Raises:
         CheckpointError: for weights that cannot be resized, or would be lost.
@@ -63,7 +65,7 @@ def hand_over(
         )
     carried, resized, fresh = [], [], []
     for path, variable in weights.items():
-        if path not in old:
+        if path not in old or path.startswith(anew):
             fresh.append(path)
             continue
         same = tuple(variable.shape) == old[path].shape
@@ -73,7 +75,7 @@ def hand_over(
     slots, old_slots = groups["optimizer"], saved.groups["optimizer"] if keep_optimizer else {}
     for name, variable in slots.items():
         value = old_slots.get(name)
-        keeps = value is not None and value.shape == tuple(variable.shape)
+        keeps = value is not None and value.shape == tuple(variable.shape) and not name.startswith(anew)
         variable.assign(value if keeps else np.zeros(variable.shape, variable.dtype))
 
     for group in ("ema", "teacher"):

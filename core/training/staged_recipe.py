@@ -78,5 +78,3 @@ class StagedRecipe:
             raise ValueError(
                 f"--parallel-probability lies between 0 and 1, got {self.captioning.parallel_probability}."
             )
-        if self.optimization.loss != "sigmoid":
-            raise ValueError("This recipe's contrastive loss is the sigmoid loss. `recipes.clip` trains with softmax.")

@@ -66,6 +66,8 @@ class Stage:
         halve_from: sequence length from which a batch is taken in two halves, a step each.
         curation: how batches are chosen; None takes them as they come.
         learning_rate, weight_decay: for a stage with its own schedule.
+        lock: patterns of weights that stay as they are in this stage, such as "image/.*".
+        fresh: beginnings of weights that are not taken over but start anew, such as "captioner/".
         order: number of the data's order. Stages of one number that follow each other read on where the one before stopped.
     """
 
@@ -81,6 +83,8 @@ class Stage:
     curation: Curation | None = None
     learning_rate: float = 1e-5
     weight_decay: float = 0.0
+    lock: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     order: int = 0
 
     def __post_init__(self):

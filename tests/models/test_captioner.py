@@ -88,9 +88,7 @@ def loss_and_gradients(captioner, batch):
     """-> loss, {name: gradient}, "encoder_tokens" among them."""
     image = keras.Variable(batch["encoder_tokens"])
     named = captioner.named_weights()
-    value, gradients = value_and_gradients(
-        lambda: loss_of(captioner, batch, image.value), [*named.values(), image]
-    )
+    value, gradients = value_and_gradients(lambda: loss_of(captioner, batch, image.value), [*named.values(), image])
     return float(value), dict(zip([*named, "encoder_tokens"], map(numpy_of, gradients), strict=True))
 
 
@@ -206,7 +204,9 @@ def test_a_fresh_decoder_finds_every_token_equally_likely():
     logits = numpy_of(captioner.logits(captioner(batch["token_ids"], batch["encoder_tokens"])))
     assert logits.shape == (3, 3, 6, 17)
     assert not logits.any()
-    assert float(numpy_of(loss_of(captioner, batch, batch["encoder_tokens"]))) == pytest.approx(np.log(17) * 8 / 9, rel=1e-6)
+    assert float(numpy_of(loss_of(captioner, batch, batch["encoder_tokens"]))) == pytest.approx(
+        np.log(17) * 8 / 9, rel=1e-6
+    )
 
 
 def test_logits_are_those_of_the_loss():

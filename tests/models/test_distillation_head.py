@@ -109,7 +109,8 @@ def test_in_mixed_precision_only_the_product_with_prototypes_stays_in_float32():
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in mixed.weights} == {"float32"}
     # The same by either way in, although Keras casts weights only within a call.
-    np.testing.assert_allclose(numpy_of(logits), numpy_of(mixed.features(X)) @ numpy_of(mixed.prototypes()), atol=1e-6)
+    other_way = forward(lambda x: ops.matmul(mixed.features(x), mixed.prototypes()), X)
+    np.testing.assert_allclose(numpy_of(logits), numpy_of(other_way), atol=1e-6)
     error = np.abs(numpy_of(logits) - numpy_of(forward(exact, X))).max()
     assert 1e-5 < error < 0.05
 

@@ -217,7 +217,9 @@ def _mlp(x, parameters, use_bias):
     def product(array, name):
         if use_bias:
             return linear_layer(array, parameters, f"{name}_kernel", f"{name}_bias")
-        y, backward_product = linear(array, parameters[f"{name}_kernel"], np.zeros(parameters[f"{name}_kernel"].shape[1]))
+        y, backward_product = linear(
+            array, parameters[f"{name}_kernel"], np.zeros(parameters[f"{name}_kernel"].shape[1])
+        )
 
         def backward(dy):
             darray, dkernel, _ = backward_product(dy)

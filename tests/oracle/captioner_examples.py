@@ -58,7 +58,13 @@ def draw_captioner_weights(config, rng: np.random.Generator) -> dict[str, np.nda
 
 
 def draw_captioner_batch(
-    config, rng: np.random.Generator, *, batch_size: int, tasks: int = 3, length: int | None = None, image_tokens: int = 5
+    config,
+    rng: np.random.Generator,
+    *,
+    batch_size: int,
+    tasks: int = 3,
+    length: int | None = None,
+    image_tokens: int = 5,
 ) -> dict[str, np.ndarray]:
     """Causal and parallel sequences side by side; prompts and padding that do not count; one sequence that counts nowhere.
 

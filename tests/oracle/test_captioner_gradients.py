@@ -44,9 +44,7 @@ def test_gradient_of_the_cross_entropy():
     labels, dy = rng.integers(0, 7, 5), rng.normal(size=5)
     _, backward = cross_entropy(**point, labels=labels)
     gradients = dict(zip(point, backward(dy), strict=True))
-    check_gradient(
-        lambda point: float(dy @ cross_entropy(**point, labels=labels)[0]), point, gradients, rng, entries=5
-    )
+    check_gradient(lambda point: float(dy @ cross_entropy(**point, labels=labels)[0]), point, gradients, rng, entries=5)
 
 
 def test_gradient_of_masked_attention():

@@ -24,6 +24,7 @@ def background(rng: np.random.Generator, height: int, width: int, avoided: np.nd
     distances = ((pairs[:, :, None] - avoided[None, None].astype(np.float32)) ** 2).sum(axis=-1)
     first, second = pairs[int(distances.min(axis=(1, 2)).argmax())]
     name = KINDS[int(kind * len(KINDS))]
+    share: np.ndarray
     if name == "flat":
         share = np.zeros((height, width), np.float32)
     elif name == "noise":

@@ -1,12 +1,13 @@
 """Which concepts scenes are made of, and by whom each may be drawn."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 from diptych.core.data.emoji.concepts import DESIGNERS, GROUPS, HELD_OUT_DESIGNER, Concept
 from diptych.core.data.emoji.source import EmojiSource
+from diptych.core.data.records import Record
 
 FLAG_DESIGNERS = (
     "twemoji",
@@ -44,7 +45,7 @@ def drawables(source: EmojiSource, count: int | None = None) -> tuple[Drawable, 
     for index in range(len(source)):
         concept = source.concept(index)
         if concept.hexcode in ranks and all(language in concept.names for language in source.languages):
-            by = _separable(concept, [designer for designer, _ in source.record(index).images])
+            by = _separable(concept, source.record(index))
             found[concept.group].append((ranks[concept.hexcode], Drawable(concept, by)))
     turns = []
     for place, group in enumerate(GROUPS):
@@ -56,7 +57,8 @@ def drawables(source: EmojiSource, count: int | None = None) -> tuple[Drawable, 
     return tuple(drawable for drawable in ordered[:count] if drawable.designers)
 
 
-def _separable(concept: Concept, designers: Sequence[str]) -> tuple[str, ...]:
+def _separable(concept: Concept, record: Record) -> tuple[str, ...]:
+    designers = [cast(tuple[str, str], reference)[0] for reference in record.images]
     return tuple(designer for designer in designers if concept.group != "flags" or designer in FLAG_DESIGNERS)
 
 
@@ -66,7 +68,7 @@ def _difficulty() -> dict[str, tuple[bool, int, str]]:
     everything = EmojiSource("all", DESIGNERS, ("en",), keywords=False)
     keys = {}
     for index, record in enumerate(everything):
-        by = _separable(everything.concept(index), [designer for designer, _ in record.images])
+        by = _separable(everything.concept(index), record)
         if HELD_OUT_DESIGNER in by and len(by) > 1:
             long = len(record.captions[0].text.split()) > _SHORT_NAME
             keys[record.key] = (long, -len(by), hashlib.sha1(record.key.encode()).hexdigest())

@@ -96,5 +96,5 @@ def _sum_around(values: np.ndarray, reach: int) -> np.ndarray:
     """The sum over the square of pixels up to `reach` away, zeros beyond the border."""
     width = 2 * reach + 1
     padded = np.pad(values.astype(np.float64), [(reach, reach), (reach, reach)] + [(0, 0)] * (values.ndim - 2))
-    rows = sum(padded[start : start + values.shape[0]] for start in range(width))
-    return sum(rows[:, start : start + values.shape[1]] for start in range(width))
+    rows = np.sum([padded[start : start + values.shape[0]] for start in range(width)], axis=0)
+    return np.sum([rows[:, start : start + values.shape[1]] for start in range(width)], axis=0)

@@ -165,7 +165,9 @@ def _add_image(image: Any, entries: dict[Any, _Entry]) -> None:
         return
     if image["id"] in entries:
         return
-    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+    name: Any = image.get("file_name")
+    height: Any = image.get("height")
+    width: Any = image.get("width")
     path = PurePosixPath(name if isinstance(name, str) else "")
     entry = entries[image["id"]] = _Entry(str(image["id"]), str(path), 0, 0)
     if not path.name:

@@ -207,8 +207,8 @@ def _labels(values: np.ndarray, classes: int, path: Path) -> np.ndarray:
 
 
 def _beside(pictures: Path, maps: Path) -> list[tuple[str, Path, Path]]:
-    _folder(maps)
     found = sorted(path for path in _folder(pictures).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    _folder(maps)
     if not found:
         raise ValueError(f"no pictures ({', '.join(IMAGE_SUFFIXES)}) in {pictures}.")
     files = [(path.stem, path, maps / f"{path.stem}.png") for path in found]
@@ -227,8 +227,9 @@ def _check_there(files: list[tuple[str, Path, Path]], named_by: Path) -> None:
 
 def _folder(path: Path) -> Path:
     if not path.is_dir():
-        there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"no folder {path}; {path.parent} holds {', '.join(there[:10]) or 'nothing'}.")
+        above = next((folder for folder in path.parents if folder.is_dir()), None)
+        there = sorted(each.name for each in above.iterdir()) if above is not None else []
+        raise FileNotFoundError(f"no folder {path}; {above} holds {', '.join(there[:10]) or 'nothing'}.")
     return path
 
 

@@ -296,7 +296,7 @@ def test_a_cut_out_disc_is_the_disc_on_any_ground(colour, radius, middle):
     side = max(sprite.picture.size)
     assert abs(side - 2 * radius) <= 2.5
     colours, opacity = sprite.at(side)
-    assert set(np.unique(colours[opacity == 255].reshape(-1, 3), axis=0).ravel()) == set(colour)
+    assert np.abs(colours[opacity == 255].astype(int) - colour).max() <= 1  # colour and opacity are rounded apart
     on_black = colours / np.maximum(opacity, 1)[..., None] * (opacity > 100)[..., None]
     shown = on_black[opacity > 100] * 255
     assert np.abs(shown - colour).max() <= 12

@@ -116,7 +116,9 @@ def test_with_a_kernel_of_zeros_each_token_costs_the_logarithm_of_the_vocabulary
 def test_sixteen_bit_features_give_float32_losses():
     point, labels, _ = problem(6, 8, 31)
     hidden = ops.cast(point["hidden"], "bfloat16")
-    losses = chunked_cross_entropy(hidden, ops.convert_to_tensor(point["kernel"]), ops.convert_to_tensor(point["bias"]), labels)
+    losses = chunked_cross_entropy(
+        hidden, ops.convert_to_tensor(point["kernel"]), ops.convert_to_tensor(point["bias"]), labels
+    )
     expected, _ = oracle.cross_entropy(numpy_of(hidden).astype("float64"), point["kernel"], point["bias"], labels)
     assert keras.backend.standardize_dtype(losses.dtype) == "float32"
     assert np.allclose(numpy_of(losses), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,156 @@
+"""Does each part of SigLIP 2's recipe do what the paper says it does? Tiny towers, the embedded scenes, several seeds.
+
+Command:   KERAS_BACKEND=jax python -m recipes.siglip2 ablation
+Shorter:   python -m recipes.siglip2 ablation --examples 2000 --seeds 1 --output runs/ablation-short
+
+Every run is a recipe in stages with a folder of its own, so the command goes on where it was stopped. It ends with a table and a figure
+(docs/siglip2_ablation.md), means over seeds with 95% intervals. Runs of one comparison take the same number of steps of the same batch,
+from the same seeds and the same data in the same order, unless the table says otherwise:
+
+- the sigmoid loss alone; with the decoder; with the decoder, and self-distillation and masked prediction in the last fifth. Of each:
+  retrieval; boxes written by a fresh decoder on the frozen tower, and by the trained one; linear probes on frozen patches.
+- pictures of extreme aspect, from one trunk: the last fifth squashed to squares, or as NaFlex, which sees a fourth of its batches at the
+  square's number of patches and the others at less or more.
+- the last part of training on batches chosen by learnability, or on batches as they come, the same number of them.
+- sigmoid or softmax at batches of 16.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diptych.core.training.staged_recipe import StagedRecipe
+from diptych.core.training.stages import Curation, LossWeights, Stage
+from diptych.recipes.command_line import parse
+from diptych.recipes.failures import TRAINING_ERRORS, exit_status
+
+CAPTIONING = LossWeights(captioning=1.0)
+SELF_SUPERVISED = LossWeights(captioning=1.0, distillation=0.5, masked_prediction=0.125)
+DECODER = Stage(
+    name="decoder",
+    after="trunk",
+    schedule=None,
+    stretch=0.25,
+    losses=CAPTIONING,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    lock=("image/.*", "text/.*", "pair_logits/.*"),
+    fresh=("captioner/",),
+    order=3,
+)
+"""A fresh decoder on frozen towers, as the paper measures localization (section 3.4, after LocCa)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """How long and how often."""
+
+    examples: int = 24_000
+    """Of each run, before forks."""
+    batch_size: int = 64
+    seeds: int = 3
+    run_dir: Path = Path("runs/siglip2-ablation")
+    output: Path = Path("docs/siglip2_ablation.md")
+    """The table; the figure is written into the folder "pictures" beside it."""
+
+    def __post_init__(self):
+        if self.seeds < 1 or self.seeds > 10:
+            raise ValueError(f"--seeds lies between 1 and 10, got {self.seeds}.")
+        if self.examples < 10 * self.batch_size:
+            raise ValueError(
+                f"--examples must be at least ten batches, got {self.examples} for batches of {self.batch_size}."
+            )
+
+
+def variants(options: Ablation) -> dict[str, StagedRecipe]:
+    """The runs of one seed, by name."""
+    from diptych.recipes.siglip2 import tiny
+
+    recipe = tiny()
+    recipe = replace(
+        recipe,
+        optimization=replace(recipe.optimization, examples=options.examples, batch_size=options.batch_size),
+        run=replace(recipe.run, tensorboard=False, log_every=20),
+    )
+
+    retrieval_alone = replace(recipe.run, report=False)
+
+    def run(*stages: Stage, **changes) -> StagedRecipe:
+        return replace(recipe, stages=stages, **changes)
+
+    def small_batches(loss: str) -> StagedRecipe:
+        model = recipe.model if loss == "sigmoid" else replace(recipe.model, init_logit_bias=None)
+        optimization = replace(
+            recipe.optimization, loss=loss, batch_size=16, examples=options.examples // 3, learning_rate=5e-4
+        )
+        return run(Stage(name="trunk"), model=model, optimization=optimization, run=retrieval_alone)
+
+    own = {"after": "early", "schedule": None, "stretch": 0.2, "learning_rate": 5e-4, "order": 2}
+    return {
+        "sigmoid": run(Stage(name="trunk"), DECODER),
+        "captioning": run(Stage(name="trunk", losses=CAPTIONING), DECODER),
+        "self_supervised": run(
+            Stage(name="captioning", schedule=(0.0, 0.8), losses=CAPTIONING),
+            Stage(name="trunk", after="captioning", schedule=(0.8, 1.0), losses=SELF_SUPERVISED),
+            DECODER,
+        ),
+        "aspects": run(
+            Stage(name="early", schedule=(0.0, 0.8)),
+            Stage(name="square", after="early", schedule=(0.8, 1.0)),
+            Stage(
+                name="naflex",
+                after="early",
+                schedule=(0.8, 1.0),
+                sequence_lengths=(16, 25, 36, 64),
+                halve_from=65,
+            ),
+            data=replace(recipe.data, train_data="wide_scenes"),
+            run=retrieval_alone,
+        ),
+        "curation": run(
+            Stage(name="early", schedule=(0.0, 0.5)),
+            Stage(name="reference", after="early", schedule=(0.5, 1.0)),
+            Stage(name="uniform", **own),
+            Stage(name="curated", curation=Curation(reference="reference", filter_ratio=0.5), **own),
+            run=retrieval_alone,
+        ),
+        "sigmoid_16": small_batches("sigmoid"),
+        "softmax_16": small_batches("softmax"),
+    }
+
+
+def ablation(options: Ablation) -> int:
+    """Carries out what is not done yet, then writes table and figure; returns the exit status."""
+    from diptych.recipes import staged
+    from diptych.recipes.siglip2_ablation_page import write_page
+
+    for seed in range(options.seeds):
+        for name, recipe in variants(options).items():
+            recipe = replace(
+                recipe, run=replace(recipe.run, seed=seed, run_dir=options.run_dir / f"seed-{seed}" / name)
+            )
+            print(f"\n{name}, seed {seed}", flush=True)
+            if status := staged.run(recipe):
+                return status
+        write_page(options.output, read_results(options), options)
+    print(f"Table: {options.output}")
+    return 0
+
+
+def read_results(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
+    """{seed: {run: {stage: what it scored}}} of the seeds that have been carried out whole."""
+    found: dict[int, dict[str, dict[str, dict]]] = {}
+    names = list(variants(options))
+    for seed in range(options.seeds):
+        files = [options.run_dir / f"seed-{seed}" / name / "results.json" for name in names]
+        if all(file.exists() for file in files):
+            found[seed] = {
+                name: json.loads(file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)
+            }
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the ablation with the command line's options; returns the exit status."""
+    options = parse(Ablation(), arguments, program="python -m recipes.siglip2 ablation", description=__doc__)
+    return exit_status(lambda: ablation(options), TRAINING_ERRORS)

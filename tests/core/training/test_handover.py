@@ -1,0 +1,105 @@
+"""From one stage to the next: nothing is lost, nothing is made up."""
+
+import keras
+import numpy as np
+import pytest
+
+from diptych.core.training.checkpoint import Checkpoint, CheckpointError
+from diptych.core.training.handover import hand_over
+
+
+def variable(shape, value, dtype="float32"):
+    return keras.Variable(np.full(shape, value, dtype), dtype=dtype)
+
+
+def value(variable):
+    return np.array(keras.ops.convert_to_numpy(variable.value))
+
+
+SAVED = Checkpoint(
+    step=7,
+    groups={
+        "weights": {
+            "image/kernel": np.full((2, 3), 1, np.float32),
+            "image/position_embedding/embedding": np.arange(8, dtype=np.float32).reshape(4, 2),
+            "head/kernel": np.full((3,), 5, np.float32),
+        },
+        "optimizer": {
+            "iterations": np.array(7, np.int32),
+            "image/kernel/momentum": np.full((2, 3), 2, np.float32),
+            "image/position_embedding/embedding/momentum": np.full((4, 2), 3, np.float32),
+        },
+        "teacher": {"image/kernel": np.full((2, 3), 4, np.float32)},
+        "objective": {"distillation_centre": np.full((3,), 6, np.float32)},
+    },
+    state={},
+)
+
+
+def next_stage():
+    return {
+        "weights": {
+            "image/kernel": variable((2, 3), 0),
+            "image/position_embedding/embedding": variable((9, 2), 0),
+            "mask_token/token": variable((2,), 8),
+        },
+        "optimizer": {
+            "iterations": variable((), 0, "int32"),
+            "image/kernel/momentum": variable((2, 3), 9),
+            "image/position_embedding/embedding/momentum": variable((9, 2), 9),
+            "mask_token/token/momentum": variable((2,), 9),
+        },
+        "teacher": {"image/kernel": variable((2, 3), 0), "mask_token/token": variable((2,), 0)},
+        "objective": {"distillation_centre": variable((3,), 0), "masked_prediction_centre": variable((3,), 0)},
+    }
+
+
+def adapt(path, value, shape):
+    return np.full(shape, value.mean(), np.float32) if "position" in path else None
+
+
+def test_weights_slots_teacher_and_centres_are_carried_over():
+    groups = next_stage()
+    handover = hand_over(SAVED, groups, adapt=adapt, may_leave=("head/",))
+    assert (value(groups["weights"]["image/kernel"]) == 1).all()
+    assert (value(groups["weights"]["image/position_embedding/embedding"]) == 3.5).all()
+    assert (value(groups["weights"]["mask_token/token"]) == 8).all()
+    assert value(groups["optimizer"]["iterations"]) == 7
+    assert (value(groups["optimizer"]["image/kernel/momentum"]) == 2).all()
+    assert (value(groups["optimizer"]["image/position_embedding/embedding/momentum"]) == 0).all()
+    assert (value(groups["optimizer"]["mask_token/token/momentum"]) == 0).all()
+    assert (value(groups["teacher"]["image/kernel"]) == 4).all()
+    assert (value(groups["teacher"]["mask_token/token"]) == 8).all(), "a new part of the teacher is the student's"
+    assert (value(groups["objective"]["distillation_centre"]) == 6).all()
+    assert (value(groups["objective"]["masked_prediction_centre"]) == 0).all()
+    assert handover.carried == ("image/kernel",)
+    assert handover.resized == ("image/position_embedding/embedding",)
+    assert handover.fresh == ("mask_token/token",)
+    assert handover.left == ("head/kernel",)
+    assert "fresh 1 (mask_token)" in str(handover)
+
+
+def test_a_fresh_optimizer_forgets_its_steps():
+    groups = next_stage()
+    hand_over(SAVED, groups, adapt=adapt, keep_optimizer=False, may_leave=("head/",))
+    assert value(groups["optimizer"]["iterations"]) == 0
+    assert (value(groups["optimizer"]["image/kernel/momentum"]) == 0).all()
+
+
+def test_trained_weights_are_not_lost_unless_that_is_meant():
+    with pytest.raises(CheckpointError, match="no place for 1 trained weights: head/kernel"):
+        hand_over(SAVED, next_stage(), adapt=adapt)
+
+
+def test_a_weight_of_another_width_is_refused():
+    groups = next_stage()
+    groups["weights"]["image/kernel"] = variable((2, 4), 0)
+    with pytest.raises(CheckpointError, match=r"image/kernel has the shape \[2, 3\] .* \[2, 4\]"):
+        hand_over(SAVED, groups, adapt=adapt, may_leave=("head/",))
+
+
+def test_without_a_teacher_before_it_is_a_copy_of_the_student():
+    saved = Checkpoint(step=7, groups={name: SAVED.groups[name] for name in ("weights", "optimizer")}, state={})
+    groups = next_stage()
+    hand_over(saved, groups, adapt=adapt, may_leave=("head/",))
+    assert (value(groups["teacher"]["image/kernel"]) == 1).all()
