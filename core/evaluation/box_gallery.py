@@ -12,19 +12,25 @@ from diptych.core.evaluation.report.markup import Markup, caption_text, element
 from diptych.core.evaluation.report.numbers import shown
 from diptych.core.evaluation.report.sheet import square
 from diptych.core.evaluation.report.thumbnails import Thumbnails
+from diptych.core.evaluation.swatches import STYLE as SWATCHES
+from diptych.core.evaluation.swatches import swatches
 
 TRUE: Colour = (24, 190, 120)
 PREDICTED: Colour = (255, 128, 16)
 HALO: Colour = (255, 255, 255)
+LEGEND = (("true box", TRUE), ("predicted box", PREDICTED))
 PAGE_SIDE = 320
 
-STYLE = """
+STYLE = (
+    SWATCHES
+    + """
 ul.boxes{list-style:none;margin:0;padding:0;display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(210px,1fr))}
 .boxed{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;display:grid;gap:7px;align-content:start;
 min-width:0} .boxed .thumb{padding:0;border-color:transparent} .boxed p{font-size:13.5px;line-height:1.35;overflow-wrap:anywhere}
 .boxed .iou{display:flex;justify-content:space-between;font-size:12.5px;color:var(--muted)} .iou .right{color:var(--pair);
 font-weight:650} .iou .wrong{color:var(--wrong);font-weight:650}
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,7 @@ def box_grid(located: Sequence[Located], *, columns: int = 4, side: int = 220) -
         for each in located
     ]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return picture_grid(rows, legend=[("true box", TRUE), ("predicted box", PREDICTED)], side=side)
+    return picture_grid(rows, legend=LEGEND, side=side)
 
 
 def box_gallery(located: Sequence[Located], *, threshold: float = THRESHOLD) -> Markup:
@@ -78,12 +84,8 @@ def box_gallery(located: Sequence[Located], *, threshold: float = THRESHOLD) -> 
         threshold: of a right answer.
     """
     pictures = Thumbnails(np.stack([square(with_boxes(each), PAGE_SIDE) for each in located]), largest=PAGE_SIDE)
-    legend = [
-        element("li", name, style=f"--swatch:rgb({','.join(map(str, colour))})")
-        for name, colour in (("true box", TRUE), ("predicted box", PREDICTED))
-    ]
     cards = [_card(place, each, pictures, threshold) for place, each in enumerate(located)]
-    return Markup(element("ul", legend, class_="legend swatches") + element("ul", cards, class_="boxes"))
+    return Markup(swatches(LEGEND) + element("ul", cards, class_="boxes"))
 
 
 def _card(place: int, each: Located, pictures: Thumbnails, threshold: float) -> Markup:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.data.sources.segmentation import IGNORE
-from diptych.core.evaluation.picture_grid import Cell, picture_grid
+from diptych.core.evaluation.picture_grid import Cell, Colour, picture_grid
 from diptych.core.evaluation.report.markup import Markup, element
 from diptych.core.evaluation.report.sheet import square
 from diptych.core.evaluation.report.thumbnails import Thumbnails
+from diptych.core.evaluation.swatches import STYLE as SWATCHES
+from diptych.core.evaluation.swatches import swatches
 
 STRENGTH = 0.65
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -18,11 +20,14 @@ GOLDEN = 0.6180339887498949  # steps of this share of the circle keep hues apart
 PAGE_SIDE = 224
 HEADINGS = ("picture", "truth", "prediction")
 
-STYLE = """
+STYLE = (
+    SWATCHES
+    + """
 ul.triples{list-style:none;margin:0;padding:0;display:grid;gap:14px 20px;grid-template-columns:repeat(auto-fill,minmax(320px,1fr))}
 .triples li{display:grid;grid-template-columns:repeat(3,1fr);gap:6px} .triples small{font-size:12px;color:var(--muted);text-align:center}
-.triples .thumb{padding:0} .swatches li::before{background:var(--swatch)}
+.triples .thumb{padding:0}
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +93,13 @@ def segmentation_grid(
 ) -> np.ndarray:
     """A row a picture, the legend of the classes that occur at the foot: uint8 [height, width, 3]."""
     rows = [[Cell(picture=shown) for shown in _three(each, len(class_names))] for each in pictures]
-    colours = class_colours(len(class_names))
-    legend = [
-        (class_names[number], (int(red), int(green), int(blue)))
-        for number in classes_shown(pictures)
-        for red, green, blue in [colours[number]]
-    ]
-    return picture_grid(rows, headings=HEADINGS, legend=legend, side=side)
+    return picture_grid(rows, headings=HEADINGS, legend=_legend(pictures, class_names), side=side)
 
 
 def segmentation_figure(pictures: Sequence[SegmentationPicture], class_names: Sequence[str]) -> Markup:
     """The same for a page: the legend, then the pictures."""
     shown = [square(picture, PAGE_SIDE) for each in pictures for picture in _three(each, len(class_names))]
     thumbnails = Thumbnails(np.stack(shown), largest=PAGE_SIDE)
-    colours = class_colours(len(class_names))
-    swatches = [
-        element("li", class_names[number], style=f"--swatch:rgb({','.join(map(str, colours[number].tolist()))})")
-        for number in classes_shown(pictures)
-    ]
     items = [
         element(
             "li",
@@ -114,7 +108,12 @@ def segmentation_figure(pictures: Sequence[SegmentationPicture], class_names: Se
         )
         for place in range(len(pictures))
     ]
-    return Markup(element("ul", swatches, class_="legend swatches") + element("ul", items, class_="triples"))
+    return Markup(swatches(_legend(pictures, class_names)) + element("ul", items, class_="triples"))
+
+
+def _legend(pictures: Sequence[SegmentationPicture], class_names: Sequence[str]) -> list[tuple[str, Colour]]:
+    colours = class_colours(len(class_names)).tolist()
+    return [(class_names[number], (*colours[number],)) for number in classes_shown(pictures)]
 
 
 def _three(each: SegmentationPicture, classes: int) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.core.evaluation.box_gallery import PREDICTED, TRUE, Located, box_gallery, box_grid, with_boxes
+from diptych.core.evaluation.box_gallery import PREDICTED, STYLE, TRUE, Located, box_gallery, box_grid, with_boxes
 
 DARK = np.full((50, 100, 3), 20, np.uint8)
 BOX = (0.2, 0.1, 0.8, 0.5)
@@ -55,6 +55,8 @@ def test_cards_say_how_much_the_boxes_overlap():
     assert page.count('class="right"') == 1
     assert page.count('class="wrong"') == 2
     assert "<b>" not in page
+    assert f"--swatch:rgb({','.join(map(str, TRUE))})" in page
+    assert "var(--swatch)" in STYLE
     loose = box_gallery([located((0.2, 0.1, 0.8, 0.2))], threshold=0.25)
     assert 'class="right"' in loose
 
