@@ -1,0 +1,319 @@
+"""Judges a trained model's features, frozen: classes of pixels, depth, neighbours, and the boxes that its decoder finds.
+
+Command:   python -m recipes.dense
+Own data:  python -m recipes.dense --model runs/siglip2/trunk/model --segmentation voc:VOCdevkit/VOC2012 --depth nyu
+Boxes:     python -m recipes.dense --model runs/siglip2/trunk/model --refcoco refcoco.json --images train2014
+
+Without data it looks at scenes of emoji: probes are fitted to scenes by the training designers and judged on scenes by the designer that
+no model of ours was trained on; a model with a decoder (a stage of `recipes.siglip2`) is asked where each thing is. Probes are linear;
+nothing else is trained. Prints the scores, and writes --output (JSON), and beside it a page to look at (.html).
+
+What differs from SigLIP 2's tables 2 and 5: the probes are solved as a whole rather than trained, pictures are squashed to the model's
+square, and pixels are scored at --map-size. Scores are to be compared with one another.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diptych.recipes.command_line import parse
+
+FORMAT = "diptych-dense"
+VERSION = 1
+AT_ONCE = 512  # pictures with phrases whose features are held in memory
+LARGEST_TABLE = 100  # classes; larger tables of confusion are not stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """Which model, on what, and how."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    """A trained model: a folder (of a checkpoint, of a run, of a stage of recipes.siglip2), hf://owner/name, or
+    emoji_36_languages."""
+    image_size: int | None = None
+    """Pixels at which the model looks; by default what it was made for. Positions are resized; NaFlex models look at squares."""
+    segmentation: str | None = None
+    """Classes of pixels: voc:FOLDER (such as VOCdevkit/VOC2012) or ade:FOLDER (such as ADEChallengeData2016)."""
+    depth: Path | None = None
+    """A folder with images/train, depths/train and the same for test or val; depths are PNGs of 16 bits."""
+    depth_scale: float = 1000.0
+    """Units of the depth files a metre."""
+    neighbours: str | None = None
+    """Classes of pictures, by nearest neighbours: a folder with train and test, each with a folder a class; clip-benchmark's
+    layout; or emoji."""
+    refcoco: tuple[str, ...] = ()
+    """Files of phrases and boxes, one or several; INSTANCES:REFERENCES for two as they were published, both JSON."""
+    images: Path | None = None
+    """The folder of the pictures that --refcoco is about."""
+    pooled: bool = False
+    """Whether linear probes get the picture's pooled vector behind each patch, as in SigLIP 2's table 2."""
+    train_pictures: int = 2_000
+    """Of a larger training set, so many random pictures are read to fit a probe."""
+    map_size: int = 256
+    """Pixels of a side at which classes and depths are scored."""
+    output: Path = Path("runs/dense/results.json")
+    """Results; the page is written beside it, as .html."""
+    seed: int = 0
+    """Of the choice of pictures and patches, and of the bootstrap."""
+
+    def __post_init__(self):
+        for flag, given in (
+            ("--image-size", self.image_size),
+            ("--train-pictures", self.train_pictures),
+            ("--map-size", self.map_size),
+        ):
+            if given is not None and given < 1:
+                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        if not self.depth_scale > 0:
+            raise ValueError(f"--depth-scale must be above 0, the units of the files a metre, got {self.depth_scale}.")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {self.seed}.")
+
+    @property
+    def own_data(self) -> bool:
+        """Whether anything but the embedded scenes is asked for."""
+        return bool(self.segmentation or self.depth or self.neighbours or self.refcoco)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Judges; returns the exit status."""
+    options = parse(Dense(), arguments, program="python -m recipes.dense", description=__doc__)
+    from diptych.recipes.encoder import Encoder
+    from diptych.recipes.failures import exit_status
+
+    return exit_status(lambda: dense(options, Encoder.open))
+
+
+def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.training.run_folder import write_json
+    from diptych.recipes.dense_probes import dense_lines, write_dense_page
+    from diptych.recipes.picture_features import PictureFeatures
+
+    sets = _opened(options)
+    towers = square_towers(open_encoder(options.model).model, options.image_size)
+    features = PictureFeatures(towers)
+    writer = _writer(options, features)
+    folder = options.output.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".features-", dir=folder, ignore_cleanup_errors=True) as files:
+        results, pictures = _judged(options, sets, features, writer, Path(files))
+    write_json(options.output, _header(options, towers) | {"results": _stored(results)})
+    vision = towers.config.vision
+    page = write_dense_page(
+        options.output.with_suffix(".html"),
+        results,
+        pictures,
+        title=f"{Path(options.model).name} on {', '.join(dict.fromkeys(name for sets in results.values() for name in sets))}",
+        summary=f"What the features of {vision.num_patches:,} patches of {vision.image_size} px pictures tell, frozen"
+        f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
+    )
+    print("\n" + "\n".join(dense_lines(results)))
+    print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
+    return 0
+
+
+def square_towers(model, image_size: int | None = None):
+    """The model with an image tower for square pictures of a size, whose tokens are its patches.
+
+    Args:
+        model: a `SigLIP`; a NaFlex one becomes one for squares.
+        image_size: pixels; by default the model's own.
+
+    Raises:
+        ValueError: for another kind of model.
+    """
+    from diptych.models import SigLIP
+    from diptych.models.adapting import adapt, to_square
+    from diptych.models.config import NaFlexVisionConfig
+
+    if not isinstance(model, SigLIP) or model.config.vision.pooling == "cls":
+        raise ValueError(
+            f"recipes.dense reads the patches of SigLIP's image towers without a class token, got a {type(model).__name__} with "
+            f"{model.config.vision}."
+        )
+    if isinstance(model.config.vision, NaFlexVisionConfig):
+        return to_square(model, image_size=image_size)
+    return model if image_size in (None, model.config.vision.image_size) else adapt(model, image_size=image_size)
+
+
+def _opened(options: Dense) -> dict[str, Any]:
+    """Every set that is asked for, before a model is loaded: what is missing is said at once."""
+    from diptych.recipes import dense_sets
+
+    sets: dict[str, Any] = {}
+    if options.segmentation:
+        sets["segmentation"] = dense_sets.open_segmentation(options.segmentation)
+    if options.depth:
+        sets["depth"] = dense_sets.open_depth(options.depth, scale=options.depth_scale)
+    if options.neighbours:
+        sets["neighbours"] = dense_sets.open_neighbours(options.neighbours)
+    if options.refcoco:
+        sets["localization"] = dense_sets.open_phrases(options.refcoco, options.images)
+    return sets
+
+
+def _writer(options: Dense, features):
+    """The model's decoder, None where it has none and is not needed; raises FileNotFoundError where it is."""
+    from diptych.models.captioner import Captioner
+    from diptych.recipes.caption import load_targets
+    from diptych.recipes.picture_features import Writer
+
+    run = Path(options.model) / "model"
+    folder = run if (run / "captioner.json").is_file() else Path(options.model)
+    wanted = options.refcoco or (not options.own_data and (folder / "captioner.json").is_file())
+    return Writer(features, Captioner.from_folder(folder), load_targets(folder)) if wanted else None
+
+
+def _judged(options: Dense, sets: dict[str, Any], features, writer, folder: Path) -> tuple[dict, dict]:
+    """Results, and the fields of `DensePictures`."""
+    from diptych.recipes.dense_reader import FeatureReader
+
+    reader = FeatureReader(features, folder, seed=options.seed)
+    if not options.own_data:
+        return _scenes(options, reader, writer)
+    results: dict[str, dict] = {}
+    pictures: dict[str, Any] = {}
+    judge = {
+        "segmentation": _segmentation,
+        "depth": _depth,
+        "neighbours": _neighbours,
+        "localization": _localization,
+    }
+    for kind, opened in sets.items():
+        results[kind], shown = judge[kind](options, reader, writer, opened)
+        pictures = shown | pictures
+    return results, pictures
+
+
+def _scenes(options: Dense, reader, writer) -> tuple[dict, dict]:
+    from diptych.recipes.dense_probes import FITTED, JUDGED, locate_in_scenes, probe_scenes
+    from diptych.recipes.pairs import evaluation_scenes, probed_scenes
+    from diptych.recipes.scene_sets import read_scenes
+
+    print(f"Drawing {FITTED:,} scenes to fit probes to, and {JUDGED:,} to judge them on", flush=True)
+    fitted, scenes = read_scenes(probed_scenes(FITTED), FITTED), read_scenes(evaluation_scenes(), JUDGED)
+    known = reader.pictures(fitted.pixels, name="scenes by the training designers")
+    found = reader.pictures(scenes.pixels, name="scenes by the held-out designer")
+    results, pictures = probe_scenes(known, fitted, found, scenes, pooled=options.pooled, seed=options.seed)
+    if writer is not None:
+        boxes, pictures["located"] = locate_in_scenes(writer, scenes, seed=options.seed)
+        results |= boxes
+    return results, pictures
+
+
+def _read_maps(options: Dense, reader, opened):
+    known = reader.maps(
+        opened.fitted, side=options.map_size, most=options.train_pictures, name=f"{opened.name}: training"
+    )
+    return known, reader.maps(opened.tested, side=options.map_size, name=opened.name)
+
+
+def _segmentation(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
+    from diptych.recipes.dense_probes import patch_pictures, probe_segmentation
+
+    known, found = _read_maps(options, reader, opened)
+    names = opened.tested.class_names
+    result, answers = probe_segmentation(
+        known.features,
+        known.maps,
+        found.features,
+        found.maps,
+        names,
+        found.shown,
+        pooled=options.pooled,
+        seed=options.seed,
+    )
+    shown = {
+        "patches": patch_pictures(found.features, found.shown),
+        "segmentation": answers,
+        "class_names": names,
+    }
+    return {opened.name: result}, shown
+
+
+def _depth(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
+    from diptych.recipes.dense_probes import patch_pictures, probe_depth
+
+    known, found = _read_maps(options, reader, opened)
+    result = probe_depth(
+        known.features, known.maps, found.features, found.maps, pooled=options.pooled, seed=options.seed
+    )
+    return {opened.name: result}, {"patches": patch_pictures(found.features, found.shown)}
+
+
+def _neighbours(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
+    from diptych.core.evaluation.neighbours import neighbours
+
+    train, tested = opened
+    known, labels = reader.classified(train)
+    results = {}
+    for each in tested:
+        found, truth = reader.classified(each)
+        results[each.name] = neighbours(known, labels, found, truth, each.labels.names, seed=options.seed)
+    return results, {}
+
+
+def _localization(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
+    from diptych.recipes.dense_probes import SHOWN, locate
+    from diptych.recipes.embedding_progress import EmbeddingProgress
+
+    results, located = {}, []
+    for each in opened:
+        print(f"{each.name}: {len(each.phrases):,} phrases about {len(each.pictures):,} pictures", flush=True)
+        with EmbeddingProgress("phrases", records=len(each.phrases), start=0) as progress:
+            done = 0
+
+            def told(phrases: int, progress=progress) -> None:
+                nonlocal done
+                progress.update(phrases, phrases - done)
+                done = phrases
+
+            results[each.name], shown = locate(
+                writer, each.picture, each.phrases, at_once=AT_ONCE, told=told, seed=options.seed
+            )
+        located += shown[: SHOWN - len(located)]
+    return results, {"located": located}
+
+
+def _stored(results: dict) -> dict:
+    """The results without large tables of confusion."""
+    return {
+        kind: {
+            name: {key: value for key, value in numbers.items() if key != "confusion" or len(value) <= LARGEST_TABLE}
+            for name, numbers in sets.items()
+        }
+        for kind, sets in results.items()
+    }
+
+
+def _header(options: Dense, towers) -> dict[str, Any]:
+    """What was judged, and by what: everything in the results but the results."""
+    from diptych import backends
+    from diptych.core.training.card import plain, versions
+
+    vision = towers.config.vision
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {
+            "name": options.model,
+            "parameters": int(towers.count_params()),
+            "image_size": vision.image_size,
+            "patches": vision.num_patches,
+        },
+        "options": plain(options),
+        "backend": backends.name(),
+        "device": backends.device_name(),
+        "versions": versions(backends.name()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""A run through every kind of stage in a few dozen steps, in a process of its own: python -m tests.recipes.small_stages FOLDER [options]."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from diptych.core.training.stages import Curation, LossWeights, Stage
+
+BATCH = 8
+CAPTIONING = LossWeights(captioning=1.0)
+COMPLETE = LossWeights(captioning=1.0, distillation=0.5, masked_prediction=0.125)
+LENGTHS = (9, 16, 25)
+
+STAGES = (
+    Stage(name="captioning", schedule=(0.0, 0.5), losses=CAPTIONING),
+    Stage(name="self_distillation", after="captioning", schedule=(0.5, 0.8), losses=COMPLETE),
+    Stage(name="larger", after="self_distillation", schedule=(0.8, 1.0), losses=COMPLETE, patch_size=6, image_size=30),
+    Stage(
+        name="naflex",
+        after="self_distillation",
+        schedule=(0.8, 1.0),
+        stretch=2.0,
+        losses=CAPTIONING,
+        sequence_lengths=LENGTHS,
+        halve_from=25,
+        order=1,
+    ),
+    Stage(
+        name="curated",
+        after="self_distillation",
+        schedule=None,
+        stretch=0.2,
+        curation=Curation(reference="captioning", filter_ratio=0.5, chunks=2),
+        learning_rate=1e-4,
+        order=2,
+    ),
+)
+UNCUT = (Stage(name="whole", losses=CAPTIONING),)
+CUT = (
+    Stage(name="first", schedule=(0.0, 0.35), losses=CAPTIONING),
+    Stage(name="second", after="first", schedule=(0.35, 0.7), losses=CAPTIONING),
+    Stage(name="last", after="second", schedule=(0.7, 1.0), losses=CAPTIONING),
+)
+TREES = {"all": STAGES, "uncut": UNCUT, "cut": CUT}
+
+
+def recipe(folder: Path, stages=STAGES, *, steps: int = 20, seed: int = 0):
+    """The tiny recipe at a fraction of its size."""
+    from diptych.recipes.siglip2 import tiny
+
+    whole = tiny()
+    return replace(
+        whole,
+        stages=stages,
+        data=replace(whole.data, context_length=8),
+        model=replace(whole.model, image_size=32),
+        optimization=replace(
+            whole.optimization, examples=steps * BATCH, batch_size=BATCH, warmup_examples=2 * BATCH, ema_decay=0.9
+        ),
+        captioning=replace(whole.captioning, target_length=28),
+        distillation=replace(whole.distillation, head_hidden=16, head_bottleneck=8, head_outputs=32, local_views=2),
+        run=replace(whole.run, run_dir=folder, seed=seed, report=False, tensorboard=False, checkpoint_every=3),
+    )
+
+
+class StopAfter:
+    """Asks to stop once it has been asked so often whether to."""
+
+    exit_status, received = 130, "a test"
+
+    def __init__(self, questions: int | None):
+        self._left = questions
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def stop_requested(self) -> bool:
+        if self._left is None:
+            return False
+        self._left -= 1
+        return self._left < 0
+
+
+def small_towers() -> None:
+    """Makes the preset of the tiny recipe one of a few thousand weights."""
+    from diptych.models import presets
+
+    config = presets.PRESETS["scenes"]
+    size = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
+    presets.PRESETS["scenes"] = replace(
+        config, vision=replace(config.vision, **size), text=replace(config.text, **size, embed_dim=16)
+    )
+
+
+def run(built, *, questions: int | None = None, scenes: int = 16) -> int:
+    """Carries the recipe out, or stops on the way."""
+    from diptych.recipes import pairs, staged
+
+    pairs.EVALUATION_SCENES, pairs.SCENE_CONCEPTS = scenes, 27
+    staged.StopSignals = lambda: StopAfter(questions)
+    return staged.run(built)
+
+
+def main() -> int:
+    """Runs one of TREES in a folder."""
+    from diptych.backends.selection import select_backend
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tree", choices=TREES, default="all")
+    parser.add_argument("--questions", type=int)
+    options = parser.parse_args()
+    select_backend()
+    small_towers()
+    return run(recipe(options.folder, TREES[options.tree]), questions=options.questions)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

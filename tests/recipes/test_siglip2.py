@@ -1,0 +1,180 @@
+"""SigLIP 2's recipe as people run it: planned, carried out in stages, stopped anywhere, misused."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diptych.core.training import checkpoint
+from diptych.core.training.metrics import read_metrics
+from diptych.core.training.stages import Stage
+from diptych.recipes import siglip2, staged
+from diptych.recipes.siglip2_ablation import Ablation, variants
+from diptych.recipes.stage_costs import stage_memory, stage_parameters, training_flops
+from diptych.recipes.stage_plan import plan_stages
+from tests.recipes.small_stages import LENGTHS, STAGES, recipe
+from tests.recipes.test_siglip import FEW_THREADS
+
+COMPILES = os.environ["KERAS_BACKEND"] != "torch"
+
+
+def go(folder: Path, *options: str, status: int = 0) -> str:
+    command = [sys.executable, "-m", "tests.recipes.small_stages", str(folder), *options]
+    environment = os.environ | FEW_THREADS | {"DIPTYCH_TRACEBACK": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert process.returncode == status, process.stdout[-2000:] + process.stderr[-4000:]
+    return process.stdout
+
+
+def end(folder: Path, stage: str) -> checkpoint.Checkpoint:
+    found = checkpoint.restore_latest(folder / stage / "checkpoints")
+    assert found is not None
+    return found
+
+
+def assert_same_bits(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> None:
+    assert one.step == other.step
+    assert one.groups.keys() == other.groups.keys()
+    for group, arrays in one.groups.items():
+        assert arrays.keys() == other.groups[group].keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, other.groups[group][name], err_msg=f"{group}: {name}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages") / "undisturbed"
+    return folder, go(folder)
+
+
+def test_every_kind_of_stage_is_carried_out(undisturbed):
+    folder, printed = undisturbed
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == [stage.name for stage in STAGES]
+    for stage in STAGES:
+        rows = [row for row in read_metrics(folder / stage.name / "metrics.jsonl") if "loss" in row]
+        assert rows, stage.name
+        assert all(np.isfinite(row["loss"]) for row in rows)
+        assert (folder / stage.name / "model" / "model.safetensors").exists()
+        assert (folder / stage.name / "model" / "captioner.safetensors").exists() == bool(stage.losses.captioning)
+    assert "fresh 15 (global_head, mask_token, patch_head)" in printed
+    assert "resized 2 (image)" in printed
+    assert end(folder, "larger").groups.keys() == {"weights", "optimizer", "ema", "teacher", "objective"}
+    assert "teacher" not in end(folder, "naflex").groups
+
+
+def test_naflex_is_compiled_once_a_length(undisturbed):
+    folder, _ = undisturbed
+    results = json.loads((folder / "results.json").read_text())["naflex"]
+    planned = plan_stages(recipe(folder), _config())["naflex"]
+    met = {planned.naflex.length_of(0, 1, batch) for batch in range(planned.batches)}
+    assert met == set(LENGTHS)
+    assert results["compilations"] == (len(met) if COMPILES else 0)
+    saved = end(folder, "naflex")
+    halved = sum(planned.naflex.length_of(0, 1, batch) == 25 for batch in range(planned.batches))
+    before = end(folder, "self_distillation").groups["optimizer"]["iterations"]
+    assert saved.groups["optimizer"]["iterations"] - before == planned.batches + halved
+
+
+def _config():
+    from diptych.recipes.contrastive import build_config, build_preprocess
+
+    whole = recipe(Path("x"))
+    return build_config(whole, build_preprocess(whole))
+
+
+@pytest.mark.parametrize("questions", [(4, 12, 10), (14, 9, 8)])
+def test_stopped_in_any_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, questions):
+    folder, _ = undisturbed
+    for number in questions:
+        printed = go(tmp_path, "--questions", str(number), status=130)
+        assert "The same command goes on from there" in printed
+    go(tmp_path)
+    for stage in STAGES:
+        assert_same_bits(end(folder, stage.name), end(tmp_path, stage.name))
+
+
+def test_a_trunk_cut_into_stages_is_the_same_trunk(tmp_path):
+    go(tmp_path / "uncut", "--tree", "uncut")
+    go(tmp_path / "cut", "--tree", "cut")
+    assert_same_bits(end(tmp_path / "uncut", "whole"), end(tmp_path / "cut", "last"))
+
+
+@pytest.mark.parametrize("size", siglip2.SIZES)
+def test_the_papers_presets_are_planned(size, capsys):
+    assert siglip2.main([size, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "batches of 32,768" in printed
+    assert "976,562" in printed
+    assert ("naflex" in printed) == size.endswith("naflex")
+    assert ("curated" in printed) == (size in ("B/32", "B/16"))
+    stages = {stage.name: stage for stage in siglip2.siglip2(size).stages}
+    weight = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}[size.partition("/")[0]]
+    losses = stages["self_distillation"].losses
+    assert (losses.captioning, losses.distillation, losses.masked_prediction) == (1.0, weight, weight / 4)
+    assert siglip2.siglip2(size).optimization.warmup_examples == 20_000 * 32_768
+
+
+def test_the_numbers_of_a_preset_are_those_of_the_models():
+    whole = siglip2.siglip2("B/16")
+    planned = plan_stages(whole, staged.square_towers(whole)[0])
+    assert planned["captioning"].last == planned["self_distillation"].first == 976_562
+    assert planned["trunk"].last == 1_220_703
+    assert planned["trunk_curated"].loaded == 65_536
+    parameters = stage_parameters(planned["self_distillation"])
+    assert (parameters["image"], parameters["text"]) == (92_930_304, 282_303_744)
+    assert parameters["decoder"] == 450_160_384
+    flops = training_flops(whole, planned["self_distillation"])
+    assert flops["contrastive"] == training_flops(whole, planned["captioning"])["contrastive"]
+    assert flops["distillation"] > 0 < flops["masked_prediction"]
+    one, many = (stage_memory(whole, planned["trunk"], devices)["total"] for devices in (1, 2_048))
+    assert one > 1_000 * many
+
+
+def test_the_counted_parameters_are_those_of_a_student(tmp_path):
+    from diptych.models.abstract import shapes_only
+
+    whole = recipe(tmp_path)
+    for planned in plan_stages(whole, _config()).values():
+        with shapes_only():
+            student = staged.build_student(whole, planned)
+        assert student.count_params() == stage_parameters(planned)["total"], planned.stage.name
+
+
+def test_the_ablations_runs_are_recipes():
+    built = variants(Ablation(examples=2_000))
+    assert {"sigmoid", "captioning", "self_supervised", "aspects", "curation"} < built.keys()
+    for whole in built.values():
+        plan_stages(whole, staged.build_config(whole, staged.build_preprocess(whole)))
+
+
+def test_a_preset_without_data_says_what_to_give(capsys):
+    assert siglip2.main(["B/16"]) == 1
+    assert "give --train-data" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_preset_is_refused(capsys):
+    assert siglip2.main(["B/17"]) == 2
+    assert "no preset or command 'B/17'; there are tiny, B/32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"only": ("nothing",)}, "There is no stage nothing; this run has captioning"),
+        ({"stages": (Stage(name="a", image_size=50, losses=STAGES[1].losses),)}, "multiple of patch_size"),
+        ({"stages": (Stage(name="a", sequence_lengths=(2,)),)}, "at least 4"),
+        ({"stages": (Stage(name="a", sequence_lengths=(9,), halve_from=9),), "batch": 7}, "multiple of 2"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_in_a_sentence(changes, message, tmp_path, capsys):
+    whole = recipe(tmp_path)
+    if batch := changes.pop("batch", None):
+        whole = replace(whole, optimization=replace(whole.optimization, batch_size=batch))
+    assert staged.run(replace(whole, **changes)) == 1
+    assert message in capsys.readouterr().err
