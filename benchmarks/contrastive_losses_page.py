@@ -18,6 +18,7 @@ BEGIN, END = "<!-- results: written by benchmarks.contrastive_losses -->", "<!--
 LOSSES = {"sigmoid": "image", "softmax": "text"}  # and their colours in the style sheet
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 400, 270, 18
 
+
 def by_batch_size(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, list[Mapping[str, Any]]]]:
     """{batch size: {loss: rows by seed}}, of the seeds that both losses have finished at that size."""
     found: dict[int, dict[str, list[Mapping[str, Any]]]] = {}

@@ -46,7 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     for name, row in times.items():
         counted = flops[name] / flops[STAGES[0]]
         taken = row["ms"] / times[STAGES[0]]["ms"]
-        rows[name] = {**row, "gflop": flops[name] / 1e9, "time_ratio": taken, "flops_ratio": counted, "mib": memory[name]}
+        rows[name] = {
+            **row,
+            "gflop": flops[name] / 1e9,
+            "time_ratio": taken,
+            "flops_ratio": counted,
+            "mib": memory[name],
+        }
         shown = f"{memory[name]:>9.0f}" if memory[name] else f"{'':>9}"
         print(
             f"{name:<18}{row['ms']:>9.0f}{taken:>7.2f}x{flops[name] / 1e9:>9.2f}{counted:>8.2f}x{taken / counted:>17.2f}x{shown}"
@@ -61,7 +67,7 @@ def _step(name: str, options):
     from diptych import backends
     from diptych.core.training.stages import LossWeights, Stage
     from diptych.models.presets import preset_config
-    from diptych.recipes import staged
+    from diptych.recipes import stage_parts
     from diptych.recipes.siglip2 import tiny
     from diptych.recipes.stage_costs import training_flops
     from diptych.recipes.stage_plan import plan_stages
@@ -83,25 +89,32 @@ def _step(name: str, options):
         ),
     )
     (planned,) = plan_stages(recipe, preset_config(options.preset)).values()
-    student = staged.build_student(recipe, planned)
-    teacher = staged.build_teacher(recipe, planned, student)
-    objective = staged.build_objective(recipe, planned, teacher)
+    student = stage_parts.build_student(recipe, planned)
+    teacher = stage_parts.build_teacher(recipe, planned, student)
+    objective = stage_parts.build_objective(recipe, planned, teacher)
     step = backends.train_step(
-        student, objective, staged.stage_optimizer(recipe, planned), clip_norm=1.0, teacher=teacher
+        student, objective, stage_parts.stage_optimizer(recipe, planned), clip_norm=1.0, teacher=teacher
     )
     batch = _batch(planned, recipe)
 
     def run():
-        return float(np.asarray(_host(step(batch)["loss"])))
+        import keras
+
+        return float(keras.ops.convert_to_numpy(step(batch)["loss"]))
 
     run()
-    return run, training_flops(recipe, planned)["total"] * options.batch_size, step.temporary_mebibytes(batch)
+    return run, training_flops(recipe, planned)["total"] * options.batch_size, _mebibytes(step, batch)
 
 
-def _host(x):
-    import keras
+def _mebibytes(step, batch) -> float | None:
+    """What the compiled step needs beside its arguments and results."""
+    from diptych import backends
 
-    return keras.ops.convert_to_numpy(x)
+    if backends.name() != "jax":
+        return None
+    from benchmarks.native.jax_step import temporary_bytes
+
+    return temporary_bytes(step, batch) / 2**20
 
 
 def _batch(planned, recipe) -> dict[str, np.ndarray]:
@@ -116,7 +129,9 @@ def _batch(planned, recipe) -> dict[str, np.ndarray]:
 
     batch = {
         "image": pixels(vision.image_size, vision.image_size),
-        "text": rng.integers(0, planned.config.text.vocab_size, (size, planned.config.text.context_length)).astype(np.int32),
+        "text": rng.integers(0, planned.config.text.vocab_size, (size, planned.config.text.context_length)).astype(
+            np.int32
+        ),
     }
     if planned.captioner:
         shape = (size, 3, planned.captioner.context_length)

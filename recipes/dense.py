@@ -25,7 +25,6 @@ from diptych.recipes.command_line import parse
 
 FORMAT = "diptych-dense"
 VERSION = 1
-AT_ONCE = 512  # pictures with phrases whose features are held in memory
 LARGEST_TABLE = 100  # classes; larger tables of confusion are not stored
 
 
@@ -94,6 +93,8 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     from diptych.core.training.run_folder import write_json
     from diptych.recipes.dense_probes import dense_lines, write_dense_page
+    from diptych.recipes.dense_reader import FeatureReader
+    from diptych.recipes.dense_tasks import Judge, square_towers
     from diptych.recipes.picture_features import PictureFeatures
 
     sets = _opened(options)
@@ -103,14 +104,15 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     folder = options.output.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features-", dir=folder, ignore_cleanup_errors=True) as files:
-        results, pictures = _judged(options, sets, features, writer, Path(files))
+        reader = FeatureReader(features, Path(files), seed=options.seed)
+        results, pictures = Judge(options, reader, writer).judged(sets)
     write_json(options.output, _header(options, towers) | {"results": _stored(results)})
     vision = towers.config.vision
     page = write_dense_page(
         options.output.with_suffix(".html"),
         results,
         pictures,
-        title=f"{Path(options.model).name} on {', '.join(dict.fromkeys(name for sets in results.values() for name in sets))}",
+        title=f"{_short_name(options.model)} on {', '.join(dict.fromkeys(name for each in results.values() for name in each))}",
         summary=f"What the features of {vision.num_patches:,} patches of {vision.image_size} px pictures tell, frozen"
         f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
     )
@@ -119,28 +121,10 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     return 0
 
 
-def square_towers(model, image_size: int | None = None):
-    """The model with an image tower for square pictures of a size, whose tokens are its patches.
-
-    Args:
-        model: a `SigLIP`; a NaFlex one becomes one for squares.
-        image_size: pixels; by default the model's own.
-
-    Raises:
-        ValueError: for another kind of model.
-    """
-    from diptych.models import SigLIP
-    from diptych.models.adapting import adapt, to_square
-    from diptych.models.config import NaFlexVisionConfig
-
-    if not isinstance(model, SigLIP) or model.config.vision.pooling == "cls":
-        raise ValueError(
-            f"recipes.dense reads the patches of SigLIP's image towers without a class token, got a {type(model).__name__} with "
-            f"{model.config.vision}."
-        )
-    if isinstance(model.config.vision, NaFlexVisionConfig):
-        return to_square(model, image_size=image_size)
-    return model if image_size in (None, model.config.vision.image_size) else adapt(model, image_size=image_size)
+def _short_name(model: str) -> str:
+    """A run's model lies in a folder "model", which is named after its run."""
+    path = Path(model)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def _opened(options: Dense) -> dict[str, Any]:
@@ -169,117 +153,6 @@ def _writer(options: Dense, features):
     folder = run if (run / "captioner.json").is_file() else Path(options.model)
     wanted = options.refcoco or (not options.own_data and (folder / "captioner.json").is_file())
     return Writer(features, Captioner.from_folder(folder), load_targets(folder)) if wanted else None
-
-
-def _judged(options: Dense, sets: dict[str, Any], features, writer, folder: Path) -> tuple[dict, dict]:
-    """Results, and the fields of `DensePictures`."""
-    from diptych.recipes.dense_reader import FeatureReader
-
-    reader = FeatureReader(features, folder, seed=options.seed)
-    if not options.own_data:
-        return _scenes(options, reader, writer)
-    results: dict[str, dict] = {}
-    pictures: dict[str, Any] = {}
-    judge = {
-        "segmentation": _segmentation,
-        "depth": _depth,
-        "neighbours": _neighbours,
-        "localization": _localization,
-    }
-    for kind, opened in sets.items():
-        results[kind], shown = judge[kind](options, reader, writer, opened)
-        pictures = shown | pictures
-    return results, pictures
-
-
-def _scenes(options: Dense, reader, writer) -> tuple[dict, dict]:
-    from diptych.recipes.dense_probes import FITTED, JUDGED, locate_in_scenes, probe_scenes
-    from diptych.recipes.pairs import evaluation_scenes, probed_scenes
-    from diptych.recipes.scene_sets import read_scenes
-
-    print(f"Drawing {FITTED:,} scenes to fit probes to, and {JUDGED:,} to judge them on", flush=True)
-    fitted, scenes = read_scenes(probed_scenes(FITTED), FITTED), read_scenes(evaluation_scenes(), JUDGED)
-    known = reader.pictures(fitted.pixels, name="scenes by the training designers")
-    found = reader.pictures(scenes.pixels, name="scenes by the held-out designer")
-    results, pictures = probe_scenes(known, fitted, found, scenes, pooled=options.pooled, seed=options.seed)
-    if writer is not None:
-        boxes, pictures["located"] = locate_in_scenes(writer, scenes, seed=options.seed)
-        results |= boxes
-    return results, pictures
-
-
-def _read_maps(options: Dense, reader, opened):
-    known = reader.maps(
-        opened.fitted, side=options.map_size, most=options.train_pictures, name=f"{opened.name}: training"
-    )
-    return known, reader.maps(opened.tested, side=options.map_size, name=opened.name)
-
-
-def _segmentation(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
-    from diptych.recipes.dense_probes import patch_pictures, probe_segmentation
-
-    known, found = _read_maps(options, reader, opened)
-    names = opened.tested.class_names
-    result, answers = probe_segmentation(
-        known.features,
-        known.maps,
-        found.features,
-        found.maps,
-        names,
-        found.shown,
-        pooled=options.pooled,
-        seed=options.seed,
-    )
-    shown = {
-        "patches": patch_pictures(found.features, found.shown),
-        "segmentation": answers,
-        "class_names": names,
-    }
-    return {opened.name: result}, shown
-
-
-def _depth(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
-    from diptych.recipes.dense_probes import patch_pictures, probe_depth
-
-    known, found = _read_maps(options, reader, opened)
-    result = probe_depth(
-        known.features, known.maps, found.features, found.maps, pooled=options.pooled, seed=options.seed
-    )
-    return {opened.name: result}, {"patches": patch_pictures(found.features, found.shown)}
-
-
-def _neighbours(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
-    from diptych.core.evaluation.neighbours import neighbours
-
-    train, tested = opened
-    known, labels = reader.classified(train)
-    results = {}
-    for each in tested:
-        found, truth = reader.classified(each)
-        results[each.name] = neighbours(known, labels, found, truth, each.labels.names, seed=options.seed)
-    return results, {}
-
-
-def _localization(options: Dense, reader, writer, opened) -> tuple[dict, dict]:
-    from diptych.recipes.dense_probes import SHOWN, locate
-    from diptych.recipes.embedding_progress import EmbeddingProgress
-
-    results, located = {}, []
-    for each in opened:
-        print(f"{each.name}: {len(each.phrases):,} phrases about {len(each.pictures):,} pictures", flush=True)
-        with EmbeddingProgress("phrases", records=len(each.phrases), start=0) as progress:
-            done = 0
-
-            def told(phrases: int, progress=progress) -> None:
-                nonlocal done
-                progress.update(phrases, phrases - done)
-                done = phrases
-
-            results[each.name], shown = locate(
-                writer, each.picture, each.phrases, at_once=AT_ONCE, told=told, seed=options.seed
-            )
-        located += shown[: SHOWN - len(located)]
-    return results, {"located": located}
 
 
 def _stored(results: dict) -> dict:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.emoji import GROUPS
+from diptych.core.data.emoji.scenes import SceneSource
 from diptych.core.evaluation.box_gallery import Located
 from diptych.core.evaluation.dense import depth_probe
 from diptych.core.evaluation.dense_page import DensePictures, dense_page
@@ -18,11 +19,14 @@ from diptych.core.evaluation.report.sheet import write_page
 from diptych.core.evaluation.segmentation_pictures import SegmentationPicture
 from diptych.core.evaluation.segmentation_probe import WEIGHT_DECAY, SegmentationProbe
 from diptych.core.evaluation.segmentation_scores import segmentation_scores
+from diptych.recipes.pairs import SCENE_CONCEPTS, evaluation_scenes
 from diptych.recipes.picture_features import Writer
-from diptych.recipes.scene_sets import CLASS_NAMES, Phrase, Scenes
+from diptych.recipes.scene_sets import CLASS_NAMES, Phrase, Scenes, read_scenes
 
 SCENES = "new scenes"
+FITTED, JUDGED = 600, 300  # scenes
 ASKED = 300  # phrases of scenes that a decoder is asked for
+FITTED_SEED = 1
 SHOWN = 12
 HEADLINES = {"segmentation": "mean_iou", "depth": "rmse", "neighbours": "accuracy", "localization": "accuracy"}
 
@@ -30,12 +34,22 @@ Results = dict[str, dict[str, dict[str, Any]]]
 """Kind of result -> name of the set -> numbers, as `dense_page` takes them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Patches:
-    """Features of pictures: float32 [pictures, rows, columns, width], and pooled [pictures, width]."""
+    """Features of pictures: of their patches, float32 [pictures, rows, columns, width], and pooled, [pictures, width]."""
 
     patches: np.ndarray
     pooled: np.ndarray
+
+
+def fitted_scenes() -> Scenes:
+    """Scenes that probes are fitted to: by the training designers, of the concepts that training scenes show."""
+    return read_scenes(SceneSource(length=FITTED, seed=FITTED_SEED, concepts=SCENE_CONCEPTS), FITTED)
+
+
+def judged_scenes() -> Scenes:
+    """Scenes that they are judged on, by the held-out designer."""
+    return read_scenes(evaluation_scenes(), JUDGED)
 
 
 def probe_segmentation(
@@ -148,7 +162,7 @@ def locate(
     phrases: Sequence[Phrase],
     *,
     at_once: int,
-    told: Callable[[int], None] = lambda phrases: None,
+    told: Callable[[int, int], object] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[Located]]:
     """Acc@0.5 of the boxes that a decoder writes for phrases, and pictures of the first.
@@ -158,7 +172,7 @@ def locate(
         picture: the number of a picture -> uint8 [h, w, 3].
         phrases: in the order of their pictures.
         at_once: pictures whose features are held at a time.
-        told: is given the number of phrases answered so far.
+        told: is given the number of phrases answered so far, and how many of them are new.
         seed: of the bootstrap.
     """
     boxes: list = []
@@ -175,7 +189,8 @@ def locate(
             Located(picture=pictures[at], phrase=phrase.text, true=phrase.box, predicted=box)
             for at, phrase, box in zip(where, some, answers, strict=True)
         ][: SHOWN - len(located)]
-        told(len(boxes))
+        if told is not None:
+            told(len(boxes), len(some))
     truth = np.array([phrase.box for phrase in phrases])
     return accuracy_at_iou(boxes, truth, groups=np.array([phrase.scene for phrase in phrases]), seed=seed), located
 
@@ -183,14 +198,17 @@ def locate(
 def locate_in_scenes(writer: Writer, scenes: Scenes, *, seed: int = 0) -> tuple[Results, list[Located]]:
     """The same for the first things of scenes."""
     pixels = scenes.pixels
-    result, located = locate(writer, lambda scene: pixels[scene], scenes.phrases[:ASKED], at_once=len(scenes), seed=seed)
+    result, located = locate(
+        writer, lambda scene: pixels[scene], scenes.phrases[:ASKED], at_once=len(scenes), seed=seed
+    )
     return {"localization": {SCENES: result}}, located
 
 
 def dense_lines(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """A line for people about each result."""
+    """A line for people about each result, with what answering the same everywhere would reach."""
     return [
         f"{kind}, {name}: {HEADLINES[kind]} {numbers[HEADLINES[kind]]:.3f}"
+        + (f" ({numbers['chance']:.3f} without looking)" if "chance" in numbers else "")
         for kind, sets in results.items()
         for name, numbers in sets.items()
     ]

@@ -29,11 +29,12 @@ DEPTH_TESTED = ("test", "val", "validation")
 
 @dataclass(frozen=True, kw_only=True)
 class MapSets:
-    """Pictures with maps: those that a probe is fitted to, and those it is judged on."""
+    """Pictures with maps: those that a probe is fitted to, and those it is judged on; names of the classes, none for depths."""
 
     name: str
     fitted: PixelMaps
     tested: PixelMaps
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ def open_segmentation(spec: str) -> MapSets:
     if not colon or kind not in KINDS or not folder:
         raise ValueError(f"--segmentation takes {' or '.join(f'{kind}:FOLDER' for kind in KINDS)}, got {spec!r}.")
     reader, fitted, tested = KINDS[kind]
-    return MapSets(
-        name=f"{Path(folder).absolute().name}, {tested}", fitted=reader(folder, fitted), tested=reader(folder, tested)
-    )
+    known, judged = reader(folder, fitted), reader(folder, tested)
+    name = f"{Path(folder).absolute().name}, {tested}"
+    return MapSets(name=name, fitted=known, tested=judged, class_names=tuple(judged.class_names))
 
 
 def open_depth(folder: str | Path, *, scale: float) -> MapSets:
@@ -79,7 +80,7 @@ def open_neighbours(spec: str) -> tuple[EvaluationSet, list[EvaluationSet]]:
     """The set whose classes vote, and those that are classified: a data set of `recipes.evaluate` with a training split."""
     dataset = open_dataset(spec)
     tested = [each for each in dataset.sets if each is not dataset.shots]
-    if dataset.shots is None or not tested:
+    if dataset.shots is None or not tested or any(each.labels is None for each in (dataset.shots, *tested)):
         raise ValueError(
             f"{spec} has no training split whose images could vote: expected FOLDER/train and FOLDER/test, each with a folder a class."
         )

@@ -59,13 +59,17 @@ def stage_memory(recipe: StagedRecipe, planned: PlannedStage, devices: int = 1) 
     """
     parameters = stage_parameters(planned)
     model, optimization = recipe.model, recipe.optimization
-    rows = max(1, planned.batch_size // optimization.accum_freq // devices)
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
-    config = _with_patches(planned.config, max(planned.stage.sequence_lengths or (planned.vision.num_patches,)))
-    towers = estimate_memory(config, batch_size=rows, rematerialize=model.grad_checkpointing, dtype=dtype)
+    most, rows = 0, 1
+    for length in planned.stage.sequence_lengths or (planned.vision.num_patches,):
+        pieces = planned.naflex.pieces(length) if planned.naflex else 1
+        rows = max(1, planned.batch_size // pieces // optimization.accum_freq // devices)
+        config = _with_patches(planned.config, length)
+        towers = estimate_memory(config, batch_size=rows, rematerialize=model.grad_checkpointing, dtype=dtype)
+        most = max(most, towers["activations"])
     flops = training_flops(recipe, planned)
     views = sum(flops.get(name, 0.0) for name in ("distillation", "masked_prediction"))
-    activations = towers["activations"] * (1 + views / flops["contrastive"])
+    activations = most * (1 + views / flops["contrastive"])
     if planned.captioner:
         c = planned.captioner
         activations += rows * 3 * c.context_length * c.depth * (10 * c.width + 2 * c.mlp_dim) * _FLOAT32_BYTES

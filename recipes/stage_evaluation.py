@@ -5,34 +5,32 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from diptych.core.data.emoji.scenes import SceneSource
+from diptych.core.data.emoji.scenes import SEPARATOR, SceneSource
 from diptych.core.data.preprocess import Preprocess
-from diptych.core.evaluation.box_gallery import Located
-from diptych.core.evaluation.dense import depth_probe
-from diptych.core.evaluation.dense_page import DensePictures, dense_page
-from diptych.core.evaluation.localization import accuracy_at_iou
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
-from diptych.core.evaluation.neighbours import neighbours
 from diptych.core.evaluation.pair_set import PairSet
-from diptych.core.evaluation.patch_pictures import PatchPicture, principal_colours
-from diptych.core.evaluation.retrieval import recall_at_k
-from diptych.core.evaluation.segmentation_pictures import SegmentationPicture
-from diptych.core.evaluation.segmentation_probe import SegmentationProbe, segmentation_probe
+from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
 from diptych.core.evaluation.tables import results_text
 from diptych.core.training.learner import Learner
 from diptych.core.training.run_folder import RunFolder, write_json
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.models.config import VisionConfig
 from diptych.models.student import Student
-from diptych.recipes.pairs import Pairs, evaluation_scenes
+from diptych.recipes.dense_probes import (
+    Patches,
+    dense_lines,
+    fitted_scenes,
+    judged_scenes,
+    locate_in_scenes,
+    probe_scenes,
+    write_dense_page,
+)
+from diptych.recipes.pairs import Pairs
 from diptych.recipes.picture_features import PictureFeatures, Writer
-from diptych.recipes.scene_sets import CLASS_NAMES, Scenes, read_scenes
 from diptych.recipes.stage_plan import PlannedStage
 
 QUICK_LANGUAGE = "en"
 IMAGE_BATCH, TEXT_BATCH = 250, 1_000
-ASKED, PROBED = 300, 600  # phrases that the decoder is asked for; scenes that probes are fitted to
-SHOWN = 12
 
 
 class StageEvaluation:
@@ -52,21 +50,17 @@ class StageEvaluation:
         """Recall in one language on the first set: what is watched during training."""
         pairs = self._read()[0]
         language = QUICK_LANGUAGE if QUICK_LANGUAGE in pairs.languages else pairs.languages[0]
-        chosen = pairs.in_language(language)
-        recalls, _ = recall_at_k(
-            self._texts(pairs.tokens[chosen]), self._images(pairs), pairs.caption_labels[chosen], ks=(1, 5)
-        )
-        return {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
+        return {f"recall@{k}/{language}": recall for k, recall in self._recalls(pairs, language, ks=(1, 5)).items()}
 
-    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> dict:
+    def finish(self, learner: Learner, folder: RunFolder) -> dict:
         """Evaluates everything, prints a table, writes results.json and report.html; returns the results."""
         retrieval = {}
         for pairs in self._read():
             retrieval[pairs.name] = recall_by_language(
                 self._images(pairs),
                 self._texts(pairs.tokens),
-                np.arange(len(pairs.images)),
-                pairs.caption_labels,
+                labels := alike(pairs),
+                labels[pairs.caption_labels],
                 pairs.languages,
                 image_to_text=True,
             )
@@ -95,71 +89,20 @@ class StageEvaluation:
 
     def _scenes(self, results: dict, folder: Path) -> None:
         """Boxes and probes on scenes; adds to the results and writes the page."""
-        scenes = read_scenes(evaluation_scenes(), ASKED)
-        dense, pictures = {}, {}
+        scenes = judged_scenes()
+        results["dense"], pictures = {}, {}
         if self._student.captioner is not None:
-            dense["localization"], pictures["located"] = self.locate(scenes, self._writer())
+            boxes, pictures["located"] = locate_in_scenes(self._writer(), scenes)
+            results["dense"] |= boxes
         if not self._planned.stage.sequence_lengths:
-            found, shown = self.probe(scenes)
-            dense |= found
+            fitted = fitted_scenes()
+            known, found = (Patches(*self._features.patches(pixels)) for pixels in (fitted.pixels, scenes.pixels))
+            probed, shown = probe_scenes(known, fitted, found, scenes)
+            results["dense"] |= probed
             pictures |= shown
-        results["dense"] = dense
-        page = dense_page(
-            dense, DensePictures(**pictures), title=f"Stage {self._planned.stage.name}: boxes and patches"
-        )
-        (folder / "dense.html").write_text(page, encoding="utf-8")
-        for kind, sets in dense.items():
-            for name, numbers in sets.items():
-                value = {
-                    "localization": "accuracy",
-                    "segmentation": "mean_iou",
-                    "depth": "rmse",
-                    "neighbours": "accuracy",
-                }[kind]
-                print(f"{kind}, {name}: {value} {numbers[value]:.3f}", flush=True)
-        print(f"Boxes and patches: {(folder / 'dense.html').resolve().as_uri()}", flush=True)
-
-    def locate(self, scenes: Scenes, writer: Writer) -> tuple[dict, list[Located]]:
-        """Acc@0.5 of the boxes that the decoder writes for the things of scenes, and pictures of some."""
-        phrases = scenes.phrases[:ASKED]
-        boxes = writer(
-            "find", scenes.pixels, [{"text": phrase.text} for phrase in phrases], [phrase.scene for phrase in phrases]
-        )
-        truth = np.array([phrase.box for phrase in phrases])
-        groups = np.array([phrase.scene for phrase in phrases])
-        located = [
-            Located(picture=scenes.pixels[phrase.scene], phrase=phrase.text, true=phrase.box, predicted=box)
-            for phrase, box in zip(phrases[:SHOWN], boxes, strict=False)
-        ]
-        return {"new scenes": accuracy_at_iou(boxes, truth, groups=groups)}, located
-
-    def probe(self, scenes: Scenes) -> tuple[dict, dict]:
-        """Linear probes on frozen patches, fitted to scenes of the training designers: classes of pixels, distances; and neighbours."""
-        fitted = read_scenes(SceneSource(length=PROBED, seed=1, concepts=_concepts(self._pairs)), PROBED)
-        known, pooled_known = self._features.patches(fitted.pixels)
-        found, pooled = self._features.patches(scenes.pixels)
-        labels, known_labels = np.stack(scenes.labels), np.stack(fitted.labels)
-        segmentation = segmentation_probe(known, known_labels, found, labels, CLASS_NAMES)
-        depth = depth_probe(known, np.stack(fitted.depths), found, np.stack(scenes.depths))
-        kinds = neighbours(pooled_known, fitted.kinds, pooled, scenes.kinds, CLASS_NAMES[1:])
-        drawn = SegmentationProbe.fit(known, known_labels, len(CLASS_NAMES)).predict(found[:SHOWN], *labels.shape[1:])
-        pictures = {
-            "patches": [
-                PatchPicture(picture=picture, colours=colours)
-                for picture, colours in zip(scenes.pixels, principal_colours(found[:SHOWN]), strict=False)
-            ],
-            "segmentation": [
-                SegmentationPicture(picture=picture, truth=truth, predicted=guess)
-                for picture, truth, guess in zip(scenes.pixels, labels, drawn, strict=False)
-            ],
-            "class_names": CLASS_NAMES,
-        }
-        results = {
-            "segmentation": {"new scenes": segmentation},
-            "depth": {"new scenes": depth},
-            "neighbours": {"new scenes": kinds},
-        }
-        return results, pictures
+        title = f"Stage {self._planned.stage.name}: boxes and patches"
+        page = write_dense_page(folder / "dense.html", results["dense"], pictures, title=title)
+        print("\n".join([*dense_lines(results["dense"]), f"Boxes and patches: {page.resolve().as_uri()}"]), flush=True)
 
     def _recall_by_length(self) -> dict[str, float]:
         """recall@1 of the first set at the sequence lengths that were trained, and between them."""
@@ -169,10 +112,16 @@ class StageEvaluation:
         for length in sorted({*trained, *between}):
             pairs = self._pairs.evaluation_sets(self._preprocess, sequence_length=length)[0]
             language = QUICK_LANGUAGE if QUICK_LANGUAGE in pairs.languages else pairs.languages[0]
-            chosen = pairs.in_language(language)
-            texts, images = self._texts(pairs.tokens[chosen]), self._images(pairs)
-            found[str(length)] = recall_at_k(texts, images, pairs.caption_labels[chosen], ks=(1,))[0][1]
+            found[str(length)] = self._recalls(pairs, language, ks=(1,))[1]
         return found
+
+    def _recalls(self, pairs: PairSet, language: str, ks: tuple[int, ...]) -> dict[int, float]:
+        """Text to image, from the captions of one language."""
+        chosen, labels = pairs.in_language(language), alike(pairs)
+        relevant = relevant_by_label(labels[pairs.caption_labels[chosen]], labels)
+        texts, images = self._texts(pairs.tokens[chosen]), self._images(pairs)
+        ranks = first_relevant_ranks(texts, images, relevant)
+        return {k: float((ranks <= k).mean()) for k in ks}
 
     def _writer(self) -> Writer:
         return Writer(self._features, self._student.captioner, self._preprocess.targets)
@@ -206,6 +155,14 @@ class StageEvaluation:
         return np.concatenate(parts)
 
 
-def _concepts(pairs: Pairs) -> int | None:
-    """How many concepts the training scenes show."""
-    return pairs.train.concepts if isinstance(pairs.train, SceneSource) else None
+def alike(pairs: PairSet) -> np.ndarray:
+    """A label for each picture, int64; pictures that a language describes by the same words in any order have one label.
+
+    Among some hundred scenes of a few dozen things several show the same ones, and any of those is right.
+    """
+    words = {
+        int(pairs.caption_labels[place]): tuple(sorted(pairs.captions[place].split(SEPARATOR)))
+        for place in pairs.in_language(pairs.languages[0])
+    }
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(words.get(place, place), len(known)) for place in range(len(pairs.images))])

@@ -87,6 +87,11 @@ def _planned(recipe: StagedRecipe, stage: Stage, parent: PlannedStage | None, co
             patch_size=config.vision.patch_size, lengths=stage.sequence_lengths, halve_from=stage.halve_from
         )
         naflex.check_batch_size(size)
+    halves = max((naflex.pieces(length) for length in naflex.lengths), default=1) if naflex else 1
+    if size // halves % optimization.accum_freq:
+        raise ValueError(
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {optimization.accum_freq} does not divide."
+        )
     updates = last - first
     if naflex:
         updates = naflex.optimizer_steps(recipe.run.seed, stage.order, first, last - first)

@@ -1,56 +1,45 @@
 """Carries out a recipe in stages: each in a folder of its own, from the end of the one before, until all are done."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from diptych import backends
-from diptych.core.data.captioning import CaptionTargets
-from diptych.core.data.loader import Loader
-from diptych.core.data.naflex import NaFlex
+from diptych.core.data.mixture import LanguageMixture, records_by_language
 from diptych.core.data.open_source import EMBEDDED
-from diptych.core.data.pixels import FixedSize
 from diptych.core.data.preprocess import Preprocess
-from diptych.core.data.processor import Processor
-from diptych.core.data.views import Views
+from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Source
+from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.evaluation.mixture_table import mixture_table
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import CheckpointError
-from diptych.core.training.curated_objective import CuratedObjective
-from diptych.core.training.ema import Ema
 from diptych.core.training.handover import hand_over
-from diptych.core.training.joint_objective import JointObjective, Matching
 from diptych.core.training.learner import Learner
-from diptych.core.training.patterns import freeze
-from diptych.core.training.recipe import Data
 from diptych.core.training.run_folder import RunFolder, write_json
-from diptych.core.training.schedules import Part
 from diptych.core.training.signals import StopSignals
 from diptych.core.training.staged_recipe import StagedRecipe
-from diptych.core.training.teacher import EmaTeacher, momentum_for_batch
-from diptych.models import SigLIP, SigLIPConfig, VisionConfig, from_preset
 from diptych.models.adapting import fit_image_weight
-from diptych.models.student import Student
 from diptych.recipes.contrastive import (
     HARMLESS,
     build_config,
-    build_loss,
-    build_optimizer,
     build_preprocess,
-    build_schedule,
     choose_implementation,
     square_towers,
 )
 from diptych.recipes.failures import TRAINING_ERRORS, exit_status
 from diptych.recipes.pairs import SCENE_SHAPES, Pairs, open_pairs
-from diptych.recipes.stage_costs import plan_text, training_flops
+from diptych.recipes.stage_costs import plan_text
 from diptych.recipes.stage_evaluation import StageEvaluation
-from diptych.recipes.stage_plan import PlannedStage, local_size, plan_stages
+from diptych.recipes.stage_parts import build_learner, save_trained, stage_preprocess
+from diptych.recipes.stage_plan import PlannedStage, plan_stages
 
 HELPERS = ("captioner/", "global_head/", "patch_head/", "mask_token/")
 """Beginnings of the weights that a stage may leave behind: what teaches the towers, and is not kept."""
+GEMMA = 256_000
+"""Pieces of SigLIP 2's vocabulary."""
 
 
 def run(recipe: StagedRecipe) -> int:
@@ -60,20 +49,24 @@ def run(recipe: StagedRecipe) -> int:
 
 def _run(recipe: StagedRecipe) -> int:
     if recipe.run.dry_run and recipe.data.tokenizer is None and not recipe.data.train_data:
-        print(plan_text(recipe, plan_stages(recipe, square_towers(recipe)[0])))
+        config, vision = square_towers(recipe)
+        vision = replace(vision, image_size=recipe.model.image_size or vision.image_size)
+        print(plan_text(recipe, plan_stages(recipe, replace(config, vision=vision))))
         return 0
-    check_data(recipe.data)
+    check_data(recipe)
     preprocess = build_preprocess(recipe)
     planned = plan_stages(recipe, build_config(recipe, preprocess))
     if recipe.run.dry_run:
         print(plan_text(recipe, planned))
         return 0
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}: {', '.join(planned)}", flush=True)
-    pairs = open_pairs(recipe.data)
+    pairs = mixed(recipe, open_pairs(recipe.data))
     print(pairs.describe(), flush=True)
+    if any(stage.captioner for stage in planned.values()) and recipe.captioning.require_boxes:
+        check_boxes(pairs.train)
     results = {}
     with RunFolder(recipe.run.run_dir) as folder, StopSignals() as stop:
-        folder.check_config(cast(Mapping, plain(recipe)), harmless=HARMLESS | {"only"})
+        folder.check_config(cast(Mapping, plain(recipe)), harmless=HARMLESS | {"only", "devices"})
         folder.write_card(_card(recipe))
         for name, stage in planned.items():
             results[name] = carry_out(recipe, stage, preprocess, pairs, stop)
@@ -84,22 +77,53 @@ def _run(recipe: StagedRecipe) -> int:
     return 0
 
 
-def check_data(data: Data) -> None:
-    """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary."""
-    if not data.train_data or (data.tokenizer is None and data.train_data not in (EMBEDDED, *SCENE_SHAPES)):
+def check_data(recipe: StagedRecipe) -> None:
+    """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
+    vocabulary = square_towers(recipe)[0].text.vocab_size
+    if not recipe.data.train_data or (vocabulary == GEMMA and recipe.data.tokenizer is None):
         raise ValueError(
             "The paper's presets bring no data: give --train-data (pictures with captions, and boxes as in coco:annotations.json:images/) "
             "and --tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary), or add --dry-run to see what they would cost."
         )
 
 
+def mixed(recipe: StagedRecipe, pairs: Pairs) -> Pairs:
+    """The pairs with training records in the wanted shares of languages; the embedded data has all languages in each record."""
+    share = recipe.data.english_share
+    if recipe.data.train_data in (EMBEDDED, *SCENE_SHAPES) or (share is None and recipe.language_temperature == 1):
+        return pairs
+    if records_by_language(pairs.train).keys() == {UNKNOWN_LANGUAGE}:
+        print("No record names its language: they are taken as they come.", flush=True)
+        return pairs
+    shares = None
+    if share is not None:
+        shares = {name: part for name, part in (("en", share), (OTHER_LANGUAGES, 1 - share)) if part}
+    mixture = LanguageMixture(pairs.train, shares=shares, temperature=recipe.language_temperature, seed=recipe.run.seed)
+    print(mixture_table(mixture), flush=True)
+    return replace(pairs, train=mixture)
+
+
+def check_boxes(source: Source, looked_at: int = 256) -> None:
+    """Raises ValueError where none of the first records has boxes, which the decoder is to learn to write."""
+    count = min(len(source), looked_at)
+    for index in range(count):
+        with contextlib.suppress(BadExample):
+            if source.record(index).regions:
+                return
+    raise ValueError(
+        f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded captions. Give data "
+        "with boxes (coco:annotations.json:images/), label yours with a detector (diptych.core.data.region_labels), or train on captions "
+        "alone with --no-require-boxes."
+    )
+
+
 def carry_out(recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess, pairs: Pairs, stop) -> dict:
     """One stage, from wherever it stands to its end; returns what it scored."""
     stage = planned.stage
     with RunFolder(recipe.run.run_dir / stage.name) as folder:
-        if (done := finished_results(folder, planned)) is not None:
+        if folder.results.exists():  # written last of all
             print(f"{folder.path} is finished.", flush=True)
-            return done
+            return json.loads(folder.results.read_text(encoding="utf-8"))
         preprocess = stage_preprocess(recipe, planned, preprocess)
         learner = build_learner(recipe, planned, preprocess, pairs.train, folder)
         evaluation = StageEvaluation(recipe, planned, preprocess, pairs, learner.model)
@@ -112,21 +136,14 @@ def carry_out(recipe: StagedRecipe, planned: PlannedStage, preprocess: Preproces
             print(f"Stage {stage.name}: {begin(learner, saved, planned)}", flush=True)
         else:
             print(f"Stage {stage.name}: fresh weights", flush=True)
-        card = folder.write_card(_card(recipe, planned, learner), resume_step=start)
+        folder.write_card(_card(recipe, planned, learner), resume_step=start)
         if not learner.finished:
             learner.train(stop)
         if stop.stop_requested:
             return {}
-        save_trained(learner.model, preprocess, folder.path / "model")
-        return evaluation.finish(learner, folder, card)
-
-
-def finished_results(folder: RunFolder, planned: PlannedStage) -> dict | None:
-    """What a stage scored that has ended; None for one that has not, or whose scores are not written yet."""
-    saved = checkpoint.restore_latest(folder.checkpoints)
-    if saved is None or saved.step < planned.last or not folder.results.exists():
-        return None
-    return json.loads(folder.results.read_text(encoding="utf-8"))
+        with learner.ema.applied() if learner.ema else contextlib.nullcontext():
+            save_trained(learner.model, preprocess, folder.path / "model")
+            return evaluation.finish(learner, folder)
 
 
 def end_of(recipe: StagedRecipe, name: str) -> checkpoint.Checkpoint:
@@ -149,222 +166,6 @@ def begin(learner: Learner, saved: checkpoint.Checkpoint, planned: PlannedStage)
         anew=planned.stage.fresh,
     )
     return str(handover)
-
-
-def build_learner(
-    recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess, source, folder: RunFolder
-) -> Learner:
-    """Student, teacher, objective, optimizer, step and loader of a stage, put together."""
-    optimization, run, stage = recipe.optimization, recipe.run, planned.stage
-    student = build_student(recipe, planned)
-    optimizer = stage_optimizer(recipe, planned)
-    ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
-    teacher = build_teacher(recipe, planned, student)
-    objective = build_objective(recipe, planned, teacher)
-    named = objective.named_variables()
-    if stage.curation:
-        reference = build_reference(recipe, planned)
-        objective = CuratedObjective(objective, reference, size=planned.batch_size, curation=stage.curation)
-    step = backends.train_step(
-        student,
-        objective,
-        optimizer,
-        clip_norm=optimization.grad_clip_norm,
-        ema=ema,
-        teacher=teacher,
-        micro_batches=optimization.accum_freq,
-    )
-    loader = Loader(
-        source,
-        preprocess,
-        batch_size=planned.loaded,
-        seed=run.seed,
-        stage=stage.order,
-        workers=recipe.data.workers,
-        cache_megabytes=recipe.data.cache_megabytes,
-    )
-    every = run.evaluate_every and max(1, run.evaluate_every // planned.batch_size)
-    return Learner(
-        model=student,
-        optimizer=optimizer,
-        step=step,
-        loader=loader,
-        folder=folder,
-        total_steps=planned.last,
-        first_step=planned.first,
-        first_update=planned.first_update,
-        pieces=pieces_of(planned) if planned.naflex else None,
-        batch_size=planned.batch_size,
-        ema=ema,
-        teacher=teacher,
-        objective_variables=named,
-        evaluate_every=every or max(20, planned.batches // 4),
-        checkpoint_every=run.checkpoint_every,
-        log_every=run.log_every,
-        tensorboard=run.tensorboard,
-        flops_per_step=training_flops(recipe, planned)["total"] * planned.batch_size,
-        peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
-    )
-
-
-def pieces_of(planned: PlannedStage):
-    """Into how many optimizer steps a batch of patches is cut, by its length."""
-    return lambda batch: planned.naflex.pieces(batch.fields["patches"].shape[1])
-
-
-def build_student(recipe: StagedRecipe, planned: PlannedStage) -> Student:
-    """The student of a stage, its frozen weights frozen."""
-    student = Student(
-        planned.config,
-        captioner=planned.captioner,
-        head=planned.head,
-        seed=recipe.run.seed,
-        dtype="mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32",
-        rematerialize=recipe.model.grad_checkpointing,
-    )
-    freeze(student, (*recipe.model.lock, *planned.stage.lock))
-    return student
-
-
-def build_teacher(recipe: StagedRecipe, planned: PlannedStage, student: Student) -> EmaTeacher | None:
-    """The teacher of a stage's self-supervised losses."""
-    if not planned.stage.losses.self_supervised:
-        return None
-    momentum = recipe.distillation.teacher_momentum
-    if momentum is None:
-        momentum = momentum_for_batch(planned.batch_size)
-    return EmaTeacher(student.student_parts(), student.teacher_parts(), momentum=momentum)
-
-
-def build_objective(recipe: StagedRecipe, planned: PlannedStage, teacher: EmaTeacher | None) -> JointObjective:
-    """The losses of a stage."""
-    distillation = recipe.distillation
-    return JointObjective(
-        planned.stage.losses,
-        loss=build_loss(recipe, planned.config),
-        task_weighting=recipe.captioning.task_weighting,
-        teacher=teacher,
-        matching=Matching(
-            student_temperature=distillation.student_temperature,
-            teacher_temperature=distillation.teacher_temperature,
-            centre_momentum=distillation.centre_momentum,
-        ),
-        outputs=distillation.head_outputs,
-    )
-
-
-def build_reference(recipe: StagedRecipe, planned: PlannedStage) -> SigLIP:
-    """The model that says what can be learnt, from a stage of this run or a checkpoint.
-
-    Raises:
-        ValueError: for a model that does not take this stage's pictures and tokens.
-    """
-    name = planned.stage.curation.reference
-    folder = recipe.run.run_dir / name / "model"
-    reference = from_preset(folder if folder.is_dir() else name)
-    own, other = planned.config, reference.config
-    if not isinstance(other, SigLIPConfig) or (own.text.vocab_size, own.text.context_length) != (
-        other.text.vocab_size,
-        other.text.context_length,
-    ):
-        raise ValueError(
-            f"The reference {name} does not read this run's tokens: a vocabulary of {own.text.vocab_size:,} in "
-            f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in {other.text.context_length}. Train one with "
-            "the same --tokenizer and --context-length."
-        )
-    if isinstance(own.vision, VisionConfig) != isinstance(other.vision, VisionConfig) or (
-        isinstance(own.vision, VisionConfig) and own.vision.image_size != other.vision.image_size
-    ):
-        raise ValueError(
-            f"The reference {name} takes other pictures than stage {planned.stage.name}: {other.vision} against {own.vision}. "
-            "`diptych.models.adapting.adapt` makes a model of another resolution."
-        )
-    return reference
-
-
-def stage_optimizer(recipe: StagedRecipe, planned: PlannedStage):
-    """The optimizer with the part of the schedule that the stage walks through, or with its own."""
-    optimization, stage = recipe.optimization, planned.stage
-    if stage.schedule is None:
-        own = replace(
-            optimization,
-            examples=planned.examples,
-            warmup_examples=0,
-            learning_rate=stage.learning_rate,
-            weight_decay=stage.weight_decay,
-            schedule="cosine",
-        )
-        return build_optimizer(own)
-    if planned.updates == planned.batches and planned.first_update == planned.first:
-        return build_optimizer(optimization)
-    begin, end = (share * optimization.examples for share in stage.schedule)
-    part = Part(
-        build_schedule(optimization), first_step=planned.first_update, steps=planned.updates, examples=(begin, end)
-    )
-    return build_optimizer(optimization, schedule=part)
-
-
-def stage_preprocess(recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess) -> Preprocess:
-    """How a stage's examples are made."""
-    stage, vision = planned.stage, planned.vision
-    targets = views = None
-    if stage.losses.captioning:
-        captioning = recipe.captioning
-        targets = CaptionTargets(
-            tokenizer_path=preprocess.tokenizer_path,
-            context_length=planned.captioner.context_length,
-            parallel_probability=captioning.parallel_probability,
-            bins=captioning.box_bins,
-            order=captioning.box_order,
-        )
-    if stage.losses.self_supervised:
-        distillation = recipe.distillation
-        plainer = {} if distillation.colour else {"colour": None, "global_blur": 0, "local_blur": 0, "solarize": 0}
-        views = Views(
-            global_size=vision.image_size,
-            local_size=local_size(vision, distillation.local_size),
-            patch_size=vision.patch_size,
-            local_count=distillation.local_views,
-            mask_ratio=distillation.mask_ratio,
-            masking=distillation.masking,
-            **plainer,
-        )
-    return replace(
-        preprocess,
-        image_size=vision.image_size if isinstance(vision, VisionConfig) else preprocess.image_size,
-        targets=targets,
-        views=views,
-        naflex=planned.naflex,
-        selection_chunks=stage.curation.chunks if stage.curation else None,
-    )
-
-
-def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
-    """The towers as a folder that `SigLIP.from_preset` and `Processor.from_preset` read, and the decoder beside them."""
-    vision = student.config.vision
-    if isinstance(vision, VisionConfig):
-        pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
-    else:
-        pixels = NaFlex(
-            patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
-        )
-    student.towers.save_to_preset(folder, format="diptych")
-    processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
-    processor.save_to_preset(folder)
-    if student.captioner is not None:
-        student.captioner.save_to(folder)
-        write_json(folder / "targets.json", targets_settings(preprocess.targets))
-    print(f"Model: {folder}", flush=True)
-
-
-def targets_settings(targets: CaptionTargets) -> dict:
-    """What is needed to ask the decoder again: how boxes and prompts are written."""
-    return {
-        "bins": targets.bins,
-        "order": targets.order,
-        "prompts": list(targets.prompts),
-        "separator": targets.separator,
-    }
 
 
 def _card(recipe: StagedRecipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> dict:

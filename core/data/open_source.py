@@ -9,12 +9,14 @@ from diptych.core.data.sources.files import IMAGE_SUFFIXES
 
 EMBEDDED = "emoji"
 SCENES = "scenes"
+LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
     f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; captions.jsonl, '
     'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or a folder of '
-    "them, a folder written by datasets.save_to_disk, or boxes as coco:annotations.json:images/"
+    "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the boxes that "
+    f"recipes.label found in it as {LABELLED}regions.jsonl:DATA"
 )
 
 
@@ -22,6 +24,7 @@ def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> 
     """The source that a text stands for: "emoji", or one or several local files, or a folder.
 
     File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the files.
+    "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
     `index_folder` keeps the indices of tar shards. Raises FileNotFoundError or ValueError that say what would have been right.
     """
     spec = str(spec)
@@ -35,12 +38,28 @@ def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> 
         from diptych.core.data.sources.coco import CocoRegionSource
 
         return CocoRegionSource.from_spec(spec)
+    if spec.startswith(LABELLED):
+        return _open_labelled(spec, index_folder)
     if "://" in spec or spec.startswith("pipe:"):
         raise ValueError(f"{spec!r} is not on this machine: data is read from local files; {_ADVICE}")
     paths = _expanded(spec)
     if len(paths) == 1 and paths[0].is_dir():
         return _open_folder(paths[0], index_folder)
     return _open_files(paths, index_folder)
+
+
+def _open_labelled(spec: str, index_folder: str | Path | None) -> Source:
+    from diptych.core.data.region_labels import LabelledSource
+
+    regions, _, data = spec.removeprefix(LABELLED).partition(":")
+    if not regions or not data:
+        raise ValueError(f'{spec!r} is not of the form "{LABELLED}regions.jsonl:DATA"; {_ADVICE}')
+    source = open_source(data, index_folder=index_folder)
+    if not Path(regions).is_file():
+        raise FileNotFoundError(
+            f"no file {regions}: label the data first, by python -m recipes.label --data {data} --output {regions}"
+        )
+    return LabelledSource(source, regions)
 
 
 def _expanded(spec: str) -> list[Path]:

@@ -11,7 +11,7 @@ from diptych.core.evaluation.report.numbers import percent, shown, significant
 from diptych.core.evaluation.report.sheet import bar, sheet
 
 STYLE = """
-.wide-table td:first-child,.wide-table th:first-child{padding-right:24px} .wide-table thead th{color:var(--muted);font-weight:450;
+.wide-table td:first-child,.wide-table th:first-child{padding-right:24px;min-width:7.5em} .wide-table thead th{color:var(--muted);font-weight:450;
 white-space:nowrap} .wide-table th.number,.wide-table td.number{padding-left:16px}
 ul.class-bars{list-style:none;margin:0;padding:0;display:grid;gap:8px 26px;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));
 font-size:13.5px} .class-bars li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 8px} .class-bars .bar-of{grid-column:1/-1}

@@ -1,5 +1,6 @@
 """From the end of one stage to the beginning of another: which weights and slots are carried over, and in what shape."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def hand_over(
     """Gives the variables of a new stage the values that the stage before ended with.
 
     Weights of another shape are resized by `adapt`; weights that the stage before had not keep their initial values. Slots of the optimizer
-    are carried over with weights of the same shape, and are zero for all others; without `keep_optimizer` its counter
+    are carried over with weights of the same size, and are zero for all others; without `keep_optimizer` its counter
     starts anew, too. A teacher that was not there before becomes a copy of the student, and so does a moving average.
 
     Args:
@@ -68,15 +69,16 @@ def hand_over(
         if path not in old or path.startswith(anew):
             fresh.append(path)
             continue
-        same = tuple(variable.shape) == old[path].shape
+        same = math.prod(variable.shape) == old[path].size
         variable.assign(_fitting(path, old[path], variable, adapt))
         (carried if same else resized).append(path)
 
     slots, old_slots = groups["optimizer"], saved.groups["optimizer"] if keep_optimizer else {}
     for name, variable in slots.items():
         value = old_slots.get(name)
-        keeps = value is not None and value.shape == tuple(variable.shape) and not name.startswith(anew)
-        variable.assign(value if keeps else np.zeros(variable.shape, variable.dtype))
+        # A table of positions may be flat in one tower and square in the next: the same numbers, the same slots.
+        keeps = value is not None and value.size == math.prod(variable.shape) and not name.startswith(anew)
+        variable.assign(value.reshape(variable.shape) if keeps else np.zeros(variable.shape, variable.dtype))
 
     for group in ("ema", "teacher"):
         before = saved.groups.get(group, {})

@@ -130,42 +130,46 @@ class Recipe:
     run: Run
 
     def __post_init__(self):
-        optimization = self.optimization
-        for condition, message in (
-            (
-                optimization.batch_size >= 2,
-                f"--batch-size must be at least 2 (one has no negatives), got {optimization.batch_size}.",
-            ),
-            (
-                optimization.examples >= optimization.batch_size,
-                f"--examples must be at least one batch ({optimization.batch_size}), got {optimization.examples}.",
-            ),
-            (
-                optimization.accum_freq >= 1 and optimization.batch_size % optimization.accum_freq == 0,
-                f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
-            ),
-            (
-                0 <= (optimization.warmup_examples or 0) < optimization.examples,
-                f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of {optimization.examples}.",
-            ),
-            *(
-                (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
-                for flag, given in (
-                    ("--context-length", self.data.context_length),
-                    ("--captions-per-image", self.data.captions_per_image),
-                    ("--image-size", self.model.image_size),
-                )
-            ),
-            (
-                optimization.loss == "sigmoid" or self.model.init_logit_bias is None,
-                f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {self.model.init_logit_bias} "
-                "for it. Leave it out, or choose --loss sigmoid.",
-            ),
-            (0 < self.data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {self.data.val_fraction}."),
-        ):
-            if not condition:
-                raise ValueError(message)
+        check_options(self.data, self.model, self.optimization)
 
     @property
     def steps(self) -> int:
         return self.optimization.examples // self.optimization.batch_size
+
+
+def check_options(data: Data, model: Model, optimization: Optimization) -> None:
+    """Raises ValueError where options exclude each other or lie outside their range."""
+    for condition, message in (
+        (
+            optimization.batch_size >= 2,
+            f"--batch-size must be at least 2 (one has no negatives), got {optimization.batch_size}.",
+        ),
+        (
+            optimization.examples >= optimization.batch_size,
+            f"--examples must be at least one batch ({optimization.batch_size}), got {optimization.examples}.",
+        ),
+        (
+            optimization.accum_freq >= 1 and optimization.batch_size % optimization.accum_freq == 0,
+            f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
+        ),
+        (
+            0 <= (optimization.warmup_examples or 0) < optimization.examples,
+            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of {optimization.examples}.",
+        ),
+        *(
+            (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
+            for flag, given in (
+                ("--context-length", data.context_length),
+                ("--captions-per-image", data.captions_per_image),
+                ("--image-size", model.image_size),
+            )
+        ),
+        (
+            optimization.loss == "sigmoid" or model.init_logit_bias is None,
+            f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
+            "for it. Leave it out, or choose --loss sigmoid.",
+        ),
+        (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
+    ):
+        if not condition:
+            raise ValueError(message)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diptych.core.training.recipe import Data, Model, Optimization, Run
+from diptych.core.training.recipe import Data, Model, Optimization, Run, check_options
 from diptych.core.training.stages import Stage, check_stages
 
 
@@ -25,6 +25,8 @@ class Captioning:
     """Boxes are written as integers from 0 to this, exclusive."""
     box_order: Literal["yxyx", "xyxy"] = "yxyx"
     """Order of a box's corners in writing."""
+    require_boxes: bool = True
+    """Refuse data in which no picture has boxes; --no-require-boxes trains on captions alone then."""
     tie_embeddings: bool = False
     """Let the decoder's token table be its output layer, too; for small runs."""
 
@@ -61,19 +63,20 @@ class StagedRecipe:
     captioning: Captioning
     distillation: Distillation
     run: Run
+    language_temperature: float = 1.0
+    """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where it is given: 1
+    takes them as they are, large values all languages alike. Not for the embedded data, whose records have every language."""
     only: tuple[str, ...] = ()
     """Stages to carry out, with what they go on from; by default all."""
+    reference: str | None = None
+    """Checkpoint of the model that judges what is learnable in curated stages, in place of the one that they name."""
     devices: int = 1
     """Devices that weights and batch are spread over, for the memory that a dry run tells."""
     stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress]
 
     def __post_init__(self):
         check_stages(self.stages)
-        if self.optimization.batch_size < 2 or self.optimization.examples < self.optimization.batch_size:
-            raise ValueError(
-                "A run needs at least one batch of at least 2 pairs, got --examples "
-                f"{self.optimization.examples} and --batch-size {self.optimization.batch_size}."
-            )
+        check_options(self.data, self.model, self.optimization)
         if not 0 <= self.captioning.parallel_probability <= 1:
             raise ValueError(
                 f"--parallel-probability lies between 0 and 1, got {self.captioning.parallel_probability}."

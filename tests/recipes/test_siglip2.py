@@ -13,7 +13,7 @@ import pytest
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.stages import Stage
-from diptych.recipes import siglip2, staged
+from diptych.recipes import siglip2, stage_parts, staged
 from diptych.recipes.siglip2_ablation import Ablation, variants
 from diptych.recipes.stage_costs import stage_memory, stage_parameters, training_flops
 from diptych.recipes.stage_plan import plan_stages
@@ -142,7 +142,7 @@ def test_the_counted_parameters_are_those_of_a_student(tmp_path):
     whole = recipe(tmp_path)
     for planned in plan_stages(whole, _config()).values():
         with shapes_only():
-            student = staged.build_student(whole, planned)
+            student = stage_parts.build_student(whole, planned)
         assert student.count_params() == stage_parameters(planned)["total"], planned.stage.name
 
 

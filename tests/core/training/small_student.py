@@ -48,7 +48,9 @@ def student(weights: LossWeights = ALL, seed: int = 1) -> Student:
     )
 
 
-def objective(model: Student, weights: LossWeights = ALL, momentum: float = 0.9) -> tuple[JointObjective, EmaTeacher | None]:
+def objective(
+    model: Student, weights: LossWeights = ALL, momentum: float = 0.9
+) -> tuple[JointObjective, EmaTeacher | None]:
     teacher = None
     if weights.self_supervised:
         teacher = EmaTeacher(model.student_parts(), model.teacher_parts(), momentum=momentum)

@@ -18,7 +18,12 @@ from tests.core.training.small_student import ALL, CONFIG, batch, objective, stu
 def build(weights=ALL, momentum=0.9, optimizer=None, **arguments):
     model = student(weights)
     goal, teacher = objective(model, weights, momentum)
-    return model, goal, teacher, backends.train_step(model, goal, optimizer or AdamW(1e-2), teacher=teacher, **arguments)
+    return (
+        model,
+        goal,
+        teacher,
+        backends.train_step(model, goal, optimizer or AdamW(1e-2), teacher=teacher, **arguments),
+    )
 
 
 def array(x) -> np.ndarray:
@@ -50,7 +55,8 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 
 
 @pytest.mark.parametrize(
-    "weights", [LossWeights(), LossWeights(captioning=1.0), LossWeights(distillation=1.0), LossWeights(masked_prediction=1.0)]
+    "weights",
+    [LossWeights(), LossWeights(captioning=1.0), LossWeights(distillation=1.0), LossWeights(masked_prediction=1.0)],
 )
 def test_only_losses_that_count_are_computed(weights):
     model, goal, _, step = build(weights)
@@ -91,7 +97,9 @@ def test_the_teacher_follows_after_the_step_and_has_no_gradient():
         before = {path: 0.75 * value + 0.25 * now[path] for path, value in before.items()}
         for path, value in values(teacher.named()).items():
             np.testing.assert_allclose(value, before[path], rtol=1e-5, atol=1e-7, err_msg=path)
-    assert not {variable.path for variable in model.trainable_variables} & {v.path for v in teacher.averages if v.trainable}
+    assert not {variable.path for variable in model.trainable_variables} & {
+        v.path for v in teacher.averages if v.trainable
+    }
 
 
 def test_the_centre_takes_in_the_teachers_mean_after_it_was_used():

@@ -1,0 +1,247 @@
+"""Looks for the words of captions in their pictures, and keeps the boxes: what the decoder of `recipes.siglip2` learns from.
+
+Command:   python -m recipes.label
+Own data:  python -m recipes.label --data photos/ --output photos.jsonl --detector owl:google/owlv2-base-patch16-ensemble
+Train:     python -m recipes.siglip2 --train-data labelled:photos.jsonl:photos/
+
+SigLIP 2 labels its pictures so (Tschannen et al. 2025, arXiv 2502.14786, section 2.2): an open-vocabulary detector looks for the n-grams
+of the alt-text and for fixed categories. "owl:" and the name of a checkpoint is such a detector (`pip install transformers torch`).
+"segments", the default, is for drawings on plain grounds: what differs from the ground, named by a model of two towers. With no flags it
+looks at scenes of emoji by a designer whose drawings that model never saw, and tells how many of the things in them it found.
+
+Writes the boxes, a line for each record, and a page of the first pictures beside it, as .html. Stop it whenever you like: the same
+command goes on where it stopped.
+"""
+
+import sys
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.data.cache import pixels_of
+from diptych.core.data.open_source import LABELLED, open_source
+from diptych.core.data.phrases import CATEGORIES, LONGEST_NGRAM
+from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
+from diptych.core.evaluation.box_gallery import PAGE_SIDE, Located, with_boxes
+from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
+from diptych.core.evaluation.localization import box_iou
+from diptych.core.evaluation.report.markup import Markup, caption_text, element
+from diptych.core.evaluation.report.numbers import percent, shown
+from diptych.core.evaluation.report.sheet import sheet, square, write_page
+from diptych.core.evaluation.report.thumbnails import Thumbnails
+from diptych.core.training.signals import StopSignals
+from diptych.recipes.command_line import parse
+from diptych.recipes.crop_scorer import CropScorer
+from diptych.recipes.detectors import OwlDetector, SegmentDetector
+from diptych.recipes.embedding_progress import EmbeddingProgress
+from diptych.recipes.failures import exit_status
+from diptych.recipes.pairs import SCENE_SHAPES, evaluation_scenes
+
+OWL, SEGMENTS = "owl:", "segments"
+COMMON = "common"
+MOST_JUDGED = 2_000
+SHOWN = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Which pictures, what to look for in them, and by what."""
+
+    data: str = "scenes"
+    """A folder of images with captions, WebDataset shards, Parquet files, "emoji", or "scenes", whose boxes are known."""
+    output: Path = Path("runs/label/regions.jsonl")
+    """The boxes; the same command again goes on where it stopped. The page is written beside it, as .html."""
+    detector: str = SEGMENTS
+    """"segments", or owl: and a folder or a checkpoint's name, such as owl:google/owlv2-base-patch16-ensemble."""
+    model: str = "emoji_36_languages"
+    """What names the segments: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    device: str = "cpu"
+    """Where OWL runs, in torch's words: cpu, cuda, mps."""
+    categories: tuple[str, ...] = ()
+    """Things to look for in every picture, in English, or "common" for some 180 that many pictures show."""
+    longest_ngram: int = LONGEST_NGRAM
+    """Words of the captions' n-grams; 0 looks for categories alone."""
+    threshold: float = THRESHOLD
+    """The least score of a box."""
+    most_regions: int = MOST_REGIONS
+    """Boxes of a picture, the surest ones."""
+    scenes: int = 200
+    """How many, where they are the data."""
+
+    def __post_init__(self):
+        for flag, given in (("--most-regions", self.most_regions), ("--scenes", self.scenes)):
+            if given < 1:
+                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold must lie in [0, 1], got {self.threshold}.")
+        if self.longest_ngram < 0 or not (self.longest_ngram or self.categories):
+            raise ValueError(
+                f"--longest-ngram must be at least 1, or 0 with --categories, got {self.longest_ngram}: there would be nothing to look for."
+            )
+        if self.detector != SEGMENTS and (not self.detector.startswith(OWL) or self.detector == OWL):
+            raise ValueError(
+                f"--detector is {SEGMENTS}, or {OWL} and the name of a checkpoint, such as {OWL}google/owlv2-base-patch16-ensemble; "
+                f"got {self.detector!r}."
+            )
+
+
+class Stopped(Exception):
+    """A signal asked to stop, between two records."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Labels, or goes on labelling; returns the exit status."""
+    options = parse(Label(), arguments, program="python -m recipes.label", description=__doc__)
+    from diptych.recipes.encoder import Encoder
+
+    return exit_status(lambda: label(options, Encoder.open))
+
+
+def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    drawn = options.data in SCENE_SHAPES
+    if drawn:
+        source: Source = evaluation_scenes(length=options.scenes, aspects=SCENE_SHAPES[options.data])
+    else:
+        source = open_source(options.data)
+    detector = open_detector(options, open_encoder)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    categories = [name for given in options.categories for name in (CATEGORIES if given == COMMON else (given,))]
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        try:
+            labelled = label_regions(
+                source,
+                detector,
+                options.output,
+                threshold=options.threshold,
+                most=options.most_regions,
+                longest=options.longest_ngram,
+                categories=tuple(dict.fromkeys(categories)),
+                progress=_progress(stack, stop),
+            )
+        except Stopped:
+            print(f"\nStopped by {stop.received}. The same command goes on from there.")
+            return stop.exit_status
+    summary = f"{options.output}: {sentences(counted(labelled))}"
+    print(summary, flush=True)
+    page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
+    print(f"Page: {page.resolve().as_uri()}", flush=True)
+    if not drawn:
+        print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')
+    return 0
+
+
+def open_detector(options: Label, open_encoder: Callable[[str], Any]) -> Detector:
+    """The detector that the options name."""
+    if options.detector != SEGMENTS:
+        name = options.detector.removeprefix(OWL)
+        return OwlDetector(name, least_score=options.threshold, device=options.device)
+    scorer = CropScorer(open_encoder(options.model))
+    return SegmentDetector(scorer, scorer.name)
+
+
+def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]:
+    """What the first records hold, and how many of the boxes that were known before are among them.
+
+    Returns:
+        {"pictures", "regions", "bad" (records of no use), "known" (true boxes), "found" (of those, covered by a region at an IoU of at
+        least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
+    """
+    totals = dict.fromkeys(("pictures", "regions", "bad", "known", "found", "named"), 0)
+    for index in range(min(len(labelled), most)):
+        try:
+            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
+        except BadExample:
+            totals["bad"] += 1
+            continue
+        totals["pictures"] += 1
+        totals["regions"] += len(record.regions)
+        totals["known"] += len(known)
+        if not record.regions:
+            continue
+        boxes = np.array([region.box for region in record.regions])
+        for box, names in known.items():
+            met = np.flatnonzero(box_iou(boxes, np.array(box)) >= SAME_BOX)
+            totals["found"] += bool(len(met))
+            totals["named"] += any(record.regions[place].text.lower() in names for place in met)
+    return totals
+
+
+def known_boxes(record: Record) -> dict[tuple, set[str]]:
+    """The boxes that a record has by itself, each with its names, in lower case."""
+    known: dict[tuple, set[str]] = {}
+    for region in record.regions:
+        known.setdefault(region.box, set()).add(region.text.lower())
+    return known
+
+
+def sentences(found: dict[str, Any]) -> str:
+    """What `counted` counted, for people."""
+    text = f"{found['regions']:,} boxes in {found['pictures']:,} pictures"
+    if found["bad"]:
+        text += f", {found['bad']:,} more could not be used"
+    if not found["known"]:
+        return f"{text}."
+    shares = [f"{found[name]:,} ({percent(found[name] / found['known'])})" for name in ("found", "named")]
+    return (
+        f"{text}. Of {found['known']:,} boxes that were known before, {shares[0]} were found at an IoU of 0.5, {shares[1]} under their "
+        "own names."
+    )
+
+
+def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]:
+    """Shows how far it is, and raises `Stopped` once a signal came."""
+    shown_progress: list[EmbeddingProgress] = []
+
+    def update(done: int, total: int) -> None:
+        if not shown_progress:
+            shown_progress.append(stack.enter_context(EmbeddingProgress("pictures", records=total, start=done - 1)))
+        shown_progress[0].update(done, 1)
+        if stop.stop_requested:
+            raise Stopped
+
+    return update
+
+
+def _page(summary: str, labelled: LabelledSource) -> str:
+    """The first boxes, each on its picture."""
+    cards: list[Markup] = []
+    for index in range(len(labelled)):
+        try:
+            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
+            picture = pixels_of(labelled, record.images[0]) if record.regions else None
+        except BadExample:
+            continue
+        cards += [_card(picture, region, known) for region in record.regions[: SHOWN - len(cards)]]
+        if len(cards) == SHOWN:
+            break
+    section = element("ul", cards, class_="hits") if cards else element("p", "No box was found.")
+    return sheet("Boxes for the words of captions", [summary], [section])
+
+
+def _card(picture: np.ndarray | None, region: Region, known: Collection[Box]) -> Markup:
+    """The picture with the box, its phrase and score, and how well it agrees with the nearest of the boxes known before."""
+    boxed = with_boxes(Located(picture=picture, phrase=region.text, true=region.box, predicted=None))
+    overlap = max((float(box_iou(np.array(box), np.array(region.box))) for box in known), default=None)
+    return element(
+        "li",
+        Thumbnails(square(boxed, PAGE_SIDE)[None], largest=PAGE_SIDE).picture(0, region.text),
+        element("p", caption_text(region.text, limit=120)),
+        element(
+            "div",
+            element("span", "score ", shown(region.score, f"{region.score:.2f}")),
+            None if overlap is None else element("span", "IoU ", shown(overlap, f"{overlap:.2f}")),
+            class_="figures",
+        ),
+        class_="hit",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
