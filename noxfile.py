@@ -39,7 +39,16 @@ CUDA = {"jax": "jax[cuda13]", "torch": "torch"}
 # How each recipe is run at its tiny size, in this order, and what it must leave in a folder that all of one backend share.
 RUN = ("card.json", "metrics.jsonl", "results.json", "report.html", "model/config.json", "model/model.safetensors")
 SHORT = ("--examples", "2048", "--warmup-examples", "256", "--evaluate-every", "1024")
+STAGES = ("captioning", "self_distillation", "trunk", "patch6_54", "trunk_curated", "naflex")
 TINY = {
+    "siglip2": (
+        ("--run-dir", "{folder}/siglip2", "--examples", "1280", "--batch-size", "32", "--warmup-examples", "128"),
+        ("siglip2/results.json", *(f"siglip2/{stage}/model/model.safetensors" for stage in STAGES)),
+    ),
+    "caption": (
+        ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/caption/results.json"),
+        ("caption/results.json", "caption/results.html"),
+    ),
     "siglip": (("--run-dir", "{folder}/siglip", *SHORT), tuple(f"siglip/{name}" for name in RUN)),
     "clip": (("--run-dir", "{folder}/clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),
     "zero_shot": (("--output", "{folder}/zero_shot.json"), ("zero_shot.json", "zero_shot.html")),

@@ -44,6 +44,14 @@ def interpolation_weights(place, size, grid: int):
     return weights / ops.sum(weights, axis=-1, keepdims=True)
 
 
+def table_weights(spatial_shapes, length: int, grid: int):
+    """How much each entry of a `[grid, grid]` table counts for each patch of grids (rows, columns): `[batch · length, grid²]`."""
+    row, column, _ = patch_places(spatial_shapes, length)
+    across = interpolation_weights(row, ops.maximum(spatial_shapes[:, :1], 1), grid)
+    along = interpolation_weights(column, ops.maximum(spatial_shapes[:, 1:], 1), grid)
+    return ops.reshape(ops.expand_dims(across, -1) * ops.expand_dims(along, -2), (-1, grid**2))
+
+
 @keras.saving.register_keras_serializable("diptych")
 class ResizedPositionEmbedding(keras.layers.Layer):
     """Adds to the patches `[batch, length, width]` of grids `spatial_shapes` a `[grid, grid, width]` table resized to each grid."""
@@ -63,12 +71,8 @@ class ResizedPositionEmbedding(keras.layers.Layer):
 
     def call(self, x, spatial_shapes):
         batch, length, width = ops.shape(x)
-        row, column, _ = patch_places(spatial_shapes, length)
-        across = interpolation_weights(row, ops.maximum(spatial_shapes[:, :1], 1), self.grid)
-        along = interpolation_weights(column, ops.maximum(spatial_shapes[:, 1:], 1), self.grid)
-        both = ops.expand_dims(across, -1) * ops.expand_dims(along, -2)
-        both = ops.reshape(both, (batch * length, self.grid**2))
-        positions = ops.matmul(both, ops.reshape(self.embedding, (self.grid**2, width)))
+        table = ops.reshape(self.embedding, (self.grid**2, width))
+        positions = ops.matmul(table_weights(spatial_shapes, length, self.grid), table)
         positions = ops.cast(ops.reshape(positions, (batch, length, width)), x.dtype)
         positions += x  # in place on torch: to take memory for another array of this size costs a quarter of the time
         return positions

@@ -145,18 +145,18 @@ EMOJI = SigLIPConfig(
 """The towers of the default run: small enough to learn the embedded emoji on a laptop's CPU in minutes."""
 
 SCENES = SigLIPConfig(
-    vision=VisionConfig(width=128, depth=3, mlp_dim=512, num_heads=4, patch_size=8, image_size=48),
+    vision=VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=4, patch_size=8, image_size=48),
     text=TextConfig(
         width=128,
-        depth=2,
+        depth=1,
         mlp_dim=256,
         num_heads=4,
         vocab_size=2_048,
-        context_length=24,
+        context_length=16,
         pooling="gap",
         embed_dim=128,
     ),
-    init_logit_bias=-math.log(63),
+    init_logit_bias=-math.log(31),
 )
 """The towers that SigLIP 2's recipe trains on scenes of emoji on a laptop: 36 patches to tell places apart."""
 

@@ -9,7 +9,8 @@ no model of ours was trained on; a model with a decoder (a stage of `recipes.sig
 nothing else is trained. Prints the scores, and writes --output (JSON), and beside it a page to look at (.html).
 
 What differs from SigLIP 2's tables 2 and 5: the probes are solved as a whole rather than trained, pictures are squashed to the model's
-square, and pixels are scored at --map-size. Scores are to be compared with one another.
+square, pixels are scored at --map-size, and boxes are found by the model's own decoder rather than by one trained on RefCOCO. Scores are
+to be compared with one another.
 """
 
 import sys
@@ -106,14 +107,15 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     with tempfile.TemporaryDirectory(prefix=".features-", dir=folder, ignore_cleanup_errors=True) as files:
         reader = FeatureReader(features, Path(files), seed=options.seed)
         results, pictures = Judge(options, reader, writer).judged(sets)
-    write_json(options.output, _header(options, towers) | {"results": _stored(results)})
-    vision = towers.config.vision
+    evaluation = _header(options, towers) | {"results": _stored(results)}
+    write_json(options.output, evaluation)
+    seen = evaluation["model"]
     page = write_dense_page(
         options.output.with_suffix(".html"),
         results,
         pictures,
         title=f"{_short_name(options.model)} on {', '.join(dict.fromkeys(name for each in results.values() for name in each))}",
-        summary=f"What the features of {vision.num_patches:,} patches of {vision.image_size} px pictures tell, frozen"
+        summary=f"What the features of {seen['patches']:,} patches of {seen['image_size']} px pictures tell, frozen"
         f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
     )
     print("\n" + "\n".join(dense_lines(results)))

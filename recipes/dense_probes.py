@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.emoji import GROUPS
-from diptych.core.data.emoji.scenes import SceneSource
 from diptych.core.evaluation.box_gallery import Located
 from diptych.core.evaluation.dense import depth_probe
 from diptych.core.evaluation.dense_page import DensePictures, dense_page
@@ -19,7 +18,7 @@ from diptych.core.evaluation.report.sheet import write_page
 from diptych.core.evaluation.segmentation_pictures import SegmentationPicture
 from diptych.core.evaluation.segmentation_probe import WEIGHT_DECAY, SegmentationProbe
 from diptych.core.evaluation.segmentation_scores import segmentation_scores
-from diptych.recipes.pairs import SCENE_CONCEPTS, evaluation_scenes
+from diptych.recipes.pairs import evaluation_scenes, training_scenes
 from diptych.recipes.picture_features import Writer
 from diptych.recipes.scene_sets import CLASS_NAMES, Phrase, Scenes, read_scenes
 
@@ -44,7 +43,7 @@ class Patches:
 
 def fitted_scenes() -> Scenes:
     """Scenes that probes are fitted to: by the training designers, of the concepts that training scenes show."""
-    return read_scenes(SceneSource(length=FITTED, seed=FITTED_SEED, concepts=SCENE_CONCEPTS), FITTED)
+    return read_scenes(training_scenes(length=FITTED, seed=FITTED_SEED), FITTED)
 
 
 def judged_scenes() -> Scenes:

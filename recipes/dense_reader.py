@@ -13,8 +13,8 @@ from diptych.core.data.image import decode, resize
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.segmentation import PixelMaps, nearest_pixels
 from diptych.recipes.dense_probes import SHOWN, Patches
+from diptych.recipes.dense_sets import ClassifiedPictures
 from diptych.recipes.embedding_progress import EmbeddingProgress
-from diptych.recipes.evaluation_sets import EvaluationSet
 from diptych.recipes.picture_features import BATCH, PictureFeatures
 
 Fetch = Callable[[int], tuple[np.ndarray, Any]]
@@ -62,7 +62,8 @@ class FeatureReader:
         Raises:
             ValueError: nothing can be read.
         """
-        chosen, shown = np.arange(len(maps)), []
+        chosen = np.arange(len(maps))
+        shown: list[np.ndarray] = []
         if most is not None and len(maps) > most:
             chosen = np.sort(np.random.default_rng(self._seed).choice(len(maps), most, replace=False))
             print(f"{name}: {most:,} of {len(maps):,} pictures, chosen at random", flush=True)
@@ -76,21 +77,19 @@ class FeatureReader:
         features, found = self._patches(fetch, len(chosen), name)
         return MapFeatures(features=features, maps=np.stack(found), shown=shown)
 
-    def classified(self, pictures: EvaluationSet) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled features of the pictures that have a class, float32 [pictures, width], and their classes, int64.
+    def classified(self, pictures: ClassifiedPictures) -> tuple[np.ndarray, np.ndarray]:
+        """Pooled features of pictures, float32 [pictures, width], and their classes, int64.
 
         Raises:
             ValueError: nothing can be read.
         """
-        of_records = pictures.labels.of_records
-        chosen = np.flatnonzero(of_records >= 0)
 
         def fetch(number: int) -> tuple[np.ndarray, int]:
-            record = pictures.source.record(int(chosen[number]))
-            return decode(pictures.source.read(record.images[0])), int(of_records[chosen[number]])
+            record = pictures.source.record(int(pictures.records[number]))
+            return decode(pictures.source.read(record.images[0])), int(pictures.classes[number])
 
         pooled, labels = [], []
-        for some, known in self._batches(fetch, len(chosen), pictures.name):
+        for some, known in self._batches(fetch, len(pictures.records), pictures.name):
             pooled.append(self._features(some)["pooled"])
             labels += known
         return np.concatenate(pooled), np.array(labels, np.int64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.data.image import decode
-from diptych.core.data.records import BadExample
+from diptych.core.data.records import BadExample, Source
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.data.sources.refcoco import HELD_OUT_SPLITS, read_original, read_references
 from diptych.core.data.sources.segmentation import (
@@ -35,6 +35,17 @@ class MapSets:
     fitted: PixelMaps
     tested: PixelMaps
     class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedPictures:
+    """Pictures with a class: those records of a source that have one, int64 [pictures], and which, int64 [pictures]."""
+
+    name: str
+    source: Source
+    records: np.ndarray
+    classes: np.ndarray
+    class_names: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +87,29 @@ def open_depth(folder: str | Path, *, scale: float) -> MapSets:
     )
 
 
-def open_neighbours(spec: str) -> tuple[EvaluationSet, list[EvaluationSet]]:
+def open_neighbours(spec: str) -> tuple[ClassifiedPictures, list[ClassifiedPictures]]:
     """The set whose classes vote, and those that are classified: a data set of `recipes.evaluate` with a training split."""
     dataset = open_dataset(spec)
-    tested = [each for each in dataset.sets if each is not dataset.shots]
-    if dataset.shots is None or not tested or any(each.labels is None for each in (dataset.shots, *tested)):
+    train = _classified(dataset.shots)
+    tested = [found for each in dataset.sets if each is not dataset.shots and (found := _classified(each))]
+    if train is None or not tested:
         raise ValueError(
             f"{spec} has no training split whose images could vote: expected FOLDER/train and FOLDER/test, each with a folder a class."
         )
-    return dataset.shots, tested
+    return train, tested
+
+
+def _classified(pictures: EvaluationSet | None) -> ClassifiedPictures | None:
+    if pictures is None or pictures.labels is None:
+        return None
+    chosen = np.flatnonzero(pictures.labels.of_records >= 0)
+    return ClassifiedPictures(
+        name=pictures.name,
+        source=pictures.source,
+        records=chosen,
+        classes=pictures.labels.of_records[chosen],
+        class_names=pictures.labels.names,
+    )
 
 
 def open_phrases(files: Sequence[str], images: Path | None) -> list[PhraseSet]:

@@ -1,8 +1,9 @@
 """What the recipe `dense` does with each kind of set: read it, fit a probe or ask the decoder, keep some pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from diptych.core.evaluation.box_gallery import Located
 from diptych.core.evaluation.neighbours import neighbours
 from diptych.models import SigLIP
 from diptych.models.adapting import adapt, to_square
@@ -21,9 +22,8 @@ from diptych.recipes.dense_probes import (
     probe_segmentation,
 )
 from diptych.recipes.dense_reader import FeatureReader, MapFeatures
-from diptych.recipes.dense_sets import MapSets, PhraseSet
+from diptych.recipes.dense_sets import ClassifiedPictures, MapSets, PhraseSet
 from diptych.recipes.embedding_progress import EmbeddingProgress
-from diptych.recipes.evaluation_sets import EvaluationSet
 from diptych.recipes.picture_features import Writer
 
 AT_ONCE = 512  # pictures with phrases whose features are held in memory
@@ -72,13 +72,14 @@ class Judge:
         """
         if not sets:
             return self._scenes()
-        ways = {
+        ways: dict[str, Callable[[Any], Judged]] = {
             "segmentation": self._segmentation,
             "depth": self._depth,
             "neighbours": self._neighbours,
             "localization": self._localization,
         }
-        results, pictures = {}, {}
+        results: Results = {}
+        pictures: dict[str, Any] = {}
         for kind, opened in sets.items():
             results[kind], shown = ways[kind](opened)
             pictures = shown | pictures
@@ -127,17 +128,19 @@ class Judge:
         result = probe_depth(known.features, known.maps, found.features, found.maps, pooled=pooled, seed=seed)
         return {opened.name: result}, {"patches": patch_pictures(found.features, found.shown)}
 
-    def _neighbours(self, opened: tuple[EvaluationSet, list[EvaluationSet]]) -> Judged:
+    def _neighbours(self, opened: tuple[ClassifiedPictures, list[ClassifiedPictures]]) -> Judged:
         train, tested = opened
         known, labels = self._reader.classified(train)
         results = {}
         for each in tested:
             found, truth = self._reader.classified(each)
-            results[each.name] = neighbours(known, labels, found, truth, each.labels.names, seed=self._options.seed)
+            results[each.name] = neighbours(known, labels, found, truth, each.class_names, seed=self._options.seed)
         return results, {}
 
     def _localization(self, opened: list[PhraseSet]) -> Judged:
-        results, located = {}, []
+        assert self._writer is not None  # the recipe makes one wherever phrases are asked for
+        results: dict[str, dict[str, Any]] = {}
+        located: list[Located] = []
         for each in opened:
             print(f"{each.name}: {len(each.phrases):,} phrases about {len(each.pictures):,} pictures", flush=True)
             with EmbeddingProgress("phrases", records=len(each.phrases), start=0) as progress:

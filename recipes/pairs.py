@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,10 @@ from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
 from diptych.core.training.recipe import Data
 
 MOST_EVALUATED = 2_000
-SCENE_CONCEPTS = 180  # the easiest, so that a small run learns them
 TRAINING_SCENES, EVALUATION_SCENES = 1_000_000, 500
+SCENE_SETTINGS: dict[str, Any] = {"concepts": 27, "objects": (1, 2), "scale": (0.35, 0.65), "size": (64, 64)}
+"""Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them, large."""
+SCENE_DESIGNERS = ("noto", "emojione", "fluent_flat", "fxemoji")
 SCENE_SHAPES: dict[str, tuple[float, float] | None] = {SCENES: None, f"wide_{SCENES}": (0.2, 5.0)}
 """Name of the data -> range of the pictures' width against their height; None for squares."""
 EVALUATION_SEED = 1 << 32  # apart from any that training takes by default
@@ -71,7 +74,7 @@ def open_pairs(data: Data) -> Pairs:
         held_out = {"Held-out pairs": open_source(data.val_data)}
     elif data.train_data in SCENE_SHAPES:
         aspects = SCENE_SHAPES[data.train_data]
-        source = SceneSource(length=TRAINING_SCENES, concepts=SCENE_CONCEPTS, aspects=aspects)
+        source = training_scenes(aspects=aspects)
         held_out = {"New scenes": evaluation_scenes(aspects=aspects)}
     elif data.train_data == EMBEDDED:
         held_out = {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}
@@ -89,10 +92,14 @@ def open_pairs(data: Data) -> Pairs:
     )
 
 
-def evaluation_scenes(**settings) -> SceneSource:
+def training_scenes(**settings: Any) -> SceneSource:
+    """Scenes of four designers' drawings; `settings` as for `SceneSource`."""
+    return SceneSource(**{"length": TRAINING_SCENES, "designers": SCENE_DESIGNERS, **SCENE_SETTINGS, **settings})
+
+
+def evaluation_scenes(**settings: Any) -> SceneSource:
     """Scenes of the held-out designer's drawings of the concepts that training scenes show; `settings` as for `SceneSource`."""
-    settings = {"length": EVALUATION_SCENES, "seed": EVALUATION_SEED, "concepts": SCENE_CONCEPTS} | settings
-    return scene_evaluation_set(**settings)
+    return scene_evaluation_set(**{"length": EVALUATION_SCENES, "seed": EVALUATION_SEED, **SCENE_SETTINGS, **settings})
 
 
 def default_tokenizer(data: Data) -> Path:

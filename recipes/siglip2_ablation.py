@@ -45,9 +45,9 @@ DECODER = Stage(
 class Ablation:
     """How long and how often."""
 
-    examples: int = 24_000
+    examples: int = 30_000
     """Of each run, before forks."""
-    batch_size: int = 64
+    batch_size: int = 32
     seeds: int = 3
     run_dir: Path = Path("runs/siglip2-ablation")
     output: Path = Path("docs/siglip2_ablation.md")

@@ -16,6 +16,7 @@ from diptych.core.losses.captioning import (
     captioning_loss,
     chunked_cross_entropy,
     combine_tasks,
+    cross_entropy,
     task_means,
 )
 from diptych.core.losses.contrastive import sigmoid_loss
@@ -25,6 +26,8 @@ from diptych.core.training.objectives import Captions, ContrastiveObjective, Obj
 from diptych.core.training.stages import LossWeights
 from diptych.core.training.teacher import EmaTeacher
 
+MOST_LOGITS = 2**25
+"""Of the decoder, that exist at a time: 128 MiB."""
 TASKS = ("caption", "referring", "grounded")
 
 
@@ -141,12 +144,18 @@ class JointObjective(Objective):
         parallel = ops.concatenate([parallel, ops.zeros((images, tasks - 1), dtype="bool")], axis=-1)
         captioner = model.captioner
         hidden = captioner(labels, features["tokens"], parallel=parallel, encoder_mask=features["mask"])
-        losses = chunked_cross_entropy(
-            ops.reshape(hidden, (images * tasks * length, hidden.shape[-1])),
-            captioner.logits_kernel,
+        tokens, kernel = images * tasks * length, captioner.logits_kernel
+        arguments = (
+            ops.reshape(hidden, (tokens, hidden.shape[-1])),
+            kernel,
             captioner.logits_bias,
-            ops.reshape(labels, (images * tasks * length,)),
+            ops.reshape(labels, (tokens,)),
         )
+        at_once = max(1, MOST_LOGITS // kernel.shape[1])
+        if tokens <= at_once:  # few enough to be kept instead of computed twice
+            losses = cross_entropy(*arguments)
+        else:
+            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once)
         losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
         return losses, ops.cast(ops.any(ops.cast(weights, "bool"), axis=-1), "float32")
 

@@ -101,7 +101,7 @@ def run(built, *, questions: int | None = None, scenes: int = 16) -> int:
     """Carries the recipe out, or stops on the way."""
     from diptych.recipes import pairs, staged
 
-    pairs.EVALUATION_SCENES, pairs.SCENE_CONCEPTS = scenes, 27
+    pairs.EVALUATION_SCENES = scenes
     staged.StopSignals = lambda: StopAfter(questions)
     return staged.run(built)
 

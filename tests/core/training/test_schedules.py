@@ -1,5 +1,6 @@
 """Laws of the learning-rate schedules."""
 
+import json
 import math
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.training.schedules import Cosine, InverseSquareRoot, Linear
+from diptych.core.training.schedules import SCHEDULES, Cosine, InverseSquareRoot, Linear, Part
 
 
 def rates(schedule, steps) -> np.ndarray:
@@ -61,3 +62,76 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
         ValueError, match="warmup_examples must be at least 0 and less than total_examples, got 10 of 10"
     ):
         Cosine(1e-3, batch_size=1, total_examples=10, warmup_examples=10)
+
+
+# Parts
+
+WHOLES = {
+    "cosine": Cosine(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
+    "linear": Linear(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
+    "inverse_square_root": InverseSquareRoot(
+        1e-3, batch_size=8, total_examples=800, warmup_examples=80, timescale_examples=100, cooldown_examples=200
+    ),
+}
+KINDS = pytest.mark.parametrize("kind", WHOLES)
+
+
+def close(found, expected):
+    """Places are float32, and so are angles near π: the rate is off by some of its peak's roundings."""
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-9)
+
+
+def test_every_schedule_can_be_taken_in_parts():
+    assert WHOLES.keys() == SCHEDULES.keys()
+    assert all(type(whole) is SCHEDULES[kind] for kind, whole in WHOLES.items())
+
+
+@KINDS
+@given(
+    ends=st.tuples(st.integers(0, 800), st.integers(0, 800)).map(sorted),
+    first_step=st.integers(0, 300),
+    steps=st.integers(1, 400),
+)
+def test_a_part_begins_and_ends_with_the_rates_of_the_whole(kind, ends, first_step, steps):
+    whole = WHOLES[kind]
+    part = Part(whole, first_step=first_step, steps=steps, examples=tuple(ends))
+    close(rates(part, [first_step, first_step + steps]), rates(whole, [end / 8 for end in ends]))
+    assert part.learning_rate == 1e-3
+
+
+@KINDS
+@pytest.mark.parametrize("stretch", [1, 2, 4])
+def test_a_stretched_part_meets_the_same_rates_in_more_steps(kind, stretch):
+    part = Part(WHOLES[kind], first_step=50, steps=50 * stretch, examples=(400, 800))
+    close(rates(part, range(50, 50 + 50 * stretch + 1, stretch)), rates(WHOLES[kind], range(50, 101)))
+
+
+@KINDS
+def test_a_part_in_place_is_the_whole_before_and_behind_it_too(kind):
+    part = Part(WHOLES[kind], first_step=30, steps=20, examples=(240, 400))
+    close(rates(part, range(0, 100)), rates(WHOLES[kind], range(0, 100)))
+
+
+@KINDS
+def test_parts_one_after_the_other_are_the_whole_stretched(kind):
+    """A fork whose optimizer has made other steps than the trunk's schedule counts goes on where the part before ended."""
+    first = Part(WHOLES[kind], first_step=0, steps=40, examples=(0, 320))
+    second = Part(WHOLES[kind], first_step=40, steps=240, examples=(320, 800))
+    assert rates(first, [40]) == pytest.approx(rates(second, [40]), rel=1e-5)
+    assert np.abs(np.diff(rates(second, range(40, 281)))).max() < 1e-3 / 40
+
+
+@KINDS
+def test_a_part_is_restored_from_its_configuration(kind):
+    part = Part(WHOLES[kind], first_step=7, steps=30, examples=(100.5, 700.25))
+    written = json.loads(json.dumps(keras.optimizers.schedules.serialize(part)))
+    restored = keras.optimizers.schedules.deserialize(written)
+    assert type(restored) is Part
+    assert type(restored.whole) is SCHEDULES[kind]
+    assert restored.examples == (100.5, 700.25)
+    np.testing.assert_array_equal(rates(restored, range(40)), rates(part, range(40)))
+
+
+def test_a_part_without_steps_is_refused():
+    with pytest.raises(ValueError, match="at least one step, got 0"):
+        Part(WHOLES["cosine"], first_step=0, steps=0, examples=(0, 8))
