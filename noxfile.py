@@ -49,6 +49,10 @@ TINY = {
         ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/caption/results.json"),
         ("caption/results.json", "caption/results.html"),
     ),
+    "dense": (
+        ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/dense/results.json"),
+        ("dense/results.json", "dense/results.html"),
+    ),
     "siglip": (("--run-dir", "{folder}/siglip", *SHORT), tuple(f"siglip/{name}" for name in RUN)),
     "clip": (("--run-dir", "{folder}/clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),
     "zero_shot": (("--output", "{folder}/zero_shot.json"), ("zero_shot.json", "zero_shot.html")),

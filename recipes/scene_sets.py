@@ -44,7 +44,12 @@ def read_scenes(source: SceneSource, count: int) -> Scenes:
     """The first `count` scenes of a source, or all where there are fewer."""
     count = min(count, len(source))
     phrases, captions, kinds = [], [], []
+    pixels, labels, depths = [], [], []
     for index in range(count):
+        # All of one scene at a time: a source remembers the last few that it has drawn.
+        pixels.append(source.pixels(index))
+        labels.append(source.labels(index))
+        depths.append(source.depth(index))
         record = source.record(index)
         captions.append(next(caption.text for caption in record.captions if caption.language == LANGUAGE))
         phrases += [
@@ -54,9 +59,9 @@ def read_scenes(source: SceneSource, count: int) -> Scenes:
         ]
         kinds.append(GROUPS.index(source.objects_of(index)[-1].concept.group))
     return Scenes(
-        pixels=[source.pixels(index) for index in range(count)],
-        labels=[source.labels(index) for index in range(count)],
-        depths=[source.depth(index) for index in range(count)],
+        pixels=pixels,
+        labels=labels,
+        depths=depths,
         phrases=phrases,
         captions=captions,
         kinds=np.array(kinds),

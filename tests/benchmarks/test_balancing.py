@@ -142,7 +142,7 @@ def test_the_document_shows_what_was_measured():
 
 def test_the_table_is_written_between_the_marks(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{benchmark.BEGIN}\nold\n{benchmark.END}\nafter\n")
+    page.write_text(f"before\n{benchmark.BEGIN}\nwhat was there\n{benchmark.END}\nafter\n")
     numbers = dict.fromkeys(benchmark.COLUMNS, 0.25) | {"records": 1200, "ambers": 0.66}
     rows = [
         {"data": data, "seed": seed, **numbers, "representation": sign * 0.3}
@@ -154,7 +154,7 @@ def test_the_table_is_written_between_the_marks(tmp_path):
     text = page.read_text()
     assert "| balanced | 1,200 | 66.0 | 30.0 ± 0.0 |" in text
     assert "10 steps of 64 on jax, 2 seeds" in text
-    assert "old" not in text
+    assert "what was there" not in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     page.write_text("no marks\n")

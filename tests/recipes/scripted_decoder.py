@@ -17,9 +17,7 @@ from diptych.recipes.staged import save_trained
 TOWER = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 TEXT = TextConfig(**TOWER, vocab_size=VOCABULARY, context_length=6)
 SQUARE = SigLIPConfig(vision=VisionConfig(**TOWER, patch_size=8, image_size=32), text=TEXT)
-NAFLEX = SigLIPConfig(
-    vision=NaFlexVisionConfig(**TOWER, patch_size=8, position_grid=4, max_num_patches=12), text=TEXT
-)
+NAFLEX = SigLIPConfig(vision=NaFlexVisionConfig(**TOWER, patch_size=8, position_grid=4, max_num_patches=12), text=TEXT)
 LENGTH = 56
 DECODER = CaptionerConfig(
     width=64, depth=1, mlp_dim=24, num_heads=2, vocab_size=VOCABULARY, context_length=LENGTH, encoder_width=16

@@ -22,7 +22,7 @@ from diptych.recipes.dense import Dense, dense
 from diptych.recipes.dense_probes import locate
 from diptych.recipes.dense_tasks import square_towers
 from diptych.recipes.scene_sets import Phrase
-from diptych.recipes.staged import targets_settings
+from diptych.recipes.stage_parts import targets_settings
 from tests.core.data.pictures import encoded
 from tests.recipes.export_models import clip
 
