@@ -49,6 +49,10 @@ TINY = {
         ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/caption/results.json"),
         ("caption/results.json", "caption/results.html"),
     ),
+    "label": (
+        ("--scenes", "40", "--output", "{folder}/label/regions.jsonl"),
+        ("label/regions.jsonl", "label/regions.html"),
+    ),
     "dense": (
         ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/dense/results.json"),
         ("dense/results.json", "dense/results.html"),

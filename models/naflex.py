@@ -47,9 +47,9 @@ def interpolation_weights(place, size, grid: int):
 def table_weights(spatial_shapes, length: int, grid: int):
     """How much each entry of a `[grid, grid]` table counts for each patch of grids (rows, columns): `[batch · length, grid²]`."""
     row, column, _ = patch_places(spatial_shapes, length)
-    across = interpolation_weights(row, ops.maximum(spatial_shapes[:, :1], 1), grid)
-    along = interpolation_weights(column, ops.maximum(spatial_shapes[:, 1:], 1), grid)
-    return ops.reshape(ops.expand_dims(across, -1) * ops.expand_dims(along, -2), (-1, grid**2))
+    sizes = ops.expand_dims(ops.maximum(spatial_shapes, 1), 1)
+    both = interpolation_weights(ops.stack([row, column], axis=-1), sizes, grid)
+    return ops.reshape(ops.expand_dims(both[:, :, 0], -1) * ops.expand_dims(both[:, :, 1], -2), (-1, grid**2))
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -100,7 +100,7 @@ class Student(keras.Model):
     def teacher_parts(self) -> dict:
         """Fresh parts like those of this student that a teacher copies: the image tower with its MAP head, and both heads."""
         tower = siglip_image_tower(
-            self.config.vision, seed=self.seed, dtype=self.towers.image_encoder.dtype_policy.name, name="image"
+            self.config.vision, seed=self.seed, dtype=self.towers.image_encoder.get_config()["dtype"], name="image"
         )
         global_head, patch_head = self._heads()
         return {"image": tower, "global_head": global_head, "patch_head": patch_head}

@@ -215,7 +215,9 @@ def _page(summary: str, labelled: LabelledSource) -> str:
     for index in range(len(labelled)):
         try:
             record, known = labelled.record(index), known_boxes(labelled.source.record(index))
-            picture = pixels_of(labelled, record.images[0]) if record.regions else None
+            if not record.regions:
+                continue
+            picture = pixels_of(labelled, record.images[0])
         except BadExample:
             continue
         cards += [_card(picture, region, known) for region in record.regions[: SHOWN - len(cards)]]
@@ -225,7 +227,7 @@ def _page(summary: str, labelled: LabelledSource) -> str:
     return sheet("Boxes for the words of captions", [summary], [section])
 
 
-def _card(picture: np.ndarray | None, region: Region, known: Collection[Box]) -> Markup:
+def _card(picture: np.ndarray, region: Region, known: Collection[Box]) -> Markup:
     """The picture with the box, its phrase and score, and how well it agrees with the nearest of the boxes known before."""
     boxed = with_boxes(Located(picture=picture, phrase=region.text, true=region.box, predicted=None))
     overlap = max((float(box_iou(np.array(box), np.array(region.box))) for box in known), default=None)

@@ -26,8 +26,14 @@ from diptych.core.training.recipe import Data
 
 MOST_EVALUATED = 2_000
 TRAINING_SCENES, EVALUATION_SCENES = 1_000_000, 500
-SCENE_SETTINGS: dict[str, Any] = {"concepts": 27, "objects": (1, 2), "scale": (0.35, 0.65), "size": (64, 64)}
-"""Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them, large."""
+SCENE_SETTINGS: dict[str, Any] = {
+    "concepts": 27,
+    "objects": (1, 2),
+    "scale": (0.35, 0.65),
+    "size": (64, 64),
+    "grounds": ("flat", "gradient"),
+}
+"""Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them, large, on calm grounds."""
 SCENE_DESIGNERS = ("noto", "emojione", "fluent_flat", "fxemoji")
 SCENE_SHAPES: dict[str, tuple[float, float] | None] = {SCENES: None, f"wide_{SCENES}": (0.2, 5.0)}
 """Name of the data -> range of the pictures' width against their height; None for squares."""

@@ -64,11 +64,11 @@ class PictureFeatures:
 
 
 class Writer:
-    """Asks a decoder about pictures: captions, boxes of phrases, descriptions of boxes; always the likeliest words."""
+    """Asks a decoder about pictures: captions, boxes of phrases, descriptions of boxes; the likeliest words, or draws."""
 
     def __init__(self, features: PictureFeatures, captioner, targets: CaptionTargets):
         self._features, self._captioner, self._targets = features, captioner, targets
-        self._generators: dict[tuple[int, float | None], Generator] = {}
+        self._generators: dict[tuple[int, float | None, float], Generator] = {}
 
     def __call__(
         self,
@@ -107,7 +107,7 @@ class Writer:
         return answers
 
     def _generator(self, steps: int, temperature: float | None, top_p: float) -> Generator:
-        key = (steps, temperature)
+        key = (steps, temperature, top_p)
         if key not in self._generators:
             self._generators[key] = Generator(self._captioner, steps=steps, temperature=temperature, top_p=top_p)
         return self._generators[key]

@@ -112,7 +112,7 @@ def check_boxes(source: Source, looked_at: int = 256) -> None:
                 return
     raise ValueError(
         f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded captions. Give data "
-        "with boxes (coco:annotations.json:images/), label yours with a detector (diptych.core.data.region_labels), or train on captions "
+        "with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or train on captions "
         "alone with --no-require-boxes."
     )
 

@@ -19,7 +19,7 @@ from tests.recipes.scripted_decoder import BOX, DECODER, NAFLEX, SQUARE, TARGETS
 SIZES = ((24, 32), (50, 20), (32, 32), (9, 70), (40, 40))
 PICTURES = [pixels(seed, *SIZES[seed % len(SIZES)]) for seed in range(7)]
 BATCH = 4
-SHORT = replace(DECODER, context_length=20)
+SHORT = replace(DECODER, context_length=22)
 LENGTH = 8  # of the NaFlex tower's sequences
 
 

@@ -1,5 +1,6 @@
 """What scenes stand on: flat colours, gradients, clouds of noise and stripes, of any size."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,19 +12,22 @@ _GRAIN = 9  # largest difference that fine noise makes
 _CELL = 16  # pixels, of the coarse noise
 
 
-def background(rng: np.random.Generator, height: int, width: int, avoided: np.ndarray) -> np.ndarray:
+def background(
+    rng: np.random.Generator, height: int, width: int, avoided: np.ndarray, kinds: Sequence[str] = KINDS
+) -> np.ndarray:
     """A picture to draw on, uint8 [height, width, 3].
 
     Of six pairs of colours it takes the pair that stays farthest from the colours of what will stand on it.
 
     Args:
         avoided: those colours, [n, 3] in 0..255.
+        kinds: of `KINDS`, drawn evenly.
     """
     kind, turn, frequency, phase = rng.random(4)
     pairs = rng.integers(0, 256, (_CANDIDATES, 2, 3)).astype(np.float32)
     distances = ((pairs[:, :, None] - avoided[None, None].astype(np.float32)) ** 2).sum(axis=-1)
     first, second = pairs[int(distances.min(axis=(1, 2)).argmax())]
-    name = KINDS[int(kind * len(KINDS))]
+    name = kinds[int(kind * len(kinds))]
     share: np.ndarray
     if name == "flat":
         share = np.zeros((height, width), np.float32)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.core.data.emoji.backgrounds import background
+from diptych.core.data.emoji.backgrounds import KINDS, background
 from diptych.core.data.emoji.sprites import Sprite
 
 SHRINKING = (1.0, 0.8, 0.64, 0.5, 0.4)  # of all sizes, tried in turn until everything finds room
@@ -27,19 +27,26 @@ class Composition:
 
 
 def compose(
-    rng: np.random.Generator, sprites: Sequence[Sprite], sizes: Sequence[float], height: int, width: int
+    rng: np.random.Generator,
+    sprites: Sequence[Sprite],
+    sizes: Sequence[float],
+    height: int,
+    width: int,
+    grounds: Sequence[str] = KINDS,
 ) -> Composition:
     """Lay sprites one over the other at random places, none of which hides more than MOST_HIDDEN of another's pixels.
 
     Args:
         sprites: the farthest first.
         sizes: their longer sides in pixels, at most the picture's shorter side.
+        grounds: kinds of `backgrounds.background`.
     """
     for factor in SHRINKING:
         placed = _placed(rng, sprites, [size * factor for size in sizes], height, width)
         if len(placed.shown) == len(sprites):
             break
-    pixels = background(rng, height, width, np.stack([sprites[number].colour for number in placed.shown]))
+    colours_shown = np.stack([sprites[number].colour for number in placed.shown])
+    pixels = background(rng, height, width, colours_shown, grounds)
     for (colours, opacity), (top, left) in zip(placed.layers, placed.corners, strict=True):
         part = pixels[top : top + opacity.shape[0], left : left + opacity.shape[1]]
         part[:] = (part * (255 - opacity.astype(np.uint16))[..., None] + 127) // 255 + colours

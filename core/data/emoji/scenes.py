@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diptych.core.data.emoji.backgrounds import KINDS
 from diptych.core.data.emoji.composition import SHRINKING, compose
 from diptych.core.data.emoji.concepts import GROUPS, HELD_OUT_DESIGNER, Concept
 from diptych.core.data.emoji.selection import RECTANGULAR_DESIGNERS, Drawable, drawables
@@ -58,7 +59,7 @@ class SceneSource:
     concepts: how many concepts appear, the easiest of every group first (`selection.drawables`); None for all.
     objects: least and most things in a scene; where the most find no room there are fewer.
     size: (height, width) in pixels.   aspects: range of width / height at the area of `size`; None for its own.
-    scale: range of a thing's longer side, relative to the square root of the area.
+    scale: range of a thing's longer side, relative to the square root of the area.   grounds: of `backgrounds.KINDS`.
     """
 
     length: int
@@ -71,6 +72,7 @@ class SceneSource:
     size: tuple[int, int] = (96, 96)
     aspects: tuple[float, float] | None = None
     scale: tuple[float, float] = (0.25, 0.55)
+    grounds: Sequence[str] = KINDS
 
     def __post_init__(self):
         for entry in fields(self):
@@ -84,6 +86,9 @@ class SceneSource:
             raise ValueError(f"objects must be (least, most) with 1 <= least <= most <= 16, got {self.objects}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}")
+        object.__setattr__(self, "grounds", tuple(self.grounds))
+        if not self.grounds or not set(self.grounds) <= set(KINDS):
+            raise ValueError(f"grounds must be some of {', '.join(KINDS)}, got {self.grounds}")
         if min(self.size) < 16:
             raise ValueError(f"size must be (height, width) of 16 pixels or more, got {self.size}")
         if self.aspects is not None and not 1 / 16 <= self.aspects[0] <= self.aspects[1] <= 16:
@@ -206,7 +211,7 @@ def _drawn(source: SceneSource, index: int) -> _Scene:
     high = max(low, min(high, _CROWD / np.sqrt(len(cast))))
     sizes = np.minimum(side * (low + rng.random(len(cast)) * (high - low)), _LARGEST * min(height, width))
     order = np.argsort(sizes, kind="stable")
-    composed = compose(rng, [cast[place][2] for place in order], sizes[order], height, width)
+    composed = compose(rng, [cast[place][2] for place in order], sizes[order], height, width, source.grounds)
     objects = []
     for number, (place, size) in enumerate(zip(order[composed.shown], composed.sizes, strict=True), 1):
         mask = composed.instances == number

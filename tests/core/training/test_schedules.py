@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.training.schedules import SCHEDULES, Cosine, InverseSquareRoot, Linear, Part
@@ -16,6 +16,7 @@ def rates(schedule, steps) -> np.ndarray:
     return np.array([float(keras.ops.convert_to_numpy(schedule(step))) for step in steps])
 
 
+@settings(deadline=None)  # the first call compiles
 @given(step=st.integers(0, 60), warmup=st.sampled_from([0, 64, 160]), batch_size=st.sampled_from([8, 16]))
 def test_cosine_is_the_formula_of_big_vision(step, warmup, batch_size):
     schedule = Cosine(2e-3, batch_size=batch_size, total_examples=640, warmup_examples=warmup)
@@ -87,6 +88,7 @@ def test_every_schedule_can_be_taken_in_parts():
 
 
 @KINDS
+@settings(deadline=None)
 @given(
     ends=st.tuples(st.integers(0, 800), st.integers(0, 800)).map(sorted),
     first_step=st.integers(0, 300),
