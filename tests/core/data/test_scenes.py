@@ -56,8 +56,8 @@ def test_boxes_are_tight_around_what_is_seen(name, request):
 def test_pixels_change_where_things_are_and_nowhere_else(monkeypatch, scenes):
     grounds = []
 
-    def noted(rng, height, width, avoided):
-        made = background(rng, height, width, avoided)
+    def noted(rng, height, width, *rest):
+        made = background(rng, height, width, *rest)
         grounds.append(made.copy())
         return made
 
