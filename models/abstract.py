@@ -39,7 +39,8 @@ def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) ->
     Memory is taken for one weight after the other, and none for initial values.
     """
     variables = {variable.path: variable for variable in model.variables}
-    given, size = [], 0
+    given: list[keras.Variable] = []
+    size = 0
     for path, value in values:
         variable = variables.pop(path)
         given, size = [*given, variable], size + value.nbytes

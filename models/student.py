@@ -60,11 +60,10 @@ class Student(keras.Model):
     ):
         super().__init__(name=name)
         self.config, self.seed, self.head = config, seed, head
-        arguments = {"dtype": dtype, "rematerialize": rematerialize}
-        self.towers = SigLIP(config, seed=seed, **arguments)
+        self.towers = SigLIP(config, seed=seed, dtype=dtype, rematerialize=rematerialize)
         self.captioner = None
         if captioner is not None:
-            self.captioner = Captioner(captioner, seed=seed, name="captioner", **arguments)
+            self.captioner = Captioner(captioner, seed=seed, dtype=dtype, rematerialize=rematerialize)
         self.global_head = self.patch_head = self.mask_token = None
         if head is not None:
             if isinstance(config.vision, NaFlexVisionConfig):

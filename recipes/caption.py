@@ -10,6 +10,7 @@ pictures with boxes, results.html.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.image import decode
+from diptych.core.data.records import Box
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.evaluation.box_gallery import STYLE, Located, box_gallery
 from diptych.core.evaluation.localization import accuracy_at_iou
@@ -145,19 +147,22 @@ def caption(options: Caption) -> int:
     return 0
 
 
-def _pictures(options: Caption):
+def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[tuple[int, str, Box | None]]]:
     """Names, pixels, and (picture, phrase, true box or None) of what is to be found."""
     if options.image:
         pictures = [
             decode(read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)) for path in options.image
         ]
-        phrases = [(place, text, None) for place in range(len(pictures)) for text in options.find]
+        phrases: list[tuple[int, str, Box | None]] = [
+            (place, text, None) for place in range(len(pictures)) for text in options.find
+        ]
         return [str(path) for path in options.image], pictures, phrases
     from diptych.recipes.pairs import evaluation_scenes
     from diptych.recipes.scene_sets import read_scenes
 
     scenes = read_scenes(evaluation_scenes(), SCENES_SHOWN)
-    phrases = [(phrase.scene, phrase.text, phrase.box) for phrase in scenes.phrases]
+    phrases = []
+    phrases += [(phrase.scene, phrase.text, phrase.box) for phrase in scenes.phrases]
     phrases += [(place, text, None) for place in range(len(scenes)) for text in options.find]
     return [f"scene {place}: {text}" for place, text in enumerate(scenes.captions)], scenes.pixels, phrases
 

@@ -22,6 +22,7 @@ from diptych.core.training.recipe import Optimization, Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES
 from diptych.core.training.signals import StopSignals
+from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.models import SigLIP, SigLIPConfig, VisionConfig
 from diptych.models.counting import count_flops, count_parameters
 from diptych.models.heads import bias_for_batch
@@ -30,6 +31,8 @@ from diptych.recipes.evaluation import Evaluation
 from diptych.recipes.failures import TRAINING_ERRORS, exit_status
 from diptych.recipes.pairs import augmentation_for, default_tokenizer, open_pairs
 from diptych.recipes.planning import plan_text
+
+AnyRecipe = Recipe | StagedRecipe
 
 PAPER_CONTEXT_LENGTH = 64
 
@@ -99,7 +102,7 @@ def save_trained(learner: Learner, preprocess: Preprocess, folder: Path) -> None
     print(f"Model: {folder}", flush=True)
 
 
-def build_preprocess(recipe: Recipe) -> Preprocess:
+def build_preprocess(recipe: AnyRecipe) -> Preprocess:
     """How pictures and captions become arrays; the size of the pictures is the model's."""
     data = recipe.data
     share = data.english_share
@@ -115,7 +118,7 @@ def build_preprocess(recipe: Recipe) -> Preprocess:
     )
 
 
-def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
+def build_config(recipe: AnyRecipe, preprocess: Preprocess) -> SigLIPConfig:
     """The preset with the recipe's changes; its vocabulary and context are the tokens'."""
     config, vision = square_towers(recipe)
     model = recipe.model
@@ -130,7 +133,7 @@ def build_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
     )
 
 
-def square_towers(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
+def square_towers(recipe: AnyRecipe) -> tuple[SigLIPConfig, VisionConfig]:
     """The preset that the recipe names, and its image tower.
 
     Raises:
@@ -145,7 +148,7 @@ def square_towers(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
     )
 
 
-def initial_bias(recipe: Recipe) -> float | None:
+def initial_bias(recipe: AnyRecipe) -> float | None:
     """The sigmoid loss's bias at the start; None with the softmax loss, whose model has none."""
     bias = recipe.model.init_logit_bias
     if recipe.optimization.loss == "softmax":
@@ -203,7 +206,7 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
     )
 
 
-def build_loss(recipe: Recipe, config: SigLIPConfig) -> Callable:
+def build_loss(recipe: AnyRecipe, config: SigLIPConfig) -> Callable:
     """The loss between embeddings; the sigmoid loss by the implementation that the recipe names, or that fits."""
     if recipe.optimization.loss == "softmax":
         return softmax_loss
@@ -212,14 +215,14 @@ def build_loss(recipe: Recipe, config: SigLIPConfig) -> Callable:
     )
 
 
-def choose_implementation(recipe: Recipe, config: SigLIPConfig) -> str:
+def choose_implementation(recipe: AnyRecipe, config: SigLIPConfig) -> str:
     """The name of the sigmoid loss's implementation for this run's embeddings."""
     return backends.choose_implementation(
         recipe.run.loss_implementation, dtype=embeddings_dtype(recipe), width=config.text.output_width
     )
 
 
-def embeddings_dtype(recipe: Recipe) -> str:
+def embeddings_dtype(recipe: AnyRecipe) -> str:
     """What embeddings enter the sigmoid loss in: bfloat16 where that is faster, which no CPU is."""
     return "bfloat16" if recipe.model.precision == "bfloat16" and backends.device_name() else "float32"
 

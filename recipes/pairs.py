@@ -75,12 +75,11 @@ def open_pairs(data: Data) -> Pairs:
     The embedded emoji are judged on drawings by a designer never trained on, of concepts that were ("new drawings") and of
     concepts that were not ("new concepts"). Other data are judged on --val-data, or on a fraction held out by key.
     """
-    source = None if data.train_data in SCENE_SHAPES else open_source(data.train_data)
+    drawn, aspects = data.train_data in SCENE_SHAPES, SCENE_SHAPES.get(data.train_data)
+    source: Source = training_scenes(aspects=aspects) if drawn else open_source(data.train_data)
     if data.val_data is not None:
         held_out = {"Held-out pairs": open_source(data.val_data)}
-    elif data.train_data in SCENE_SHAPES:
-        aspects = SCENE_SHAPES[data.train_data]
-        source = training_scenes(aspects=aspects)
+    elif drawn:
         held_out = {"New scenes": evaluation_scenes(aspects=aspects)}
     elif data.train_data == EMBEDDED:
         held_out = {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}

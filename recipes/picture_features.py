@@ -8,7 +8,7 @@ import numpy as np
 from diptych.core.data.captioning import CaptionTargets, Question
 from diptych.core.data.image import resize
 from diptych.core.data.naflex import NaFlexLengths
-from diptych.models.config import NaFlexVisionConfig
+from diptych.models.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.generation import Generator
 from diptych.models.two_towers import SigLIP
 
@@ -25,7 +25,7 @@ class PictureFeatures:
 
     def __init__(self, towers: SigLIP, *, sequence_length: int | None = None):
         self._tower = towers.image_encoder
-        self._config = towers.config.vision
+        self._config: VisionConfig | NaFlexVisionConfig = towers.config.vision
         self._length = sequence_length
 
     def inputs(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -58,6 +58,7 @@ class PictureFeatures:
     def patches(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Of a square tower: features of patches float32 [n, rows, columns, width], and the pooled ones."""
         features = self(pictures)
+        assert isinstance(self._config, VisionConfig)
         side = self._config.image_size // self._config.patch_size
         tokens = features["tokens"]
         return tokens.reshape(len(tokens), side, side, tokens.shape[-1]), features["pooled"]

@@ -18,6 +18,7 @@ from the same seeds and the same data in the same order, unless the table says o
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.core.training.stages import Curation, LossWeights, Stage
@@ -30,7 +31,7 @@ DECODER = Stage(
     name="decoder",
     after="trunk",
     schedule=None,
-    stretch=0.25,
+    stretch=0.5,
     losses=CAPTIONING,
     learning_rate=1e-3,
     weight_decay=1e-4,
@@ -78,14 +79,15 @@ def variants(options: Ablation) -> dict[str, StagedRecipe]:
     def run(*stages: Stage, **changes) -> StagedRecipe:
         return replace(recipe, stages=stages, **changes)
 
-    def small_batches(loss: str) -> StagedRecipe:
+    def small_batches(loss: Literal["sigmoid", "softmax"]) -> StagedRecipe:
         model = recipe.model if loss == "sigmoid" else replace(recipe.model, init_logit_bias=None)
         optimization = replace(
             recipe.optimization, loss=loss, batch_size=16, examples=options.examples // 3, learning_rate=5e-4
         )
         return run(Stage(name="trunk"), model=model, optimization=optimization, run=retrieval_alone)
 
-    own = {"after": "early", "schedule": None, "stretch": 0.2, "learning_rate": 5e-4, "order": 2}
+    uniform = Stage(name="uniform", after="early", schedule=None, stretch=0.2, learning_rate=5e-4, order=2)
+    curation = Curation(reference="reference", filter_ratio=0.5)
     return {
         "sigmoid": run(Stage(name="trunk"), DECODER),
         "captioning": run(Stage(name="trunk", losses=CAPTIONING), DECODER),
@@ -110,8 +112,8 @@ def variants(options: Ablation) -> dict[str, StagedRecipe]:
         "curation": run(
             Stage(name="early", schedule=(0.0, 0.5)),
             Stage(name="reference", after="early", schedule=(0.5, 1.0)),
-            Stage(name="uniform", **own),
-            Stage(name="curated", curation=Curation(reference="reference", filter_ratio=0.5), **own),
+            uniform,
+            replace(uniform, name="curated", curation=curation),
             run=retrieval_alone,
         ),
         "sigmoid_16": small_batches("sigmoid"),

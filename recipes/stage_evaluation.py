@@ -1,10 +1,12 @@
 """Judges the towers in a stage and at its end: retrieval by language, boxes that the decoder finds, probes on patches."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.emoji.scenes import SEPARATOR, SceneSource
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
@@ -106,7 +108,7 @@ class StageEvaluation:
 
     def _recall_by_length(self) -> dict[str, float]:
         """recall@1 of the first set at the sequence lengths that were trained, and between them."""
-        trained = sorted(self._planned.naflex.lengths)
+        trained = sorted(self._planned.stage.sequence_lengths)
         between = [round((a + b) / 2) for a, b in zip(trained, trained[1:], strict=False)]
         found = {}
         for length in sorted({*trained, *between}):
@@ -124,6 +126,7 @@ class StageEvaluation:
         return {k: float((ranks <= k).mean()) for k in ks}
 
     def _writer(self) -> Writer:
+        assert isinstance(self._preprocess.targets, CaptionTargets)
         return Writer(self._features, self._student.captioner, self._preprocess.targets)
 
     def _read(self) -> list[PairSet]:
@@ -137,13 +140,10 @@ class StageEvaluation:
         parts = []
         for start in range(0, len(pairs.images), IMAGE_BATCH):
             chosen = slice(start, start + IMAGE_BATCH)
-            if pairs.patches is None:
-                inputs = pairs.images[chosen] / np.float32(127.5) - 1
-            else:
-                inputs = {
-                    "patches": pairs.patches[chosen] / np.float32(127.5) - 1,
-                    "spatial_shapes": pairs.spatial_shapes[chosen],
-                }
+            inputs: Any = pairs.images[chosen] / np.float32(127.5) - 1
+            if pairs.patches is not None and pairs.spatial_shapes is not None:
+                patches = pairs.patches[chosen] / np.float32(127.5) - 1
+                inputs = {"patches": patches, "spatial_shapes": pairs.spatial_shapes[chosen]}
             parts.append(keras.ops.convert_to_numpy(self._image_embedder.predict_on_batch(inputs)))
         return np.concatenate(parts)
 

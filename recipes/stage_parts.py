@@ -1,12 +1,14 @@
 """What a stage is put together from: student, teacher, objective, optimizer, preprocessing, loader."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from diptych import backends
+from diptych.core.data.batch import Batch
 from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.loader import Loader
-from diptych.core.data.naflex import NaFlex
+from diptych.core.data.naflex import NaFlex, NaFlexLengths
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.processor import Processor
@@ -15,13 +17,16 @@ from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.joint_objective import JointObjective, Matching
 from diptych.core.training.learner import Learner
+from diptych.core.training.objectives import Objective
 from diptych.core.training.patterns import freeze
 from diptych.core.training.run_folder import RunFolder, write_json
 from diptych.core.training.schedules import Part
 from diptych.core.training.staged_recipe import StagedRecipe
+from diptych.core.training.stages import Curation
 from diptych.core.training.teacher import EmaTeacher, momentum_for_batch
-from diptych.models import SigLIP, SigLIPConfig, VisionConfig, from_preset
+from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, VisionConfig, from_preset
 from diptych.models.adapting import adapt
+from diptych.models.captioner_config import CaptionerConfig
 from diptych.models.student import Student
 from diptych.recipes.contrastive import (
     build_loss,
@@ -42,11 +47,11 @@ def build_learner(
     optimizer = stage_optimizer(recipe, planned)
     ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
     teacher = build_teacher(recipe, planned, student)
-    objective = build_objective(recipe, planned, teacher)
-    named = objective.named_variables()
+    joint = build_objective(recipe, planned, teacher)
+    objective: Objective = joint
     if stage.curation:
-        reference = build_reference(recipe, planned)
-        objective = CuratedObjective(objective, reference, size=planned.batch_size, curation=stage.curation)
+        reference = build_reference(recipe, planned, stage.curation)
+        objective = CuratedObjective(joint, reference, size=planned.batch_size, curation=stage.curation)
     step = backends.train_step(
         student,
         objective,
@@ -75,11 +80,11 @@ def build_learner(
         total_steps=planned.last,
         first_step=planned.first,
         first_update=planned.first_update,
-        pieces=pieces_of(planned) if planned.naflex else None,
+        pieces=pieces_of(planned.naflex) if planned.naflex else None,
         batch_size=planned.batch_size,
         ema=ema,
         teacher=teacher,
-        objective_variables=named,
+        objective_variables=joint.named_variables(),
         evaluate_every=every or max(20, planned.batches // 4),
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
@@ -89,9 +94,9 @@ def build_learner(
     )
 
 
-def pieces_of(planned: PlannedStage):
+def pieces_of(lengths: NaFlexLengths) -> Callable[[Batch], int]:
     """Into how many optimizer steps a batch of patches is cut, by its length."""
-    return lambda batch: planned.naflex.pieces(batch.fields["patches"].shape[1])
+    return lambda batch: lengths.pieces(batch.fields["patches"].shape[1])
 
 
 def build_student(recipe: StagedRecipe, planned: PlannedStage) -> Student:
@@ -140,13 +145,13 @@ def build_objective(recipe: StagedRecipe, planned: PlannedStage, teacher: EmaTea
     )
 
 
-def build_reference(recipe: StagedRecipe, planned: PlannedStage) -> SigLIP:
+def build_reference(recipe: StagedRecipe, planned: PlannedStage, curation: Curation) -> SigLIP:
     """The model that says what can be learnt, from a stage of this run or a checkpoint.
 
     Raises:
         ValueError: for a model that does not take this stage's pictures and tokens.
     """
-    name = recipe.reference or planned.stage.curation.reference
+    name = recipe.reference or curation.reference
     folder = recipe.run.run_dir / name / "model"
     reference = from_preset(folder if folder.is_dir() else name, dtype=policy(recipe))
     own, other = planned.config, reference.config
@@ -159,14 +164,14 @@ def build_reference(recipe: StagedRecipe, planned: PlannedStage) -> SigLIP:
             f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in {other.text.context_length}. Train one with "
             "the same --tokenizer and --context-length."
         )
-    if isinstance(own.vision, VisionConfig) != isinstance(other.vision, VisionConfig):
+    if type(own.vision) is not type(other.vision):
         raise ValueError(
             f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for square pictures. "
             "`diptych.models.adapting` makes one of the other."
         )
-    if isinstance(own.vision, VisionConfig) and own.vision.image_size != other.vision.image_size:
-        reference = adapt(reference, image_size=own.vision.image_size)
-    return reference
+    if isinstance(own.vision, NaFlexVisionConfig) or own.vision == other.vision:
+        return reference
+    return adapt(reference, image_size=own.vision.image_size)
 
 
 def stage_optimizer(recipe: StagedRecipe, planned: PlannedStage):
@@ -194,42 +199,47 @@ def stage_optimizer(recipe: StagedRecipe, planned: PlannedStage):
 def stage_preprocess(recipe: StagedRecipe, planned: PlannedStage, preprocess: Preprocess) -> Preprocess:
     """How a stage's examples are made."""
     stage, vision = planned.stage, planned.vision
-    targets = views = None
-    if stage.losses.captioning:
-        captioning = recipe.captioning
-        targets = CaptionTargets(
-            tokenizer_path=preprocess.tokenizer_path,
-            context_length=planned.captioner.context_length,
-            parallel_probability=captioning.parallel_probability,
-            bins=captioning.box_bins,
-            order=captioning.box_order,
-        )
-    if stage.losses.self_supervised:
-        distillation = recipe.distillation
-        plainer = {} if distillation.colour else {"colour": None, "global_blur": 0, "local_blur": 0, "solarize": 0}
-        views = Views(
-            global_size=vision.image_size,
-            local_size=local_size(vision, distillation.local_size),
-            patch_size=vision.patch_size,
-            local_count=distillation.local_views,
-            mask_ratio=distillation.mask_ratio,
-            masking=distillation.masking,
-            **plainer,
-        )
     return replace(
         preprocess,
         image_size=vision.image_size if isinstance(vision, VisionConfig) else preprocess.image_size,
         augmentation=augmentation_for(recipe.data, preprocess.image_size),
-        targets=targets,
-        views=views,
+        targets=caption_targets(recipe, planned.captioner, preprocess.tokenizer_path) if planned.captioner else None,
+        views=build_views(recipe, planned.square) if planned.head else None,
         naflex=planned.naflex,
         selection_chunks=stage.curation.chunks if stage.curation else None,
     )
 
 
+def caption_targets(recipe: StagedRecipe, captioner: CaptionerConfig, tokenizer: str | Path) -> CaptionTargets:
+    """How the decoder's sequences are written."""
+    captioning = recipe.captioning
+    return CaptionTargets(
+        tokenizer_path=tokenizer,
+        context_length=captioner.context_length,
+        parallel_probability=captioning.parallel_probability,
+        bins=captioning.box_bins,
+        order=captioning.box_order,
+    )
+
+
+def build_views(recipe: StagedRecipe, vision: VisionConfig) -> Views:
+    """How pictures become views for self-supervision."""
+    distillation = recipe.distillation
+    views = Views(
+        global_size=vision.image_size,
+        local_size=local_size(vision, distillation.local_size),
+        patch_size=vision.patch_size,
+        local_count=distillation.local_views,
+        mask_ratio=distillation.mask_ratio,
+        masking=distillation.masking,
+    )
+    return views if distillation.colour else replace(views, colour=None, global_blur=0, local_blur=0, solarize=0)
+
+
 def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
     """The towers as a folder that `SigLIP.from_preset` and `Processor.from_preset` read, and the decoder beside them."""
     vision = student.config.vision
+    pixels: FixedSize | NaFlex
     if isinstance(vision, VisionConfig):
         pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
     else:
@@ -240,6 +250,7 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
     processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
     processor.save_to_preset(folder)
     if student.captioner is not None:
+        assert isinstance(preprocess.targets, CaptionTargets)
         student.captioner.save_to(folder)
         write_json(folder / "targets.json", targets_settings(preprocess.targets))
     print(f"Model: {folder}", flush=True)

@@ -1,6 +1,5 @@
 """What each stage of a run will train, worked out before anything is built: towers, decoder, heads, batches, optimizer steps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from diptych.core.data.naflex import NaFlexLengths
@@ -46,9 +45,10 @@ class PlannedStage:
         return self.config.vision
 
     @property
-    def local_size(self) -> int:
-        """Side of local views: 3/8 of the picture's, in whole patches."""
-        return local_size(self.vision) if isinstance(self.vision, VisionConfig) else 0
+    def square(self) -> VisionConfig:
+        """The image tower of a stage with square pictures."""
+        assert isinstance(self.vision, VisionConfig)
+        return self.vision
 
 
 def plan_stages(recipe: StagedRecipe, config: SigLIPConfig) -> dict[str, PlannedStage]:
@@ -141,8 +141,10 @@ def _config_of(stage: Stage, config: SigLIPConfig) -> SigLIPConfig:
         if stage.image_size or stage.patch_size:
             raise ValueError(f"Stage {stage.name} goes on from a NaFlex model, which takes pictures of any size.")
         return config
-    changes: Mapping[str, int] = {
-        name: value for name, value in (("image_size", stage.image_size), ("patch_size", stage.patch_size)) if value
-    }
-    config = replace(config, vision=replace(vision, **changes))
+    vision = replace(
+        vision,
+        image_size=stage.image_size or vision.image_size,
+        patch_size=stage.patch_size or vision.patch_size,
+    )
+    config = replace(config, vision=vision)
     return naflex_config(config, max_num_patches=max(stage.sequence_lengths)) if stage.sequence_lengths else config

@@ -57,7 +57,7 @@ def resolve_card(
     seed: int,
     backend: str,
     implementation: str,
-    parameters: int,
+    parameters: int | None,
     flops_per_step: float | None = None,
     device: str | None = None,
     peak_flops_per_second: float | None = None,

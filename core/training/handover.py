@@ -64,7 +64,9 @@ def hand_over(
             f"The next stage has no place for {len(lost)} trained weights: {', '.join(lost[:5])}. A stage may leave out "
             f"{', '.join(may_leave) or 'nothing'}; the towers must be the same."
         )
-    carried, resized, fresh = [], [], []
+    carried: list[str] = []
+    resized: list[str] = []
+    fresh: list[str] = []
     for path, variable in weights.items():
         if path not in old or path.startswith(anew):
             fresh.append(path)
@@ -77,8 +79,9 @@ def hand_over(
     for name, variable in slots.items():
         value = old_slots.get(name)
         # A table of positions may be flat in one tower and square in the next: the same numbers, the same slots.
-        keeps = value is not None and value.size == math.prod(variable.shape) and not name.startswith(anew)
-        variable.assign(value.reshape(variable.shape) if keeps else np.zeros(variable.shape, variable.dtype))
+        if value is None or value.size != math.prod(variable.shape) or name.startswith(anew):
+            value = np.zeros(variable.shape, variable.dtype)
+        variable.assign(value.reshape(variable.shape))
 
     for group in ("ema", "teacher"):
         before = saved.groups.get(group, {})

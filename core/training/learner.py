@@ -26,6 +26,8 @@ from diptych.core.training.tensorboard import TensorBoard
 class Step(Protocol):
     """What `diptych.backends.train_step` builds."""
 
+    compilations: int
+
     def __call__(self, batch: dict) -> dict: ...
 
     def synchronize(self) -> None: ...

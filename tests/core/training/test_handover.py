@@ -9,7 +9,7 @@ from diptych.core.training.handover import hand_over
 
 
 def variable(shape, value, dtype="float32"):
-    return keras.Variable(np.full(shape, value, dtype), dtype=dtype)
+    return keras.Variable(np.full(shape, value, dtype), dtype=dtype, trainable=dtype == "float32")
 
 
 def value(variable):
@@ -84,6 +84,26 @@ def test_a_fresh_optimizer_forgets_its_steps():
     hand_over(SAVED, groups, adapt=adapt, keep_optimizer=False, may_leave=("head/",))
     assert value(groups["optimizer"]["iterations"]) == 0
     assert (value(groups["optimizer"]["image/kernel/momentum"]) == 0).all()
+
+
+def test_parts_that_begin_anew_keep_their_initial_values_and_have_fresh_slots():
+    groups = next_stage()
+    handover = hand_over(SAVED, groups, adapt=adapt, may_leave=("head/",), anew=("image/kernel",))
+    assert (value(groups["weights"]["image/kernel"]) == 0).all()
+    assert (value(groups["optimizer"]["image/kernel/momentum"]) == 0).all()
+    assert "image/kernel" in handover.fresh
+
+
+def test_a_table_that_is_only_reshaped_keeps_its_slots():
+    groups = next_stage()
+    table = "image/position_embedding/embedding"
+    groups["weights"][table] = variable((2, 2, 2), 0)
+    groups["optimizer"][f"{table}/momentum"] = variable((2, 2, 2), 9)
+    reshape = lambda path, value, shape: value.reshape(shape)  # noqa: E731
+    handover = hand_over(SAVED, groups, adapt=reshape, may_leave=("head/",))
+    np.testing.assert_array_equal(value(groups["weights"][table]).ravel(), np.arange(8))
+    assert (value(groups["optimizer"][f"{table}/momentum"]) == 3).all()
+    assert handover.resized == ()
 
 
 def test_trained_weights_are_not_lost_unless_that_is_meant():
