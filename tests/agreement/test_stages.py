@@ -60,9 +60,10 @@ def test_weights_teachers_and_centres_agree_at_every_stages_end(runs):
                 assert apart < LARGEST, (backend, stage.name, group, apart)
 
 
-def test_the_distance_tells_runs_apart(runs):
-    """Stages that learn for a few steps move further than the backends differ by."""
+@pytest.mark.parametrize("group", ["weights", "ema", "teacher"])
+def test_the_distance_tells_what_a_stage_learned(runs, group):
+    """What a few steps change is more than the backends may differ by: a stage that did not learn would be noticed."""
     ends = next(iter(runs.values()))[1]
-    before, after = ends["self_distillation"]["teacher"], ends["larger"]["teacher"]
-    same = [name for name in before if before[name].shape == after[name].shape]
-    assert distance({n: before[n] for n in same}, {n: after[n] for n in same}) > 10 * LARGEST
+    before, after = ends["captioning"]["weights"], ends["self_distillation"][group]
+    same = before.keys() & after.keys()
+    assert distance({n: before[n] for n in same}, {n: after[n] for n in same}) > 3 * LARGEST

@@ -59,7 +59,14 @@ def recipe(folder: Path, stages=STAGES, *, steps: int = 20, seed: int = 0):
             whole.optimization, examples=steps * BATCH, batch_size=BATCH, warmup_examples=2 * BATCH, ema_decay=0.9
         ),
         captioning=replace(whole.captioning, target_length=28),
-        distillation=replace(whole.distillation, head_hidden=16, head_bottleneck=8, head_outputs=32, local_views=2),
+        distillation=replace(
+            whole.distillation,
+            teacher_momentum=0.8,
+            head_hidden=16,
+            head_bottleneck=8,
+            head_outputs=32,
+            local_views=2,
+        ),
         run=replace(whole.run, run_dir=folder, seed=seed, report=False, tensorboard=False, checkpoint_every=3),
     )
 
