@@ -5,6 +5,7 @@ Keras is imported with the first model that is asked for; configurations, preset
 
 from typing import TYPE_CHECKING
 
+from diptych.models.captioner_config import CaptionerConfig
 from diptych.models.config import (
     CLIPConfig,
     CLIPResNetConfig,
@@ -17,6 +18,7 @@ from diptych.models.config import (
 )
 
 if TYPE_CHECKING:
+    from diptych.models.captioner import Captioner
     from diptych.models.checkpoints import load_model as from_preset
     from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.naflex import NaFlexVisionTransformer
@@ -33,6 +35,8 @@ __all__ = [
     "CLIPTextTransformer",
     "CLIPVisionConfig",
     "CLIPVisionTransformer",
+    "Captioner",
+    "CaptionerConfig",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
     "SigLIP",
@@ -50,6 +54,7 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diptych.models.captioner import Captioner
     from diptych.models.checkpoints import load_model
     from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.naflex import NaFlexVisionTransformer
@@ -61,6 +66,7 @@ def __getattr__(name: str):
         CLIP,
         CLIPTextTransformer,
         CLIPVisionTransformer,
+        Captioner,
         NaFlexVisionTransformer,
         SigLIP,
         TextTransformer,
