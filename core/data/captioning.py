@@ -22,7 +22,7 @@ import numpy as np
 
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Box, Caption, Region
 from diptych.core.data.regions import BINS, BoxOrder, box_text, check_places, parse_box
-from diptych.core.data.text import Tokenizer, clean_caption
+from diptych.core.data.text import Tokenizer, clean_caption, open_tokenizer
 from diptych.core.data.token_text import text_of
 
 TASKS = ("caption", "referring", "grounded")
@@ -127,7 +127,7 @@ class CaptionTargets:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of `tokenizer_path`, opened once a process."""
-        return _open_tokenizer(str(self.tokenizer_path))
+        return open_tokenizer(str(self.tokenizer_path))
 
     def fingerprint(self) -> str:
         """A hash of everything that decides what sequences look like."""
@@ -205,25 +205,20 @@ def _ids(tokenizer: Tokenizer, context_length: int, text: str) -> tuple[int, ...
     return tuple(ids[: ids.index(tokenizer.eos_id)])
 
 
-@lru_cache(maxsize=8)
-def _open_tokenizer(path: str) -> Tokenizer:
-    return Tokenizer.from_file(path)
-
-
 @lru_cache(maxsize=131_072)
 def _remembered_text(tokenizer_path: str, context_length: int, text: str) -> tuple[int, ...]:
-    return _ids(_open_tokenizer(tokenizer_path), context_length, clean_caption(text))
+    return _ids(open_tokenizer(tokenizer_path), context_length, clean_caption(text))
 
 
 @lru_cache(maxsize=64)
 def _remembered_words(tokenizer_path: str, context_length: int, text: str) -> tuple[int, ...]:
-    return _ids(_open_tokenizer(tokenizer_path), context_length, text)
+    return _ids(open_tokenizer(tokenizer_path), context_length, text)
 
 
 @lru_cache(maxsize=8)
 def _check_numbers(tokenizer_path: str) -> None:
     """A small vocabulary may lack digits, which its tokenizer then replaces, all by the same token."""
-    tokenizer, digits = _open_tokenizer(tokenizer_path), "0 1 2 3 4 5 6 7 8 9"
+    tokenizer, digits = open_tokenizer(tokenizer_path), "0 1 2 3 4 5 6 7 8 9"
     read = text_of(tokenizer, tokenizer.encode(digits, 64))
     if read != digits:
         raise ValueError(

@@ -15,7 +15,7 @@ from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.naflex import NaFlexLengths
 from diptych.core.data.records import Caption, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
-from diptych.core.data.text import Tokenizer, clean_caption
+from diptych.core.data.text import Tokenizer, clean_caption, open_tokenizer
 
 _LONGEST_REMEMBERED = 256  # characters; longer captions are too many and too big to be worth the memory
 
@@ -148,7 +148,7 @@ class Preprocess:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of `tokenizer_path`, opened once a process."""
-        return _open_tokenizer(str(self.tokenizer_path))
+        return open_tokenizer(str(self.tokenizer_path))
 
     def fingerprint(self) -> str:
         """A hash of everything that decides what an example looks like."""
@@ -175,13 +175,8 @@ class Preprocess:
         return hashlib.sha256(hashed.encode()).hexdigest()
 
 
-@lru_cache(maxsize=8)
-def _open_tokenizer(path: str) -> Tokenizer:
-    return Tokenizer.from_file(path)
-
-
 @lru_cache(maxsize=131_072)
 def _remembered_tokens(tokenizer_path: str, context_length: int, text: str) -> np.ndarray:
-    tokens = _open_tokenizer(tokenizer_path).encode(clean_caption(text), context_length)
+    tokens = open_tokenizer(tokenizer_path).encode(clean_caption(text), context_length)
     tokens.flags.writeable = False
     return tokens

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from diptych.core.data.cache import has_cheap_pixels, pixels_of
+from diptych.core.data.cache import pixels_of
 from diptych.core.data.phrases import LONGEST_NGRAM, ngrams
 from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.source_view import SourceView
 from diptych.core.data.text import clean_caption
 
 THRESHOLD = 0.3
@@ -48,7 +49,7 @@ class Detector(Protocol):
         ...
 
 
-class LabelledSource:
+class LabelledSource(SourceView):
     """A source whose records have the regions that `label_regions` found and wrote to a file.
 
     Raises:
@@ -56,7 +57,8 @@ class LabelledSource:
     """
 
     def __init__(self, source: Source, path: str | Path):
-        self.source, self.path = source, Path(path)
+        super().__init__(source)
+        self.path = Path(path)
         lines = _Lines.of(self.path)
         self._offsets = lines.offsets
         self._header = lines.header
@@ -86,19 +88,6 @@ class LabelledSource:
             raise BadExample(found["bad"], f"{record.key}, when its regions were looked for")
         regions = tuple(Region(tuple(box), text, language, score) for box, text, language, score in found["regions"])
         return replace(record, regions=regions)
-
-    def read(self, reference: Any) -> bytes:
-        """As the source's own `read`."""
-        return self.source.read(reference)
-
-    def pixels(self, reference: Any) -> np.ndarray:
-        """As the source's own pixels, decoded where it has none."""
-        return pixels_of(self.source, reference)
-
-    @property
-    def cheap_pixels(self) -> bool:
-        """As the source's own."""
-        return has_cheap_pixels(self.source)
 
     def fingerprint(self) -> str:
         """Of the source and of how its regions were found."""

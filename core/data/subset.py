@@ -2,20 +2,19 @@
 
 import hashlib
 
-import numpy as np
-
-from diptych.core.data.cache import has_cheap_pixels, pixels_of
 from diptych.core.data.records import Record, Source
+from diptych.core.data.source_view import SourceView
 
 
-class Subset:
+class Subset(SourceView):
     """The records whose key hashes below `fraction` (`held_out=True`), or the others.
 
     The two parts of one source share no record. Keys are read once, when the subset is made.
     """
 
     def __init__(self, source: Source, *, fraction: float, held_out: bool):
-        self.source, self.fraction, self.held_out = source, fraction, held_out
+        super().__init__(source)
+        self.fraction, self.held_out = fraction, held_out
         self._indices = [
             index for index in range(len(source)) if (_share(source.record(index).key) < fraction) == held_out
         ]
@@ -26,19 +25,6 @@ class Subset:
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
         return self.source.record(self._indices[index])
-
-    def read(self, reference: object) -> bytes:
-        """As the source's own `read`."""
-        return self.source.read(reference)
-
-    def pixels(self, reference: object) -> np.ndarray:
-        """The decoded picture, by the source itself where it can."""
-        return pixels_of(self.source, reference)
-
-    @property
-    def cheap_pixels(self) -> bool:
-        """As the source's own."""
-        return has_cheap_pixels(self.source)
 
     def fingerprint(self) -> str:
         """Of the source and the choice."""

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import string
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,12 @@ class Tokenizer:
 
     def _ids(self, text: str) -> list[int]:
         raise NotImplementedError
+
+
+@lru_cache(maxsize=8)
+def open_tokenizer(path: str) -> Tokenizer:
+    """`Tokenizer.from_file`, once a process."""
+    return Tokenizer.from_file(path)
 
 
 class _SentencePieceTokenizer(Tokenizer):
