@@ -27,8 +27,8 @@ class Measure:
     more_is_better: bool = True
 
 
-def _recall(language: str) -> Callable[[Mapping[str, Any]], float]:
-    return lambda scores: scores["retrieval"]["New scenes"][language]["recall@1"]
+def _recall(language: str, k: int = 1) -> Callable[[Mapping[str, Any]], float]:
+    return lambda scores: scores["retrieval"]["New scenes"][language][f"recall@{k}"]
 
 
 def _dense(kind: str, name: str) -> Callable[[Mapping[str, Any]], float]:
@@ -48,7 +48,9 @@ DECODERS = {name: (run, "decoder") for name, (run, _) in PARTS.items()}
 
 MEASURES = (
     Measure("Retrieval, English, recall@1", PARTS, _recall("en")),
+    Measure("Retrieval, English, recall@5", PARTS, _recall("en", 5)),
     Measure("Retrieval, mean of six languages, recall@1", PARTS, _recall("mean")),
+    Measure("Retrieval, mean of six languages, recall@5", PARTS, _recall("mean", 5)),
     Measure("Boxes, fresh decoder on the frozen tower, Acc@0.5", DECODERS, _dense("localization", "accuracy")),
     Measure(
         "Boxes, the decoder that was trained along, Acc@0.5",
@@ -135,8 +137,9 @@ def lengths_table(results: Mapping[int, Results]) -> str:
 
 def figure(results: Mapping[int, Results]) -> str:
     """An SVG: a row for each number, a point for each seed, a bar at the mean."""
-    rows: list[Markup] = []
-    y = MARGIN
+    legend = "A point is a seed, the bar their mean; each group has a scale of its own."
+    rows = [Markup(element("text", legend, x=MARGIN, y=MARGIN + 8, class_="tick"))]
+    y = MARGIN + ROW
     for measure in MEASURES:
         numbers = {name: values(results, measure, name) for name in measure.of}
         low, high = min(map(min, numbers.values())), max(map(max, numbers.values()))

@@ -26,7 +26,12 @@ LENGTHS = (16, 25, 36, 64)
 def scores(number: float) -> dict:
     """Of a stage: each measure is the number, moved by its own thousandths."""
     return {
-        "retrieval": {"New scenes": {"en": {"recall@1": number}, "mean": {"recall@1": number + 0.001}}},
+        "retrieval": {
+            "New scenes": {
+                "en": {"recall@1": number, "recall@5": number + 0.004},
+                "mean": {"recall@1": number + 0.001, "recall@5": number + 0.005},
+            }
+        },
         "dense": {
             "localization": {"new scenes": {"accuracy": number + 0.002}},
             "segmentation": {"new scenes": {"mean_iou": number + 0.003}},
@@ -117,7 +122,7 @@ def test_every_measure_reads_its_own_number():
             (value,) = values(results, measure, name)
             assert value == measure.read(results[0][run][stage])
     readings = {measure.title: measure.read(scores(0.5)) for measure in MEASURES}
-    assert sorted(set(readings.values())) == [0.5, 0.501, 0.502, 0.503, 0.536]
+    assert sorted(set(readings.values())) == [0.5, 0.501, 0.502, 0.503, 0.504, 0.505, 0.536]
     assert {title for title, value in readings.items() if value == 0.502} == {
         title for title in readings if title.startswith("Boxes")
     }
