@@ -53,9 +53,16 @@ class VisionConfig:
     pooling: Literal["map", "gap", "cls"] = "map"
     embed_dim: int | None = None
     """Width of a linear projection behind the pooling; None, as in SigLIP, for no projection."""
+    position_stddev: float | None = None
+    """Of fresh position embeddings; None, as in big_vision, for width^-0.5. That is a fifth of what patches are embedded to, and a
+    short run never hears it: more makes patches tell their places from the first step."""
 
     def __post_init__(self):
         _check_tower(self, "patch_size", "image_size")
+        _require(
+            self.position_stddev is None or self.position_stddev > 0,
+            f"position_stddev must be positive, or None for width^-0.5, got {self.position_stddev!r}.",
+        )
         _require(
             self.patch_size <= self.image_size,
             f"patch_size must be at most image_size, got {self.patch_size} for images of {self.image_size} px.",

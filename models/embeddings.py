@@ -101,18 +101,18 @@ class TokenEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a learned vector to each position of `[batch, length, width]`, drawn from N(0, 1/width)."""
+    """Adds a learned vector to each position of `[batch, length, width]`, drawn from N(0, stddev²); None for width^-0.5."""
 
-    def __init__(self, *, seed: str = "0/position_embedding", **kwargs):
+    def __init__(self, *, stddev: float | None = None, seed: str = "0/position_embedding", **kwargs):
         super().__init__(**kwargs)
-        self.seed = seed
+        self.stddev, self.seed = stddev, seed
 
     def build(self, input_shape):
         _, length, width = input_shape
         self.embedding = self.add_weight(
             name="embedding",
             shape=(length, width),
-            initializer=Normal(stddev=width**-0.5, seed=f"{self.seed}/embedding"),
+            initializer=Normal(stddev=self.stddev or width**-0.5, seed=f"{self.seed}/embedding"),
         )
 
     def call(self, x):
@@ -122,7 +122,7 @@ class PositionEmbedding(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed}
+        return {**super().get_config(), "stddev": self.stddev, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("diptych")

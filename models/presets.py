@@ -145,7 +145,7 @@ EMOJI = SigLIPConfig(
 """The towers of the default run: small enough to learn the embedded emoji on a laptop's CPU in minutes."""
 
 SCENES = SigLIPConfig(
-    vision=VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=4, patch_size=8, image_size=48),
+    vision=VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=4, patch_size=8, image_size=48, position_stddev=1.0),
     text=TextConfig(
         width=128,
         depth=1,

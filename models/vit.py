@@ -56,7 +56,12 @@ class VisionTransformer(ImageTower):
                 name="patch_embedding",
                 dtype=policy,
             )(images)
-            x = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=policy)(x)
+            x = PositionEmbedding(
+                stddev=config.position_stddev,
+                seed=f"{path}/position_embedding",
+                name="position_embedding",
+                dtype=policy,
+            )(x)
             if config.pooling == "cls":
                 x = ClassToken(name="class_token", dtype=policy)(x)
             tokens = Encoder(

@@ -17,7 +17,7 @@ from diptych.core.data.emoji import (
 )
 from diptych.core.data.emoji.scene_tokenizer import SCENE_TOKENIZER_PATH
 from diptych.core.data.emoji.scenes import SceneSource, scene_evaluation_set
-from diptych.core.data.open_source import EMBEDDED, SCENES, open_source
+from diptych.core.data.open_source import EMBEDDED, NOISY_SCENES, SCENES, WIDE_SCENES, open_source
 from diptych.core.data.preprocess import Preprocess
 from diptych.core.data.records import Source
 from diptych.core.data.subset import Subset
@@ -35,8 +35,10 @@ SCENE_SETTINGS: dict[str, Any] = {
 }
 """Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them, large, on calm grounds."""
 SCENE_DESIGNERS = ("noto", "emojione", "fluent_flat", "fxemoji")
-SCENE_SHAPES: dict[str, tuple[float, float] | None] = {SCENES: None, f"wide_{SCENES}": (0.2, 5.0)}
+SCENE_SHAPES: dict[str, tuple[float, float] | None] = {SCENES: None, WIDE_SCENES: (0.2, 5.0), NOISY_SCENES: None}
 """Name of the data -> range of the pictures' width against their height; None for squares."""
+WRONG_CAPTIONS = {NOISY_SCENES: 0.5}
+"""Name of the data -> share of training pictures that have another's captions."""
 EVALUATION_SEED = 1 << 32  # apart from any that training takes by default
 
 
@@ -76,7 +78,10 @@ def open_pairs(data: Data) -> Pairs:
     concepts that were not ("new concepts"). Other data are judged on --val-data, or on a fraction held out by key.
     """
     drawn, aspects = data.train_data in SCENE_SHAPES, SCENE_SHAPES.get(data.train_data)
-    source: Source = training_scenes(aspects=aspects) if drawn else open_source(data.train_data)
+    if drawn:
+        source: Source = training_scenes(aspects=aspects, wrong_captions=WRONG_CAPTIONS.get(data.train_data, 0.0))
+    else:
+        source = open_source(data.train_data)
     if data.val_data is not None:
         held_out = {"Held-out pairs": open_source(data.val_data)}
     elif drawn:

@@ -149,7 +149,7 @@ def tiny() -> StagedRecipe:
         data=Data(train_data="scenes", context_length=16, english_share=0.5, captions_per_image=1, augment=False),
         model=Model(model="scenes"),
         optimization=Optimization(examples=60_000, batch_size=32, learning_rate=1e-3, weight_decay=1e-4),
-        captioning=Captioning(target_length=26, box_bins=10, decoder_depth=1),
+        captioning=Captioning(target_length=20, box_bins=10, decoder_depth=1),
         distillation=Distillation(
             teacher_momentum=0.99, head_hidden=256, head_bottleneck=64, head_outputs=1024, local_views=4
         ),

@@ -7,11 +7,13 @@ Every run is a recipe in stages with a folder of its own, so the command goes on
 (docs/siglip2_ablation.md), means over seeds with 95% intervals. Runs of one comparison take the same number of steps of the same batch,
 from the same seeds and the same data in the same order, unless the table says otherwise:
 
-- the sigmoid loss alone; with the decoder; with the decoder, and self-distillation and masked prediction in the last fifth. Of each:
-  retrieval; boxes written by a fresh decoder on the frozen tower, and by the trained one; linear probes on frozen patches.
-- pictures of extreme aspect, from one trunk: the last fifth squashed to squares, or as NaFlex, which sees a fourth of its batches at the
+- the sigmoid loss alone; with the decoder; with the decoder, and self-distillation and masked prediction in the last fifth, as the paper has
+  them, or from the beginning. Of each: retrieval; boxes written by a fresh decoder on the frozen tower, and by the trained one; linear
+  probes on frozen patches.
+- pictures of extreme aspect, from one trunk: the second half squashed to squares, or as NaFlex, which sees a fourth of its batches at the
   square's number of patches and the others at less or more.
-- the last part of training on batches chosen by learnability, or on batches as they come, the same number of them.
+- pictures of which half have another's caption: the last part of training on batches chosen by learnability, or on batches as they come,
+  the same number of them. The teacher is the first run's, which saw right captions alone.
 - sigmoid or softmax at batches of 16.
 """
 
@@ -20,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from diptych.core.data.open_source import NOISY_SCENES, WIDE_SCENES
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.core.training.stages import Curation, LossWeights, Stage
 from diptych.recipes.command_line import parse
@@ -46,7 +49,7 @@ DECODER = Stage(
 class Ablation:
     """How long and how often."""
 
-    examples: int = 30_000
+    examples: int = 60_000
     """Of each run, before forks."""
     batch_size: int = 32
     seeds: int = 3
@@ -63,16 +66,17 @@ class Ablation:
             )
 
 
-def variants(options: Ablation) -> dict[str, StagedRecipe]:
-    """The runs of one seed, by name."""
+def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
+    """The runs of one seed, by name, in the order in which they are carried out."""
     from diptych.recipes.siglip2 import tiny
 
     recipe = tiny()
     recipe = replace(
         recipe,
         optimization=replace(recipe.optimization, examples=options.examples, batch_size=options.batch_size),
-        run=replace(recipe.run, tensorboard=False, log_every=20),
+        run=replace(recipe.run, seed=seed, tensorboard=False, log_every=20),
     )
+    folder = options.run_dir / f"seed-{seed}"
 
     retrieval_alone = replace(recipe.run, report=False)
 
@@ -86,9 +90,9 @@ def variants(options: Ablation) -> dict[str, StagedRecipe]:
         )
         return run(Stage(name="trunk"), model=model, optimization=optimization, run=retrieval_alone)
 
-    uniform = Stage(name="uniform", after="early", schedule=None, stretch=0.2, learning_rate=5e-4, order=2)
-    curation = Curation(reference="reference", filter_ratio=0.5)
-    return {
+    uniform = Stage(name="uniform", after="early", schedule=None, stretch=0.4, learning_rate=5e-4, order=2)
+    curation = Curation(reference=str(folder / "sigmoid" / "trunk" / "model"), filter_ratio=0.5)
+    runs = {
         "sigmoid": run(Stage(name="trunk"), DECODER),
         "captioning": run(Stage(name="trunk", losses=CAPTIONING), DECODER),
         "self_supervised": run(
@@ -96,29 +100,31 @@ def variants(options: Ablation) -> dict[str, StagedRecipe]:
             Stage(name="trunk", after="captioning", schedule=(0.8, 1.0), losses=SELF_SUPERVISED),
             DECODER,
         ),
+        "self_supervised_throughout": run(Stage(name="trunk", losses=SELF_SUPERVISED), DECODER),
         "aspects": run(
-            Stage(name="early", schedule=(0.0, 0.8)),
-            Stage(name="square", after="early", schedule=(0.8, 1.0)),
+            Stage(name="early", schedule=(0.0, 0.5)),
+            Stage(name="square", after="early", schedule=(0.5, 1.0)),
             Stage(
                 name="naflex",
                 after="early",
-                schedule=(0.8, 1.0),
+                schedule=(0.5, 1.0),
                 sequence_lengths=(16, 25, 36, 64),
                 halve_from=65,
             ),
-            data=replace(recipe.data, train_data="wide_scenes"),
+            data=replace(recipe.data, train_data=WIDE_SCENES),
             run=retrieval_alone,
         ),
         "curation": run(
             Stage(name="early", schedule=(0.0, 0.5)),
-            Stage(name="reference", after="early", schedule=(0.5, 1.0)),
             uniform,
             replace(uniform, name="curated", curation=curation),
+            data=replace(recipe.data, train_data=NOISY_SCENES),
             run=retrieval_alone,
         ),
         "sigmoid_16": small_batches("sigmoid"),
         "softmax_16": small_batches("softmax"),
     }
+    return {name: replace(whole, run=replace(whole.run, run_dir=folder / name)) for name, whole in runs.items()}
 
 
 def ablation(options: Ablation) -> int:
@@ -127,10 +133,7 @@ def ablation(options: Ablation) -> int:
     from diptych.recipes.siglip2_ablation_page import write_page
 
     for seed in range(options.seeds):
-        for name, recipe in variants(options).items():
-            recipe = replace(
-                recipe, run=replace(recipe.run, seed=seed, run_dir=options.run_dir / f"seed-{seed}" / name)
-            )
+        for name, recipe in variants(options, seed).items():
             print(f"\n{name}, seed {seed}", flush=True)
             if status := staged.run(recipe):
                 return status
@@ -142,13 +145,10 @@ def ablation(options: Ablation) -> int:
 def read_results(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
     """{seed: {run: {stage: what it scored}}} of the seeds that have been carried out whole."""
     found: dict[int, dict[str, dict[str, dict]]] = {}
-    names = list(variants(options))
     for seed in range(options.seeds):
-        files = [options.run_dir / f"seed-{seed}" / name / "results.json" for name in names]
+        files = [recipe.run.run_dir / "results.json" for recipe in variants(options, seed).values()]
         if all(file.exists() for file in files):
-            found[seed] = {
-                name: json.loads(file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)
-            }
+            found[seed] = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
     return found
 
 

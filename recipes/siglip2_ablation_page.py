@@ -43,6 +43,7 @@ PARTS = {
     "sigmoid alone": ("sigmoid", "trunk"),
     "+ captioning": ("captioning", "trunk"),
     "+ self-distillation, masked prediction": ("self_supervised", "trunk"),
+    "+ the same from the beginning": ("self_supervised_throughout", "trunk"),
 }
 DECODERS = {name: (run, "decoder") for name, (run, _) in PARTS.items()}
 
@@ -65,7 +66,7 @@ MEASURES = (
         _at_length(36),
     ),
     Measure(
-        "The last fifth of training, English, recall@1",
+        "Half of the captions wrong, English, recall@1",
         {"batches as they come": ("curation", "uniform"), "batches chosen by learnability": ("curation", "curated")},
         _recall("en"),
     ),

@@ -8,7 +8,7 @@ from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 
 EMBEDDED = "emoji"
-SCENES = "scenes"
+SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
 LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
@@ -32,7 +32,7 @@ def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> 
         from diptych.core.data.emoji import EmojiSource
 
         return EmojiSource()
-    if spec in (SCENES, f"wide_{SCENES}"):
+    if spec in (SCENES, WIDE_SCENES, NOISY_SCENES):
         raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.siglip2` does so; {_ADVICE}')
     if spec.startswith("coco:"):
         from diptych.core.data.sources.coco import CocoRegionSource

@@ -87,6 +87,15 @@ def test_a_weight_follows_its_distribution(path):
     check(keras.ops.convert_to_numpy(WIDE_WEIGHTS[path].value), *matching[0])
 
 
+def test_positions_of_images_may_be_drawn_louder_and_nothing_else_changes():
+    loud = SigLIP(replace(WIDE, vision=replace(WIDE.vision, position_stddev=1.0)))
+    for weight in loud.weights:
+        usual = keras.ops.convert_to_numpy(WIDE_WEIGHTS[weight.path].value)
+        is_position = weight.path == "image/position_embedding/embedding"
+        factor = D**0.5 if is_position else 1.0
+        assert np.allclose(keras.ops.convert_to_numpy(weight.value), factor * usual, rtol=1e-6), weight.path
+
+
 def test_every_expected_distribution_was_met():
     assert [p for p in EXPECTED if not any(re.fullmatch(p, path) for path in WIDE_WEIGHTS)] == []
 

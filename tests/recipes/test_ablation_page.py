@@ -87,7 +87,7 @@ def test_differences_are_taken_seed_by_seed():
     """Seeds may be far apart: what counts is that every one of them gains."""
     results = made_up(0.1, 0.5)
     measure = MEASURES[0]
-    first, second, _ = measure.of
+    first, second, *_ = measure.of
     gains = [0.021, 0.019]
     for seed, gain in enumerate(gains):
         (run, stage), (base, base_stage) = measure.of[second], measure.of[first]
@@ -103,7 +103,7 @@ def test_a_loss_has_a_minus_and_metres_are_not_percent():
     found = {(measure.title, name): row for measure, name, row in _measured(results)}
     depth = next(measure for measure in MEASURES if "metres" in measure.title)
     assert not depth.more_is_better
-    first, second, _ = depth.of
+    first, second, *_ = depth.of
     by_hand = sum(values(results, depth, second)) / 2 - sum(values(results, depth, first)) / 2
     assert by_hand < 0
     assert found[depth.title, second][3] == f"−{-by_hand:.3f} ± 0.000"

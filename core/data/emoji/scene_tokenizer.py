@@ -3,8 +3,8 @@
     python -m diptych.core.data.emoji.scene_tokenizer
 
 trains it anew with sentencepiece and writes scene_tokenizer.model beside this file; the same version gives the same bytes. It learns
-from the names of the concepts that scenes may show, in their languages, and has a token of its own for each digit, so that
-a box costs a token a digit. A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a laptop.
+from the names of the concepts that scenes may show, in their languages. A digit or colon is one token with the space before it, as numbers
+are in large vocabularies: with a space of its own before each digit, a decoder sees the same token wherever it writes one. A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a laptop.
 """
 
 from diptych.core.data.emoji.concepts import FOLDER
@@ -14,7 +14,11 @@ from diptych.core.data.emoji.source import EmojiSource
 
 SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
 VOCABULARY = 2048
-EASIEST, WEIGHT = 180, 20  # the names of so many concepts count so often, because small runs show no others
+SPACE = "\u2581"  # as SentencePiece writes it
+WEIGHTS = (
+    (27, 400),
+    (180, 20),
+)  # the names of so many concepts, the easiest, count so often: small runs show no others
 
 
 def train() -> bytes:
@@ -23,14 +27,15 @@ def train() -> bytes:
 
     names = []
     for place, chosen in enumerate(drawables(EmojiSource("train", None, SCENE_LANGUAGES, keywords=False))):
-        names += [chosen.concept.names[language] for language in SCENE_LANGUAGES] * (WEIGHT if place < EASIEST else 1)
-    prompts = ["cap:", "aref: a : 0 1 2 3", "gcap: 4 5 6 7 8 9 : a"] * 100
+        weight = next((weight for easiest, weight in WEIGHTS if place < easiest), 1)
+        names += [chosen.concept.names[language] for language in SCENE_LANGUAGES] * weight
+    prompts = ["cap:", "aref: a : 0 1 2 3", "gcap: 4 5 6 7 8 9 : a"] * 1000
     return tokenizer_bytes(
         [name.lower() for name in names] + prompts,
         VOCABULARY,
         normalization="identity",
         character_coverage=0.99,
-        symbols=[*map(str, range(10)), ":", ","],
+        symbols=[*(space + sign for space in (SPACE, "") for sign in (*map(str, range(10)), ":")), ","],
     )
 
 

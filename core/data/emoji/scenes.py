@@ -24,7 +24,7 @@ SCENE_LANGUAGES = ("en", "de", "es", "fr", "ja", "zh")
 SEPARATOR = ", "  # between names, in every language
 BACKGROUND = 0  # the class of pixels that show no object; group g of GROUPS is class g + 1
 
-_STREAM = 0x5CE7E  # of random numbers, apart from those of training examples
+_STREAM, _CAPTION_STREAM = 0x5CE7E, 0x5CE7F  # of random numbers, apart from those of training examples
 _LARGEST = 0.95  # of the shorter side of the picture
 _CROWD = 0.8  # n objects have at most this share of the picture's side, divided by the root of n
 _REMEMBERED_SCENES = 32
@@ -52,7 +52,8 @@ class SceneSource:
     """Pictures composed of one or several emoji at random places on varied grounds; scene i follows from (seed, i) alone.
 
     A scene's captions, one a language, name its things from left to right: "dog, red apple, clock face". Its regions are
-    the things, once in each language. Nearer things are larger and drawn later, and hide at most 15% of another's pixels.
+    the things, once in each language. A share `wrong_captions` of the scenes has the captions of another scene, as pictures
+    from the web have; their regions are right. Nearer things are larger and drawn later, and hide at most 15% of another's pixels.
 
     length: how many scenes.   seed: of all of them.
     split, designers, languages: see `EmojiSource`; concepts without a name in one of the languages are left out.
@@ -73,6 +74,7 @@ class SceneSource:
     aspects: tuple[float, float] | None = None
     scale: tuple[float, float] = (0.25, 0.55)
     grounds: Sequence[str] = KINDS
+    wrong_captions: float = 0.0
 
     def __post_init__(self):
         for entry in fields(self):
@@ -93,6 +95,10 @@ class SceneSource:
             raise ValueError(f"size must be (height, width) of 16 pixels or more, got {self.size}")
         if self.aspects is not None and not 1 / 16 <= self.aspects[0] <= self.aspects[1] <= 16:
             raise ValueError(f"aspects must be (low, high) with 1/16 <= low <= high <= 16, got {self.aspects}")
+        if not 0 <= self.wrong_captions < 1 or (self.wrong_captions and self.length < 2):
+            raise ValueError(
+                f"wrong_captions must lie in [0, 1), of 2 scenes or more, got {self.wrong_captions} of {self.length}"
+            )
         if len(self._drawables) < self.objects[1]:
             raise ValueError(f"{len(self._drawables)} concepts are too few for {self.objects[1]} different things")
 
@@ -106,13 +112,25 @@ class SceneSource:
 
     def record(self, index: int) -> Record:
         """Key, one image whose reference is the scene's number, captions and regions, language by language."""
-        things = sorted(self.objects_of(index), key=lambda thing: thing.box[1] + thing.box[3])
+        things = self._from_left_to_right(index)
+        told = self._from_left_to_right(self._told_in_place_of(index))
         captions, regions = [], []
         for language in self.languages:
-            names = [thing.concept.names[language] for thing in things]
-            captions.append(Caption(SEPARATOR.join(names), language))
-            regions += [Region(thing.box, name, language) for thing, name in zip(things, names, strict=True)]
+            captions.append(Caption(SEPARATOR.join(thing.concept.names[language] for thing in told), language))
+            regions += [Region(thing.box, thing.concept.names[language], language) for thing in things]
         return Record(f"scene-{self.seed}-{index}", (index,), tuple(captions), tuple(regions))
+
+    def _from_left_to_right(self, index: int) -> list[SceneObject]:
+        return sorted(self.objects_of(index), key=lambda thing: thing.box[1] + thing.box[3])
+
+    def _told_in_place_of(self, index: int) -> int:
+        """The scene whose captions a scene has: mostly its own."""
+        if not self.wrong_captions:
+            return index
+        is_wrong, which = example_rng(self.seed, index, stage=_CAPTION_STREAM).random(2)
+        if is_wrong >= self.wrong_captions:
+            return index
+        return (index + 1 + int(which * (self.length - 1))) % self.length
 
     def pixels(self, reference: int) -> np.ndarray:
         """The picture, uint8 [h, w, 3], read-only."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.emoji import TOKENIZER_PATH, concepts
+from diptych.core.data.emoji.scene_tokenizer import SCENE_TOKENIZER_PATH
 from diptych.core.data.records import BadExample, Caption, Region
 from diptych.core.data.text import Tokenizer
 from diptych.core.data.token_text import text_of
@@ -52,6 +53,17 @@ def test_the_three_tasks_are_locca_s():
     assert made["target_tokens"].shape == made["target_weights"].shape == (3, 64)
     assert made["parallel"].dtype == np.bool_
     assert made["parallel"].shape == ()
+
+
+def test_a_digit_of_a_scene_s_box_is_one_token():
+    """With its space: a token of space before each digit would look alike at all four corners."""
+    targets = replace(TARGETS, tokenizer_path=SCENE_TOKENIZER_PATH, bins=10)
+    tokens = targets.prompt("describe", box=(0.1, 0.2, 0.6, 0.9))
+    box = targets.prompt("describe", box=(0.6, 0.6, 0.6, 0.6))
+    opening = len(tokens) - 5
+    assert len(set(tokens[opening:])) == 5  # four digits and the separator
+    assert len(set(box[opening:])) == 2
+    assert text_of(targets.tokenizer, tokens) == "gcap: 1 2 5 8 :"
 
 
 @settings(max_examples=60, deadline=None)

@@ -204,6 +204,19 @@ def test_it_is_a_source_whose_file_holds_its_pixels(scenes):
         scenes.record(COUNT)
 
 
+def test_a_share_of_scenes_is_told_by_the_captions_of_others(scenes):
+    noisy = SceneSource(length=COUNT, seed=scenes.seed, concepts=27, wrong_captions=0.5)
+    everyones = {scenes.record(index).captions for index in range(COUNT)}
+    wrong = 0
+    for index in range(COUNT):
+        own, told = scenes.record(index), noisy.record(index)
+        assert told.regions == own.regions
+        assert told.captions in everyones
+        assert np.array_equal(noisy.pixels(index), scenes.pixels(index))
+        wrong += told.captions != own.captions
+    assert 0.3 * COUNT < wrong < 0.7 * COUNT
+
+
 def test_fingerprint_follows_every_setting(scenes):
     changes = [
         {},
@@ -217,6 +230,7 @@ def test_fingerprint_follows_every_setting(scenes):
         {"size": (96, 64)},
         {"aspects": (0.5, 2)},
         {"scale": (0.2, 0.5)},
+        {"wrong_captions": 0.5},
     ]
     settings = {"length": COUNT, "seed": 3, "concepts": 27}
     assert len({SceneSource(**(settings | changed)).fingerprint() for changed in changes}) == len(changes)
@@ -231,6 +245,8 @@ def test_fingerprint_follows_every_setting(scenes):
         ({"scale": (0.5, 0.2)}, "scale must be"),
         ({"size": (8, 96)}, "size must be"),
         ({"aspects": (0.01, 1)}, "aspects must be"),
+        ({"wrong_captions": 1.0}, "wrong_captions must lie in"),
+        ({"wrong_captions": 0.5, "length": 1}, "of 2 scenes or more"),
         ({"concepts": 0}, "concepts must lie in 1.."),
         ({"concepts": 5000}, "concepts must lie in 1.."),
         ({"concepts": 2}, "2 concepts are too few for 3"),
