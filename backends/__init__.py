@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
+def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, devices=1):
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
     The three `TrainStep` classes keep one contract:
@@ -51,10 +51,20 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher
         ema: a `diptych.core.training.ema.Ema`, or None.
         teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
+        devices: of this machine, that share each batch by rows; each holds all of the state. More than one on jax alone.
+
+    Raises:
+        ValueError: there are fewer devices, or the backend is another.
     """
-    return room().TrainStep(
-        model, objective, optimizer, clip_norm=clip_norm, ema=ema, teacher=teacher, micro_batches=micro_batches
-    )
+    options = {"clip_norm": clip_norm, "ema": ema, "teacher": teacher, "micro_batches": micro_batches}
+    if devices != 1:
+        if name() != "jax":
+            raise ValueError(
+                f"A step was to be spread over {devices} devices, which is done on jax; Keras runs on {name()}. There, "
+                "`distributed_sigmoid_loss` is the loss for a loop of your own."
+            )
+        options["devices"] = devices
+    return room().TrainStep(model, objective, optimizer, **options)
 
 
 def device_name() -> str | None:

@@ -44,6 +44,7 @@ HARMLESS = frozenset(
         "cache_megabytes",
         "checkpoint_every",
         "log_every",
+        "data_parallel",
         "loss_implementation",
         "tensorboard",
         "report",
@@ -175,6 +176,7 @@ def build_learner(recipe: Recipe, config: SigLIPConfig, preprocess: Preprocess, 
         clip_norm=optimization.grad_clip_norm,
         ema=ema,
         micro_batches=optimization.accum_freq,
+        devices=run.data_parallel,
     )
     loader = Loader(
         source,

@@ -60,6 +60,7 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         micro_batches=optimization.accum_freq,
+        devices=run.data_parallel,
     )
     loader = Loader(
         source,

@@ -1,8 +1,12 @@
 """One training step on jax: a pure function of the state, compiled once, the old state's memory reused for the new."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import keras
+
+from diptych.backends.jax.spread import Spread
 
 
 class TrainStep:
@@ -11,7 +15,9 @@ class TrainStep:
     Between calls the state lives in this object: Keras variables are brought up to date by `synchronize`.
     """
 
-    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
+    def __init__(
+        self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, devices=1
+    ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
         self._weights = model.trainable_variables
@@ -23,13 +29,21 @@ class TrainStep:
         # A frozen weight is not among the trained ones, and its average is already what it will stay.
         self._followed = [(f.decay, places.get(id(weight))) for f in followers for weight in f.weights]
         self._variables = (self._weights, optimizer.variables, self._averages, list(objective.variables))
-        self._state = None
-        self._compiled = jax.jit(self._step, donate_argnums=0)
+        self._state = self._read = None
+        self._spread = Spread(devices) if devices > 1 else None
+        placement = {"out_shardings": self._spread.whole} if self._spread else {}
+        self._compiled = jax.jit(self._step, donate_argnums=0, **placement)
 
     def __call__(self, batch):
         if self._state is None:
             self._state = tuple([v.value for v in group] for group in self._variables)
-        self._state, logs = self._compiled(self._state, [v.value for v in self._fixed], batch)
+            self._read = [v.value for v in self._fixed]
+            if self._spread:
+                self._state, self._read = self._spread.everywhere((self._state, self._read))
+        if self._spread:
+            batch = self._spread.batch(batch)
+        with self._spread.scope() if self._spread else nullcontext():
+            self._state, logs = self._compiled(self._state, self._read, batch)
         return logs
 
     @property
@@ -42,8 +56,8 @@ class TrainStep:
             return
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-        self._state = None
+                variable.assign(self._spread.on_one(value) if self._spread else value)
+        self._state = self._read = None
 
     def gradients(self, state, fixed, batch):
         """-> (loss, (logs, updates of the objective's variables)), gradients in the order of the weights."""
@@ -71,7 +85,8 @@ class TrainStep:
             return jax.value_and_grad(lambda w: loss_of(w, embed(w, batch)), has_aux=True)(weights)
 
         def split(x):
-            return x.reshape(self._micro_batches, -1, *x.shape[1:])
+            x = x.reshape(self._micro_batches, -1, *x.shape[1:])
+            return jax.lax.with_sharding_constraint(x, self._spread.rows(1)) if self._spread else x
 
         pieces = jax.tree.map(split, batch)
         parts = jax.lax.map(lambda piece: embed(weights, piece), pieces)

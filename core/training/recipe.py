@@ -109,6 +109,8 @@ class Run:
     """Steps between checkpoints; by default one a minute."""
     log_every: int = 1
     """Steps between rows of metrics.jsonl."""
+    data_parallel: int = 1
+    """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round them in a ring."""
     loss_implementation: str | None = None
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
     tensorboard: bool = True
@@ -131,14 +133,14 @@ class Recipe:
     run: Run
 
     def __post_init__(self):
-        check_options(self.data, self.model, self.optimization)
+        check_options(self.data, self.model, self.optimization, self.run)
 
     @property
     def steps(self) -> int:
         return self.optimization.examples // self.optimization.batch_size
 
 
-def check_options(data: Data, model: Model, optimization: Optimization) -> None:
+def check_options(data: Data, model: Model, optimization: Optimization, run: Run) -> None:
     """Raises ValueError where options exclude each other or lie outside their range."""
     for condition, message in (
         (
@@ -152,6 +154,11 @@ def check_options(data: Data, model: Model, optimization: Optimization) -> None:
         (
             optimization.accum_freq >= 1 and optimization.batch_size % optimization.accum_freq == 0,
             f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
+        ),
+        (
+            run.data_parallel >= 1 and optimization.batch_size % (optimization.accum_freq * run.data_parallel) == 0,
+            f"--data-parallel deals a batch out evenly, each of its --accum-freq pieces too; got {run.data_parallel} devices for "
+            f"{optimization.batch_size} examples in {optimization.accum_freq} pieces.",
         ),
         (
             0 <= (optimization.warmup_examples or 0) < optimization.examples,

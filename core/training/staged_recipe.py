@@ -76,7 +76,7 @@ class StagedRecipe:
 
     def __post_init__(self):
         check_stages(self.stages)
-        check_options(self.data, self.model, self.optimization)
+        check_options(self.data, self.model, self.optimization, self.run)
         if not 0 <= self.captioning.parallel_probability <= 1:
             raise ValueError(
                 f"--parallel-probability lies between 0 and 1, got {self.captioning.parallel_probability}."

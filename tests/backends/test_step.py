@@ -53,6 +53,12 @@ def test_training_on_one_batch_lowers_its_loss(optimizer):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_devices_that_are_not_there_are_refused():
+    message = "jax has" if keras.config.backend() == "jax" else "done on jax"
+    with pytest.raises(ValueError, match=f"spread over 64 devices.*{message}"):
+        build(devices=64)
+
+
 @pytest.mark.parametrize(("pieces", "captions", "loss"), [(2, 1, "softmax"), (4, 3, "sigmoid")])
 def test_pieces_contrast_every_pair_of_the_batch(pieces, captions, loss):
     """Gradient caching gives the whole batch's loss and gradient, which a mean over the pieces' own losses does not."""

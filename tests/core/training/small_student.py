@@ -49,9 +49,9 @@ def student(weights: LossWeights = ALL, seed: int = 1) -> Student:
 
 
 def objective(
-    model: Student, weights: LossWeights = ALL, momentum: float = 0.9
+    model: Student, weights: LossWeights = ALL, momentum: float = 0.9, **arguments
 ) -> tuple[JointObjective, EmaTeacher | None]:
     teacher = None
     if weights.self_supervised:
         teacher = EmaTeacher(model.student_parts(), model.teacher_parts(), momentum=momentum)
-    return JointObjective(weights, teacher=teacher, outputs=OUTPUTS), teacher
+    return JointObjective(weights, teacher=teacher, outputs=OUTPUTS, **arguments), teacher

@@ -1,0 +1,120 @@
+"""Run in a process of its own with four virtual CPU devices: prints what training steps across them do, as JSON."""
+
+import json
+import os
+import re
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
+os.environ["KERAS_BACKEND"] = "jax"
+
+import keras
+import numpy as np
+
+from diptych import backends
+from diptych.core.training.curated_objective import CuratedObjective
+from diptych.core.training.curation import gumbel_noise
+from diptych.core.training.ema import Ema
+from diptych.core.training.joint_objective import JointObjective
+from diptych.core.training.optimizers import AdamW
+from diptych.core.training.stages import Curation, LossWeights
+from diptych.models import SigLIP
+from tests.core.training.small_student import ALL, CONFIG, batch, objective, student
+
+STEPS = 3
+
+
+def joint(**arguments):
+    """All of SigLIP 2's losses, a teacher, a moving average."""
+    model = student(ALL)
+    goal, teacher = objective(model, ALL, 0.9, loss=backends.sigmoid_loss)
+    average = Ema(model.trainable_variables, decay=0.9)
+    step = make_step(model, goal, teacher=teacher, ema=average, **arguments)
+    kept = {**named(model), **goal.named_variables(), **teacher.named(), **average.named()}
+    return step, [batch(seed) for seed in range(STEPS)], kept
+
+
+def curated(**arguments):
+    """Half of each batch chosen by a reference model."""
+    model = student(LossWeights())
+    goal = CuratedObjective(
+        JointObjective(LossWeights(), loss=backends.sigmoid_loss),
+        SigLIP(CONFIG, seed=5),
+        size=4,
+        curation=Curation(reference="", filter_ratio=0.5, chunks=2),
+    )
+    batches = []
+    for seed in range(STEPS):
+        whole = batch(seed)
+        noise = gumbel_noise(np.random.default_rng(seed), 2, len(whole["text"]))
+        batches.append({"image": whole["image"], "text": whole["text"], "selection_noise": noise})
+    return make_step(model, goal, **arguments), batches, named(model)
+
+
+def make_step(model, goal, **arguments):
+    # A large epsilon, or Adam would make whole steps of the rounding in gradients that are zero.
+    return backends.train_step(model, goal, AdamW(1e-2, epsilon=1e-2), clip_norm=1.0, **arguments)
+
+
+def named(model) -> dict:
+    return {variable.path: variable for variable in model.weights}
+
+
+def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
+    step, batches, kept = build(**arguments)
+    logs = [{name: float(value) for name, value in step(b).items()} for b in batches]
+    report = {}
+    if arguments.get("devices", 1) > 1:
+        weights, *_ = step._state
+        report["devices"] = len(weights[0].sharding.device_set)
+        program = step._compiled.lower(step._state, step._read, step._spread.batch(batches[0])).compile().as_text()
+        report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))
+    step.synchronize()
+    report["compilations"] = step.compilations
+    report["kept on"] = max(len(variable.value.sharding.device_set) for variable in kept.values())
+    return logs, {name: np.asarray(keras.ops.convert_to_numpy(v.value)) for name, v in kept.items()}, report
+
+
+def compared(build, **arguments) -> dict:
+    """How far four devices are from one."""
+    (logs, values, _), (spread_logs, spread_values, report) = (
+        outcome(build, **arguments, devices=devices) for devices in (1, 4)
+    )
+    differences = [
+        abs(a[name] - b[name]) / max(1e-3, abs(a[name])) for a, b in zip(logs, spread_logs, strict=True) for name in a
+    ]
+    distances = [
+        np.abs(values[name] - spread_values[name]).max() / np.abs(values[name]).max().clip(1e-2) for name in values
+    ]
+    start = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in build()[2].items()}
+    moved = max(np.abs(values[name] - value).max() for name, value in start.items())
+    return report | {"logs": max(differences), "values": float(max(distances)), "moved": float(moved)}
+
+
+def refusal(function) -> str:
+    try:
+        function()
+    except ValueError as error:
+        return str(error)
+    return "accepted"
+
+
+def main() -> None:
+    def uneven():
+        step, batches, _ = joint(devices=3)
+        step(batches[0])
+
+    print(
+        json.dumps(
+            {
+                "joint": compared(joint),
+                "joint in pieces": compared(joint, micro_batches=2),
+                "curated": compared(curated),
+                "uneven": refusal(uneven),
+                "too many": refusal(lambda: joint(devices=5)),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""A training step over four devices is that of one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("jax")
+
+
+@pytest.fixture(scope="module")
+def report():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.backends.jax.four_devices_step"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["joint", "joint in pieces", "curated"])
+def test_it_trains_as_one_device_does(report, kind):
+    """Weights, teacher, moving average, centres and logs after three steps."""
+    found = report[kind]
+    assert found["devices"] == 4
+    assert found["compilations"] == 1
+    assert found["values"] < 1e-5 < 1e-3 < found["moved"]
+    assert found["logs"] < 2e-4
+
+
+@pytest.mark.parametrize("kind", ["joint", "joint in pieces", "curated"])
+def test_texts_go_round_in_a_ring(report, kind):
+    assert report[kind]["ring"] >= 2  # texts, and their gradients
+
+
+def test_between_steps_models_are_on_one_device(report):
+    assert report["joint"]["kept on"] == 1
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused(report):
+    assert "8 examples (image) cannot be dealt out evenly over 3 devices" in report["uneven"]
+
+
+def test_more_devices_than_there_are_are_refused(report):
+    assert report["too many"] == "A step was to be spread over 5 devices, and jax has 4 here (cpu)."
