@@ -29,8 +29,9 @@ def joint(**arguments):
     goal, teacher = objective(model, ALL, 0.9, loss=backends.sigmoid_loss)
     average = Ema(model.trainable_variables, decay=0.9)
     step = make_step(model, goal, teacher=teacher, ema=average, **arguments)
-    kept = {**named(model), **goal.named_variables(), **teacher.named(), **average.named()}
-    return step, [batch(seed) for seed in range(STEPS)], kept
+    groups = {"goal": goal.named_variables(), "teacher": teacher.named(), "average": average.named()}
+    kept = {f"{group}/{name}": variable for group, found in groups.items() for name, variable in found.items()}
+    return step, [batch(seed) for seed in range(STEPS)], named(model) | kept
 
 
 def curated(**arguments):
@@ -66,7 +67,9 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     if arguments.get("devices", 1) > 1:
         weights, *_ = step._state
         report["devices"] = len(weights[0].sharding.device_set)
-        program = step._compiled.lower(step._state, step._read, step._spread.batch(batches[0])).compile().as_text()
+        with step._spread.scope():
+            lowered = step._compiled.lower(step._state, step._read, step._spread.batch(batches[0]))
+        program = lowered.compile().as_text()
         report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))
     step.synchronize()
     report["compilations"] = step.compilations
