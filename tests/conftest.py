@@ -6,6 +6,8 @@ import shutil
 import signal
 import tempfile
 
+from hypothesis import settings
+
 from diptych.backends.selection import select_backend
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,6 +17,10 @@ if "KERAS_HOME" not in os.environ:
 
 # A shell ignores SIGINT in what it starts in the background, and programs started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A loaded machine makes any example slow once: that is no failure.
+settings.register_profile("unhurried", settings.default, deadline=None)
+settings.load_profile("unhurried")
 
 BACKEND = select_backend()
 
