@@ -14,7 +14,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """{run: {stage: what it scored}} of one seed."""
 
 BEGIN, END = "<!-- results: written by recipes.siglip2 ablation -->", "<!-- end of results -->"
-ROW, LABEL, WIDTH, MARGIN = 22, 250, 640, 16
+ROW, LABEL, WIDTH, MARGIN = 22, 275, 660, 16
 
 
 @dataclass(frozen=True)
