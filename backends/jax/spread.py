@@ -1,13 +1,12 @@
 """A training step on several devices of this machine: each holds all of the state, and its rows of the batch."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import jax
 import keras
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-
-from diptych.core.data.batch import batch_axis
 
 
 class Spread:
@@ -46,15 +45,15 @@ class Spread:
         """An array whose examples are counted by an axis, a part of them on each device."""
         return NamedSharding(self._mesh, P(*[None] * axis, self._distribution.batch_dim_name))
 
-    def batch(self, batch: dict) -> dict:
-        """A batch's fields, a part of the examples on each device.
+    def batch(self, batch: dict, example_axis: Callable[[str], int]) -> dict:
+        """A batch's fields, a part of the examples on each device; `example_axis` says which axis of a field counts them.
 
         Raises:
             ValueError: the examples cannot be dealt out evenly.
         """
         placed = {}
         for name, array in batch.items():
-            axis = batch_axis(name)
+            axis = example_axis(name)
             if array.shape[axis] % self.count:
                 raise ValueError(
                     f"{array.shape[axis]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose a "

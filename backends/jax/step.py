@@ -41,7 +41,7 @@ class TrainStep:
             if self._spread:
                 self._state, self._read = self._spread.everywhere((self._state, self._read))
         if self._spread:
-            batch = self._spread.batch(batch)
+            batch = self._spread.batch(batch, self._objective.example_axis)
         with self._spread.scope() if self._spread else nullcontext():
             self._state, logs = self._compiled(self._state, self._read, batch)
         return logs

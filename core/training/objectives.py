@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
+from diptych.core.data.batch import batch_axis
 from diptych.core.losses.contrastive import sigmoid_loss, softmax_contrastive_loss
 
 
@@ -26,6 +27,10 @@ class Objective:
 
     variables: tuple = ()
     fixed: tuple = ()
+
+    def example_axis(self, field: str) -> int:
+        """Which axis of a batch's field counts the examples."""
+        return batch_axis(field)
 
     def prepare(self, model, batch: dict) -> dict:
         """The batch to train on, without gradients: by default the one given."""

@@ -68,7 +68,8 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
         weights, *_ = step._state
         report["devices"] = len(weights[0].sharding.device_set)
         with step._spread.scope():
-            lowered = step._compiled.lower(step._state, step._read, step._spread.batch(batches[0]))
+            placed = step._spread.batch(batches[0], step._objective.example_axis)
+            lowered = step._compiled.lower(step._state, step._read, placed)
         program = lowered.compile().as_text()
         report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))
     step.synchronize()
