@@ -9,8 +9,8 @@ Ablation:  python -m recipes.siglip2 ablation
 Afterwards: python -m recipes.caption --model runs/siglip2/trunk/model    (captions, finds and describes)
 
 By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes are known,
-with towers of a million weights, in 14 minutes on one core of a busy CPU: English recall@1 30%, recall@5 53% among 500 new scenes, and 39% of their
-things found by the trunk's decoder. The other presets have the paper's sizes, batch, examples, rates and loss weights: B/32, B/16, L/16,
+with towers of a million weights, in 14 minutes on one core of a busy CPU: English recall@1 30%, recall@5 53% among 500 new scenes, and
+39% of their things found by the trunk's decoder. The other presets have the paper's sizes, batch, examples, rates and loss weights: B/32, B/16, L/16,
 So400m/14, So400m/16, g-opt/16, B/16-naflex and So400m/16-naflex. What the paper leaves open is a choice of ours, and a field:
 docs/siglip2.md lists each, with its reason and how sure the facts are.
 """

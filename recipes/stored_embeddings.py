@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from diptych import backends
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
 from diptych.recipes.embedding_progress import EmbeddingProgress
@@ -143,7 +144,7 @@ class StoredEmbeddings:
         self, part: Part, source: Source, name: str, runs: Callable[[Source, tuple[int, int]], Runs]
     ) -> Embedded:
         data = source.fingerprint()
-        identity = f"{self.fingerprint} {data} {keras.backend.backend()} {part}"
+        identity = f"{self.fingerprint} {data} {backends.name()} {part}"
         folder = self.folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
         card = {
             "model": self.model,

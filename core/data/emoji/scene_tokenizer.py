@@ -3,8 +3,9 @@
     python -m diptych.core.data.emoji.scene_tokenizer
 
 trains it anew with sentencepiece and writes scene_tokenizer.model beside this file; the same version gives the same bytes. It learns
-from the names of the concepts that scenes may show, in their languages. A digit or colon is one token with the space before it, as numbers
-are in large vocabularies: with a space of its own before each digit, a decoder sees the same token wherever it writes one. A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a laptop.
+from the names of the concepts that scenes may show, in their languages. A digit or colon is one token with the space before it, as
+numbers are in large vocabularies: with a space of its own before each digit, a decoder sees the same token wherever it writes one.
+A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a laptop.
 """
 
 from diptych.core.data.emoji.concepts import FOLDER
@@ -15,10 +16,8 @@ from diptych.core.data.emoji.source import EmojiSource
 SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
 VOCABULARY = 2048
 SPACE = "\u2581"  # as SentencePiece writes it
-WEIGHTS = (
-    (27, 400),
-    (180, 20),
-)  # the names of so many concepts, the easiest, count so often: small runs show no others
+WEIGHTS = ((27, 400), (180, 20))
+"""(concepts, times): the names of so many concepts, the easiest, count so often, because small runs show no others."""
 
 
 def train() -> bytes:

@@ -52,8 +52,7 @@ class SceneSource:
     """Pictures composed of one or several emoji at random places on varied grounds; scene i follows from (seed, i) alone.
 
     A scene's captions, one a language, name its things from left to right: "dog, red apple, clock face". Its regions are
-    the things, once in each language. A share `wrong_captions` of the scenes has the captions of another scene, as pictures
-    from the web have; their regions are right. Nearer things are larger and drawn later, and hide at most 15% of another's pixels.
+    the things, once in each language. Nearer things are larger and drawn later, and hide at most 15% of another's pixels.
 
     length: how many scenes.   seed: of all of them.
     split, designers, languages: see `EmojiSource`; concepts without a name in one of the languages are left out.
@@ -61,6 +60,7 @@ class SceneSource:
     objects: least and most things in a scene; where the most find no room there are fewer.
     size: (height, width) in pixels.   aspects: range of width / height at the area of `size`; None for its own.
     scale: range of a thing's longer side, relative to the square root of the area.   grounds: of `backgrounds.KINDS`.
+    wrong_captions: share of the scenes that have another scene's captions, as pictures from the web may; their regions are right.
     """
 
     length: int

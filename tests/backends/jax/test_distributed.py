@@ -1,24 +1,16 @@
 """The sigmoid loss over four devices is that of one, and sends what it says and no more."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+
+from tests.backends.jax.process import report_of
 
 pytest.importorskip("jax")
 
 
 @pytest.fixture(scope="module")
 def report():
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.backends.jax.four_devices"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return report_of("tests.backends.jax.four_devices")
 
 
 EXCHANGES = ("ring", "gather")

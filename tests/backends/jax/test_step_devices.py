@@ -1,23 +1,15 @@
 """A training step over four devices is that of one."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.backends.jax.process import report_of
 
 pytest.importorskip("jax")
 
 
 @pytest.fixture(scope="module")
 def report():
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.backends.jax.four_devices_step"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return report_of("tests.backends.jax.four_devices_step")
 
 
 @pytest.mark.parametrize("kind", ["joint", "joint in pieces", "curated"])
