@@ -5,6 +5,8 @@
     nox -s tests                    the tests on three backends, one after the other
     nox -s "tests(backend='jax')"   the tests on one
     nox -s tests -- -k schedules    what follows -- goes to pytest
+    nox -s quick                    what one runs while working
+    nox -s thorough                 what is long by nature, before a change is called done
 
 Sessions that need Keras share one virtual environment with all three frameworks, `.nox/everything` (3 GB, a minute and a
 half to install), made by the session of that name with the Python that runs nox. It is for CPUs: torch's CPU build, from
@@ -22,7 +24,7 @@ from pathlib import Path
 import nox
 from nox.command import CommandFailed
 
-nox.needs_version = ">=2025.10.14"
+nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "wheel", "docs", "recipes", "tests", "agreement"]
@@ -36,45 +38,28 @@ TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.or
 TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "tensorflow"
 CUDA = {"jax": "jax[cuda13]", "torch": "torch"}
 
-# How each recipe is run at its tiny size, in this order, and what it must leave in a folder that all of one backend share.
-RUN = ("card.json", "metrics.jsonl", "results.json", "report.html", "model/config.json", "model/model.safetensors")
-SHORT = ("--examples", "2048", "--warmup-examples", "256", "--evaluate-every", "1024")
-STAGES = ("captioning", "self_distillation", "trunk", "patch6_54", "trunk_curated", "naflex")
-TINY = {
-    "siglip2": (
-        ("--run-dir", "{folder}/siglip2", "--examples", "1280", "--batch-size", "32", "--warmup-examples", "128"),
-        ("siglip2/results.json", *(f"siglip2/{stage}/model/model.safetensors" for stage in STAGES)),
+# Tests run side by side in processes of one thread each: two a core, since some wait, and no more than there is memory for.
+PROCESSES = str(min(4, 2 * (os.cpu_count() or 1)))
+ONE_THREAD = {
+    **dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
     ),
-    "caption": (
-        ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/caption/results.json"),
-        ("caption/results.json", "caption/results.html"),
-    ),
-    "label": (
-        ("--scenes", "40", "--output", "{folder}/label/regions.jsonl"),
-        ("label/regions.jsonl", "label/regions.html"),
-    ),
-    "dense": (
-        ("--model", "{folder}/siglip2/trunk/model", "--output", "{folder}/dense/results.json"),
-        ("dense/results.json", "dense/results.html"),
-    ),
-    "siglip": (("--run-dir", "{folder}/siglip", *SHORT), tuple(f"siglip/{name}" for name in RUN)),
-    "clip": (("--run-dir", "{folder}/clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),
-    "zero_shot": (("--output", "{folder}/zero_shot.json"), ("zero_shot.json", "zero_shot.html")),
-    "embed": (("--index", "{folder}/index", "--model", "{folder}/siglip"), ("index/index.json", "index/vectors.npy")),
-    "search": (
-        ("--index", "{folder}/index", "--query", "red apple", "--output", "{folder}/search.json"),
-        ("search.json", "search.html"),
-    ),
-    "evaluate": (
-        ("--model", "{folder}/siglip", "--output", "{folder}/judged/results.json"),
-        ("judged/results.json", "judged/results.html"),
-    ),
-    "export": (
-        ("--model", "{folder}/siglip", "--output", "{folder}/exported"),
-        ("exported/image.onnx", "exported/text.onnx", "exported/export.json"),
-    ),
-    "demo": (("--help",), ()),  # it serves until it is stopped; its tests ask it everything
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
 }
+# The same operations by simpler machine code, which XLA writes in half the time.
+QUICKLY_COMPILED = {"XLA_FLAGS": f"{ONE_THREAD['XLA_FLAGS']} --xla_backend_optimization_level=0"}
+# What is long by nature: kills, examples of property tests, every recipe on every backend, machine code as in use.
+THOROUGH = {
+    "DIPTYCH_THOROUGH": "1",
+    "DIPTYCH_KILLS": "20",
+    "DIPTYCH_EXAMPLES": "40",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
+
+# What was measured lies here afterwards; `python -m tests.times` reads it.
+TIMES = ROOT / ".nox" / "times"
+TIMES.mkdir(parents=True, exist_ok=True)
+nox.options.report = str(TIMES / "sessions.json")
 
 # These tests import neither Keras nor a framework, so they run with the first backend only.
 WITHOUT_KERAS = [
@@ -92,6 +77,18 @@ WITHOUT_KERAS = [
 
 # What tests one framework's own code, run with it alone.
 NATIVE = {backend: f"tests/backends/{backend}/*" for backend in BACKENDS}
+
+
+# `python -m diptych.recipes.NAME --help` for each name, in one process.
+ASK_FOR_HELP = """
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    try:
+        runpy.run_module(f"diptych.recipes.{name}", run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, name
+"""
 
 
 @nox.session
@@ -119,28 +116,87 @@ def install_torch_for_cpu(session: nox.Session) -> None:
 
 
 def python(session: nox.Session, *arguments: str, backend: str = "jax", silent: bool = False, **variables: str) -> str:
-    """Run the shared environment's Python on one backend, out of reach of the person's own Keras settings."""
+    """Run the shared environment's Python on one backend, out of reach of the person's own Keras settings.
+
+    What jax has compiled is kept for all processes and all later runs; its key holds machine, versions and options.
+    """
     shared, keras_home = ROOT / session.cache_dir.parent / "everything", ROOT / session.cache_dir / "keras"
     program = shared / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    variables |= {"KERAS_BACKEND": backend, "KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    variables["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {
+        "KERAS_BACKEND": backend,
+        "KERAS_HOME": str(keras_home),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / session.cache_dir / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+    } | variables
     return session.run(str(program), *arguments, env=variables, external=True, silent=silent)
+
+
+BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")  # what is compiled for a file is compiled once
+ONE_BY_ONE = ("--dist", "load", "--maxschedchunk", "1")
+
+
+def pytest(session: nox.Session, *arguments: str, part: str, backend: str = "jax", **variables: str) -> None:
+    """Run tests in processes side by side; their times are kept under the name of the part, of a whole run alone."""
+    variables = ONE_THREAD | variables | ({} if session.posargs else {"DIPTYCH_PART": part})
+    python(session, "-m", "pytest", "-n", PROCESSES, *arguments, *session.posargs, backend=backend, **variables)
+
+
+def unit_tests(session: nox.Session, backend: str, *arguments: str, **variables: str) -> None:
+    """The unit tests on one backend; those that need no Keras run with the first alone."""
+    elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*", "tests/commands/*"]
+    elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
+    skipped = [f"--ignore-glob={path}" for path in elsewhere]
+    pytest(session, "tests", *skipped, *BY_FILE, *arguments, part=f"tests {backend}", backend=backend, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """The unit tests on one backend; those that need no Keras run with jax only."""
-    elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*"]
-    elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
-    skipped = [f"--ignore-glob={path}" for path in elsewhere]
-    python(session, "-m", "pytest", "tests", *skipped, *session.posargs, backend=backend)
+    unit_tests(session, backend, **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
 def agreement(session: nox.Session) -> None:
     """The three backends against a float64 oracle and each other, from one process."""
-    python(session, "-m", "pytest", "tests/agreement", *session.posargs, DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS))
+    pytest(session, "tests/agreement", *BY_FILE, part="agreement", DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS))
+
+
+@nox.session(venv_backend="none", requires=["everything"])
+def docs(session: nox.Session) -> None:
+    """Run each command in README, CONTRIBUTING and docs that is not marked with the reason why not."""
+    pytest(session, "tests/commands/test_documents.py", *ONE_BY_ONE, part="documents")
+
+
+@nox.session(venv_backend="none", requires=["everything"])
+def recipes(session: nox.Session) -> None:
+    """Each recipe at its tiny size, from data to report: all on jax, on the others training and export."""
+    pytest(session, "tests/commands/test_recipes.py", *ONE_BY_ONE, part="recipes")
+
+
+@nox.session(venv_backend="none", requires=["everything", "lint"])
+def quick(session: nox.Session) -> None:
+    """What one runs while working, in less than four minutes: lint, and all tests that are quick on jax."""
+    unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
+
+
+@nox.session(venv_backend="none", requires=["everything", "lint", "mutants"])
+def thorough(session: nox.Session) -> None:
+    """What is long by nature, before a change is called done: many kills and examples, all recipes on all backends."""
+    pytest(session, "tests/commands", *ONE_BY_ONE, part="thorough commands", **THOROUGH)
+    pytest(
+        session, "tests/agreement", part="thorough agreement", DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS), **THOROUGH
+    )
+    for backend in BACKENDS:
+        unit_tests(session, backend, **THOROUGH)
+
+
+@nox.session(venv_backend="none", requires=["everything"])
+def mutants(session: nox.Session) -> None:
+    """Make each of the known faults, one at a time, and see that its test finds it; with -- NAME, one of them."""
+    python(session, "-m", "tests.mutants", *session.posargs, **ONE_THREAD, **QUICKLY_COMPILED)
 
 
 @nox.session
@@ -179,37 +235,10 @@ def wheel(session: nox.Session) -> None:
                 if f"from {site}" not in printed:
                     session.error(f"the app did not use the installed diptych: {printed}")
                 session.log(printed)
-            for name in recipe_names(session):
-                python(session, "-m", f"diptych.recipes.{name}", "--help", PYTHONPATH=str(site), silent=True)
-
-
-@nox.session(venv_backend="none", requires=["everything"])
-def docs(session: nox.Session) -> None:
-    """Run each command in README, CONTRIBUTING and docs that is not marked with the reason why not."""
-    python(session, "-m", "tests.document_commands")
-
-
-@nox.session(venv_backend="none", requires=["everything"])
-@nox.parametrize("backend", BACKENDS)
-def recipes(session: nox.Session, backend: str) -> None:
-    """Each recipe at its tiny size, from data to report, on one backend."""
-    recipe_names(session)
-    with tempfile.TemporaryDirectory(prefix=f"recipes-{backend}-") as folder:
-        for name, (arguments, files) in TINY.items():
-            python(session, "-m", f"recipes.{name}", *(a.format(folder=folder) for a in arguments), backend=backend)
-            missing = [file for file in files if not Path(folder, file).exists()]
-            if missing:
-                session.error(f"recipes.{name} on {backend} ended without {missing}")
-
-
-def recipe_names(session: nox.Session) -> list[str]:
-    """The recipes in `recipes/`; each must have its tiny size in TINY, and none is an error."""
-    names = sorted(
-        path.stem for path in ROOT.glob("recipes/[!_]*.py") if "__main__" in path.read_text(encoding="utf-8")
-    )
-    if not names or set(names) != set(TINY):
-        session.error(f"recipes/ holds {names}, and TINY in the noxfile has {sorted(TINY)}")
-    return names
+            recipes = sorted(
+                path.stem for path in site.glob("diptych/recipes/[!_]*.py") if "__main__" in path.read_text()
+            )
+            python(session, "-c", ASK_FOR_HELP, *recipes, PYTHONPATH=str(site), silent=True)
 
 
 @nox.session

@@ -24,6 +24,8 @@ settings.load_profile("unhurried")
 
 BACKEND = select_backend()
 
+pytest_plugins = ["tests.plugin"]
+
 
 def pytest_report_header() -> str:
     return f"KERAS_BACKEND: {BACKEND}"

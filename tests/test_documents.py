@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.document_commands import Command, commands_in, documents, run
+from tests.commands.document_commands import Command, commands_in, documents, run
 from tests.tree import IGNORED, ROOT, files
 
 LINK = re.compile(

@@ -10,6 +10,7 @@ from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
 from diptych.core.training.optimizers import OPTIMIZERS
 from diptych.core.training.patterns import freeze
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from tests.compiled_steps import CompiledSteps
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
 CONFIG = SigLIPConfig(
@@ -34,6 +35,11 @@ def build(optimizer="adamw", objective=None, lock=(), ema=None, rate=1e-2, **arg
     return model, optimizer, average, step
 
 
+@pytest.fixture(scope="module", name="steps")
+def steps_compiled_once() -> CompiledSteps:
+    return CompiledSteps(build)
+
+
 def values(variables) -> dict[str, np.ndarray]:
     return {v.path: np.array(keras.ops.convert_to_numpy(v.value)) for v in variables}
 
@@ -47,8 +53,8 @@ def distance(a: dict, b: dict) -> float:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_on_one_batch_lowers_its_loss(optimizer):
-    _, _, _, step = build(optimizer, rate={"lion": 1e-3}.get(optimizer, 1e-2))
+def test_training_on_one_batch_lowers_its_loss(steps, optimizer):
+    _, _, _, step = steps(optimizer, rate={"lion": 1e-3}.get(optimizer, 1e-2))
     losses = [number(step(batch(0))["loss"]) for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -60,16 +66,16 @@ def test_devices_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize(("pieces", "captions", "loss"), [(2, 1, "softmax"), (4, 3, "sigmoid")])
-def test_pieces_contrast_every_pair_of_the_batch(pieces, captions, loss):
+def test_pieces_contrast_every_pair_of_the_batch(steps, pieces, captions, loss):
     """Gradient caching gives the whole batch's loss and gradient, which a mean over the pieces' own losses does not."""
     objective = ContrastiveObjective(**({"loss": softmax_loss} if loss == "softmax" else {}))
     example = batch(3, captions)
-    _, _, _, whole = build("lion", objective)
-    _, _, _, cut = build("lion", objective, micro_batches=pieces)
+    _, _, _, whole = steps("lion", objective)
+    _, _, _, cut = steps("lion", objective, micro_batches=pieces)
     first, second = whole(example), cut(example)
     assert number(second["loss"]) == pytest.approx(number(first["loss"]), rel=1e-5)
     assert number(second["gradient_norm"]) == pytest.approx(number(first["gradient_norm"]), rel=1e-4)
-    _, _, _, small = build("lion", objective)
+    _, _, _, small = steps("lion", objective)
     alone = [
         number(small({name: array[i : i + 8 // pieces] for name, array in example.items()})["loss"])
         for i in range(0, 8, 8 // pieces)
@@ -77,18 +83,18 @@ def test_pieces_contrast_every_pair_of_the_batch(pieces, captions, loss):
     assert abs(np.mean(alone) - number(first["loss"])) > 0.05
 
 
-def test_pieces_train_as_the_whole_batch_does():
+def test_pieces_train_as_the_whole_batch_does(steps):
     finals = []
     for pieces in (1, 4):
-        _, _, _, step = build(micro_batches=pieces, clip_norm=0.5)
+        _, _, _, step = steps(micro_batches=pieces, clip_norm=0.5)
         finals.append([number(step(batch(i % 2))["loss"]) for i in range(6)])
     assert finals[0] == pytest.approx(finals[1], rel=1e-4)
     assert finals[0][-1] < 0.9 * finals[0][1]
 
 
-def test_gradients_are_clipped_by_their_global_norm():
+def test_gradients_are_clipped_by_their_global_norm(steps):
     """With a gradient of norm far above the limit, Lion's momentum after one step is (1 - β₂) times a gradient of the limit's norm."""
-    _, optimizer, _, step = build("lion", clip_norm=0.1)
+    _, optimizer, _, step = steps("lion", clip_norm=0.1)
     norm = number(step(batch(0))["gradient_norm"])
     step.synchronize()
     assert norm > 1
@@ -96,8 +102,8 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert np.sqrt(sum((slot.astype("float64") ** 2).sum() for slot in slots)) == pytest.approx(0.01 * 0.1, rel=1e-3)
 
 
-def test_the_average_follows_the_updated_weights():
-    model, _, average, step = build(ema=0.9)
+def test_the_average_follows_the_updated_weights(steps):
+    model, _, average, step = steps(ema=0.9)
     expected = values(model.trainable_variables)
     for i in range(3):
         step(batch(i))
@@ -109,8 +115,8 @@ def test_the_average_follows_the_updated_weights():
     assert distance(now, found) > 1e-3
 
 
-def test_an_average_is_applied_and_taken_off_again():
-    model, _, average, step = build(ema=0.5)
+def test_an_average_is_applied_and_taken_off_again(steps):
+    model, _, average, step = steps(ema=0.9)
     step(batch(0))
     step.synchronize()
     before = values(model.trainable_variables)
@@ -121,8 +127,8 @@ def test_an_average_is_applied_and_taken_off_again():
     assert np.isfinite(number(step(batch(1))["loss"]))
 
 
-def test_frozen_weights_do_not_move_and_the_others_do():
-    model, _, _, step = build(lock=["image/.*"])
+def test_frozen_weights_do_not_move_and_the_others_do(steps):
+    model, _, _, step = steps(lock=["image/.*"])
     before = values(model.weights)
     for i in range(2):
         step(batch(i))
@@ -133,7 +139,7 @@ def test_frozen_weights_do_not_move_and_the_others_do():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_that_is_not_finite_changes_nothing(optimizer):
+def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer):
     """The run with a bad batch in its middle is bit for bit the run without it."""
 
     def poisoned(image, text, *, logit_scale, logit_bias):
@@ -146,7 +152,7 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer):
     bad["text"][:] = 3
     finals = []
     for batches in ([batch(0), bad, batch(1)], [batch(0), batch(1)]):
-        model, built, average, step = build(optimizer, ContrastiveObjective(loss=poisoned), ema=0.9, clip_norm=1.0)
+        model, built, average, step = steps(optimizer, ContrastiveObjective(loss=poisoned), ema=0.9, clip_norm=1.0)
         finite = [bool(number(step(example)["finite"])) for example in batches]
         step.synchronize()
         assert finite == [example is not bad for example in batches]
@@ -157,13 +163,13 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer):
     assert finals[0]["iterations"] == 2
 
 
-def test_several_captions_mean_the_mean_of_their_losses():
+def test_several_captions_mean_the_mean_of_their_losses(steps):
     three = batch(5, captions=3)
-    _, _, _, step = build()
+    _, _, _, step = steps()
     together = number(step(three)["loss"])
     alone = []
     for caption in range(3):
-        _, _, _, step = build()
+        _, _, _, step = steps()
         alone.append(number(step({"image": three["image"], "text": three["text"][:, caption]})["loss"]))
     assert together == pytest.approx(np.mean(alone), rel=1e-5)
     assert np.ptp(alone) > 1e-3

@@ -6,6 +6,7 @@ writes the run folder of `diptych.core.training.run_folder`.
 
 import contextlib
 import hashlib
+import math
 import os
 import random
 import signal
@@ -32,8 +33,7 @@ class Outcome:
     rows: list[dict]
     weights_sha256: str
     kills: int
-    seconds_to_first_row: float  # of the last start
-    seconds_of_training: float  # of the last start, from its first row to its end
+    life: "Life"  # the last start
 
     def by_step(self, name: str = "loss") -> dict[int, str]:
         """The metric at each step as hexadecimal digits, which are equal only when every bit is; a step written twice is an error."""
@@ -63,27 +63,28 @@ def run_with_kills(
     *,
     kills: int,
     seed: int,
-    seconds_of_training: float,
-    seconds_to_first_row: float,
+    undisturbed: Outcome,
     environment: Mapping[str, str] = {},
     timeout_s: float = 600,
 ) -> Outcome:
     """Run the command again and again, with SIGKILL at seeded random moments, and after `kills` of them leave it alone.
 
-    Most moments are uniform over ``seconds_of_training / kills`` after the first new row, so that the kills spread over the run; the others
-    are uniform over the time before the first row. Both durations are those of an undisturbed run. `Outcome.kills` says how many there were.
+    Most moments lie a random part of a step after a random row of the metrics that the start adds, early enough for the kills to
+    spread over the run; the others lie before the first row. How long a row and a start take is what they took `undisturbed`. Rows
+    are counted rather than seconds, so that kills meet the run, however much faster or slower it is now. `Outcome.kills` says how
+    many did.
     """
-    rng, done = random.Random(seed), 0
-    while done < kills:
+    rng, life = random.Random(seed), undisturbed.life
+    rows = sum("loss" in row for row in undisturbed.rows)
+    for done in range(kills):
         if rng.random() < EARLY_KILLS:
-            moment = Moment(rng.uniform(0, seconds_to_first_row), after_first_row=False)
+            moment = Moment(rows=0, seconds=rng.uniform(0, life.seconds_to_first_row))
         else:
-            moment = Moment(rng.uniform(0, seconds_of_training / kills), after_first_row=True)
-        life = _live(command, run_dir, environment, timeout_s, kill_at=moment)
-        if not life.killed:
-            return _outcome(run_dir, life, done)
-        done += 1
-    return _outcome(run_dir, _live(command, run_dir, environment, timeout_s), done)
+            moment = Moment(rng.randint(1, max(1, rows // kills - 1)), rng.uniform(0, life.seconds_of_training / rows))
+        start = _live(command, run_dir, environment, timeout_s, kill_at=moment)
+        if not start.killed:  # it was at its end before its rows were seen
+            return _outcome(run_dir, start, done)
+    return _outcome(run_dir, _live(command, run_dir, environment, timeout_s), kills)
 
 
 def run_with_fault(
@@ -102,10 +103,10 @@ def run_with_fault(
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: seconds after the start, or after the first row that this start adds to the metrics."""
+    """When to kill: seconds after so many new rows of the metrics, or, for no rows, after the start, but not after the first row."""
 
+    rows: int
     seconds: float
-    after_first_row: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Life:
     status: int
     killed: bool
     seconds_to_first_row: float
-    seconds: float
+    seconds_of_training: float  # from the first row to the end
 
 
 def _live(
@@ -135,11 +136,16 @@ def _live(
             command, env={**os.environ, **environment}, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            early = start + kill_at.seconds if kill_at and not kill_at.after_first_row else None
-            _wait(process, _row_added(metrics), start + timeout_s, early)
+            rows = _new_rows(metrics)
+            if kill_at and not kill_at.rows:
+                _wait(process, rows, 1, start + timeout_s, seconds=kill_at.seconds)
+                process.kill()
+            _wait(process, rows, 1, start + timeout_s)
             first_row = time.monotonic()
             if kill_at:
-                _wait(process, lambda: False, start + timeout_s, early or first_row + kill_at.seconds)
+                _wait(process, rows, kill_at.rows, start + timeout_s)
+                time.sleep(kill_at.seconds)
+                process.kill()
             status = process.wait(timeout=max(0.0, start + timeout_s - time.monotonic()))
         except subprocess.TimeoutExpired as error:
             raise CommandFailed(f"{command} still runs after {timeout_s} s:\n{_tail(output)}") from error
@@ -147,38 +153,41 @@ def _live(
             process.kill()
             process.wait()
             orphans = _end_group(process.pid)
-        seconds = time.monotonic() - start
+        end = time.monotonic()
     killed = status == -signal.SIGKILL and kill_at is not None
     if orphans:
         raise CommandFailed(f"{command} left processes {orphans} that still ran {ORPHAN_GRACE_S:.0f} s after its end")
     if not killed and status not in accepted:
         raise CommandFailed(f"{command} ended with status {status}, expected {accepted[0]}:\n{_tail(output)}")
-    return Life(status, killed, first_row - start, seconds)
+    return Life(status, killed, first_row - start, end - first_row)
 
 
-def _wait(process: subprocess.Popen, reached: Callable[[], bool], give_up_at: float, kill_at: float | None) -> None:
-    """Wait until `reached` or the end of the process, which is killed at the time `kill_at`; times are those of the monotonic clock."""
-    while process.poll() is None and not reached():
-        now = time.monotonic()
-        if kill_at is not None and now >= kill_at:
-            process.kill()
-            process.wait()
-        elif now > give_up_at:
+def _wait(
+    process: subprocess.Popen, rows: Callable[[], int], wanted: int, give_up_at: float, *, seconds: float = math.inf
+) -> None:
+    """Wait for so many rows, for the end of the process, or for some seconds, whichever comes first."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and rows() < wanted and time.monotonic() < until:
+        if time.monotonic() > give_up_at:
             raise subprocess.TimeoutExpired(process.args, give_up_at)
-        else:
-            time.sleep(POLL_S if kill_at is None else min(POLL_S, kill_at - now))
+        time.sleep(POLL_S)
 
 
-def _row_added(metrics: Path) -> Callable[[], bool]:
-    """A question that is answered yes once the file has grown between two polls; being cut back on resume is no growth."""
-    size = metrics.stat().st_size if metrics.exists() else 0
+def _new_rows(metrics: Path) -> Callable[[], int]:
+    """A question for the number of rows that were added since now; a file that is cut back on resume counts from there."""
 
-    def grown() -> bool:
-        nonlocal size
-        before, size = size, metrics.stat().st_size if metrics.exists() else 0
-        return size > before
+    def rows() -> int:
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
-    return grown
+    fewest = rows()
+
+    def added() -> int:
+        nonlocal fewest
+        now = rows()
+        fewest = min(fewest, now)
+        return now - fewest
+
+    return added
 
 
 def _end_group(group: int) -> list[int]:
@@ -209,9 +218,7 @@ def _outcome(run_dir: str | Path, life: Life, kills: int) -> Outcome:
     leftovers = [path.name for path in folder.checkpoints.iterdir() if not path.name.startswith("step-")]
     assert not leftovers, f"{folder.checkpoints} still holds {leftovers}"
     digest = hashlib.sha256((newest / "weights.safetensors").read_bytes()).hexdigest()
-    return Outcome(
-        read_metrics(folder.metrics), digest, kills, life.seconds_to_first_row, life.seconds - life.seconds_to_first_row
-    )
+    return Outcome(read_metrics(folder.metrics), digest, kills, life)
 
 
 def _tail(output: Path) -> str:

@@ -36,8 +36,7 @@ def killed(undisturbed: Outcome, folder: Path, *options: str, kills: int, seed: 
         folder,
         kills=kills,
         seed=seed,
-        seconds_of_training=undisturbed.seconds_of_training,
-        seconds_to_first_row=undisturbed.seconds_to_first_row,
+        undisturbed=undisturbed,
     )
 
 

@@ -21,7 +21,7 @@ KILLS = int(os.environ.get("DIPTYCH_KILLS", "2"))
 STEPS = 60
 FEW_THREADS = {
     "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false"),
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
 }
@@ -66,11 +66,10 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(photos, undistur
         tmp_path / "run",
         kills=KILLS,
         seed=1,
-        seconds_of_training=expected.seconds_of_training,
-        seconds_to_first_row=expected.seconds_to_first_row,
+        undisturbed=expected,
         environment=FEW_THREADS,
     )
-    assert outcome.kills >= 1
+    assert outcome.kills > KILLS // 2
     assert outcome.by_step() == expected.by_step()
     assert outcome.weights_sha256 == expected.weights_sha256
 

@@ -1,11 +1,7 @@
-"""Run in a process of its own with four virtual CPU devices: prints what the sigmoid loss does across them, as JSON."""
+"""Run by `tests.backends.jax.process`, with four virtual CPU devices: prints what the sigmoid loss does across them, as JSON."""
 
 import json
-import os
 import re
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
-os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Asking a process that has devices of its own."""
+"""Asking a process that has four virtual CPU devices."""
 
 import json
 import os
@@ -7,8 +7,11 @@ import sys
 
 
 def report_of(module: str) -> dict:
-    """The JSON that `python -m module` prints on its last line, with none of this process's settings for XLA."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    """The JSON that `python -m module` prints on its last line."""
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-m", module], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

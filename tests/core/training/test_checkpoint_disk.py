@@ -13,6 +13,7 @@ import pytest
 
 from diptych.core.training.checkpoint import CheckpointError, restore_latest, save
 from tests.core.training.checkpoint_writer import assert_is_of_its_step, groups_of, state_of
+from tests.core.weights.flushes import lost, record_flushes
 
 SMALL, LARGE = 64, 1_000_000
 NOBODY = 65534
@@ -87,6 +88,13 @@ def test_an_input_output_error_while_flushing_keeps_the_checkpoint_before(tmp_pa
     with pytest.raises(CheckpointError, match="Input/output error"):
         save(tmp_path, 2, groups_of(2, SMALL), state_of(2))
     assert_only_the_first_is_left(tmp_path)
+
+
+def test_a_saved_checkpoint_survives_a_loss_of_power(tmp_path, monkeypatch):
+    flushed = record_flushes(monkeypatch)
+    for step in (1, 2):
+        save(tmp_path / "checkpoints", step, groups_of(step, SMALL), state_of(step))
+        assert lost(tmp_path, flushed) == []
 
 
 def test_a_folder_without_write_permission_is_reported():

@@ -12,18 +12,21 @@ from diptych.core.training.joint_objective import JointObjective
 from diptych.core.training.optimizers import AdamW
 from diptych.core.training.stages import Curation, LossWeights
 from diptych.models import SigLIP
+from tests.compiled_steps import CompiledSteps
 from tests.core.training.small_student import ALL, CONFIG, batch, objective, student
 
 
-def build(weights=ALL, momentum=0.9, optimizer=None, **arguments):
+def build(weights=ALL, momentum=0.9, epsilon=1e-8, **arguments):
     model = student(weights)
     goal, teacher = objective(model, weights, momentum)
-    return (
-        model,
-        goal,
-        teacher,
-        backends.train_step(model, goal, optimizer or AdamW(1e-2), teacher=teacher, **arguments),
-    )
+    optimizer = AdamW(1e-2, epsilon=epsilon)
+    step = backends.train_step(model, goal, optimizer, teacher=teacher, **arguments)
+    return model, goal, teacher, optimizer, step
+
+
+@pytest.fixture(scope="module", name="steps")
+def steps_compiled_once() -> CompiledSteps:
+    return CompiledSteps(build)
 
 
 def array(x) -> np.ndarray:
@@ -42,8 +45,8 @@ def weights_of(model) -> dict:
     return {variable.path: variable for variable in model.weights}
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts():
-    _, _, _, step = build()
+def test_the_loss_is_the_weighted_sum_of_its_parts(steps):
+    *_, step = steps()
     logs = {name: number(value) for name, value in step(batch(0)).items()}
     parts = {name: logs[f"{name}_loss"] for name in ("contrastive", "captioning", "distillation", "masked_prediction")}
     assert logs["loss"] == pytest.approx(sum(getattr(ALL, name) * value for name, value in parts.items()), rel=1e-6)
@@ -58,8 +61,8 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     "weights",
     [LossWeights(), LossWeights(captioning=1.0), LossWeights(distillation=1.0), LossWeights(masked_prediction=1.0)],
 )
-def test_only_losses_that_count_are_computed(weights):
-    model, goal, _, step = build(weights)
+def test_only_losses_that_count_are_computed(steps, weights):
+    model, goal, _, _, step = steps(weights)
     names = {name for name in step(batch(0)) if name.endswith("_loss")}
     expected = {"contrastive_loss"}
     if weights.captioning:
@@ -70,12 +73,11 @@ def test_only_losses_that_count_are_computed(weights):
     assert len(goal.variables) == sum(bool(getattr(weights, name)) for name in ("distillation", "masked_prediction"))
 
 
-def test_pieces_give_the_whole_batchs_loss_gradient_and_centres():
+def test_pieces_give_the_whole_batchs_loss_gradient_and_centres(steps):
     results = []
     for pieces in (1, 4):
         # A large epsilon, or Adam would make whole steps of the rounding in gradients that are zero, such as the keys' biases'.
-        calm = AdamW(1e-2, epsilon=1e-2)
-        model, goal, teacher, step = build(optimizer=calm, micro_batches=pieces, clip_norm=1.0)
+        model, goal, teacher, _, step = steps(epsilon=1e-2, micro_batches=pieces, clip_norm=1.0)
         logs = [step(batch(seed)) for seed in range(3)]
         step.synchronize()
         results.append((logs, values(weights_of(model)), values(goal.named_variables()), values(teacher.named())))
@@ -87,14 +89,14 @@ def test_pieces_give_the_whole_batchs_loss_gradient_and_centres():
             np.testing.assert_allclose(cut[name], whole[name], rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-def test_the_teacher_follows_after_the_step_and_has_no_gradient():
-    model, _, teacher, step = build(momentum=0.75)
+def test_the_teacher_follows_after_the_step_and_has_no_gradient(steps):
+    model, _, teacher, _, step = steps()
     before = values(teacher.named())
     for seed in range(2):
         step(batch(seed))
         step.synchronize()
         now = values(weights_of(model))
-        before = {path: 0.75 * value + 0.25 * now[path] for path, value in before.items()}
+        before = {path: 0.9 * value + 0.1 * now[path] for path, value in before.items()}
         for path, value in values(teacher.named()).items():
             np.testing.assert_allclose(value, before[path], rtol=1e-5, atol=1e-7, err_msg=path)
     assert not {variable.path for variable in model.trainable_variables} & {
@@ -102,8 +104,8 @@ def test_the_teacher_follows_after_the_step_and_has_no_gradient():
     }
 
 
-def test_the_centre_takes_in_the_teachers_mean_after_it_was_used():
-    _, goal, teacher, step = build()
+def test_the_centre_takes_in_the_teachers_mean_after_it_was_used(steps):
+    _, goal, teacher, _, step = steps()
     example = batch(5)
     tower, head = teacher.parts["image"], teacher.parts["global_head"]
     pooled = tower.encode(example["global_view"] / np.float32(127.5) - 1)["pooled"]
@@ -114,8 +116,8 @@ def test_the_centre_takes_in_the_teachers_mean_after_it_was_used():
     assert np.abs(mean).max() > 1e-3
 
 
-def test_training_lowers_every_loss():
-    _, _, _, step = build(momentum=0.99)
+def test_training_lowers_every_loss(steps):
+    *_, step = steps()
     first = step(batch(0))
     for _ in range(40):
         last = step(batch(0))
@@ -125,8 +127,8 @@ def test_training_lowers_every_loss():
         assert number(last[name]) < number(first[name]), name
 
 
-def test_a_step_that_is_not_finite_leaves_teacher_and_centres_alone():
-    model, goal, teacher, step = build()
+def test_a_step_that_is_not_finite_leaves_teacher_and_centres_alone(steps):
+    model, goal, teacher, _, step = steps()
     model.towers.pair_logits.logit_bias.assign(np.nan)
     before = values(weights_of(model)), values(teacher.named()), values(goal.named_variables())
     assert not number(step(batch(0))["finite"])

@@ -25,6 +25,7 @@ from diptych.core.weights.safetensors import (
 )
 from diptych.core.weights.settings import read_json
 from tests.core.weights.arrays import NAMES, arrays, assert_refused, assert_same
+from tests.core.weights.flushes import lost, record_flushes
 
 
 def names(folder):
@@ -116,6 +117,13 @@ def test_a_write_that_fails_changes_nothing(tmp_path, error):
         write_safetensors_folder(tmp_path, failing(error))
     assert names(tmp_path) == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("max_shard_bytes", [100, 1_000])
+def test_what_is_written_survives_a_loss_of_power(tmp_path, monkeypatch, max_shard_bytes):
+    flushed = record_flushes(monkeypatch)
+    write_safetensors_folder(tmp_path, {name: np.ones(10) for name in "abc"}, max_shard_bytes=max_shard_bytes)
+    assert lost(tmp_path, flushed) == []
 
 
 @pytest.mark.parametrize(

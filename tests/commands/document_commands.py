@@ -6,20 +6,16 @@ in order. A block that cannot run where the others do has the reason in a commen
 
     <!-- not run: it trains for ten minutes; `nox -s recipes` runs the same command at its tiny size -->
 
-Every fence names its language, so that none escapes. `python -m tests.document_commands` runs them all.
+Every fence names its language, so that none escapes. `nox -s docs` runs them all.
 """
 
 import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.backends.selection import installed_backends
-from tests.packaging import copy_tree
 from tests.tree import ROOT
 
 SHELL = {"sh", "bash", "console"}
@@ -72,35 +68,3 @@ def run(command: Command, checkout: Path, folder: Path, backend: str = "jax") ->
         [*program, command.text], cwd=where, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-
-
-def main() -> None:
-    """Run the commands of all documents, print a line for each, and end with the count; the first failure ends it."""
-    ran = marked = 0
-    for document in documents():
-        with tempfile.TemporaryDirectory(prefix="document-") as temporary:
-            checkout = copy_tree(ROOT, Path(temporary) / "diptych")
-            folder = Path(temporary) / "elsewhere"
-            folder.mkdir()
-            for command in commands_in(document.read_text(encoding="utf-8"), document.name):
-                place = f"{command.document}:{command.line}"
-                if command.reason is not None:
-                    marked += 1
-                    print(f"{place}: not run: {command.reason}")
-                    continue
-                ran += 1
-                for backend in installed_backends() if command.language == "python" else installed_backends()[:1]:
-                    start = time.monotonic()
-                    done = run(command, checkout, folder, backend)
-                    if done.returncode != 0:
-                        sys.exit(
-                            f"{place} on {backend}: exit status {done.returncode}\n{command.text}\n{done.stdout[-6000:]}"
-                        )
-                    print(f"{place}: ran on {backend} in {time.monotonic() - start:.1f} s", flush=True)
-    if ran == 0:
-        sys.exit(f"no command was run ({marked} are marked): the documents or the search are wrong")
-    print(f"{ran} commands ran, {marked} are marked with the reason why not")
-
-
-if __name__ == "__main__":
-    main()

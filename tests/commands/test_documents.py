@@ -1,0 +1,36 @@
+"""The commands of each document, run as a reader would; `nox -s docs`."""
+
+from pathlib import Path
+
+import pytest
+
+from diptych.backends.selection import installed_backends
+from tests.commands.document_commands import SHELL, Command, commands_in, documents, run
+from tests.packaging import copy_tree
+from tests.tree import ROOT
+
+RUN = {
+    path: [command for command in commands_in(path.read_text(encoding="utf-8"), path.name) if command.reason is None]
+    for path in documents()
+}
+
+
+def test_there_are_commands_to_run():
+    assert sum(map(len, RUN.values())) >= 8
+
+
+@pytest.mark.parametrize("document", [path for path, commands in RUN.items() if commands], ids=lambda path: path.name)
+def test_commands_do_what_the_document_says(document, tmp_path):
+    """In one copy of the checkout, in order; programs in Python on each backend."""
+    checkout = copy_tree(ROOT, tmp_path / "diptych")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for command in RUN[document]:
+        for backend in installed_backends()[: 1 if command.language in SHELL else None]:
+            check(command, checkout, folder, backend)
+
+
+def check(command: Command, checkout: Path, folder: Path, backend: str) -> None:
+    done = run(command, checkout, folder, backend)
+    place = f"{command.document}:{command.line} on {backend}"
+    assert done.returncode == 0, f"{place}: exit status {done.returncode}\n{command.text}\n{done.stdout[-6000:]}"

@@ -1,0 +1,112 @@
+"""pytest plugin: how the tests are ordered, measured and kept small.
+
+Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files
+compiled programs are let go. A process that grows beyond `LARGEST_MEGABYTES` fails the run. Under nox each test's seconds are
+written down (`tests/times.py`); with --quick, those recorded as slow are left out.
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests import times
+
+LARGEST_MEGABYTES = 3_000
+MEASURED = os.environ.get("DIPTYCH_PART")
+"""The name under which nox wants the times written down; None by hand."""
+
+
+def part() -> str:
+    """The name under which this run's tests are recorded."""
+    return MEASURED or f"tests {os.environ['KERAS_BACKEND']}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    message = f"leave out the tests that are recorded with more than {times.QUICK_SECONDS:.0f} s"
+    parser.addoption("--quick", action="store_true", help=message)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one of several processes leaves it to the one that started them
+        config.pluginmanager.register(Measurement(), "measurement")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    record = times.recorded()
+    if config.getoption("quick"):
+        slow = [item for item in items if record.seconds(part(), item.nodeid) > times.QUICK_SECONDS]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: -record.file_seconds(part(), item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        let_go()
+
+
+def let_go() -> None:
+    """Free what was compiled for the tests of a file."""
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+    if "tensorflow" in sys.modules and (keras := sys.modules.get("keras")):
+        keras.utils.clear_session(free_memory=False)
+    gc.collect()
+    with suppress(AttributeError, OSError):  # glibc alone has it, and keeps what was freed otherwise
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if call.when == "teardown":
+        report.user_properties.append(("megabytes", peak_megabytes()))
+    return report
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has taken, or one that it started and that has ended."""
+    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists():  # the other figure counts the process that this one was forked from as well
+        own = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    else:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(own, kilobytes) * (1 if sys.platform == "darwin" else 1_024) / 1e6
+
+
+class Measurement:
+    """Hears of every test, whichever process ran it; adds up, writes down, and judges the memory at the end."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._largest = (0.0, "")
+        if MEASURED:
+            times.begin(MEASURED)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
+        if report.when == "teardown":
+            megabytes = dict(report.user_properties)["megabytes"]
+            if megabytes > self._largest[0]:
+                self._largest = (megabytes, report.nodeid)
+            if MEASURED:
+                times.write(times.Timed(MEASURED, report.nodeid, self._seconds.pop(report.nodeid), megabytes))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._largest[0] > LARGEST_MEGABYTES and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        megabytes, test = self._largest
+        too_large = megabytes > LARGEST_MEGABYTES
+        allowed = f", and {LARGEST_MEGABYTES:,} MB are allowed" if too_large else ""
+        terminalreporter.line(f"The largest process took {megabytes:,.0f} MB after {test}{allowed}.", red=too_large)
