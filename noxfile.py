@@ -48,6 +48,7 @@ ONE_THREAD = {
 }
 # The same operations by simpler machine code, which XLA writes in half the time.
 QUICKLY_COMPILED = {"XLA_FLAGS": f"{ONE_THREAD['XLA_FLAGS']} --xla_backend_optimization_level=0"}
+EVERY_BACKEND = {"DIPTYCH_REQUIRE_BACKENDS": ",".join(BACKENDS)}
 # What is long by nature: kills, examples of property tests, every recipe on every backend, machine code as in use.
 THOROUGH = {
     "DIPTYCH_THOROUGH": "1",
@@ -137,31 +138,31 @@ BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")  # what is compiled f
 ONE_BY_ONE = ("--dist", "load", "--maxschedchunk", "1")
 
 
-def pytest(session: nox.Session, *arguments: str, part: str, backend: str = "jax", **variables: str) -> None:
-    """Run tests in processes side by side; their times are kept under the name of the part, of a whole run alone."""
+def pytest(session: nox.Session, *arguments: str, part: str = "", backend: str = "jax", **variables: str) -> None:
+    """Run tests in processes side by side. Those of a part of continuous integration leave their times, if all of it is run."""
     variables = ONE_THREAD | variables | ({} if session.posargs else {"DIPTYCH_PART": part})
     python(session, "-m", "pytest", "-n", PROCESSES, *arguments, *session.posargs, backend=backend, **variables)
 
 
-def unit_tests(session: nox.Session, backend: str, *arguments: str, **variables: str) -> None:
+def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = "", **variables: str) -> None:
     """The unit tests on one backend; those that need no Keras run with the first alone."""
     elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*", "tests/commands/*"]
     elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
     skipped = [f"--ignore-glob={path}" for path in elsewhere]
-    pytest(session, "tests", *skipped, *BY_FILE, *arguments, part=f"tests {backend}", backend=backend, **variables)
+    pytest(session, "tests", *skipped, *BY_FILE, *arguments, part=part, backend=backend, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """The unit tests on one backend; those that need no Keras run with jax only."""
-    unit_tests(session, backend, **QUICKLY_COMPILED)
+    unit_tests(session, backend, part=f"tests {backend}", **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
 def agreement(session: nox.Session) -> None:
     """The three backends against a float64 oracle and each other, from one process."""
-    pytest(session, "tests/agreement", *BY_FILE, part="agreement", DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS))
+    pytest(session, "tests/agreement", *BY_FILE, part="agreement", **EVERY_BACKEND)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -182,15 +183,13 @@ def quick(session: nox.Session) -> None:
     unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
 
 
-@nox.session(venv_backend="none", requires=["everything", "lint", "mutants"])
+@nox.session(venv_backend="none", requires=["everything", "mutants"])
 def thorough(session: nox.Session) -> None:
-    """What is long by nature, before a change is called done: many kills and examples, all recipes on all backends."""
-    pytest(session, "tests/commands", *ONE_BY_ONE, part="thorough commands", **THOROUGH)
-    pytest(
-        session, "tests/agreement", part="thorough agreement", DIPTYCH_REQUIRE_BACKENDS=",".join(BACKENDS), **THOROUGH
-    )
+    """What is long by nature, before a change is called done: kills, examples, all recipes on all backends, the mutants."""
     for backend in BACKENDS:
         unit_tests(session, backend, **THOROUGH)
+    pytest(session, "tests/agreement", *BY_FILE, **EVERY_BACKEND, **THOROUGH)
+    pytest(session, "tests/commands", *ONE_BY_ONE, **THOROUGH)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -19,7 +19,7 @@ from tests import times
 
 LARGEST_MEGABYTES = 3_000
 MEASURED = os.environ.get("DIPTYCH_PART")
-"""The name under which nox wants the times written down; None by hand."""
+"""The name under which nox wants the times written down; none by hand."""
 
 
 def part() -> str:

@@ -13,7 +13,7 @@ from diptych.core.training.checkpoint import remove_leftovers, restore_latest
 from diptych.core.training.faults import FAULT_POINTS, FAULT_STATUS, FAULT_VARIABLE, fault_point
 from tests.core.training.checkpoint_writer import assert_is_of_its_step
 
-KILLS = 32
+KILLS = 320 if os.environ.get("DIPTYCH_THOROUGH") else 32
 WRITER = [sys.executable, "-m", "tests.core.training.checkpoint_writer"]
 
 
