@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.mutants import MUTANTS, chosen, functions_of, verdict
+from tests.mutants.__main__ import chosen, verdict
+from tests.mutants.mutant import functions_of
+from tests.mutants.table import MUTANTS
 
 FEWEST = 36
 PLACES = (

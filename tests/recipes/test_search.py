@@ -53,6 +53,8 @@ def test_texts_and_pictures_find_what_they_mean(index, photos, tmp_path):
         assert {hit["caption"].split()[1] for hit in answer["results"]} == {colour}
         cosines = [hit["cosine"] for hit in answer["results"]]
         assert cosines == sorted(cosines, reverse=True)
+        rows = IndexFolder(index).rows([hit["row"] for hit in answer["results"]])
+        assert [row.key for row in rows] == keys(answer)
     assert keys(answers[2])[0] != f"{BAD:03d}"
 
 

@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 from diptych.backends.selection import installed_backends
+from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
+from diptych.models import from_preset
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos
 
@@ -57,6 +61,15 @@ def test_a_users_folder_is_learned_and_judged(undisturbed):
     assert card["implementation"] == {"torch": "blocked"}.get(os.environ["KERAS_BACKEND"], "xla")
     assert card["config"]["optimization"]["batch_size"] == 16
     assert card["flops_per_step"] > 0
+
+
+def test_the_model_that_is_left_is_the_moving_average(undisturbed):
+    _, run_dir = undisturbed
+    groups = restore_latest(run_dir / "checkpoints").groups
+    model = from_preset(run_dir / "model")
+    found = {weight.path: keras.ops.convert_to_numpy(weight.value) for weight in model.weights}
+    assert all(np.array_equal(found[path], value) for path, value in groups["ema"].items())
+    assert not all(np.array_equal(found[path], groups["weights"][path]) for path in groups["ema"])
 
 
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(photos, undisturbed, tmp_path):

@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.stages import Stage
+from diptych.models import from_preset
 from diptych.recipes import siglip2, stage_parts, staged
 from diptych.recipes.siglip2_ablation import Ablation, variants
 from diptych.recipes.stage_costs import stage_memory, stage_parameters, training_flops
@@ -68,6 +70,20 @@ def test_every_kind_of_stage_is_carried_out(undisturbed):
     assert "resized 2 (image)" in printed
     assert end(folder, "larger").groups.keys() == {"weights", "optimizer", "ema", "teacher", "objective"}
     assert "teacher" not in end(folder, "naflex").groups
+    curated = plan_stages(recipe(folder), _config())["curated"]
+    assert (
+        end(folder, "curated").groups["optimizer"]["iterations"] == curated.batches
+    )  # a fork off the schedule begins afresh
+
+
+def test_the_model_that_a_stage_leaves_is_the_moving_average(undisturbed):
+    folder, _ = undisturbed
+    groups = end(folder, "captioning").groups
+    model = from_preset(folder / "captioning" / "model")
+    found = {weight.path: keras.ops.convert_to_numpy(weight.value) for weight in model.weights}
+    assert found.keys() < groups["ema"].keys()
+    assert all(np.array_equal(value, groups["ema"][path]) for path, value in found.items())
+    assert not all(np.array_equal(value, groups["weights"][path]) for path, value in found.items())
 
 
 def test_naflex_is_compiled_once_a_length(undisturbed):

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from diptych import backends
-from diptych.core.losses.distillation import mean_logits
+from diptych.core.losses.distillation import chunked_distillation, mean_logits
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
-from diptych.core.training.joint_objective import JointObjective
+from diptych.core.training.joint_objective import JointObjective, Matching
 from diptych.core.training.optimizers import AdamW
 from diptych.core.training.stages import Curation, LossWeights
 from diptych.models import SigLIP
 from tests.compiled_steps import CompiledSteps
-from tests.core.training.small_student import ALL, CONFIG, batch, objective, student
+from tests.core.training.small_student import ALL, CONFIG, OUTPUTS, batch, objective, student
 
 
 def build(weights=ALL, momentum=0.9, epsilon=1e-8, **arguments):
@@ -137,6 +137,20 @@ def test_a_step_that_is_not_finite_leaves_teacher_and_centres_alone(steps):
     for old, new in zip(before, after, strict=True):
         for name in old:
             np.testing.assert_array_equal(old[name], new[name], err_msg=name)
+
+
+def test_each_side_has_its_own_temperature():
+    """A student at an infinite temperature guesses evenly; a teacher at one leaves the student as sharp as it is."""
+    guesses = []
+    for matching in (Matching(student_temperature=1e6), Matching(teacher_temperature=1e6)):
+        views, width = (
+            np.random.default_rng(0).normal(size=(4, 2, 8)),
+            np.random.default_rng(1).normal(size=(8, OUTPUTS)),
+        )
+        features = [x.astype("float32") for x in (views, views[:, 0], width, width, np.zeros(OUTPUTS))]
+        guesses.append(array(chunked_distillation(*features, **matching.temperatures)))
+    np.testing.assert_allclose(guesses[0], np.log(OUTPUTS), rtol=1e-5)
+    assert np.abs(guesses[1] - np.log(OUTPUTS)).min() > 1
 
 
 def test_self_supervision_without_a_teacher_is_refused():

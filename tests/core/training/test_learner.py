@@ -6,10 +6,12 @@ import pytest
 
 from diptych.core.data.batch import Batch
 from diptych.core.training import checkpoint
+from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner, TrainingDiverged
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.optimizers import AdamW
 from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.schedules import Cosine
 from diptych.core.training.signals import StopSignals
 
 
@@ -161,3 +163,25 @@ def test_evaluations_come_when_they_are_due_and_at_the_end(folder):
     assert seen == [16, 32, 40]
     rows = [row for row in read_metrics(folder.metrics) if "evaluation" in row]
     assert [(row["step"], row["evaluation"]) for row in rows] == [(step, {"recall": 0.5}) for step in (8, 16, 20)]
+
+
+def test_evaluations_see_the_moving_average_and_training_does_not(folder):
+    made = learner(folder, total_steps=4, evaluate_every=2)
+    made.ema = Ema(made.model.trainable_variables, decay=0.5)
+    made.ema.averages[0].assign([[123.0]])
+    seen = []
+    made.evaluate = lambda examples: seen.append(weight(made)) or {}
+    made.train(StopSignals())
+    assert seen == [123.0, 123.0]
+    assert weight(made) == sum(range(4))
+
+
+def test_the_learning_rate_that_is_written_is_the_one_of_the_update(folder):
+    """The first update of a warm-up has the rate zero; a step that was skipped takes no rate."""
+    made = learner(folder, total_steps=6, bad=[3])
+    rates = Cosine(1e-3, batch_size=2, total_examples=40, warmup_examples=20)
+    made.optimizer = AdamW(rates)
+    made.optimizer.build(made.model.trainable_variables)
+    made.train(StopSignals())
+    written = [row["learning_rate"] for row in read_metrics(folder.metrics)]
+    assert written == pytest.approx([1e-4 * update for update in (0, 1, 2, 2, 3, 4)], rel=1e-5)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.training.metrics import MetricsWriter, read_metrics
+from tests.core.weights.flushes import lost, record_flushes
 
 
 def write_steps(path, first, last, *, resume_step=0):
@@ -135,3 +136,12 @@ def test_a_value_that_is_no_json_is_refused(tmp_path):
             metrics.write(1, {"logits": np.zeros(3)})
         metrics.write(2, {"loss": 1.0})
     assert steps(tmp_path / "m.jsonl") == [2], "a refused row leaves no half line"
+
+
+def test_rows_survive_a_loss_of_power_once_they_are_synchronised(tmp_path, monkeypatch):
+    flushed = record_flushes(monkeypatch)
+    with MetricsWriter(tmp_path / "metrics.jsonl", resume_step=0) as metrics:
+        metrics.write(1, {"loss": 1.0})
+        assert "metrics.jsonl" in lost(tmp_path, flushed)
+        metrics.sync()
+        assert "metrics.jsonl" not in lost(tmp_path, flushed)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych.core.training.run_folder import ConfigMismatch, RunFolder, RunFolderError, write_json
+from tests.core.weights.flushes import lost, record_flushes
 
 HOLD = "import sys; from diptych.core.training.run_folder import RunFolder\nwith RunFolder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
 CONFIG = {
@@ -180,3 +181,9 @@ def test_json_files_are_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"recall": object()})
     assert json.loads(path.read_text()) == {"recall": 0.5}
+
+
+def test_results_survive_a_loss_of_power(tmp_path, monkeypatch):
+    flushed = record_flushes(monkeypatch)
+    write_json(tmp_path / "results.json", {"recall": 0.5})
+    assert "results.json" not in lost(tmp_path, flushed)

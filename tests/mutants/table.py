@@ -1,79 +1,6 @@
-"""Known faults, each made in a copy of the checkout to see that its test finds it: tests that cannot fail say nothing.
+"""The table of known faults, by room."""
 
-    python -m tests.mutants            all of them
-    python -m tests.mutants NAME ...   these
-
-Before that, the tests must pass on the code as it is. A fault that its test does not find is said to live; a test that does not come
-to a verdict (it cannot be collected, or takes too long) makes its entry a broken one. Either is an exit status of 1.
-"""
-
-import ast
-import difflib
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import cache_from_source
-from pathlib import Path
-from typing import Literal
-
-from tests.packaging import copy_tree
-from tests.tree import ROOT
-
-SECONDS = 300
-"""The longest that the test of one fault may take; it takes seconds."""
-
-Verdict = Literal["caught", "lives", "broken"]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A fault, and the test that finds it.
-
-    name: words joined by hyphens.   file: the file that is changed, from the root.   old, new: what stands in it exactly once, and what takes
-    its place.   test: a node id of pytest, which fails with the fault and passes without it.   backend: what Keras runs on meanwhile.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-    backend: str = "torch"
-
-    def wrong(self, root: Path = ROOT) -> list[str]:
-        """What keeps this entry from being tried, each as a sentence."""
-        if not (root / self.file).is_file():
-            return [f"there is no file {self.file}"]
-        text = (root / self.file).read_text(encoding="utf-8")
-        count = text.count(self.old)
-        if count != 1 or self.old == self.new:
-            return [f"{self.file} holds the old text {count} times" if count != 1 else "old and new text are the same"]
-        found = []
-        try:
-            compile(text.replace(self.old, self.new), self.file, "exec")
-        except SyntaxError as error:
-            found.append(f"{self.file} would be no Python: {error}")
-        path, _, function = self.test.partition("::")
-        if not (root / path).is_file() or function not in functions_of((root / path).read_text(encoding="utf-8")):
-            found.append(f"there is no test {self.test}")
-        return found
-
-
-def functions_of(source: str) -> set[str]:
-    """The functions of a module and its classes, as pytest writes them: `test_this`, `TestThese::test_that`."""
-    body = ast.parse(source).body
-    classes = [node for node in body if isinstance(node, ast.ClassDef)]
-    within = {
-        f"{node.name}::{part.name}" for node in classes for part in node.body if isinstance(part, ast.FunctionDef)
-    }
-    return {node.name for node in body if isinstance(node, ast.FunctionDef)} | within
-
+from tests.mutants.mutant import Mutant
 
 # How a step on torch brings the averages after the weights.
 FOLLOW = """\
@@ -185,6 +112,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("rows-not-cut-on-resume", "core/training/metrics.py",
            'if row is not None and row["step"] <= step:', "if row is not None:",
            "tests/core/training/test_metrics.py::test_a_resume_removes_exactly_the_later_rows"),
+    Mutant("metrics-not-synced", "core/training/metrics.py",
+           "        os.fsync(self._file.fileno())\n", "",
+           "tests/core/training/test_metrics.py::test_rows_survive_a_loss_of_power_once_they_are_synchronised"),
+    Mutant("results-not-synced", "core/training/run_folder.py",
+           "        os.fsync(file.fileno())\n", "",
+           "tests/core/training/test_run_folder.py::test_results_survive_a_loss_of_power"),
+    Mutant("judged-without-the-average", "core/training/learner.py",
+           "        with self.ema.applied() if self.ema else nullcontext():\n", "        with nullcontext():\n",
+           "tests/core/training/test_learner.py::test_evaluations_see_the_moving_average_and_training_does_not"),
+    Mutant("rate-written-an-update-late", "core/training/learner.py",
+           "max(0, updates - 1 - self.skipped_steps)", "max(0, updates - self.skipped_steps)",
+           "tests/core/training/test_learner.py::test_the_learning_rate_that_is_written_is_the_one_of_the_update"),
+    Mutant("matching-temperatures-exchanged", "core/training/joint_objective.py",
+           '"student_temperature": self.student_temperature, "teacher_temperature": self.teacher_temperature',
+           '"student_temperature": self.teacher_temperature, "teacher_temperature": self.student_temperature',
+           "tests/core/training/test_joint_objective.py::test_each_side_has_its_own_temperature"),
     Mutant("checksum-not-verified", "core/training/checkpoint.py",
            '    if digest != expected["sha256"]:', "    if not digest:",
            "tests/core/training/test_checkpoint_damage.py::test_every_changed_byte_is_found_and_the_checkpoint_before_is_used"),
@@ -279,6 +222,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("big-vision-layers-reversed", "models/weights/big_vision.py",
            "for block in blocks), strict=True)", "for block in reversed(blocks)), strict=True)",
            "tests/models/test_checkpoints.py::test_big_vision_files_are_read_with_and_without_prefix_and_scan"),
+    Mutant("big-vision-query-and-key-exchanged", "models/weights/big_vision.py",
+           '("query", "key", "value")]', '("key", "query", "value")]',
+           "tests/models/test_big_vision_names.py::test_a_files_towers_compute_what_flax_would"),
+    Mutant("big-vision-scale-and-bias-exchanged", "models/weights/big_vision.py",
+           'Rule(f"{ours}/scale", f"{theirs}/scale"), Rule(f"{ours}/bias", f"{theirs}/bias")',
+           'Rule(f"{ours}/scale", f"{theirs}/bias"), Rule(f"{ours}/bias", f"{theirs}/scale")',
+           "tests/models/test_big_vision_names.py::test_a_files_towers_compute_what_flax_would"),
     # backends/jax
     Mutant("jax-scale-without-gradient", "backends/jax/sigmoid_loss/loss.py",
            "dt = (swept.sums.cosine + jnp.sum(g * cosine)) / denominator", "dt = jnp.zeros_like(t)",
@@ -323,6 +273,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("torch-gradients-not-clipped", "backends/torch/step.py",
            "(self._clip_norm / norm).clamp(max=1.0)", "1.0",
            "tests/backends/test_step.py::test_gradients_are_clipped_by_their_global_norm"),
+    Mutant("torch-small-gradients-scaled-up", "backends/torch/step.py",
+           "(self._clip_norm / norm).clamp(max=1.0)", "self._clip_norm / norm",
+           "tests/backends/test_step.py::test_gradients_are_clipped_by_their_global_norm"),
+    Mutant("torch-norm-not-looked-at", "backends/torch/step.py",
+           "finite = torch.isfinite(loss) & torch.isfinite(norm)", "finite = torch.isfinite(loss)",
+           "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing"),
     Mutant("torch-direct-gradient-dropped", "backends/torch/step.py",
            "list(direct[len(parts) :])", "[torch.zeros_like(g) for g in direct[len(parts) :]]",
            "tests/backends/test_step.py::test_pieces_contrast_every_pair_of_the_batch"),
@@ -355,116 +311,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("exported-nan-passes", "recipes/export_check.py",
            "    if not greatest <= LARGEST_DIFFERENCE:", "    if greatest > LARGEST_DIFFERENCE:",
            "tests/recipes/test_export.py::TestCheck::test_wrong_embeddings_are_refused"),
+    Mutant("found-row-off-by-one", "recipes/search_results.py",
+           '{"row": row, "cosine"', '{"row": row + 1, "cosine"',
+           "tests/recipes/test_search.py::test_texts_and_pictures_find_what_they_mean"),
+    Mutant("saved-without-the-average", "recipes/contrastive.py",
+           "    with learner.ema.applied() if learner.ema else nullcontext():\n        learner.model.save_to_preset",
+           "    with nullcontext():\n        learner.model.save_to_preset",
+           "tests/recipes/test_siglip.py::test_the_model_that_is_left_is_the_moving_average"),
 )
 # fmt: on
-
-
-def verdict(status: int | None) -> Verdict:
-    """What pytest's exit status says of a fault; None is that of a run that was ended because it took too long."""
-    return "lives" if status == 0 else "caught" if status == 1 else "broken"
-
-
-class Bench:
-    """A copy of the checkout, in which tests run in processes of their own."""
-
-    def __init__(self, tree: Path):
-        self.tree = tree.resolve()
-        code, place = self._run([sys.executable, "-c", "import diptych.core; print(diptych.core.__file__)"], "torch")
-        if code != 0 or not place.strip().startswith(str(self.tree)):
-            raise RuntimeError(f"{self.tree} is not what is imported there:\n{place}")
-
-    def passes(self, tests: Sequence[str], backend: str) -> str:
-        """Runs tests on the code as it is; returns what they print where one does not pass, else nothing."""
-        status, printed = self._pytest(tests, backend, seconds=SECONDS + 30 * len(tests))
-        return "" if status == 0 else f"{printed[-6000:]}\npytest ended with status {status} on {backend}"
-
-    def judge(self, mutant: Mutant) -> tuple[Verdict, str]:
-        """Makes a fault, runs its test and takes the fault back; -> the verdict, and what was printed."""
-        path = self.tree / mutant.file
-        text = path.read_text(encoding="utf-8")
-        try:
-            _write(path, text.replace(mutant.old, mutant.new))
-            status, printed = self._pytest([mutant.test], mutant.backend, "-x", seconds=SECONDS)
-        finally:
-            _write(path, text)
-        return verdict(status), printed
-
-    def _pytest(self, tests: Sequence[str], backend: str, *options: str, seconds: int) -> tuple[int | None, str]:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *options, *tests]
-        return self._run(command, backend, seconds=seconds)
-
-    def _run(self, command: list[str], backend: str, seconds: int = 60) -> tuple[int | None, str]:
-        """-> the exit status, None where it took too long, and what was printed; nothing that it started is left behind."""
-        own = {"KERAS_BACKEND": backend, "PYTHONPATH": str(self.tree), "TF_CPP_MIN_LOG_LEVEL": "2"}
-        process = subprocess.Popen(
-            command, cwd=self.tree, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True,
-        )  # fmt: skip
-        try:
-            printed, _ = process.communicate(timeout=seconds)
-        except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            printed, _ = process.communicate()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            return None, f"{printed}\nended after {seconds} s"
-        return process.returncode, printed
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes source, and forgets what was compiled of it: two texts of one length within a second look alike to Python."""
-    path.write_text(text, encoding="utf-8")
-    Path(cache_from_source(str(path))).unlink(missing_ok=True)
-
-
-def chosen(names: Sequence[str]) -> list[Mutant]:
-    """The mutants of these names, all where there are none. Raises SystemExit for a name that is not in the table."""
-    by_name = {mutant.name: mutant for mutant in MUTANTS}
-    for name in names:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4)
-            print(
-                f"There is no mutant {name!r}. {'Near it: ' + ', '.join(near) + '.' if near else ''}", file=sys.stderr
-            )
-            raise SystemExit(2)
-    return [by_name[name] for name in names] or list(MUTANTS)
-
-
-def main(names: Sequence[str]) -> int:
-    """Tries the mutants of these names, or all; returns the exit status."""
-    mutants, began = chosen(names), time.monotonic()
-    counts: dict[Verdict, int] = {"caught": 0, "lives": 0, "broken": 0}
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        bench = Bench(copy_tree(ROOT, Path(folder) / "tree"))
-        for mutant in mutants:
-            if wrong := mutant.wrong(bench.tree):
-                print(f"BROKEN  {mutant.name}: {'; '.join(wrong)}")
-                return 1
-        for backend in dict.fromkeys(mutant.backend for mutant in mutants):
-            tests = dict.fromkeys(mutant.test for mutant in mutants if mutant.backend == backend)
-            if printed := bench.passes([*tests], backend):
-                print(f"{printed}\nThe tests must pass before faults are made.")
-                return 1
-        print(f"The tests pass on the code as it is ({time.monotonic() - began:.0f} s).", flush=True)
-        for mutant in mutants:
-            start = time.monotonic()
-            found, printed = bench.judge(mutant)
-            counts[found] += 1
-            line = {
-                "caught": f"caught  {mutant.name}  ({time.monotonic() - start:.1f} s)  by {mutant.test}",
-                "lives": f"LIVES   {mutant.name}: {mutant.file}",
-                "broken": f"BROKEN  {mutant.name}: {mutant.test} came to no verdict\n{printed[-3000:]}",
-            }[found]
-            print(line, flush=True)
-    print(
-        f"{counts['caught']} caught, {counts['lives']} live, {counts['broken']} broken, {time.monotonic() - began:.0f} s"
-    )
-    return int(counts["caught"] < len(mutants))
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
