@@ -97,7 +97,7 @@ def sessions(folder: Path = MEASURED) -> dict[str, float]:
     """The seconds of each session of nox's last run."""
     report = folder / SESSIONS
     found = json.loads(report.read_text(encoding="utf-8"))["sessions"] if report.exists() else []
-    return {session["name"]: session["duration"] for session in found}
+    return {session["signatures"][0]: session["duration"] for session in found}
 
 
 def over_budget(record: Record) -> str:
