@@ -1,8 +1,8 @@
 """pytest plugin: how the tests are ordered, measured and kept small.
 
 Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files
-compiled programs are let go. A process that grows beyond `LARGEST_MEGABYTES` fails the run. Under nox each test's seconds are
-written down (`tests/times.py`); with --quick, those recorded as slow are left out.
+compiled programs are let go. In continuous integration each test's seconds are written down (`tests/times.py`), and a process that
+grows beyond `LARGEST_MEGABYTES` fails the run. With --quick, tests that are recorded as slow are left out.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from tests import times
 
 LARGEST_MEGABYTES = 3_000
 MEASURED = os.environ.get("DIPTYCH_PART")
-"""The name under which nox wants the times written down; none by hand."""
+"""The part of continuous integration that this is; none by hand."""
 
 
 def part() -> str:
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # one of several processes leaves it to the one that started them
-        config.pluginmanager.register(Measurement(), "measurement")
+        config.pluginmanager.register(Measurement(MEASURED), "measurement")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,13 +84,19 @@ def peak_megabytes() -> float:
 
 
 class Measurement:
-    """Hears of every test, whichever process ran it; adds up, writes down, and judges the memory at the end."""
+    """Hears of every test, whichever process ran it; adds up, writes down, and judges the memory at the end.
 
-    def __init__(self) -> None:
+    Args:
+        part: of continuous integration, None where this is none: then nothing is written down, and any memory is allowed.
+        folder: where to write.
+    """
+
+    def __init__(self, part: str | None, folder: Path = times.MEASURED) -> None:
+        self._part, self._folder = part, folder
         self._seconds: dict[str, float] = {}
         self._largest = (0.0, "")
-        if MEASURED:
-            times.begin(MEASURED)
+        if part:
+            times.begin(part, folder)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
@@ -98,15 +104,21 @@ class Measurement:
             megabytes = dict(report.user_properties)["megabytes"]
             if megabytes > self._largest[0]:
                 self._largest = (megabytes, report.nodeid)
-            if MEASURED:
-                times.write(times.Timed(MEASURED, report.nodeid, self._seconds.pop(report.nodeid), megabytes))
+            if self._part:
+                timed = times.Timed(self._part, report.nodeid, self._seconds.pop(report.nodeid), megabytes)
+                times.write(timed, self._folder)
+
+    @property
+    def _too_large(self) -> bool:
+        return bool(self._part) and self._largest[0] > LARGEST_MEGABYTES
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._largest[0] > LARGEST_MEGABYTES and session.exitstatus == pytest.ExitCode.OK:
+        if self._too_large and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         megabytes, test = self._largest
-        too_large = megabytes > LARGEST_MEGABYTES
-        allowed = f", and {LARGEST_MEGABYTES:,} MB are allowed" if too_large else ""
-        terminalreporter.line(f"The largest process took {megabytes:,.0f} MB after {test}{allowed}.", red=too_large)
+        allowed = f", and {LARGEST_MEGABYTES:,} MB are allowed" if self._too_large else ""
+        terminalreporter.line(
+            f"The largest process took {megabytes:,.0f} MB after {test}{allowed}.", red=self._too_large
+        )
