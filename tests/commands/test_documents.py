@@ -19,6 +19,7 @@ def test_there_are_commands_to_run():
     assert sum(map(len, RUN.values())) >= 8
 
 
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("document", [path for path, commands in RUN.items() if commands], ids=lambda path: path.name)
 def test_commands_do_what_the_document_says(document, tmp_path):
     """In one copy of the checkout, in order; programs in Python on each backend."""

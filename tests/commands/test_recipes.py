@@ -98,6 +98,7 @@ def test_every_recipe_has_its_tiny_size():
     assert {tiny.recipe for chain in CHAINS.values() for tiny in chain} == runnable
 
 
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(("backend", "chain"), [pytest.param(b, c, id=f"{b}-{name}") for b, name, c in chosen()])
 def test_a_chain_of_recipes_ends_well(backend, chain, tmp_path):
     for tiny in chain:
