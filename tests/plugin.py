@@ -1,7 +1,7 @@
 """pytest plugin: how the tests are ordered, measured and kept small.
 
-Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files
-compiled programs are let go. In continuous integration each test's seconds are written down (`tests/times.py`), and a process that
+Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files, and
+where a process has grown, compiled programs are let go. In continuous integration each test's seconds are written down (`tests/times.py`), and a process that
 grows beyond `LARGEST_MEGABYTES` fails the run. With --quick, tests that are recorded as slow are left out.
 """
 
@@ -18,6 +18,8 @@ import pytest
 from tests import times
 
 LARGEST_MEGABYTES = 3_000
+GROWN_MEGABYTES = 400
+"""A process that has grown by so much lets compiled programs go within a file too."""
 MEASURED = os.environ.get("DIPTYCH_PART")
 """The part of continuous integration that this is; none by hand."""
 
@@ -49,19 +51,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
     yield
-    if nextitem is None or nextitem.path != item.path:
+    ended = nextitem is None or nextitem.path != item.path
+    if ended and "tensorflow" in sys.modules and (keras := sys.modules.get("keras")):
+        keras.utils.clear_session(free_memory=False)
+    if ended or megabytes("VmRSS") > _kept + GROWN_MEGABYTES:
         let_go()
 
 
+_kept = 0.0  # megabytes, after programs were let go
+
+
 def let_go() -> None:
-    """Free what was compiled for the tests of a file."""
+    """Free what was compiled; what is needed again is taken from the cache on the disk."""
+    global _kept
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
-    if "tensorflow" in sys.modules and (keras := sys.modules.get("keras")):
-        keras.utils.clear_session(free_memory=False)
     gc.collect()
     with suppress(AttributeError, OSError):  # glibc alone has it, and keeps what was freed otherwise
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _kept = megabytes("VmRSS")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -74,13 +82,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 
 def peak_megabytes() -> float:
     """The most memory that this process has taken, or one that it started and that has ended."""
-    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1_024) / 1e6
+    return max(megabytes("VmHWM"), children)
+
+
+def megabytes(field: str) -> float:
+    """A figure that Linux gives of this process's memory, such as the present "VmRSS" or the greatest, "VmHWM"; elsewhere 0."""
     status = Path("/proc/self/status")
-    if status.exists():  # the other figure counts the process that this one was forked from as well
-        own = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(own, kilobytes) * (1 if sys.platform == "darwin" else 1_024) / 1e6
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith(field)) * 1_024 / 1e6
 
 
 class Measurement:
