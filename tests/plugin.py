@@ -1,8 +1,9 @@
 """pytest plugin: how the tests are ordered, measured and kept small.
 
-Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files, and
-where a process has grown, compiled programs are let go. In continuous integration each test's seconds are written down (`tests/times.py`), and a process that
-grows beyond `LARGEST_MEGABYTES` fails the run. With --quick, tests that are recorded as slow are left out.
+Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files,
+and where a process has grown, compiled programs are let go. In continuous integration each test's seconds are written down
+(`tests/times.py`), and a process that grows beyond `LARGEST_MEGABYTES` fails the run. With --quick, tests that are recorded as slow are
+left out.
 """
 
 import ctypes
