@@ -52,6 +52,23 @@ def distance(a: dict, b: dict) -> float:
     return max(np.abs(a[name] - b[name]).max() for name in a)
 
 
+def test_a_compiled_step_that_is_asked_for_again_begins_anew(steps):
+    """Weights, slots, counter and average; the file's other tests rely on it."""
+    runs = []
+    for _ in range(2):
+        model, optimizer, average, step = steps(ema=0.9)
+        held = [*model.variables, *optimizer.variables, *average.averages]
+        start = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in held]
+        losses = [number(step(batch(i))["loss"]) for i in range(2)]
+        step.synchronize()
+        moved = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in held]
+        assert any(np.abs(after - before).max() > 1e-3 for before, after in zip(start, moved, strict=True))
+        runs.append((step, start, losses))
+    assert runs[0][0] is runs[1][0]
+    assert all(np.array_equal(one, other) for one, other in zip(runs[0][1], runs[1][1], strict=True))
+    assert runs[0][2] == runs[1][2]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_on_one_batch_lowers_its_loss(steps, optimizer):
     _, _, _, step = steps(optimizer, rate={"lion": 1e-3}.get(optimizer, 1e-2))
@@ -158,9 +175,11 @@ def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer, bad_loss):
     finals = []
     for batches in ([batch(0), bad, batch(1)], [batch(0), batch(1)]):
         model, built, average, step = steps(optimizer, ContrastiveObjective(loss=poisoned), ema=0.9, clip_norm=1.0)
-        finite = [bool(number(step(example)["finite"])) for example in batches]
+        logs = [step(example) for example in batches]
         step.synchronize()
-        assert finite == [example is not bad for example in batches]
+        assert [bool(number(log["finite"])) for log in logs] == [example is not bad for example in batches]
+        finite_losses = [bool(np.isfinite(number(log["loss"]))) for log in logs]
+        assert finite_losses == [example is not bad or not bad_loss for example in batches]
         slots = {name: np.array(keras.ops.convert_to_numpy(v.value)) for name, v in built.named_slots().items()}
         finals.append(values(model.weights) | slots | {f"ema/{n}": np.array(v) for n, v in average.named().items()})
     assert finals[0].keys() == finals[1].keys()
