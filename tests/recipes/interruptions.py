@@ -69,18 +69,19 @@ def run_with_kills(
 ) -> Outcome:
     """Run the command again and again, with SIGKILL at seeded random moments, and after `kills` of them leave it alone.
 
-    Most moments lie a random part of a step after a random row of the metrics that the start adds, early enough for the kills to
-    spread over the run; the others lie before the first row. How long a row and a start take is what they took `undisturbed`. Rows
-    are counted rather than seconds, so that kills meet the run, however much faster or slower it is now. `Outcome.kills` says how
-    many did.
+    Most moments lie a random part of a step after a random row of the metrics that the start adds: on average the kills-th part of
+    the rows, so that the kills spread over the run and some come after a new checkpoint. The others lie before the first row. How long
+    a row and a start take is what they took `undisturbed`. Rows are counted rather than seconds, so that kills meet the run,
+    however much faster or slower it is now. `Outcome.kills` says how many did.
     """
     rng, life = random.Random(seed), undisturbed.life
     rows = sum("loss" in row for row in undisturbed.rows)
+    most = max(1, min(2 * rows // kills, rows // 2 - 1))
     for done in range(kills):
         if rng.random() < EARLY_KILLS:
             moment = Moment(rows=0, seconds=rng.uniform(0, life.seconds_to_first_row))
         else:
-            moment = Moment(rng.randint(1, max(1, rows // kills - 1)), rng.uniform(0, life.seconds_of_training / rows))
+            moment = Moment(rng.randint(1, most), rng.uniform(0, life.seconds_of_training / rows))
         start = _live(command, run_dir, environment, timeout_s, kill_at=moment)
         if not start.killed:  # it was at its end before its rows were seen
             return _outcome(run_dir, start, done)
