@@ -38,7 +38,7 @@ TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.or
 TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "tensorflow"
 CUDA = {"jax": "jax[cuda13]", "torch": "torch"}
 
-# Tests run side by side in processes of one thread each: two a core, since some wait, and no more than there is memory for.
+# Tests run side by side in processes of one thread each: two a core, since some wait, and four at most, for the memory.
 PROCESSES = str(min(4, 2 * (os.cpu_count() or 1)))
 ONE_THREAD = {
     **dict.fromkeys(
@@ -139,7 +139,7 @@ ONE_BY_ONE = ("--dist", "load", "--maxschedchunk", "1")
 
 
 def pytest(session: nox.Session, *arguments: str, part: str = "", backend: str = "jax", **variables: str) -> None:
-    """Run tests in processes side by side. Those of a part of continuous integration leave their times, if all of it is run."""
+    """Run tests in processes side by side. A whole part of continuous integration leaves its times."""
     variables = ONE_THREAD | variables | ({} if session.posargs else {"DIPTYCH_PART": part})
     python(session, "-m", "pytest", "-n", PROCESSES, *arguments, *session.posargs, backend=backend, **variables)
 
@@ -185,7 +185,7 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["everything", "mutants"])
 def thorough(session: nox.Session) -> None:
-    """What is long by nature, before a change is called done: kills, examples, all recipes on all backends, the mutants."""
+    """What is long by nature: kills, many examples, all recipes on all backends, and the mutants."""
     for backend in BACKENDS:
         unit_tests(session, backend, **THOROUGH)
     pytest(session, "tests/agreement", *BY_FILE, **EVERY_BACKEND, **THOROUGH)

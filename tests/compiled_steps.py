@@ -8,7 +8,7 @@ import numpy as np
 
 
 class CompiledSteps:
-    """Calls `build` once for each set of arguments; asked again, gives the same objects with the values they had at first.
+    """Calls `build` once for each set of arguments; asked again, gives the same objects with their first values.
 
     Args:
         build: returns a tuple whose last item is the step; its other items are what holds variables, or None.

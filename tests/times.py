@@ -1,4 +1,4 @@
-"""What the checks take: measured in every run of nox, recorded in `recorded_times.json`, printed where continuous integration ends.
+"""Times and memory of the checks: measured by nox, recorded in `recorded_times.json`, printed at the end of `.ci/run`.
 
     python -m tests.times           the minutes of each part, the largest process and the twenty slowest tests of the last run
     python -m tests.times --record  the same, and the new record

@@ -111,7 +111,7 @@ def test_pieces_train_as_the_whole_batch_does(steps):
 
 @pytest.mark.parametrize("limit", [0.1, 1e3])
 def test_gradients_are_clipped_by_their_global_norm(steps, limit):
-    """Lion's momentum after one step is (1 - β₂) times the gradient, which has the limit's norm where it was longer, or else its own."""
+    """Lion's momentum after one step is (1 - β₂) times the gradient, whose norm is the limit's where it was longer."""
     _, optimizer, _, step = steps("lion", clip_norm=limit)
     norm = number(step(batch(0))["gradient_norm"])
     step.synchronize()
@@ -160,7 +160,7 @@ def test_frozen_weights_do_not_move_and_the_others_do(steps):
 
 @pytest.mark.parametrize(("optimizer", "bad_loss"), [*((name, True) for name in OPTIMIZERS), ("adamw", False)])
 def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer, bad_loss):
-    """The run with a bad batch in its middle is bit for bit the run without it, whether its loss or only its gradient is bad."""
+    """The run with a bad batch in its middle, in loss or in gradient alone, is bit for bit the run without it."""
 
     def poisoned(image, text, *, logit_scale, logit_bias):
         # The bad batch is told by its captions: all their tokens are alike, so that text row 0 equals text row 1.

@@ -1,7 +1,7 @@
 """Each recipe at its tiny size, from data to report, typed as a person would; `nox -s recipes`.
 
-A chain is run in one folder, so that a later recipe reads what an earlier one left. Every chain runs on jax. On the other backends
-runs what they do in their own way, training and export; `DIPTYCH_THOROUGH` runs everything on all.
+A chain is run in one folder, so that a later recipe reads what an earlier one left. Every chain runs on jax. On the
+other backends runs what they do in their own way, training and export; `DIPTYCH_THOROUGH` runs everything on all.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What stands under big_vision's names is what its flax modules would compute with: a file's towers, written once more in NumPy."""
+"""Forward pass in NumPy by the names in a big_vision file, against the model that wrote the file."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def layer_norm(x, p, name):
 
 
 def attention(asking, asked, p, name):
-    """flax keeps the heads apart: kernels are [width, heads, size] on the way in, [heads, size, width] on the way out."""
+    """flax keeps the heads apart: kernels are [width, heads, size] on the way in, [heads, size, width] out."""
     query, key, value = (
         np.einsum("nld,dhk->nlhk", x, p[f"{name}/{part}/kernel"]) + p[f"{name}/{part}/bias"]
         for x, part in ((asking, "query"), (asked, "key"), (asked, "value"))

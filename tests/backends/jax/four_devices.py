@@ -1,4 +1,4 @@
-"""Run by `tests.backends.jax.process`, with four virtual CPU devices: prints what the sigmoid loss does across them, as JSON."""
+"""Run by `tests.backends.jax.process`: prints what the sigmoid loss does across four virtual CPU devices, as JSON."""
 
 import json
 import re

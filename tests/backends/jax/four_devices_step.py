@@ -1,4 +1,4 @@
-"""Run by `tests.backends.jax.process`, with four virtual CPU devices: prints what training steps across them do, as JSON."""
+"""Run by `tests.backends.jax.process`: prints what training steps do across four virtual CPU devices, as JSON."""
 
 import json
 import re

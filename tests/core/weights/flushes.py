@@ -1,4 +1,4 @@
-"""What a loss of power would leave: files and folders as they were when they were last flushed to the disk."""
+"""Record of what has been flushed to the disk, for tests of a loss of power."""
 
 import os
 import stat
