@@ -318,5 +318,11 @@ MUTANTS: tuple[Mutant, ...] = (
            "    with learner.ema.applied() if learner.ema else nullcontext():\n        learner.model.save_to_preset",
            "    with nullcontext():\n        learner.model.save_to_preset",
            "tests/recipes/test_siglip.py::test_the_model_that_is_left_is_the_moving_average"),
+    Mutant("ended-without-the-average", "recipes/evaluation.py",
+           "        with learner.ema.applied() if learner.ema else nullcontext():\n", "        with nullcontext():\n",
+           "tests/recipes/test_siglip.py::test_the_end_is_judged_by_the_moving_average"),
+    Mutant("vectors-not-synced", "recipes/index_writer.py",
+           "            os.fsync(file.fileno())\n", "            pass\n",
+           "tests/recipes/test_embed.py::test_vectors_and_rows_survive_a_loss_of_power"),
 )
 # fmt: on

@@ -22,6 +22,7 @@ from diptych.recipes.index_folder import IndexFolder, IndexFolderError
 from diptych.recipes.index_writer import IndexWriter
 from tests.core.data.pictures import MemorySource
 from tests.core.data.sources.content import COUNT, KEYS, write_folder, write_parquet, write_tars
+from tests.core.weights.flushes import lost, record_flushes
 from tests.recipes.fake_encoder import DIRECTIONS, ColourEmbedder, FakeEncoder
 from tests.recipes.photos import write_photos
 
@@ -91,6 +92,14 @@ def test_rows_and_vectors_belong_together(photos, tmp_path):
     assert index.card["images"]["skipped"] == {"image_format": 1}
     assert (index.card["count"], index.card["finished"]) == (PHOTOS, True)
     assert index.usable().tolist() == [number != BAD for number in range(PHOTOS)]
+
+
+def test_vectors_and_rows_survive_a_loss_of_power(photos, tmp_path, monkeypatch):
+    flushed = record_flushes(monkeypatch)
+    assert run(photos, tmp_path / "index") == 0
+    names = {path.name for path in (tmp_path / "index").iterdir()}
+    assert {"vectors.npy", "rows.parquet"} <= names
+    assert not {"vectors.npy", "rows.parquet"} & set(lost(tmp_path / "index", flushed))
 
 
 def test_other_programs_can_read_it(photos, tmp_path):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,10 +17,13 @@ import pytest
 
 from diptych.backends.selection import installed_backends
 from diptych.core.training.checkpoint import restore_latest
+from diptych.core.training.ema import Ema
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
-from diptych.models import from_preset
+from diptych.models import SigLIP, from_preset
 from diptych.recipes import siglip
+from diptych.recipes.evaluation import Evaluation
+from tests.models.examples import TINY
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos
 
@@ -68,10 +73,28 @@ def test_a_users_folder_is_learned_and_judged(undisturbed):
 def test_the_model_that_is_left_is_the_moving_average(undisturbed):
     _, run_dir = undisturbed
     groups = restore_latest(run_dir / "checkpoints").groups
-    model = from_preset(run_dir / "model")
-    found = {weight.path: keras.ops.convert_to_numpy(weight.value) for weight in model.weights}
+    found = weights_of(from_preset(run_dir / "model"))
     assert all(np.array_equal(found[path], value) for path, value in groups["ema"].items())
     assert not all(np.array_equal(found[path], groups["weights"][path]) for path in groups["ema"])
+
+
+def test_the_end_is_judged_by_the_moving_average(tmp_path):
+    model, seen = SigLIP(TINY, seed=0), []
+    average = Ema(model.trainable_variables, decay=0.5)
+    for variable in average.averages:
+        variable.assign(variable + 1.0)
+    path = model.trainable_variables[0].path
+    pairs = SimpleNamespace(evaluation_sets=lambda _: seen.append(weights_of(model)[path]) or [])
+    before, recipe = weights_of(model)[path], siglip.siglip()
+    evaluation = Evaluation(pairs, None, model, replace(recipe, run=replace(recipe.run, report=False)))
+    learner = SimpleNamespace(ema=average, steps_done=1, batch_size=2)
+    evaluation.finish(learner, SimpleNamespace(results=tmp_path / "results.json"), {})
+    np.testing.assert_allclose(seen, [before + 1.0], rtol=1e-6)
+    np.testing.assert_array_equal(weights_of(model)[path], before)
+
+
+def weights_of(model) -> dict[str, np.ndarray]:
+    return {weight.path: np.array(keras.ops.convert_to_numpy(weight.value)) for weight in model.weights}
 
 
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(photos, undisturbed, tmp_path):
