@@ -43,7 +43,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/core/data/test_processor.py::test_pixels_are_resized_and_normalised"),
     Mutant("resize-without-antialias", "core/data/image.py",
            '    if method == "bilinear":\n', '    if method in ("bilinear", "bilinear_antialias"):\n',
-           "tests/core/data/test_resizing.py::test_the_unrounded_kind_is_two_products_with_triangles"),
+           "tests/core/data/test_image.py::test_antialias_averages_and_its_absence_does_not"),
     Mutant("patches-column-by-column", "core/data/naflex.py",
            "patch_size, columns, patch_size, 3).swapaxes(1, 2)", "patch_size, columns, patch_size, 3).transpose(2, 0, 1, 3, 4)",
            "tests/core/data/test_naflex.py::test_a_patch_is_rows_then_columns_then_colours"),

@@ -158,12 +158,12 @@ def test_bilinear_is_the_formula_truncated(height, width, size, seed):
 
 
 def test_antialias_averages_and_its_absence_does_not():
-    stripes = np.zeros((64, 64, 3), np.uint8)
+    """Nine rows become one: without antialias it is the one in their middle, black or white."""
+    stripes = np.zeros((63, 63, 3), np.uint8)
     stripes[::2] = 255
-    smooth = resize(stripes, 8, method="bilinear_antialias")
-    assert np.abs(smooth.astype(int) - 127).max() < 12
-    rough = resize(np.roll(stripes, 1, axis=0)[:63], 7, method="bilinear")
-    assert set(np.unique(rough)) <= {0, 255}
+    smooth = resize(stripes, 7, method="bilinear_antialias")
+    assert np.abs(smooth.astype(int) - 127).max() < 20
+    assert set(np.unique(resize(stripes, 7, method="bilinear"))) <= {0, 255}
 
 
 @pytest.mark.parametrize("method", ["bilinear", "bilinear_antialias", "bicubic_antialias"])
