@@ -67,6 +67,8 @@ WITHOUT_KERAS = [
     "tests/test_*.py",
     "tests/core/data/*",
     "tests/core/evaluation/*",
+    "tests/core/files/*",
+    "tests/core/report/*",
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"

@@ -25,10 +25,10 @@ import numpy as np
 from benchmarks import balancing_pictures as pictures
 from benchmarks.device import write_results
 from diptych.backends.selection import select_backend
-from diptych.core.data.balancing import Balance, BalancedSource
 from diptych.core.data.emoji import HELD_OUT_DESIGNER
+from diptych.core.data.sources.balancing import Balance, BalancedSource
 from diptych.core.evaluation.fairness import association_bias, representation_bias
-from diptych.core.evaluation.seeds import mean_of
+from diptych.core.report.seeds import mean_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "balancing.md"

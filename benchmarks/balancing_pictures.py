@@ -15,7 +15,7 @@ from PIL import Image
 from diptych.core.data.emoji import EmojiSource
 from diptych.core.data.image import decode
 from diptych.core.data.records import Caption, Record
-from diptych.core.data.word_attributes import WordAttributes
+from diptych.core.data.sources.word_attributes import WordAttributes
 
 THINGS = ("🍕", "🚗", "🎸", "🏠", "🌵", "🚀", "🌈", "🐶", "🍎", "🔑", "🌻", "🐟")
 AMBERS = (0.9,) * 10 + (0.1,) * 2

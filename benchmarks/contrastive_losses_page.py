@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.evaluation.report.axes import Scale, frame, linear, path, plot_area
-from diptych.core.evaluation.report.markup import Markup, element
-from diptych.core.evaluation.report.style import COLOURS, FIGURES
-from diptych.core.evaluation.seeds import Mean, mean_of
+from diptych.core.report.charts.axes import Scale, frame, linear, path, plot_area
+from diptych.core.report.charts.markup import Markup, element
+from diptych.core.report.charts.style import COLOURS, FIGURES
+from diptych.core.report.seeds import Mean, mean_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURE = ROOT / "docs" / "contrastive_losses.md", ROOT / "docs" / "pictures" / "contrastive_losses.svg"

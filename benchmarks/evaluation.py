@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device import RESULTS, device_name, write_results
-from diptych.core.evaluation.report.numbers import compact
 from diptych.core.evaluation.retrieval import first_relevant_ranks
-from diptych.core.evaluation.tables import text_table
+from diptych.core.report.charts.numbers import compact
+from diptych.core.report.tables import text_table
 
 # name: (queries, gallery items, width)
 CASES = {

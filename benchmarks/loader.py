@@ -20,11 +20,11 @@ import PIL
 from PIL import Image
 
 from benchmarks.device import RESULTS, device_name, write_results
-from diptych.core.data.augmentation import Augmentation
 from diptych.core.data.emoji import TOKENIZER_PATH, EmojiSource
+from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import decode
-from diptych.core.data.loader import Loader
-from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.data.sampling import Order, draw, example_rng
 

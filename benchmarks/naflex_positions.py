@@ -22,7 +22,7 @@ from benchmarks.contest import take_turns
 from benchmarks.device import RESULTS, device_name, write_results
 from benchmarks.native.inference import inference_driver, to_numpy
 from diptych.backends.selection import select_backend
-from diptych.core.data.naflex import target_size
+from diptych.core.data.examples.naflex import target_size
 from diptych.core.training.card import machine
 
 TOLERANCE = 3e-6

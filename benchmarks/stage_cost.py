@@ -4,7 +4,7 @@
     KERAS_BACKEND=jax python -m benchmarks.stage_cost --preset siglip_ti16_224 --batch-size 16
 
 Stages take turns in one run, on the same pictures and texts: sigmoid alone; with the decoder; with the decoder, self-distillation and
-masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted operations (`recipes.stage_costs.training_flops`): above 1,
+masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted operations (`engine.training.stage_costs.training_flops`): above 1,
 time that the operations do not explain. Memory is what the compiled step asks for beside its arguments (jax alone tells it).
 """
 
@@ -68,11 +68,11 @@ def _step(name: str, options):
     """A function that takes one step, its counted operations, and its memory in MiB or None."""
     from diptych import backends
     from diptych.core.training.stages import LossWeights, Stage
+    from diptych.engine.training import stage_parts
+    from diptych.engine.training.stage_costs import training_flops
+    from diptych.engine.training.stage_plan import plan_stages
     from diptych.models.presets import preset_config
-    from diptych.recipes import stage_parts
     from diptych.recipes.siglip2 import tiny
-    from diptych.recipes.stage_costs import training_flops
-    from diptych.recipes.stage_plan import plan_stages
 
     losses = {
         "sigmoid": LossWeights(),
@@ -121,7 +121,7 @@ def _mebibytes(step, batch) -> float | None:
 
 def _batch(planned, recipe) -> dict[str, np.ndarray]:
     """Arrays of the stage's shapes, without pictures in them."""
-    from diptych.recipes.stage_plan import local_size
+    from diptych.engine.training.stage_plan import local_size
 
     rng = np.random.default_rng(0)
     vision, size = planned.vision, planned.batch_size

@@ -19,9 +19,9 @@ from diptych.models.config import (
 
 if TYPE_CHECKING:
     from diptych.models.captioner import Captioner
-    from diptych.models.checkpoints import load_model as from_preset
     from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.naflex import NaFlexVisionTransformer
+    from diptych.models.pretrained import from_preset
     from diptych.models.text import TextTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
     from diptych.models.two_towers import SigLIP as SigLIP2
@@ -55,9 +55,9 @@ def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from diptych.models.captioner import Captioner
-    from diptych.models.checkpoints import load_model
     from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.naflex import NaFlexVisionTransformer
+    from diptych.models.pretrained import from_preset
     from diptych.models.text import TextTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
     from diptych.models.vit import VisionTransformer
@@ -74,7 +74,7 @@ def __getattr__(name: str):
         VisionTransformer,
     )
     # The released SigLIP 2 checkpoints are SigLIP with another vocabulary and other sizes; NaFlex is a kind of image tower.
-    globals().update({model.__name__: model for model in models} | {"SigLIP2": SigLIP, "from_preset": load_model})
+    globals().update({model.__name__: model for model in models} | {"SigLIP2": SigLIP, "from_preset": from_preset})
     return globals()[name]
 
 

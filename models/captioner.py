@@ -16,10 +16,10 @@ from typing import Self
 import keras
 from keras import ops
 
+from diptych.core.files.json_objects import read_json, write_json
 from diptych.core.weights.mapping import Table
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors
-from diptych.core.weights.settings import read_json, write_json
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.captioner_config import CaptionerConfig
 from diptych.models.decoder_block import DecoderBlock

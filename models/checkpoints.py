@@ -9,24 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from diptych.core.files.json_objects import read_json, write_json
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.hub import preset_folder
 from diptych.core.weights.mapping import Table
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
-from diptych.core.weights.settings import read_json, write_json
 from diptych.models.abstract import give_values, shapes_only
-from diptych.models.clip import CLIP, clip_image_tower
-from diptych.models.config import CLIPConfig, NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.config import CLIPConfig, SigLIPConfig
 from diptych.models.presets import PRESETS
-from diptych.models.tower import ImageTower
-from diptych.models.two_towers import PretrainedPair, SigLIP, siglip_image_tower
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
 
 Config = SigLIPConfig | CLIPConfig
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
-KINDS: dict[str, tuple[type, type]] = {"diptych_siglip": (SigLIPConfig, SigLIP), "diptych_clip": (CLIPConfig, CLIP)}
+KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig]] = {"diptych_siglip": SigLIPConfig, "diptych_clip": CLIPConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,35 +40,43 @@ class Checkpoint:
     table: Callable[[Any, WeightFiles], Table] | None
 
 
-def load_model(
-    preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
-) -> PretrainedPair:
-    """The model of a preset; see `PretrainedPair.from_preset`.
+def load_pair(
+    preset: str | Path,
+    build: Callable[..., Any],
+    expected: type | tuple[type, ...],
+    *,
+    revision: str | None = None,
+    load_weights: bool = True,
+    **arguments,
+):
+    """The two towers of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
 
     Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights' own memory
     and that of one more tensor.
+
+    Raises:
+        ValueError: for a preset whose configuration is not one of the `expected` classes.
     """
     if preset in PRESETS:
-        config = PRESETS[str(preset)]
-        return build_model(config, **arguments)
+        return build(_expected(preset, PRESETS[str(preset)], expected), **arguments)
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=PRESETS))
+    config = _expected(preset, checkpoint.config, expected)
     with shapes_only() if load_weights else nullcontext():
-        model = build_model(checkpoint.config, **arguments)
+        model = build(config, **arguments)
     if load_weights:
         with open_weights(checkpoint.weights) as files:
             give_values(model, _values(checkpoint, model, files))
     return model
 
 
-def load_image_tower(preset: str | Path, *, revision: str | None = None, **arguments) -> ImageTower:
-    """The image tower of a preset; see `ImageTower.from_preset`."""
+def load_image_tower(
+    preset: str | Path, build: Callable[..., Any], expected: type, *, revision: str | None = None, **arguments
+):
+    """The image tower of a preset, built by `build(config, **arguments)`; see `ImageTower.from_preset`."""
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
-    config = checkpoint.config.vision
+    config = _expected(preset, checkpoint.config.vision, expected)
     with shapes_only():
-        if isinstance(config, VisionConfig | NaFlexVisionConfig):
-            tower = siglip_image_tower(config, **arguments)
-        else:
-            tower = clip_image_tower(config, **arguments)
+        tower = build(config, **arguments)
     shapes = {variable.path: tuple(variable.shape) for variable in tower.weights}
     with open_weights(checkpoint.weights) as files:
         alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
@@ -84,11 +89,10 @@ def load_image_tower(preset: str | Path, *, revision: str | None = None, **argum
     return tower
 
 
-def build_model(config: Config, **arguments) -> PretrainedPair:
-    """The model that a configuration describes, with fresh weights."""
-    if isinstance(config, CLIPConfig):
-        return CLIP(config, **arguments)
-    return SigLIP(config, **arguments)
+def _expected(preset: str | Path, config, expected: type | tuple[type, ...]):
+    if not isinstance(config, expected):
+        raise ValueError(f"{preset} holds a {config.describes}; use {config.describes}.from_preset.")
+    return config
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -118,8 +122,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     fields = read_json(folder / "config.json")
     if fields.get("model_type") in KINDS:
-        config_kind, _ = KINDS[fields["model_type"]]
-        return Checkpoint(layout="diptych", config=config_kind(**fields["config"]), weights=path, table=None)
+        config = KINDS[fields["model_type"]](**fields["config"])
+        return Checkpoint(layout="diptych", config=config, weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
     if "siglip" in str(fields.get("architecture")):
@@ -130,12 +134,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
-def save_model(model: PretrainedPair, folder: Path, *, format: str) -> None:
+def save_pair(model, folder: Path, *, format: str) -> None:
     """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`."""
     config = model.config
     arrays = {variable.path: _reader(variable) for variable in model.weights}
     if format == "diptych":
-        kind = next(name for name, (config_kind, _) in KINDS.items() if isinstance(config, config_kind))
+        kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))
         fields = {"model_type": kind, "config": asdict(config)}
         write_safetensors_folder(folder, arrays.items())
         write_json(folder / "config.json", fields)
@@ -146,7 +150,7 @@ def save_model(model: PretrainedPair, folder: Path, *, format: str) -> None:
     layouts[format].write(folder, config, arrays)
 
 
-def _values(checkpoint: Checkpoint, model: PretrainedPair, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
+def _values(checkpoint: Checkpoint, model: keras.Model, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
     shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
     table = Table.same_names(shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)
     table.check(shapes, files)

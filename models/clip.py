@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from diptych.core.losses.contrastive import softmax_contrastive_loss
+from diptych.models.clip_resnet import CLIPResNet
 from diptych.models.clip_resnet_config import CLIPResNetConfig
 from diptych.models.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, TokenEmbedding
@@ -30,6 +31,8 @@ class CLIPVisionTransformer(ImageTower):
     Args: as for `VisionTransformer`, with a `CLIPVisionConfig`. Input: [batch, image_size, image_size, 3], normalised by CLIP's mean
     and standard deviation. Tokens are those after the last block and the final LayerNorm, the class token first.
     """
+
+    config_class = CLIPVisionConfig
 
     def __init__(
         self,
@@ -155,8 +158,6 @@ def clip_image_tower(
 ) -> ImageTower:
     """The image tower that a configuration describes."""
     if isinstance(config, CLIPResNetConfig):
-        from diptych.models.clip_resnet import CLIPResNet
-
         return CLIPResNet(config, name=name, **arguments)
     return CLIPVisionTransformer(config, name=name, rematerialize=rematerialize, **arguments)
 
@@ -171,6 +172,8 @@ class CLIP(PretrainedPair):
         config: a `CLIPConfig` (or the dictionary of its fields).
         seed, dtype, rematerialize: as for `SigLIP`.
     """
+
+    config_class = CLIPConfig
 
     def __init__(
         self,

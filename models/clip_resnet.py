@@ -222,6 +222,8 @@ class CLIPResNet(ImageTower):
     features, row by row.
     """
 
+    config_class = CLIPResNetConfig
+
     def __init__(
         self, config: CLIPResNetConfig | Mapping, *, seed: int = 0, dtype: str | None = None, name: str = "image"
     ):

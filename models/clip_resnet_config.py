@@ -1,6 +1,7 @@
 """What CLIP's ResNet image towers are made of."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 REDUCTION = 32
 """Pixels to a row of the last stage's features: two halvings in the stem, one in each of the last three stages."""
@@ -10,6 +11,7 @@ REDUCTION = 32
 class CLIPResNetConfig:
     """CLIP's modified ResNet (Radford et al. 2021, section 2.4 and table 19); the defaults are RN50's."""
 
+    describes: ClassVar[str] = "CLIPResNet"
     stage_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Bottleneck blocks of each stage."""
     width: int = 64

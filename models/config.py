@@ -44,6 +44,7 @@ def _check_pair(config) -> None:
 class VisionConfig:
     """A vision transformer. Sizes by name ("B/16") come from `diptych.models.sizes`."""
 
+    describes: ClassVar[str] = "VisionTransformer"
     width: int
     depth: int
     mlp_dim: int
@@ -84,6 +85,7 @@ class VisionConfig:
 class NaFlexVisionConfig:
     """A vision transformer for images of any size and aspect, cut into at most so many patches (SigLIP 2, section 2.4.2)."""
 
+    describes: ClassVar[str] = "NaFlexVisionTransformer"
     width: int
     depth: int
     mlp_dim: int
@@ -140,6 +142,7 @@ class TextConfig:
 class SigLIPConfig:
     """Two towers and the scale and bias of their logits."""
 
+    describes: ClassVar[str] = "SigLIP"
     vision: VisionConfig | NaFlexVisionConfig
     text: TextConfig
     init_logit_scale: float = 10.0
@@ -158,6 +161,7 @@ class SigLIPConfig:
 class CLIPVisionConfig:
     """CLIP's vision transformer (Radford et al. 2021): class token with a position, a norm before the blocks, no patch bias."""
 
+    describes: ClassVar[str] = "CLIPVisionTransformer"
     width: int
     depth: int
     mlp_dim: int
@@ -212,6 +216,7 @@ class CLIPTextConfig:
 class CLIPConfig:
     """CLIP's two towers and the scale of their logits; the image tower is a transformer or a ResNet."""
 
+    describes: ClassVar[str] = "CLIP"
     vision: CLIPVisionConfig | CLIPResNetConfig
     text: CLIPTextConfig
     init_logit_scale: float = 1 / 0.07

@@ -107,6 +107,8 @@ class NaFlexVisionTransformer(ImageTower):
     columns of each image's grid, with rows · columns <= length. Tokens beyond them are padding without meaning.
     """
 
+    config_class = NaFlexVisionConfig
+
     def __init__(
         self,
         config: NaFlexVisionConfig | Mapping,

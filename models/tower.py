@@ -1,9 +1,11 @@
 """What every diptych model shares: a functional Keras model that is saved as the arguments it was built from."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import keras
+
+from diptych.models.checkpoints import load_image_tower
 
 
 class Tower(keras.Model):
@@ -35,7 +37,13 @@ class Tower(keras.Model):
 
 
 class ImageTower(Tower):
-    """A tower for images, which can be read alone from a checkpoint."""
+    """A tower for images, which can be read alone from a checkpoint.
+
+    Attributes:
+        config_class: of the configuration that the constructor takes.
+    """
+
+    config_class: ClassVar[type]
 
     @classmethod
     def from_preset(cls, preset: str | Path, *, revision: str | None = None, **arguments) -> Self:
@@ -46,9 +54,4 @@ class ImageTower(Tower):
                 Siglip2VisionModel, CLIPVisionModelWithProjection) or timm.
             arguments: of the constructor: dtype, rematerialize, name.
         """
-        from diptych.models.checkpoints import load_image_tower
-
-        tower = load_image_tower(preset, revision=revision, **arguments)
-        if not isinstance(tower, cls):
-            raise ValueError(f"{preset} holds a {type(tower).__name__}; use {type(tower).__name__}.from_preset.")
-        return tower
+        return load_image_tower(preset, cls, cls.config_class, revision=revision, **arguments)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
+from diptych.models.checkpoints import load_pair, save_pair
 from diptych.models.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.heads import Normalize, PairLogits
 from diptych.models.naflex import NaFlexVisionTransformer
@@ -93,7 +94,13 @@ def _as_called(inputs: dict):
 
 
 class PretrainedPair(TwoTowers):
-    """Two towers that are built from one configuration, `config`, and read from and written to checkpoints."""
+    """Two towers that are built from one configuration, `config`, and read from and written to checkpoints.
+
+    Attributes:
+        config_class: of the configuration that the constructor takes.
+    """
+
+    config_class: ClassVar[type]
 
     def get_config(self):
         return Tower.get_config(self)  # the towers follow from the configuration
@@ -120,12 +127,7 @@ class PretrainedPair(TwoTowers):
         Raises:
             FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
         """
-        from diptych.models.checkpoints import load_model
-
-        model = load_model(preset, revision=revision, load_weights=load_weights, **arguments)
-        if not isinstance(model, cls):
-            raise ValueError(f"{preset} holds a {type(model).__name__}; use {type(model).__name__}.from_preset.")
-        return model
+        return load_pair(preset, cls, cls.config_class, revision=revision, load_weights=load_weights, **arguments)
 
     def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
         """Writes configuration and weights in a layout that others read, bit for bit.
@@ -134,9 +136,7 @@ class PretrainedPair(TwoTowers):
             folder: made if need be. The files of tokenizer and preprocessing are `Processor.save_to_preset`'s.
             format: "transformers", "open_clip", "big_vision" or "diptych"; a model that a layout cannot express raises ValueError.
         """
-        from diptych.models.checkpoints import save_model
-
-        save_model(self, Path(folder), format=format)
+        save_pair(self, Path(folder), format=format)
 
 
 def siglip_image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -> ImageTower:
@@ -165,6 +165,7 @@ class SigLIP(PretrainedPair):
     batches attach the one in tiles, `model.pair_loss = diptych.backends.sigmoid_loss`, before `compile`.
     """
 
+    config_class = SigLIPConfig
     pair_loss = staticmethod(sigmoid_loss)
 
     def __init__(

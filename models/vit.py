@@ -34,6 +34,8 @@ class VisionTransformer(ImageTower):
     Input: [batch, image_size, image_size, 3], values in [-1, 1].
     """
 
+    config_class = VisionConfig
+
     def __init__(
         self,
         config: VisionConfig | Mapping,

@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.data.captioning import CaptionTargets
 from diptych.core.data.image import decode
 from diptych.core.data.records import Box
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
-from diptych.core.evaluation.box_gallery import STYLE, Located, box_gallery
 from diptych.core.evaluation.localization import accuracy_at_iou
-from diptych.core.evaluation.report.markup import Markup, element
-from diptych.core.evaluation.report.sheet import sheet
+from diptych.core.report.box_gallery import STYLE, Located, box_gallery
+from diptych.core.report.charts.markup import Markup, element
+from diptych.core.report.charts.sheet import sheet
 from diptych.core.training.run_folder import write_json
-from diptych.core.weights.settings import read_json
-from diptych.recipes.command_line import parse
-from diptych.recipes.failures import exit_status
+from diptych.engine.command_line import parse
+from diptych.engine.failures import exit_status
+from diptych.engine.training.targets_file import read_targets
 
 SCENES_SHOWN = 24
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -53,24 +52,6 @@ class Caption:
     """Answers; the page is written beside it, as .html."""
 
 
-def load_targets(folder: Path) -> CaptionTargets:
-    """How a stage's decoder was taught to write.
-
-    Raises:
-        FileNotFoundError: for a folder without a decoder.
-    """
-    if not (folder / "targets.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no decoder: expected captioner.json and targets.json, which `python -m recipes.siglip2` leaves in each "
-            "stage's model folder that learns captions."
-        )
-    settings = read_json(folder / "targets.json")
-    settings["prompts"] = tuple(settings["prompts"])
-    (tokenizer,) = (path for path in folder.glob("tokenizer.*") if path.suffix in (".model", ".json"))
-    length = read_json(folder / "captioner.json")["config"]["context_length"]
-    return CaptionTargets(tokenizer_path=tokenizer, context_length=length, **settings)
-
-
 def box_of(text: str) -> tuple[float, float, float, float]:
     """A box as it is typed.
 
@@ -88,11 +69,11 @@ def box_of(text: str) -> tuple[float, float, float, float]:
 
 def caption(options: Caption) -> int:
     """Asks, prints, writes; returns the exit status."""
+    from diptych.engine.embedding.picture_features import PictureFeatures, Writer
     from diptych.models import from_preset
     from diptych.models.captioner import Captioner
-    from diptych.recipes.picture_features import PictureFeatures, Writer
 
-    targets = load_targets(options.model)
+    targets = read_targets(options.model)
     boxes = [box_of(text) for text in options.describe]
     writer = Writer(PictureFeatures(from_preset(options.model)), Captioner.from_folder(options.model), targets)
     names, pictures, phrases = _pictures(options)
@@ -157,8 +138,8 @@ def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[t
             (place, text, None) for place in range(len(pictures)) for text in options.find
         ]
         return [str(path) for path in options.image], pictures, phrases
-    from diptych.recipes.pairs import evaluation_scenes
-    from diptych.recipes.scene_sets import read_scenes
+    from diptych.engine.datasets import evaluation_scenes
+    from diptych.engine.judging.dense.scenes import read_scenes
 
     scenes = read_scenes(evaluation_scenes(), SCENES_SHOWN)
     phrases = []

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.core.training.recipe import Recipe
-from diptych.recipes.command_line import parse
+from diptych.engine.command_line import parse
 from diptych.recipes.siglip import resolve, siglip
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
@@ -41,7 +41,7 @@ def clip() -> Recipe:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's changes; returns the exit status."""
     recipe = parse(clip(), arguments, program="python -m recipes.clip", description=__doc__)
-    from diptych.recipes.contrastive import run
+    from diptych.engine.training.contrastive import run
 
     return run(resolve(recipe))
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.recipes.command_line import parse
-from diptych.recipes.demo_page.answers import Answers
-from diptych.recipes.demo_page.galleries import Examples, embedded_gallery, index_gallery
-from diptych.recipes.demo_page.server import DemoServer
-from diptych.recipes.failures import exit_status
-from diptych.recipes.index_folder import IndexFolder
+from diptych.engine.command_line import parse
+from diptych.engine.embedding.index_folder import IndexFolder
+from diptych.engine.failures import exit_status
+from diptych.engine.serving.answers import Answers
+from diptych.engine.serving.galleries import Examples, embedded_gallery, index_gallery
+from diptych.engine.serving.server import DemoServer
 
 DEFAULT_MODEL = "emoji_36_languages"
 QUERIES = ("cherries", "schwarzes Herz", "mont Fuji", "персик", "همبرغر", "ज्वालामुखी", "常緑樹", "경찰차")
@@ -61,8 +61,8 @@ class Demo:
 def main(arguments: list[str] | None = None) -> int:
     """Shows the page until Ctrl-C; returns the exit status."""
     options = parse(Demo(), arguments, program="python -m recipes.demo", description=__doc__)
-    from diptych.recipes.demo_page.attention import attention_of
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.serving.attention import attention_of
 
     return exit_status(lambda: show(options, Encoder.open, attention_of))
 

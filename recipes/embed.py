@@ -4,7 +4,7 @@ Command:   python -m recipes.embed
 Own data:  python -m recipes.embed --data photos/ --model runs/siglip --index runs/photos
 
 The index is a folder: vectors.npy [images, dim], which NumPy maps into memory, a table of rows beside it (rows.parquet, or
-rows.jsonl without pyarrow), and index.json, which says what of and by which model (`recipes.index_folder`). Stop it whenever
+rows.jsonl without pyarrow), and index.json, which says what of and by which model (`engine.embedding.index_folder`). Stop it whenever
 you like, or let the power fail: the same command goes on where it stopped. An image that cannot be read is a row of zeros
 whose status says why. With --texts the captions are embedded, too.
 """
@@ -22,16 +22,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from diptych.core.data.examples import listed
-from diptych.core.data.open_source import open_source
+from diptych.core.data.loading.examples import listed
 from diptych.core.data.records import Source
+from diptych.core.data.sources.open import open_source
 from diptych.core.training.signals import StopSignals
-from diptych.recipes.command_line import parse
-from diptych.recipes.embedding_progress import EmbeddingProgress
-from diptych.recipes.failures import exit_status
-from diptych.recipes.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
-from diptych.recipes.index_folder import Part
-from diptych.recipes.index_writer import IndexWriter
+from diptych.engine.command_line import parse
+from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
+from diptych.engine.embedding.index_folder import Part
+from diptych.engine.embedding.index_writer import IndexWriter
+from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.failures import exit_status
 
 Runs = Generator[tuple[list[Item], np.ndarray], None, None]
 PARTS: tuple[Part, ...] = ("images", "texts")
@@ -67,7 +67,7 @@ class Embed:
 def main(arguments: list[str] | None = None) -> int:
     """Embeds, or goes on embedding; returns the exit status."""
     options = parse(Embed(), arguments, program="python -m recipes.embed", description=__doc__)
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
 
     return exit_status(lambda: embed(options, Encoder.open))
 

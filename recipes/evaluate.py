@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diptych.recipes.command_line import parse
+from diptych.engine.command_line import parse
 
 FORMAT = "diptych-evaluation"
 VERSION = 1
@@ -80,20 +80,20 @@ class Evaluate:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates; returns the exit status."""
     options = parse(Evaluate(), arguments, program="python -m recipes.evaluate", description=__doc__)
-    from diptych.recipes.encoder import Encoder
-    from diptych.recipes.failures import exit_status
+    from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.failures import exit_status
 
     return exit_status(lambda: evaluate(options, Encoder.open))
 
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    from diptych.core.evaluation.evaluation_table import evaluation_text
+    from diptych.core.report.evaluation_table import evaluation_text
     from diptych.core.training.run_folder import write_json
     from diptych.core.training.signals import StopSignals
-    from diptych.recipes.evaluation_report import without_large_tables, write_evaluation_page
-    from diptych.recipes.evaluation_sets import open_dataset
-    from diptych.recipes.stored_embeddings import Stopped, StoredEmbeddings
+    from diptych.engine.embedding.stored_embeddings import Stopped, StoredEmbeddings
+    from diptych.engine.judging.page import without_large_tables, write_evaluation_page
+    from diptych.engine.judging.sets import open_dataset
 
     folder = options.output.parent
     datasets = [
@@ -132,7 +132,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
 
 def _evaluated(store, dataset, options: Evaluate) -> list[dict[str, Any]]:
     """The results of one data set: of each task it is made for, or of the one that was asked for."""
-    from diptych.recipes import evaluation_tasks as tasks
+    from diptych.engine.judging import tasks
 
     canonicalize = store.encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
     results = []

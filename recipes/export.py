@@ -35,14 +35,15 @@ from typing import Annotated, Any
 import tyro
 
 from diptych.backends.selection import BackendNotAvailable, select_backend
-from diptych.core.evaluation.tables import text_table
+from diptych.core.report.tables import text_table
 from diptych.core.training.run_folder import write_json
-from diptych.recipes.command_line import parse
-from diptych.recipes.export_formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
-from diptych.recipes.export_writers import Job
-from diptych.recipes.failures import exit_status
+from diptych.engine.command_line import parse
+from diptych.engine.export.formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
+from diptych.engine.export.writers import Job
+from diptych.engine.failures import exit_status
 
 PROGRAM = "python -m recipes.export"
+MODULE = "diptych.recipes.export"
 CARD = "export.json"
 
 
@@ -72,15 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ["KERAS_BACKEND"] != selected:
         print(f"--format {options.format} is written on KERAS_BACKEND={os.environ['KERAS_BACKEND']}.", flush=True)
     compute_on_the_cpu()
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
 
     return exit_status(lambda: export(options, lambda preset: Encoder.open(preset, dtype="float32")))
 
 
 def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`, in float32."""
-    from diptych.recipes.export_check import check
-    from diptych.recipes.export_towers import towers
+    from diptych.engine.export.check import check
+    from diptych.engine.export.towers import towers
 
     chosen = FORMATS[options.format]
     encoder = open_encoder(options.model)
@@ -89,7 +90,7 @@ def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
         _refuse_too_large(tower, options.format)
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=options.output) as folder:
-        job = Job(preset=options.model, encoder=encoder, towers=both, folder=Path(folder))
+        job = Job(preset=options.model, module=MODULE, encoder=encoder, towers=both, folder=Path(folder))
         with _step(f"Writing {options.format}"):
             chosen.write(job)
         checked = {}

@@ -22,25 +22,25 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.cache import pixels_of
-from diptych.core.data.open_source import LABELLED, open_source
-from diptych.core.data.phrases import CATEGORIES, LONGEST_NGRAM
 from diptych.core.data.records import BadExample, Box, Record, Region, Source
-from diptych.core.data.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
-from diptych.core.evaluation.box_gallery import PAGE_SIDE, Located, with_boxes
+from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.sources.open import LABELLED, open_source
+from diptych.core.data.sources.phrases import CATEGORIES, LONGEST_NGRAM
+from diptych.core.data.sources.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
 from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
 from diptych.core.evaluation.localization import box_iou
-from diptych.core.evaluation.report.markup import Markup, caption_text, element
-from diptych.core.evaluation.report.numbers import percent, shown
-from diptych.core.evaluation.report.sheet import sheet, square, write_page
-from diptych.core.evaluation.report.thumbnails import Thumbnails
+from diptych.core.report.box_gallery import PAGE_SIDE, Located, with_boxes
+from diptych.core.report.charts.markup import Markup, caption_text, element
+from diptych.core.report.charts.numbers import percent, shown
+from diptych.core.report.charts.sheet import sheet, square, write_page
+from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.training.signals import StopSignals
-from diptych.recipes.command_line import parse
-from diptych.recipes.crop_scorer import CropScorer
-from diptych.recipes.detectors import OwlDetector, SegmentDetector
-from diptych.recipes.embedding_progress import EmbeddingProgress
-from diptych.recipes.failures import exit_status
-from diptych.recipes.pairs import SCENE_SHAPES, evaluation_scenes
+from diptych.engine.command_line import parse
+from diptych.engine.datasets import SCENE_SHAPES, evaluation_scenes
+from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.failures import exit_status
+from diptych.engine.labelling.crop_scorer import CropScorer
+from diptych.engine.labelling.detectors import OwlDetector, SegmentDetector
 
 OWL, SEGMENTS = "owl:", "segments"
 COMMON = "common"
@@ -97,7 +97,7 @@ class Stopped(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Labels, or goes on labelling; returns the exit status."""
     options = parse(Label(), arguments, program="python -m recipes.label", description=__doc__)
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
 
     return exit_status(lambda: label(options, Encoder.open))
 

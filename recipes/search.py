@@ -20,17 +20,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from diptych.core.data.open_source import EMBEDDED
+from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
-from diptych.core.data.text import clean_caption
+from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.evaluation.nearest import nearest
 from diptych.core.training.run_folder import write_json
-from diptych.recipes.command_line import parse
-from diptych.recipes.failures import exit_status
-from diptych.recipes.faiss_search import nearest_by_faiss, nearest_by_hnsw
-from diptych.recipes.index_folder import IndexFolder, IndexFolderError
-from diptych.recipes.search_results import page, print_tables, results
+from diptych.engine.command_line import parse
+from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw
+from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
+from diptych.engine.failures import exit_status
+from diptych.engine.judging.search_results import page, print_tables, results
 
 EXAMPLES = ("red apple", "schwarzes Herz", "トラの顔", "ज्वालामुखी")
 
@@ -64,7 +64,7 @@ class Search:
 def main(arguments: list[str] | None = None) -> int:
     """Searches; returns the exit status."""
     options = parse(Search(), arguments, program="python -m recipes.search", description=__doc__)
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
 
     return exit_status(lambda: search(options, Encoder.open))
 

@@ -12,9 +12,9 @@ augmented, a batch of hundreds and a bias that fits it, English drawn more often
 import sys
 from dataclasses import replace
 
-from diptych.core.data.open_source import EMBEDDED
+from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
-from diptych.recipes.command_line import parse
+from diptych.engine.command_line import parse
 
 
 def siglip() -> Recipe:
@@ -55,7 +55,7 @@ def resolve(recipe: Recipe) -> Recipe:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's changes; returns the exit status."""
     recipe = parse(siglip(), arguments, program="python -m recipes.siglip", description=__doc__)
-    from diptych.recipes.contrastive import run
+    from diptych.engine.training.contrastive import run
 
     return run(resolve(recipe))
 

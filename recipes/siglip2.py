@@ -5,7 +5,6 @@ Paper:     Tschannen et al. 2025, "SigLIP 2: Multilingual Vision-Language Encode
 Command:   KERAS_BACKEND=jax python -m recipes.siglip2
 A preset:  python -m recipes.siglip2 B/16 --dry-run
 Own data:  python -m recipes.siglip2 --train-data "coco:annotations.json:images/" --run-dir runs/coco
-Ablation:  python -m recipes.siglip2 ablation
 Afterwards: python -m recipes.caption --model runs/siglip2/trunk/model    (captions, finds and describes)
 
 By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes are known,
@@ -21,7 +20,7 @@ from pathlib import Path
 from diptych.core.training.recipe import Data, Model, Optimization, Run
 from diptych.core.training.staged_recipe import Captioning, Distillation, StagedRecipe
 from diptych.core.training.stages import Curation, LossWeights, Stage
-from diptych.recipes.command_line import parse
+from diptych.engine.command_line import parse
 
 EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768
 
@@ -160,22 +159,18 @@ def tiny() -> StagedRecipe:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a preset with the command line's changes, or one of the commands; returns the exit status."""
+    """Runs a preset with the command line's changes; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = words.pop(0) if words and not words[0].startswith("-") else "tiny"
     program = f"python -m recipes.siglip2 {first}"
-    if first == "ablation":
-        from diptych.recipes import siglip2_ablation
-
-        return siglip2_ablation.main(words)
     if first != "tiny" and first not in SIZES:
         print(
-            f"python -m recipes.siglip2: there is no preset or command {first!r}; there are tiny, {', '.join(SIZES)}, ablation.",
+            f"python -m recipes.siglip2: there is no preset {first!r}; there are tiny, {', '.join(SIZES)}.",
             file=sys.stderr,
         )
         return 2
     recipe = parse(tiny() if first == "tiny" else siglip2(first), words, program=program, description=__doc__)
-    from diptych.recipes.staged import run
+    from diptych.engine.training.staged import run
 
     return run(recipe)
 

@@ -1,7 +1,7 @@
 """Does each part of SigLIP 2's recipe do what the paper says it does? Tiny towers, the embedded scenes, several seeds.
 
-Command:   KERAS_BACKEND=jax python -m recipes.siglip2 ablation
-Shorter:   python -m recipes.siglip2 ablation --examples 2000 --seeds 1 --output runs/ablation-short
+Command:   KERAS_BACKEND=jax python -m recipes.siglip2_ablation
+Shorter:   python -m recipes.siglip2_ablation --examples 2000 --seeds 1 --output runs/ablation-short
 
 Every run is a recipe in stages with a folder of its own, so the command goes on where it was stopped. It ends with a table and a figure
 (docs/siglip2_ablation.md), means over seeds with 95% intervals. Runs of one comparison take the same number of steps of the same batch,
@@ -18,15 +18,17 @@ from the same seeds and the same data in the same order, unless the table says o
 """
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from diptych.core.data.open_source import NOISY_SCENES, WIDE_SCENES
+from diptych.core.data.sources.open import NOISY_SCENES, WIDE_SCENES
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.core.training.stages import Curation, LossWeights, Stage
-from diptych.recipes.command_line import parse
-from diptych.recipes.failures import TRAINING_ERRORS, exit_status
+from diptych.engine.command_line import parse
+from diptych.engine.failures import TRAINING_ERRORS, exit_status
+from diptych.recipes.siglip2 import tiny
 
 CAPTIONING = LossWeights(captioning=1.0)
 SELF_SUPERVISED = LossWeights(captioning=1.0, distillation=0.5, masked_prediction=0.125)
@@ -68,8 +70,6 @@ class Ablation:
 
 def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
     """The runs of one seed, by name, in the order in which they are carried out."""
-    from diptych.recipes.siglip2 import tiny
-
     recipe = tiny()
     recipe = replace(
         recipe,
@@ -129,8 +129,8 @@ def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
 
 def ablation(options: Ablation) -> int:
     """Carries out what is not done yet, then writes table and figure; returns the exit status."""
-    from diptych.recipes import staged
-    from diptych.recipes.siglip2_ablation_page import write_page
+    from diptych.core.report.ablation_page import write_page
+    from diptych.engine.training import staged
 
     for seed in range(options.seeds):
         for name, recipe in variants(options, seed).items():
@@ -152,7 +152,11 @@ def read_results(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
     return found
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the ablation with the command line's options; returns the exit status."""
-    options = parse(Ablation(), arguments, program="python -m recipes.siglip2 ablation", description=__doc__)
+    options = parse(Ablation(), arguments, program="python -m recipes.siglip2_ablation", description=__doc__)
     return exit_status(lambda: ablation(options), TRAINING_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,23 +20,22 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from diptych.core.data.emoji import evaluation_set
-from diptych.core.data.examples import listed
-from diptych.core.data.open_source import open_source
+from diptych.core.data.emoji.examples import example_drawings
+from diptych.core.data.loading.examples import listed
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.small import FileSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
 from diptych.core.training.run_folder import write_json
-from diptych.recipes.command_line import parse
-from diptych.recipes.embedding_progress import EmbeddingProgress
-from diptych.recipes.failures import exit_status
-from diptych.recipes.image_stream import Item, embed_prepared, prepared_images
-from diptych.recipes.small_sources import ChosenRecords, FileSource
-from diptych.recipes.zero_shot_results import best_labels, page, print_table
+from diptych.engine.command_line import parse
+from diptych.engine.embedding.image_stream import Item, embed_prepared, prepared_images
+from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.failures import exit_status
+from diptych.engine.judging.zero_shot_results import best_labels, page, print_table
 
 # Its captions are bare names: sentences around them are longer than what it was trained on.
 TRAINED_ON_NAMES = "emoji_36_languages"
-EXAMPLES = "🐶🐱🍎🍕🚗🚀🌈⚽🎸🏠😀🌵"
 MOST_SHOWN = 300
 
 
@@ -70,7 +69,7 @@ class ZeroShot:
 def main(arguments: list[str] | None = None) -> int:
     """Classifies; returns the exit status."""
     options = parse(ZeroShot(), arguments, program="python -m recipes.zero_shot", description=__doc__)
-    from diptych.recipes.encoder import Encoder
+    from diptych.engine.embedding.encoder import Encoder
 
     return exit_status(lambda: classify(options, Encoder.open))
 
@@ -113,12 +112,10 @@ def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, 
     """The sources of the images, the labels, and the right label by key where it is known."""
     labels = _labels(options)
     if not options.images:
-        source = evaluation_set()
-        by_hexcode = {source.concept(index).hexcode: index for index in range(len(source))}
-        chosen = [by_hexcode[f"{ord(emoji):x}"] for emoji in EXAMPLES]
-        names = {source.concept(index).hexcode: source.concept(index).names["en"] for index in chosen}
+        drawings, concepts = example_drawings()
+        names = {concept.hexcode: concept.names["en"] for concept in concepts}
         labels = labels or tuple(names.values())
-        return [ChosenRecords(source, chosen)], labels, {key: name for key, name in names.items() if name in labels}
+        return [drawings], labels, {key: name for key, name in names.items() if name in labels}
     if not labels:
         raise ValueError('no labels for these images: give --labels "cat,dog,polar bear", or a file with one a line.')
     files = [name for name in options.images if Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).is_dir()]

@@ -1,6 +1,7 @@
-"""Imports point one way: core <- backends, models <- recipes, and each framework stays in its own room."""
+"""Imports point one way, core <- backends, models <- engine <- recipes, without circles; each framework has its own room."""
 
 import ast
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 import pytest
@@ -14,13 +15,20 @@ FRAMEWORKS = {
 }
 FRAMEWORK_OF = {module: name for name, modules in FRAMEWORKS.items() for module in modules}
 WITHOUT_KERAS = (
-    "core/data/",
-    "core/evaluation/",
-    "core/weights/",
+    *(f"core/{room}/" for room in ("data", "evaluation", "files", "report", "weights")),
     "diptych/",
-    *(f"tests/{room}/" for room in ("core/data", "core/evaluation", "oracle")),
+    *(f"tests/core/{room}/" for room in ("data", "evaluation", "files", "report")),
+    "tests/oracle/",
 )
-MAY_IMPORT = {"core": {"core"}, "models": {"core", "models"}, "recipes": set(ROOMS), "diptych": set()}
+MAY_IMPORT = {
+    "core": {"core"},
+    "models": {"core", "models"},
+    "engine": {"core", "models", "backends", "engine"},
+    "recipes": set(ROOMS),
+    "diptych": set(),
+}
+INSIDE_CORE = ("files", "weights", "data", "losses", "training", "evaluation", "report")
+"""Each of these imports itself and those before it."""
 
 
 def imported_modules(source: str) -> list[tuple[int, str]]:
@@ -70,7 +78,51 @@ def _offence(path: PurePosixPath, name: str) -> str | None:
             return None if name.startswith(own) else f"a framework's room imports nothing but {' and '.join(own)}"
         allowed = target == "backends" or name.startswith("diptych.core.losses") or name == "diptych.core"
         return None if allowed else "backends may import core.losses and its own rooms"
-    return None if target in MAY_IMPORT[room] else f"{room} may import {sorted(MAY_IMPORT[room]) or 'no room'}"
+    if target not in MAY_IMPORT[room]:
+        return f"{room} may import {sorted(MAY_IMPORT[room]) or 'no room'}"
+    own, other = path.parts[1], rest.split(".")[1:2]
+    if room == "core" and own in INSIDE_CORE and other and other[0] in INSIDE_CORE:
+        before = INSIDE_CORE[: INSIDE_CORE.index(own) + 1]
+        return None if other[0] in before else f"core/{own} may import {' and '.join(before)} of core"
+    return None
+
+
+def files_imported(sources: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, set[PurePosixPath]]:
+    """Each file, and which of the others it imports; imports inside functions count."""
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in sources}
+    found: dict[PurePosixPath, set[PurePosixPath]] = {}
+    for path, source in sources.items():
+        statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        found[path] = {modules[name] for node in statements for name in _imported(node, modules)} - {path}
+    return found
+
+
+def _imported(node: ast.Import | ast.ImportFrom, modules: Mapping[str, PurePosixPath]) -> Iterator[str]:
+    """The modules of a statement: of `from a import b` it is `a.b`, or `a` where b is no module but a name in it."""
+    for alias in node.names:
+        names = [alias.name] if isinstance(node, ast.Import) else [f"{node.module}.{alias.name}", str(node.module)]
+        known = [name.removeprefix("diptych.") for name in names]
+        yield from [name for name in known if name in modules][:1]
+
+
+def circle(imports: Mapping[PurePosixPath, set[PurePosixPath]]) -> list[PurePosixPath]:
+    """Files each of which imports the next, and the last the first; empty where there are none."""
+    done: set[PurePosixPath] = set()
+    for start in imports:
+        way: list[PurePosixPath] = []
+        open_imports: list[Iterator[PurePosixPath]] = [iter([start])]
+        while open_imports:
+            following = next(open_imports[-1], None)
+            if following is None:
+                open_imports.pop()
+                if way:
+                    done.add(way.pop())
+            elif following in way:
+                return way[way.index(following) :]
+            elif following not in done:
+                way.append(following)
+                open_imports.append(iter(sorted(imports[following])))
+    return []
 
 
 def _framework_room(path: PurePosixPath) -> str | None:
@@ -92,6 +144,26 @@ def test_every_import_points_the_right_way():
     assert imports > sum(read.values()), f"{imports} imports in {read}: the parser sees too little"
 
 
+def test_no_file_imports_itself_by_way_of_others():
+    paths = [PurePosixPath(path.as_posix()) for path in files(ROOT, ".py") if path.parts[0] in ROOMS]
+    imports = files_imported({path: (ROOT / path).read_text(encoding="utf-8") for path in paths})
+    assert sum(map(len, imports.values())) > len(paths) > 200
+    assert [str(path) for path in circle(imports)] == []
+
+
+def test_a_circle_is_found_wherever_one_enters_it():
+    one, two, three = (PurePosixPath(f"models/{name}.py") for name in ("one", "two", "three"))
+    sources = {
+        PurePosixPath("models/__init__.py"): "def f():\n    from diptych.models.one import One",
+        one: "from diptych.models import two",
+        two: "def g():\n    from diptych.models.three import Three",
+        three: "import diptych.models.two",
+    }
+    assert circle(files_imported(sources)) == [two, three]
+    sources[three] = "import json"
+    assert circle(files_imported(sources)) == []
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [
@@ -105,6 +177,13 @@ def test_every_import_points_the_right_way():
         ("models/vit.py", "from .layers import Mlp"),
         ("models/vit.py", "from models.layers import Mlp"),
         ("models/vit.py", "import torch"),
+        ("core/weights/hub.py", "from diptych.core.data import records"),
+        ("core/training/learner.py", "from diptych.core.evaluation.retrieval import recall_at_k"),
+        ("core/evaluation/retrieval.py", "from diptych.core.report.tables import text_table"),
+        ("core/report/tables.py", "import keras"),
+        ("engine/datasets.py", "from diptych.recipes import siglip"),
+        ("engine/datasets.py", "import torch"),
+        ("models/vit.py", "from diptych.engine.datasets import open_pairs"),
         ("recipes/siglip.py", "import tensorflow as tf"),
         ("recipes/siglip.py", "from . import evaluate"),
         ("backends/__init__.py", "import torch"),
@@ -140,6 +219,8 @@ def test_a_wrong_import_is_refused(path, source):
             "from diptych.backends.selection import select_backend\nfrom diptych.models import SigLIP",
         ),
         ("core/training/run.py", "from diptych import __version__"),
+        ("core/report/tables.py", "from diptych.core.evaluation.retrieval import recall_at_k"),
+        ("engine/training/build.py", "from diptych import backends\nfrom diptych.models import SigLIP"),
         ("tests/backends/test_torch.py", "import torch\nfrom diptych.backends.torch import ring"),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("core", "backends", "models", "recipes")
+ROOMS = ("core", "backends", "models", "engine", "recipes")
 IGNORED = frozenset({"__pycache__", "build", "dist", "runs", "venv"})
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.fields import Triple
 from diptych.core.data.image import ResizeMethod, resize
+from diptych.core.files.fields import Triple
 
 HALVES: Triple = (0.5, 0.5, 0.5)
 CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.data.batch import stack_examples
-from diptych.core.data.cache import pixels_of
-from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.captions import clean_caption
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
-from diptych.core.data.text import clean_caption
+from diptych.core.data.sources.cache import pixels_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.core.files.atomic import flush_to_disk
 from diptych.core.training.faults import fault_point
-from diptych.core.weights.atomic import flush_to_disk
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
 FORMAT = 1

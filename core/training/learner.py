@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from diptych.core.data.batch import Batch
-from diptych.core.data.loader import Loader
+from diptych.core.data.loading.loader import Loader
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
 from diptych.core.training.metrics import MetricsWriter

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import ml_dtypes
 import numpy as np
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
 
 MAX_TENSORS = 20_000
 """More than any model has; each costs memory before a single weight is read."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
 from diptych.core.weights.files import BFLOAT16, MAX_TENSORS, StoredWeights, is_shape, read_at
 
 MAX_LINKS = 200_000  # groups and datasets; Keras keeps an empty group for each layer that has no weights

@@ -5,9 +5,9 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diptych.core.weights.errors import HubError
+from diptych.core.files.errors import HubError
+from diptych.core.files.json_objects import read_json
 from diptych.core.weights.open import PICKLES, WEIGHTS, find_weights
-from diptych.core.weights.settings import read_json
 
 SCHEME = "hf://"
 SHIPPED = {"emoji_36_languages": Path(__file__).parent / "shipped" / "emoji_36_languages"}

@@ -15,8 +15,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from diptych.core.weights.atomic import replacing
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.atomic import replacing
+from diptych.core.files.errors import WeightFileError
 from diptych.core.weights.files import (
     BFLOAT16,
     MAX_TENSORS,

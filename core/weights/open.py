@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.hdf5 import Hdf5File
 from diptych.core.weights.npz import NpzFile

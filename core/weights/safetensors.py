@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.weights.atomic import flush_to_disk, replacing
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.atomic import flush_to_disk, replacing
+from diptych.core.files.errors import WeightFileError
+from diptych.core.files.json_objects import parse_object, write_json
 from diptych.core.weights.files import (
     BFLOAT16,
     MAX_TENSORS,
@@ -27,7 +28,6 @@ from diptych.core.weights.files import (
     raw_bytes,
     read_at,
 )
-from diptych.core.weights.settings import parse_object, write_json
 
 MAX_HEADER_BYTES = 4_000_000
 METADATA = "__metadata__"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
+from diptych.core.files.json_objects import read_json
 from diptych.core.weights.files import Closing, WeightFiles
-from diptych.core.weights.settings import read_json
 
 MAX_SHARDS = 1_000
 SHOWN = 5

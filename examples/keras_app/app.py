@@ -14,7 +14,7 @@ import numpy as np
 
 import diptych
 from diptych.core.data.emoji import GROUPS, evaluation_set
-from diptych.core.data.processor import Processor
+from diptych.core.data.processor.processor import Processor
 from diptych.models import SigLIP
 from models import classifier
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from diptych.core.files.json_objects import write_json
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.mapping import (
     CONV,
@@ -23,7 +24,6 @@ from diptych.core.weights.mapping import (
     split,
 )
 from diptych.core.weights.safetensors import write_safetensors_folder
-from diptych.core.weights.settings import write_json
 from diptych.models.config import (
     CLIPConfig,
     CLIPResNetConfig,

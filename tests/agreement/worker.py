@@ -225,7 +225,8 @@ class _StopAfter:
 
 def _build_learner(run_folder, *, steps, batch_size):
     """The default recipe, shortened, without evaluation."""
-    from diptych.recipes import contrastive, pairs
+    from diptych.engine import datasets as pairs
+    from diptych.engine.training import contrastive
     from diptych.recipes.siglip import siglip
 
     recipe = siglip()

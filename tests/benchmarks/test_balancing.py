@@ -9,10 +9,10 @@ import pytest
 from benchmarks import balancing as benchmark
 from benchmarks import balancing_pictures as pictures
 from benchmarks.device import RESULTS
-from diptych.core.data.balancing import BalancedSource
 from diptych.core.data.emoji import HELD_OUT_DESIGNER
 from diptych.core.data.image import decode
 from diptych.core.data.records import Source
+from diptych.core.data.sources.balancing import BalancedSource
 
 RECORDS = 10_000
 CHANCE = 4 * 0.5 / (0.07 * RECORDS) ** 0.5  # four standard deviations of the rarest thing's share

@@ -54,8 +54,8 @@ def test_the_rate_grows_with_the_root_of_the_batch():
 
 def test_the_recipes_take_the_flags(tmp_path):
     """The command line of a run, parsed by the recipe it is for, is that run."""
+    from diptych.engine.command_line import parse
     from diptych.recipes.clip import clip
-    from diptych.recipes.command_line import parse
     from diptych.recipes.siglip import siglip
 
     for cell, default in zip(

@@ -24,8 +24,14 @@ class Tiny:
     files: tuple[str, ...] = ()
 
 
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 RUN = ("card.json", "metrics.jsonl", "results.json", "report.html", "model/config.json", "model/model.safetensors")
 SHORT = ("--examples", "2048", "--warmup-examples", "256", "--evaluate-every", "1024")
+ABLATION = (
+    ("--examples", "320", "--seeds", "1", "--run-dir", "ablation", "--output", "ablation.md")
+    if THOROUGH
+    else ("--help",)
+)
 STAGES = ("captioning", "self_distillation", "trunk", "patch6_54", "trunk_curated", "naflex")
 
 TRAINED = (
@@ -77,6 +83,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
         ),
     ),
     "zero_shot": (Tiny("zero_shot", ("--output", "zero_shot.json"), ("zero_shot.json", "zero_shot.html")),),
+    "siglip2_ablation": (Tiny("siglip2_ablation", ABLATION),),
     "demo": (Tiny("demo", ("--help",)),),  # it serves until it is stopped; its own tests ask it everything
 }
 """Name -> the recipes that follow each other, the longest first."""
@@ -84,11 +91,10 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
 
 def chosen() -> list[tuple[str, str, tuple[Tiny, ...]]]:
     """(backend, name of the chain, its recipes) of what is to be run here."""
-    thorough = bool(os.environ.get("DIPTYCH_THOROUGH"))
     first, *others = (name for name in BACKENDS if name in installed_backends())
     found = [(first, name, chain) for name, chain in CHAINS.items()]
     for backend in others:
-        found += [(backend, name, chain) for name, chain in (CHAINS if thorough else {"siglip": TRAINED}).items()]
+        found += [(backend, name, chain) for name, chain in (CHAINS if THOROUGH else {"siglip": TRAINED}).items()]
     return found
 
 

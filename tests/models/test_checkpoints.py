@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.core.files.json_objects import read_json, write_json
 from diptych.core.weights.mapping import WeightsMismatch
 from diptych.core.weights.safetensors import read_tensors, write_safetensors_folder
-from diptych.core.weights.settings import read_json, write_json
 from diptych.models import CLIP, CLIPConfig, SigLIP, SigLIP2, SigLIPConfig, from_preset
 from diptych.models.config import CLIPTextConfig, CLIPVisionConfig, NaFlexVisionConfig, TextConfig, VisionConfig
 from diptych.models.weights import big_vision

@@ -14,8 +14,8 @@ from PIL import Image
 
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor import Processor
-from diptych.core.data.text import Tokenizer
+from diptych.core.data.processor.processor import Processor
+from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from tests.models.examples import numpy_of
 from tests.tree import ROOT
@@ -35,7 +35,7 @@ def rows(section: str) -> list[tuple[str, str]]:
 def names(tmp_path) -> dict:
     """What the lines of the document may speak of."""
     vision = VisionConfig(width=16, depth=1, mlp_dim=24, num_heads=2, patch_size=4, image_size=16)
-    tokenizer = Tokenizer.from_file(TOKENIZER_PATH)
+    tokenizer = open_tokenizer(TOKENIZER_PATH)
     text = TextConfig(
         width=12, depth=1, mlp_dim=20, num_heads=3, vocab_size=tokenizer.vocab_size, context_length=16, embed_dim=16
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.data.naflex import patchify
+from diptych.core.data.examples.naflex import patchify
 from diptych.core.weights.resizing import resize_positions
 from diptych.models import NaFlexVisionConfig, NaFlexVisionTransformer, SigLIP
 from diptych.models.adapting import to_naflex

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 
 from diptych.core.data import emoji
-from diptych.core.data.naflex import NaFlex
+from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
-from diptych.core.data.processor import Processor
-from diptych.core.data.text import Tokenizer
+from diptych.core.data.processor.processor import Processor
+from diptych.core.data.tokenizers.open import open_tokenizer
+from diptych.engine.embedding.encoder import Encoder
 from diptych.models import CLIP, SigLIP
 from diptych.models.config import (
     CLIPConfig,
@@ -21,7 +22,6 @@ from diptych.models.config import (
     TextConfig,
     VisionConfig,
 )
-from diptych.recipes.encoder import Encoder
 
 TOWER = {"width": 12, "depth": 1, "mlp_dim": 20, "num_heads": 3}
 TEXT = {**TOWER, "vocab_size": 8_000, "context_length": 7, "embed_dim": 8}
@@ -63,5 +63,5 @@ def _encoder(model: keras.Model, pixels: FixedSize | NaFlex) -> Encoder:
         value = keras.ops.convert_to_numpy(variable.value)
         change = rng.uniform(-0.1, 0.1, value.shape).astype(np.float32)
         variable.assign(value + (np.abs(change) if variable.path.endswith("variance") else change))
-    tokenizer = Tokenizer.from_file(Path(emoji.__file__).parent / "tokenizer.model")
+    tokenizer = open_tokenizer(Path(emoji.__file__).parent / "tokenizer.model")
     return Encoder(model, Processor(pixels=pixels, tokenizer=tokenizer, context_length=TEXT["context_length"]))

@@ -41,7 +41,7 @@ class ColourEmbedder:
 
 
 class FakeEncoder:
-    """What `diptych.recipes.encoder.Encoder` offers to the recipes. `weights` stands for what was learned."""
+    """What `diptych.engine.embedding.encoder.Encoder` offers to the recipes. `weights` stands for what was learned."""
 
     def __init__(self, weights: str = "first", *, dim: int = 4, logit_bias: float | None = -3.0):
         self.weights, self.dim = weights, dim

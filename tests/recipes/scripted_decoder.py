@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.data.captioning import CaptionTargets
-from diptych.core.data.emoji.scene_tokenizer import SCENE_TOKENIZER_PATH, VOCABULARY
-from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.emoji.building.scene_tokenizer import VOCABULARY
+from diptych.core.data.emoji.concepts import SCENE_TOKENIZER_PATH
+from diptych.core.data.examples.captioning import CaptionTargets
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.engine.training.staged import save_trained
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.captioner import Captioner
 from diptych.models.captioner_config import CaptionerConfig
 from diptych.models.student import Student
-from diptych.recipes.staged import save_trained
 
 TOWER = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 TEXT = TextConfig(**TOWER, vocab_size=VOCABULARY, context_length=6)

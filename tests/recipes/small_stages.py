@@ -106,7 +106,8 @@ def small_towers() -> None:
 
 def run(built, *, questions: int | None = None, scenes: int = 16) -> int:
     """Carries the recipe out, or stops on the way."""
-    from diptych.recipes import pairs, staged
+    from diptych.engine import datasets as pairs
+    from diptych.engine.training import staged
 
     pairs.EVALUATION_SCENES = scenes
     staged.StopSignals = lambda: StopAfter(questions)

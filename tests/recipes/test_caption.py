@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.engine.embedding import picture_features
+from diptych.engine.training.targets_file import read_targets
 from diptych.recipes import caption as recipe
-from diptych.recipes import picture_features
-from diptych.recipes.caption import Caption, box_of, load_targets
+from diptych.recipes.caption import Caption, box_of
 from tests.core.data.pictures import pixels
 from tests.recipes.scripted_decoder import BOX, CAPTION, DESCRIPTION, NAFLEX, PHRASE, TARGETS, save_stage
 
@@ -103,7 +104,7 @@ def test_drawn_words_are_the_likeliest_where_all_others_are_cut_off(stage, photo
 
 
 def test_targets_are_those_of_the_stage(stage):
-    loaded = load_targets(stage)
+    loaded = read_targets(stage)
     for name in ("context_length", "bins", "order", "prompts", "separator"):
         assert getattr(loaded, name) == getattr(TARGETS, name)
     assert loaded.tokenizer_path.parent == stage

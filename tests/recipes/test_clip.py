@@ -16,9 +16,9 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
 from diptych.core.training.run_folder import RunFolder
+from diptych.engine.training.contrastive import build_config, build_preprocess
 from diptych.models import SigLIP, from_preset
 from diptych.recipes.clip import clip
-from diptych.recipes.contrastive import build_config, build_preprocess
 from diptych.recipes.siglip import resolve, siglip
 from tests.models.examples import TINY, numpy_of
 from tests.recipes.photos import write_photos

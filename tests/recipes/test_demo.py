@@ -19,16 +19,16 @@ import pytest
 from PIL import Image
 
 from diptych.core.data.emoji import HELD_OUT_DESIGNER, evaluation_set
+from diptych.core.data.sources.small import ChosenRecords
 from diptych.core.evaluation.calibration import sigmoid
+from diptych.engine.embedding.index_folder import IndexFolderError
+from diptych.engine.serving import galleries
+from diptych.engine.serving.answers import CELLS as SIZES
+from diptych.engine.serving.server import FILES, FOLDER, DemoServer
+from diptych.engine.serving.shared_encoder import SharedEncoder
 from diptych.recipes.demo import DEFAULT_MODEL, Demo, main, prepared, show
-from diptych.recipes.demo_page import galleries
-from diptych.recipes.demo_page.answers import CELLS as SIZES
-from diptych.recipes.demo_page.server import FILES, FOLDER, DemoServer
-from diptych.recipes.demo_page.shared_encoder import SharedEncoder
-from diptych.recipes.index_folder import IndexFolderError
-from diptych.recipes.small_sources import ChosenRecords
-from tests.recipes.demo_encoder import DemoEncoder
-from tests.recipes.demo_site import CELLS, PHOTOS, Site, demo_answers, served, two_colours
+from tests.engine.serving.demo_encoder import DemoEncoder
+from tests.engine.serving.demo_site import CELLS, PHOTOS, Site, demo_answers, served, two_colours
 from tests.recipes.photos import COLOURS
 from tests.tree import ROOT
 
@@ -323,7 +323,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_opened(site):
 def test_ctrl_c_ends_it_cleanly(folder, busy):
     demo_answers(folder)
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.recipes.demo_process", str(folder / "index")],
+        [sys.executable, "-m", "tests.engine.serving.demo_process", str(folder / "index")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

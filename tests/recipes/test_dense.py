@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.data.captioning import CaptionTargets
-from diptych.core.data.emoji.scene_tokenizer import SCENE_TOKENIZER_PATH
+from diptych.core.data.emoji.concepts import SCENE_TOKENIZER_PATH
+from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.sources.segmentation import IGNORE
-from diptych.core.evaluation.dense_page import DensePictures
+from diptych.core.report.dense_page import DensePictures
+from diptych.engine.judging.dense import probes as dense_probes
+from diptych.engine.judging.dense.probes import locate
+from diptych.engine.judging.dense.scenes import Phrase
+from diptych.engine.judging.dense.tasks import square_towers
+from diptych.engine.training.targets_file import write_targets
 from diptych.models import CLIP, NaFlexVisionConfig, SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.captioner import Captioner
 from diptych.models.captioner_config import CaptionerConfig
 from diptych.recipes import dense as recipe
-from diptych.recipes import dense_probes
 from diptych.recipes.dense import Dense, dense
-from diptych.recipes.dense_probes import locate
-from diptych.recipes.dense_tasks import square_towers
-from diptych.recipes.scene_sets import Phrase
-from diptych.recipes.stage_parts import targets_settings
 from tests.core.data.pictures import encoded
 from tests.recipes.export_models import clip
 
@@ -206,7 +206,7 @@ def with_decoder(tmp_path_factory):
     targets = CaptionTargets(tokenizer_path=SCENE_TOKENIZER_PATH, context_length=24)
     config = CaptionerConfig(**{**TOWER, "depth": 1}, encoder_width=TOWER["width"], vocab_size=2048, context_length=24)
     Captioner(config).save_to(folder)
-    (folder / "targets.json").write_text(json.dumps(targets_settings(targets)))
+    write_targets(folder, targets)
     (folder / SCENE_TOKENIZER_PATH.name.replace("scene_", "")).write_bytes(SCENE_TOKENIZER_PATH.read_bytes())
     return folder
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diptych.core.data.open_source import open_source
+from diptych.core.data.sources.open import open_source
+from diptych.engine.embedding.image_stream import GOOD, Item, images, prepared_images
+from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
+from diptych.engine.embedding.index_writer import IndexWriter
+from diptych.engine.failures import exit_status
 from diptych.recipes import embed as recipe
 from diptych.recipes.embed import Embed, embed
-from diptych.recipes.failures import exit_status
-from diptych.recipes.image_stream import GOOD, Item, images, prepared_images
-from diptych.recipes.index_folder import IndexFolder, IndexFolderError
-from diptych.recipes.index_writer import IndexWriter
 from tests.core.data.pictures import MemorySource
 from tests.core.data.sources.content import COUNT, KEYS, write_folder, write_parquet, write_tars
 from tests.core.weights.flushes import lost, record_flushes

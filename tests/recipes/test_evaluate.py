@@ -15,11 +15,16 @@ import pytest
 from PIL import Image
 
 from diptych.core.data.emoji import TOKENIZER_PATH
-from diptych.core.data.naflex import NaFlex
+from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor import Processor
-from diptych.core.data.text import Tokenizer
+from diptych.core.data.processor.processor import Processor
+from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.signals import StopSignals
+from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+from diptych.engine.failures import exit_status
+from diptych.engine.judging.sets import open_dataset
+from diptych.engine.judging.tasks import zeroshot_classification, zeroshot_retrieval
 from diptych.models import (
     CLIP,
     CLIPConfig,
@@ -31,12 +36,7 @@ from diptych.models import (
     TextConfig,
     VisionConfig,
 )
-from diptych.recipes.encoder import Encoder
 from diptych.recipes.evaluate import Evaluate, evaluate
-from diptych.recipes.evaluation_sets import open_dataset
-from diptych.recipes.evaluation_tasks import zeroshot_classification, zeroshot_retrieval
-from diptych.recipes.failures import exit_status
-from diptych.recipes.stored_embeddings import StoredEmbeddings
 from tests.core.data.pictures import encoded
 from tests.core.data.sources.clip_benchmark_set import write_names, write_split
 from tests.recipes.fake_encoder import SIDE, FakeEncoder, FakeProcessor
@@ -342,7 +342,7 @@ def test_a_stopped_evaluation_goes_on_where_it_stopped(tmp_path, colours, capsys
 
 def real_encoder(kind: str) -> Encoder:
     """A tiny model of each kind, with fresh weights."""
-    tokenizer = Tokenizer.from_file(TOKENIZER_PATH)
+    tokenizer = open_tokenizer(TOKENIZER_PATH)
     shape = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
     words = {"vocab_size": tokenizer.vocab_size, "context_length": 6}
     pixels: FixedSize | NaFlex = FixedSize(height=SIDE, width=SIDE)
@@ -442,7 +442,7 @@ def unnamed_shards(path: Path) -> Path:
 
 
 def test_large_tables_of_confusion_are_not_stored(tmp_path, monkeypatch):
-    from diptych.recipes import evaluation_report
+    from diptych.engine.judging import page as evaluation_report
 
     monkeypatch.setattr(evaluation_report, "LARGEST_TABLE", 3)
     (result,) = judged(tmp_path, class_folders(tmp_path / "shapes"))

@@ -10,15 +10,15 @@ import keras
 import numpy as np
 import pytest
 
-from diptych.core.data.processor import Processor
+from diptych.core.data.processor.processor import Processor
+from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.export import check as export_check
+from diptych.engine.export.check import ExportError, check
+from diptych.engine.export.formats import FORMATS, choose_backend
+from diptych.engine.export.towers import towers
+from diptych.engine.export.writers import Job, onnx_runner
 from diptych.recipes import export as recipe
-from diptych.recipes import export_check
-from diptych.recipes.encoder import Encoder
 from diptych.recipes.export import CARD, Export, export, main
-from diptych.recipes.export_check import ExportError, check
-from diptych.recipes.export_formats import FORMATS, choose_backend
-from diptych.recipes.export_towers import towers
-from diptych.recipes.export_writers import Job, onnx_runner
 from tests.recipes.export_models import ENCODERS, clip_resnet, fixed, naflex
 from tests.tree import ROOT
 
@@ -248,7 +248,7 @@ def test_other_formats_give_the_models_embeddings(format, kind, tmp_path, capsys
     for name in ("image", "text"):
         assert card[name]["checked"]["greatest_difference"] < TOLERANCE
         assert (folder / card[name]["file"]).exists()
-    job = Job(preset="", encoder=encoder, towers=towers(encoder, name="tiny"), folder=folder)
+    job = Job(preset="", module="", encoder=encoder, towers=towers(encoder, name="tiny"), folder=folder)
     text = job.towers[1]
     inputs = text.draw(np.random.default_rng(5), 4)
     expected = keras_embeddings(encoder.text_embedder, inputs)
@@ -341,7 +341,7 @@ def test_models_beyond_a_formats_limit_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_backend_follows_from_the_format_unless_one_is_asked_for(monkeypatch):
-    formats = sys.modules["diptych.recipes.export_formats"]
+    formats = sys.modules["diptych.engine.export.formats"]
     monkeypatch.setattr(formats, "find_spec", lambda name: object())
     monkeypatch.setattr(formats, "installed_backends", lambda: ("jax", "torch", "tensorflow"))
     assert choose_backend("onnx", None) == "torch"

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.data.open_source import open_source
-from diptych.core.data.phrases import CATEGORIES
-from diptych.core.data.region_labels import LabelledSource
 from diptych.core.data.sources.coco import CocoRegionSource
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.phrases import CATEGORIES
+from diptych.core.data.sources.region_labels import LabelledSource
+from diptych.engine.failures import exit_status
+from diptych.engine.labelling.crop_scorer import CROPS_AT_ONCE, PHRASES_AT_ONCE, CropScorer, in_square
 from diptych.recipes import label as recipe
-from diptych.recipes.crop_scorer import CROPS_AT_ONCE, PHRASES_AT_ONCE, CropScorer, in_square
-from diptych.recipes.failures import exit_status
 from diptych.recipes.label import Label, counted, label, sentences
 from tests.core.data.pictures import encoded
 from tests.recipes.fake_encoder import DIRECTIONS, FakeEncoder
@@ -201,7 +201,7 @@ def test_batches_have_one_shape_and_phrases_are_embedded_once(monkeypatch):
     assert {len(texts) % PHRASES_AT_ONCE for texts in encoder.asked} == {0}
     fresh = [list(dict.fromkeys(texts)) for texts in encoder.asked[1:]]
     assert fresh == [["red", "blue", "phrase 1"], ["phrase 3"], ["phrase 9"]]
-    monkeypatch.setattr("diptych.recipes.crop_scorer._REMEMBERED_PHRASES", 5)
+    monkeypatch.setattr("diptych.engine.labelling.crop_scorer._REMEMBERED_PHRASES", 5)
     forgetful = CropScorer(CropEncoder())
     for number in range(4):
         phrases = ["red", f"blue {number}", "green"]

@@ -9,11 +9,11 @@ import pytest
 
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.nearest import NOT_FOUND, nearest
+from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw
+from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
+from diptych.engine.failures import exit_status
 from diptych.recipes import embed as embed_recipe
 from diptych.recipes.embed import Embed, embed
-from diptych.recipes.failures import exit_status
-from diptych.recipes.faiss_search import nearest_by_faiss, nearest_by_hnsw
-from diptych.recipes.index_folder import IndexFolder, IndexFolderError
 from diptych.recipes.search import Search, main, search
 from tests.recipes.fake_encoder import FakeEncoder
 from tests.recipes.photos import write_photos

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import evaluation_set
+from diptych.engine.embedding.index_folder import IndexFolder
 from diptych.recipes import embed, search, zero_shot
-from diptych.recipes.index_folder import IndexFolder
 
 DRAWINGS = 60
 

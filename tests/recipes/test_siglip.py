@@ -20,9 +20,9 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.ema import Ema
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
+from diptych.engine.training.evaluation import Evaluation
 from diptych.models import SigLIP, from_preset
 from diptych.recipes import siglip
-from diptych.recipes.evaluation import Evaluation
 from tests.models.examples import TINY
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos

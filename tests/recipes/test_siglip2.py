@@ -14,11 +14,12 @@ import pytest
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.stages import Stage
+from diptych.engine.training import stage_parts, staged
+from diptych.engine.training.stage_costs import stage_memory, stage_parameters, training_flops
+from diptych.engine.training.stage_plan import plan_stages
 from diptych.models import from_preset
-from diptych.recipes import siglip2, stage_parts, staged
+from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
-from diptych.recipes.stage_costs import stage_memory, stage_parameters, training_flops
-from diptych.recipes.stage_plan import plan_stages
 from tests.recipes.small_stages import LENGTHS, STAGES, recipe
 from tests.recipes.test_siglip import FEW_THREADS
 
@@ -100,7 +101,7 @@ def test_naflex_is_compiled_once_a_length(undisturbed):
 
 
 def _config():
-    from diptych.recipes.contrastive import build_config, build_preprocess
+    from diptych.engine.training.contrastive import build_config, build_preprocess
 
     whole = recipe(Path("x"))
     return build_config(whole, build_preprocess(whole))
@@ -178,7 +179,7 @@ def test_a_preset_without_data_says_what_to_give(capsys):
 
 def test_a_word_that_is_no_preset_is_refused(capsys):
     assert siglip2.main(["B/17"]) == 2
-    assert "no preset or command 'B/17'; there are tiny, B/32" in capsys.readouterr().err
+    assert "no preset 'B/17'; there are tiny, B/32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

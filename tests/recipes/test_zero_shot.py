@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import HELD_OUT_DESIGNER
+from diptych.core.data.emoji.examples import EXAMPLES
 from diptych.core.evaluation.calibration import sigmoid
-from diptych.recipes.zero_shot import EXAMPLES, ZeroShot, classify
-from diptych.recipes.zero_shot_results import best_labels
+from diptych.engine.judging.zero_shot_results import best_labels
+from diptych.recipes.zero_shot import ZeroShot, classify
 from tests.recipes.fake_encoder import FakeEncoder
 from tests.recipes.photos import COLOURS as PHOTO_COLOURS
 from tests.recipes.photos import write_photos

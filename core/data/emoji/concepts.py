@@ -10,6 +10,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CONCEPTS_PATH = FOLDER / "concepts.jsonl.xz"
 TOKENIZER_PATH = FOLDER / "tokenizer.model"
+SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
+"""A small vocabulary for scenes (`building.scene_tokenizer`)."""
 LICENSES_PATH = FOLDER / "LICENSES.md"
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.data.emoji import TOKENIZER_PATH
-from diptych.core.data.preprocess import Preprocess
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Caption, Record
 
 LANGUAGES = ("en", "de", "ja")

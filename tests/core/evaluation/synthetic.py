@@ -3,8 +3,8 @@
 import numpy as np
 
 from diptych.core.evaluation.multilingual import recall_by_language
-from diptych.core.evaluation.report import ReportData, Samples
 from diptych.core.evaluation.zero_shot import zero_shot
+from diptych.core.report.run import ReportData, Samples
 
 WORDS = {"en": "square", "de": "Quadrat", "ar": "مربع", "he": "ריבוע", "ja": "四角", "hi": "वर्ग"}
 HOSTILE = '</title><script>alert("1")</script><img src=x onerror=alert(2)> & \' \u202e\x00\ud800'

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diptych.core.evaluation.language_names import LANGUAGE_NAMES, language_name
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
+from diptych.core.report.language_names import LANGUAGE_NAMES, language_name
 
 
 def drawings_and_names():

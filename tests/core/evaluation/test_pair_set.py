@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import HELD_OUT_DESIGNER, TOKENIZER_PATH, evaluation_set
+from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import decode
-from diptych.core.data.naflex import NaFlexLengths
-from diptych.core.data.preprocess import Preprocess
 from diptych.core.evaluation.pair_set import Classes, read_pairs
 
 PREPROCESS = Preprocess(image_size=24, context_length=8, tokenizer_path=TOKENIZER_PATH)

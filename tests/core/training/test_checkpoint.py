@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
+from diptych.core.files.errors import WeightFileError
 from diptych.core.training.checkpoint import CheckpointError, load, remove_leftovers, restore_latest, save
 from diptych.core.weights import files, safetensors
-from diptych.core.weights.errors import WeightFileError
 from tests.core.training.checkpoint_writer import assert_is_of_its_step, groups_of, state_of
 
 SMALL = 64

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
 
 DTYPES = (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_, ml_dtypes.bfloat16)
 NAMES = st.text(min_size=1).filter(lambda name: name != "__metadata__" and "\0" not in name)

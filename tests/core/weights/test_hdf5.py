@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from diptych.core.files.errors import WeightFileError
 from diptych.core.weights import hdf5
-from diptych.core.weights.errors import WeightFileError
 from diptych.core.weights.hdf5 import Hdf5File
 from diptych.core.weights.open import open_weights
 from tests.core.weights.arrays import assert_refused, assert_same

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.core.files.errors import WeightFileError
 from diptych.core.weights import npz
-from diptych.core.weights.errors import WeightFileError
 from diptych.core.weights.files import MAX_TENSORS
 from diptych.core.weights.npz import NpzFile, write_npz
 from tests.core.weights.arrays import DTYPES, arrays, assert_refused, assert_same

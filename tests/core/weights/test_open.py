@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.core.weights.errors import WeightFileError
+from diptych.core.files.errors import WeightFileError
+from diptych.core.files.json_objects import read_json, write_json
 from diptych.core.weights.npz import write_npz
 from diptych.core.weights.open import WEIGHTS, find_weights, open_weights
 from diptych.core.weights.safetensors import write_safetensors, write_safetensors_folder
-from diptych.core.weights.settings import read_json, write_json
 from tests.core.weights.arrays import assert_refused, assert_same
 
 TENSORS = {f"block_{n}.kernel": np.full((4, 8), n, np.float32) for n in range(6)}

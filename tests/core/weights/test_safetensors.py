@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from diptych.core.files.errors import WeightFileError
+from diptych.core.files.json_objects import read_json
 from diptych.core.weights import safetensors
-from diptych.core.weights.errors import WeightFileError
 from diptych.core.weights.files import MAX_TENSORS
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import (
@@ -23,7 +24,6 @@ from diptych.core.weights.safetensors import (
     write_safetensors,
     write_safetensors_folder,
 )
-from diptych.core.weights.settings import read_json
 from tests.core.weights.arrays import NAMES, arrays, assert_refused, assert_same
 from tests.core.weights.flushes import lost, record_flushes
 

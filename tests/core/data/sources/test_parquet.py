@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from diptych.core.data.open_source import open_source
 from diptych.core.data.records import BadExample, Caption
+from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.parquet import ArrowSource, ParquetSource
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.content import COUNT, write_arrow, write_parquet
@@ -117,7 +117,7 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"
-        "from diptych.core.data.open_source import open_source\n"
+        "from diptych.core.data.sources.open import open_source\n"
         f"open_source({str(tmp_path / 'a.parquet')!r})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core.data.loader import Loader
-from diptych.core.data.open_source import open_source
+from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Source
+from diptych.core.data.sources.open import open_source
 from tests.core.data.pictures import preprocess
 from tests.core.data.sources import content
 

@@ -1,0 +1,184 @@
+"""From a record to one training example: which image and caption, their pixels and their tokens, and what a stage adds."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from diptych.core.data.captions import clean_caption
+from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.data.image import ResizeMethod, resize
+from diptych.core.data.records import Caption, Record, Region, Source
+from diptych.core.data.sampling import Part, Place, draw
+from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.tokenizers.base import Tokenizer
+from diptych.core.data.tokenizers.open import shared_tokenizer
+
+_LONGEST_REMEMBERED = 256  # characters; longer captions are too many and too big to be worth the memory
+
+
+class Targets(Protocol):
+    """What a decoder learns to write about an example: `captioning.CaptionTargets`."""
+
+    def __call__(self, caption: Caption, regions: Sequence[Region], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields `target_tokens`, `target_weights` and `parallel` of one example."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides them."""
+        ...
+
+
+class Views(Protocol):
+    """What self-distillation sees of an example: `views.Views`. Its repr tells all that decides them, as of any settings here."""
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields `global_view`, `local_views` and `masked_patches` of one decoded picture, uint8 [h, w, 3]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How examples are made; it holds settings only, so it travels to worker processes.
+
+    image_size: side of the square images.   context_length: tokens per caption, end-of-text included.
+    tokenizer_path: a SentencePiece .model or a tokenizer.json.   augmentation: random changes, None for none.
+    language_weights: see `sampling.draw`.   resize_method: see `image.resize`.
+    captions: captions drawn for each image; more than one give tokens [captions, context_length].
+    opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone. Towers learn
+    what pictures mean faster from one language, and the other languages then find their place.
+
+    What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
+    targets: a decoder's sequences, from the first caption drawn. Where the record has regions, the image is its first one, which
+    they are about, instead of a drawn one. Boxes do not follow an augmentation, so the two exclude each other.
+    views: crops of the decoded picture for self-distillation.
+    naflex: patches at the picture's own aspect instead of the square.
+    selection_chunks: rounds of batch selection, for each of which an example gets its noise.
+    """
+
+    image_size: int
+    context_length: int
+    tokenizer_path: str | Path
+    augmentation: Augmentation | None = None
+    language_weights: Mapping[str, float] | None = None
+    resize_method: ResizeMethod = "bilinear_antialias"
+    captions: int = 1
+    opening_examples: int = 0
+    opening_language: str = "en"
+    targets: Targets | None = None
+    views: Views | None = None
+    naflex: NaFlexLengths | None = None
+    selection_chunks: int | None = None
+
+    def __post_init__(self):
+        if self.captions < 1 or self.opening_examples < 0:
+            raise ValueError(
+                f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, {self.opening_examples}"
+            )
+        if self.image_size < 1 or self.context_length < 1:
+            raise ValueError(
+                f"image_size and context_length must be 1 or more, got {self.image_size}, {self.context_length}"
+            )
+        weights = (self.language_weights or {"": 1.0}).values()
+        if min(weights) < 0 or not sum(weights):
+            raise ValueError(f"language_weights must be 0 or more, and one above 0, got {self.language_weights}")
+        if self.targets and self.augmentation:
+            raise ValueError(
+                "targets and augmentation exclude each other: a region's box would no longer be where its object is. Set "
+                "augmentation=None; `views` augment beside the clean image."
+            )
+        if self.naflex and self.resize_method == "bilinear_antialias_float":
+            raise ValueError(
+                "resize_method bilinear_antialias_float does not fit naflex: batches hold patches as uint8. Use "
+                "bilinear_antialias."
+            )
+        if self.selection_chunks is not None and self.selection_chunks < 1:
+            raise ValueError(f"selection_chunks must be 1 or more, or None, got {self.selection_chunks}")
+
+    def __call__(self, record: Record, source: Source, place: Place) -> tuple[dict[str, np.ndarray], str]:
+        """The fields of one example as `batch.FIELDS` declares them, without the batch axis, and the (first) caption's language.
+
+        All of a batch is in the opening or none, by the place of its first example.
+        """
+        rng = place.rng()
+        opening = place.batch * place.batch_size < self.opening_examples
+        weights = {self.opening_language: 1.0} if opening else self.language_weights
+        reference, caption = draw(record, rng, weights)
+        regions = record.regions if self.targets else ()
+        if regions:
+            reference = record.images[0]
+        tokens = self.tokens(caption.text)
+        if self.captions > 1:
+            others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
+            tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
+        pixels = pixels_of(source, reference)
+        fields = self._picture(pixels, rng, place) | {"text": tokens}
+        if self.targets:
+            fields |= self.targets(caption, regions, place.rng(Part.TARGETS))
+        if self.views:
+            fields |= self.views(pixels, place.rng(Part.VIEWS))
+        if self.selection_chunks:
+            noise = place.rng(Part.SELECTION).gumbel(size=self.selection_chunks)
+            fields["selection_noise"] = noise.astype(np.float32)
+        return fields, caption.language
+
+    def _picture(self, pixels: np.ndarray, rng: np.random.Generator, place: Place) -> dict[str, np.ndarray]:
+        """The picture as the image tower takes it: a square, or patches of the length that its batch has."""
+        if self.naflex is None:
+            return {"image": self.image(pixels, rng)}
+        if self.augmentation:
+            pixels = self.augmentation(pixels, rng)
+        return self.naflex.cut(pixels, self.naflex.length_of(place.seed, place.stage, place.batch), self.resize_method)
+
+    def image(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A decoded picture as models take it, uint8 [image_size, image_size, 3]; augmented only if `rng` is given."""
+        if self.augmentation is None or rng is None:
+            return resize(pixels, self.image_size, method=self.resize_method)
+        return self.augmentation(pixels, rng, self.image_size)
+
+    def tokens(self, text: str) -> np.ndarray:
+        """Token ids of a caption, int32 [context_length]; do not write into it."""
+        if isinstance(text, str) and len(text) <= _LONGEST_REMEMBERED:
+            return _remembered_tokens(str(self.tokenizer_path), self.context_length, text)
+        return self.tokenizer.encode(clean_caption(text), self.context_length)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of `tokenizer_path`, opened once a process."""
+        return shared_tokenizer(str(self.tokenizer_path))
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what an example looks like."""
+        weights = sorted(self.language_weights.items()) if self.language_weights else None
+        opening = (self.opening_examples, self.opening_language)
+        settings = (
+            self.image_size,
+            self.context_length,
+            self.resize_method,
+            self.augmentation,
+            weights,
+            self.captions,
+            opening,
+        )
+        hashed = f"{settings} {self.tokenizer.fingerprint()}"
+        parts = {
+            "targets": self.targets and self.targets.fingerprint(),
+            "views": self.views,
+            "naflex": self.naflex,
+            "selection_chunks": self.selection_chunks,
+        }
+        if used := {name: part for name, part in parts.items() if part is not None}:
+            hashed += f" {used}"
+        return hashlib.sha256(hashed.encode()).hexdigest()
+
+
+@lru_cache(maxsize=131_072)
+def _remembered_tokens(tokenizer_path: str, context_length: int, text: str) -> np.ndarray:
+    tokens = shared_tokenizer(tokenizer_path).encode(clean_caption(text), context_length)
+    tokens.flags.writeable = False
+    return tokens

@@ -1,0 +1,168 @@
+"""Batches without end, in an order that depends on nothing but the seed: not on workers, restarts or luck."""
+
+import faulthandler
+import hashlib
+from collections import Counter, deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+
+from diptych.core.data.batch import Batch, join_rows
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.loading.examples import Examples, Rows, TooManySkipped, listed
+from diptych.core.data.loading.worker import WorkerPool
+from diptych.core.data.records import Source
+from diptych.core.data.sampling import Order
+from diptych.core.data.sources.cache import CachedSource
+
+_EXAMPLES_BEFORE_JUDGING = 200
+_FEWEST_ROWS_A_PART = 8
+_CHECK_SECONDS = 0.5
+
+
+class Loader:
+    """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
+
+    workers: processes that make examples; 0 makes them in one background thread of this process.
+    prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None for none.
+    Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met are bad,
+    `TooManySkipped` says how many and why. To resume, ask for `batches(start)` with the number of batches already used: `position`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        prefetch: int = 4,
+        max_skip_fraction: float = 0.05,
+        stage: int = 0,
+        cache_megabytes: float | None = 256,
+        stall_seconds: float = 600,
+    ):
+        if len(source) < batch_size:
+            raise ValueError(
+                f"the source holds {len(source)} records and a batch needs {batch_size} different ones: "
+                f"lower batch_size to at most {len(source)}"
+            )
+        if workers < 0 or prefetch < 1:
+            raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
+        if preprocess.naflex:
+            preprocess.naflex.check_batch_size(batch_size)
+        order = Order(len(source), batch_size, seed, stage)
+        if cache_megabytes and not isinstance(source, CachedSource):
+            source = CachedSource(source, cache_megabytes / max(1, workers))
+        self.examples = Examples(source, preprocess, order)
+        self.workers = workers
+        self.prefetch = prefetch
+        self.max_skip_fraction = max_skip_fraction
+        self.stall_seconds = stall_seconds
+        self.position = 0
+        self.skipped: Counter[str] = Counter()
+        self._examples_met = 0
+        self._open_makers: list[WorkerPool | _BackgroundThread] = []
+
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Batches start, start + 1, ... without end; closing the iterator ends the workers and the work ahead."""
+        self.position = start
+        makers = WorkerPool(self.examples, self.workers) if self.workers else _BackgroundThread(self.examples)
+        self._open_makers.append(makers)
+        ahead: deque[list[Future[Rows]]] = deque()
+        try:
+            while True:
+                while len(ahead) < self.prefetch:
+                    number = self.position + len(ahead)
+                    ahead.append([makers.submit(number, first, last) for first, last in self._parts()])
+                makers.check()
+                batch = self._assemble(self.position, [self._wait(future, makers) for future in ahead.popleft()])
+                self._count(batch)
+                self.position += 1
+                yield batch
+        finally:
+            makers.close()
+            self._open_makers.remove(makers)
+
+    def batch(self, number: int) -> Batch:
+        """One batch alone, made here and now: to look at, to replay, to compare with."""
+        return self._assemble(number, [self.examples.rows(number, 0, self.examples.order.batch_size)])
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
+        examples = self.examples
+        parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def close(self) -> None:
+        """End the workers of every iterator that `batches` gave out."""
+        for makers in list(self._open_makers):
+            makers.close()
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """The batch cut into one run of rows a worker, so that the next batch is ready as early as can be."""
+        size = self.examples.order.batch_size
+        parts = max(1, min(self.workers, size // _FEWEST_ROWS_A_PART))
+        edges = [size * part // parts for part in range(parts + 1)]
+        return list(pairwise(edges))
+
+    def _wait(self, future: "Future[Rows]", makers: "WorkerPool | _BackgroundThread") -> Rows:
+        waited = 0.0
+        while True:
+            try:
+                return future.result(timeout=_CHECK_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    raise
+                makers.check()
+                waited += _CHECK_SECONDS
+                if waited > self.stall_seconds:
+                    makers.dump_stacks()
+                    raise TimeoutError(
+                        f"batch {self.position} did not come within {self.stall_seconds:g} s: a source or a decoder hangs "
+                        "(the stacks are printed above). Raise stall_seconds if the storage is just slow."
+                    ) from None
+
+    def _assemble(self, number: int, parts: list[Rows]) -> Batch:
+        return Batch(
+            fields=join_rows([part.fields for part in parts]),
+            index=self.examples.order.indices(number),
+            keys=tuple(key for part in parts for key in part.keys),
+            languages=tuple(language for part in parts for language in part.languages),
+            skipped=tuple(skipped for part in parts for skipped in part.skipped),
+        )
+
+    def _count(self, batch: Batch) -> None:
+        self.skipped.update(reason for _, reason in batch.skipped)
+        self._examples_met += len(batch) + len(batch.skipped)
+        bad = self.skipped.total()
+        enough = self._examples_met >= _EXAMPLES_BEFORE_JUDGING or len(batch.skipped) >= len(batch)
+        if enough and bad > self.max_skip_fraction * self._examples_met:
+            worst = ", ".join(key for key, _ in batch.skipped[:5])
+            raise TooManySkipped(
+                f"{bad} of {self._examples_met} examples are bad ({bad / self._examples_met:.1%}, at most "
+                f"{self.max_skip_fraction:.1%} allowed): {listed(self.skipped)}. Lately: {worst}. "
+                "Repair or remove them, or raise max_skip_fraction.",
+                self.skipped,
+            )
+
+
+class _BackgroundThread:
+    """Makes rows in this process, beside whatever uses them; the counterpart of `WorkerPool` without workers."""
+
+    def __init__(self, examples: Examples):
+        self._examples = examples
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diptych-loader")
+
+    def submit(self, batch: int, first: int, last: int) -> Future[Rows]:
+        return self._thread.submit(self._examples.rows, batch, first, last)
+
+    def check(self) -> None:
+        """A thread does not die alone."""
+
+    def dump_stacks(self) -> None:
+        faulthandler.dump_traceback()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)

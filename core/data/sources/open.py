@@ -1,0 +1,125 @@
+"""From what a person types to a source of records."""
+
+import re
+from glob import has_magic, iglob
+from pathlib import Path
+
+from diptych.core.data.records import Source
+from diptych.core.data.sources.files import IMAGE_SUFFIXES
+
+EMBEDDED = "emoji"
+SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
+LABELLED = "labelled:"
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
+_ADVICE = (
+    f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; captions.jsonl, '
+    'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or a folder of '
+    "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the boxes that "
+    f"recipes.label found in it as {LABELLED}regions.jsonl:DATA"
+)
+
+
+def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> Source:
+    """The source that a text stands for: "emoji", or one or several local files, or a folder.
+
+    File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the files.
+    "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
+    `index_folder` keeps the indices of tar shards. Raises FileNotFoundError or ValueError that say what would have been right.
+    """
+    spec = str(spec)
+    if spec == EMBEDDED:
+        from diptych.core.data.emoji import EmojiSource
+
+        return EmojiSource()
+    if spec in (SCENES, WIDE_SCENES, NOISY_SCENES):
+        raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.siglip2` does so; {_ADVICE}')
+    if spec.startswith("coco:"):
+        from diptych.core.data.sources.coco import CocoRegionSource
+
+        return CocoRegionSource.from_spec(spec)
+    if spec.startswith(LABELLED):
+        return _open_labelled(spec, index_folder)
+    if "://" in spec or spec.startswith("pipe:"):
+        raise ValueError(f"{spec!r} is not on this machine: data is read from local files; {_ADVICE}")
+    paths = _expanded(spec)
+    if len(paths) == 1 and paths[0].is_dir():
+        return _open_folder(paths[0], index_folder)
+    return _open_files(paths, index_folder)
+
+
+def _open_labelled(spec: str, index_folder: str | Path | None) -> Source:
+    from diptych.core.data.sources.region_labels import LabelledSource
+
+    regions, _, data = spec.removeprefix(LABELLED).partition(":")
+    if not regions or not data:
+        raise ValueError(f'{spec!r} is not of the form "{LABELLED}regions.jsonl:DATA"; {_ADVICE}')
+    source = open_source(data, index_folder=index_folder)
+    if not Path(regions).is_file():
+        raise FileNotFoundError(
+            f"no file {regions}: label the data first, by python -m recipes.label --data {data} --output {regions}"
+        )
+    return LabelledSource(source, regions)
+
+
+def _expanded(spec: str) -> list[Path]:
+    paths = []
+    for name in _number_ranges(spec):
+        literal = Path(name).exists() or not has_magic(name)
+        found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
+        if not found or not all(path.exists() for path in found):
+            raise FileNotFoundError(f"no file or folder {name}: {_ADVICE}")
+        paths += found
+    return paths
+
+
+def _number_ranges(spec: str) -> list[str]:
+    """ "a{08..10}" stands for a08, a09, a10."""
+    match = _BRACES.search(spec)
+    if match is None:
+        return [spec]
+    first, last = match.groups()
+    if int(last) < int(first):
+        raise ValueError(f"the range {match.group()} in {spec!r} runs backwards")
+    names = []
+    for number in range(int(first), int(last) + 1):
+        names += _number_ranges(f"{spec[: match.start()]}{number:0{len(first)}d}{spec[match.end() :]}")
+    return names
+
+
+def _open_folder(folder: Path, index_folder: str | Path | None) -> Source:
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise ValueError(
+            f"{folder} holds several splits: choose one, such as {folder / splits[0] if splits else folder}"
+        )
+    for pattern in ("*.tar", "*.parquet", "data/*.parquet", "*.arrow"):
+        files = sorted(path for path in folder.glob(pattern) if not path.name.startswith((".", "cache-")))
+        kinds = {match.group(1) for path in files if (match := _SPLIT.match(path.name))}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{folder} holds the splits {', '.join(sorted(kinds))}: choose one, such as "
+                f"{files[0].parent / (min(kinds) + '-*' + files[0].suffix)}"
+            )
+        if files:
+            return _open_files(files, index_folder)
+    from diptych.core.data.sources.folder import FolderSource
+
+    return FolderSource(folder)
+
+
+def _open_files(paths: list[Path], index_folder: str | Path | None) -> Source:
+    suffixes = {path.suffix for path in paths}
+    if suffixes == {".tar"}:
+        from diptych.core.data.sources.webdataset import WebDatasetSource
+
+        return WebDatasetSource(paths, index_folder=index_folder)
+    if suffixes == {".parquet"}:
+        from diptych.core.data.sources.parquet import ParquetSource
+
+        return ParquetSource(paths)
+    if suffixes == {".arrow"}:
+        from diptych.core.data.sources.parquet import ArrowSource
+
+        return ArrowSource(paths)
+    raise ValueError(f"cannot tell what kind of data {', '.join(map(str, paths[:5]))} is: {_ADVICE}")

@@ -1,0 +1,221 @@
+"""Regions that nobody marked: phrases from captions, a detector that looks for them, and a file that keeps what it found.
+
+SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) looks for the n-grams of the alt-text and for a fixed set of object
+categories with an open-vocabulary detector, as OWLv2 does (Minderer et al. 2023, arXiv 2306.09683). The length of n-grams (10) and
+the words that alone make none are our choice; the score of 0.3 from which a box counts is LocCa's (arXiv 2403.19596).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from diptych.core.data.captions import clean_caption
+from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.sources.phrases import LONGEST_NGRAM, ngrams
+from diptych.core.data.sources.source_view import SourceView
+
+THRESHOLD = 0.3
+MOST_REGIONS = 32
+
+_FORMAT = 1
+_CHUNK = 1 << 24  # bytes read at once
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A box (ymin, xmin, ymax, xmax) in [0, 1] in which a detector sees a phrase, and how sure it is, in [0, 1]."""
+
+    box: Box
+    phrase: str
+    score: float
+
+
+class Detector(Protocol):
+    """Whoever finds phrases in pictures."""
+
+    def detect(self, pixels: np.ndarray, phrases: Sequence[str]) -> Sequence[Detection]:
+        """What is seen of the phrases in uint8 [h, w, 3]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what it finds."""
+        ...
+
+
+class LabelledSource(SourceView):
+    """A source whose records have the regions that `label_regions` found and wrote to a file.
+
+    Raises:
+        ValueError: the file is unfinished, damaged, or about another source.
+    """
+
+    def __init__(self, source: Source, path: str | Path):
+        super().__init__(source)
+        self.path = Path(path)
+        lines = _Lines.of(self.path)
+        self._offsets = lines.offsets
+        self._header = lines.header
+        if self._header.get("source") != source.fingerprint():
+            raise ValueError(
+                f"{path} holds regions of another source than this; label this one into a file of its own."
+            )
+        if len(self._offsets) - 1 != len(source):
+            raise ValueError(
+                f"{path} has regions of {len(self._offsets) - 1} records, expected {len(source)}: call label_regions again, "
+                "which goes on where it stopped."
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def record(self, index: int) -> Record:
+        """As the source's own `record`, with regions; raises `BadExample` also where the picture was none when it was labelled."""
+        record = self.source.record(index)
+        begin, end = self._offsets[index : index + 2]
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            found = _parsed(file.read(end - begin))
+        if found.get("index") != index:
+            raise ValueError(f"line {index + 2} of {self.path} is damaged: delete the file and label the source again.")
+        if "bad" in found:
+            raise BadExample(found["bad"], f"{record.key}, when its regions were looked for")
+        regions = tuple(Region(tuple(box), text, language, score) for box, text, language, score in found["regions"])
+        return replace(record, regions=regions)
+
+    def fingerprint(self) -> str:
+        """Of the source and of how its regions were found."""
+        return hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.source, self.path)
+
+
+def label_regions(
+    source: Source,
+    detector: Detector,
+    path: str | Path,
+    *,
+    threshold: float = THRESHOLD,
+    most: int = MOST_REGIONS,
+    longest: int = LONGEST_NGRAM,
+    categories: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelledSource:
+    """Look for the phrases of each record's captions in its first picture, once, and keep what was found in a file.
+
+    The file has a line of settings and then a line of JSON for each record, in order, written at once; what was interrupted
+    goes on after the last whole line.
+
+    Args:
+        path: of the file, made or continued.
+        threshold: the least score that counts.   most: regions of a record, the surest ones.
+        longest: words of an n-gram; 0 looks for categories alone.
+        categories: phrases to look for in every picture, in English, such as CATEGORIES.
+        progress: called with the number of records done, and of all.
+
+    Raises:
+        ValueError: the file was begun with other settings, another detector or another source.
+    """
+    header = {
+        "format": _FORMAT,
+        "source": source.fingerprint(),
+        "detector": detector.fingerprint(),
+        "threshold": threshold,
+        "most": most,
+        "longest": longest,
+        "categories": list(categories),
+    }
+    path = Path(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        done = _resume(descriptor, path, header)
+        for index in range(done, len(source)):
+            _append(descriptor, _found(source, index, detector, threshold, most, longest, categories))
+            if progress is not None:
+                progress(index + 1, len(source))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return LabelledSource(source, path)
+
+
+def _found(
+    source: Source, index: int, detector: Detector, threshold: float, most: int, longest: int, categories: Sequence[str]
+) -> dict[str, Any]:
+    """The line of one record."""
+    try:
+        record = source.record(index)
+        if not record.images:
+            raise BadExample("image_missing", record.key)
+        phrases = dict.fromkeys(categories, "en")
+        for caption in record.captions if longest else ():
+            for phrase in ngrams(clean_caption(caption.text), longest=longest):
+                phrases.setdefault(phrase, caption.language)
+        detections = detector.detect(pixels_of(source, record.images[0]), list(phrases)) if phrases else []
+    except BadExample as error:
+        return {"index": index, "bad": error.reason}
+    kept = sorted((one for one in detections if one.score >= threshold), key=lambda one: -one.score)[:most]
+    regions = [Region(one.box, one.phrase, phrases[one.phrase], one.score) for one in kept]
+    rows = [[[round(float(side), 5) for side in one.box], one.text, one.language, float(one.score)] for one in regions]
+    return {"index": index, "regions": rows}
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The settings in a file, and where its whole lines begin; the last offset is where they end."""
+
+    header: dict[str, Any]
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> "_Lines":
+        with path.open("rb") as file:
+            first = file.readline()
+            if not first.endswith(b"\n"):
+                return cls({}, np.zeros(1, np.int64))
+            offsets = [np.array([len(first)])]
+            begin = len(first)
+            while data := file.read(_CHUNK):
+                offsets.append(np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + begin + 1)
+                begin += len(data)
+        return cls(_parsed(first) or {"format": "none of ours"}, np.concatenate(offsets))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line, an empty one where there is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _resume(descriptor: int, path: Path, header: dict[str, Any]) -> int:
+    """Bring the file to its last whole line, or begin it; returns how many records are done."""
+    lines = _Lines.of(path)
+    if lines.header:
+        changed = [name for name in header if lines.header.get(name) != header[name]]
+        if changed:
+            was, now = ({name: found.get(name) for name in changed} for found in (lines.header, header))
+            raise ValueError(
+                f"{path} was begun with other settings: {was!r:.300} instead of {now!r:.300}. Give the same, or another file."
+            )
+    os.ftruncate(descriptor, int(lines.offsets[-1]))
+    os.lseek(descriptor, 0, os.SEEK_END)
+    if not lines.header:
+        _append(descriptor, header)
+        return 0
+    return len(lines.offsets) - 1
+
+
+def _append(descriptor: int, line: dict[str, Any]) -> None:
+    data = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,26 @@
+"""What every source that shows another one's records in its own way passes on unchanged: their pictures."""
+
+import numpy as np
+
+from diptych.core.data.records import Source
+from diptych.core.data.sources.cache import has_cheap_pixels, pixels_of
+
+
+class SourceView:
+    """The pictures of `source`; records, length and fingerprint are the view's own."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def read(self, reference: object) -> bytes:
+        """As the source's own `read`."""
+        return self.source.read(reference)
+
+    def pixels(self, reference: object) -> np.ndarray:
+        """The decoded picture, by the source itself where it can."""
+        return pixels_of(self.source, reference)
+
+    @property
+    def cheap_pixels(self) -> bool:
+        """As the source's own."""
+        return has_cheap_pixels(self.source)

@@ -1,0 +1,37 @@
+"""A part of a source, chosen by the records' keys, so that it stays the same when records are added."""
+
+import hashlib
+
+from diptych.core.data.records import Record, Source
+from diptych.core.data.sources.source_view import SourceView
+
+
+class Subset(SourceView):
+    """The records whose key hashes below `fraction` (`held_out=True`), or the others.
+
+    The two parts of one source share no record. Keys are read once, when the subset is made.
+    """
+
+    def __init__(self, source: Source, *, fraction: float, held_out: bool):
+        super().__init__(source)
+        self.fraction, self.held_out = fraction, held_out
+        self._indices = [
+            index for index in range(len(source)) if (_share(source.record(index).key) < fraction) == held_out
+        ]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def record(self, index: int) -> Record:
+        """As the source's own `record`."""
+        return self.source.record(self._indices[index])
+
+    def fingerprint(self) -> str:
+        """Of the source and the choice."""
+        choice = f"{self.source.fingerprint()} {self.fraction} {self.held_out}"
+        return hashlib.sha256(choice.encode()).hexdigest()
+
+
+def _share(key: str) -> float:
+    """The key's place in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

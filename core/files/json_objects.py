@@ -1,0 +1,53 @@
+"""The JSON files beside weights: configurations and lists of shards, read with limits and written whole."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from diptych.core.files.atomic import replacing
+from diptych.core.files.errors import WeightFileError
+
+MAX_BYTES = 8_000_000
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        WeightFileError: for a file that is no JSON object, names something twice, or has more than `MAX_BYTES`.
+        OSError: for a file that cannot be read.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise WeightFileError(f"{path} has more than {MAX_BYTES:,} bytes, which no configuration needs.")
+    return parse_object(raw, str(path))
+
+
+def parse_object(raw: bytes, what: str) -> dict:
+    """The object in some JSON; `what` names it in the error.
+
+    Raises:
+        WeightFileError: for anything else, an object that names something twice included.
+    """
+    try:
+        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise WeightFileError(f"{what} is not JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise WeightFileError(f"{what} is a JSON {type(found).__name__}, expected an object.")
+    return found
+
+
+def write_json(path: Path, fields: Mapping) -> None:
+    """Replace a JSON file in one rename; two spaces of indentation and sorted names, as the hub's own files have them."""
+    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as file:
+        file.write(text.encode() + b"\n")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return names

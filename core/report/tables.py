@@ -1,0 +1,88 @@
+"""Results as plain text that reads well on a terminal and in a file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diptych.core.evaluation.multilingual import MEAN
+from diptych.core.report.language_names import language_name
+
+
+def results_text(
+    retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]], zero_shot: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Everything a run prints at its end: recall by language for each set, then zero-shot accuracy.
+
+    Args:
+        retrieval: {name of the set: result of `multilingual.recall_by_language`}.
+        zero_shot: {name: result of `zero_shot.zero_shot`}.
+
+    Returns:
+        Lines of at most 80 columns for the usual recalls, without colour and without a newline at the end.
+    """
+    parts = [retrieval_table(name, results) for name, results in retrieval.items() if results]
+    parts += [
+        f"zero-shot, {name}: {_percent(result['accuracy'])} of {result['images']:,} images "
+        f"({_interval(result['interval'])}), largest class {_percent(result['chance'])}"
+        for name, result in zero_shot.items()
+    ]
+    return "\n\n".join(parts)
+
+
+def retrieval_table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Recall by language, best first, with 95% intervals.
+
+    Args:
+        name: of the set.
+        results: of `multilingual.recall_by_language`.
+    """
+    recalls = [key for key in next(iter(results.values())) if key.startswith("recall@")]
+    codes = sorted((code for code in results if code != MEAN), key=lambda code: -results[code][recalls[0]])
+    codes = [MEAN, *codes] if MEAN in results and len(codes) > 1 else codes
+    gallery = next(iter(results.values()))["gallery"]
+    header = ["language", *(cell for recall in recalls for cell in (recall, "95%")), "queries"]
+    rows = []
+    for code in codes:
+        result = results[code]
+        shown = f"mean of {result.get('languages', len(codes) - 1)}" if code == MEAN else _language(code)
+        cells = [
+            cell
+            for recall in recalls
+            for cell in (_percent(result[recall]), _interval(result.get("intervals", {}).get(recall)))
+        ]
+        rows.append([shown, *cells, f"{result['queries']:,}"])
+    chances = [_percent(min(1.0, int(recall.partition("@")[2]) / gallery)) for recall in recalls]
+    rows.append(["chance", *(cell for chance in chances for cell in (chance, "")), ""])
+    return f"{name}: text to image among {gallery:,} images\n{text_table(header, rows)}"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, the first to the left and the others to the right, under a line.
+
+    Raises:
+        ValueError: a row with more or fewer cells than the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"every row needs {len(header)} cells, as the header has, got {len(row)}: {list(row)}.")
+    widths = [max(len(line[place]) for line in [header, *rows]) for place in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _language(code: str) -> str:
+    name = language_name(code)
+    return name if name == code else f"{name} ({code})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if share >= 0.00995 or share == 0 else f"{100 * share:.2f}%"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""

@@ -1,0 +1,95 @@
+"""A model and its processor together: pictures and texts in, unit vectors out, in batches."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from diptych.core.data.processor.processor import Processor
+from diptych.models import from_preset
+from diptych.models.presets import PRESETS
+from diptych.models.two_towers import PretrainedPair
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Embeds pictures and texts with one model; vectors are float32 [n, dim] of length one."""
+
+    model: PretrainedPair
+    processor: Processor
+
+    @classmethod
+    def open(cls, model: str | Path, *, revision: str | None = None, dtype: str | None = None) -> "Encoder":
+        """The model and processor of a checkpoint: a folder, "hf://owner/name", or the name of a model that diptych ships.
+
+        A finished run's folder stands for the model in it.
+        """
+        if model in PRESETS:
+            raise ValueError(
+                f"{model!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, hf://owner/name, or "
+                "emoji_36_languages."
+            )
+        run = Path(model) / "model"
+        preset = run if (run / "config.json").is_file() else model
+        return cls(
+            from_preset(preset, revision=revision, dtype=dtype), Processor.from_preset(preset, revision=revision)
+        )
+
+    def embed_images(self, items: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
+        """Encoded bytes, paths, Pillow images or uint8 arrays [h, w, 3] -> float32 [n, dim]."""
+        return self._embed(self.image_embedder, (self.processor.images(some) for some in _batches(items, batch_size)))
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+        """Texts -> float32 [n, dim]."""
+        return self._embed(self.text_embedder, (self.processor.texts(some) for some in _batches(texts, batch_size)))
+
+    @cached_property
+    def image_embedder(self) -> keras.Model:
+        return self.model.image_embedder()
+
+    @cached_property
+    def text_embedder(self) -> keras.Model:
+        return self.model.text_embedder()
+
+    @property
+    def dim(self) -> int:
+        return self.model.config.vision.output_width
+
+    @property
+    def logit_scale(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.model.logit_scale))
+
+    @property
+    def logit_bias(self) -> float | None:
+        """None for a model trained by a softmax loss."""
+        bias = self.model.logit_bias
+        return None if bias is None else float(keras.ops.convert_to_numpy(bias))
+
+    def fingerprint(self) -> str:
+        """A hash of weights and processing: equal fingerprints give equal vectors, up to rounding."""
+        digest = hashlib.sha256(self.processor.fingerprint().encode())
+        for variable in self.model.weights:
+            digest.update(f"{variable.path} {tuple(variable.shape)}".encode())
+            digest.update(keras.ops.convert_to_numpy(variable.value).tobytes())
+        return digest.hexdigest()
+
+    def _embed(self, embedder: keras.Model, batches: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
+        vectors = [
+            keras.ops.convert_to_numpy(embedder.predict_on_batch(_as_called(batch, embedder))) for batch in batches
+        ]
+        return np.concatenate(vectors) if vectors else np.zeros((0, self.dim), np.float32)
+
+
+def _as_called(batch: dict[str, np.ndarray], embedder: keras.Model):
+    """One array for a model with one input, a dictionary for one with several."""
+    return batch if len(embedder.inputs) > 1 else next(iter(batch.values()))
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

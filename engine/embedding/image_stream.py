@@ -1,0 +1,213 @@
+"""The images of a source one after the other, read and prepared by threads while the model computes; bad ones are marked."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from diptych.core.data.captions import clean_caption
+from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption, Record, Source
+
+GOOD = "ok"
+CAPTION_LANGUAGE = "en"  # of the one caption that stands for an image, where the record has it
+PREFETCH = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image, or one caption, of a record; `status` is "ok" or the reason why it cannot be used."""
+
+    record: int  # place in the source
+    number: int  # of the image or caption in the record
+    key: str
+    image: str  # the source's reference to the image: a path, or JSON
+    caption: str
+    language: str
+    status: str = GOOD
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run of images: all items, and what the model takes of the good ones, in order."""
+
+    items: list[Item]
+    inputs: dict[str, np.ndarray]  # [good, ...]
+    good: np.ndarray  # bool [items]
+
+
+def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Item, bytes | None]]:
+    """Every image from (record, number) `start` on, with its encoded bytes, None where there are none to be had.
+
+    A record that cannot be read, or has no image, is one item all the same, so that it is counted.
+    """
+    for index in range(start[0], len(source)):
+        try:
+            record = source.record(index)
+            if not record.images:
+                raise BadExample("image_missing", "the record has no image")
+        except BadExample as error:
+            if index > start[0] or start[1] == 0:
+                yield _unusable(index, error), None
+            continue
+        caption, language = _chosen_caption(record)
+        for number in range(start[1] if index == start[0] else 0, len(record.images)):
+            reference = record.images[number]
+            item = Item(
+                record=index,
+                number=number,
+                key=_storable(record.key),
+                image=_storable(reference) if isinstance(reference, str) else json.dumps(reference),
+                caption=caption,
+                language=language,
+            )
+            try:
+                yield item, source.read(reference)
+            except BadExample as error:
+                yield replace(item, status=error.reason), None
+
+
+def captions(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[Item]:
+    """Every caption from (record, number) `start` on; a record that cannot be read is one item."""
+    for index in range(start[0], len(source)):
+        try:
+            record = source.record(index)
+        except BadExample as error:
+            if index > start[0] or start[1] == 0:
+                yield _unusable(index, error)
+            continue
+        for number in range(start[1] if index == start[0] else 0, len(record.captions)):
+            caption = record.captions[number]
+            text, status = _cleaned(caption)
+            yield Item(
+                record=index,
+                number=number,
+                key=_storable(record.key),
+                image="",
+                caption=text,
+                language=_storable(caption.language),
+                status=status,
+            )
+
+
+def prepared_images(
+    source: Source,
+    processor: Any,
+    *,
+    batch_size: int,
+    start: tuple[int, int] = (0, 0),
+    workers: int | None = None,
+) -> Generator[Prepared, None, None]:
+    """Runs of `batch_size` images, a few of them ahead of who asks: one thread reads, `workers` threads decode and resize.
+
+    Threads do for this, because Pillow decodes and resizes outside Python's lock. Which images make a run depends on
+    `start` and `batch_size` alone.
+
+    Args:
+        source: where images come from; only one thread at a time uses it.
+        processor: a `diptych.core.data.processor.processor.Processor`.
+        batch_size: images a run.
+        start: (record, number) of the first image.
+        workers: threads; None for as many as there are processors to use.
+    """
+    stream = images(source, start)
+    reader = ThreadPoolExecutor(1, thread_name_prefix="diptych-reader")
+    decoders = ThreadPoolExecutor(workers or usable_processors(), thread_name_prefix="diptych-decoder")
+
+    def read() -> list[tuple[Item, Future | None]]:
+        return [
+            (item, None if data is None else decoders.submit(_prepare, processor, data))
+            for item, data in islice(stream, batch_size)
+        ]
+
+    ahead = deque(reader.submit(read) for _ in range(PREFETCH))
+    try:
+        while run := ahead.popleft().result():
+            ahead.append(reader.submit(read))
+            yield _gathered(run)
+    finally:
+        reader.shutdown(wait=True, cancel_futures=True)
+        decoders.shutdown(wait=True, cancel_futures=True)
+
+
+def embed_prepared(encoder: Any, run: Prepared, batch_size: int) -> np.ndarray:
+    """float32 [items, dim]: L2-normalised, zeros for what is not good.
+
+    The model always sees `batch_size` images, the last of them repeated where a run has fewer, so that it is compiled once.
+    """
+    vectors = np.zeros((len(run.items), encoder.dim), np.float32)
+    good = int(np.count_nonzero(run.good))
+    if good:
+        full = {
+            name: np.concatenate([array, np.repeat(array[-1:], batch_size - good, axis=0)])
+            for name, array in run.inputs.items()
+        }
+        embedder = encoder.image_embedder
+        embedded = embedder.predict_on_batch(full if len(embedder.inputs) > 1 else next(iter(full.values())))
+        vectors[run.good] = np.asarray(embedded)[:good]
+    return vectors
+
+
+def usable_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare(processor: Any, data: bytes) -> dict[str, np.ndarray] | BadExample:
+    try:
+        return processor.images([data])
+    except BadExample as error:
+        return error
+
+
+def _gathered(run: list[tuple[Item, Future | None]]) -> Prepared:
+    items, arrays = [], []
+    for item, future in run:
+        prepared = None if future is None else future.result()
+        if isinstance(prepared, BadExample):
+            item = replace(item, status=prepared.reason)
+        elif prepared is not None:
+            arrays.append(prepared)
+        items.append(item)
+    inputs = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]} if arrays else {}
+    return Prepared(items, inputs, np.array([item.status == GOOD for item in items], bool))
+
+
+def _unusable(index: int, error: BadExample) -> Item:
+    return Item(
+        record=index,
+        number=0,
+        key=f"record {index}",
+        image="",
+        caption="",
+        language=UNKNOWN_LANGUAGE,
+        status=error.reason,
+    )
+
+
+def _chosen_caption(record: Record) -> tuple[str, str]:
+    """Text and language of the first caption that can be used, one in `CAPTION_LANGUAGE` where there is one."""
+    preferred = record.captions_by_language.get(CAPTION_LANGUAGE, ())
+    for caption in (*preferred, *record.captions):
+        text, status = _cleaned(caption)
+        if status == GOOD:
+            return text, _storable(caption.language)
+    return "", UNKNOWN_LANGUAGE
+
+
+def _cleaned(caption: Caption) -> tuple[str, str]:
+    """The text as a model is given it, and "ok" or the reason why it is of no use."""
+    try:
+        return clean_caption(caption.text), GOOD
+    except BadExample as error:
+        return "", error.reason
+
+
+def _storable(text: str) -> str:
+    """Names of files may hold bytes that are no UTF-8, which tables cannot store: they are written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

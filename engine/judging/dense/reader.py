@@ -1,0 +1,136 @@
+"""Features of whole sets from one tower, with progress; those of patches lie in files, however many there are."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.data.image import decode, resize
+from diptych.core.data.loading.examples import listed
+from diptych.core.data.records import BadExample
+from diptych.core.data.sources.segmentation import PixelMaps, nearest_pixels
+from diptych.engine.embedding.picture_features import BATCH, PictureFeatures
+from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.judging.dense.probes import SHOWN, Patches
+from diptych.engine.judging.dense.sets import ClassifiedPictures
+
+Fetch = Callable[[int], tuple[np.ndarray, Any]]
+"""The number of a picture -> uint8 [h, w, 3], and what is known of it; raises BadExample for a damaged one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFeatures:
+    """Pictures with maps, read.
+
+    features: of the pictures.   maps: [pictures, side, side].   shown: the first pictures, uint8 [side, side, 3].
+    """
+
+    features: Patches
+    maps: np.ndarray
+    shown: Sequence[np.ndarray]
+
+
+class FeatureReader:
+    """Reads sets of pictures; damaged ones are left out, and said to be.
+
+    Args:
+        features: the tower.
+        folder: for the files; whoever made it removes it.
+        seed: of the choice where a set is not read whole.
+    """
+
+    def __init__(self, features: PictureFeatures, folder: Path, *, seed: int = 0):
+        self._features, self._folder, self._seed = features, folder, seed
+        self._files = 0
+
+    def pictures(self, pictures: Sequence[np.ndarray], *, name: str) -> Patches:
+        """Features of pictures uint8 [h, w, 3] each; `name` is for people."""
+        return self._patches(lambda number: (pictures[number], None), len(pictures), name)[0]
+
+    def maps(self, maps: PixelMaps, *, side: int, name: str, most: int | None = None) -> MapFeatures:
+        """Features of pictures, and their maps.
+
+        Args:
+            maps: of classes or depths.
+            side: pixels that maps are brought to.
+            name: for people.
+            most: of more pictures, so many random ones are read; None for all.
+
+        Raises:
+            ValueError: nothing can be read.
+        """
+        chosen = np.arange(len(maps))
+        shown: list[np.ndarray] = []
+        if most is not None and len(maps) > most:
+            chosen = np.sort(np.random.default_rng(self._seed).choice(len(maps), most, replace=False))
+            print(f"{name}: {most:,} of {len(maps):,} pictures, chosen at random", flush=True)
+
+        def fetch(number: int) -> tuple[np.ndarray, np.ndarray]:
+            picture, pixels = maps.pair(int(chosen[number]))
+            if len(shown) < SHOWN:
+                shown.append(resize(picture, side))
+            return picture, nearest_pixels(pixels, (side, side))
+
+        features, found = self._patches(fetch, len(chosen), name)
+        return MapFeatures(features=features, maps=np.stack(found), shown=shown)
+
+    def classified(self, pictures: ClassifiedPictures) -> tuple[np.ndarray, np.ndarray]:
+        """Pooled features of pictures, float32 [pictures, width], and their classes, int64.
+
+        Raises:
+            ValueError: nothing can be read.
+        """
+
+        def fetch(number: int) -> tuple[np.ndarray, int]:
+            record = pictures.source.record(int(pictures.records[number]))
+            return decode(pictures.source.read(record.images[0])), int(pictures.classes[number])
+
+        pooled, labels = [], []
+        for some, known in self._batches(fetch, len(pictures.records), pictures.name):
+            pooled.append(self._features(some)["pooled"])
+            labels += known
+        return np.concatenate(pooled), np.array(labels, np.int64)
+
+    def _patches(self, fetch: Fetch, count: int, name: str) -> tuple[Patches, list]:
+        done, pooled, known = 0, [], []
+        for pictures, those in self._batches(fetch, count, name):
+            patches, vectors = self._features.patches(pictures)
+            if not done:
+                stored = self._file((count, *patches.shape[1:]))
+            stored[done : done + len(patches)] = patches
+            done += len(patches)
+            pooled.append(vectors)
+            known += those
+        return Patches(patches=stored[:done], pooled=np.concatenate(pooled)), known
+
+    def _file(self, shape: tuple[int, ...]) -> np.ndarray:
+        self._files += 1
+        path = self._folder / f"{self._files}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+    def _batches(self, fetch: Fetch, count: int, name: str) -> Iterator[tuple[list[np.ndarray], list]]:
+        """Lists of pictures, and what is known of them."""
+        skipped = Counter[str]()
+        print(f"{name}: {count:,} pictures", flush=True)
+        with EmbeddingProgress("pictures", records=count, start=0) as progress:
+            for start in range(0, count, BATCH):
+                numbers = range(start, min(start + BATCH, count))
+                pictures, known = [], []
+                for number in numbers:
+                    try:
+                        picture, about = fetch(number)
+                    except BadExample as error:
+                        skipped[error.reason] += 1
+                        continue
+                    pictures.append(picture)
+                    known.append(about)
+                if pictures:
+                    yield pictures, known
+                progress.update(numbers.stop, len(numbers))
+        if skipped.total() == count:
+            raise ValueError(f"none of the {count:,} pictures of {name} could be used: {listed(skipped)}.")
+        if skipped:
+            print(f"{name}: left out {skipped.total():,} of {count:,} pictures: {listed(skipped)}", flush=True)

@@ -1,0 +1,263 @@
+"""What a model is judged on: the embedded emoji, a folder of classes, a data set of clip-benchmark, or pictures with captions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from diptych.core.data.emoji import EmojiSource, evaluation_set
+from diptych.core.data.records import BadExample, Source
+from diptych.core.data.sources.clip_benchmark import (
+    CLASS_NAMES,
+    NO_LABEL,
+    TEMPLATES,
+    dataset_type,
+    has_labels,
+    is_clip_benchmark,
+    shard_labels,
+    shards_of,
+)
+from diptych.core.data.sources.folder import FolderSource
+from diptych.core.data.sources.open import EMBEDDED, open_source
+from diptych.core.data.sources.webdataset import WebDatasetSource
+from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
+from diptych.engine.datasets import emoji_groups
+
+Task = Literal["zeroshot_retrieval", "zeroshot_classification", "linear_probe"]
+TASKS: tuple[Task, ...] = ("zeroshot_retrieval", "zeroshot_classification", "linear_probe")
+TRAIN = "train"
+SPLITS = frozenset({TRAIN, "training", "test", "val", "valid", "validation", "dev"})
+RECORDS_ASKED = 100  # for captions, before a source is taken to have none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """A class for each record of a source, and what the classes are called in prompts.
+
+    names: [classes], for display.   of_records: int64 [records], -1 where there is none.
+    templates: filled with the names, their embeddings averaged.
+    kinds: instead of templates, for each class prompts that are different things of its kind.
+    unlabelled: records without a usable label, by reason.
+    """
+
+    names: Sequence[str]
+    of_records: np.ndarray
+    templates: Sequence[str] = GENERAL_TEMPLATES
+    kinds: Sequence[Sequence[str]] | None = None
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """Pictures with captions, labels, or both."""
+
+    name: str
+    source: Source
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The sets a model is judged on, and the tasks they are made for.
+
+    shots: what few-shot draws from; a set that is itself among `sets` is not tested. None: from each set, the rest is tested.
+    """
+
+    name: str
+    sets: Sequence[EvaluationSet]
+    shots: EvaluationSet | None = None
+    tasks: tuple[Task, ...]
+
+
+def open_dataset(
+    spec: str,
+    *,
+    split: str = "test",
+    class_names: Path | None = None,
+    templates: Path | None = None,
+    index_folder: Path | None = None,
+) -> Dataset:
+    """The data set that a person means by what was typed.
+
+    Args:
+        spec: "emoji"; a folder in clip-benchmark's layout; a folder with a folder a class (or a split of such); or whatever
+            `core.data.sources.open` takes, with captions, or, tar shards, with .cls labels.
+        split: of folders that have several.
+        class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
+        index_folder: keeps the indices of tar shards.
+
+    Raises:
+        FileNotFoundError, ValueError: saying what is missing and what would be right.
+    """
+    if spec == EMBEDDED:
+        if class_names or templates:
+            raise ValueError(
+                "the groups of the embedded emoji have prompts of their own: leave out --classnames and --templates."
+            )
+        return _emoji()
+    folder = Path(spec)
+    if folder.is_dir():
+        if any(is_clip_benchmark(folder, name) for name in (split, *SPLITS)):
+            dataset = _clip_benchmark(folder, split, index_folder)
+        else:
+            dataset = _folder(folder, split, index_folder)
+    else:
+        dataset = _pairs(spec, open_source(spec, index_folder=index_folder))
+    return _with_prompts(dataset, class_names, templates)
+
+
+def _emoji() -> Dataset:
+    """The drawings of the designer never trained on: of concepts that were trained on, and of others. Labels are the groups."""
+    sets = [
+        EvaluationSet(name=name, source=source, labels=_groups(source))
+        for name, source in (
+            ("New drawings", evaluation_set("train")),
+            ("New concepts", evaluation_set("held_out")),
+        )
+    ]
+    return Dataset(name=EMBEDDED, sets=sets, shots=sets[0], tasks=TASKS)
+
+
+def _groups(source: EmojiSource) -> Labels:
+    groups = emoji_groups(source)
+    return Labels(names=groups.names, of_records=groups.labels, kinds=groups.prompts)
+
+
+def _clip_benchmark(folder: Path, split: str, index_folder: Path | None) -> Dataset:
+    if dataset_type(folder) == "retrieval":
+        source = WebDatasetSource(shards_of(folder, split), index_folder=index_folder)
+        return _captioned(f"{_name(folder)}, {split}", source)
+    names = read_class_names(folder / CLASS_NAMES) if (folder / CLASS_NAMES).is_file() else ()
+    templates = read_templates(folder / TEMPLATES) if (folder / TEMPLATES).is_file() else GENERAL_TEMPLATES
+    sets = [
+        _labelled_shards(
+            f"{_name(folder)}, {part}",
+            WebDatasetSource(shards_of(folder, part), index_folder=index_folder),
+            names,
+            templates,
+        )
+        for part in (split, *((TRAIN,) if split != TRAIN and is_clip_benchmark(folder, TRAIN) else ()))
+    ]
+    return _classified(_name(folder), *sets)
+
+
+def _folder(folder: Path, split: str, index_folder: Path | None) -> Dataset:
+    """A folder of classes, of pictures with captions, of shards or tables; or of splits that are such folders."""
+    root = folder / split if (folder / split).is_dir() else folder
+    name = _name(folder) if root == folder else f"{_name(folder)}, {split}"
+    classes = _class_folders(root)
+    if root == folder and classes and set(classes) <= SPLITS:
+        raise ValueError(f"{folder} holds the splits {', '.join(classes)}: choose one, --split {classes[0]}.")
+    source = FolderSource(root) if classes else None
+    if source is None or _has_captions(source):
+        return _pairs(name, source or open_source(root, index_folder=index_folder))
+    train = folder / TRAIN
+    if root in (folder, train) or not _class_folders(train):
+        return _classified(_name(folder), _labelled_folder(name, source, classes))
+    classes = sorted({*classes, *_class_folders(train)})
+    return _classified(
+        _name(folder),
+        _labelled_folder(name, source, classes),
+        _labelled_folder(f"{_name(folder)}, {TRAIN}", FolderSource(train), classes),
+    )
+
+
+def _classified(name: str, tested: EvaluationSet, shots: EvaluationSet | None = None) -> Dataset:
+    return Dataset(name=name, sets=[tested], shots=shots, tasks=("zeroshot_classification",))
+
+
+def _captioned(name: str, source: Source) -> Dataset:
+    return Dataset(name=name, sets=[EvaluationSet(name=name, source=source)], tasks=("zeroshot_retrieval",))
+
+
+def _pairs(name: str, source: Source) -> Dataset:
+    if isinstance(source, WebDatasetSource) and has_labels(source.shards):
+        return _classified(name, _labelled_shards(name, source, (), GENERAL_TEMPLATES))
+    if not _has_captions(source):
+        raise ValueError(
+            f"{name} has neither captions nor classes: none of its first {RECORDS_ASKED} records has a caption. Put the "
+            "images of each class into a folder of its name, or give captions (a .txt beside each image, or captions.jsonl)."
+        )
+    return _captioned(name, source)
+
+
+def _with_prompts(dataset: Dataset, class_names: Path | None, templates: Path | None) -> Dataset:
+    """The data set with the given names and templates, and every label among the names."""
+    revised = partial(_revised, dataset=dataset.name, class_names=class_names, templates=templates)
+    sets = [revised(each) for each in dataset.sets]
+    return replace(dataset, sets=sets, shots=dataset.shots and revised(dataset.shots))
+
+
+def _revised(each: EvaluationSet, *, dataset: str, class_names: Path | None, templates: Path | None) -> EvaluationSet:
+    labels = each.labels
+    if labels is None:
+        if class_names or templates:
+            raise ValueError(f"{dataset} has captions and no classes: leave out --classnames and --templates.")
+        return each
+    if class_names:
+        names = read_class_names(class_names, dataset=dataset)
+        if labels.names and len(names) != len(labels.names):
+            raise ValueError(f"{class_names} names {len(names)} classes, and {dataset} has {len(labels.names)}.")
+        labels = replace(labels, names=names)
+    largest = int(labels.of_records.max(initial=NO_LABEL))
+    if not labels.names:
+        raise ValueError(
+            f"{dataset} has labels 0 to {largest} and no {CLASS_NAMES}: name the classes, --classnames FILE."
+        )
+    if largest >= len(labels.names):
+        raise ValueError(f"{dataset} has labels up to {largest}, and only {len(labels.names)} classes are named.")
+    if templates:
+        labels = replace(labels, templates=read_templates(templates, dataset=dataset))
+    return replace(each, labels=labels)
+
+
+def _labelled_shards(
+    name: str, source: WebDatasetSource, names: Sequence[str], templates: Sequence[str]
+) -> EvaluationSet:
+    of_records, unlabelled = shard_labels(source)
+    labels = Labels(names=names, of_records=of_records, templates=templates, unlabelled=unlabelled)
+    return EvaluationSet(name=name, source=source, labels=labels)
+
+
+def _labelled_folder(name: str, source: FolderSource, classes: list[str]) -> EvaluationSet:
+    """Each record's class is the first folder of its path."""
+    of_records, outside = np.full(len(source), NO_LABEL, np.int64), 0
+    number = {name: place for place, name in enumerate(classes)}
+    for index in range(len(source)):
+        try:
+            folder, slash, _ = source.record(index).key.partition("/")
+        except BadExample:
+            continue  # it is counted when its image is read
+        of_records[index] = number[folder] if slash else NO_LABEL
+        outside += not slash
+    shown = [name.replace("_", " ") for name in classes]
+    unlabelled = {"label_missing": outside} if outside else {}
+    return EvaluationSet(
+        name=name, source=source, labels=Labels(names=shown, of_records=of_records, unlabelled=unlabelled)
+    )
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The folders directly below that may be classes: two or more, none of them hidden, and no lists, shards or tables."""
+    others = ("*.jsonl", "*.tar", "*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")
+    if not folder.is_dir() or any(next(folder.glob(pattern), None) for pattern in others):
+        return []
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return names if len(names) > 1 else []
+
+
+def _name(folder: Path) -> str:
+    return folder.absolute().name
+
+
+def _has_captions(source: Source) -> bool:
+    for index in range(min(len(source), RECORDS_ASKED)):
+        try:
+            if source.record(index).captions:
+                return True
+        except BadExample:
+            continue
+    return False

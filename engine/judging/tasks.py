@@ -1,0 +1,172 @@
+"""The tasks a model is judged by, each from a set and stored embeddings to a JSON-ready result.
+
+Every result has "dataset", "set", "task", "data" (fingerprints and counts), "metrics" (flat, under clip-benchmark's names),
+"intervals" (95%, of some of the metrics) and "details" (everything else).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from diptych.core.data.sources.clip_benchmark import NO_LABEL
+from diptych.core.evaluation.classification import classification
+from diptych.core.evaluation.few_shot import few_shot
+from diptych.core.evaluation.multilingual import MEAN, recall_by_language
+from diptych.core.evaluation.prompts import embed_classes
+from diptych.core.evaluation.zero_shot import kind_scores
+from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
+from diptych.engine.judging.sets import EvaluationSet, Labels
+
+FEW_SHOT_SEEDS = 3
+
+
+def zeroshot_retrieval(
+    store: StoredEmbeddings, tested: EvaluationSet, *, recall_k: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """Text to image and image to text, in each language; with several captions an image any of them counts as right.
+
+    The metrics are those of the one language, or the mean over the languages. Images without a usable caption and captions
+    without a usable image are left out.
+    """
+    images, texts = store.images(tested.source, tested.name), store.captions(tested.source, tested.name)
+    with_caption, with_image = np.isin(images.records, texts.records), np.isin(texts.records, images.records)
+    if not with_image.any():
+        raise ValueError(f"{tested.name}: no image that can be used has a caption that can.")
+    languages = [item.language for item, used in zip(texts.items, with_image, strict=True) if used]
+    results = recall_by_language(
+        images.unit_vectors[with_caption],
+        texts.unit_vectors[with_image],
+        images.records[with_caption],
+        texts.records[with_image],
+        languages,
+        recall_k,
+        image_to_text=True,
+        seed=seed,
+    )
+    if len(set(languages)) == 1:
+        del results[MEAN]
+    metrics, intervals = _headline(results, recall_k)
+    data = _data(tested, images) | {"texts": int(with_image.sum()), "skipped_texts": texts.skipped}
+    data["images"] = int(with_caption.sum())
+    return _result("zeroshot_retrieval", data, metrics, intervals, {"by_language": results})
+
+
+def zeroshot_classification(
+    store: StoredEmbeddings, tested: EvaluationSet, *, canonicalize: bool, seed: int
+) -> dict[str, Any]:
+    """The class whose prompts fit the image best."""
+    labels = _labels_of(tested)
+    images = store.images(tested.source, tested.name)
+    of_images, labelled = _labelled(labels, images)
+    scale, bias = store.encoder.logit_scale, store.encoder.logit_bias
+    embed_prompts = partial(store.texts, name=f"prompts of {tested.name}")
+    if labels.kinds is not None:
+        embedded = embed_prompts([prompt for prompts in labels.kinds for prompt in prompts])
+        ends = np.cumsum([len(prompts) for prompts in labels.kinds])
+        scores = kind_scores(images.unit_vectors[labelled], np.split(embedded, ends[:-1]), logit_scale=scale)
+        bias = None  # the mean over different things is no probability of one pair
+    else:
+        classes = embed_classes(labels.names, labels.templates, embed_prompts, canonicalize=canonicalize)
+        scores = scale * (images.unit_vectors[labelled] @ classes.T)
+    details = classification(scores, of_images[labelled], labels.names, logit_bias=bias, seed=seed)
+    if labels.kinds is None:
+        details |= {"templates": list(labels.templates), "canonicalize": canonicalize}
+    metrics = {f"acc{name.partition('@')[2]}": share["accuracy"] for name, share in details["top_k"].items()}
+    intervals = {f"acc{name.partition('@')[2]}": share["interval"] for name, share in details["top_k"].items()}
+    metrics["mean_per_class_recall"] = details["mean_class_accuracy"]
+    data = _data(tested, images) | {"images": details["images"], "classes": len(labels.names)}
+    data["skipped_images"] = images.skipped | dict(labels.unlabelled)
+    return _result("zeroshot_classification", data, metrics, intervals, details)
+
+
+def linear_probe(
+    store: StoredEmbeddings, tested: EvaluationSet, shots_from: EvaluationSet | None, *, fewshot_k: int, seed: int
+) -> dict[str, Any]:
+    """Least squares on the image tower's features, `fewshot_k` images a class; see `core.evaluation.few_shot`."""
+    labels = _labels_of(tested)
+    images = store.images(tested.source, tested.name)
+    of_images, labelled = _labelled(labels, images)
+    features, seeds = images.vectors[labelled], range(seed, seed + FEW_SHOT_SEEDS)
+    data = _data(tested, images) | {"classes": len(labels.names)}
+    data["skipped_images"] = images.skipped | dict(labels.unlabelled)
+    if shots_from is None:
+        details = few_shot(features, of_images[labelled], None, None, labels.names, shots=fewshot_k, seeds=seeds)
+    else:
+        drawn_from = store.images(shots_from.source, shots_from.name)
+        of_drawn, usable = _labelled(_labels_of(shots_from), drawn_from)
+        details = few_shot(
+            drawn_from.vectors[usable],
+            of_drawn[usable],
+            features,
+            of_images[labelled],
+            labels.names,
+            shots=fewshot_k,
+            seeds=seeds,
+        )
+        data |= {"shots_from": shots_from.name, "shots_fingerprint": shots_from.source.fingerprint()}
+    data["images"] = details["images"]
+    metrics = {
+        "lp_acc1": details["accuracy"],
+        "lp_acc1_l2_1024": details["big_vision_accuracy"],
+        "lp_mean_per_class_recall": details["mean_class_accuracy"],
+    }
+    return _result("linear_probe", data, metrics, {"lp_acc1": details["interval"]}, details)
+
+
+def _result(
+    task: str,
+    data: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, Sequence[float]],
+    details: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {"task": task, "data": data, "metrics": metrics, "intervals": intervals, "details": details}
+
+
+def _headline(
+    results: Mapping[str, Mapping[str, Any]], recall_k: Sequence[int]
+) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+    """Recalls both ways of the one language, or the means over all, and the intervals of those that have one.
+
+    clip-benchmark calls text to image "image retrieval", by what is retrieved.
+    """
+    languages = {code: result for code, result in results.items() if code != MEAN}
+    top = results.get(MEAN) or next(iter(languages.values()))
+    backward = [result["image_to_text"] for result in languages.values()]
+    metrics = {f"image_retrieval_recall@{k}": top[f"recall@{k}"] for k in recall_k}
+    metrics |= {
+        f"text_retrieval_recall@{k}": float(np.mean([each[f"recall@{k}"] for each in backward])) for k in recall_k
+    }
+    intervals = {f"image_retrieval_recall@{k}": top["intervals"][f"recall@{k}"] for k in recall_k}
+    if len(backward) == 1:
+        intervals |= {f"text_retrieval_recall@{k}": backward[0]["intervals"][f"recall@{k}"] for k in recall_k}
+    return metrics, intervals
+
+
+def _labels_of(each: EvaluationSet) -> Labels:
+    if each.labels is None:
+        raise ValueError(
+            f"{each.name} has no classes, which classification needs: put the images of each class into a folder of its name, "
+            "or give shards with .cls labels."
+        )
+    return each.labels
+
+
+def _labelled(labels: Labels, images: Embedded) -> tuple[np.ndarray, np.ndarray]:
+    """The label of each image, int64 [images], and which of them have one, bool [images]."""
+    of_images = labels.of_records[images.records]
+    labelled = of_images != NO_LABEL
+    if not labelled.any():
+        raise ValueError(f"none of {len(of_images):,} images has a label: {dict(labels.unlabelled)}.")
+    return of_images, labelled
+
+
+def _data(tested: EvaluationSet, images: Embedded) -> dict[str, Any]:
+    return {
+        "fingerprint": tested.source.fingerprint(),
+        "records": len(tested.source),
+        "images": len(images.items),
+        "skipped_images": images.skipped,
+    }

@@ -1,0 +1,91 @@
+"""What a person types opens the right source, or the error says what would have."""
+
+import pytest
+
+from diptych.core.data.emoji import EmojiSource
+from diptych.core.data.sources.folder import FolderSource
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.region_labels import Detection, LabelledSource, label_regions
+from diptych.core.data.sources.webdataset import WebDatasetSource
+from tests.core.data.sources.content import COUNT, write_folder, write_tars
+
+
+def test_emoji_is_the_embedded_data():
+    assert isinstance(open_source("emoji"), EmojiSource)
+
+
+def test_folders_and_shards_are_told_apart_by_what_is_in_them(tmp_path):
+    write_folder(tmp_path / "pictures")
+    write_tars(tmp_path / "shards", 3)
+    assert isinstance(open_source(str(tmp_path / "pictures")), FolderSource)
+    assert isinstance(open_source(tmp_path / "shards"), WebDatasetSource)
+
+
+def test_number_ranges_and_stars_name_shards(tmp_path):
+    shards = write_tars(tmp_path / "set[1]", 3)
+    opened = open_source(tmp_path / "set[1]" / "shard-{000..002}.tar")
+    assert opened.shards == shards
+    assert len(opened) == COUNT
+    write_tars(tmp_path / "plain", 3)
+    assert len(open_source(tmp_path / "plain" / "*-00[01].tar")) == COUNT * 2 // 3
+
+
+class Everywhere:
+    """Sees each phrase in the same box."""
+
+    def detect(self, pixels, phrases):
+        return [Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in phrases]
+
+    def fingerprint(self):
+        return "everywhere"
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_data_with_the_boxes_that_a_detector_found(tmp_path, shards):
+    if shards:
+        write_tars(tmp_path / "data", 3)
+    else:
+        write_folder(tmp_path / "data")
+    plain = open_source(tmp_path / "data")
+    made = label_regions(plain, Everywhere(), tmp_path / "regions.jsonl", most=2)
+    labelled = open_source(f"labelled:{tmp_path / 'regions.jsonl'}:{tmp_path / 'data'}")
+    assert isinstance(labelled, LabelledSource)
+    assert labelled.fingerprint() == made.fingerprint() != plain.fingerprint()
+    assert len(labelled) == len(plain) == COUNT
+    record = labelled.record(1)
+    assert [(region.box, region.score) for region in record.regions] == [((0.25, 0.0, 0.75, 0.5), 0.5)] * 2
+    assert record.captions == plain.record(1).captions
+    assert plain.record(1).regions == ()
+    with pytest.raises(ValueError, match="of another source"):
+        open_source(f"labelled:{tmp_path / 'regions.jsonl'}:emoji")
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("nowhere", FileNotFoundError, "captions.jsonl"),
+        ("shards/{000..002}.tar", FileNotFoundError, "000.tar"),
+        ("*.tar", FileNotFoundError, r"\*\.tar"),
+        ("{5..1}.tar", ValueError, "backwards"),
+        ("pipe:curl http://example.org/a.tar", ValueError, "not on this machine"),
+        ("https://example.org/a.tar", ValueError, "not on this machine"),
+        ("readme.md", ValueError, "cannot tell"),
+        ("labelled:regions.jsonl", ValueError, "not of the form"),
+        ("labelled::pictures", ValueError, "not of the form"),
+        ("labelled:regions.jsonl:nowhere", FileNotFoundError, "no file or folder nowhere"),
+        ("labelled:regions.jsonl:pictures", FileNotFoundError, "recipes.label --data pictures --output regions.jsonl"),
+    ],
+)
+def test_what_cannot_be_opened_says_what_could(tmp_path, monkeypatch, spec, error, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readme.md").write_text("hello")
+    write_folder(tmp_path / "pictures")
+    with pytest.raises(error, match=words):
+        open_source(spec)
+
+
+def test_a_folder_of_splits_asks_for_one(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(ValueError, match="choose one"):
+        open_source(tmp_path)
