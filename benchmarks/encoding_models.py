@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.models.config import NaFlexVisionConfig, SigLIPConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig
 
 Function = Callable[[], object]
 
@@ -68,7 +68,7 @@ def keras_hub_functions(
     """tower -> contestant -> a function that embeds the inputs with keras-hub's model, compiled as ours is."""
     import keras
 
-    from diptych.models.heads import Normalize
+    from diptych.models.parts.heads import Normalize
 
     backbone = _random_keras_hub_model(config, precision)  # `from_preset` would keep the towers in float32
     backbone.load_weights(str(folder / "model.weights.h5"))

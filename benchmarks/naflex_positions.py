@@ -99,7 +99,7 @@ def _measure(backend: str, batch_size: int, length: int, options) -> dict:
 
 
 def _our_layer(table: np.ndarray):
-    from diptych.models.naflex import ResizedPositionEmbedding
+    from diptych.models.siglip.naflex import ResizedPositionEmbedding
 
     layer = ResizedPositionEmbedding(grid=GRID)
     layer.build((None, None, WIDTH))

@@ -1,7 +1,7 @@
 """One object under two names: in a checkout, `import models` from its root gives `diptych.models` itself.
 
-The folders at the root are links inside `diptych/`. Without an alias `import models.vit` from the root would load the
-file a second time, with classes that are not those of `diptych.models.vit` and a second entry in Keras's registry.
+The folders at the root are links inside `diptych/`. Without an alias `import models.siglip.vit` from the root would load the
+file a second time, with classes that are not those of `diptych.models.siglip.vit` and a second entry in Keras's registry.
 Each room's `__init__.py` calls `alias_room` when, and only when, it finds itself imported under its bare name; so the
 `models` folder of somebody's own project is never touched.
 """
@@ -21,7 +21,7 @@ def alias_room(room: str) -> None:
 
 
 class _Aliases(MetaPathFinder, Loader):
-    """Finds `models.vit` as `diptych.models.vit`, for rooms that `alias_room` has named."""
+    """Finds `models.siglip.vit` as `diptych.models.siglip.vit`, for rooms that `alias_room` has named."""
 
     def find_spec(self, fullname, path=None, target=None):
         room, _, rest = fullname.partition(".")

@@ -5,27 +5,20 @@ Keras is imported with the first model that is asked for; configurations, preset
 
 from typing import TYPE_CHECKING
 
-from diptych.models.captioner_config import CaptionerConfig
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
-    from diptych.models.captioner import Captioner
-    from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
-    from diptych.models.naflex import NaFlexVisionTransformer
+    from diptych.models.captioner.model import Captioner
+    from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
-    from diptych.models.text import TextTransformer
+    from diptych.models.siglip.naflex import NaFlexVisionTransformer
+    from diptych.models.siglip.text import TextTransformer
+    from diptych.models.siglip.vit import VisionTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
     from diptych.models.two_towers import SigLIP as SigLIP2
-    from diptych.models.vit import VisionTransformer
 
 __all__ = [
     "CLIP",
@@ -54,13 +47,13 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from diptych.models.captioner import Captioner
-    from diptych.models.clip import CLIP, CLIPTextTransformer, CLIPVisionTransformer
-    from diptych.models.naflex import NaFlexVisionTransformer
+    from diptych.models.captioner.model import Captioner
+    from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
-    from diptych.models.text import TextTransformer
+    from diptych.models.siglip.naflex import NaFlexVisionTransformer
+    from diptych.models.siglip.text import TextTransformer
+    from diptych.models.siglip.vit import VisionTransformer
     from diptych.models.two_towers import SigLIP, TwoTowers
-    from diptych.models.vit import VisionTransformer
 
     models = (
         CLIP,

@@ -16,8 +16,9 @@ from diptych.core.weights.mapping import Table
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
-from diptych.models.config import CLIPConfig, SigLIPConfig
+from diptych.models.clip.config import CLIPConfig
 from diptych.models.presets import PRESETS
+from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
 
 Config = SigLIPConfig | CLIPConfig

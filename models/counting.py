@@ -4,16 +4,9 @@ Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch s
 as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
 """
 
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Tower = Vision | TextConfig | CLIPTextConfig

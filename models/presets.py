@@ -7,16 +7,9 @@ import difflib
 import math
 from dataclasses import replace
 
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.sizes import transformer_size, vision_size
 
 _LONG_NAMES = {"base": "B", "large": "L", "so400m": "So400m", "giant": "g-opt"}

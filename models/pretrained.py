@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from diptych.models.checkpoints import load_pair
-from diptych.models.clip import CLIP
-from diptych.models.config import CLIPConfig, SigLIPConfig
+from diptych.models.clip.config import CLIPConfig
+from diptych.models.clip.model import CLIP
+from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.two_towers import PretrainedPair, SigLIP
 
 

@@ -9,12 +9,12 @@ import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.models.checkpoints import load_pair, save_pair
-from diptych.models.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.heads import Normalize, PairLogits
-from diptych.models.naflex import NaFlexVisionTransformer
-from diptych.models.text import TextTransformer
+from diptych.models.parts.heads import Normalize, PairLogits
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.siglip.naflex import NaFlexVisionTransformer
+from diptych.models.siglip.text import TextTransformer
+from diptych.models.siglip.vit import VisionTransformer
 from diptych.models.tower import ImageTower, Tower
-from diptych.models.vit import VisionTransformer
 
 
 @keras.saving.register_keras_serializable("diptych")

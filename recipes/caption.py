@@ -71,7 +71,7 @@ def caption(options: Caption) -> int:
     """Asks, prints, writes; returns the exit status."""
     from diptych.engine.embedding.picture_features import PictureFeatures, Writer
     from diptych.models import from_preset
-    from diptych.models.captioner import Captioner
+    from diptych.models.captioner.model import Captioner
 
     targets = read_targets(options.model)
     boxes = [box_of(text) for text in options.describe]

@@ -95,7 +95,7 @@ def _writer(options: Dense, features):
     """The model's decoder, None where it has none and is not needed; raises FileNotFoundError where it is."""
     from diptych.engine.embedding.picture_features import Writer
     from diptych.engine.training.targets_file import read_targets
-    from diptych.models.captioner import Captioner
+    from diptych.models.captioner.model import Captioner
 
     run = Path(options.model) / "model"
     folder = run if (run / "captioner.json").is_file() else Path(options.model)

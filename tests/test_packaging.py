@@ -21,7 +21,7 @@ def built(tmp_path_factory) -> Path:
 
 def test_the_tree_is_read():
     names = wanted()
-    assert {"diptych/__init__.py", "diptych/core/data/__init__.py", "diptych/models/vit.py"} <= names
+    assert {"diptych/__init__.py", "diptych/core/data/__init__.py", "diptych/models/siglip/vit.py"} <= names
     assert not {name for name in names if "__pycache__" in name or name.startswith(("diptych/tests", "tests"))}
 
 
@@ -39,10 +39,10 @@ def test_the_source_distribution_holds_the_tree(built):
 
 def test_what_is_missing_or_foreign_is_named():
     whole = wanted()
-    lacking = sorted(whole - {"diptych/models/vit.py"})
-    assert differences(lacking, whole) == ["the wheel lacks diptych/models/vit.py"]
-    foreign = differences([*whole, "models/vit.py", "diptych-0.1.0.dist-info/METADATA"], whole)
-    assert foreign == ["the wheel holds models/vit.py, which the tree has not"]
+    lacking = sorted(whole - {"diptych/models/siglip/vit.py"})
+    assert differences(lacking, whole) == ["the wheel lacks diptych/models/siglip/vit.py"]
+    foreign = differences([*whole, "models/siglip/vit.py", "diptych-0.1.0.dist-info/METADATA"], whole)
+    assert foreign == ["the wheel holds models/siglip/vit.py, which the tree has not"]
 
 
 def test_the_base_install_needs_no_framework():

@@ -54,7 +54,7 @@ class Matching:
 class JointObjective(Objective):
     """The weighted sum of the losses whose weight is not 0; nothing is computed for the others.
 
-    It drives a `diptych.models.student.Student` with the parts that the losses need, on batches with their fields
+    It drives a `diptych.models.siglip.student.Student` with the parts that the losses need, on batches with their fields
     (`diptych.core.data.batch`). Each loss is kept apart by example until the end, so that a batch can be embedded in pieces.
 
     Args:

@@ -8,8 +8,8 @@ import numpy as np
 from diptych.core.data.examples.captioning import CaptionTargets, Question
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.image import resize
-from diptych.models.config import NaFlexVisionConfig, VisionConfig
-from diptych.models.generation import Generator
+from diptych.models.captioner.generation import Generator
+from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.two_towers import SigLIP
 
 BATCH = 128

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from diptych.core.evaluation.heat_map import probe_attention
-from diptych.models.config import NaFlexVisionConfig, VisionConfig
-from diptych.models.heads import MapHead
+from diptych.models.parts.heads import MapHead
+from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 
 
 def attention_of(encoder: Any) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -29,7 +29,7 @@ from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planning import plan_text
 from diptych.models import SigLIP, SigLIPConfig, VisionConfig
 from diptych.models.counting import count_flops, count_parameters
-from diptych.models.heads import bias_for_batch
+from diptych.models.parts.heads import bias_for_batch
 from diptych.models.presets import preset_config
 
 AnyRecipe = Recipe | StagedRecipe

@@ -7,7 +7,7 @@ from diptych import backends
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.engine.training.stage_plan import PlannedStage, local_size
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.captioner_config import captioner_flops, count_captioner_parameters
+from diptych.models.captioner.config import captioner_flops, count_captioner_parameters
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 
 _FLOAT32_BYTES = 4

@@ -28,8 +28,8 @@ from diptych.engine.judging.dense.probes import (
     write_dense_page,
 )
 from diptych.engine.training.stage_plan import PlannedStage
-from diptych.models.config import VisionConfig
-from diptych.models.student import Student
+from diptych.models.siglip.config import VisionConfig
+from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
 IMAGE_BATCH, TEXT_BATCH = 250, 1_000

@@ -34,9 +34,9 @@ from diptych.engine.training.stage_costs import training_flops
 from diptych.engine.training.stage_plan import PlannedStage, local_size
 from diptych.engine.training.targets_file import write_targets
 from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, VisionConfig, from_preset
-from diptych.models.adapting import adapt
-from diptych.models.captioner_config import CaptionerConfig
-from diptych.models.student import Student
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.siglip.adapting import adapt
+from diptych.models.siglip.student import Student
 
 
 def build_learner(
@@ -169,7 +169,7 @@ def build_reference(recipe: StagedRecipe, planned: PlannedStage, curation: Curat
     if type(own.vision) is not type(other.vision):
         raise ValueError(
             f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for square pictures. "
-            "`diptych.models.adapting` makes one of the other."
+            "`diptych.models.siglip.adapting` makes one of the other."
         )
     if isinstance(own.vision, NaFlexVisionConfig) or own.vision == other.vision:
         return reference

@@ -7,7 +7,7 @@ from diptych.core.training.curation import super_batch_size
 from diptych.core.training.staged_recipe import StagedRecipe
 from diptych.core.training.stages import Stage, chosen_stages
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.captioner_config import CaptionerConfig, captioner_config
+from diptych.models.captioner.config import CaptionerConfig, captioner_config
 from diptych.models.presets import naflex_config
 
 

@@ -34,7 +34,7 @@ from diptych.engine.training.stage_costs import plan_text
 from diptych.engine.training.stage_evaluation import StageEvaluation
 from diptych.engine.training.stage_parts import build_learner, save_trained, stage_preprocess
 from diptych.engine.training.stage_plan import PlannedStage, plan_stages
-from diptych.models.adapting import fit_image_weight
+from diptych.models.siglip.adapting import fit_image_weight
 
 HELPERS = ("captioner/", "global_head/", "patch_head/", "mask_token/")
 """Beginnings of the weights that a stage may leave behind: what teaches the towers, and is not kept."""

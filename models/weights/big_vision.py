@@ -20,7 +20,8 @@ from diptych.core.weights.mapping import (
     stacked_layers,
 )
 from diptych.core.weights.npz import write_npz
-from diptych.models.config import CLIPConfig, NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.clip.config import CLIPConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 FILE = "weights.npz"
 PREFIX = "params/"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from diptych.core.weights.mapping import CONV, STACKED, STACKED_TRANSPOSED, TRANSPOSED, Rule
-from diptych.models.clip_resnet_config import CLIPResNetConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
 
 
 def rules(config: CLIPResNetConfig, *, ours: str = "image", theirs: str = "visual") -> list[Rule]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.mapping import Rule, Table, heads_in, heads_out
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.config import SigLIPConfig, TextConfig, VisionConfig
 
 IGNORED = ("*/seed_generator*", "*_embedding/vars/0")
 """What keras-hub stores beside weights; `vars/0` of an embedding is the list of positions 0, 1, 2, ..."""

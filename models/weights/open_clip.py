@@ -19,16 +19,9 @@ from diptych.core.weights.mapping import (
     Table,
 )
 from diptych.core.weights.safetensors import write_safetensors_folder
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.sizes import SIZES
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"

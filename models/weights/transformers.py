@@ -24,16 +24,9 @@ from diptych.core.weights.mapping import (
     split,
 )
 from diptych.core.weights.safetensors import write_safetensors_folder
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 IGNORED = ("*.position_ids",)
 NO_RESNET = 'transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".'

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from diptych.core.losses.captioning import captioning_loss, chunked_cross_entropy, combine_tasks
-from diptych.models.captioner import Captioner
-from diptych.models.generation import generate
+from diptych.models.captioner.generation import generate
+from diptych.models.captioner.model import Captioner
 from tests.models.examples import forward, value_and_gradients
 
 TOKENS_PER_CHUNK = 8

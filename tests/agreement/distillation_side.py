@@ -13,7 +13,7 @@ from keras import ops
 
 from diptych.core.losses import distillation, masked_prediction
 from diptych.models import VisionTransformer
-from diptych.models.distillation_head import DistillationHead
+from diptych.models.parts.distillation_head import DistillationHead
 from tests.agreement.native import native_gradients
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from diptych.models.config import SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.config import SigLIPConfig, TextConfig, VisionConfig
 
 SMALL = st.integers(1, 5)
 

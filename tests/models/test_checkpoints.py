@@ -16,7 +16,8 @@ from diptych.core.files.json_objects import read_json, write_json
 from diptych.core.weights.mapping import WeightsMismatch
 from diptych.core.weights.safetensors import read_tensors, write_safetensors_folder
 from diptych.models import CLIP, CLIPConfig, SigLIP, SigLIP2, SigLIPConfig, from_preset
-from diptych.models.config import CLIPTextConfig, CLIPVisionConfig, NaFlexVisionConfig, TextConfig, VisionConfig
+from diptych.models.clip.config import CLIPTextConfig, CLIPVisionConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, TextConfig, VisionConfig
 from diptych.models.weights import big_vision
 from tests.models.examples import forward, numpy_of
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 
-from diptych.models.config import SigLIPConfig
 from diptych.models.presets import PRESETS, preset_config, siglip_config
+from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.sizes import SIZES, transformer_size, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 
 from diptych.models import SigLIP
 from diptych.models.abstract import shapes_only
-from diptych.models.config import VisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 from diptych.models.presets import PRESETS, siglip_config
 from diptych.models.pretrained import build_model
+from diptych.models.siglip.config import VisionConfig
 from diptych.models.sizes import SIZES, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, batch_for

@@ -9,9 +9,9 @@ from keras import ops
 
 from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.models import SigLIP, TextTransformer, TwoTowers, VisionTransformer
-from diptych.models.embeddings import ClassToken, PatchEmbedding, TokenEmbedding
-from diptych.models.heads import MapHead, normalize
-from diptych.models.layers import LayerNorm, Mlp
+from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, TokenEmbedding
+from diptych.models.parts.heads import MapHead, normalize
+from diptych.models.parts.layers import LayerNorm, Mlp
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION, batch_for, forward, numpy_of, value_and_gradients
 
 BATCH = batch_for(TINY)

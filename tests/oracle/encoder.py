@@ -1,4 +1,4 @@
-"""The pre-LN transformer encoder (big_vision `models/vit.py`)."""
+"""The pre-LN transformer encoder (big_vision `models/siglip/vit.py`)."""
 
 from tests.oracle.attention import self_attention
 from tests.oracle.gelu import gelu

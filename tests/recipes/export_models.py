@@ -12,16 +12,9 @@ from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.engine.embedding.encoder import Encoder
 from diptych.models import CLIP, SigLIP
-from diptych.models.config import (
-    CLIPConfig,
-    CLIPResNetConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NaFlexVisionConfig,
-    SigLIPConfig,
-    TextConfig,
-    VisionConfig,
-)
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 TOWER = {"width": 12, "depth": 1, "mlp_dim": 20, "num_heads": 3}
 TEXT = {**TOWER, "vocab_size": 8_000, "context_length": 7, "embed_dim": 8}

@@ -11,9 +11,9 @@ from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.engine.training.staged import save_trained
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
-from diptych.models.captioner import Captioner
-from diptych.models.captioner_config import CaptionerConfig
-from diptych.models.student import Student
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.captioner.model import Captioner
+from diptych.models.siglip.student import Student
 
 TOWER = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 TEXT = TextConfig(**TOWER, vocab_size=VOCABULARY, context_length=6)

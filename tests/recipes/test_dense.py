@@ -19,8 +19,8 @@ from diptych.engine.judging.dense.scenes import Phrase
 from diptych.engine.judging.dense.tasks import square_towers
 from diptych.engine.training.targets_file import write_targets
 from diptych.models import CLIP, NaFlexVisionConfig, SigLIP, SigLIPConfig, TextConfig, VisionConfig
-from diptych.models.captioner import Captioner
-from diptych.models.captioner_config import CaptionerConfig
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.captioner.model import Captioner
 from diptych.recipes import dense as recipe
 from diptych.recipes.dense import Dense, dense
 from tests.core.data.pictures import encoded

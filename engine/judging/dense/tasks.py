@@ -23,8 +23,8 @@ from diptych.engine.judging.dense.probes import (
 from diptych.engine.judging.dense.reader import FeatureReader, MapFeatures
 from diptych.engine.judging.dense.sets import ClassifiedPictures, MapSets, PhraseSet
 from diptych.models import SigLIP
-from diptych.models.adapting import adapt, to_square
-from diptych.models.config import NaFlexVisionConfig
+from diptych.models.siglip.adapting import adapt, to_square
+from diptych.models.siglip.config import NaFlexVisionConfig
 
 AT_ONCE = 512  # pictures with phrases whose features are held in memory
 

@@ -6,8 +6,8 @@ from diptych.core.training.joint_objective import JointObjective
 from diptych.core.training.stages import LossWeights
 from diptych.core.training.teacher import EmaTeacher
 from diptych.models import SigLIPConfig, TextConfig, VisionConfig
-from diptych.models.captioner_config import CaptionerConfig
-from diptych.models.student import Student
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.siglip.student import Student
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}
 CONFIG = SigLIPConfig(

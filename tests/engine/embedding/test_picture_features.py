@@ -11,8 +11,8 @@ from diptych.core.data.image import resize
 from diptych.engine.embedding import picture_features
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.models import SigLIP
-from diptych.models.captioner import Captioner
-from diptych.models.generation import Generator, generate
+from diptych.models.captioner.generation import Generator, generate
+from diptych.models.captioner.model import Captioner
 from tests.core.data.pictures import pixels
 from tests.recipes.scripted_decoder import BOX, DECODER, NAFLEX, SQUARE, TARGETS, TOWER
 

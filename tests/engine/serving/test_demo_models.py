@@ -18,8 +18,8 @@ from diptych.engine.serving.answers import Answers
 from diptych.engine.serving.attention import attention_of, attention_of_head
 from diptych.engine.serving.galleries import Examples, Gallery
 from diptych.models import CLIP, CLIPConfig, CLIPTextConfig, CLIPVisionConfig, SigLIP, SigLIPConfig
-from diptych.models.config import NaFlexVisionConfig, TextConfig, VisionConfig
-from diptych.models.heads import MapHead
+from diptych.models.parts.heads import MapHead
+from diptych.models.siglip.config import NaFlexVisionConfig, TextConfig, VisionConfig
 from diptych.recipes.demo import DEFAULT_MODEL
 from tests.engine.serving.demo_site import png_file
 

@@ -1,0 +1,107 @@
+"""What residual networks are made of: convolutions without bias, batch normalisation, average pooling.
+
+Like the transformer's layers they are called by the one layer around them through their `call` methods.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from diptych.models.parts.initializers import LecunNormal
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Convolution(keras.layers.Layer):
+    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`.
+
+    The image is padded by half a kernel on each side, as in torch. Keras's padding "same" would pad a stride of two behind the
+    image alone.
+    """
+
+    def __init__(self, *, filters: int, kernel_size: int, stride: int = 1, seed: str = "0/convolution", **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.kernel_size, self.stride, self.seed = filters, kernel_size, stride, seed
+
+    def build(self, input_shape):
+        size, channels = self.kernel_size, input_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(size, size, channels, self.filters),
+            initializer=LecunNormal(fan_in=size * size * channels, seed=f"{self.seed}/kernel"),
+        )
+
+    def call(self, x):
+        margin = self.kernel_size // 2
+        if margin:
+            x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        return ops.conv(x, self.kernel, strides=self.stride, padding="valid", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return batch, -(-height // self.stride), -(-width // self.stride), self.filters
+
+    def get_config(self):
+        names = ("filters", "kernel_size", "stride", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation over all axes but the last, in float32, returned in the input's dtype (Ioffe and Szegedy 2015).
+
+    In training the batch's own mean and variance are used, and the moving ones follow them:
+
+        moving <- momentum · moving + (1 - momentum) · batch
+
+    with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum). Otherwise,
+    and where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on
+    jax they change where the caller keeps updates of such weights, as `fit` does.
+
+    Args:
+        initial_scale: 0 for the last norm of a residual branch, which then starts as the identity.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-5, momentum: float = 0.9, initial_scale: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon, self.momentum, self.initial_scale = epsilon, momentum, initial_scale
+
+    def build(self, input_shape):
+        def weight(name, value, *, trainable):
+            initializer = keras.initializers.Constant(value)
+            return self.add_weight(
+                name=name, shape=input_shape[-1:], initializer=initializer, trainable=trainable, autocast=False
+            )
+
+        self.scale = weight("scale", self.initial_scale, trainable=True)
+        self.bias = weight("bias", 0.0, trainable=True)
+        self.moving_mean = weight("moving_mean", 0.0, trainable=False)
+        self.moving_variance = weight("moving_variance", 1.0, trainable=False)
+
+    def call(self, x, training=False):
+        dtype, x = x.dtype, ops.cast(x, "float32")
+        if training and self.trainable and self.scale.trainable:
+            mean = ops.mean(x, axis=(0, 1, 2))
+            variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
+            self._follow(mean, variance, ops.cast(math.prod(ops.shape(x)[:-1]), "float32"))
+        else:
+            mean, variance = self.moving_mean.value, self.moving_variance.value
+        factor = ops.rsqrt(variance + self.epsilon) * self.scale.value
+        return ops.cast((x - mean) * factor + self.bias.value, dtype)
+
+    def _follow(self, mean, variance, count):
+        unbiased = variance * count / ops.maximum(count - 1.0, 1.0)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            moving.assign(self.momentum * moving.value + (1.0 - self.momentum) * ops.stop_gradient(batch))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        names = ("epsilon", "momentum", "initial_scale")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def average_pool(x, size: int):
+    """Means over squares of `size` by `size` pixels of `[batch, height, width, channels]`."""
+    return x if size == 1 else ops.average_pool(x, size, size, padding="valid", data_format="channels_last")

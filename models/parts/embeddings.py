@@ -1,0 +1,142 @@
+"""From pixels and token ids to vectors: patch, token and position embeddings."""
+
+import keras
+from keras import ops
+
+from diptych.models.parts.initializers import LecunNormal, Normal
+from diptych.models.parts.layers import affine
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PatchProjection(keras.layers.Layer):
+    """Projects flattened patches `[batch, patches, patch_size² · 3]` to `width`; a patch is flattened as (row, column, channel)."""
+
+    def __init__(
+        self, *, patch_size: int, width: int, use_bias: bool = True, seed: str = "0/patch_embedding", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.patch_size, self.width, self.use_bias, self.seed = patch_size, width, use_bias, seed
+
+    def build(self, input_shape):
+        patch = self.patch_size
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(patch, patch, 3, self.width),
+            initializer=LecunNormal(fan_in=patch * patch * 3, seed=f"{self.seed}/kernel"),
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
+
+    def call(self, patches):
+        x = ops.cast(patches, self.compute_dtype)
+        return affine(x, ops.reshape(self.kernel, (-1, self.width)), self.bias if self.use_bias else 0)
+
+    def compute_output_shape(self, input_shape):
+        return *input_shape[:-1], self.width
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "patch_size": self.patch_size,
+            "width": self.width,
+            "use_bias": self.use_bias,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PatchEmbedding(PatchProjection):
+    """Cuts `[batch, height, width, 3]` images into square patches, row by row, and projects each to `width`.
+
+    Equal to a convolution with kernel and stride `patch_size` and no padding: pixels that do not fill a patch are dropped
+    (384 px in patches of 14 give 27 x 27).
+    """
+
+    def call(self, images):
+        batch, height, width, channels = ops.shape(images)
+        patch = self.patch_size
+        rows, columns = height // patch, width // patch
+        x = ops.cast(images, self.compute_dtype)[:, : rows * patch, : columns * patch]
+        x = ops.reshape(x, (batch, rows, patch, columns, patch, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return super().call(ops.reshape(x, (batch, rows * columns, patch * patch * channels)))
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return batch, (height // self.patch_size) * (width // self.patch_size), self.width
+
+
+@keras.saving.register_keras_serializable("diptych")
+class TokenEmbedding(keras.layers.Layer):
+    """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, 1/width).
+
+    In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent token's
+    gradient is not summed in bfloat16 and the table is not copied.
+    """
+
+    def __init__(self, *, vocab_size: int, width: int, seed: str = "0/token_embedding", **kwargs):
+        super().__init__(**kwargs)
+        self.vocab_size, self.width, self.seed = vocab_size, width, seed
+
+    def build(self, input_shape):
+        self.embedding = self.add_weight(
+            name="embedding",
+            shape=(self.vocab_size, self.width),
+            initializer=Normal(stddev=self.width**-0.5, seed=f"{self.seed}/embedding"),
+            autocast=False,
+        )
+
+    def call(self, ids):
+        # The reshape changes no value. On tensorflow its gradient is a dense tensor, where a bare lookup's is a sparse
+        # IndexedSlices that optimizers treat differently from the other backends' dense gradient.
+        table = ops.reshape(self.embedding, (self.vocab_size, self.width))
+        return ops.cast(ops.take(table, ids, axis=0), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return *input_shape, self.width
+
+    def get_config(self):
+        return {**super().get_config(), "vocab_size": self.vocab_size, "width": self.width, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a learned vector to each position of `[batch, length, width]`, drawn from N(0, stddev²); None for width^-0.5."""
+
+    def __init__(self, *, stddev: float | None = None, seed: str = "0/position_embedding", **kwargs):
+        super().__init__(**kwargs)
+        self.stddev, self.seed = stddev, seed
+
+    def build(self, input_shape):
+        _, length, width = input_shape
+        self.embedding = self.add_weight(
+            name="embedding",
+            shape=(length, width),
+            initializer=Normal(stddev=self.stddev or width**-0.5, seed=f"{self.seed}/embedding"),
+        )
+
+    def call(self, x):
+        return x + self.embedding
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "stddev": self.stddev, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class ClassToken(keras.layers.Layer):
+    """Puts one learned vector (zero at first, without a position) in front of `[batch, length, width]`."""
+
+    def build(self, input_shape):
+        self.token = self.add_weight(name="token", shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, x):
+        batch, _, width = ops.shape(x)
+        token = ops.broadcast_to(ops.reshape(self.token, (1, 1, width)), (batch, 1, width))
+        return ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, length, width = input_shape
+        return batch, length + 1, width

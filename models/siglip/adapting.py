@@ -1,0 +1,87 @@
+"""The same weights in a model of another resolution, patch size or kind of image tower."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import keras
+import numpy as np
+
+from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
+from diptych.models.abstract import give_values, shapes_only
+from diptych.models.presets import naflex_config
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.two_towers import SigLIP
+
+KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/embedding"
+
+
+def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | None = None) -> SigLIP:
+    """A model for images or patches of another size, in pixels; positions and patch kernel are resized, all else is as it was.
+
+    Raises:
+        ValueError: for NaFlex and image_size: such a model takes any size.
+    """
+    vision = model.config.vision
+    if isinstance(vision, NaFlexVisionConfig):
+        if image_size is not None:
+            raise ValueError("A NaFlex model takes images of any size; image_size is for models with square images.")
+        return _rebuilt(
+            model, replace(model.config, vision=replace(vision, patch_size=patch_size or vision.patch_size))
+        )
+    resized = replace(vision, image_size=image_size or vision.image_size, patch_size=patch_size or vision.patch_size)
+    return _rebuilt(model, replace(model.config, vision=resized))
+
+
+def to_naflex(model: SigLIP, *, max_num_patches: int = 256) -> SigLIP:
+    """A model for images of any aspect from one for square images; on square images of the old size it computes the same."""
+    return _rebuilt(model, naflex_config(model.config, max_num_patches=max_num_patches))
+
+
+def to_square(model: SigLIP, *, image_size: int | None = None) -> SigLIP:
+    """A model for square images from a NaFlex one; by default of the size at which its table of positions stays as it is."""
+    vision = model.config.vision
+    if not isinstance(vision, NaFlexVisionConfig):
+        raise ValueError(f"A NaFlex model is needed, got one for images of {vision.image_size} px: see `adapt`.")
+    square = VisionConfig(
+        width=vision.width,
+        depth=vision.depth,
+        mlp_dim=vision.mlp_dim,
+        num_heads=vision.num_heads,
+        patch_size=vision.patch_size,
+        image_size=image_size or vision.position_grid * vision.patch_size,
+        pooling=vision.pooling,
+        embed_dim=vision.embed_dim,
+    )
+    return _rebuilt(model, replace(model.config, vision=square))
+
+
+def _rebuilt(model: SigLIP, config: SigLIPConfig) -> SigLIP:
+    """A new model with this model's weights, those of the image's first layers resized."""
+    with shapes_only():
+        new = SigLIP(config, dtype=model.dtype_policy.name, name=model.name)
+    shapes = {variable.path: tuple(variable.shape) for variable in new.weights}
+    give_values(new, _resized(model, shapes))
+    return new
+
+
+def _resized(model: SigLIP, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+    for variable in model.weights:
+        value = np.array(keras.ops.convert_to_numpy(variable.value))  # a copy: backends may share memory with NumPy
+        fitted = fit_image_weight(variable.path, value, shapes[variable.path])
+        yield variable.path, value if fitted is None else fitted
+
+
+def fit_image_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Positions or a patch kernel of an image tower in another shape; None for any other weight.
+
+    Positions may be a flat list or a square table, before and after.
+    """
+    if path == KERNEL:
+        return resize_patch_kernel(value, shape[0])
+    if path != POSITIONS:
+        return None
+    width = value.shape[-1]
+    old_side = math.isqrt(value.size // width)
+    new_side = math.isqrt(math.prod(shape) // width)
+    return resize_positions(value.reshape(old_side, old_side, width), new_side).reshape(shape)

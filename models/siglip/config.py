@@ -1,0 +1,124 @@
+"""Configurations of SigLIP's and SigLIP 2's towers: frozen values that models are built from and files are written from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from diptych.models.parts.config_checks import check_pair, check_tower, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A vision transformer. Sizes by name ("B/16") come from `diptych.models.sizes`."""
+
+    describes: ClassVar[str] = "VisionTransformer"
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int = 16
+    image_size: int = 224
+    pooling: Literal["map", "gap", "cls"] = "map"
+    embed_dim: int | None = None
+    """Width of a linear projection behind the pooling; None, as in SigLIP, for no projection."""
+    position_stddev: float | None = None
+    """Of fresh position embeddings; None, as in big_vision, for width^-0.5. That is a fifth of what patches are embedded to, and a
+    short run never hears it: more makes patches tell their places from the first step."""
+
+    def __post_init__(self):
+        check_tower(self, "patch_size", "image_size")
+        require(
+            self.position_stddev is None or self.position_stddev > 0,
+            f"position_stddev must be positive, or None for width^-0.5, got {self.position_stddev!r}.",
+        )
+        require(
+            self.patch_size <= self.image_size,
+            f"patch_size must be at most image_size, got {self.patch_size} for images of {self.image_size} px.",
+        )
+        require(
+            self.pooling in ("map", "gap", "cls"), f"pooling of images must be map, gap or cls, got {self.pooling!r}."
+        )
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim or self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaFlexVisionConfig:
+    """A vision transformer for images of any size and aspect, cut into at most so many patches (SigLIP 2, section 2.4.2)."""
+
+    describes: ClassVar[str] = "NaFlexVisionTransformer"
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: int = 16
+    position_grid: int = 16
+    """Side of the square table of learned positions, which is resized to each image's own grid."""
+    max_num_patches: int = 256
+    """What the model was released for; it takes any number."""
+    pooling: Literal["map", "gap"] = "map"
+    embed_dim: int | None = None
+
+    def __post_init__(self):
+        check_tower(self, "patch_size", "position_grid", "max_num_patches")
+        require(self.pooling in ("map", "gap"), f"pooling of patches must be map or gap, got {self.pooling!r}.")
+
+    @property
+    def num_patches(self) -> int:
+        return self.max_num_patches
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim or self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """A bidirectional text transformer without masks (big_vision `text_transformer.py`)."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    vocab_size: int = 32_000
+    context_length: int = 64
+    pooling: Literal["last", "first", "gap", "map"] = "last"
+    """"last" reads position `context_length - 1`, padding or not; the released SigLIP models do so."""
+    embed_dim: int | None = None
+    """Width of the projection to the image tower's width; None for no projection."""
+
+    def __post_init__(self):
+        check_tower(self, "vocab_size", "context_length")
+        require(
+            self.pooling in ("last", "first", "gap", "map"),
+            f"pooling of text must be last, first, gap or map, got {self.pooling!r}.",
+        )
+
+    @property
+    def output_width(self) -> int:
+        return self.embed_dim or self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigLIPConfig:
+    """Two towers and the scale and bias of their logits."""
+
+    describes: ClassVar[str] = "SigLIP"
+    vision: VisionConfig | NaFlexVisionConfig
+    text: TextConfig
+    init_logit_scale: float = 10.0
+    init_logit_bias: float | None = -10.0
+
+    def __post_init__(self):
+        if isinstance(self.vision, Mapping):
+            kind = NaFlexVisionConfig if "position_grid" in self.vision else VisionConfig
+            object.__setattr__(self, "vision", kind(**self.vision))
+        if isinstance(self.text, Mapping):
+            object.__setattr__(self, "text", TextConfig(**self.text))
+        check_pair(self)
