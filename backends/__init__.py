@@ -30,17 +30,20 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
     The three `TrainStep` classes keep one contract:
-      - One forward and one backward pass: value and gradients of `objective.loss_of(model, objective.embed(model, batch))`.
-        With `micro_batches` = k > 1 the batch is embedded in k pieces without gradients, the loss and the gradients of all
-        its embeddings are computed at once, and each piece is embedded again to carry them to the weights (Gao et al.
-        2021, "GradCache"): the same gradient, every pair contrasted, a k-th of the activations.
+      - One forward and one backward pass: value and gradients of the objective's weighted terms. With `micro_batches` = k > 1 the
+        batch goes in k pieces, for a k-th of the activations. What compares examples is embedded first without gradients, the loss
+        and the gradients of all its embeddings are computed at once, and each piece is embedded again to carry them to the weights
+        (Gao et al. 2021, "GradCache"): the same gradient, every pair contrasted. Terms whose examples are independent are computed
+        in that second pass alone, and are means over the pieces.
       - Before it, `objective.prepare` may choose from the batch, without gradients.
       - Gradients are clipped by their global norm over the trained weights, the optimizer is applied, then the moving
-        average and the teacher take in the new weights, and the objective's own variables their updates.
+        average and the teacher take in the new weights, the objective's own variables their updates, and untrained weights
+        what the forward pass made of them (moving statistics), each piece moving them once.
       - Where the loss or the norm is not finite, nothing changes, the optimizer's counter included.
       - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
-      - `step.synchronize()` brings the Keras variables of model, optimizer, averages and objective up to date; before it they
-        may be stale or, on jax, gone. The next call takes their values up again, so restoring a checkpoint is assigning them.
+      - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving them: between
+        steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign the variables; the next
+        step picks them up.
       - `step.compilations` counts the shapes of batches it has been compiled for.
 
     Args:

@@ -2,11 +2,13 @@
 
 import os
 import sys
-from typing import TypeVar
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Annotated, TypeVar, get_type_hints
 
 import tyro
 
 from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
+from diptych.core.training.recipe import Recipe
 
 Options = TypeVar("Options")
 """A frozen dataclass; a recipe, for those that train."""
@@ -35,3 +37,31 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
     if unset:
         print(f"KERAS_BACKEND is not set: using {backend}, the first installed of {', '.join(BACKENDS)}.", flush=True)
     return options
+
+
+def train(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> int:
+    """Runs a recipe with the command line's changes; returns the exit status."""
+    recipe = parse_recipe(recipe, arguments, program=program, description=description)
+    from diptych.engine.training.run import run
+
+    return run(recipe)
+
+
+def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> Recipe:
+    """As `parse`, for a recipe: flags of what none of its stages uses are neither shown nor taken."""
+    hints, unused = get_type_hints(Recipe, include_extras=True), recipe.unused()
+    shown = [
+        (
+            part.name,
+            Annotated[hints[part.name], tyro.conf.Suppress] if part.name in unused else hints[part.name],
+            field(default=getattr(recipe, part.name)),
+        )
+        for part in fields(Recipe)
+    ]
+    flags = make_dataclass("Recipe", shown, frozen=True, kw_only=True, namespace={"__doc__": Recipe.__doc__})
+    changed = parse(flags(), arguments, program=program, description=description)
+    try:
+        return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
+    except ValueError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from diptych.models.captioner.model import Captioner
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
+    from diptych.models.siglip.model import SigLIP
+    from diptych.models.siglip.model import SigLIP as SigLIP2
     from diptych.models.siglip.naflex import NaFlexVisionTransformer
     from diptych.models.siglip.text import TextTransformer
     from diptych.models.siglip.vit import VisionTransformer
-    from diptych.models.two_towers import SigLIP, TwoTowers
-    from diptych.models.two_towers import SigLIP as SigLIP2
+    from diptych.models.two_towers import TwoTowers
 
 __all__ = [
     "CLIP",
@@ -50,10 +51,11 @@ def __getattr__(name: str):
     from diptych.models.captioner.model import Captioner
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
+    from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.naflex import NaFlexVisionTransformer
     from diptych.models.siglip.text import TextTransformer
     from diptych.models.siglip.vit import VisionTransformer
-    from diptych.models.two_towers import SigLIP, TwoTowers
+    from diptych.models.two_towers import TwoTowers
 
     models = (
         CLIP,

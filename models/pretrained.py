@@ -6,7 +6,8 @@ from diptych.models.checkpoints import load_pair
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.siglip.config import SigLIPConfig
-from diptych.models.two_towers import PretrainedPair, SigLIP
+from diptych.models.siglip.model import SigLIP
+from diptych.models.two_towers import PretrainedPair
 
 
 def from_preset(

@@ -138,7 +138,7 @@ def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[t
             (place, text, None) for place in range(len(pictures)) for text in options.find
         ]
         return [str(path) for path in options.image], pictures, phrases
-    from diptych.engine.datasets import evaluation_scenes
+    from diptych.engine.datasets.scenes import evaluation_scenes
     from diptych.engine.judging.dense.scenes import read_scenes
 
     scenes = read_scenes(evaluation_scenes(), SCENES_SHOWN)

@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.core.training.recipe import Recipe
-from diptych.engine.command_line import parse
-from diptych.recipes.siglip import resolve, siglip
+from diptych.engine.command_line import train
+from diptych.recipes.siglip import siglip
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
 """Radford et al. 2021, section 2.5."""
@@ -40,10 +40,7 @@ def clip() -> Recipe:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's changes; returns the exit status."""
-    recipe = parse(clip(), arguments, program="python -m recipes.clip", description=__doc__)
-    from diptych.engine.training.contrastive import run
-
-    return run(resolve(recipe))
+    return train(clip(), arguments, program="python -m recipes.clip", description=__doc__)
 
 
 if __name__ == "__main__":

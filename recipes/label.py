@@ -36,7 +36,8 @@ from diptych.core.report.charts.sheet import sheet, square, write_page
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
-from diptych.engine.datasets import SCENE_SHAPES, evaluation_scenes
+from diptych.engine.datasets.open import known_data_set
+from diptych.engine.datasets.scenes import evaluation_scenes
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.failures import exit_status
 from diptych.engine.labelling.crop_scorer import CropScorer
@@ -104,9 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    drawn = options.data in SCENE_SHAPES
-    if drawn:
-        source: Source = evaluation_scenes(length=options.scenes, aspects=SCENE_SHAPES[options.data])
+    known = known_data_set(options.data)
+    drawn = known is not None and known.shows_scenes
+    if known is not None and known.shows_scenes:
+        source: Source = evaluation_scenes(length=options.scenes, aspects=known.aspects)
     else:
         source = open_source(options.data)
     detector = open_detector(options, open_encoder)

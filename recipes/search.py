@@ -23,16 +23,14 @@ import tyro
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
-from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.evaluation.nearest import nearest
 from diptych.core.training.run_folder import write_json
 from diptych.engine.command_line import parse
+from diptych.engine.datasets.open import known_data_set
 from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw
 from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.failures import exit_status
 from diptych.engine.judging.search_results import page, print_tables, results
-
-EXAMPLES = ("red apple", "schwarzes Herz", "トラの顔", "ज्वालामुखी")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +94,10 @@ def _queries(options: Search, card: dict[str, Any]) -> tuple[tuple[str, ...], li
     """The texts as a model is given them, and the bytes of the pictures."""
     asked = options.query
     if not asked and not options.image:
-        if card["data"] != EMBEDDED:
+        known = known_data_set(card["data"])
+        asked = known.example_queries if known else ()
+        if not asked:
             raise ValueError('nothing to look for: give --query "some text", or --image some/picture.jpg.')
-        asked = EXAMPLES
     try:
         pictures = [read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES) for path in options.image]
         return tuple(map(clean_caption, asked)), pictures

@@ -10,11 +10,9 @@ augmented, a batch of hundreds and a bias that fits it, English drawn more often
 """
 
 import sys
-from dataclasses import replace
 
-from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
-from diptych.engine.command_line import parse
+from diptych.engine.command_line import train
 
 
 def siglip() -> Recipe:
@@ -32,32 +30,9 @@ def siglip() -> Recipe:
     )
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """Fills in what depends on the data: the embedded emoji have names in 36 languages, other data a caption or two."""
-    data = recipe.data
-    embedded = data.train_data == EMBEDDED
-    share, captions, opening = data.english_share, data.captions_per_image, data.opening_examples
-    length = data.context_length
-    if length is None and embedded:
-        length = 12
-    if share is None and embedded:
-        share = 0.15
-    if captions is None:
-        captions = 6 if embedded else 1
-    if opening is None:
-        opening = recipe.optimization.examples * 3 // 8 if embedded else 0
-    resolved = replace(
-        data, context_length=length, english_share=share, captions_per_image=captions, opening_examples=opening
-    )
-    return replace(recipe, data=resolved)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's changes; returns the exit status."""
-    recipe = parse(siglip(), arguments, program="python -m recipes.siglip", description=__doc__)
-    from diptych.engine.training.contrastive import run
-
-    return run(resolve(recipe))
+    return train(siglip(), arguments, program="python -m recipes.siglip", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ docs/siglip2.md lists each, with its reason and how sure the facts are.
 import sys
 from pathlib import Path
 
-from diptych.core.training.recipe import Data, Model, Optimization, Run
-from diptych.core.training.staged_recipe import Captioning, Distillation, StagedRecipe
-from diptych.core.training.stages import Curation, LossWeights, Stage
-from diptych.engine.command_line import parse
+from diptych.core.training.recipe import Captioning, Data, Distillation, Model, Optimization, Recipe, Run
+from diptych.core.training.stages import Curation, Stage
+from diptych.engine.command_line import train
 
 EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768
 
@@ -37,11 +36,11 @@ SIZES = {
 }
 
 
-def siglip2(size: str) -> StagedRecipe:
+def siglip2(size: str) -> Recipe:
     """The paper's run of a size: the trunk, and what forks from it."""
     preset, weight, resolutions, naflex, filter_ratio = SIZES[size]
-    return StagedRecipe(
-        data=Data(train_data="", context_length=64, english_share=0.9, captions_per_image=1, augment=False),
+    return Recipe(
+        data=Data(train_data="", english_share=0.9, augment=False),
         model=Model(model=preset, precision="bfloat16", init_logit_bias=-10.0),
         optimization=Optimization(
             examples=EXAMPLES,
@@ -50,10 +49,7 @@ def siglip2(size: str) -> StagedRecipe:
             learning_rate=1e-3,
             weight_decay=1e-4,
         ),
-        captioning=Captioning(),
-        distillation=Distillation(),
-        devices=2_048,
-        run=Run(run_dir=Path("runs") / f"siglip2-{size.lower().replace('/', '')}"),
+        run=Run(run_dir=Path("runs") / f"siglip2-{size.lower().replace('/', '')}", evaluations=4, devices=2_048),
         stages=stages(weight=weight, resolutions=resolutions, naflex=naflex, filter_ratio=filter_ratio),
     )
 
@@ -79,8 +75,8 @@ def stages(
         lengths, halve_from: NaFlex's sequence lengths, and from where on batches are halved.
         teacher: the checkpoint that judges what is learnable.
     """
-    captioning = LossWeights(captioning=1.0)
-    complete = LossWeights(captioning=1.0, distillation=weight, masked_prediction=0.25 * weight)
+    captioning = {"contrastive": 1.0, "captioning": 1.0}
+    complete = captioning | {"distillation": weight, "masked_prediction": 0.25 * weight}
     learned = [
         Stage(name="captioning", schedule=(0.0, 0.8), losses=captioning),
         Stage(name="self_distillation", after="captioning", schedule=(0.8, 0.9), losses=complete),
@@ -128,7 +124,7 @@ def stages(
     return tuple(learned)
 
 
-def tiny() -> StagedRecipe:
+def tiny() -> Recipe:
     """All of it on a laptop: scenes of emoji, tiny towers, forks to another resolution and to NaFlex, and curated fine-tuning.
 
     The curated stage takes the trunk for its teacher: there is no larger model here to ask.
@@ -139,21 +135,21 @@ def tiny() -> StagedRecipe:
         after="self_distillation",
         schedule=(0.9, 1.0),
         stretch=3.75,
-        losses=LossWeights(captioning=1.0),
+        losses={"contrastive": 1.0, "captioning": 1.0},
         sequence_lengths=(16, 25, 36, 64),
         halve_from=64,
         order=1,
     )
     kept = tuple(stage for stage in learned if stage.name != "patch6_54_curated")
-    return StagedRecipe(
-        data=Data(train_data="scenes", context_length=16, english_share=0.5, captions_per_image=1, augment=False),
+    return Recipe(
+        data=Data(train_data="scenes", augment=False),
         model=Model(model="scenes"),
         optimization=Optimization(examples=60_000, batch_size=32, learning_rate=1e-3, weight_decay=1e-4),
         captioning=Captioning(target_length=20, box_bins=10, decoder_depth=1),
         distillation=Distillation(
             teacher_momentum=0.99, head_hidden=256, head_bottleneck=64, head_outputs=1024, local_views=4
         ),
-        run=Run(run_dir=Path("runs/siglip2")),
+        run=Run(run_dir=Path("runs/siglip2"), evaluations=4),
         stages=(*kept, flexible),
     )
 
@@ -169,10 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    recipe = parse(tiny() if first == "tiny" else siglip2(first), words, program=program, description=__doc__)
-    from diptych.engine.training.staged import run
-
-    return run(recipe)
+    return train(tiny() if first == "tiny" else siglip2(first), words, program=program, description=__doc__)
 
 
 if __name__ == "__main__":

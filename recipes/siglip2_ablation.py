@@ -17,21 +17,21 @@ from the same seeds and the same data in the same order, unless the table says o
 - sigmoid or softmax at batches of 16.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from diptych.core.data.sources.open import NOISY_SCENES, WIDE_SCENES
-from diptych.core.training.staged_recipe import StagedRecipe
-from diptych.core.training.stages import Curation, LossWeights, Stage
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.results import read_results
+from diptych.core.training.stages import Curation, Stage
 from diptych.engine.command_line import parse
 from diptych.engine.failures import TRAINING_ERRORS, exit_status
 from diptych.recipes.siglip2 import tiny
 
-CAPTIONING = LossWeights(captioning=1.0)
-SELF_SUPERVISED = LossWeights(captioning=1.0, distillation=0.5, masked_prediction=0.125)
+CAPTIONING = {"contrastive": 1.0, "captioning": 1.0}
+SELF_SUPERVISED = {**CAPTIONING, "distillation": 0.5, "masked_prediction": 0.125}
 DECODER = Stage(
     name="decoder",
     after="trunk",
@@ -68,7 +68,7 @@ class Ablation:
             )
 
 
-def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
+def variants(options: Ablation, seed: int = 0) -> dict[str, Recipe]:
     """The runs of one seed, by name, in the order in which they are carried out."""
     recipe = tiny()
     recipe = replace(
@@ -80,10 +80,10 @@ def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
 
     retrieval_alone = replace(recipe.run, report=False)
 
-    def run(*stages: Stage, **changes) -> StagedRecipe:
+    def run(*stages: Stage, **changes) -> Recipe:
         return replace(recipe, stages=stages, **changes)
 
-    def small_batches(loss: Literal["sigmoid", "softmax"]) -> StagedRecipe:
+    def small_batches(loss: Literal["sigmoid", "softmax"]) -> Recipe:
         model = recipe.model if loss == "sigmoid" else replace(recipe.model, init_logit_bias=None)
         optimization = replace(
             recipe.optimization, loss=loss, batch_size=16, examples=options.examples // 3, learning_rate=5e-4
@@ -130,25 +130,25 @@ def variants(options: Ablation, seed: int = 0) -> dict[str, StagedRecipe]:
 def ablation(options: Ablation) -> int:
     """Carries out what is not done yet, then writes table and figure; returns the exit status."""
     from diptych.core.report.ablation_page import write_page
-    from diptych.engine.training import staged
+    from diptych.engine.training.run import run
 
     for seed in range(options.seeds):
         for name, recipe in variants(options, seed).items():
             print(f"\n{name}, seed {seed}", flush=True)
-            if status := staged.run(recipe):
+            if status := run(recipe):
                 return status
-        write_page(options.output, read_results(options), options)
+        write_page(options.output, results_by_seed(options), options)
     print(f"Table: {options.output}")
     return 0
 
 
-def read_results(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
+def results_by_seed(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
     """{seed: {run: {stage: what it scored}}} of the seeds that have been carried out whole."""
     found: dict[int, dict[str, dict[str, dict]]] = {}
     for seed in range(options.seeds):
         files = [recipe.run.run_dir / "results.json" for recipe in variants(options, seed).values()]
         if all(file.exists() for file in files):
-            found[seed] = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+            found[seed] = {file.parent.name: read_results(file) for file in files}
     return found
 
 

@@ -1,6 +1,5 @@
 """A training step on several devices of this machine: each holds all of the state, and its rows of the batch."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import jax
@@ -45,19 +44,16 @@ class Spread:
         """An array whose examples are counted by an axis, a part of them on each device."""
         return NamedSharding(self._mesh, P(*[None] * axis, self._distribution.batch_dim_name))
 
-    def batch(self, batch: dict, example_axis: Callable[[str], int]) -> dict:
-        """A batch's fields, a part of the examples on each device; `example_axis` says which axis of a field counts them.
+    def batch(self, batch: dict) -> dict:
+        """A batch's fields, a part of the examples on each device.
 
         Raises:
             ValueError: the examples cannot be dealt out evenly.
         """
-        placed = {}
         for name, array in batch.items():
-            axis = example_axis(name)
-            if array.shape[axis] % self.count:
+            if array.shape[0] % self.count:
                 raise ValueError(
-                    f"{array.shape[axis]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose a "
+                    f"{array.shape[0]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose a "
                     f"batch size that is a multiple of {self.count}, in every piece of it."
                 )
-            placed[name] = jax.device_put(array, self.rows(axis))
-        return placed
+        return {name: jax.device_put(array, self.rows()) for name, array in batch.items()}

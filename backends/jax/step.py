@@ -20,15 +20,16 @@ class TrainStep:
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
-        self._weights = model.trainable_variables
-        self._fixed = [*model.non_trainable_variables, *objective.fixed]
+        self._weights, self._untrained = model.trainable_variables, model.non_trainable_variables
+        self._fixed = list(objective.fixed)
         optimizer.build(self._weights)
         followers = [follower for follower in (ema, teacher) if follower]
         self._averages = [average for follower in followers for average in follower.averages]
         places = {id(weight): place for place, weight in enumerate(self._weights)}
         # A frozen weight is not among the trained ones, and its average is already what it will stay.
         self._followed = [(f.decay, places.get(id(weight))) for f in followers for weight in f.weights]
-        self._variables = (self._weights, optimizer.variables, self._averages, list(objective.variables))
+        self._held = list(objective.variables.values())
+        self._variables = (self._weights, optimizer.variables, self._averages, self._held, self._untrained)
         self._state = self._read = None
         self._spread = Spread(devices) if devices > 1 else None
         placement = {"out_shardings": self._spread.whole} if self._spread else {}
@@ -41,7 +42,7 @@ class TrainStep:
             if self._spread:
                 self._state, self._read = self._spread.everywhere((self._state, self._read))
         if self._spread:
-            batch = self._spread.batch(batch, self._objective.example_axis)
+            batch = self._spread.batch(batch)
         with self._spread.scope() if self._spread else nullcontext():
             self._state, logs = self._compiled(self._state, self._read, batch)
         return logs
@@ -60,55 +61,76 @@ class TrainStep:
         self._state = self._read = None
 
     def gradients(self, state, fixed, batch):
-        """-> (loss, (logs, updates of the objective's variables)), gradients in the order of the weights."""
-        weights, _, averages, held = state
+        """-> (loss, (logs, updates of the objective's variables, untrained weights)), gradients in the order of the weights."""
+        weights, _, averages, held, untrained = state
+        objective, pieces_a_batch = self._objective, self._micro_batches
 
-        def in_scope(function, weights, argument):
+        def in_scope(function, weights, argument, untrained=untrained):
+            """What the function gives, and the untrained weights as it leaves them, such as moving statistics."""
             values = [
                 *zip(self._weights, weights, strict=True),
+                *zip(self._untrained, untrained, strict=True),
                 *zip(self._fixed, fixed, strict=True),
                 *zip(self._averages, averages, strict=True),
-                *zip(self._objective.variables, held, strict=True),
+                *zip(self._held, held, strict=True),
             ]
-            with keras.StatelessScope(state_mapping=values):
-                return function(self._model, argument)
+            with keras.StatelessScope(state_mapping=values) as scope:
+                result = function(self._model, argument)
+            return result, [scope.get_current_value(variable) for variable in self._untrained]
 
-        def embed(weights, piece):
-            return in_scope(self._objective.embed, weights, piece)
+        def losses_of(weights, embedded):
+            return in_scope(objective.losses, weights, embedded)[0]
 
-        def loss_of(weights, parts):
-            loss, logs = in_scope(self._objective.loss_of, weights, parts)
-            return loss, (logs, in_scope(self._objective.updates, weights, parts))
+        def whole(weights, batch):
+            (embedded, own), moved = in_scope(objective.forward, weights, batch)
+            total = objective.total(losses_of(weights, embedded) | own)
+            return total.value, (total.logs, total.updates, moved)
 
-        batch = in_scope(self._objective.prepare, weights, batch)
-        if self._micro_batches == 1:
-            return jax.value_and_grad(lambda w: loss_of(w, embed(w, batch)), has_aux=True)(weights)
+        batch, _ = in_scope(objective.prepare, weights, batch)
+        if pieces_a_batch == 1:
+            return jax.value_and_grad(whole, has_aux=True)(weights, batch)
 
         def split(x):
-            x = x.reshape(self._micro_batches, -1, *x.shape[1:])
+            x = x.reshape(pieces_a_batch, -1, *x.shape[1:])
             return jax.lax.with_sharding_constraint(x, self._spread.rows(1)) if self._spread else x
 
+        def compared(embedded, weights):
+            losses = losses_of(weights, embedded)
+            return objective.total(losses).value, losses
+
         pieces = jax.tree.map(split, batch)
-        parts = jax.lax.map(lambda piece: embed(weights, piece), pieces)
-        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
-        value, (cotangents, direct) = jax.value_and_grad(lambda e, w: loss_of(w, e), argnums=(0, 1), has_aux=True)(
-            joined, weights
-        )
+        losses, cotangents, direct = {}, {}, jax.tree.map(jnp.zeros_like, weights)
+        if objective.compares:
+            parts = jax.lax.map(lambda piece: in_scope(objective.embed, weights, piece)[0], pieces)
+            joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
+            (_, losses), (cotangents, direct) = jax.value_and_grad(compared, argnums=(0, 1), has_aux=True)(
+                joined, weights
+            )
 
-        def replay(total, piece_and_cotangent):
-            piece, cotangent = piece_and_cotangent
-            _, pullback = jax.vjp(lambda w: embed(w, piece), weights)
-            return jax.tree.map(jnp.add, total, pullback(cotangent)[0]), None
+        def carried(weights, piece, cotangent, untrained):
+            # Its gradient is that of the pairs' loss by way of this piece, and of what the piece loses by itself.
+            (embedded, own), moved = in_scope(objective.forward, weights, piece, untrained)
+            value = sum(jnp.vdot(embedded[name], cotangent[name]) for name in embedded)
+            if own:
+                value = value + objective.total(own).value / pieces_a_batch
+            return value, (own, moved)
 
-        return value, jax.lax.scan(replay, direct, (pieces, jax.tree.map(split, cotangents)))[0]
+        def replay(so_far, piece_and_cotangent):
+            total, untrained = so_far
+            gradient, (own, moved) = jax.grad(carried, has_aux=True)(weights, *piece_and_cotangent, untrained)
+            return (jax.tree.map(jnp.add, total, gradient), moved), own
+
+        (gradients, moved), own = jax.lax.scan(replay, (direct, untrained), (pieces, jax.tree.map(split, cotangents)))
+        total = objective.total(losses | jax.tree.map(lambda x: jnp.mean(x, axis=0), own))
+        return (total.value, (total.logs, total.updates, moved)), gradients
 
     def _step(self, state, fixed, batch):
-        (loss, (logs, updates)), gradients = self.gradients(state, fixed, batch)
+        (loss, (logs, updates, moved)), gradients = self.gradients(state, fixed, batch)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         def advance(state):
-            weights, slots, averages, _ = state
+            weights, slots, averages, *_ = state
             clipped = gradients
             if self._clip_norm is not None:
                 clipped = [g * jnp.minimum(1.0, self._clip_norm / norm) for g in gradients]
@@ -117,7 +139,7 @@ class TrainStep:
                 average if place is None else decay * average + (1 - decay) * weights[place]
                 for average, (decay, place) in zip(averages, self._followed, strict=True)
             ]
-            return weights, slots, averages, updates
+            return weights, slots, averages, [updates[name] for name in self._objective.variables], moved
 
         state = jax.lax.cond(finite, advance, lambda state: state, state)
         return state, {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}

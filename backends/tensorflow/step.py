@@ -1,5 +1,6 @@
 """One training step on tensorflow: one graph that reads a batch and updates the Keras variables in place."""
 
+import keras
 import tensorflow as tf
 
 
@@ -13,6 +14,7 @@ class TrainStep:
         self._variables = model.trainable_variables
         optimizer.build(self._variables)
         self._weights = [v.value for v in self._variables]
+        self._untrained = model.non_trainable_variables
         self._graph = tf.function(self._step, autograph=False)
 
     def __call__(self, batch):
@@ -27,36 +29,59 @@ class TrainStep:
         """Nothing to do: the Keras variables hold the state."""
 
     def gradients(self, batch):
-        """-> (loss, logs, updates of the objective's variables), gradients in the order of the weights."""
+        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them."""
         objective, model = self._objective, self._model
+        untrained = [tf.convert_to_tensor(variable.value) for variable in self._untrained]
         batch = objective.prepare(model, batch)
         if self._micro_batches == 1:
             with tf.GradientTape() as tape:
-                parts = objective.embed(model, batch)
-                loss, logs = objective.loss_of(model, parts)
-            return (loss, logs, objective.updates(model, parts)), _dense(tape, loss, self._weights)
+                (embedded, own), moved = self._in_scope(objective.forward, batch, untrained)
+                total = objective.total(objective.losses(model, embedded) | own)
+            return total, _dense(tape, total.value, self._weights), moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
-        embedded = [objective.embed(model, piece) for piece in pieces]
-        parts = [tf.concat(part, axis=0) for part in zip(*embedded, strict=True)]
-        with tf.GradientTape() as tape:
-            tape.watch(parts)
-            loss, logs = objective.loss_of(model, parts)
-        direct = _dense(tape, loss, [*parts, *self._weights])
-        cotangents, total = direct[: len(parts)], direct[len(parts) :]
-        for piece, cotangent in zip(pieces, zip(*map(self._split, cotangents), strict=True), strict=True):
+        losses, cotangents, gradients = {}, [{} for _ in pieces], [tf.zeros_like(weight) for weight in self._weights]
+        if objective.compares:
+            embedded = [self._in_scope(objective.embed, piece, untrained)[0] for piece in pieces]
+            joined = {name: tf.concat([part[name] for part in embedded], axis=0) for name in embedded[0]}
+            with tf.GradientTape() as tape:
+                tape.watch(joined)
+                losses = objective.losses(model, joined)
+                value = objective.total(losses).value
+            direct = _dense(tape, value, [*joined.values(), *self._weights])
+            gradients = direct[len(joined) :]
+            split = zip(*map(self._split, direct[: len(joined)]), strict=True)
+            cotangents = [dict(zip(joined, cotangent, strict=True)) for cotangent in split]
+        owns = []
+        for piece, cotangent in zip(pieces, cotangents, strict=True):
             # Pieces replay one after another, so that only one's activations are alive at a time.
-            with tf.control_dependencies(total), tf.GradientTape() as tape:
-                outputs = objective.embed(model, tf.nest.map_structure(tf.identity, piece))
-            replayed = _dense(tape, list(outputs), self._weights, list(cotangent))
-            total = [t + g for t, g in zip(total, replayed, strict=True)]
-        return (loss, logs, objective.updates(model, parts)), total
+            with tf.control_dependencies(gradients), tf.GradientTape() as tape:
+                piece = tf.nest.map_structure(tf.identity, piece)
+                (embedded, own), untrained = self._in_scope(objective.forward, piece, untrained)
+                outputs = [(embedded[name], cotangent[name]) for name in embedded]
+                if own:
+                    value = objective.total(own).value
+                    outputs.append((value, tf.fill(tf.shape(value), 1 / self._micro_batches)))
+            carried = _dense(tape, [o for o, _ in outputs], self._weights, [c for _, c in outputs])
+            gradients = [total + gradient for total, gradient in zip(gradients, carried, strict=True)]
+            owns.append(own)
+        mean = keras.tree.map_structure(lambda *values: tf.reduce_mean(tf.stack(values), axis=0), *owns)
+        return objective.total(losses | mean), gradients, untrained
+
+    def _in_scope(self, function, batch, untrained):
+        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and once."""
+        if not untrained:
+            return function(self._model, batch), untrained
+        with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:
+            result = function(self._model, batch)
+        return result, [scope.get_current_value(variable) for variable in self._untrained]
 
     def _split(self, x):
         return tf.split(x, self._micro_batches)
 
     def _step(self, batch):
-        (loss, logs, updates), gradients = self.gradients(batch)
+        total, gradients, moved = self.gradients(batch)
+        loss = total.value
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
@@ -68,12 +93,14 @@ class TrainStep:
             for follower in self._followers:
                 for average, weight in zip(follower.averages, follower.weights, strict=True):
                     average.value.assign(follower.decay * average.value + (1 - follower.decay) * weight.value)
-            for variable, value in zip(self._objective.variables, updates, strict=True):
+            for name, variable in self._objective.variables.items():
+                variable.value.assign(total.updates[name])
+            for variable, value in zip(self._untrained, moved, strict=True):
                 variable.value.assign(value)
             return tf.constant(0)
 
         tf.cond(finite, advance, lambda: tf.constant(0))
-        return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
+        return {"loss": loss, "gradient_norm": norm, "finite": finite, **total.logs}
 
 
 def _dense(tape, target, sources, cotangents=None):

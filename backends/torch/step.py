@@ -1,7 +1,7 @@
 """One training step on torch: eager towers, gradients by `torch.autograd.grad`, updates over whole lists of weights."""
 
+import keras
 import torch
-from keras import ops
 
 from diptych.backends.torch.optimizers import apply_updates
 
@@ -18,12 +18,14 @@ class TrainStep:
         self._variables = model.trainable_variables
         optimizer.build(self._variables)
         self._weights = [v.value for v in self._variables]
+        self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
         self._apply = apply_updates(optimizer, self._variables)
 
     def __call__(self, batch):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
-        (loss, logs, updates), gradients = self.gradients(batch)
+        total, gradients, moved = self.gradients(batch)
+        loss = total.value.detach()
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -35,42 +37,59 @@ class TrainStep:
                     averages = [average.value for average in follower.averages]
                     torch._foreach_mul_(averages, follower.decay)
                     torch._foreach_add_(averages, [w.value for w in follower.weights], alpha=1 - follower.decay)
-                for variable, value in zip(self._objective.variables, updates, strict=True):
+                for name, variable in self._objective.variables.items():
+                    variable.assign(total.updates[name])
+                for variable, value in zip(self._untrained, moved, strict=True):
                     variable.assign(value)
+        logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 
     def synchronize(self):
         """Nothing to do: the Keras variables hold the state."""
 
     def gradients(self, batch):
-        """-> (loss, logs, updates of the objective's variables), gradients in the order of the weights."""
+        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them."""
+        objective, untrained = self._objective, [variable.value for variable in self._untrained]
         with torch.no_grad():
-            batch = self._objective.prepare(self._model, batch)
+            batch = objective.prepare(self._model, batch)
         if self._micro_batches == 1:
-            loss, rest = self._loss_of(self._objective.embed(self._model, batch))
-            return (loss.detach(), *rest), list(_gradients([loss], self._weights))
+            (embedded, own), moved = self._in_scope(objective.forward, batch, untrained)
+            total = objective.total(objective.losses(self._model, embedded) | own)
+            return total, list(_gradients([total.value], self._weights)), moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
-        with torch.no_grad():
-            embedded = [self._objective.embed(self._model, piece) for piece in pieces]
-        parts = [torch.cat(part).requires_grad_() for part in zip(*embedded, strict=True)]
-        loss, rest = self._loss_of(parts)
-        direct = _gradients([loss], [*parts, *self._weights])
-        cotangents, total = direct[: len(parts)], list(direct[len(parts) :])
-        for piece, cotangent in zip(pieces, zip(*map(self._split, cotangents), strict=True), strict=True):
-            # Parts that do not depend on the weights, such as a teacher's, carry no gradient and take none.
-            outputs = [(o, c) for o, c in zip(self._objective.embed(self._model, piece), cotangent, strict=True)]
-            outputs = [(o, c) for o, c in outputs if o.requires_grad]
-            gradients = _gradients([o for o, _ in outputs], self._weights, [c for _, c in outputs])
-            torch._foreach_add_(total, list(gradients))
-        return (loss.detach(), *rest), total
+        losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(w) for w in self._weights]
+        if objective.compares:
+            with torch.no_grad():
+                embedded = [self._in_scope(objective.embed, piece, untrained)[0] for piece in pieces]
+            joined = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in embedded[0]}
+            losses = objective.losses(self._model, joined)
+            direct = _gradients([objective.total(losses).value], [*joined.values(), *self._weights])
+            gradients = list(direct[len(joined) :])
+            split = zip(*map(self._split, direct[: len(joined)]), strict=True)
+            cotangents = [dict(zip(joined, cotangent, strict=True)) for cotangent in split]
+        owns = []
+        for piece, cotangent in zip(pieces, cotangents, strict=True):
+            (embedded, own), untrained = self._in_scope(objective.forward, piece, untrained)
+            outputs = [(embedded[name], cotangent[name]) for name in embedded]
+            if own:
+                value = objective.total(own).value
+                outputs.append((value, torch.full_like(value, 1 / self._micro_batches)))
+            # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and takes none.
+            outputs = [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
+            carried = _gradients([o for o, _ in outputs], self._weights, [c for _, c in outputs])
+            torch._foreach_add_(gradients, list(carried))
+            owns.append(keras.tree.map_structure(torch.Tensor.detach, own))
+        mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)
+        return objective.total(losses | mean), gradients, untrained
 
-    def _loss_of(self, parts):
-        """-> loss, (logs, updates) without gradients."""
-        loss, logs = self._objective.loss_of(self._model, parts)
-        with torch.no_grad():
-            updates = self._objective.updates(self._model, parts)
-        return loss, ({name: ops.stop_gradient(x) for name, x in logs.items()}, updates)
+    def _in_scope(self, function, batch, untrained):
+        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and once."""
+        if not untrained:
+            return function(self._model, batch), untrained
+        with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:
+            result = function(self._model, batch)
+        return result, [scope.get_current_value(variable) for variable in self._untrained]
 
     def _split(self, x):
         return x.chunk(self._micro_batches)

@@ -99,6 +99,7 @@ class Part(IntEnum):
     VIEWS = 2
     SELECTION = 3
     SEQUENCE_LENGTH = 4
+    OWN = 5  # what fields of one's own are made from
 
 
 class Place(NamedTuple):

@@ -1,7 +1,7 @@
 """Pictures and captions to evaluate on, read once and kept as arrays."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,10 @@ class Classes:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSet:
-    """One image a record, and all its captions; image i and the captions labelled i belong together."""
+    """One image a record, and all its captions; image i and the captions labelled i belong together.
+
+    A caption fits all images that are labelled as its own is: others may show the same things.
+    """
 
     name: str
     images: np.ndarray  # uint8 [images, size, size, 3]
@@ -32,6 +35,7 @@ class PairSet:
     languages: Sequence[str]  # [texts]
     caption_labels: np.ndarray  # int64 [texts], index of the image
     tokens: np.ndarray  # int32 [texts, context_length]
+    labels: np.ndarray  # int64 [images]
     classes: Classes | None = None
     skipped: Mapping[str, int]  # bad records, by reason
     clipped: int = 0  # captions longer than the context
@@ -50,11 +54,12 @@ def read_pairs(
     name: str,
     most_records: int | None = None,
     classes: Classes | None = None,
+    alike: Callable[["PairSet"], np.ndarray] | None = None,
     sequence_length: int | None = None,
 ) -> PairSet:
     """Decodes the first image of each record (evenly chosen records where there are more than `most_records`).
 
-    With a `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
+    `alike` gives pictures that a caption fits equally well one label; by default each has its own. With a `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
 
     Records that cannot be used are counted by reason, not raised; a set without any good record is an error. A source with
     `classes` must be good throughout, because labels go by position.
@@ -95,15 +100,17 @@ def read_pairs(
         raise ValueError(f"{name}: none of {len(indices)} records can be evaluated on: {skipped or 'there are none'}.")
     if classes and skipped:
         raise ValueError(f"{name}: labels go by position, and {sum(skipped.values())} records are bad: {skipped}.")
-    return PairSet(
+    pairs = PairSet(
         name=name,
         images=np.stack(images),
         captions=tuple(captions),
         languages=tuple(languages),
         caption_labels=np.array(labels, np.int64),
         tokens=np.stack(tokens),
+        labels=np.arange(len(images)),
         classes=classes,
         skipped=skipped,
         clipped=sum(preprocess.tokenizer.length(clean_caption(text)) > preprocess.context_length for text in captions),
         **(stack_examples(grids) if grids else {}),
     )
+    return pairs if alike is None else replace(pairs, labels=alike(pairs))

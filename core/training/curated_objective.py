@@ -1,16 +1,14 @@
-"""An objective whose batches are chosen, inside the compiled step, from larger ones (SigLIP 2, section 2.5; see `curation`)."""
+"""Objectives whose batches are chosen, inside the compiled step, from larger ones (SigLIP 2, section 2.5; see `curation`)."""
 
 import keras
 from keras import ops
 
-from diptych.core.data.batch import batch_axis
 from diptych.core.training.curation import Scored, select_by_learnability
 from diptych.core.training.objectives import Captions, Objective, image_inputs
-from diptych.core.training.stages import Curation
 
 
 class CuratedObjective(Objective):
-    """Chooses `size` examples of each super-batch by learnability, and gives them to another objective.
+    """Chooses `size` examples of each super-batch by learnability, and minimises another objective's terms on them.
 
     Learner and reference embed the super-batch in pieces of `size`, without gradients. An image with several captions is judged by
     its first.
@@ -19,13 +17,12 @@ class CuratedObjective(Objective):
         objective: what is minimised on the chosen examples.
         reference: two towers with scale and bias that take the same inputs, such as a `SigLIP`; never trained.
         size: examples to choose.
-        curation: how.
     """
 
-    def __init__(self, objective: Objective, reference: keras.Model, *, size: int, curation: Curation):
-        self.objective, self.reference, self.size, self.curation = objective, reference, size, curation
-        self.variables = objective.variables
-        self.fixed = (*objective.fixed, *reference.variables)
+    def __init__(self, objective: Objective, reference: keras.Model, *, size: int):
+        super().__init__(objective.terms, objective.weights)
+        self.reference, self.size = reference, size
+        self.fixed = (*self.fixed, *reference.variables)
 
     def prepare(self, model, batch):
         examples = {name: x for name, x in batch.items() if name != "selection_noise"}
@@ -33,19 +30,9 @@ class CuratedObjective(Objective):
             self._scored(model, examples),
             self._scored(self.reference, examples),
             size=self.size,
-            noise=batch["selection_noise"],
-            method=self.curation.method,
+            noise=ops.transpose(batch["selection_noise"]),
         )
-        return {name: ops.take(x, chosen, axis=batch_axis(name)) for name, x in examples.items()}
-
-    def embed(self, model, batch):
-        return self.objective.embed(model, batch)
-
-    def loss_of(self, model, parts):
-        return self.objective.loss_of(model, parts)
-
-    def updates(self, model, parts):
-        return self.objective.updates(model, parts)
+        return {name: ops.take(x, chosen, axis=0) for name, x in examples.items()}
 
     def _scored(self, model, batch) -> Scored:
         images, texts = [], []

@@ -54,8 +54,7 @@ class Learner:
         total_steps: number of the last step; a step takes one batch.
         first_step, first_update: steps before this run, in data that goes on, and updates that the optimizer has already made.
         pieces: into how many equal parts, each with an optimizer's step of its own, a batch is to be cut; None for one.
-        evaluate: called with the examples seen every `evaluate_every` steps and at the end; its numbers become a metrics
-            row. It sees the moving average's weights where there is one.
+        evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the moving average's weights where there is one.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
         tensorboard: whether metrics also go into TensorBoard files.
@@ -76,7 +75,7 @@ class Learner:
     first_step: int = 0
     first_update: int = 0
     pieces: Callable[[Batch], int] | None = None
-    evaluate: Callable[[int], dict] | None = None
+    evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
@@ -222,7 +221,7 @@ class Learner:
         self.step.synchronize()
         examples = self.steps_done * self.batch_size
         with self.ema.applied() if self.ema else nullcontext():
-            numbers = self.evaluate(examples) if self.evaluate else {}
+            numbers = self.evaluate() if self.evaluate else {}
         self._last_tick += time.monotonic() - started
         metrics.write(self.steps_done, {"examples": examples, "evaluation": numbers})
         shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items() if math.isfinite(value))

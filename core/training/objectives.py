@@ -1,86 +1,146 @@
-"""What a step minimises: an objective embeds a batch with the model and turns the embeddings into a loss.
+"""Objectives: what a step minimises, as a weighted sum of named terms.
 
-The two halves are apart so that a step can embed a large batch in pieces and still contrast every pair of it.
+A term that compares examples with each other, as a contrastive loss does, works in two halves: it embeds a batch, and turns the
+embeddings of all its examples into a loss. So a step can embed a large batch in pieces and still contrast every pair of it. A term
+whose examples are independent of each other needs no such care: its loss is the mean over the pieces.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
-from diptych.core.data.batch import batch_axis
-from diptych.core.losses.contrastive import sigmoid_loss, softmax_contrastive_loss
+
+class Loss(NamedTuple):
+    """Of a term or of an objective.
+
+    value: float32 scalar.   logs: scalars worth logging, by name.   updates: new values of untrained variables, by their names; they
+    are taken up after the optimizer's step.
+    """
+
+    value: Any
+    logs: Mapping[str, Any] = {}
+    updates: Mapping[str, Any] = {}
 
 
-def to_model_range(images):
-    """uint8 pixels 0..255 -> float32 in [-1, 1]; batches travel as bytes and are converted on the device."""
-    return ops.cast(images, "float32") / 127.5 - 1.0
+class Seen:
+    """A batch, and what a model makes of it: computed when a term first asks for it, and shared by all terms.
+
+    Args:
+        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), where a term asks for them.
+        batch: its fields, on the device.
+    """
+
+    def __init__(self, model, batch: Mapping[str, Any]):
+        self.model, self.batch = model, batch
+        self._once: dict[str, Any] = {}
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, for the first term that asks for it by this name and for all that follow."""
+        if name not in self._once:
+            self._once[name] = compute()
+        return self._once[name]
+
+    @cached_property
+    def image(self) -> dict:
+        """The image tower's {"pooled", "tokens", "mask"}."""
+        return self.model.image_features(image_inputs(self.batch), training=True)
+
+    @cached_property
+    def captions(self) -> "Captions":
+        """The texts, as one list."""
+        return Captions(self.batch["text"])
+
+    @cached_property
+    def text(self) -> dict:
+        """The text tower's {"pooled", "tokens"} of the list of texts."""
+        return self.model.text_features(self.captions.token_ids, training=True)
+
+
+class Term:
+    """One loss of an objective; subclasses say what it is of.
+
+    Attributes:
+        independent: whether the loss is a mean over examples that do not look at each other.
+        variables: untrained Keras variables that a step changes, such as the centre of a teacher's outputs, by name.
+        fixed: weights that are read besides the model's and never change.
+    """
+
+    independent: bool = False
+    variables: Mapping[str, keras.Variable] = {}
+    fixed: tuple = ()
+
+    def embed(self, seen: Seen) -> dict[str, Any]:
+        """Tensors that describe a piece of a batch, by name; the first axis of each counts examples, and those of pieces are joined."""
+        raise NotImplementedError
+
+    def loss(self, model, embedded: Mapping[str, Any]) -> Loss:
+        """The loss of all that was embedded. What it updates of independent examples must be a mean over them, too."""
+        raise NotImplementedError
 
 
 class Objective:
-    """What steps rely on (`diptych.backends.train_step`).
+    """Σ weight · term: what steps minimise (`diptych.backends.train_step`).
 
-    Attributes:
-        variables: untrained Keras variables that a step changes, such as the centre of a teacher's outputs.
-        fixed: weights that are read besides the model's and never change, such as those of a reference model.
+    Args:
+        terms: by name; names stand in logs and checkpoints.
+        weights: by the same names; 1 where none is given.
+
+    Raises:
+        ValueError: for no terms, or weights of other names.
     """
 
-    variables: tuple = ()
-    fixed: tuple = ()
+    def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, float] | None = None):
+        weights = dict.fromkeys(terms, 1.0) if weights is None else weights
+        if not terms or terms.keys() != weights.keys():
+            raise ValueError(
+                f"An objective needs terms, each with a weight: got the terms {', '.join(terms) or 'none'} and weights for "
+                f"{', '.join(weights) or 'none'}."
+            )
+        self.terms, self.weights = dict(terms), dict(weights)
+        self.variables = {name: variable for term in terms.values() for name, variable in term.variables.items()}
+        self.fixed = tuple(weight for term in terms.values() for weight in term.fixed)
 
-    def example_axis(self, field: str) -> int:
-        """Which axis of a batch's field counts the examples."""
-        return batch_axis(field)
+    @property
+    def compares(self) -> bool:
+        """Whether a term compares examples, so that the pieces of a batch must meet."""
+        return not all(term.independent for term in self.terms.values())
 
     def prepare(self, model, batch: dict) -> dict:
         """The batch to train on, without gradients: by default the one given."""
         return batch
 
-    def embed(self, model, batch: dict) -> tuple:
-        """Tensors that describe a piece of a batch; those of several pieces are joined along the first axis."""
-        raise NotImplementedError
+    def embed(self, model, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the terms that compare examples describe a batch by, each tensor by "term/name"."""
+        return self._embedded(Seen(model, batch), [name for name, term in self.terms.items() if not term.independent])
 
-    def loss_of(self, model, parts: tuple):
-        """What all pieces gave -> (float32 scalar loss, scalars worth logging)."""
-        raise NotImplementedError
+    def forward(self, model, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loss]]:
+        """`embed`, and the losses of the terms whose examples are independent, by term."""
+        seen = Seen(model, batch)
+        compared = self._embedded(seen, [name for name, term in self.terms.items() if not term.independent])
+        own = {name: term.loss(model, term.embed(seen)) for name, term in self.terms.items() if term.independent}
+        return compared, own
 
-    def updates(self, model, parts: tuple) -> list:
-        """New values of `variables`, in their order; they are taken up after the optimizer's step."""
-        return []
+    def losses(self, model, embedded: Mapping[str, Any]) -> dict[str, Loss]:
+        """The losses of the terms that compare examples, by term, of what `embed` gave for all of a batch."""
+        by_term: dict[str, dict[str, Any]] = {}
+        for path, tensor in embedded.items():
+            term, _, name = path.partition("/")
+            by_term.setdefault(term, {})[name] = tensor
+        return {name: self.terms[name].loss(model, tensors) for name, tensors in by_term.items()}
 
+    def total(self, losses: Mapping[str, Loss]) -> Loss:
+        """The weighted sum of the terms' losses, with "NAME_loss" of each beside its own logs."""
+        losses = {name: losses[name] for name in self.terms if name in losses}
+        value = sum(self.weights[name] * loss.value for name, loss in losses.items())
+        logs = {key: log for loss in losses.values() for key, log in loss.logs.items()}
+        logs |= {f"{name}_loss": loss.value for name, loss in losses.items()}
+        return Loss(value, logs, {key: new for loss in losses.values() for key, new in loss.updates.items()})
 
-@dataclass(frozen=True)
-class ContrastiveObjective(Objective):
-    """Pairs of images and texts, pulled together and pushed apart by `loss`.
-
-    Where a batch brings several captions of each image, the loss is the mean over them: caption k of an image is contrasted
-    with caption k of the others, never with another caption of its own image.
-
-    Args:
-        loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`, without the bias for a model that
-            has none; the place where a faster implementation enters.
-    """
-
-    loss: Callable = sigmoid_loss
-
-    def embed(self, model, batch: dict):
-        """Embeds {"image": uint8 [n, h, w, 3], "text": int32 [n, length] or [n, captions, length]}; NaFlex: "patches", "spatial_shapes".
-
-        Returns:
-            (image [n, dim], text [n, captions, dim]), L2-normalised.
-        """
-        captions = Captions(batch["text"])
-        outputs = model(image_inputs(batch) | {"token_ids": captions.token_ids}, training=True)
-        return outputs["image_embedding"], captions.by_image(outputs["text_embedding"])
-
-    def loss_of(self, model, parts):
-        """(image, text) embeddings of all pairs -> (float32 scalar loss, scalars worth logging)."""
-        image, text = parts
-        scalars = {"logit_scale": model.logit_scale}
-        if model.logit_bias is not None:
-            scalars["logit_bias"] = model.logit_bias
-        losses = [self.loss(image, text[:, caption], **scalars) for caption in range(text.shape[1])]
-        return sum(losses) / len(losses), scalars
+    def _embedded(self, seen: Seen, names: list[str]) -> dict[str, Any]:
+        return {f"{name}/{key}": x for name in names for key, x in self.terms[name].embed(seen).items()}
 
 
 class Captions:
@@ -95,13 +155,13 @@ class Captions:
         return ops.reshape(embeddings, (self.images, self.captions, embeddings.shape[-1]))
 
 
-def image_inputs(batch: dict) -> dict:
+def to_model_range(images):
+    """uint8 pixels 0..255 -> float32 in [-1, 1]; batches travel as bytes and are converted on the device."""
+    return ops.cast(images, "float32") / 127.5 - 1.0
+
+
+def image_inputs(batch: Mapping[str, Any]) -> dict:
     """The image tower's inputs, by name, from a batch's bytes."""
     if "patches" in batch:
         return {"patches": to_model_range(batch["patches"]), "spatial_shapes": batch["spatial_shapes"]}
     return {"images": to_model_range(batch["image"])}
-
-
-def softmax_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias=None):
-    """`softmax_contrastive_loss` with the sigmoid loss's arguments; the bias, which changes no softmax, is not used."""
-    return softmax_contrastive_loss(image_embeddings, text_embeddings, logit_scale=logit_scale)

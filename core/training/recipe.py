@@ -4,13 +4,21 @@ The command line shows these fields as flags without their group, under the name
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from diptych.core.training.stages import Stage, check_stages
+
 Alias = tyro.conf.arg
+HARMLESS = "harmless"
+
+
+def harmless(default: Any) -> Any:
+    """A field that changes how a run is carried out or shown, not what it computes: runs that differ in it continue each other."""
+    return field(default=default, metadata={HARMLESS: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +48,12 @@ class Data:
     embedded data, else none."""
     augment: bool = True
     """Random zoom, shift, rotation and colour of the training images; SigLIP itself only resizes."""
-    workers: int = 0
+    language_temperature: float = 1.0
+    """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where it is given: 1
+    takes them as they are, large values all languages alike. Not for the embedded data, whose records have every language."""
+    workers: int = harmless(0)
     """Processes that decode; 0 for one background thread."""
-    cache_megabytes: float = 512.0
+    cache_megabytes: float = harmless(512.0)
     """Memory for decoded images of small data sets."""
 
 
@@ -75,7 +86,7 @@ class Optimization:
     """Pairs to train on, counting repetitions."""
     batch_size: int
     accum_freq: int = 1
-    """Pieces a batch is embedded in; every pair of the batch is contrasted all the same."""
+    """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
     learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
     weight_decay: Annotated[float, Alias(aliases=["--wd"])] = 1e-4
@@ -97,51 +108,138 @@ class Optimization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captioning:
+    """The decoder that writes captions and boxes (LocCa; docs/siglip2.md has the register of choices)."""
+
+    decoder_depth: int | None = None
+    """Layers of the decoder; by default half of the text tower's, rounded down."""
+    target_length: int | None = None
+    """Tokens of a sequence to be written, its prompt included; by default the text tower's context length."""
+    parallel_probability: float = 0.5
+    """How often a caption is predicted in parallel, from mask tokens, instead of token by token."""
+    task_weighting: Literal["mean", "sum"] = "mean"
+    """How caption, referring expression and grounded caption become one loss."""
+    box_bins: int = 500
+    """Boxes are written as integers from 0 to this, exclusive."""
+    box_order: Literal["yxyx", "xyxy"] = "yxyx"
+    """Order of a box's corners in writing."""
+    require_boxes: bool = True
+    """Refuse data in which no picture has boxes; --no-require-boxes trains on captions alone then."""
+    tie_embeddings: bool = False
+    """Let the decoder's token table be its output layer, too; for small runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Self-distillation and masked prediction: the teacher, the heads, the views."""
+
+    teacher_momentum: float | None = None
+    """Constant momentum of the teacher; by default 0.966 ^ (batch_size / 16,384)."""
+    head_hidden: int = 2048
+    head_bottleneck: int = 256
+    head_outputs: int = 65_536
+    """Prototypes of each head."""
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centre_momentum: float = 0.9
+    local_views: int = 8
+    local_size: int | None = None
+    """Side of local views in pixels; by default 3/8 of the picture's, in whole patches: 96 of 256."""
+    mask_ratio: float = 0.5
+    masking: Literal["random", "block"] = "random"
+    colour: bool = True
+    """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as TIPS."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """How the run is carried out and shown."""
 
-    run_dir: Path = Path("runs/siglip")
+    run_dir: Path = harmless(Path("runs/siglip"))
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
+    evaluations: int = 12
+    """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = None
-    """Examples between evaluations; by default a twelfth of the run, and at least 20 steps."""
-    checkpoint_every: int | None = None
+    """Examples between evaluations; by default `evaluations` of them in a stage."""
+    checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""
-    log_every: int = 1
+    log_every: int = harmless(1)
     """Steps between rows of metrics.jsonl."""
-    data_parallel: int = 1
+    data_parallel: int = harmless(1)
     """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round them in a ring."""
-    loss_implementation: str | None = None
+    devices: int = harmless(1)
+    """Devices that weights and batch are spread over, for the memory that a dry run tells."""
+    loss_implementation: str | None = harmless(None)
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
-    tensorboard: bool = True
+    tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
-    peak_tflops: float | None = None
+    peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
-    report: bool = True
-    """Write report.html at the end."""
-    dry_run: bool = False
+    report: bool = harmless(True)
+    """Write report.html at the end of a stage."""
+    dry_run: bool = harmless(False)
     """Print parameters, memory, FLOPs and steps, and stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run, complete."""
+    """One run, complete: a list of stages, and what they have in common.
+
+    Stages say what share of `optimization.examples` they take, so that the flag scales all of them. A run of one stage keeps
+    everything in `run.run_dir`; with several, each has a folder in it.
+    """
 
     data: Data
     model: Model
     optimization: Optimization
+    captioning: Captioning = Captioning()
+    distillation: Distillation = Distillation()
     run: Run
+    only: tuple[str, ...] = harmless(())
+    """Stages to carry out, with what they go on from; by default all."""
+    reference: str | None = None
+    """Checkpoint of the model that judges what is learnable in curated stages, in place of the one that they name."""
+    stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress] = (Stage(name="training"),)
 
     def __post_init__(self):
-        check_options(self.data, self.model, self.optimization, self.run)
+        check_stages(self.stages)
+        check_options(self)
 
-    @property
-    def steps(self) -> int:
-        return self.optimization.examples // self.optimization.batch_size
+    def weighs(self, *terms: str) -> bool:
+        """Whether any stage has one of these losses."""
+        return any(term in stage.losses for stage in self.stages for term in terms)
+
+    def unused(self) -> set[str]:
+        """The fields of a recipe that this one's stages do not ask for."""
+        asked = {
+            "captioning": self.weighs("captioning"),
+            "distillation": self.weighs("distillation", "masked_prediction"),
+            "only": len(self.stages) > 1,
+            "reference": any(stage.curation for stage in self.stages),
+        }
+        return {name for name, used in asked.items() if not used}
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage keeps what it leaves."""
+        return self.run.run_dir / stage if len(self.stages) > 1 else self.run.run_dir
 
 
-def check_options(data: Data, model: Model, optimization: Optimization, run: Run) -> None:
+def harmless_fields(value: object, prefix: str = "") -> set[str]:
+    """The dotted names of the fields that may differ between runs that continue each other."""
+    found: set[str] = set()
+    for part in fields(value) if is_dataclass(value) and not isinstance(value, type) else ():
+        name = f"{prefix}{part.name}"
+        if part.metadata.get(HARMLESS):
+            found.add(name)
+        found |= harmless_fields(getattr(value, part.name), f"{name}.")
+    return found
+
+
+def check_options(recipe: Recipe) -> None:
     """Raises ValueError where options exclude each other or lie outside their range."""
+    data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
+    share, parallel = data.english_share, recipe.captioning.parallel_probability
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -178,6 +276,8 @@ def check_options(data: Data, model: Model, optimization: Optimization, run: Run
             "for it. Leave it out, or choose --loss sigmoid.",
         ),
         (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
+        (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
+        (0 <= parallel <= 1, f"--parallel-probability lies between 0 and 1, got {parallel}."),
     ):
         if not condition:
             raise ValueError(message)

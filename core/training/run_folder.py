@@ -8,32 +8,12 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 from diptych.core.training.card import command_line
 from diptych.core.training.checkpoint import remove_leftovers
-
-# Fields that change how a run is carried out or shown, not what it computes.
-HARMLESS_FIELDS = frozenset(
-    {
-        "run_dir",
-        "workers",
-        "prefetch",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "log_interval_s",
-        "progress",
-        "progress_interval_s",
-        "tensorboard",
-        "report",
-        "dry_run",
-        "backend",
-        "implementation",
-    }
-)
 
 
 class RunFolderError(RuntimeError):
@@ -76,23 +56,25 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._release()
 
-    def check_config(self, config: Mapping, *, harmless: Iterable[str] = HARMLESS_FIELDS) -> None:
+    def check_config(
+        self, config: Mapping, *, harmless: Iterable[str] = (), as_now: Callable[[Mapping], Mapping] | None = None
+    ) -> None:
         """Refuse to continue with a configuration that would compute something else than the run stored here.
 
-        `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name. A field is harmless when `harmless`
-        holds its last name or its dotted name. Where no card is stored anything is accepted.
+        `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name, but those in `harmless`, which
+        change how a run is carried out or shown, not what it computes. `as_now` brings what an earlier diptych stored into today's
+        form. Where no card is stored anything is accepted.
 
         Raises: ConfigMismatch listing every differing field as stored and as given.
         """
         card = self.read_card()
         if card is None:
             return
-        stored, given = _flatten(card["config"]), _flatten(json.loads(json.dumps(config)))
+        stored, given = _flatten(as_now(card["config"]) if as_now else card["config"]), _flatten(_as_json(config))
         differing = [
             f"  {name}: stored {_shown(stored, name)}, given {_shown(given, name)}"
             for name in sorted(stored.keys() | given.keys())
-            if stored.get(name, _ABSENT) != given.get(name, _ABSENT)
-            and not {name, name.rpartition(".")[2]} & set(harmless)
+            if stored.get(name, _ABSENT) != given.get(name, _ABSENT) and name not in set(harmless)
         ]
         if differing:
             raise ConfigMismatch(
@@ -170,6 +152,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 _ABSENT = object()
+
+
+def _as_json(value: object) -> object:
+    return json.loads(json.dumps(value))
 
 
 def _flatten(value: object, prefix: str = "") -> dict[str, object]:

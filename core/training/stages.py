@@ -4,30 +4,8 @@ Stages form a tree. Those that follow one another are the trunk; a stage that be
 fork. The end of each stage is a checkpoint, and any of them can be the beginning of others (`handover`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """How much each loss counts; 0 leaves it out, with all that it would compute."""
-
-    contrastive: float = 1.0
-    captioning: float = 0.0
-    distillation: float = 0.0
-    masked_prediction: float = 0.0
-
-    def __post_init__(self):
-        for name, weight in vars(self).items():
-            if not weight >= 0:
-                raise ValueError(f"The weight of the {name} loss must be 0 or more, got {weight}.")
-        if not self.contrastive:
-            raise ValueError("The contrastive loss is what every stage has: its weight must be above 0.")
-
-    @property
-    def self_supervised(self) -> bool:
-        """Whether augmented views and a teacher are needed."""
-        return bool(self.distillation or self.masked_prediction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +17,6 @@ class Curation:
     filter_ratio: float = 0.5
     """Share of the super-batch that is left out: 0.5 chooses half of twice as many."""
     chunks: int = 16
-    method: str = "learnability"
 
     def __post_init__(self):
         if not 0 < self.filter_ratio < 1:
@@ -59,8 +36,9 @@ class Stage:
         after: the stage from whose end it goes on; None for fresh weights.
         schedule: the part of the run's learning-rate schedule that it walks through, as shares of the run's examples, such as
             (0.8, 0.9); None for a schedule of its own, from `learning_rate` by a cosine to zero, with a fresh optimizer.
-        stretch: examples it takes, in units of that part (of the run's examples, where it has a schedule of its own).
-        losses: see `LossWeights`.
+        stretch: length of the stage as a multiple of its share of the schedule (3.75 = train 3.75 times longer). Without a shared
+            schedule: as a fraction of the run's examples.
+        losses: weights of the terms that are summed up, by name (`diptych.engine.training.terms`).
         image_size, patch_size: of square pictures; None for what the stage before had.
         sequence_lengths: not empty for NaFlex: pictures keep their aspect, and each batch draws one of these numbers of patches.
         halve_from: sequence length from which a batch is taken in two halves, a step each.
@@ -75,7 +53,7 @@ class Stage:
     after: str | None = None
     schedule: tuple[float, float] | None = (0.0, 1.0)
     stretch: float = 1.0
-    losses: LossWeights = field(default_factory=LossWeights)
+    losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
     image_size: int | None = None
     patch_size: int | None = None
     sequence_lengths: tuple[int, ...] = ()
@@ -98,10 +76,9 @@ class Stage:
             )
         if not self.stretch > 0:
             raise ValueError(f"Stage {self.name}: stretch must be above 0, got {self.stretch}.")
-        if self.sequence_lengths and self.losses.self_supervised:
+        if not self.losses or not all(weight > 0 for weight in self.losses.values()):
             raise ValueError(
-                f"Stage {self.name}: self-distillation and masked prediction need square pictures, and this stage draws sequence "
-                f"lengths {self.sequence_lengths}. Set those losses' weights to 0 (SigLIP 2, section 2.4.2)."
+                f"Stage {self.name}: losses are terms with weights above 0, got {dict(self.losses)}. Leave out what is not to count."
             )
         if self.sequence_lengths and self.image_size:
             raise ValueError(f"Stage {self.name}: give image_size or sequence_lengths, not both.")

@@ -10,7 +10,7 @@ from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.image import resize
 from diptych.models.captioner.generation import Generator
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
-from diptych.models.two_towers import SigLIP
+from diptych.models.siglip.model import SigLIP
 
 BATCH = 128
 

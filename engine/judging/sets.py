@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from diptych.core.data.emoji import EmojiSource, evaluation_set
 from diptych.core.data.records import BadExample, Source
 from diptych.core.data.sources.clip_benchmark import (
     CLASS_NAMES,
@@ -21,10 +20,11 @@ from diptych.core.data.sources.clip_benchmark import (
     shards_of,
 )
 from diptych.core.data.sources.folder import FolderSource
-from diptych.core.data.sources.open import EMBEDDED, open_source
+from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
-from diptych.engine.datasets import emoji_groups
+from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.datasets.open import known_data_set
 
 Task = Literal["zeroshot_retrieval", "zeroshot_classification", "linear_probe"]
 TASKS: tuple[Task, ...] = ("zeroshot_retrieval", "zeroshot_classification", "linear_probe")
@@ -83,7 +83,7 @@ def open_dataset(
     """The data set that a person means by what was typed.
 
     Args:
-        spec: "emoji"; a folder in clip-benchmark's layout; a folder with a folder a class (or a split of such); or whatever
+        spec: the name of a data set that diptych brings; a folder in clip-benchmark's layout; a folder with a folder a class (or a split of such); or whatever
             `core.data.sources.open` takes, with captions, or, tar shards, with .cls labels.
         split: of folders that have several.
         class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
@@ -92,12 +92,13 @@ def open_dataset(
     Raises:
         FileNotFoundError, ValueError: saying what is missing and what would be right.
     """
-    if spec == EMBEDDED:
+    known = known_data_set(spec)
+    if known is not None:
         if class_names or templates:
             raise ValueError(
-                "the groups of the embedded emoji have prompts of their own: leave out --classnames and --templates."
+                f"the embedded data ({spec}) has prompts of its own: leave out --classnames and --templates."
             )
-        return _emoji()
+        return _known(spec, known)
     folder = Path(spec)
     if folder.is_dir():
         if any(is_clip_benchmark(folder, name) for name in (split, *SPLITS)):
@@ -109,21 +110,22 @@ def open_dataset(
     return _with_prompts(dataset, class_names, templates)
 
 
-def _emoji() -> Dataset:
-    """The drawings of the designer never trained on: of concepts that were trained on, and of others. Labels are the groups."""
+def _known(name: str, data_set: DataSet) -> Dataset:
+    """What a data set that diptych brings holds out: for the emoji the drawings of a designer never trained on, labelled by group."""
     sets = [
-        EvaluationSet(name=name, source=source, labels=_groups(source))
-        for name, source in (
-            ("New drawings", evaluation_set("train")),
-            ("New concepts", evaluation_set("held_out")),
-        )
+        EvaluationSet(name=held_out, source=source, labels=_classes(data_set, source))
+        for held_out, source in data_set.sources(0).held_out.items()
     ]
-    return Dataset(name=EMBEDDED, sets=sets, shots=sets[0], tasks=TASKS)
+    if sets[0].labels is None:
+        return Dataset(name=name, sets=sets, tasks=("zeroshot_retrieval",))
+    return Dataset(name=name, sets=sets, shots=sets[0], tasks=TASKS)
 
 
-def _groups(source: EmojiSource) -> Labels:
-    groups = emoji_groups(source)
-    return Labels(names=groups.names, of_records=groups.labels, kinds=groups.prompts)
+def _classes(data_set: DataSet, source: Source) -> Labels | None:
+    classes = data_set.classes(source)
+    if classes is None:
+        return None
+    return Labels(names=classes.names, of_records=classes.labels, kinds=classes.prompts)
 
 
 def _clip_benchmark(folder: Path, split: str, index_folder: Path | None) -> Dataset:

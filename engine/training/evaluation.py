@@ -1,14 +1,17 @@
-"""Judges a model in training and at its end: recall by language, zero-shot groups, the table, results.json and report.html."""
+"""Judges a stage's towers, in training and at its end: recall by language, zero-shot classes, boxes and probes on scenes."""
 
-from contextlib import nullcontext
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
-from diptych.core.evaluation.retrieval import recall_at_k
+from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
 from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
@@ -16,93 +19,92 @@ from diptych.core.report.tables import results_text
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
-from diptych.core.training.run_folder import RunFolder, write_json
-from diptych.engine.datasets import Pairs
+from diptych.core.training.run_folder import RunFolder
+from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.embedding.picture_features import PictureFeatures, Writer
+from diptych.engine.judging.dense.probes import (
+    Patches,
+    dense_lines,
+    fitted_scenes,
+    judged_scenes,
+    locate_in_scenes,
+    probe_scenes,
+    write_dense_page,
+)
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.models import VisionConfig
+from diptych.models.siglip.student import Student
 
-EMBEDDING_BATCH = 256
 QUICK_LANGUAGE = "en"
+IMAGE_BATCH, TEXT_BATCH = 256, 1_024
+
+Results = dict[str, Any]
+"""What a stage scored, as results.json has it (`core.training.results`)."""
 
 
 class Evaluation:
-    """Evaluates `model` on the pairs that a recipe holds out; the pairs are decoded when first needed."""
+    """Evaluates a stage's student on the pairs that the data set holds out; they are decoded when first needed."""
 
-    def __init__(self, pairs: Pairs, preprocess: Preprocess, model, recipe: Recipe):
-        self._pairs, self._preprocess, self._recipe = pairs, preprocess, recipe
-        self._model = model
-        self._image_embedder, self._text_embedder = model.image_embedder(), model.text_embedder()
+    def __init__(
+        self,
+        recipe: Recipe,
+        planned: PlannedStage,
+        data_set: DataSet,
+        sources: Sources,
+        preprocess: Preprocess,
+        student: Student,
+    ):
+        self._recipe, self._planned, self._preprocess = recipe, planned, preprocess
+        self._data_set, self._sources, self._student = data_set, sources, student
+        self._image_embedder, self._text_embedder = student.towers.image_embedder(), student.towers.text_embedder()
         self._sets: list[PairSet] | None = None
 
     @property
     def sets(self) -> list[PairSet]:
-        """The held-out sets, the one of the headline first."""
+        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
         if self._sets is None:
-            self._sets = self._pairs.evaluation_sets(self._preprocess)
+            self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
         return self._sets
 
-    def quick(self, examples: int) -> dict[str, float]:
+    def quick(self) -> dict[str, float]:
         """Recall in one language and zero-shot accuracy on the first set: what is watched during training."""
         pairs = self.sets[0]
-        language = QUICK_LANGUAGE if QUICK_LANGUAGE in pairs.languages else pairs.languages[0]
-        chosen = pairs.in_language(language)
-        images = self.embed_images(pairs.images)
-        texts = self.embed_texts(pairs.tokens[chosen])
-        recalls, _ = recall_at_k(texts, images, pairs.caption_labels[chosen], ks=(1, 5))
+        language, images = _headline_language(pairs), self._images(pairs)
+        recalls = self._recalls(pairs, images, language, ks=(1, 5))
         numbers = {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
         if pairs.classes:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
-    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> None:
-        """Evaluates everything, prints the table, writes results.json and the report."""
-        with learner.ema.applied() if learner.ema else nullcontext():
-            self._finish(learner, folder, card)
-
-    def embed_images(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, size, size, 3] -> float32 [n, dim], L2-normalised."""
-        batches = (
-            images[i : i + EMBEDDING_BATCH] / np.float32(127.5) - 1 for i in range(0, len(images), EMBEDDING_BATCH)
-        )
-        return self._embed(self._image_embedder, batches)
-
-    def embed_texts(self, tokens: np.ndarray) -> np.ndarray:
-        """int32 [n, context_length] -> float32 [n, dim], L2-normalised."""
-        size = 4 * EMBEDDING_BATCH
-        return self._embed(self._text_embedder, (tokens[i : i + size] for i in range(0, len(tokens), size)))
-
-    def _embed(self, embedder: keras.Model, batches) -> np.ndarray:
-        return np.concatenate([keras.ops.convert_to_numpy(embedder.predict_on_batch(batch)) for batch in batches])
-
-    def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
-        prompts = [self.embed_texts(np.stack([self._preprocess.tokens(p) for p in some])) for some in classes.prompts]
-        scale = float(keras.ops.convert_to_numpy(self._model.logit_scale))
-        return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
-
-    def _finish(self, learner: Learner, folder: RunFolder, card: dict) -> None:
+    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
+        """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None
         for pairs in self.sets:
-            images, texts = self.embed_images(pairs.images), self.embed_texts(pairs.tokens)
-            labels = np.arange(len(images))
+            images, texts = self._images(pairs), self._texts(pairs.tokens)
             retrieval[pairs.name] = recall_by_language(
-                images, texts, labels, pairs.caption_labels, pairs.languages, image_to_text=True
+                images, texts, pairs.labels, pairs.labels[pairs.caption_labels], pairs.languages, image_to_text=True
             )
             if len(set(pairs.languages)) == 1:
                 retrieval[pairs.name].pop(MEAN)
             if pairs.classes:
                 zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs.classes, images)
-            if samples is None and self._model.logit_bias is not None:
+            if samples is None and self._student.logit_bias is not None:
                 # A softmax model has no probability of a pair, which galleries and scores show.
                 samples = self._samples(pairs, images, texts)
-        print("\n" + results_text(retrieval, zero_shots), flush=True)
-        results = {
-            "examples_seen": learner.steps_done * learner.batch_size,
+        results: Results = {
+            "examples_seen": self._planned.examples_before + self._planned.examples,
             "retrieval": retrieval,
             "zero_shot": zero_shots,
+            "compilations": learner.step.compilations,
+            "recall_by_length": self._recall_by_length(retrieval),
         }
-        write_json(folder.results, results)
+        print("\n" + results_text(retrieval, zero_shots), flush=True)
         if not self._recipe.run.report:
-            return
+            return results
+        if self._data_set.shows_scenes:
+            results["dense"] = self._scenes(folder.path)
         data = ReportData(
-            title=f"{'SigLIP' if self._recipe.optimization.loss == 'sigmoid' else 'CLIP'} on {self._pairs.name}",
+            title=self._title(),
             card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
             metrics=read_metrics(folder.metrics),
             retrieval=retrieval,
@@ -115,19 +117,102 @@ class Evaluation:
         )
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
+        return results
+
+    def _title(self) -> str:
+        loss = "SigLIP" if self._recipe.optimization.loss == "sigmoid" else "CLIP"
+        stage = f", stage {self._planned.stage.name}" if len(self._recipe.stages) > 1 else ""
+        return f"{loss} on {self._data_set.name}{stage}"
+
+    def _read(self, sequence_length: int | None) -> list[PairSet]:
+        return self._data_set.evaluation_sets(self._sources, self._preprocess, sequence_length=sequence_length)
+
+    def _recall_by_length(self, retrieval: Results) -> dict[str, float]:
+        """recall@1 of the first set by number of patches: for NaFlex at the lengths that were trained, and between them."""
+        vision, found = self._planned.vision, {}
+        if isinstance(vision, VisionConfig):
+            headline = next(iter(retrieval.values()))
+            return {str(vision.num_patches): headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")}
+        trained = sorted(self._planned.stage.sequence_lengths)
+        between = [round((a + b) / 2) for a, b in zip(trained, trained[1:], strict=False)]
+        for length in sorted({*trained, *between}):
+            pairs = self._read(length)[0]
+            found[str(length)] = self._recalls(pairs, self._images(pairs), _headline_language(pairs), ks=(1,))[1]
+        return found
+
+    def _recalls(self, pairs: PairSet, images: np.ndarray, language: str, ks: tuple[int, ...]) -> dict[int, float]:
+        """Text to image, from the captions of one language."""
+        chosen = pairs.in_language(language)
+        relevant = relevant_by_label(pairs.labels[pairs.caption_labels[chosen]], pairs.labels)
+        ranks = first_relevant_ranks(self._texts(pairs.tokens[chosen]), images, relevant)
+        return {k: float((ranks <= k).mean()) for k in ks}
+
+    def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
+        prompts = [self._texts(np.stack([self._preprocess.tokens(p) for p in some])) for some in classes.prompts]
+        scale = float(keras.ops.convert_to_numpy(self._student.logit_scale))
+        return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
+
+    def _scenes(self, folder: Path) -> Results:
+        """Boxes and probes on scenes, with a page of them."""
+        scenes = judged_scenes()
+        results: Results = {}
+        pictures: dict[str, Any] = {}
+        lengths = self._planned.stage.sequence_lengths
+        features = PictureFeatures(self._student.towers, sequence_length=max(lengths, default=None))
+        if self._student.captioner is not None and isinstance(self._preprocess.targets, CaptionTargets):
+            writer = Writer(features, self._student.captioner, self._preprocess.targets)
+            boxes, pictures["located"] = locate_in_scenes(writer, scenes)
+            results |= boxes
+        if not lengths:
+            fitted = fitted_scenes()
+            known, found = (Patches(*features.patches(pixels)) for pixels in (fitted.pixels, scenes.pixels))
+            probed, shown = probe_scenes(known, fitted, found, scenes)
+            results |= probed
+            pictures |= shown
+        title = f"Stage {self._planned.stage.name}: boxes and patches"
+        page = write_dense_page(folder / "dense.html", results, pictures, title=title)
+        print("\n".join([*dense_lines(results), f"Boxes and patches: {page.resolve().as_uri()}"]), flush=True)
+        return results
+
+    def _images(self, pairs: PairSet) -> np.ndarray:
+        """L2-normalised embeddings of a set's pictures, float32 [images, dim]."""
+        return self._embedded(
+            self._image_embedder, (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
+        )
+
+    def _texts(self, tokens: np.ndarray) -> np.ndarray:
+        """L2-normalised embeddings of int32 [n, context_length], float32 [n, dim]."""
+        return self._embedded(self._text_embedder, (tokens[rows] for rows in _rows(tokens, TEXT_BATCH)))
+
+    def _embedded(self, embedder: keras.Model, batches: Iterable[Any]) -> np.ndarray:
+        return np.concatenate([keras.ops.convert_to_numpy(embedder.predict_on_batch(batch)) for batch in batches])
+
+    def _inputs(self, pairs: PairSet, rows: slice) -> Any:
+        """The image tower's inputs: pixels or patches in [-1, 1]."""
+        if pairs.patches is None or pairs.spatial_shapes is None:
+            return pairs.images[rows] / np.float32(127.5) - 1
+        patches = pairs.patches[rows] / np.float32(127.5) - 1
+        return {"patches": patches, "spatial_shapes": pairs.spatial_shapes[rows]}
 
     def _samples(self, pairs: PairSet, images: np.ndarray, texts: np.ndarray) -> Samples:
-        model = self._model
         return Samples(
             image_embeddings=images,
             text_embeddings=texts,
-            image_labels=np.arange(len(images)),
-            text_labels=pairs.caption_labels,
+            image_labels=pairs.labels,
+            text_labels=pairs.labels[pairs.caption_labels],
             captions=pairs.captions,
             languages=pairs.languages,
             thumbnails=pairs.images,
-            logit_scale=float(keras.ops.convert_to_numpy(model.logit_scale)),
-            logit_bias=float(keras.ops.convert_to_numpy(model.logit_bias)),
+            logit_scale=float(keras.ops.convert_to_numpy(self._student.logit_scale)),
+            logit_bias=float(keras.ops.convert_to_numpy(self._student.logit_bias)),
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )
+
+
+def _headline_language(pairs: PairSet) -> str:
+    return QUICK_LANGUAGE if QUICK_LANGUAGE in pairs.languages else pairs.languages[0]
+
+
+def _rows(array: np.ndarray, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, len(array), size)]

@@ -11,7 +11,7 @@ from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.two_towers import SigLIP
+from diptych.models.siglip.model import SigLIP
 
 KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/embedding"
 

@@ -12,14 +12,15 @@ Neither says how a sequence ends, how long it may be or how corners are ordered:
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Box, Caption, Region
 from diptych.core.data.regions import BINS, BoxOrder, box_text, check_places, parse_box
@@ -28,6 +29,22 @@ from diptych.core.data.tokenizers.open import shared_tokenizer
 from diptych.core.data.tokenizers.token_text import text_of
 
 TASKS = ("caption", "referring", "grounded")
+# fmt: off
+TARGET_FIELDS = {
+    "target_tokens": ArrayField(
+        np.int32, (("batch", 3, "target_length"),), (0, ANY),
+        "what the decoder writes as caption, referring expression and grounded caption: prefix, target, end-of-text, padding",
+    ),
+    "target_weights": ArrayField(
+        np.uint8, (("batch", 3, "target_length"),), (0, 1),
+        "1 where predicting the target token counts: not in prefix and padding, nowhere in a task the example lacks",
+    ),
+    "parallel": ArrayField(
+        np.bool_, (("batch",),), (False, True),
+        "whether the example's caption is predicted in parallel instead of from left to right",
+    ),
+}
+# fmt: on
 Question = Literal["caption", "find", "describe"]
 
 _LONGEST_REMEMBERED = 256  # characters
@@ -45,6 +62,7 @@ class CaptionTargets:
     Each part of a sequence is tokenised by itself, so that a prompt is exactly the beginning of what was learned.
     """
 
+    declared: ClassVar[Mapping[str, ArrayField]] = TARGET_FIELDS
     tokenizer_path: str | Path
     context_length: int = 64
     parallel_probability: float = 0.5

@@ -8,9 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.pixels import Normalization
 from diptych.core.data.sampling import Part, example_rng
+
+# fmt: off
+PATCH_FIELDS = {
+    "patches": ArrayField(
+        np.uint8, (("batch", "length", "patch_values"),), (0, 255),
+        "the picture at its own aspect as patches of (row, column, channel), row by row, padded with zeros",
+    ),
+    "spatial_shapes": ArrayField(
+        np.int32, (("batch", 2),), (1, ANY),
+        "(rows, columns) of each picture's grid; their product is the number of patches that are not padding",
+    ),
+}
+"""What the picture is in a batch for NaFlex."""
+# fmt: on
 
 _SEARCH_END = 1e-5
 _LARGEST_SCALE = 100.0

@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+from zlib import crc32
 
 import numpy as np
 
+from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
-from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
 from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.records import Caption, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
@@ -19,14 +21,33 @@ from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 from diptych.core.data.tokenizers.open import shared_tokenizer
 
+# fmt: off
+IMAGE = ArrayField(
+    np.uint8, (("batch", "height", "width", 3),), (0, 255),
+    "the picture squashed to the model's square, RGB; models map it to [-1, 1]",
+)
+TEXT = ArrayField(
+    np.int32, (("batch", "context_length"), ("batch", "captions", "context_length")), (0, ANY),
+    "token ids of the caption, or of several captions of the picture; end-of-text, then padding",
+)
+SELECTION_NOISE = ArrayField(
+    np.float32, (("batch", "chunks"),), (-ANY, ANY), "Gumbel(0, 1) numbers by which batch selection draws, one a chunk"
+)
+# fmt: on
+
 _LONGEST_REMEMBERED = 256  # characters; longer captions are too many and too big to be worth the memory
 
 
 class Targets(Protocol):
     """What a decoder learns to write about an example: `captioning.CaptionTargets`."""
 
+    @property
+    def declared(self) -> Mapping[str, ArrayField]:
+        """The fields that it makes."""
+        ...
+
     def __call__(self, caption: Caption, regions: Sequence[Region], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields `target_tokens`, `target_weights` and `parallel` of one example."""
+        """The fields of one example."""
         ...
 
     def fingerprint(self) -> str:
@@ -37,8 +58,26 @@ class Targets(Protocol):
 class Views(Protocol):
     """What self-distillation sees of an example: `views.Views`. Its repr tells all that decides them, as of any settings here."""
 
+    @property
+    def declared(self) -> Mapping[str, ArrayField]:
+        """The fields that it makes."""
+        ...
+
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields `global_view`, `local_views` and `masked_patches` of one decoded picture, uint8 [h, w, 3]."""
+        """The fields of one decoded picture, uint8 [h, w, 3]."""
+        ...
+
+
+class Maker(Protocol):
+    """Makes fields of one's own from a record, such as labels. It travels to worker processes; its repr tells all that decides them."""
+
+    @property
+    def declared(self) -> Mapping[str, ArrayField]:
+        """The fields that it makes."""
+        ...
+
+    def __call__(self, record: Record, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields of one example, of its record and its decoded picture, uint8 [h, w, 3]; raises `BadExample` where it cannot."""
         ...
 
 
@@ -59,6 +98,7 @@ class Preprocess:
     views: crops of the decoded picture for self-distillation.
     naflex: patches at the picture's own aspect instead of the square.
     selection_chunks: rounds of batch selection, for each of which an example gets its noise.
+    makers: by name, what makes fields that terms of one's own ask for.
     """
 
     image_size: int
@@ -74,6 +114,7 @@ class Preprocess:
     views: Views | None = None
     naflex: NaFlexLengths | None = None
     selection_chunks: int | None = None
+    makers: Mapping[str, Maker] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.captions < 1 or self.opening_examples < 0:
@@ -101,7 +142,7 @@ class Preprocess:
             raise ValueError(f"selection_chunks must be 1 or more, or None, got {self.selection_chunks}")
 
     def __call__(self, record: Record, source: Source, place: Place) -> tuple[dict[str, np.ndarray], str]:
-        """The fields of one example as `batch.FIELDS` declares them, without the batch axis, and the (first) caption's language.
+        """The fields of one example as `declared` has them, without the batch axis, and the (first) caption's language.
 
         All of a batch is in the opening or none, by the place of its first example.
         """
@@ -125,7 +166,32 @@ class Preprocess:
         if self.selection_chunks:
             noise = place.rng(Part.SELECTION).gumbel(size=self.selection_chunks)
             fields["selection_noise"] = noise.astype(np.float32)
+        for name, make in self.makers.items():
+            stream = np.random.default_rng([int(place.rng(Part.OWN).integers(1 << 62)), crc32(name.encode())])
+            fields |= make(record, pixels, stream)
         return fields, caption.language
+
+    @property
+    def declared(self) -> dict[str, ArrayField]:
+        """The fields of a batch, each as who makes it declares it.
+
+        Raises:
+            ValueError: two make a field of one name.
+        """
+        makers = [part for part in (self.targets, self.views, *self.makers.values()) if part]
+        declared = [
+            {"text": TEXT},
+            PATCH_FIELDS if self.naflex else {"image": IMAGE},
+            *(made.declared for made in makers),
+        ]
+        if self.selection_chunks:
+            declared.append({"selection_noise": SELECTION_NOISE})
+        fields: dict[str, ArrayField] = {}
+        for some in declared:
+            if twice := sorted(fields.keys() & some.keys()):
+                raise ValueError(f"The field {twice[0]} of a batch is made twice: give one of them another name.")
+            fields |= some
+        return fields
 
     def _picture(self, pixels: np.ndarray, rng: np.random.Generator, place: Place) -> dict[str, np.ndarray]:
         """The picture as the image tower takes it: a square, or patches of the length that its batch has."""
@@ -171,6 +237,7 @@ class Preprocess:
             "views": self.views,
             "naflex": self.naflex,
             "selection_chunks": self.selection_chunks,
+            "makers": self.makers or None,
         }
         if used := {name: part for name, part in parts.items() if part is not None}:
             hashed += f" {used}"

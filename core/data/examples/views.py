@@ -5,15 +5,34 @@ half of the global view's patches. Crops and colours are those of DINO's release
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.image import to_array
 
 Range = tuple[float, float]
+
+# fmt: off
+VIEW_FIELDS = {
+    "global_view": ArrayField(
+        np.uint8, (("batch", "global_side", "global_side", 3),), (0, 255),
+        "an augmented crop of most of the picture: whole for the teacher, masked for the student",
+    ),
+    "local_views": ArrayField(
+        np.uint8, (("batch", "views", "local_side", "local_side", 3),), (0, 255),
+        "augmented small crops of the picture, for the student",
+    ),
+    "masked_patches": ArrayField(
+        np.int32, (("batch", "masked"),), (0, ANY),
+        "which patches of the global view the student does not see, in ascending order",
+    ),
+}
+# fmt: on
 
 _TRIES = 10  # as torchvision's RandomResizedCrop
 _REDUCING_GAP = 3.0  # Pillow averages whole pixels down to three times the target before the bicubic pass
@@ -91,6 +110,7 @@ class Views:
     defaults are their mean, which is our choice: SigLIP 2 names no number. For crops and flips alone, set colour=None and no blur.
     """
 
+    declared: ClassVar[Mapping[str, ArrayField]] = VIEW_FIELDS
     global_size: int
     local_size: int
     patch_size: int

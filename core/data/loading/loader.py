@@ -26,7 +26,7 @@ class Loader:
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None for none.
     Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met are bad,
-    `TooManySkipped` says how many and why. To resume, ask for `batches(start)` with the number of batches already used: `position`.
+    `TooManySkipped` says how many and why. The first batch of each shape is held to what the preprocessing declares. To resume, ask for `batches(start)` with the number of batches already used: `position`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Loader:
         workers: int = 0,
         prefetch: int = 4,
         max_skip_fraction: float = 0.05,
-        stage: int = 0,
+        order: int = 0,
         cache_megabytes: float | None = 256,
         stall_seconds: float = 600,
     ):
@@ -52,10 +52,10 @@ class Loader:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
         if preprocess.naflex:
             preprocess.naflex.check_batch_size(batch_size)
-        order = Order(len(source), batch_size, seed, stage)
+        rows = Order(len(source), batch_size, seed, order)
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
-        self.examples = Examples(source, preprocess, order)
+        self.examples = Examples(source, preprocess, rows)
         self.workers = workers
         self.prefetch = prefetch
         self.max_skip_fraction = max_skip_fraction
@@ -63,6 +63,7 @@ class Loader:
         self.position = 0
         self.skipped: Counter[str] = Counter()
         self._examples_met = 0
+        self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -125,13 +126,18 @@ class Loader:
                     ) from None
 
     def _assemble(self, number: int, parts: list[Rows]) -> Batch:
-        return Batch(
+        batch = Batch(
             fields=join_rows([part.fields for part in parts]),
             index=self.examples.order.indices(number),
             keys=tuple(key for part in parts for key in part.keys),
             languages=tuple(language for part in parts for language in part.languages),
             skipped=tuple(skipped for part in parts for skipped in part.skipped),
         )
+        shapes = tuple((name, array.shape) for name, array in batch.fields.items())
+        if shapes not in self._shapes_seen:
+            batch.validate(self.examples.preprocess.declared)
+            self._shapes_seen.add(shapes)
+        return batch
 
     def _count(self, batch: Batch) -> None:
         self.skipped.update(reason for _, reason in batch.skipped)

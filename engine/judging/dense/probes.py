@@ -18,7 +18,7 @@ from diptych.core.report.charts.sheet import write_page
 from diptych.core.report.dense_page import DensePictures, dense_page
 from diptych.core.report.patch_pictures import PatchPicture, principal_colours
 from diptych.core.report.segmentation_pictures import SegmentationPicture
-from diptych.engine.datasets import evaluation_scenes, training_scenes
+from diptych.engine.datasets.scenes import evaluation_scenes, training_scenes
 from diptych.engine.embedding.picture_features import Writer
 from diptych.engine.judging.dense.scenes import CLASS_NAMES, Phrase, Scenes, read_scenes
 

@@ -4,31 +4,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from diptych import backends
-from diptych.core.training.staged_recipe import StagedRecipe
-from diptych.engine.training.stage_plan import PlannedStage, local_size
-from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.captioner.config import captioner_flops, count_captioner_parameters
+from diptych.core.training.recipe import Recipe
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.terms.stage_term import Terms, TowerFlops
+from diptych.models import NaFlexVisionConfig, SigLIPConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 
 _FLOAT32_BYTES = 4
 _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
 
 
-def stage_parameters(planned: PlannedStage) -> dict[str, int]:
+def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     """Trained scalars by part, and "teacher", which is not trained and not in the "total"."""
     towers = count_parameters(planned.config)
     parts = {name: towers[name] for name in ("image", "text", "logits")}
-    if planned.captioner:
-        parts["decoder"] = count_captioner_parameters(planned.captioner)["total"]
-    heads = 0
-    if planned.head:
-        heads = sum(_head_parameters(planned.head, width) for width in _head_widths(planned.config))
-        parts["heads"] = heads + planned.vision.width
-    teacher = count_tower_parameters(planned.vision) + heads if planned.head else 0
+    parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
+    taught = _taught(planned, terms)
+    teacher = 0
+    if taught is not None:
+        teacher = count_tower_parameters(planned.vision) + sum(parts[name] for name in taught)
     return {**parts, "total": sum(parts.values()), "teacher": teacher}
 
 
-def training_flops(recipe: StagedRecipe, planned: PlannedStage) -> dict[str, float]:
+def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Operations for one example that is trained on, by what they are for, and their "total".
 
     A backward pass counts as two forward passes. Not counted are what rematerialisation computes again and, as everywhere, norms,
@@ -38,26 +36,24 @@ def training_flops(recipe: StagedRecipe, planned: PlannedStage) -> dict[str, flo
     configs = [_with_patches(planned.config, length) for length in lengths]
     counts = [count_flops(config, batch_size=planned.batch_size) for config in configs]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
-    parts: dict[str, float] = {"contrastive": mean["training"]}
-    if planned.captioner:
-        written = [captioner_flops(planned.captioner, image_tokens=length)["total"] for length in lengths]
-        parts["captioning"] = 3 * sum(written) / len(written)
-    if planned.head:
-        parts |= _self_supervised(recipe, planned, mean["image"])
+    towers = TowerFlops(image=mean["image"], pairs=mean["training"], lengths=tuple(lengths))
+    parts = {name: terms[name].flops(recipe, planned, towers) for name in terms if name in planned.stage.losses}
+    if _taught(planned, terms) is not None:
+        parts["teacher"] = mean["image"]  # its pass over the global view, which all terms read
     if planned.stage.curation:
         # Learner and reference read every candidate; the reference is taken to be as large as the learner.
         parts["selection"] = 2 * planned.loaded / planned.batch_size * (mean["image"] + mean["text"])
     return {**parts, "total": sum(parts.values())}
 
 
-def stage_memory(recipe: StagedRecipe, planned: PlannedStage, devices: int = 1) -> dict[str, float]:
+def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Bytes a device holds in a step, by what they are for, and their "total".
 
-    Weights, their gradients and slots, and the teacher are taken to be spread over the devices (as FSDP does), activations too,
-    because each device has its part of the batch. Activations are those of the towers (`estimate_memory`), those of the
-    views by their share of operations, and the decoder's features; logits are computed a chunk at a time.
+    Weights, their gradients and slots, and the teacher are taken to be spread over `recipe.run.devices` (as FSDP does), activations
+    too, because each device has its part of the batch. Activations are those of the towers (`estimate_memory`), those of the
+    views by their share of operations, and what each term adds.
     """
-    parameters = stage_parameters(planned)
+    parameters, devices = stage_parameters(planned, terms), recipe.run.devices
     model, optimization = recipe.model, recipe.optimization
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     most, rows = 0, 1
@@ -67,12 +63,11 @@ def stage_memory(recipe: StagedRecipe, planned: PlannedStage, devices: int = 1) 
         config = _with_patches(planned.config, length)
         towers = estimate_memory(config, batch_size=rows, rematerialize=model.grad_checkpointing, dtype=dtype)
         most = max(most, towers["activations"])
-    flops = training_flops(recipe, planned)
-    views = sum(flops.get(name, 0.0) for name in ("distillation", "masked_prediction"))
-    activations = most * (1 + views / flops["contrastive"])
-    if planned.captioner:
-        c = planned.captioner
-        activations += rows * 3 * c.context_length * c.depth * (10 * c.width + 2 * c.mlp_dim) * _FLOAT32_BYTES
+    flops, losses = training_flops(recipe, planned, terms), planned.stage.losses
+    pairs = count_flops(_with_patches(planned.config, planned.vision.num_patches), batch_size=planned.batch_size)
+    views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
+    activations = most * (1 + views / pairs["training"])
+    activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     weights = _FLOAT32_BYTES * parameters["total"] / devices
     parts = {
         "weights": weights,
@@ -85,14 +80,20 @@ def stage_memory(recipe: StagedRecipe, planned: PlannedStage, devices: int = 1) 
     return {**parts, "total": sum(parts.values())}
 
 
-def plan_text(recipe: StagedRecipe, planned: Mapping[str, PlannedStage]) -> str:
+def _taught(planned: PlannedStage, terms: Terms) -> list[str] | None:
+    """The parts that a teacher copies beside the image tower; None where no term has a teacher."""
+    asked = [terms[name].taught for name in terms if name in planned.stage.losses]
+    return None if all(some is None for some in asked) else [part for some in asked for part in some or ()]
+
+
+def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> str:
     """The stages as a table for people: batches, optimizer steps, parameters, operations and memory. Nothing is allocated for it."""
-    devices = recipe.devices
+    devices = recipe.run.devices
     head = ("stage", "from", "pictures", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
     rows: list[tuple[str, ...]] = [head]
     total = 0.0
     for name, stage in planned.items():
-        flops = training_flops(recipe, stage)["total"]
+        flops = training_flops(recipe, stage, terms)["total"]
         total += flops * stage.examples
         rows.append(
             (
@@ -102,10 +103,10 @@ def plan_text(recipe: StagedRecipe, planned: Mapping[str, PlannedStage]) -> str:
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",
                 f"{stage.examples:,}",
-                f"{stage_parameters(stage)['total'] / 1e6:,.1f} M",
+                f"{stage_parameters(stage, terms)['total'] / 1e6:,.1f} M",
                 f"{flops / 1e9:,.3g}",
                 f"{flops * stage.examples / 1e15:,.4g}",
-                f"{stage_memory(recipe, stage, devices)['total'] / 2**30:,.2f}",
+                f"{stage_memory(recipe, stage, terms)['total'] / 2**30:,.2f}",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -123,13 +124,15 @@ def plan_text(recipe: StagedRecipe, planned: Mapping[str, PlannedStage]) -> str:
     )
     for name, stage in planned.items():
         parts = {
-            key: value for key, value in stage_parameters(stage).items() if key not in ("total", "logits") and value
+            key: value
+            for key, value in stage_parameters(stage, terms).items()
+            if key not in ("total", "logits") and value
         }
-        memory = {key: value for key, value in stage_memory(recipe, stage, devices).items() if key != "total" and value}
-        if stage is first or stage.head or stage.naflex:
+        memory = {key: value for key, value in stage_memory(recipe, stage, terms).items() if key != "total" and value}
+        if stage is first or stage.naflex or _taught(stage, terms) is not None:
             lines.append(
                 f"{name}: parameters {_listed(parts, 1e6, 'M')}; memory {_listed(memory, 2**30, 'GiB')}; "
-                f"GFLOP an example {_listed({k: v for k, v in training_flops(recipe, stage).items() if k != 'total'}, 1e9, '')}"
+                f"GFLOP an example {_listed({k: v for k, v in training_flops(recipe, stage, terms).items() if k != 'total'}, 1e9, '')}"
             )
     return "\n".join(lines)
 
@@ -150,40 +153,3 @@ def _with_patches(config: SigLIPConfig, length: int) -> SigLIPConfig:
     if isinstance(config.vision, NaFlexVisionConfig):
         return replace(config, vision=replace(config.vision, max_num_patches=length))
     return config
-
-
-def _self_supervised(recipe: StagedRecipe, planned: PlannedStage, image: float) -> dict[str, float]:
-    """Views and heads; the teacher's pass over the global view, which both losses read, is counted with the first."""
-    distillation, vision = recipe.distillation, planned.vision
-    assert isinstance(vision, VisionConfig)
-    losses = planned.stage.losses
-    small = replace(vision, image_size=local_size(vision, distillation.local_size))
-    local = count_flops(replace(planned.config, vision=small), batch_size=planned.batch_size)["image"]
-    wide, narrow = (_head_flops(planned.head, width) for width in _head_widths(planned.config))
-    hidden = int(distillation.mask_ratio * vision.num_patches)
-    parts = {"distillation": image}
-    if losses.distillation:
-        parts["distillation"] += 3 * distillation.local_views * (local + wide) + wide
-    if losses.masked_prediction:
-        parts["masked_prediction"] = 3 * (image + hidden * narrow) + hidden * narrow
-    return parts
-
-
-def _head_widths(config: SigLIPConfig) -> tuple[int, int]:
-    return config.vision.output_width, config.vision.width
-
-
-def _head_shapes(head: Mapping[str, int], width: int) -> list[tuple[int, int]]:
-    hidden, bottleneck = head["hidden"], head["bottleneck"]
-    return [(width, hidden), (hidden, hidden), (hidden, bottleneck)]
-
-
-def _head_parameters(head: Mapping[str, int], width: int) -> int:
-    maps = sum(inputs * outputs + outputs for inputs, outputs in _head_shapes(head, width))
-    return maps + head["bottleneck"] * head["outputs"]
-
-
-def _head_flops(head: Mapping[str, int] | None, width: int) -> int:
-    assert head is not None
-    maps = sum(inputs * outputs for inputs, outputs in _head_shapes(head, width))
-    return 2 * (maps + head["bottleneck"] * head["outputs"])

@@ -1,0 +1,45 @@
+"""results.json: what the stages of a run scored, by name, in one versioned schema.
+
+    {"format": "diptych-run", "version": 1, "stages": {NAME: {"examples_seen", "retrieval", "zero_shot", "recall_by_length", ...}}}
+
+The folder of a stage holds that of the stage alone, the folder of a run that of all its stages.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.core.training.run_folder import RunFolderError, write_json
+
+FORMAT, VERSION = "diptych-run", 1
+
+
+def write_results(path: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Stores what stages scored, by their names."""
+    write_json(path, {"format": FORMAT, "version": VERSION, "stages": stages})
+
+
+def read_results(path: Path, stage: str = "training") -> dict[str, dict[str, Any]]:
+    """What stages scored, by name; `stage` is the name that results from before the schema are given, which had none.
+
+    Raises:
+        RunFolderError: for a file of another format or a later version.
+        FileNotFoundError: where there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} is not readable as JSON: {error}. Move it away, and run the command again."
+        ) from None
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{path} holds no results of a run: expected an object. Move it away, and run again.")
+    if "version" in found:
+        if found.get("format") != FORMAT or found["version"] != VERSION:
+            raise RunFolderError(
+                f"{path} has format {found.get('format')!r}, version {found['version']}; this diptych reads {FORMAT!r}, version "
+                f"{VERSION}. Read it with the version that wrote it."
+            )
+        return found["stages"]
+    return {stage: found} if "retrieval" in found else found

@@ -1,0 +1,84 @@
+"""Data sets: what a run learns from and is judged by, and all that follows from the data, as one value."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.records import Source
+from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The opened sources of a data set: one to train on, and named ones to be judged by, that of the headline first."""
+
+    train: Source
+    held_out: Mapping[str, Source]
+
+
+def no_classes(source: Source) -> Classes | None:
+    """Pictures without classes."""
+    return None
+
+
+def every_picture_alone(pairs: PairSet) -> np.ndarray:
+    """Labels by which a caption belongs to its own picture and to no other, int64 `[images]`."""
+    return np.arange(len(pairs.images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Pictures with captions.
+
+    Attributes:
+        name: for people.
+        sources: opens them; what is missing is said then. It is given the seed of the run.
+        tokenizer: the vocabulary where a recipe names none.
+        context_length, captions_per_image, english_share: where a recipe says nothing; see `core.training.recipe.Data`.
+        opening_share: share of a run's examples that come with one caption an image, in English alone, where a recipe says nothing.
+        most_evaluated: records of a held-out source that are looked at; None for all.
+        classes: prompts and labels of a held-out source, for zero-shot classification.
+        alike: which pictures of a held-out set a caption fits equally well: a label for each, int64 `[images]`.
+        example_queries: texts to look for in it.
+        shows_scenes: whether its pictures are scenes of which boxes, classes of pixels and distances are known.
+        aspects: of scenes, the range of the pictures' width against their height; None for squares.
+    """
+
+    name: str
+    sources: Callable[[int], Sources]
+    tokenizer: Path
+    context_length: int = 64
+    captions_per_image: int = 1
+    english_share: float | None = None
+    opening_share: float = 0.0
+    most_evaluated: int | None = 2_000
+    classes: Callable[[Source], Classes | None] = no_classes
+    alike: Callable[[PairSet], np.ndarray] = every_picture_alone
+    example_queries: tuple[str, ...] = ()
+    shows_scenes: bool = False
+    aspects: tuple[float, float] | None = None
+
+    def describe(self, sources: Sources) -> str:
+        """One line for people."""
+        sets = ", ".join(f"{len(source):,} {name.lower()}" for name, source in sources.held_out.items())
+        return f"Data: {self.name}, {len(sources.train):,} records to train on; judged on {sets}"
+
+    def evaluation_sets(
+        self, sources: Sources, preprocess: Preprocess, *, sequence_length: int | None = None
+    ) -> list[PairSet]:
+        """The held-out sources, decoded; the first one makes the headline. NaFlex towers need a sequence length."""
+        return [
+            read_pairs(
+                source,
+                preprocess,
+                name=name,
+                most_records=self.most_evaluated,
+                classes=self.classes(source),
+                alike=self.alike,
+                sequence_length=sequence_length,
+            )
+            for name, source in sources.held_out.items()
+        ]

@@ -1,0 +1,49 @@
+"""Data of one's own: a folder, shards, tables or COCO's JSON, of which a part is held out."""
+
+from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
+from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.subset import Subset
+from diptych.core.report.mixture_table import mixture_table
+from diptych.core.training.recipe import Data
+from diptych.engine.datasets.data_set import DataSet, Sources
+
+HELD_OUT = "Held-out pairs"
+
+
+def own(data: Data) -> DataSet:
+    """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out by key."""
+
+    def sources(seed: int) -> Sources:
+        train = open_source(data.train_data)
+        if data.val_data is not None:
+            held_out = open_source(data.val_data)
+        else:
+            held_out = Subset(train, fraction=data.val_fraction, held_out=True)
+            train = Subset(train, fraction=data.val_fraction, held_out=False)
+            if not len(held_out):
+                raise ValueError(
+                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise --val-fraction or "
+                    "give --val-data."
+                )
+        return Sources(train=mixed(train, data, seed), held_out={HELD_OUT: held_out})
+
+    return DataSet(name=data.train_data, sources=sources, tokenizer=TOKENIZER_PATH)
+
+
+def mixed(source: Source, data: Data, seed: int) -> Source:
+    """The records in the shares of languages that are asked for; says how many of each there are."""
+    share, temperature = data.english_share, data.language_temperature
+    if share is None and temperature == 1:
+        return source
+    if records_by_language(source).keys() == {UNKNOWN_LANGUAGE}:
+        print("No record names its language: they are taken as they come.", flush=True)
+        return source
+    shares = None
+    if share is not None:
+        shares = {name: part for name, part in (("en", share), (OTHER_LANGUAGES, 1 - share)) if part}
+    mixture = LanguageMixture(source, shares=shares, temperature=temperature, seed=seed)
+    print(mixture_table(mixture), flush=True)
+    return mixture

@@ -1,0 +1,199 @@
+"""What a stage is put together from: student, teacher, objective, optimizer, step, loader."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from diptych import backends
+from diptych.core.data.batch import Batch
+from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.loading.loader import Loader
+from diptych.core.data.records import Source
+from diptych.core.training.curated_objective import CuratedObjective
+from diptych.core.training.ema import Ema
+from diptych.core.training.learner import Learner
+from diptych.core.training.objectives import Objective
+from diptych.core.training.optimizers import OPTIMIZERS, PatternOptimizer
+from diptych.core.training.patterns import freeze
+from diptych.core.training.recipe import Optimization, Recipe
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.schedules import SCHEDULES, Part
+from diptych.core.training.stages import Curation
+from diptych.core.training.teacher import EmaTeacher, momentum_for_batch
+from diptych.engine.training.costs import training_flops
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.terms.stage_term import Terms
+from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, from_preset
+from diptych.models.siglip.adapting import adapt
+from diptych.models.siglip.student import Student
+
+
+def build_learner(
+    recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source, folder: RunFolder, terms: Terms
+) -> Learner:
+    """Everything that trains a stage, put together."""
+    optimization, run, stage = recipe.optimization, recipe.run, planned.stage
+    student = build_student(recipe, planned)
+    optimizer = stage_optimizer(recipe, planned)
+    ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
+    teacher = build_teacher(recipe, planned, student, terms)
+    objective = build_objective(recipe, planned, teacher, terms)
+    if stage.curation:
+        reference = build_reference(recipe, planned, stage.curation)
+        objective = CuratedObjective(objective, reference, size=planned.batch_size)
+    step = backends.train_step(
+        student,
+        objective,
+        optimizer,
+        clip_norm=optimization.grad_clip_norm,
+        ema=ema,
+        teacher=teacher,
+        micro_batches=optimization.accum_freq,
+        devices=run.data_parallel,
+    )
+    loader = Loader(
+        source,
+        preprocess,
+        batch_size=planned.loaded,
+        seed=run.seed,
+        order=stage.order,
+        workers=recipe.data.workers,
+        cache_megabytes=recipe.data.cache_megabytes,
+    )
+    every = run.evaluate_every and max(1, run.evaluate_every // planned.batch_size)
+    return Learner(
+        model=student,
+        optimizer=optimizer,
+        step=step,
+        loader=loader,
+        folder=folder,
+        total_steps=planned.last,
+        first_step=planned.first,
+        first_update=planned.first_update,
+        pieces=pieces_of(planned.naflex) if planned.naflex else None,
+        batch_size=planned.batch_size,
+        ema=ema,
+        teacher=teacher,
+        objective_variables=objective.variables,
+        evaluate_every=every or max(20, planned.batches // run.evaluations),
+        checkpoint_every=run.checkpoint_every,
+        log_every=run.log_every,
+        tensorboard=run.tensorboard,
+        flops_per_step=training_flops(recipe, planned, terms)["total"] * planned.batch_size,
+        peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
+    )
+
+
+def pieces_of(lengths: NaFlexLengths) -> Callable[[Batch], int]:
+    """Into how many optimizer steps a batch of patches is cut, by its length."""
+    return lambda batch: lengths.pieces(batch.fields["patches"].shape[1])
+
+
+def build_student(recipe: Recipe, planned: PlannedStage) -> Student:
+    """The student of a stage, its frozen weights frozen."""
+    student = Student(
+        planned.config,
+        parts=planned.parts,
+        seed=recipe.run.seed,
+        dtype=policy(recipe),
+        rematerialize=recipe.model.grad_checkpointing,
+    )
+    freeze(student, (*recipe.model.lock, *planned.stage.lock))
+    return student
+
+
+def policy(recipe: Recipe) -> str:
+    """The Keras dtype policy."""
+    return "mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32"
+
+
+def build_teacher(recipe: Recipe, planned: PlannedStage, student: Student, terms: Terms) -> EmaTeacher | None:
+    """The teacher that the terms of a stage read, None where none does."""
+    taught = [terms[name].taught for name in terms if name in planned.stage.losses]
+    parts = [part for some in taught if some is not None for part in some]
+    if all(some is None for some in taught):
+        return None
+    momentum = recipe.distillation.teacher_momentum
+    if momentum is None:
+        momentum = momentum_for_batch(planned.batch_size)
+    return EmaTeacher(student.followed(parts), student.copies(parts), momentum=momentum)
+
+
+def build_objective(recipe: Recipe, planned: PlannedStage, teacher: EmaTeacher | None, terms: Terms) -> Objective:
+    """The weighted terms of a stage, in the order in which `terms` has them."""
+    weights = {name: planned.stage.losses[name] for name in terms if name in planned.stage.losses}
+    return Objective({name: terms[name].build(recipe, planned, teacher) for name in weights}, weights)
+
+
+def build_reference(recipe: Recipe, planned: PlannedStage, curation: Curation) -> SigLIP:
+    """The model that says what can be learnt, from a stage of this run or a checkpoint.
+
+    Raises:
+        ValueError: for a model that does not take this stage's pictures and tokens.
+    """
+    name = recipe.reference or curation.reference
+    folder = recipe.folder(name) / "model"
+    reference = from_preset(folder if folder.is_dir() else name, dtype=policy(recipe))
+    own, other = planned.config, reference.config
+    if not isinstance(other, SigLIPConfig) or (own.text.vocab_size, own.text.context_length) != (
+        other.text.vocab_size,
+        other.text.context_length,
+    ):
+        raise ValueError(
+            f"The reference {name} does not read this run's tokens: a vocabulary of {own.text.vocab_size:,} in "
+            f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in {other.text.context_length}. Train one with "
+            "the same --tokenizer and --context-length."
+        )
+    if type(own.vision) is not type(other.vision):
+        raise ValueError(
+            f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for square pictures. "
+            "`diptych.models.siglip.adapting` makes one of the other."
+        )
+    if isinstance(own.vision, NaFlexVisionConfig) or own.vision == other.vision:
+        return reference
+    return adapt(reference, image_size=own.vision.image_size)
+
+
+def build_schedule(optimization: Optimization):
+    """The learning rate over the run's examples."""
+    warmup = optimization.warmup_examples
+    return SCHEDULES[optimization.schedule](
+        optimization.learning_rate,
+        batch_size=optimization.batch_size,
+        total_examples=optimization.examples,
+        warmup_examples=optimization.examples // 20 if warmup is None else warmup,
+    )
+
+
+def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimizer:
+    """The optimizer with its schedule, by default the whole run's."""
+    second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
+    return OPTIMIZERS[optimization.optimizer](
+        schedule or build_schedule(optimization),
+        weight_decay=optimization.weight_decay,
+        learning_rate_multipliers=optimization.learning_rate_multipliers,
+        weight_decay_multipliers=optimization.weight_decay_multipliers,
+        **({second_moment: optimization.beta_2} if second_moment else {}),
+    )
+
+
+def stage_optimizer(recipe: Recipe, planned: PlannedStage) -> PatternOptimizer:
+    """The optimizer with the part of the schedule that the stage walks through, or with its own."""
+    optimization, stage = recipe.optimization, planned.stage
+    if stage.schedule is None:
+        own = replace(
+            optimization,
+            examples=planned.examples,
+            warmup_examples=0,
+            learning_rate=stage.learning_rate,
+            weight_decay=stage.weight_decay,
+            schedule="cosine",
+        )
+        return build_optimizer(own)
+    if planned.updates == planned.batches and planned.first_update == planned.first:
+        return build_optimizer(optimization)
+    begin, end = (share * optimization.examples for share in stage.schedule)
+    part = Part(
+        build_schedule(optimization), first_step=planned.first_update, steps=planned.updates, examples=(begin, end)
+    )
+    return build_optimizer(optimization, schedule=part)

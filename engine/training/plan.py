@@ -1,0 +1,177 @@
+"""Plans: from a recipe and its data set to what each stage will train, before anything is built."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.training.curation import super_batch_size
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.stages import Stage, chosen_stages
+from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.terms.stage_term import Terms
+from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.parts.heads import bias_for_batch
+from diptych.models.presets import naflex_config, preset_config
+from diptych.models.siglip.parts import Part
+
+
+def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str, PlannedStage]:
+    """The stages to carry out by name, in order; `config` is what the first has.
+
+    Raises:
+        ValueError: for stages or terms that are not there, and sizes that do not fit.
+    """
+    planned: dict[str, PlannedStage] = {}
+    for stage in chosen_stages(recipe.stages, recipe.only):
+        if unknown := sorted(stage.losses.keys() - terms.keys()):
+            raise ValueError(
+                f"Stage {stage.name} weighs the loss {unknown[0]}, which no term has the name of; there are {', '.join(terms)}."
+            )
+        parent = planned.get(stage.after or "")
+        planned[stage.name] = _planned(recipe, stage, parent, parent.config if parent else config, terms)
+    return planned
+
+
+def square_preset(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
+    """The preset that the recipe names, at the size of pictures that it names, and its image tower.
+
+    Raises:
+        ValueError: for a preset whose towers take other inputs than square pixels in [-1, 1] and any tokens.
+    """
+    config = preset_config(recipe.model.model)
+    if not (isinstance(config, SigLIPConfig) and isinstance(config.vision, VisionConfig)):
+        raise ValueError(
+            f"--model {recipe.model.model} cannot be trained by this recipe, which takes SigLIP's towers for square images. With either "
+            "loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and NaFlex train with model.fit."
+        )
+    vision = replace(config.vision, image_size=recipe.model.image_size or config.vision.image_size)
+    return replace(config, vision=vision), vision
+
+
+def towers_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
+    """The preset's towers for the recipe's tokens, with the scale and bias that it begins with."""
+    config, _ = square_preset(recipe)
+    return replace(
+        config,
+        text=replace(config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length),
+        init_logit_scale=recipe.model.init_logit_scale,
+        init_logit_bias=initial_bias(recipe),
+    )
+
+
+def initial_bias(recipe: Recipe) -> float | None:
+    """The sigmoid loss's bias at the start; None with the softmax loss, whose model has none."""
+    bias = recipe.model.init_logit_bias
+    if recipe.optimization.loss == "softmax":
+        return None
+    return bias_for_batch(recipe.optimization.batch_size) if bias is None else bias
+
+
+def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
+    """How pictures and captions become arrays in the first stage.
+
+    Raises:
+        ValueError: where the data's settings are not all given: resolve them by `engine.datasets.open.with_data`.
+    """
+    data = recipe.data
+    if data.context_length is None or data.captions_per_image is None or data.opening_examples is None:
+        raise ValueError("The recipe's data are not resolved: pass it through engine.datasets.open.with_data first.")
+    share = data.english_share
+    return Preprocess(
+        image_size=square_preset(recipe)[1].image_size,
+        context_length=data.context_length,
+        captions=data.captions_per_image,
+        opening_examples=data.opening_examples,
+        tokenizer_path=data.tokenizer or data_set.tokenizer,
+        augmentation=Augmentation() if data.augment else None,
+        language_weights=None if share is None else {"en": share, "*": 1 - share},
+    )
+
+
+def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, terms: Terms) -> Preprocess:
+    """How the examples of a stage are made, with the fields that its terms read."""
+    stage, vision = planned.stage, planned.vision
+    preprocess = replace(
+        preprocess,
+        image_size=vision.image_size if isinstance(vision, VisionConfig) else preprocess.image_size,
+        naflex=planned.naflex,
+        selection_chunks=stage.curation.chunks if stage.curation else None,
+    )
+    for name in stage.losses:
+        preprocess = replace(preprocess, **terms[name].examples(recipe, planned, preprocess))
+    return preprocess
+
+
+def _planned(
+    recipe: Recipe, stage: Stage, parent: PlannedStage | None, config: SigLIPConfig, terms: Terms
+) -> PlannedStage:
+    config = _config_of(stage, config)
+    size = recipe.optimization.batch_size
+    first, last = stage.batches(recipe.optimization.examples, size)
+    naflex = None
+    if stage.sequence_lengths:
+        naflex = NaFlexLengths(
+            patch_size=config.vision.patch_size, lengths=stage.sequence_lengths, halve_from=stage.halve_from
+        )
+        naflex.check_batch_size(size)
+    halves = max((naflex.pieces(length) for length in naflex.lengths), default=1) if naflex else 1
+    if size // halves % recipe.optimization.accum_freq:
+        raise ValueError(
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {recipe.optimization.accum_freq} does not divide."
+        )
+    updates = last - first
+    if naflex:
+        updates = naflex.optimizer_steps(recipe.run.seed, stage.order, first, last - first)
+    loaded = super_batch_size(size, stage.curation.filter_ratio) if stage.curation else size
+    if stage.curation and size % stage.curation.chunks:
+        raise ValueError(
+            f"Stage {stage.name} draws a batch of {size} in {stage.curation.chunks} equal chunks: choose a --batch-size that is a "
+            f"multiple of {stage.curation.chunks}."
+        )
+    goes_on = parent is not None and stage.schedule is not None
+    return PlannedStage(
+        stage=stage,
+        config=config,
+        parts=_parts(recipe, stage, config, terms),
+        naflex=naflex,
+        first=first,
+        last=last,
+        first_update=parent.first_update + parent.updates if parent and goes_on else 0,
+        updates=updates,
+        batch_size=size,
+        loaded=loaded,
+        examples_before=parent.examples_before + parent.examples if parent else 0,
+    )
+
+
+def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> Mapping[str, Part]:
+    views = [name for name in stage.losses if terms[name].sees_views]
+    if views and isinstance(config.vision, NaFlexVisionConfig):
+        raise ValueError(
+            f"Stage {stage.name}: {' and '.join(views)} need square pictures, and this stage's image tower is NaFlex (SigLIP 2, "
+            "section 2.4.2, trains it without them). Leave those losses out."
+        )
+    parts: dict[str, Part] = {}
+    for name in terms:  # in their order, so that stages with the same losses have their weights in one order
+        if name in stage.losses:
+            parts |= terms[name].parts(recipe, config)
+    return parts
+
+
+def _config_of(stage: Stage, config: SigLIPConfig) -> SigLIPConfig:
+    """The towers of a stage, from those of the stage before."""
+    vision = config.vision
+    if isinstance(vision, NaFlexVisionConfig):
+        if stage.image_size or stage.patch_size:
+            raise ValueError(f"Stage {stage.name} goes on from a NaFlex model, which takes pictures of any size.")
+        return config
+    vision = replace(
+        vision,
+        image_size=stage.image_size or vision.image_size,
+        patch_size=stage.patch_size or vision.patch_size,
+    )
+    config = replace(config, vision=vision)
+    return naflex_config(config, max_num_patches=max(stage.sequence_lengths)) if stage.sequence_lengths else config

@@ -1,0 +1,67 @@
+"""Stages with all that follows from them and from those before, worked out before anything is built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diptych.core.data.examples.naflex import NaFlexLengths
+from diptych.core.training.stages import Stage
+from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.siglip.parts import DecoderPart, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """One stage of a run.
+
+    Attributes:
+        stage: as the recipe has it.
+        config: of its towers.
+        parts: what the model has beside the towers, by name.
+        naflex: its sequence lengths, None for square pictures.
+        first, last: range of batch numbers, [first, last), in the numbering of the stage's data order.
+        first_update: optimizer steps already taken when the stage starts (0 with a fresh optimizer).
+        updates: optimizer steps in this stage.
+        batch_size: examples that a batch trains on.
+        loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
+        examples_before: examples that its weights have seen when it starts.
+    """
+
+    stage: Stage
+    config: SigLIPConfig
+    parts: Mapping[str, Part]
+    naflex: NaFlexLengths | None
+    first: int
+    last: int
+    first_update: int
+    updates: int
+    batch_size: int
+    loaded: int
+    examples_before: int
+
+    @property
+    def batches(self) -> int:
+        return self.last - self.first
+
+    @property
+    def examples(self) -> int:
+        return self.batches * self.batch_size
+
+    @property
+    def vision(self) -> VisionConfig | NaFlexVisionConfig:
+        return self.config.vision
+
+    @property
+    def square(self) -> VisionConfig:
+        """The image tower of a stage with square pictures; raises TypeError for another."""
+        if not isinstance(self.vision, VisionConfig):
+            raise TypeError(f"Stage {self.stage.name} has a NaFlex image tower, and square pictures were expected.")
+        return self.vision
+
+    @property
+    def decoder(self) -> CaptionerConfig:
+        """Of a stage that has a decoder; raises TypeError for another."""
+        part = self.parts.get("captioner")
+        if not isinstance(part, DecoderPart):
+            raise TypeError(f"Stage {self.stage.name} has no decoder.")
+        return part.config

@@ -1,0 +1,31 @@
+"""What a stage leaves: its towers and processor as a preset's folder, and the decoder beside them."""
+
+from pathlib import Path
+
+from diptych.core.data.examples.captioning import CaptionTargets
+from diptych.core.data.examples.naflex import NaFlex
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.pixels import FixedSize
+from diptych.core.data.processor.processor import Processor
+from diptych.engine.training.targets_file import write_targets
+from diptych.models import VisionConfig
+from diptych.models.siglip.student import Student
+
+
+def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
+    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is one."""
+    vision = student.config.vision
+    pixels: FixedSize | NaFlex
+    if isinstance(vision, VisionConfig):
+        pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
+    else:
+        pixels = NaFlex(
+            patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
+        )
+    student.towers.save_to_preset(folder, format="diptych")
+    processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
+    processor.save_to_preset(folder)
+    if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
+        student.captioner.save_to(folder)
+        write_targets(folder, preprocess.targets)
+    print(f"Model: {folder}", flush=True)

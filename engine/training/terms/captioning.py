@@ -1,0 +1,101 @@
+"""Captioning term: a decoder writes captions, and boxes and phrases where a picture has regions (LocCa, Wan et al. 2024)."""
+
+from keras import ops
+
+from diptych.core.data.examples.captioning import TASKS, CaptionTargets
+from diptych.core.losses.captioning import (
+    TaskWeighting,
+    captioning_loss,
+    chunked_cross_entropy,
+    combine_tasks,
+    cross_entropy,
+    task_means,
+)
+from diptych.core.training.objectives import Loss
+from diptych.engine.training.terms.stage_term import StageTerm
+from diptych.models.captioner.config import captioner_config, captioner_flops
+from diptych.models.siglip.parts import DecoderPart
+
+MOST_LOGITS = 2**25
+"""Of the decoder, that exist at a time: 128 MiB."""
+_FLOAT32_BYTES = 4
+
+
+class Captioning(StageTerm):
+    """The cross-entropy of what the decoder is to write, with the image tower's tokens before its eyes.
+
+    Args:
+        task_weighting: how caption, referring expression and grounded caption become one loss (`combine_tasks`).
+    """
+
+    independent = True
+
+    def __init__(self, task_weighting: TaskWeighting = "mean"):
+        self.task_weighting = task_weighting
+
+    @classmethod
+    def build(cls, recipe, planned, teacher):
+        return cls(recipe.captioning.task_weighting)
+
+    @classmethod
+    def parts(cls, recipe, towers):
+        options = recipe.captioning
+        config = captioner_config(
+            towers,
+            depth=options.decoder_depth,
+            context_length=options.target_length,
+            tie_embeddings=options.tie_embeddings,
+        )
+        return {"captioner": DecoderPart(config=config)}
+
+    @classmethod
+    def examples(cls, recipe, planned, preprocess):
+        options = recipe.captioning
+        targets = CaptionTargets(
+            tokenizer_path=preprocess.tokenizer_path,
+            context_length=planned.decoder.context_length,
+            parallel_probability=options.parallel_probability,
+            bins=options.box_bins,
+            order=options.box_order,
+        )
+        return {"targets": targets}
+
+    def embed(self, seen):
+        """-> the decoder's losses `[n, tasks]`, and weights, float32 `[n, tasks]`: 1 for tasks that an example has."""
+        batch, captioner = seen.batch, seen.model.parts["captioner"]
+        labels, weights = batch["target_tokens"], batch["target_weights"]
+        images, tasks, length = labels.shape
+        parallel = ops.expand_dims(ops.cast(batch["parallel"], "bool"), -1)
+        parallel = ops.concatenate([parallel, ops.zeros((images, tasks - 1), dtype="bool")], axis=-1)
+        hidden = captioner(labels, seen.image["tokens"], parallel=parallel, encoder_mask=seen.image["mask"])
+        tokens, kernel = images * tasks * length, captioner.logits_kernel
+        arguments = (
+            ops.reshape(hidden, (tokens, hidden.shape[-1])),
+            kernel,
+            captioner.logits_bias,
+            ops.reshape(labels, (tokens,)),
+        )
+        at_once = max(1, MOST_LOGITS // kernel.shape[1])
+        if tokens <= at_once:  # few enough to be kept instead of computed twice
+            losses = cross_entropy(*arguments)
+        else:
+            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once)
+        losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
+        return {"losses": losses, "weights": ops.cast(ops.any(ops.cast(weights, "bool"), axis=-1), "float32")}
+
+    def loss(self, model, embedded):
+        losses, weights = embedded["losses"], embedded["weights"]
+        means = task_means(losses, ops.expand_dims(weights, -1))
+        logs = {f"{task}_loss": means[index] for index, task in enumerate(TASKS)}
+        return Loss(ops.mean(combine_tasks(losses, weighting=self.task_weighting)), logs)
+
+    @classmethod
+    def flops(cls, recipe, planned, towers):
+        written = [captioner_flops(planned.decoder, image_tokens=length)["total"] for length in towers.lengths]
+        return 3 * sum(written) / len(written)
+
+    @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        """Of the decoder's features; logits are computed a chunk at a time."""
+        c = planned.decoder
+        return rows * 3 * c.context_length * c.depth * (10 * c.width + 2 * c.mlp_dim) * _FLOAT32_BYTES

@@ -1,0 +1,31 @@
+"""Masked-prediction term: a student predicts the teacher's tokens of the patches that it does not see (SigLIP 2, section 2.3)."""
+
+from diptych.core.losses.masked_prediction import chunked_masked_prediction, gather_patches, patch_mask
+from diptych.engine.training.terms.matching import Matching, head_part
+from diptych.models.siglip.parts import MaskTokenPart
+
+
+class MaskedPrediction(Matching):
+    """The hidden patches of the global view, over the prototypes of a head on the tokens."""
+
+    name = "masked_prediction"
+    head = "patch_head"
+    taught = ("patch_head",)
+
+    @classmethod
+    def parts(cls, recipe, towers):
+        return {"patch_head": head_part(recipe, "tokens"), "mask_token": MaskTokenPart()}
+
+    def embed(self, seen):
+        taught, places = self.taught_features(seen), seen.batch["masked_patches"]
+        view, tower = self.global_view(seen), seen.model.towers.image_encoder
+        masked = patch_mask(places, taught["tokens"].shape[1])
+        hidden = tower.encode(view, mask_token=seen.model.parts["mask_token"].token, masked=masked)
+        features = seen.model.parts[self.head].features(gather_patches(hidden["tokens"], places))
+        return self.compared(chunked_masked_prediction, seen.model, features, gather_patches(taught["tokens"], places))
+
+    @classmethod
+    def flops(cls, recipe, planned, towers):
+        hidden = int(recipe.distillation.mask_ratio * planned.square.num_patches)
+        head = planned.parts["patch_head"].flops(planned.config)
+        return 3 * (towers.image + hidden * head) + hidden * head

@@ -1,0 +1,148 @@
+"""Matching of a student with its teacher over prototypes: what self-distillation and masked prediction share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from diptych.core.data.examples.views import Views
+from diptych.core.losses.distillation import mean_logits, updated_centre
+from diptych.core.training.objectives import Loss, Seen, to_model_range
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.teacher import EmaTeacher
+from diptych.engine.training.terms.stage_term import StageTerm
+from diptych.models import VisionConfig
+from diptych.models.siglip.parts import HeadPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperatures:
+    """DINO's temperatures, and the momentum of the centre of the teacher's logits."""
+
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centre_momentum: float = 0.9
+
+    def __post_init__(self):
+        if min(self.student_temperature, self.teacher_temperature) <= 0 or not 0 < self.centre_momentum < 1:
+            raise ValueError(
+                "Temperatures must be above 0 and the centre's momentum between 0 and 1, got "
+                f"{self.student_temperature}, {self.teacher_temperature} and {self.centre_momentum}."
+            )
+
+
+class Matching(StageTerm):
+    """The cross-entropy between a teacher's centred prediction and the student's, over a head's prototypes.
+
+    Args:
+        teacher: with copies of the image tower and of the head.
+        outputs: K, the number of prototypes of the head.
+        temperatures: see there.
+
+    Raises:
+        ValueError: where there is no teacher.
+    """
+
+    independent = True
+    sees_views = True
+    name: ClassVar[str]
+    head: ClassVar[str]
+    """Name of the part that gives the student's features."""
+
+    def __init__(self, teacher: EmaTeacher | None, outputs: int, temperatures: Temperatures | None = None):
+        if teacher is None or outputs < 1:
+            raise ValueError(
+                "Self-distillation and masked prediction need a teacher and its number of outputs, got "
+                f"{teacher and 'a teacher'} and {outputs}. Give an EmaTeacher, or leave these losses out."
+            )
+        self.teacher, self.temperatures = teacher, temperatures or Temperatures()
+        self.centre = keras.Variable(
+            ops.zeros((outputs,)), dtype="float32", trainable=False, name=f"{self.name}_centre"
+        )
+        self.variables = {f"{self.name}_centre": self.centre}
+
+    @classmethod
+    def build(cls, recipe, planned, teacher):
+        options = recipe.distillation
+        temperatures = Temperatures(
+            student_temperature=options.student_temperature,
+            teacher_temperature=options.teacher_temperature,
+            centre_momentum=options.centre_momentum,
+        )
+        return cls(teacher, options.head_outputs, temperatures)
+
+    @classmethod
+    def examples(cls, recipe, planned, preprocess):
+        options, vision = recipe.distillation, planned.square
+        views = Views(
+            global_size=vision.image_size,
+            local_size=local_size(vision, options.local_size),
+            patch_size=vision.patch_size,
+            local_count=options.local_views,
+            mask_ratio=options.mask_ratio,
+            masking=options.masking,
+        )
+        if not options.colour:
+            views = replace(views, colour=None, global_blur=0, local_blur=0, solarize=0)
+        return {"views": views}
+
+    def global_view(self, seen: Seen):
+        """The global views, in the model's range."""
+        return seen.once("global view", lambda: to_model_range(seen.batch["global_view"]))
+
+    def taught_features(self, seen: Seen) -> dict[str, Any]:
+        """What the teacher's image tower sees in the global view, without gradients; both terms read it."""
+
+        def see():
+            features = self.teacher.parts["image"].encode(self.global_view(seen))
+            return {name: ops.stop_gradient(x) for name, x in features.items()}
+
+        return seen.once("taught features", see)
+
+    def compared(self, compare: Callable, model, features, taught) -> dict[str, Any]:
+        """-> losses `[n]`, and the teacher's mean logits `[1, K]`.
+
+        Args:
+            compare: a chunked loss of `core.losses`.
+            features: of the student's head.
+            taught: what the teacher's head reads.
+        """
+        head = self.teacher.parts[self.head]
+        known, prototypes = head.features(taught), head.prototypes()
+        losses = compare(
+            features,
+            known,
+            model.parts[self.head].prototypes(),
+            prototypes,
+            self.centre.value,
+            student_temperature=self.temperatures.student_temperature,
+            teacher_temperature=self.temperatures.teacher_temperature,
+        )
+        return {"losses": losses, "mean_logits": ops.expand_dims(mean_logits(known, prototypes), 0)}
+
+    def loss(self, model, embedded: Mapping[str, Any]) -> Loss:
+        mean = ops.mean(embedded["mean_logits"], axis=0)
+        centre = updated_centre(self.centre, mean, momentum=self.temperatures.centre_momentum)
+        return Loss(ops.mean(embedded["losses"]), updates={f"{self.name}_centre": centre})
+
+
+def head_part(recipe: Recipe, reads) -> HeadPart:
+    """The head that the recipe describes, on the image tower's "pooled" vector or its "tokens"."""
+    options = recipe.distillation
+    return HeadPart(
+        reads=reads, hidden=options.head_hidden, bottleneck=options.head_bottleneck, outputs=options.head_outputs
+    )
+
+
+def local_size(vision: VisionConfig, given: int | None = None) -> int:
+    """Side of local views in pixels; 96 for 256 (DINO's is 96 for 224)."""
+    if given is None:
+        given = max(1, round(vision.image_size * 3 / 8 / vision.patch_size)) * vision.patch_size
+    if given % vision.patch_size:
+        raise ValueError(
+            f"--local-size must be a multiple of the patch size {vision.patch_size}, got {given}; "
+            f"the nearest is {max(1, round(given / vision.patch_size)) * vision.patch_size}."
+        )
+    return given

@@ -1,0 +1,96 @@
+"""Parts that teach the towers beside them, as descriptions from which they are built: a decoder, heads, a mask token."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Part(Protocol):
+    """What a student may have beside its towers, by a name that its weights' paths begin with."""
+
+    def build(
+        self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool
+    ) -> "keras.layers.Layer":
+        """The layer or model, built; one seed gives the same weights on every backend."""
+        ...
+
+    def parameters(self, towers: SigLIPConfig) -> int:
+        """How many scalars it trains."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderPart:
+    """The decoder that writes captions and boxes."""
+
+    config: CaptionerConfig
+
+    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+        from diptych.models.captioner.model import Captioner
+
+        return Captioner(self.config, seed=seed, dtype=dtype, rematerialize=rematerialize, name=name)
+
+    def parameters(self, towers: SigLIPConfig) -> int:
+        return count_captioner_parameters(self.config)["total"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPart:
+    """A head with prototypes, on the image tower's pooled vector or on each of its tokens (`parts.distillation_head`)."""
+
+    reads: Literal["pooled", "tokens"]
+    hidden: int
+    bottleneck: int
+    outputs: int
+
+    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+        from diptych.models.parts.distillation_head import DistillationHead
+
+        refuse_naflex(towers)
+        sizes = {"hidden": self.hidden, "bottleneck": self.bottleneck, "outputs": self.outputs}
+        head = DistillationHead(**sizes, seed=f"{seed}/{name}", name=name, dtype="float32")
+        head.build((None, self.width(towers)))
+        return head
+
+    def width(self, towers: SigLIPConfig) -> int:
+        """Of what it reads."""
+        return towers.vision.output_width if self.reads == "pooled" else towers.vision.width
+
+    def parameters(self, towers: SigLIPConfig) -> int:
+        maps = sum(inputs * outputs + outputs for inputs, outputs in self._maps(towers))
+        return maps + self.bottleneck * self.outputs
+
+    def flops(self, towers: SigLIPConfig) -> int:
+        """Floating-point operations of a forward pass for one vector."""
+        return 2 * (sum(inputs * outputs for inputs, outputs in self._maps(towers)) + self.bottleneck * self.outputs)
+
+    def _maps(self, towers: SigLIPConfig) -> list[tuple[int, int]]:
+        return [(self.width(towers), self.hidden), (self.hidden, self.hidden), (self.hidden, self.bottleneck)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTokenPart:
+    """The vector that stands for a hidden patch."""
+
+    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+        from diptych.models.siglip.student import MaskToken
+
+        refuse_naflex(towers)
+        return MaskToken(width=towers.vision.width, seed=f"{seed}/{name}", name=name)
+
+    def parameters(self, towers: SigLIPConfig) -> int:
+        return towers.vision.width
+
+
+def refuse_naflex(towers: SigLIPConfig) -> None:
+    """Raises ValueError for an image tower that takes pictures of any aspect."""
+    if isinstance(towers.vision, NaFlexVisionConfig):
+        raise ValueError(
+            "Self-distillation and masked prediction need square pictures, and this image tower is NaFlex (SigLIP 2, "
+            "section 2.4.2, trains it without them). Leave those losses out."
+        )
