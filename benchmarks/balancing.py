@@ -103,13 +103,16 @@ def trained(source: pictures.TeamSource, chosen: np.ndarray, words: Words, *, se
     import keras
 
     from diptych import backends
-    from diptych.core.training.objectives import ContrastiveObjective
+    from diptych.core.training.objectives import Objective
+    from diptych.engine.training.terms.contrastive import Contrastive
     from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 
     vision = VisionConfig(**TOWER, patch_size=6, image_size=pictures.SIDE)
     text = TextConfig(**TOWER, vocab_size=words.vocab_size, context_length=words.context_length, pooling="gap")
     model = SigLIP(SigLIPConfig(vision=vision, text=text), seed=seed)
-    step = backends.train_step(model, ContrastiveObjective(), keras.optimizers.Adam(RATE), clip_norm=1.0)
+    step = backends.train_step(
+        model, Objective({"contrastive": Contrastive()}), keras.optimizers.Adam(RATE), clip_norm=1.0
+    )
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         records = chosen[rng.integers(len(chosen), size=BATCH)]

@@ -29,6 +29,7 @@ from pathlib import Path
 from benchmarks.contrastive_losses_page import write_page
 from benchmarks.device import write_results
 from diptych.backends.selection import select_backend
+from diptych.core.training.results import read_results
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {"sigmoid": "recipes.siglip", "softmax": "recipes.clip"}
@@ -94,7 +95,7 @@ def run_cell(cell: Cell, run_dir: Path) -> dict:
 
 def scores_of(folder: Path) -> dict:
     """What a finished run reached."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    (results,) = read_results(folder / "results.json").values()
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line]
     last = [row for row in metrics if "loss" in row][-1]
     drawings, concepts = (results["retrieval"][name]["en"] for name in (MAIN_SET, UNSEEN_SET))

@@ -4,7 +4,7 @@
     KERAS_BACKEND=jax python -m benchmarks.stage_cost --preset siglip_ti16_224 --batch-size 16
 
 Stages take turns in one run, on the same pictures and texts: sigmoid alone; with the decoder; with the decoder, self-distillation and
-masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted operations (`engine.training.stage_costs.training_flops`): above 1,
+masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted operations (`engine.training.costs.training_flops`): above 1,
 time that the operations do not explain. Memory is what the compiled step asks for beside its arguments (jax alone tells it).
 """
 
@@ -67,17 +67,18 @@ def main(arguments: list[str] | None = None) -> None:
 def _step(name: str, options):
     """A function that takes one step, its counted operations, and its memory in MiB or None."""
     from diptych import backends
-    from diptych.core.training.stages import LossWeights, Stage
-    from diptych.engine.training import stage_parts
-    from diptych.engine.training.stage_costs import training_flops
-    from diptych.engine.training.stage_plan import plan_stages
+    from diptych.core.training.stages import Stage
+    from diptych.engine.training.build import build_objective, build_student, build_teacher, stage_optimizer
+    from diptych.engine.training.costs import training_flops
+    from diptych.engine.training.plan import plan_stages
+    from diptych.engine.training.terms import TERMS
     from diptych.models.presets import preset_config
     from diptych.recipes.siglip2 import tiny
 
     losses = {
-        "sigmoid": LossWeights(),
-        "captioning": LossWeights(captioning=1.0),
-        "self_supervised": LossWeights(captioning=1.0, distillation=1.0, masked_prediction=0.25),
+        "sigmoid": {"contrastive": 1.0},
+        "captioning": {"contrastive": 1.0, "captioning": 1.0},
+        "self_supervised": {"contrastive": 1.0, "captioning": 1.0, "distillation": 1.0, "masked_prediction": 0.25},
     }[name]
     recipe = tiny()
     recipe = replace(
@@ -90,13 +91,11 @@ def _step(name: str, options):
             recipe.distillation, head_outputs=options.head_outputs, head_hidden=2048, head_bottleneck=256, local_views=8
         ),
     )
-    (planned,) = plan_stages(recipe, preset_config(options.preset)).values()
-    student = stage_parts.build_student(recipe, planned)
-    teacher = stage_parts.build_teacher(recipe, planned, student)
-    objective = stage_parts.build_objective(recipe, planned, teacher)
-    step = backends.train_step(
-        student, objective, stage_parts.stage_optimizer(recipe, planned), clip_norm=1.0, teacher=teacher
-    )
+    (planned,) = plan_stages(recipe, preset_config(options.preset), TERMS).values()
+    student = build_student(recipe, planned)
+    teacher = build_teacher(recipe, planned, student, TERMS)
+    objective = build_objective(recipe, planned, teacher, TERMS)
+    step = backends.train_step(student, objective, stage_optimizer(recipe, planned), clip_norm=1.0, teacher=teacher)
     batch = _batch(planned, recipe)
 
     def run():
@@ -105,7 +104,7 @@ def _step(name: str, options):
         return float(keras.ops.convert_to_numpy(step(batch)["loss"]))
 
     run()
-    return run, training_flops(recipe, planned)["total"] * options.batch_size, _mebibytes(step, batch)
+    return run, training_flops(recipe, planned, TERMS)["total"] * options.batch_size, _mebibytes(step, batch)
 
 
 def _mebibytes(step, batch) -> float | None:
@@ -121,7 +120,7 @@ def _mebibytes(step, batch) -> float | None:
 
 def _batch(planned, recipe) -> dict[str, np.ndarray]:
     """Arrays of the stage's shapes, without pictures in them."""
-    from diptych.engine.training.stage_plan import local_size
+    from diptych.engine.training.terms.matching import local_size
 
     rng = np.random.default_rng(0)
     vision, size = planned.vision, planned.batch_size
@@ -135,12 +134,12 @@ def _batch(planned, recipe) -> dict[str, np.ndarray]:
             np.int32
         ),
     }
-    if planned.captioner:
-        shape = (size, 3, planned.captioner.context_length)
-        batch["target_tokens"] = rng.integers(0, planned.captioner.vocab_size, shape).astype(np.int32)
+    if "captioner" in planned.parts:
+        shape = (size, 3, planned.decoder.context_length)
+        batch["target_tokens"] = rng.integers(0, planned.decoder.vocab_size, shape).astype(np.int32)
         batch["target_weights"] = np.ones(shape, np.uint8)
         batch["parallel"] = rng.random(size) < 0.5
-    if planned.head:
+    if "global_head" in planned.parts:
         side, count = local_size(vision), recipe.distillation.local_views
         patches = vision.num_patches
         masked = np.argsort(rng.random((size, patches)), axis=1)[:, : patches // 2]

@@ -39,11 +39,13 @@ def config_of(size: str):
 def recipe_step(model) -> Callable:
     """The recipe's step, AdamW with clipping: batch -> loss as a number."""
     from diptych import backends
-    from diptych.core.training.objectives import ContrastiveObjective
+    from diptych.core.training.objectives import Objective
     from diptych.core.training.optimizers import AdamW
+    from diptych.engine.training.terms.contrastive import Contrastive
 
     optimizer = AdamW(RATE, weight_decay=DECAY)
-    step = backends.train_step(model, ContrastiveObjective(backends.sigmoid_loss), optimizer, clip_norm=1.0)
+    objective = Objective({"contrastive": Contrastive(backends.sigmoid_loss)})
+    step = backends.train_step(model, objective, optimizer, clip_norm=1.0)
     return lambda batch: float(step(batch)["loss"])
 
 

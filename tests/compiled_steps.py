@@ -39,5 +39,6 @@ def held_by(parts: tuple) -> list[keras.Variable]:
     found = {}
     for part in parts[:-1]:
         for name in ("variables", "averages"):
-            found |= {id(variable): variable for variable in getattr(part, name, ())}
+            held = getattr(part, name, ())
+            found |= {id(variable): variable for variable in (held.values() if isinstance(held, dict) else held)}
     return list(found.values())

@@ -94,8 +94,8 @@ def check_config(folder: RunFolder, recipe: Recipe) -> None:
 
 def check_data(recipe: Recipe) -> None:
     """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
-    vocabulary = square_preset(recipe)[0].text.vocab_size
-    if not recipe.data.train_data or (vocabulary == GEMMA and recipe.data.tokenizer is None):
+    lacks_vocabulary = square_preset(recipe)[0].text.vocab_size == GEMMA and recipe.data.tokenizer is None
+    if not recipe.data.train_data or (lacks_vocabulary and not recipe.run.dry_run):
         raise ValueError(
             "The paper's presets bring no data: give --train-data (pictures with captions, and boxes as in coco:annotations.json:images/) "
             "and --tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary), or add --dry-run to see what they would cost."

@@ -78,7 +78,7 @@ class MaskTokenPart:
     """The vector that stands for a hidden patch."""
 
     def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
-        from diptych.models.siglip.student import MaskToken
+        from diptych.models.parts.mask_token import MaskToken
 
         refuse_naflex(towers)
         return MaskToken(width=towers.vision.width, seed=f"{seed}/{name}", name=name)

@@ -68,7 +68,7 @@ class Backend:
         model, functions = self._model(config, dtype)
         _assign(model.weights, weights)
         if "gradients" not in functions:
-            functions["gradients"] = native_gradients(model, _mixed_objective)
+            functions["gradients"] = native_gradients(model, _Mixed)
         shares = np.asarray([loss == name for name in LOSSES], np.float32)
         (image, text), value, gradients, sparse = functions["gradients"](batch, shares)
         paths = [variable.path for variable in model.trainable_variables]
@@ -225,8 +225,10 @@ class _StopAfter:
 
 def _build_learner(run_folder, *, steps, batch_size):
     """The default recipe, shortened, without evaluation."""
-    from diptych.engine import datasets as pairs
-    from diptych.engine.training import contrastive
+    from diptych.engine.datasets.open import with_data
+    from diptych.engine.training.build import build_learner
+    from diptych.engine.training.plan import plan_stages, recipe_preprocess, stage_preprocess, towers_config
+    from diptych.engine.training.terms import TERMS
     from diptych.recipes.siglip import siglip
 
     recipe = siglip()
@@ -234,13 +236,12 @@ def _build_learner(run_folder, *, steps, batch_size):
         recipe.optimization, examples=steps * batch_size, batch_size=batch_size, warmup_examples=5 * batch_size
     )
     run = replace(recipe.run, run_dir=run_folder.path, tensorboard=False)
-    recipe = replace(recipe, optimization=optimization, run=run)
-    preprocess = contrastive.build_preprocess(recipe)
-    config = contrastive.build_config(recipe, preprocess)
-    size = config.vision.image_size
-    preprocess = replace(preprocess, image_size=size, augmentation=pairs.augmentation_for(recipe.data, size))
-    source = pairs.open_pairs(recipe.data).train
-    return contrastive.build_learner(recipe, config, preprocess, source, run_folder)
+    data = replace(recipe.data, context_length=64, captions_per_image=1, opening_examples=0)
+    recipe, data_set = with_data(replace(recipe, data=data, optimization=optimization, run=run))
+    preprocess = recipe_preprocess(recipe, data_set)
+    planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)["training"]
+    preprocess = stage_preprocess(recipe, planned, preprocess, TERMS)
+    return build_learner(recipe, planned, preprocess, data_set.sources(0).train, run_folder, TERMS)
 
 
 class _OwnLoss:
@@ -258,21 +259,26 @@ class _OwnLoss:
 
 def _objective(loss):
     from diptych.core.losses.contrastive import sigmoid_loss
-    from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+    from diptych.core.training.objectives import Objective
+    from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 
-    return ContrastiveObjective(loss={"sigmoid": sigmoid_loss, "softmax": softmax_loss}[loss])
+    return Objective({"contrastive": Contrastive({"sigmoid": sigmoid_loss, "softmax": softmax_loss}[loss])})
 
 
-def _mixed_objective(shares):
-    """The objective Σ share · loss: with shares given as data, one compiled function serves every loss."""
-    from diptych.core.training.objectives import ContrastiveObjective
+class _Mixed:
+    """Σ share · loss of a batch's pairs, and their embeddings: with shares given as data, one compiled function serves every loss."""
 
-    losses = [_objective(name).loss for name in LOSSES]
+    def __init__(self, shares):
+        self._shares, self._objectives = shares, [_objective(name) for name in LOSSES]
 
-    def mixed(*embeddings, **scalars):
-        return sum(shares[index] * loss(*embeddings, **scalars) for index, loss in enumerate(losses))
+    def embed(self, model, batch: dict):
+        embedded = self._objectives[0].embed(model, batch)
+        return embedded["contrastive/image"], embedded["contrastive/text"]
 
-    return ContrastiveObjective(loss=mixed)
+    def loss_of(self, model, outputs):
+        embedded = dict(zip(("contrastive/image", "contrastive/text"), outputs, strict=True))
+        values = [objective.total(objective.losses(model, embedded)).value for objective in self._objectives]
+        return sum(self._shares[index] * value for index, value in enumerate(values)), {}
 
 
 def _optimizer(*, name, learning_rate, **arguments):

@@ -6,9 +6,10 @@ import pytest
 
 from diptych import backends
 from diptych.core.training.ema import Ema
-from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+from diptych.core.training.objectives import Objective
 from diptych.core.training.optimizers import OPTIMIZERS
 from diptych.core.training.patterns import freeze
+from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from tests.compiled_steps import CompiledSteps
 
@@ -26,12 +27,16 @@ def batch(seed: int, captions: int = 1) -> dict:
     return {"image": rng.integers(0, 256, (8, 8, 8, 3)).astype("uint8"), "text": text if captions > 1 else text[:, 0]}
 
 
+def contrastive(**arguments) -> Objective:
+    return Objective({"contrastive": Contrastive(**arguments)})
+
+
 def build(optimizer="adamw", objective=None, lock=(), ema=None, rate=1e-2, **arguments):
     model = SigLIP(CONFIG, seed=1)
     freeze(model, lock)
     optimizer = OPTIMIZERS[optimizer](rate, weight_decay=1e-3)
     average = Ema(model.trainable_variables, decay=ema) if ema else None
-    step = backends.train_step(model, objective or ContrastiveObjective(), optimizer, ema=average, **arguments)
+    step = backends.train_step(model, objective or contrastive(), optimizer, ema=average, **arguments)
     return model, optimizer, average, step
 
 
@@ -85,7 +90,7 @@ def test_devices_that_are_not_there_are_refused():
 @pytest.mark.parametrize(("pieces", "captions", "loss"), [(2, 1, "softmax"), (4, 3, "sigmoid")])
 def test_pieces_contrast_every_pair_of_the_batch(steps, pieces, captions, loss):
     """Gradient caching gives the whole batch's loss and gradient, which a mean over the pieces' own losses does not."""
-    objective = ContrastiveObjective(**({"loss": softmax_loss} if loss == "softmax" else {}))
+    objective = contrastive(**({"pair_loss": softmax_loss} if loss == "softmax" else {}))
     example = batch(3, captions)
     _, _, _, whole = steps("lion", objective)
     _, _, _, cut = steps("lion", objective, micro_batches=pieces)
@@ -164,7 +169,7 @@ def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer, bad_loss):
 
     def poisoned(image, text, *, logit_scale, logit_bias):
         # The bad batch is told by its captions: all their tokens are alike, so that text row 0 equals text row 1.
-        loss = ContrastiveObjective().loss(image, text, logit_scale=logit_scale, logit_bias=logit_bias)
+        loss = Contrastive().pair_loss(image, text, logit_scale=logit_scale, logit_bias=logit_bias)
         if bad_loss:
             same = keras.ops.all(keras.ops.equal(text[0], text[1]))
             return loss + keras.ops.where(same, float("nan"), 0.0)
@@ -174,7 +179,7 @@ def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer, bad_loss):
     bad["text"][:] = 3
     finals = []
     for batches in ([batch(0), bad, batch(1)], [batch(0), batch(1)]):
-        model, built, average, step = steps(optimizer, ContrastiveObjective(loss=poisoned), ema=0.9, clip_norm=1.0)
+        model, built, average, step = steps(optimizer, contrastive(pair_loss=poisoned), ema=0.9, clip_norm=1.0)
         logs = [step(example) for example in batches]
         step.synchronize()
         assert [bool(number(log["finite"])) for log in logs] == [example is not bad for example in batches]

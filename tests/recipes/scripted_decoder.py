@@ -9,10 +9,11 @@ from diptych.core.data.emoji.building.scene_tokenizer import VOCABULARY
 from diptych.core.data.emoji.concepts import SCENE_TOKENIZER_PATH
 from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.engine.training.staged import save_trained
+from diptych.engine.training.saved_model import save_trained
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.captioner.model import Captioner
+from diptych.models.siglip.parts import DecoderPart
 from diptych.models.siglip.student import Student
 
 TOWER = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
@@ -60,7 +61,7 @@ def script() -> list[int]:
 
 def save_stage(folder: Path, config: SigLIPConfig = SQUARE, *, decoder: bool = True) -> Path:
     """What a stage leaves behind."""
-    student = Student(config, captioner=DECODER if decoder else None)
+    student = Student(config, parts={"captioner": DecoderPart(config=DECODER)} if decoder else None)
     if decoder:
         write_always(student.captioner, script())
     preprocess = Preprocess(

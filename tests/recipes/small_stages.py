@@ -5,11 +5,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.core.training.stages import Curation, LossWeights, Stage
+from diptych.core.training.stages import Curation, Stage
 
 BATCH = 8
-CAPTIONING = LossWeights(captioning=1.0)
-COMPLETE = LossWeights(captioning=1.0, distillation=0.5, masked_prediction=0.125)
+CAPTIONING = {"contrastive": 1.0, "captioning": 1.0}
+COMPLETE = {**CAPTIONING, "distillation": 0.5, "masked_prediction": 0.125}
 LENGTHS = (9, 16, 25)
 
 STAGES = (
@@ -106,12 +106,12 @@ def small_towers() -> None:
 
 def run(built, *, questions: int | None = None, scenes: int = 16) -> int:
     """Carries the recipe out, or stops on the way."""
-    from diptych.engine import datasets as pairs
-    from diptych.engine.training import staged
+    from diptych.engine.datasets import scenes as data_sets
+    from diptych.engine.training import run as training
 
-    pairs.EVALUATION_SCENES = scenes
-    staged.StopSignals = lambda: StopAfter(questions)
-    return staged.run(built)
+    data_sets.EVALUATION_SCENES = scenes
+    training.StopSignals = lambda: StopAfter(questions)
+    return training.run(built)
 
 
 def main() -> int:

@@ -14,12 +14,14 @@ import pytest
 from diptych.core.losses.contrastive import softmax_contrastive_loss
 from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
-from diptych.core.training.objectives import ContrastiveObjective, softmax_loss
+from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
-from diptych.engine.training.contrastive import build_config, build_preprocess
+from diptych.engine.datasets.open import with_data
+from diptych.engine.training.plan import recipe_preprocess, towers_config
+from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 from diptych.models import SigLIP, from_preset
 from diptych.recipes.clip import clip
-from diptych.recipes.siglip import resolve, siglip
+from diptych.recipes.siglip import siglip
 from tests.models.examples import TINY, numpy_of
 from tests.recipes.photos import write_photos
 
@@ -61,8 +63,13 @@ def test_it_is_siglips_run_but_for_loss_scale_and_folder():
     assert same == theirs
 
 
+def config_of(recipe):
+    recipe, data_set = with_data(recipe)
+    return towers_config(recipe, recipe_preprocess(recipe, data_set))
+
+
 def test_towers_and_tokens_are_siglips_and_only_the_bias_is_gone():
-    configs = [build_config(recipe, build_preprocess(recipe)) for recipe in (resolve(clip()), resolve(siglip()))]
+    configs = [config_of(recipe) for recipe in (clip(), siglip())]
     assert configs[0].vision == configs[1].vision
     assert configs[0].text == configs[1].text
     assert configs[0].init_logit_bias is None
@@ -75,7 +82,7 @@ def test_a_users_folder_is_learned_judged_and_reported(run_dir):
     assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert rows[0]["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)
     assert not any("logit_bias" in row for row in rows)
-    results = json.loads((run_dir / "results.json").read_text())
+    results = read_results(run_dir / "results.json")["training"]
     assert 0 <= results["retrieval"]["Held-out pairs"]["und"]["recall@5"] <= 1
     assert "CLIP on" in (run_dir / "report.html").read_text(encoding="utf-8")
     assert json.loads((run_dir / "card.json").read_text())["implementation"] == "reference"
@@ -113,9 +120,8 @@ def test_a_bias_for_the_softmax_loss_is_refused(photos, tmp_path):
 
 @pytest.mark.parametrize("preset", ["clip_vit_base_patch32", "siglip2_base_patch16_naflex"])
 def test_towers_that_the_recipe_cannot_feed_are_refused_by_name(preset):
-    recipe = resolve(replace(clip(), model=replace(clip().model, model=preset)))
     with pytest.raises(ValueError, match=f"--model {preset} cannot be trained"):
-        build_config(recipe, build_preprocess(recipe))
+        config_of(replace(clip(), model=replace(clip().model, model=preset)))
 
 
 @pytest.mark.parametrize("init_logit_bias", [None, -2.0])
@@ -127,9 +133,8 @@ def test_the_objective_is_the_softmax_loss_averaged_over_captions(init_logit_bia
     image, text = (
         x.astype("float32") / np.linalg.norm(x, axis=-1, keepdims=True).astype("float32") for x in (image, text)
     )
-    loss, scalars = ContrastiveObjective(softmax_loss).loss_of(
-        model, (keras.ops.convert_to_tensor(image), keras.ops.convert_to_tensor(text))
-    )
+    embedded = {"image": keras.ops.convert_to_tensor(image), "text": keras.ops.convert_to_tensor(text)}
+    loss, scalars, _ = Contrastive(softmax_loss).loss(model, embedded)
     captions = [float(numpy_of(softmax_contrastive_loss(image, text[:, k], logit_scale=5.0))) for k in range(2)]
     assert abs(captions[0] - captions[1]) > 1e-3
     assert float(numpy_of(loss)) == pytest.approx(np.mean(captions), rel=1e-5)

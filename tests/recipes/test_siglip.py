@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +19,12 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.ema import Ema
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
-from diptych.engine.training.evaluation import Evaluation
-from diptych.models import SigLIP, from_preset
+from diptych.core.training.results import read_results
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.stages import Stage
+from diptych.engine.training import run as training
+from diptych.models import from_preset
+from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
 from tests.models.examples import TINY
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
@@ -61,7 +64,7 @@ def test_a_users_folder_is_learned_and_judged(undisturbed):
     losses = [row["loss"] for row in outcome.rows if "loss" in row]
     assert len(losses) == STEPS
     assert losses[-1] < 0.9 * losses[0]
-    results = json.loads((run_dir / "results.json").read_text())
+    results = read_results(run_dir / "results.json")["training"]
     assert 0 <= results["retrieval"]["Held-out pairs"]["und"]["recall@5"] <= 1
     card = json.loads((run_dir / "card.json").read_text())
     assert card["backend"] == os.environ["KERAS_BACKEND"]
@@ -78,18 +81,28 @@ def test_the_model_that_is_left_is_the_moving_average(undisturbed):
     assert not all(np.array_equal(found[path], groups["weights"][path]) for path in groups["ema"])
 
 
-def test_the_end_is_judged_by_the_moving_average(tmp_path):
-    model, seen = SigLIP(TINY, seed=0), []
+def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
+    """And what is saved is the average, too; afterwards the weights are those of the last step again."""
+    model, seen = Student(TINY), []
     average = Ema(model.trainable_variables, decay=0.5)
     for variable in average.averages:
         variable.assign(variable + 1.0)
     path = model.trainable_variables[0].path
-    pairs = SimpleNamespace(evaluation_sets=lambda _: seen.append(weights_of(model)[path]) or [])
-    before, recipe = weights_of(model)[path], siglip.siglip()
-    evaluation = Evaluation(pairs, None, model, replace(recipe, run=replace(recipe.run, report=False)))
-    learner = SimpleNamespace(ema=average, steps_done=1, batch_size=2)
-    evaluation.finish(learner, SimpleNamespace(results=tmp_path / "results.json"), {})
-    np.testing.assert_allclose(seen, [before + 1.0], rtol=1e-6)
+    learner = SimpleNamespace(model=model, ema=average, restore=lambda: 1, finished=True, total_steps=1)
+    judged = SimpleNamespace(quick=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
+    for name, stand_in in (
+        ("stage_preprocess", lambda *_: None),
+        ("build_learner", lambda *_: learner),
+        ("Evaluation", lambda *_: judged),
+        ("card_of", lambda *_: {"config": {}}),
+        ("save_trained", lambda *_: seen.append(weights_of(model)[path])),
+    ):
+        monkeypatch.setattr(training, name, stand_in)
+    before, stop = weights_of(model)[path], SimpleNamespace(stop_requested=False)
+    planned, sources = SimpleNamespace(stage=Stage(name="training")), SimpleNamespace(train=None)
+    with RunFolder(tmp_path) as folder:
+        training.carry_out(siglip.siglip(), planned, folder, None, sources, None, {}, stop)
+    np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
 
 
@@ -134,7 +147,7 @@ def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photo
     outcome, run_dir = undisturbed
     again = subprocess.run(command(photos, run_dir), capture_output=True, text=True, env=os.environ | FEW_THREADS)
     assert again.returncode == 0
-    assert "it is finished" in again.stdout
+    assert "is finished" in again.stdout
     assert len(read_metrics(run_dir / "metrics.jsonl")) == len(outcome.rows)
     other = subprocess.run(command(photos, run_dir, "--lr", "0.1"), capture_output=True, text=True)
     assert other.returncode == 1
@@ -200,7 +213,7 @@ def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    for word in ("parameters", "steps", "FLOPs", "memory", "GiB"):
+    for word in ("parameters", "steps", "PFLOP", "memory", "GiB"):
         assert word in run.stdout
     assert not run_dir.exists()
 

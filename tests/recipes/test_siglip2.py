@@ -1,6 +1,5 @@
 """SigLIP 2's recipe as people run it: planned, carried out in stages, stopped anywhere, misused."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,10 +12,14 @@ import pytest
 
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
-from diptych.engine.training import stage_parts, staged
-from diptych.engine.training.stage_costs import stage_memory, stage_parameters, training_flops
-from diptych.engine.training.stage_plan import plan_stages
+from diptych.engine.datasets.open import with_data
+from diptych.engine.training import run as training
+from diptych.engine.training.build import build_student
+from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
+from diptych.engine.training.plan import plan_stages, recipe_preprocess, square_preset, towers_config
+from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
@@ -59,19 +62,19 @@ def undisturbed(tmp_path_factory):
 
 def test_every_kind_of_stage_is_carried_out(undisturbed):
     folder, printed = undisturbed
-    results = json.loads((folder / "results.json").read_text())
+    results = read_results(folder / "results.json")
     assert list(results) == [stage.name for stage in STAGES]
     for stage in STAGES:
         rows = [row for row in read_metrics(folder / stage.name / "metrics.jsonl") if "loss" in row]
         assert rows, stage.name
         assert all(np.isfinite(row["loss"]) for row in rows)
         assert (folder / stage.name / "model" / "model.safetensors").exists()
-        assert (folder / stage.name / "model" / "captioner.safetensors").exists() == bool(stage.losses.captioning)
+        assert (folder / stage.name / "model" / "captioner.safetensors").exists() == ("captioning" in stage.losses)
     assert "fresh 15 (global_head, mask_token, patch_head)" in printed
     assert "resized 2 (image)" in printed
     assert end(folder, "larger").groups.keys() == {"weights", "optimizer", "ema", "teacher", "objective"}
     assert "teacher" not in end(folder, "naflex").groups
-    curated = plan_stages(recipe(folder), _config())["curated"]
+    curated = plan_stages(recipe(folder), _config(), TERMS)["curated"]
     assert (
         end(folder, "curated").groups["optimizer"]["iterations"] == curated.batches
     )  # a fork off the schedule begins afresh
@@ -89,8 +92,8 @@ def test_the_model_that_a_stage_leaves_is_the_moving_average(undisturbed):
 
 def test_naflex_is_compiled_once_a_length(undisturbed):
     folder, _ = undisturbed
-    results = json.loads((folder / "results.json").read_text())["naflex"]
-    planned = plan_stages(recipe(folder), _config())["naflex"]
+    results = read_results(folder / "results.json")["naflex"]
+    planned = plan_stages(recipe(folder), _config(), TERMS)["naflex"]
     met = {planned.naflex.length_of(0, 1, batch) for batch in range(planned.batches)}
     assert met == set(LENGTHS)
     assert results["compilations"] == (len(met) if COMPILES else 0)
@@ -100,11 +103,9 @@ def test_naflex_is_compiled_once_a_length(undisturbed):
     assert saved.groups["optimizer"]["iterations"] - before == planned.batches + halved
 
 
-def _config():
-    from diptych.engine.training.contrastive import build_config, build_preprocess
-
-    whole = recipe(Path("x"))
-    return build_config(whole, build_preprocess(whole))
+def _config(whole=None):
+    whole, data_set = with_data(whole or recipe(Path("x")))
+    return towers_config(whole, recipe_preprocess(whole, data_set))
 
 
 @pytest.mark.parametrize("questions", QUESTIONS)
@@ -121,7 +122,7 @@ def test_stopped_in_any_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, 
 def test_a_trunk_cut_into_stages_is_the_same_trunk(tmp_path):
     go(tmp_path / "uncut", "--tree", "uncut")
     go(tmp_path / "cut", "--tree", "cut")
-    assert_same_bits(end(tmp_path / "uncut", "whole"), end(tmp_path / "cut", "last"))
+    assert_same_bits(end(tmp_path / "uncut", ""), end(tmp_path / "cut", "last"))
 
 
 @pytest.mark.parametrize("size", siglip2.SIZES)
@@ -135,23 +136,24 @@ def test_the_papers_presets_are_planned(size, capsys):
     stages = {stage.name: stage for stage in siglip2.siglip2(size).stages}
     weight = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}[size.partition("/")[0]]
     losses = stages["self_distillation"].losses
-    assert (losses.captioning, losses.distillation, losses.masked_prediction) == (1.0, weight, weight / 4)
+    assert losses == {"contrastive": 1, "captioning": 1, "distillation": weight, "masked_prediction": weight / 4}
     assert siglip2.siglip2(size).optimization.warmup_examples == 20_000 * 32_768
 
 
 def test_the_numbers_of_a_preset_are_those_of_the_models():
     whole = siglip2.siglip2("B/16")
-    planned = plan_stages(whole, staged.square_towers(whole)[0])
+    planned = plan_stages(whole, square_preset(whole)[0], TERMS)
     assert planned["captioning"].last == planned["self_distillation"].first == 976_562
     assert planned["trunk"].last == 1_220_703
     assert planned["trunk_curated"].loaded == 65_536
-    parameters = stage_parameters(planned["self_distillation"])
+    parameters = stage_parameters(planned["self_distillation"], TERMS)
     assert (parameters["image"], parameters["text"]) == (92_930_304, 282_303_744)
-    assert parameters["decoder"] == 450_160_384
-    flops = training_flops(whole, planned["self_distillation"])
-    assert flops["contrastive"] == training_flops(whole, planned["captioning"])["contrastive"]
+    assert parameters["captioner"] == 450_160_384
+    flops = training_flops(whole, planned["self_distillation"], TERMS)
+    assert flops["contrastive"] == training_flops(whole, planned["captioning"], TERMS)["contrastive"]
     assert flops["distillation"] > 0 < flops["masked_prediction"]
-    one, many = (stage_memory(whole, planned["trunk"], devices)["total"] for devices in (1, 2_048))
+    spread = [replace(whole, run=replace(whole.run, devices=devices)) for devices in (1, 2_048)]
+    one, many = (stage_memory(some, planned["trunk"], TERMS)["total"] for some in spread)
     assert one > 1_000 * many
 
 
@@ -159,17 +161,17 @@ def test_the_counted_parameters_are_those_of_a_student(tmp_path):
     from diptych.models.abstract import shapes_only
 
     whole = recipe(tmp_path)
-    for planned in plan_stages(whole, _config()).values():
+    for planned in plan_stages(whole, _config(), TERMS).values():
         with shapes_only():
-            student = stage_parts.build_student(whole, planned)
-        assert student.count_params() == stage_parameters(planned)["total"], planned.stage.name
+            student = build_student(whole, planned)
+        assert student.count_params() == stage_parameters(planned, TERMS)["total"], planned.stage.name
 
 
 def test_the_ablations_runs_are_recipes():
     built = variants(Ablation(examples=2_000))
     assert {"sigmoid", "captioning", "self_supervised", "aspects", "curation"} < built.keys()
     for whole in built.values():
-        plan_stages(whole, staged.build_config(whole, staged.build_preprocess(whole)))
+        plan_stages(whole, _config(whole), TERMS)
 
 
 def test_a_preset_without_data_says_what_to_give(capsys):
@@ -195,5 +197,5 @@ def test_stages_that_cannot_be_are_refused_in_a_sentence(changes, message, tmp_p
     whole = recipe(tmp_path)
     if batch := changes.pop("batch", None):
         whole = replace(whole, optimization=replace(whole.optimization, batch_size=batch))
-    assert staged.run(replace(whole, **changes)) == 1
+    assert training.run(replace(whole, **changes)) == 1
     assert message in capsys.readouterr().err

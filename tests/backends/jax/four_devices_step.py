@@ -10,11 +10,9 @@ from diptych import backends
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
-from diptych.core.training.joint_objective import JointObjective
 from diptych.core.training.optimizers import AdamW
-from diptych.core.training.stages import Curation, LossWeights
 from diptych.models import SigLIP
-from tests.core.training.small_student import ALL, CONFIG, batch, objective, student
+from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
 STEPS = 3
 
@@ -22,27 +20,23 @@ STEPS = 3
 def joint(**arguments):
     """All of SigLIP 2's losses, a teacher, a moving average."""
     model = student(ALL)
-    goal, teacher = objective(model, ALL, 0.9, loss=backends.sigmoid_loss)
+    goal, teacher = objective(model, ALL, 0.9, pair_loss=backends.sigmoid_loss)
     average = Ema(model.trainable_variables, decay=0.9)
     step = make_step(model, goal, teacher=teacher, ema=average, **arguments)
-    groups = {"goal": goal.named_variables(), "teacher": teacher.named(), "average": average.named()}
+    groups = {"goal": goal.variables, "teacher": teacher.named(), "average": average.named()}
     kept = {f"{group}/{name}": variable for group, found in groups.items() for name, variable in found.items()}
     return step, [batch(seed) for seed in range(STEPS)], named(model) | kept
 
 
 def curated(**arguments):
     """Half of each batch chosen by a reference model."""
-    model = student(LossWeights())
-    goal = CuratedObjective(
-        JointObjective(LossWeights(), loss=backends.sigmoid_loss),
-        SigLIP(CONFIG, seed=5),
-        size=4,
-        curation=Curation(reference="", filter_ratio=0.5, chunks=2),
-    )
+    model = student(PAIRS)
+    inner, _ = objective(model, PAIRS, pair_loss=backends.sigmoid_loss)
+    goal = CuratedObjective(inner, SigLIP(CONFIG, seed=5), size=4)
     batches = []
     for seed in range(STEPS):
         whole = batch(seed)
-        noise = gumbel_noise(np.random.default_rng(seed), 2, len(whole["text"]))
+        noise = gumbel_noise(np.random.default_rng(seed), 2, len(whole["text"])).T
         batches.append({"image": whole["image"], "text": whole["text"], "selection_noise": noise})
     return make_step(model, goal, **arguments), batches, named(model)
 
@@ -64,7 +58,7 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
         weights, *_ = step._state
         report["devices"] = len(weights[0].sharding.device_set)
         with step._spread.scope():
-            placed = step._spread.batch(batches[0], step._objective.example_axis)
+            placed = step._spread.batch(batches[0])
             lowered = step._compiled.lower(step._state, step._read, placed)
         program = lowered.compile().as_text()
         report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))

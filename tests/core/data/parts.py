@@ -1,9 +1,12 @@
 """The smallest parts that a preprocessing can be given: they fill their fields with what they were asked with and with random numbers."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from diptych.core.data.examples.captioning import TARGET_FIELDS
+from diptych.core.data.examples.views import VIEW_FIELDS
 from diptych.core.data.image import resize
 
 
@@ -11,6 +14,7 @@ from diptych.core.data.image import resize
 class SmallTargets:
     """Target tokens are [caption's length, number of regions, random ones]."""
 
+    declared: ClassVar = TARGET_FIELDS
     length: int = 6
 
     def __call__(self, caption, regions, rng):
@@ -27,6 +31,7 @@ class SmallTargets:
 class SmallViews:
     """Random corners of the picture."""
 
+    declared: ClassVar = VIEW_FIELDS
     crops: int = 2
 
     def __call__(self, pixels, rng):

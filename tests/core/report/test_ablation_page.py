@@ -17,7 +17,7 @@ from diptych.core.report.ablation_page import (
     write_page,
 )
 from diptych.core.report.seeds import T_95
-from diptych.recipes.siglip2_ablation import Ablation, read_results, variants
+from diptych.recipes.siglip2_ablation import Ablation, results_by_seed, variants
 
 SVG = "{http://www.w3.org/2000/svg}"
 LENGTHS = (16, 25, 36, 64)
@@ -205,7 +205,7 @@ def test_results_are_those_of_whole_seeds(tmp_path):
             folder = Path(tmp_path) / f"seed-{seed}" / name
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps(found))
-    assert read_results(options) == results
+    assert results_by_seed(options) == results
     (tmp_path / "seed-1" / next(iter(results[1])) / "results.json").unlink()
-    assert read_results(options) == {0: results[0]}
-    assert table(read_results(options)) == table({0: results[0]})
+    assert results_by_seed(options) == {0: results[0]}
+    assert table(results_by_seed(options)) == table({0: results[0]})

@@ -99,9 +99,7 @@ def test_every_batch_is_trained_on_once_and_every_step_has_its_row(folder):
 
 def test_a_run_that_stops_and_resumes_is_the_run_that_does_not(folder):
     stop = StopSignals()
-    first = learner(
-        folder, evaluate=lambda examples: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7
-    )
+    first = learner(folder, evaluate=lambda: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7)
     first.train(stop)
     assert first.steps_done == 7
     second = learner(folder)
@@ -158,9 +156,9 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(folder):
 
 def test_evaluations_come_when_they_are_due_and_at_the_end(folder):
     seen = []
-    made = learner(folder, evaluate=lambda examples: seen.append(examples) or {"recall": 0.5}, evaluate_every=8)
+    made = learner(folder, evaluate=lambda: seen.append(weight(made)) or {"recall": 0.5}, evaluate_every=8)
     made.train(StopSignals())
-    assert seen == [16, 32, 40]
+    assert seen == [sum(range(steps)) for steps in (8, 16, 20)]
     rows = [row for row in read_metrics(folder.metrics) if "evaluation" in row]
     assert [(row["step"], row["evaluation"]) for row in rows] == [(step, {"recall": 0.5}) for step in (8, 16, 20)]
 
@@ -170,7 +168,7 @@ def test_evaluations_see_the_moving_average_and_training_does_not(folder):
     made.ema = Ema(made.model.trainable_variables, decay=0.5)
     made.ema.averages[0].assign([[123.0]])
     seen = []
-    made.evaluate = lambda examples: seen.append(weight(made)) or {}
+    made.evaluate = lambda: seen.append(weight(made)) or {}
     made.train(StopSignals())
     assert seen == [123.0, 123.0]
     assert weight(made) == sum(range(4))

@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diptych.core.training.stages import LossWeights
 from diptych.models import NaFlexVisionConfig, SigLIP
-from diptych.models.siglip.student import MaskToken, Student
-from tests.core.training.small_student import CAPTIONER, CONFIG, HEAD, OUTPUTS, SIZE, batch, student
+from diptych.models.parts.mask_token import MaskToken
+from diptych.models.siglip.student import Student
+from tests.engine.training.small_student import CONFIG, OUTPUTS, SIZE, batch, parts, student
 from tests.models.examples import numpy_of
 
 NAFLEX = replace(CONFIG, vision=NaFlexVisionConfig(**SIZE, patch_size=4, position_grid=4, max_num_patches=9))
 PARTS = ("captioner", "global_head", "patch_head", "mask_token")
 ASKED = {
-    "nothing": (LossWeights(), ()),
-    "captions": (LossWeights(captioning=1.0), ("captioner",)),
-    "self-supervision": (LossWeights(distillation=1.0), ("global_head", "patch_head", "mask_token")),
-    "all": (LossWeights(captioning=1.0, masked_prediction=1.0), PARTS),
+    "nothing": (("contrastive",), ()),
+    "captions": (("contrastive", "captioning"), ("captioner",)),
+    "self-supervision": (("distillation", "masked_prediction"), ("global_head", "patch_head", "mask_token")),
+    "all": (("captioning", "distillation", "masked_prediction"), PARTS),
 }
 
 
@@ -32,7 +32,7 @@ def bits(variables) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_the_towers_are_siglips_of_the_same_seed_bit_for_bit(asked):
-    made = student(ASKED[asked][0], seed=7)
+    made = student(dict.fromkeys(ASKED[asked][0], 1.0), seed=7)
     alone = SigLIP(CONFIG, seed=7)
     expected, found = bits(alone.weights), bits(made.towers.weights)
     assert len(expected) == len(found) > 20
@@ -51,10 +51,11 @@ def test_the_towers_are_siglips_of_the_same_seed_bit_for_bit(asked):
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_parts_are_there_only_where_asked_for(asked):
-    weights, expected = ASKED[asked]
-    made = student(weights)
-    assert tuple(name for name in PARTS if getattr(made, name) is not None) == expected
-    counts = [getattr(made, name).count_params() for name in expected]
+    losses, expected = ASKED[asked]
+    made = student(dict.fromkeys(losses, 1.0))
+    assert tuple(made.parts) == expected
+    assert (made.captioner is not None) == ("captioner" in expected)
+    counts = [made.parts[name].count_params() for name in expected]
     assert made.count_params() == SigLIP(CONFIG).count_params() + sum(counts)
     assert all(count > 0 for count in counts)
 
@@ -69,14 +70,14 @@ def test_variable_paths_are_unique_and_say_whose_they_are():
 def test_parts_have_streams_of_their_own():
     """Captioner and heads start the same whatever else there is, and the heads are not copies of each other."""
     made = student()
-    for weights, names in ASKED.values():
-        some = student(weights)
+    for losses, names in ASKED.values():
+        some = student(dict.fromkeys(losses, 1.0))
         for name in names:
-            for one, other in zip(getattr(some, name).weights, getattr(made, name).weights, strict=True):
+            for one, other in zip(some.parts[name].weights, made.parts[name].weights, strict=True):
                 np.testing.assert_array_equal(numpy_of(one), numpy_of(other), err_msg=one.path)
     first, second = (
         [numpy_of(weight) for weight in head.weights if numpy_of(weight).any()]
-        for head in (made.global_head, made.patch_head)
+        for head in (made.parts["global_head"], made.parts["patch_head"])
     )
     assert [one.shape for one in first] == [other.shape for other in second]
     assert all((one != other).any() for one, other in zip(first, second, strict=True) if len(np.unique(one)) > 2)
@@ -84,7 +85,8 @@ def test_parts_have_streams_of_their_own():
 
 def test_a_teachers_parts_have_the_same_shapes_and_are_others():
     made = student()
-    mine, theirs = made.student_parts(), made.teacher_parts()
+    heads = ("global_head", "patch_head")
+    mine, theirs = made.followed(heads), made.copies(heads)
     assert mine.keys() == theirs.keys() == {"image", "global_head", "patch_head"}
     for name in mine:
         assert [tuple(weight.shape) for weight in mine[name].weights] == [
@@ -93,7 +95,7 @@ def test_a_teachers_parts_have_the_same_shapes_and_are_others():
         assert not {id(weight) for weight in mine[name].weights} & {id(weight) for weight in theirs[name].weights}
     assert mine["image"] is made.towers.image_encoder
     count = made.count_params()
-    made.teacher_parts()
+    made.copies(heads)
     assert made.count_params() == count  # they are nobody's part
 
 
@@ -102,25 +104,28 @@ def test_heads_take_what_the_tower_gives():
     features = made.image_features({"images": inputs()["images"]})
     assert features["mask"] is None
     assert tuple(features["tokens"].shape) == (8, 16, SIZE["width"])
-    for head, value in ((made.global_head, features["pooled"]), (made.patch_head, features["tokens"])):
+    for head, value in (
+        (made.parts["global_head"], features["pooled"]),
+        (made.parts["patch_head"], features["tokens"]),
+    ):
         assert tuple(head(value).shape) == (*value.shape[:-1], OUTPUTS)
 
 
 def test_a_naflex_student_tells_padding_and_has_no_heads():
-    made = Student(NAFLEX, captioner=CAPTIONER)
+    made = Student(NAFLEX, parts=parts({"captioning": 1.0}))
     patches = np.random.default_rng(0).uniform(-1, 1, (2, 9, 48)).astype(np.float32)
     shapes = np.array([[3, 3], [2, 2]], np.int32)
     features = made.image_features({"patches": patches, "spatial_shapes": shapes})
     assert numpy_of(features["mask"]).tolist() == [[True] * 9, [True] * 4 + [False] * 5]
     assert tuple(features["tokens"].shape) == (2, 9, SIZE["width"])
     with pytest.raises(
-        ValueError, match=r"need square pictures, and this image tower is NaFlex .* Leave the heads out"
+        ValueError, match=r"need square pictures, and this image tower is NaFlex .* Leave those losses out"
     ):
-        Student(NAFLEX, head=HEAD)
+        Student(NAFLEX, parts=parts({"distillation": 1.0}))
 
 
 def test_in_bfloat16_weights_stay_float32_and_so_do_heads_and_embeddings():
-    made = Student(CONFIG, captioner=CAPTIONER, head=HEAD, dtype="mixed_bfloat16", seed=1)
+    made = Student(CONFIG, parts=parts(), dtype="mixed_bfloat16", seed=1)
     assert {variable.dtype for variable in made.variables} == {"float32"}
     for name, value in bits(student().weights).items():
         np.testing.assert_array_equal(bits(made.weights)[name], value, err_msg=name)
@@ -130,13 +135,13 @@ def test_in_bfloat16_weights_stay_float32_and_so_do_heads_and_embeddings():
         value, exact = numpy_of(outputs[name]), numpy_of(reference[name])
         assert value.dtype == np.float32
         assert 0 < np.abs(value - exact).max() < 0.1
-    assert made.global_head.compute_dtype == made.patch_head.compute_dtype == "float32"
+    assert {made.parts[name].compute_dtype for name in ("global_head", "patch_head")} == {"float32"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_a_teacher_computes_as_its_student_does(dtype):
-    made = Student(CONFIG, head=HEAD, dtype=dtype)
-    tower = made.teacher_parts()["image"]
+    made = Student(CONFIG, parts=parts({"distillation": 1.0}), dtype=dtype)
+    tower = made.copies(())["image"]
     images = inputs()["images"]
     for name, value in made.image_features({"images": images}).items():
         if name != "mask":

@@ -8,12 +8,12 @@ from diptych import backends
 from diptych.core.losses.distillation import chunked_distillation, mean_logits
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
-from diptych.core.training.joint_objective import JointObjective, Matching
 from diptych.core.training.optimizers import AdamW
-from diptych.core.training.stages import Curation, LossWeights
+from diptych.engine.training.terms import Distillation
+from diptych.engine.training.terms.matching import Temperatures
 from diptych.models import SigLIP
 from tests.compiled_steps import CompiledSteps
-from tests.core.training.small_student import ALL, CONFIG, OUTPUTS, batch, objective, student
+from tests.engine.training.small_student import ALL, CONFIG, OUTPUTS, PAIRS, batch, objective, student
 
 
 def build(weights=ALL, momentum=0.9, epsilon=1e-8, **arguments):
@@ -49,7 +49,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(steps):
     *_, step = steps()
     logs = {name: number(value) for name, value in step(batch(0)).items()}
     parts = {name: logs[f"{name}_loss"] for name in ("contrastive", "captioning", "distillation", "masked_prediction")}
-    assert logs["loss"] == pytest.approx(sum(getattr(ALL, name) * value for name, value in parts.items()), rel=1e-6)
+    assert logs["loss"] == pytest.approx(sum(ALL[name] * value for name, value in parts.items()), rel=1e-6)
     # The logits' kernel starts at zero, so each task's loss is that of an even guess; 7 of 8 examples have boxes.
     even = np.log(20)
     assert logs["caption_loss"] == pytest.approx(even, rel=1e-5)
@@ -59,18 +59,19 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(steps):
 
 @pytest.mark.parametrize(
     "weights",
-    [LossWeights(), LossWeights(captioning=1.0), LossWeights(distillation=1.0), LossWeights(masked_prediction=1.0)],
+    [PAIRS, *(PAIRS | {name: 1.0} for name in ALL if name != "contrastive"), {"captioning": 1.0}],
 )
 def test_only_losses_that_count_are_computed(steps, weights):
     model, goal, _, _, step = steps(weights)
     names = {name for name in step(batch(0)) if name.endswith("_loss")}
-    expected = {"contrastive_loss"}
-    if weights.captioning:
-        expected |= {"captioning_loss", "caption_loss", "referring_loss", "grounded_loss"}
-    expected |= {f"{name}_loss" for name in ("distillation", "masked_prediction") if getattr(weights, name)}
+    expected = {f"{name}_loss" for name in weights}
+    if "captioning" in weights:
+        expected |= {"caption_loss", "referring_loss", "grounded_loss"}
     assert names == expected
-    assert (model.captioner is None) == (not weights.captioning)
-    assert len(goal.variables) == sum(bool(getattr(weights, name)) for name in ("distillation", "masked_prediction"))
+    assert (model.captioner is None) == ("captioning" not in weights)
+    assert goal.variables.keys() == {
+        f"{name}_centre" for name in ("distillation", "masked_prediction") if name in weights
+    }
 
 
 def test_pieces_give_the_whole_batchs_loss_gradient_and_centres(steps):
@@ -80,7 +81,7 @@ def test_pieces_give_the_whole_batchs_loss_gradient_and_centres(steps):
         model, goal, teacher, _, step = steps(epsilon=1e-2, micro_batches=pieces, clip_norm=1.0)
         logs = [step(batch(seed)) for seed in range(3)]
         step.synchronize()
-        results.append((logs, values(weights_of(model)), values(goal.named_variables()), values(teacher.named())))
+        results.append((logs, values(weights_of(model)), values(goal.variables), values(teacher.named())))
     for whole, cut in zip(results[0][0], results[1][0], strict=True):
         for name in whole:
             assert number(cut[name]) == pytest.approx(number(whole[name]), rel=2e-4, abs=1e-6), name
@@ -112,7 +113,7 @@ def test_the_centre_takes_in_the_teachers_mean_after_it_was_used(steps):
     mean = array(mean_logits(head.features(pooled), head.prototypes()))
     step(example)
     step.synchronize()
-    np.testing.assert_allclose(array(goal.centres["distillation"]), 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(array(goal.variables["distillation_centre"]), 0.1 * mean, rtol=1e-4, atol=1e-6)
     assert np.abs(mean).max() > 1e-3
 
 
@@ -130,10 +131,10 @@ def test_training_lowers_every_loss(steps):
 def test_a_step_that_is_not_finite_leaves_teacher_and_centres_alone(steps):
     model, goal, teacher, _, step = steps()
     model.towers.pair_logits.logit_bias.assign(np.nan)
-    before = values(weights_of(model)), values(teacher.named()), values(goal.named_variables())
+    before = values(weights_of(model)), values(teacher.named()), values(goal.variables)
     assert not number(step(batch(0))["finite"])
     step.synchronize()
-    after = values(weights_of(model)), values(teacher.named()), values(goal.named_variables())
+    after = values(weights_of(model)), values(teacher.named()), values(goal.variables)
     for old, new in zip(before, after, strict=True):
         for name in old:
             np.testing.assert_array_equal(old[name], new[name], err_msg=name)
@@ -141,33 +142,34 @@ def test_a_step_that_is_not_finite_leaves_teacher_and_centres_alone(steps):
 
 def test_each_side_has_its_own_temperature():
     """A student at an infinite temperature guesses evenly; a teacher at one leaves the student as sharp as it is."""
-    guesses = []
-    for matching in (Matching(student_temperature=1e6), Matching(teacher_temperature=1e6)):
-        views, width = (
-            np.random.default_rng(0).normal(size=(4, 2, 8)),
-            np.random.default_rng(1).normal(size=(8, OUTPUTS)),
-        )
-        features = [x.astype("float32") for x in (views, views[:, 0], width, width, np.zeros(OUTPUTS))]
-        guesses.append(array(chunked_distillation(*features, **matching.temperatures)))
+    model = student()
+    _, teacher = objective(model)
+    rng, guesses = np.random.default_rng(0), []
+    views, pooled = (rng.normal(size=shape).astype("float32") for shape in ((4, 2, 16), (4, 16)))
+    features = model.parts["global_head"].features(keras.ops.convert_to_tensor(views))
+    for hot in ("student_temperature", "teacher_temperature"):
+        term = Distillation(teacher, OUTPUTS, Temperatures(**{hot: 1e6}))
+        taught = keras.ops.convert_to_tensor(pooled)
+        guesses.append(array(term.compared(chunked_distillation, model, features, taught)["losses"]))
     np.testing.assert_allclose(guesses[0], np.log(OUTPUTS), rtol=1e-5)
-    assert np.abs(guesses[1] - np.log(OUTPUTS)).min() > 1
+    assert np.abs(guesses[1] - np.log(OUTPUTS)).min() > 0.1
 
 
 def test_self_supervision_without_a_teacher_is_refused():
     with pytest.raises(ValueError, match="need a teacher and its number of outputs"):
-        JointObjective(ALL)
+        Distillation(None, OUTPUTS)
 
 
 def curated(filter_size=8):
-    model = student(LossWeights())
-    inner, _ = objective(model, LossWeights())
+    model = student(PAIRS)
+    inner, _ = objective(model, PAIRS)
     reference = SigLIP(CONFIG, seed=9)
-    goal = CuratedObjective(inner, reference, size=filter_size, curation=Curation(reference="x", chunks=4))
+    goal = CuratedObjective(inner, reference, size=filter_size)
     return model, reference, goal, backends.train_step(model, goal, AdamW(1e-2))
 
 
 def test_a_curated_step_trains_on_the_chosen_examples_alone():
-    noise = gumbel_noise(np.random.default_rng(3), 4, 16)
+    noise = gumbel_noise(np.random.default_rng(3), 4, 16).T
     large = {name: batch(2, 16)[name] for name in ("image", "text")}
     model, reference, goal, step = curated()
     chosen = {name: array(x) for name, x in goal.prepare(model, {**large, "selection_noise": noise}).items()}
@@ -177,8 +179,8 @@ def test_a_curated_step_trains_on_the_chosen_examples_alone():
     np.testing.assert_array_equal(chosen["text"], large["text"][rows])
     before = [array(variable.value) for variable in reference.variables]
     logs = step({**large, "selection_noise": noise})
-    plain = student(LossWeights())
-    alone = backends.train_step(plain, objective(plain, LossWeights())[0], AdamW(1e-2))(chosen)
+    plain = student(PAIRS)
+    alone = backends.train_step(plain, objective(plain, PAIRS)[0], AdamW(1e-2))(chosen)
     assert number(logs["loss"]) == pytest.approx(number(alone["loss"]), rel=1e-5)
     step.synchronize()
     for old, variable in zip(before, reference.variables, strict=True):
