@@ -1,6 +1,11 @@
-"""diptych: the SigLIP family of image-text models, defined once in Keras 3 for jax, torch and tensorflow."""
+"""diptych: the SigLIP family of image-text models, defined once in Keras 3 for jax, torch and tensorflow.
+
+Models, processors, the sigmoid loss and finished runs are reached from here. Keras, and with it a framework, is imported with
+the first name that needs it; `KERAS_BACKEND` says which.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -10,3 +15,45 @@ if (Path(__file__).parent / "core").is_file():
         "checkout as files. Clone again with `git clone -c core.symlinks=true` (on Windows with developer mode on, "
         "or inside WSL); CONTRIBUTING.md says more."
     )
+
+if TYPE_CHECKING:
+    from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients
+    from diptych.core.data.processor.processor import Processor
+    from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.trained_run import load_run
+    from diptych.models import CLIP, SigLIP, SigLIP2, from_preset
+
+__all__ = [
+    "CLIP",
+    "Encoder",
+    "Processor",
+    "SigLIP",
+    "SigLIP2",
+    "distributed_sigmoid_loss",
+    "from_preset",
+    "load_run",
+    "sigmoid_loss",
+    "sigmoid_loss_and_gradients",
+]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name == "Processor":  # the only one that needs no framework
+        from diptych.core.data.processor.processor import Processor
+
+        return Processor
+    from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients
+    from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.trained_run import load_run
+    from diptych.models import CLIP, SigLIP, SigLIP2, from_preset
+
+    functions = (distributed_sigmoid_loss, from_preset, load_run, sigmoid_loss, sigmoid_loss_and_gradients)
+    found = {each.__name__: each for each in (CLIP, Encoder, SigLIP, *functions)} | {"SigLIP2": SigLIP2}
+    globals().update(found)
+    return found[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

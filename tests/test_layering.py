@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"core", "models"},
     "engine": {"core", "models", "backends", "engine"},
     "recipes": set(ROOMS),
-    "diptych": set(),
+    "diptych": set(ROOMS),
 }
 INSIDE_CORE = ("files", "weights", "data", "losses", "training", "evaluation", "report")
 """Each of these imports itself and those before it."""
@@ -192,7 +192,7 @@ def test_a_circle_is_found_wherever_one_enters_it():
         ("backends/torch/ring.py", "from diptych.core.losses import contrastive"),
         ("backends/torch/ring.py", "from diptych.backends.jax import ring"),
         ("backends/torch/ring.py", "from diptych.backends import loss"),
-        ("diptych/checkout.py", "from diptych.core.data import batch"),
+        ("diptych/__main__.py", "import keras"),
         ("tests/core/test_batch.py", "from ..tree import ROOT"),
         ("tests/core/data/test_batch.py", "import keras"),
         ("tests/oracle/towers.py", "import torch"),

@@ -13,9 +13,8 @@ import keras
 import numpy as np
 
 import diptych
+from diptych import Processor, SigLIP
 from diptych.core.data.emoji import GROUPS, evaluation_set
-from diptych.core.data.processor.processor import Processor
-from diptych.models import SigLIP
 from models import classifier
 
 PRESET = "emoji_36_languages"
