@@ -13,6 +13,7 @@ from diptych.backends.loss import (
     sigmoid_loss_and_gradients,
 )
 from diptych.backends.rooms import name, room
+from diptych.core.placement import ALONE, Placement
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -20,13 +21,16 @@ __all__ = [
     "device_name",
     "distributed_sigmoid_loss",
     "name",
+    "placement",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
     "train_step",
 ]
 
 
-def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, devices=1):
+def train_step(
+    model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, placement=ALONE
+):
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
     The three `TrainStep` classes keep one contract:
@@ -54,20 +58,31 @@ def train_step(model, objective, optimizer, *, clip_norm=None, ema=None, teacher
         ema: a `diptych.core.training.ema.Ema`, or None.
         teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
-        devices: of this machine, that share each batch by rows; each holds all of the state. More than one on jax alone.
+        placement: a `Placement`; the devices of this process share each batch by rows, and each holds all of the state. More
+            than one device on jax alone; more than one process nowhere yet.
 
     Raises:
-        ValueError: there are fewer devices, or the backend is another.
+        ValueError: there are fewer devices, or the backend is another; or there are several processes.
     """
     options = {"clip_norm": clip_norm, "ema": ema, "teacher": teacher, "micro_batches": micro_batches}
-    if devices != 1:
+    if placement.processes != 1:
+        raise ValueError(
+            f"A step was to be taken by {placement.processes} processes together, which is not done yet: start one process a machine."
+        )
+    if placement.devices != 1:
         if name() != "jax":
             raise ValueError(
-                f"A step was to be spread over {devices} devices, which is done on jax; Keras runs on {name()}. There, "
+                f"A step was to be spread over {placement.devices} devices, which is done on jax; Keras runs on {name()}. There, "
                 "`distributed_sigmoid_loss` is the loss for a loop of your own."
             )
-        options["devices"] = devices
+        options["devices"] = placement.devices
     return room().TrainStep(model, objective, optimizer, **options)
+
+
+def placement(devices: int = 1) -> Placement:
+    """Where this process stands in the run, as the current backend knows it, with so many devices of this machine."""
+    process, processes = room().processes()
+    return Placement(process=process, processes=processes, devices=devices)
 
 
 def device_name() -> str | None:

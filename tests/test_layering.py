@@ -76,8 +76,9 @@ def _offence(path: PurePosixPath, name: str) -> str | None:
         if native is not None:
             own = (f"diptych.backends.{native}", "diptych.backends.plan")
             return None if name.startswith(own) else f"a framework's room imports nothing but {' and '.join(own)}"
-        allowed = target == "backends" or name.startswith("diptych.core.losses") or name == "diptych.core"
-        return None if allowed else "backends may import core.losses and its own rooms"
+        allowed = target == "backends" or name == "diptych.core"
+        allowed |= name.startswith(("diptych.core.losses", "diptych.core.placement"))
+        return None if allowed else "backends may import core.losses, core.placement and its own rooms"
     if target not in MAY_IMPORT[room]:
         return f"{room} may import {sorted(MAY_IMPORT[room]) or 'no room'}"
     own, other = path.parts[1], rest.split(".")[1:2]

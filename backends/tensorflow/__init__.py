@@ -1,7 +1,7 @@
 """What tensorflow does natively: the training step, the sigmoid loss and the name of its device."""
 
 from diptych.backends.tensorflow import sigmoid_loss
-from diptych.backends.tensorflow.device import device_name
+from diptych.backends.tensorflow.device import device_name, processes
 from diptych.backends.tensorflow.step import TrainStep
 
-__all__ = ["TrainStep", "device_name", "sigmoid_loss"]
+__all__ = ["TrainStep", "device_name", "processes", "sigmoid_loss"]

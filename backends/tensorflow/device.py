@@ -7,3 +7,8 @@ def device_name() -> str | None:
     """Its name, such as "NVIDIA H200"; None for the CPU."""
     devices = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU") if devices else None
+
+
+def processes() -> tuple[int, int]:
+    """The number of this process, and how many there are: one, because steps are not built for `tf.distribute`."""
+    return 0, 1

@@ -1,5 +1,6 @@
 """The one training loop: batches in, steps, metrics, evaluations and checkpoints out."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from diptych.core.data.batch import Batch
 from diptych.core.data.loading.loader import Loader
+from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
 from diptych.core.training.metrics import MetricsWriter
@@ -58,6 +60,7 @@ class Learner:
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
         tensorboard: whether metrics also go into TensorBoard files.
+        placement: of several processes one alone writes and talks.
         flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
     """
@@ -81,6 +84,7 @@ class Learner:
     checkpoint_seconds: float = 60.0
     log_every: int = 1
     tensorboard: bool = False
+    placement: Placement = ALONE
     flops_per_step: float | None = None
     peak_flops_per_second: float | None = None
     max_skipped_in_a_row: int = 10
@@ -134,9 +138,10 @@ class Learner:
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
-        tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard else None
-        metrics = MetricsWriter(self.folder.metrics, resume_step=start, tensorboard=tensorboard)
-        progress = Progress(self.total_steps, start, self.batch_size)
+        writes = self.placement.writes
+        tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard and writes else None
+        metrics = MetricsWriter(self.folder.metrics if writes else None, resume_step=start, tensorboard=tensorboard)
+        progress = Progress(self.total_steps, start, self.batch_size, stream=None if writes else io.StringIO())
         # A step is under way while the one before it is written down, or the device would wait for the host. After a step that
         # was not finite the next is written down at once, so that the run stops exactly at the last of a row of them.
         pending = None
@@ -229,6 +234,11 @@ class Learner:
 
     def _save(self, metrics) -> None:
         self.step.synchronize()
+        if self.placement.writes:
+            self._write_checkpoint(metrics)
+        self._last_save = time.monotonic()
+
+    def _write_checkpoint(self, metrics) -> None:
         metrics.sync()
         groups = {group: {name: _array(v) for name, v in named.items()} for group, named in self.groups().items()}
         state = {
@@ -246,7 +256,6 @@ class Learner:
             if self.finished:
                 raise
             self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
-        self._last_save = time.monotonic()
 
     def groups(self) -> dict[str, dict[str, keras.Variable]]:
         """All that a checkpoint holds, by group and name."""

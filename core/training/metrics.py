@@ -17,14 +17,16 @@ class MetricsWriter:
     """Appends rows to ``metrics.jsonl``; opening it at step `resume_step` first removes every row of a later step.
 
     Floats are written as Python's shortest exact spelling, so two runs are equal bit for bit when their rows are. JSON has no NaN or
-    infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back.
+    infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back. Without a path,
+    as in a process that does not write, rows go nowhere.
     """
 
-    def __init__(self, path: str | Path, *, resume_step: int = 0, tensorboard: TensorBoard | None = None):
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None, *, resume_step: int = 0, tensorboard: TensorBoard | None = None):
+        self.path = None if path is None else Path(path)
         self._tensorboard = tensorboard
-        _truncate(self.path, resume_step)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
+        if self.path is not None:
+            _truncate(self.path, resume_step)
+        self._file = open(self.path or os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
         """Append one row (numbers, strings, None or plain containers; arrays of one element become numbers) and hand it to the system.
@@ -40,7 +42,8 @@ class MetricsWriter:
     def sync(self) -> None:
         """Flush all rows to the disk. Call it before saving a checkpoint, so that no checkpoint is ahead of its metrics."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self.path is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush to the disk and close, TensorBoard included; a second call does nothing."""

@@ -9,6 +9,7 @@ from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Source
+from diptych.core.placement import ALONE, Placement
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner
@@ -29,7 +30,13 @@ from diptych.models.siglip.student import Student
 
 
 def build_learner(
-    recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source, folder: RunFolder, terms: Terms
+    recipe: Recipe,
+    planned: PlannedStage,
+    preprocess: Preprocess,
+    source: Source,
+    folder: RunFolder,
+    terms: Terms,
+    placement: Placement = ALONE,
 ) -> Learner:
     """Everything that trains a stage, put together."""
     optimization, run, stage = recipe.optimization, recipe.run, planned.stage
@@ -37,7 +44,7 @@ def build_learner(
     optimizer = stage_optimizer(recipe, planned)
     ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
     teacher = build_teacher(recipe, planned, student, terms)
-    objective = build_objective(recipe, planned, teacher, terms)
+    objective = build_objective(recipe, planned, teacher, terms, placement)
     if stage.curation:
         reference = build_reference(recipe, planned, stage.curation)
         objective = CuratedObjective(objective, reference, size=planned.batch_size)
@@ -49,7 +56,7 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         micro_batches=optimization.accum_freq,
-        devices=run.data_parallel,
+        placement=placement,
     )
     loader = Loader(
         source,
@@ -57,6 +64,7 @@ def build_learner(
         batch_size=planned.loaded,
         seed=run.seed,
         order=stage.order,
+        rows=placement.rows(planned.loaded),
         workers=recipe.data.workers,
         cache_megabytes=recipe.data.cache_megabytes,
     )
@@ -67,6 +75,7 @@ def build_learner(
         step=step,
         loader=loader,
         folder=folder,
+        placement=placement,
         total_steps=planned.last,
         first_step=planned.first,
         first_update=planned.first_update,
@@ -119,10 +128,16 @@ def build_teacher(recipe: Recipe, planned: PlannedStage, student: Student, terms
     return EmaTeacher(student.followed(parts), student.copies(parts), momentum=momentum)
 
 
-def build_objective(recipe: Recipe, planned: PlannedStage, teacher: EmaTeacher | None, terms: Terms) -> Objective:
+def build_objective(
+    recipe: Recipe,
+    planned: PlannedStage,
+    teacher: EmaTeacher | None,
+    terms: Terms,
+    placement: Placement = ALONE,
+) -> Objective:
     """The weighted terms of a stage, in the order in which `terms` has them."""
     weights = {name: planned.stage.losses[name] for name in terms if name in planned.stage.losses}
-    return Objective({name: terms[name].build(recipe, planned, teacher) for name in weights}, weights)
+    return Objective({name: terms[name].build(recipe, planned, teacher, placement) for name in weights}, weights)
 
 
 def build_reference(recipe: Recipe, planned: PlannedStage, curation: Curation) -> SigLIP:

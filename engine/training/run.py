@@ -7,6 +7,7 @@ from typing import Any
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
+from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import CheckpointError
@@ -68,6 +69,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
     print(data_set.describe(sources), flush=True)
     if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in planned.values()):
         check_boxes(sources.train)
+    placement = backends.placement(recipe.run.data_parallel)
     with StopSignals() as stop, RunFolder(recipe.run.run_dir) as folder:
         check_config(folder, recipe)
         results: dict[str, dict[str, Any]] = {}
@@ -76,7 +78,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
         for name, stage in planned.items():
             alone = contextlib.nullcontext(folder) if len(recipe.stages) == 1 else RunFolder(recipe.folder(name))
             with alone as own:
-                results |= carry_out(recipe, stage, own, data_set, sources, preprocess, terms, stop)
+                results |= carry_out(recipe, stage, own, data_set, sources, preprocess, terms, placement, stop)
             if stop.stop_requested:
                 where = f"in stage {name}" if len(recipe.stages) > 1 else "before the end"
                 print(f"\nStopped by {stop.received} {where}. The same command goes on from there.")
@@ -124,6 +126,7 @@ def carry_out(
     sources: Sources,
     preprocess: Preprocess,
     terms: Terms,
+    placement: Placement,
     stop: StopSignals,
 ) -> dict[str, dict[str, Any]]:
     """One stage, from wherever it stands to its end, in its entered folder; returns what it scored, by its name."""
@@ -132,7 +135,7 @@ def carry_out(
         print(f"{folder.path} is finished.", flush=True)
         return read_results(folder.results, stage.name)
     preprocess = stage_preprocess(recipe, planned, preprocess, terms)
-    learner = build_learner(recipe, planned, preprocess, sources.train, folder, terms)
+    learner = build_learner(recipe, planned, preprocess, sources.train, folder, terms, placement)
     evaluation = Evaluation(recipe, planned, data_set, sources, preprocess, learner.model)
     learner.evaluate = evaluation.quick
     start = learner.restore()

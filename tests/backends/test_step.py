@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diptych import backends
+from diptych.core.placement import Placement
 from diptych.core.training.ema import Ema
 from diptych.core.training.objectives import Objective
 from diptych.core.training.optimizers import OPTIMIZERS
@@ -84,7 +85,7 @@ def test_training_on_one_batch_lowers_its_loss(steps, optimizer):
 def test_devices_that_are_not_there_are_refused():
     message = "jax has" if keras.config.backend() == "jax" else "done on jax"
     with pytest.raises(ValueError, match=f"spread over 64 devices.*{message}"):
-        build(devices=64)
+        build(placement=Placement(devices=64))
 
 
 @pytest.mark.parametrize(("pieces", "captions", "loss"), [(2, 1, "softmax"), (4, 3, "sigmoid")])

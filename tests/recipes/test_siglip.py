@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from diptych.backends.selection import installed_backends
+from diptych.core.placement import ALONE
 from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.ema import Ema
 from diptych.core.training.faults import FAULT_POINTS
@@ -101,7 +102,7 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     before, stop = weights_of(model)[path], SimpleNamespace(stop_requested=False)
     planned, sources = SimpleNamespace(stage=Stage(name="training")), SimpleNamespace(train=None)
     with RunFolder(tmp_path) as folder:
-        training.carry_out(siglip.siglip(), planned, folder, None, sources, None, {}, stop)
+        training.carry_out(siglip.siglip(), planned, folder, None, sources, None, {}, ALONE, stop)
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
 

@@ -23,6 +23,7 @@ _CHECK_SECONDS = 0.5
 class Loader:
     """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
 
+    rows: of each batch, those to be made here; None for all of them (`Placement.rows`).   order: number of the data's order.
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None for none.
     Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met are bad,
@@ -40,6 +41,7 @@ class Loader:
         prefetch: int = 4,
         max_skip_fraction: float = 0.05,
         order: int = 0,
+        rows: slice | None = None,
         cache_megabytes: float | None = 256,
         stall_seconds: float = 600,
     ):
@@ -52,10 +54,11 @@ class Loader:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
         if preprocess.naflex:
             preprocess.naflex.check_batch_size(batch_size)
-        rows = Order(len(source), batch_size, seed, order)
+        ordered = Order(len(source), batch_size, seed, order)
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
-        self.examples = Examples(source, preprocess, rows)
+        self.examples = Examples(source, preprocess, ordered)
+        self.rows = range(batch_size)[rows or slice(None)]
         self.workers = workers
         self.prefetch = prefetch
         self.max_skip_fraction = max_skip_fraction
@@ -88,7 +91,7 @@ class Loader:
 
     def batch(self, number: int) -> Batch:
         """One batch alone, made here and now: to look at, to replay, to compare with."""
-        return self._assemble(number, [self.examples.rows(number, 0, self.examples.order.batch_size)])
+        return self._assemble(number, [self.examples.rows(number, self.rows.start, self.rows.stop)])
 
     def fingerprint(self) -> str:
         """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
@@ -103,9 +106,9 @@ class Loader:
 
     def _parts(self) -> list[tuple[int, int]]:
         """The batch cut into one run of rows a worker, so that the next batch is ready as early as can be."""
-        size = self.examples.order.batch_size
+        size = len(self.rows)
         parts = max(1, min(self.workers, size // _FEWEST_ROWS_A_PART))
-        edges = [size * part // parts for part in range(parts + 1)]
+        edges = [self.rows.start + size * part // parts for part in range(parts + 1)]
         return list(pairwise(edges))
 
     def _wait(self, future: "Future[Rows]", makers: "WorkerPool | _BackgroundThread") -> Rows:
@@ -128,7 +131,7 @@ class Loader:
     def _assemble(self, number: int, parts: list[Rows]) -> Batch:
         batch = Batch(
             fields=join_rows([part.fields for part in parts]),
-            index=self.examples.order.indices(number),
+            index=self.examples.order.indices(number)[self.rows.start : self.rows.stop],
             keys=tuple(key for part in parts for key in part.keys),
             languages=tuple(language for part in parts for language in part.languages),
             skipped=tuple(skipped for part in parts for skipped in part.skipped),

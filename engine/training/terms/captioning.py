@@ -34,7 +34,7 @@ class Captioning(StageTerm):
         self.task_weighting = task_weighting
 
     @classmethod
-    def build(cls, recipe, planned, teacher):
+    def build(cls, recipe, planned, teacher, placement):
         return cls(recipe.captioning.task_weighting)
 
     @classmethod

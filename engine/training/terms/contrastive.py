@@ -25,12 +25,16 @@ class Contrastive(StageTerm):
         self.pair_loss = pair_loss
 
     @classmethod
-    def build(cls, recipe, planned, teacher):
-        """With the loss that the recipe names, the sigmoid loss by the implementation that it names, or that fits."""
+    def build(cls, recipe, planned, teacher, placement):
+        """With the loss that the recipe names, the sigmoid loss by the implementation that it names, or that fits.
+
+        Over several processes it is the one that meets the texts of all of them.
+        """
         if recipe.optimization.loss == "softmax":
             return cls(softmax_loss)
         options = {"implementation": implementation_name(recipe), "dtype": embeddings_dtype(recipe.model.precision)}
-        return cls(partial(backends.sigmoid_loss, **options))
+        loss = backends.sigmoid_loss if placement.processes == 1 else backends.distributed_sigmoid_loss
+        return cls(partial(loss, **options))
 
     def embed(self, seen):
         """-> image `[n, dim]`, text `[n, captions, dim]`, L2-normalised."""

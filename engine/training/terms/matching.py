@@ -64,7 +64,7 @@ class Matching(StageTerm):
         self.variables = {f"{self.name}_centre": self.centre}
 
     @classmethod
-    def build(cls, recipe, planned, teacher):
+    def build(cls, recipe, planned, teacher, placement):
         options = recipe.distillation
         temperatures = Temperatures(
             student_temperature=options.student_temperature,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.placement import Placement
 from diptych.core.training.objectives import Term
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
@@ -47,7 +48,7 @@ class StageTerm(Term):
         return {}
 
     @classmethod
-    def build(cls, recipe: Recipe, planned: PlannedStage, teacher: EmaTeacher | None) -> Self:
+    def build(cls, recipe: Recipe, planned: PlannedStage, teacher: EmaTeacher | None, placement: Placement) -> Self:
         """The term of a stage."""
         return cls()
 

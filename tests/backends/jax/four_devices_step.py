@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from diptych import backends
+from diptych.core.placement import Placement
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
@@ -54,7 +55,7 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     step, batches, kept = build(**arguments)
     logs = [{name: float(value) for name, value in step(b).items()} for b in batches]
     report = {}
-    if arguments.get("devices", 1) > 1:
+    if arguments["placement"].devices > 1:
         weights, *_ = step._state
         report["devices"] = len(weights[0].sharding.device_set)
         with step._spread.scope():
@@ -71,7 +72,7 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
 def compared(build, **arguments) -> dict:
     """How far four devices are from one."""
     (logs, values, _), (spread_logs, spread_values, report) = (
-        outcome(build, **arguments, devices=devices) for devices in (1, 4)
+        outcome(build, **arguments, placement=Placement(devices=devices)) for devices in (1, 4)
     )
     differences = [
         abs(a[name] - b[name]) / max(1e-3, abs(a[name])) for a, b in zip(logs, spread_logs, strict=True) for name in a
@@ -94,7 +95,7 @@ def refusal(function) -> str:
 
 def main() -> None:
     def uneven():
-        step, batches, _ = joint(devices=3)
+        step, batches, _ = joint(placement=Placement(devices=3))
         step(batches[0])
 
     print(
@@ -104,7 +105,7 @@ def main() -> None:
                 "joint in pieces": compared(joint, micro_batches=2),
                 "curated": compared(curated),
                 "uneven": refusal(uneven),
-                "too many": refusal(lambda: joint(devices=5)),
+                "too many": refusal(lambda: joint(placement=Placement(devices=5))),
             }
         )
     )

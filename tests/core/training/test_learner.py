@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diptych.core.data.batch import Batch
+from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner, TrainingDiverged
@@ -183,3 +184,14 @@ def test_the_learning_rate_that_is_written_is_the_one_of_the_update(folder):
     made.train(StopSignals())
     written = [row["learning_rate"] for row in read_metrics(folder.metrics)]
     assert written == pytest.approx([1e-4 * update for update in (0, 1, 2, 2, 3, 4)], rel=1e-5)
+
+
+def test_a_process_that_does_not_write_trains_alike_and_leaves_nothing(folder, capsys):
+    made = learner(
+        folder, evaluate=lambda: {"recall": 0.5}, evaluate_every=8, placement=Placement(process=1, processes=2)
+    )
+    made.train(StopSignals())
+    assert weight(made) == sum(range(20))
+    assert not folder.metrics.exists()
+    assert list(folder.checkpoints.iterdir()) == []
+    assert capsys.readouterr().out == ""

@@ -20,6 +20,7 @@ from diptych.core.data.examples.views import Views
 from diptych.core.data.loading.examples import MOST_FAILURES_IN_A_ROW, TooManySkipped
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import BadExample, Caption, Record
+from diptych.core.placement import Placement
 from tests.core.data.hostile import refused_captions, refused_pictures
 from tests.core.data.parts import SmallTargets, SmallViews
 from tests.core.data.pictures import LANGUAGES, MemorySource, encoded, pixels, preprocess
@@ -275,3 +276,18 @@ def test_too_few_records_for_a_batch_say_so():
 def test_bad_examples_survive_the_way_between_processes():
     error = pickle.loads(pickle.dumps(BadExample("image_damaged", "half of it")))
     assert (error.reason, error.detail, str(error)) == ("image_damaged", "half of it", "image_damaged: half of it")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_make_their_own_rows_of_the_same_batches(workers):
+    """Bad examples are replaced as they are in the whole batch."""
+    bad = {7: "image_damaged", 31: "image_damaged"}
+    whole = [loader(bad=bad, batch_size=16).batch(number) for number in range(4)]
+    for process in range(2):
+        rows = Placement(process=process, processes=2).rows(16)
+        own = list(islice(loader(bad=bad, batch_size=16, rows=rows, workers=workers).batches(), 4))
+        for mine, all_rows in zip(own, whole, strict=True):
+            assert mine.keys == all_rows.keys[rows]
+            np.testing.assert_array_equal(mine.index, all_rows.index[rows])
+            for name, array in mine.fields.items():
+                np.testing.assert_array_equal(array, all_rows.fields[name][rows], err_msg=name)
