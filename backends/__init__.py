@@ -29,7 +29,16 @@ __all__ = [
 
 
 def train_step(
-    model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, placement=ALONE
+    model,
+    objective,
+    optimizer,
+    *,
+    clip_norm=None,
+    ema=None,
+    teacher=None,
+    micro_batches=1,
+    placement=ALONE,
+    compiler=None,
 ):
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
@@ -60,6 +69,8 @@ def train_step(
         micro_batches: number of equal pieces; the batch must divide by it.
         placement: a `Placement`; the devices of this process share each batch by rows, and each holds all of the state. More
             than one device on jax alone; more than one process nowhere yet.
+        compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The other two
+            frameworks compile every step.
 
     Raises:
         ValueError: there are fewer devices, or the backend is another; or there are several processes.
@@ -76,6 +87,8 @@ def train_step(
                 "`distributed_sigmoid_loss` is the loss for a loop of your own."
             )
         options["devices"] = placement.devices
+    if compiler is not None and name() == "torch":
+        options["compiler"] = compiler
     return room().TrainStep(model, objective, optimizer, **options)
 
 

@@ -1,17 +1,18 @@
-"""One training step on torch: eager towers, gradients by `torch.autograd.grad`, updates over whole lists of weights."""
+"""One training step on torch: gradients by `torch.autograd.grad`, eager or compiled, and updates over whole lists of weights."""
 
 import keras
 import torch
 
+from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates
 
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call."""
 
-    compilations = 0  # nothing is compiled
-
-    def __init__(self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1):
+    def __init__(
+        self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, compiler=None
+    ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
         self._followers = [follower for follower in (ema, teacher) if follower]
@@ -21,10 +22,11 @@ class TrainStep:
         self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
         self._apply = apply_updates(optimizer, self._variables)
+        self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
 
     def __call__(self, batch):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
-        total, gradients, moved = self.gradients(batch)
+        total, gradients, moved = self._compiled(batch) if self._compiled is not None else self.gradients(batch)
         loss = total.value.detach()
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -44,27 +46,36 @@ class TrainStep:
         logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 
+    @property
+    def compilations(self) -> int:
+        """How many shapes of batches the step has been compiled for."""
+        return 0 if self._compiled is None else len(self._compiled)
+
     def synchronize(self):
         """Nothing to do: the Keras variables hold the state."""
 
-    def gradients(self, batch):
-        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them."""
+    def gradients(self, batch, weights=None):
+        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them.
+
+        `weights` stand for the trained ones, where those of the variables are not meant.
+        """
+        weights = self._weights if weights is None else weights
         objective, untrained = self._objective, [variable.value for variable in self._untrained]
         with torch.no_grad():
             batch = objective.prepare(self._model, batch)
         if self._micro_batches == 1:
             (embedded, own), moved = self._in_scope(objective.forward, batch, untrained)
             total = objective.total(objective.losses(self._model, embedded) | own)
-            return total, list(_gradients([total.value], self._weights)), moved
+            return total, list(_gradients([total.value], weights)), moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
-        losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(w) for w in self._weights]
+        losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(weight) for weight in weights]
         if objective.compares:
             with torch.no_grad():
                 embedded = [self._in_scope(objective.embed, piece, untrained)[0] for piece in pieces]
             joined = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in embedded[0]}
             losses = objective.losses(self._model, joined)
-            direct = _gradients([objective.total(losses).value], [*joined.values(), *self._weights])
+            direct = _gradients([objective.total(losses).value], [*joined.values(), *weights])
             gradients = list(direct[len(joined) :])
             split = zip(*map(self._split, direct[: len(joined)]), strict=True)
             cotangents = [dict(zip(joined, cotangent, strict=True)) for cotangent in split]
@@ -77,7 +88,7 @@ class TrainStep:
                 outputs.append((value, torch.full_like(value, 1 / self._micro_batches)))
             # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and takes none.
             outputs = [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
-            carried = _gradients([o for o, _ in outputs], self._weights, [c for _, c in outputs])
+            carried = _gradients([o for o, _ in outputs], weights, [c for _, c in outputs])
             torch._foreach_add_(gradients, list(carried))
             owns.append(keras.tree.map_structure(torch.Tensor.detach, own))
         mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)

@@ -170,6 +170,8 @@ class Run:
     """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round them in a ring."""
     devices: int = harmless(1)
     """Devices that weights and batch are spread over, for the memory that a dry run tells."""
+    compile: bool = False
+    """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
     tensorboard: bool = harmless(True)

@@ -57,6 +57,7 @@ def build_learner(
         teacher=teacher,
         micro_batches=optimization.accum_freq,
         placement=placement,
+        compiler="inductor" if run.compile else None,
     )
     loader = Loader(
         source,

@@ -5,13 +5,14 @@ import pickle
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from diptych.core.data.batch import Batch
+from diptych.core.data.batch import ArrayField, Batch
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.captioning import CaptionTargets
@@ -291,3 +292,32 @@ def test_processes_make_their_own_rows_of_the_same_batches(workers):
             np.testing.assert_array_equal(mine.index, all_rows.index[rows])
             for name, array in mine.fields.items():
                 np.testing.assert_array_equal(array, all_rows.fields[name][rows], err_msg=name)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Declares labels from 0 to 9."""
+
+    largest: int
+    declared: ClassVar = {"label": ArrayField(np.int32, (("batch",),), (0, 9), "a class")}
+
+    def __call__(self, record, pixels, rng):
+        return {"label": np.array(rng.integers(self.largest, self.largest + 1), np.int32)}
+
+
+def test_a_maker_of_ones_own_fills_its_field():
+    made = loader(preprocess=replace(AUGMENTED, makers={"labels": Labels(9)})).batch(0)
+    plain = loader().batch(0)
+    assert made.fields["label"].tolist() == [9] * len(made)
+    assert all(np.array_equal(made.fields[name], array) for name, array in plain.fields.items())
+
+
+def test_a_maker_that_breaks_its_word_is_named():
+    with pytest.raises(ValueError, match=r"Batch.label is int32\[.*its values are from 10 to 10"):
+        loader(preprocess=replace(AUGMENTED, makers={"labels": Labels(10)})).batch(0)
+
+
+def test_two_makers_of_one_field_are_refused():
+    both = replace(AUGMENTED, makers={"one": Labels(1), "other": Labels(2)})
+    with pytest.raises(ValueError, match="The field label of a batch is made twice"):
+        loader(preprocess=both).batch(0)
