@@ -2,6 +2,7 @@
 
     KERAS_BACKEND=jax python -m benchmarks.step_time --size tiny
     KERAS_BACKEND=torch python -m benchmarks.step_time --size B/16 --batch-size 32 --steps 3
+    KERAS_BACKEND=torch python -m benchmarks.step_time --compile
 
 Both start from the same weights and see the same batches; no time is reported unless their losses agree. They are timed in
 turn, step by step, so that whatever else the machine does hits both.
@@ -36,7 +37,7 @@ def config_of(size: str):
     return SigLIPConfig(vision=vision, text=text, init_logit_bias=-5.0)
 
 
-def recipe_step(model) -> Callable:
+def recipe_step(model, compiler: str | None = None) -> Callable:
     """The recipe's step, AdamW with clipping: batch -> loss as a number."""
     from diptych import backends
     from diptych.core.training.objectives import Objective
@@ -45,7 +46,7 @@ def recipe_step(model) -> Callable:
 
     optimizer = AdamW(RATE, weight_decay=DECAY)
     objective = Objective({"contrastive": Contrastive(backends.sigmoid_loss)})
-    step = backends.train_step(model, objective, optimizer, clip_norm=1.0)
+    step = backends.train_step(model, objective, optimizer, clip_norm=1.0, compiler=compiler)
     return lambda batch: float(step(batch)["loss"])
 
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each")
+    parser.add_argument("--compile", action="store_true", help="on torch, time the recipe's compiled step, too")
     options = parser.parse_args()
     backend = select_backend()
     import keras
@@ -130,8 +132,10 @@ def main() -> None:
         "text": rng.integers(0, text.vocab_size, (options.batch_size, text.context_length), dtype=np.int32),
     }
     steps = {"native": native_step(backend, weights, config), "recipe": recipe_step(model)}
+    if options.compile:
+        steps["compiled"] = recipe_step(SigLIP(config, seed=0), compiler="inductor")
     losses = {name: [step(batch) for _ in range(2)] for name, step in steps.items()}
-    if not np.allclose(losses["native"], losses["recipe"], rtol=1e-4):
+    if not all(np.allclose(losses["native"], found, rtol=1e-4) for found in losses.values()):
         raise SystemExit(f"The losses differ, so no time is reported: {losses}")
 
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in steps}
@@ -145,12 +149,12 @@ def main() -> None:
     print(f"{backend}, {options.size}, batch {options.batch_size}, {device_name()}")
     for clock in ("wall", "cpu"):
         for summary in (min, statistics.median):
-            native, recipe = (summary(seconds[name][clock]) for name in ("native", "recipe"))
+            taken = {name: summary(seconds[name][clock]) for name in steps}
+            ratios = {name: time / taken["native"] for name, time in taken.items()}
             key = f"{clock} {summary.__name__}"
-            results[key] = {"native_ms": native * 1e3, "recipe_ms": recipe * 1e3, "ratio": recipe / native}
-            print(
-                f"  {key:<12} native {native * 1e3:9.1f} ms   recipe {recipe * 1e3:9.1f} ms   ratio {recipe / native:.3f}"
-            )
+            results[key] = {f"{name}_ms": time * 1e3 for name, time in taken.items()} | {"ratio": ratios["recipe"]}
+            shown = [f"{name} {time * 1e3:9.1f} ms ({ratios[name]:.3f})" for name, time in taken.items()]
+            print(f"  {key:<12} {'   '.join(shown)}")
     name = f"step_time-{backend}-{options.size.replace('/', '')}-{options.batch_size}".lower()
     print(write_results(name, results))
 
