@@ -102,7 +102,7 @@ def everything(session: nox.Session) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     install_torch_for_cpu(session)
-    session.install("jax", TENSORFLOW, "-e", ".[parquet,tensorboard,tokenizers,hub,search,export,dev]")
+    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,search,export,dev]")
     stamp.write_text(wanted)
 
 

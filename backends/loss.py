@@ -152,10 +152,8 @@ def distributed_sigmoid_loss(
     return room().sigmoid_loss.distributed_sigmoid_loss(x, y, **scalars, **plan, group=group)
 
 
-def choose_implementation(
-    implementation: str | None = None, *, dtype: str = "float32", width: int = 768, device=None
-) -> str:
-    """The name of the implementation that runs for embeddings of this dtype and width; a name given is checked, not replaced.
+def choose_implementation(implementation: str | None = None, *, dtype: str = "float32", device=None) -> str:
+    """The name of the implementation that runs for embeddings of this dtype; a name given is checked, not replaced.
 
     Args:
         device: the framework's device; None for the one it computes on by default.
@@ -169,7 +167,7 @@ def choose_implementation(
         return next(
             known
             for known, backends in IMPLEMENTATIONS.items()
-            if name() in backends and native.obstacle(known, device=device, dtype=dtype, width=width) is None
+            if name() in backends and native.obstacle(known, device=device, dtype=dtype) is None
         )
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -180,7 +178,7 @@ def choose_implementation(
     if implementation not in here:
         obstacle = f"it is for {' and '.join(IMPLEMENTATIONS[implementation])}, and Keras runs on {name()}"
     else:
-        obstacle = native.obstacle(implementation, device=device, dtype=dtype, width=width)
+        obstacle = native.obstacle(implementation, device=device, dtype=dtype)
     if obstacle:
         raise ValueError(
             f"implementation={implementation!r} of the sigmoid loss cannot run here: {obstacle}. "
@@ -190,12 +188,12 @@ def choose_implementation(
 
 
 def _choose_for(implementation, x) -> str:
-    native, dtype, width = room().sigmoid_loss, _dtype(x), x.shape[1]
+    native, dtype = room().sigmoid_loss, _dtype(x)
     device = native.device_of(x)
-    chosen = choose_implementation(implementation, dtype=dtype, width=width, device=device)
+    chosen = choose_implementation(implementation, dtype=dtype, device=device)
     if (key := (chosen, str(device), dtype)) not in _reported and not native.is_compiling():
         _reported.add(key)
-        logger.info("sigmoid_loss runs as %r on %s, %s embeddings %d wide", chosen, device, dtype, width)
+        logger.info("sigmoid_loss runs as %r on %s, %s embeddings %d wide", chosen, device, dtype, x.shape[1])
     return chosen
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from diptych.core.files.json_objects import read_json, write_json
+from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.hub import preset_folder
 from diptych.core.weights.mapping import Table
@@ -143,7 +143,7 @@ def save_pair(model, folder: Path, *, format: str) -> None:
         kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))
         fields = {"model_type": kind, "config": asdict(config)}
         write_safetensors_folder(folder, arrays.items())
-        write_json(folder / "config.json", fields)
+        write_config(folder / "config.json", fields)
         return
     layouts = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
     if format not in layouts:

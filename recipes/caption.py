@@ -20,10 +20,10 @@ from diptych.core.data.image import decode
 from diptych.core.data.records import Box
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.evaluation.localization import accuracy_at_iou
+from diptych.core.files.json_objects import write_json
 from diptych.core.report.box_gallery import STYLE, Located, box_gallery
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.sheet import sheet
-from diptych.core.training.run_folder import write_json
 from diptych.engine.command_line import parse
 from diptych.engine.failures import exit_status
 from diptych.engine.training.targets_file import read_targets

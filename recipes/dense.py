@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    from diptych.core.training.run_folder import write_json
+    from diptych.core.files.json_objects import write_json
     from diptych.engine.embedding.picture_features import PictureFeatures
     from diptych.engine.judging.dense.probes import dense_lines, write_dense_page
     from diptych.engine.judging.dense.reader import FeatureReader

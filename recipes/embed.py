@@ -11,15 +11,11 @@ whose status says why. With --texts the captions are embedded, too.
 
 import os
 import sys
-import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from diptych.core.data.loading.examples import listed
@@ -27,16 +23,12 @@ from diptych.core.data.records import Source
 from diptych.core.data.sources.open import open_source
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
-from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
+from diptych.engine.embedding.embedding_runs import Stopped, fill, image_runs, text_runs
 from diptych.engine.embedding.index_folder import Part
 from diptych.engine.embedding.index_writer import IndexWriter
-from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.failures import exit_status
 
-Runs = Generator[tuple[list[Item], np.ndarray], None, None]
 PARTS: tuple[Part, ...] = ("images", "texts")
-COMMIT_SECONDS = 10.0
-TEXT_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +80,12 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
         "dtype": options.dtype,
     }
     with IndexWriter(options.index, card) as writer, StopSignals() as stop:
-        for part in PARTS if options.texts else PARTS[:1]:
-            if not _embed_part(part, source, encoder, writer, stop, options):
-                print(f"\nStopped by {stop.received}. The same command goes on from there.")
-                return stop.exit_status
+        try:
+            for part in PARTS if options.texts else PARTS[:1]:
+                _embed_part(part, source, encoder, writer, stop, options)
+        except Stopped:
+            print(f"\nStopped by {stop.received}. The same command goes on from there.")
+            return stop.exit_status
     again = "" if options.index == Embed.index else f" --index {options.index}"
     print(f'Look through it:  python -m recipes.search{again} --query "what you look for"', flush=True)
     return 0
@@ -99,54 +93,24 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
 
 def _embed_part(
     part: Part, source: Source, encoder: Any, writer: IndexWriter, stop: StopSignals, options: Embed
-) -> bool:
-    """Images or captions, from where the index ends; False where a signal stopped it before the end."""
+) -> None:
+    """Images or captions, from where the index ends; raises Stopped where a signal stopped it before the end."""
     if writer.finished(part):
         print(f"{options.index} holds {_described(writer.card, part)}; it is finished.", flush=True)
-        return True
+        return
     start = writer.begin(part)
     if start != (0, 0):
         print(f"{options.index} holds {_described(writer.card, part)}; going on from there.", flush=True)
-    runs = _image_runs(source, encoder, start, options) if part == "images" else _text_runs(source, encoder, start)
-    committed = time.monotonic()
-    with closing(runs), EmbeddingProgress(part, records=len(source), start=start[0]) as progress:
-        for items, vectors in runs:
-            writer.append(items, vectors)
-            progress.update(items[-1].record, len(items))
-            if stop.stop_requested:
-                writer.commit()
-                return False
-            if time.monotonic() - committed > COMMIT_SECONDS:
-                writer.commit()
-                committed = time.monotonic()
-        progress.update(len(source), 0)
-        speed, seconds = progress.speed, progress.seconds
-    writer.finish()
+    if part == "images":
+        size, workers = options.batch_size, options.workers
+        runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers)
+    else:
+        runs = text_runs(source, encoder, start)
+    done = fill(writer, part, runs, records=len(source), start=start, stop=stop)
     print(
-        f"{options.index} holds {_described(writer.card, part)}; {speed:,.0f} {part}/s over {seconds:,.1f} s.",
+        f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} s.",
         flush=True,
     )
-    return True
-
-
-def _image_runs(source: Source, encoder: Any, start: tuple[int, int], options: Embed) -> Runs:
-    prepared = prepared_images(
-        source, encoder.processor, batch_size=options.batch_size, start=start, workers=options.workers
-    )
-    with closing(prepared):
-        for run in prepared:
-            yield run.items, embed_prepared(encoder, run, options.batch_size)
-
-
-def _text_runs(source: Source, encoder: Any, start: tuple[int, int]) -> Runs:
-    stream = captions(source, start)
-    while items := list(islice(stream, TEXT_BATCH)):
-        good = [item.status == GOOD for item in items]
-        vectors = np.zeros((len(items), encoder.dim), np.float32)
-        if any(good):
-            texts = [item.caption for item in items if item.status == GOOD]
-            vectors[good] = encoder.embed_texts(texts, batch_size=TEXT_BATCH)
-        yield items, vectors
 
 
 def _described(card: dict[str, Any], part: Part) -> str:

@@ -88,10 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.files.json_objects import write_json
     from diptych.core.report.evaluation_table import evaluation_text
-    from diptych.core.training.run_folder import write_json
     from diptych.core.training.signals import StopSignals
-    from diptych.engine.embedding.stored_embeddings import Stopped, StoredEmbeddings
+    from diptych.engine.embedding.embedding_runs import Stopped
+    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
 

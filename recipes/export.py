@@ -35,8 +35,8 @@ from typing import Annotated, Any
 import tyro
 
 from diptych.backends.selection import BackendNotAvailable, select_backend
+from diptych.core.files.json_objects import write_json
 from diptych.core.report.tables import text_table
-from diptych.core.training.run_folder import write_json
 from diptych.engine.command_line import parse
 from diptych.engine.export.formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
 from diptych.engine.export.writers import Job

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.open import LABELLED, open_source
 from diptych.core.data.sources.phrases import CATEGORIES, LONGEST_NGRAM
 from diptych.core.data.sources.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
 from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
-from diptych.core.evaluation.localization import box_iou
 from diptych.core.report.box_gallery import PAGE_SIDE, Located, with_boxes
 from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import percent, shown

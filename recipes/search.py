@@ -24,7 +24,7 @@ from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.evaluation.nearest import nearest
-from diptych.core.training.run_folder import write_json
+from diptych.core.files.json_objects import write_json
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
 from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw

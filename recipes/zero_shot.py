@@ -27,7 +27,7 @@ from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.small import FileSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
-from diptych.core.training.run_folder import write_json
+from diptych.core.files.json_objects import write_json
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.image_stream import Item, embed_prepared, prepared_images
 from diptych.engine.embedding.progress import EmbeddingProgress

@@ -27,7 +27,7 @@ def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
     losses = {
         name: partial(_ours, name)
         for name, of in backends.IMPLEMENTATIONS.items()
-        if "jax" in of and name != "reference" and not native.obstacle(name, device=device, dtype=dtype, width=width)
+        if "jax" in of and name != "reference" and not native.obstacle(name, device=device, dtype=dtype)
     }
     losses["naive"] = _naive
     return {name: _compiled(loss) for name, loss in losses.items()}

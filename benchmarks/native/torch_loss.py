@@ -29,7 +29,7 @@ def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
     losses = {
         name: partial(_ours, name)
         for name, of in backends.IMPLEMENTATIONS.items()
-        if "torch" in of and name != "reference" and not native.obstacle(name, device=DEVICE, dtype=dtype, width=width)
+        if "torch" in of and name != "reference" and not native.obstacle(name, device=DEVICE, dtype=dtype)
     }
     losses["naive"] = _naive
     if peers:

@@ -7,7 +7,6 @@ PaliGemma's (Beyer et al. 2024, arXiv 2407.07726), top left first and y before x
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -56,19 +55,36 @@ def parse_box(text: str, *, bins: int = BINS, order: BoxOrder = "yxyx") -> Box |
     return box if ymin <= ymax <= 1 and xmin <= xmax <= 1 else None
 
 
-def iou(boxes: np.ndarray | Sequence, others: np.ndarray | Sequence) -> np.ndarray:
-    """Intersection over union, area(a and b) / area(a or b), float64 [...] in [0, 1]; 0 where neither box has an area.
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes, pair by pair.
+
+        IoU = |A ∩ B| / (|A| + |B| - |A ∩ B|)
 
     Args:
-        boxes, others: [..., 4], (ymin, xmin, ymax, xmax) in any one unit, broadcast against each other: boxes[:, None] and
-            others[None] compare all with all.
+        first, second: float [..., 4], shapes that broadcast: give [n, 1, 4] and [m, 4] for all pairs.
+
+    Returns:
+        float64 [...]; 0 where a box is empty, or has its corners the wrong way round. NaN where a number is NaN.
+
+    Raises:
+        ValueError: the last axis is not 4 long.
     """
-    boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
-    top_left = np.maximum(boxes[..., :2], others[..., :2])
-    bottom_right = np.minimum(boxes[..., 2:], others[..., 2:])
-    shared = np.prod(np.maximum(bottom_right - top_left, 0.0), axis=-1)
-    either = box_area(boxes) + box_area(others) - shared
-    return np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape[-1:] != (4,) or second.shape[-1:] != (4,):
+        raise ValueError(
+            f"boxes must be (ymin, xmin, ymax, xmax) along the last axis, got {list(first.shape)} and {list(second.shape)}."
+        )
+    shared = _area_between(np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:]))
+    one, other = _area_between(first[..., :2], first[..., 2:]), _area_between(second[..., :2], second[..., 2:])
+    # Corners the wrong way round must not meet a large box either.
+    shared = np.where((one == 0) | (other == 0), 0.0, shared)
+    union = one + other - shared
+    return np.divide(shared, union, out=np.zeros_like(union), where=union != 0)
+
+
+def _area_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    sides = np.maximum(high - low, 0.0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def box_area(boxes: np.ndarray) -> np.ndarray:

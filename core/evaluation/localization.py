@@ -9,38 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.refcoco import HELD_OUT_SPLITS, Referral
 from diptych.core.evaluation.intervals import bootstrap_interval, hit_rate_interval
 
 Box = Sequence[float]
 THRESHOLD = 0.5
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes, pair by pair.
-
-        IoU = |A ∩ B| / (|A| + |B| - |A ∩ B|)
-
-    Args:
-        first, second: float [..., 4], shapes that broadcast: give [n, 1, 4] and [m, 4] for all pairs.
-
-    Returns:
-        float64 [...]; 0 where a box is empty, or has its corners the wrong way round. NaN where a number is NaN.
-
-    Raises:
-        ValueError: the last axis is not 4 long.
-    """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.shape[-1:] != (4,) or second.shape[-1:] != (4,):
-        raise ValueError(
-            f"boxes must be (ymin, xmin, ymax, xmax) along the last axis, got {list(first.shape)} and {list(second.shape)}."
-        )
-    shared = _area(np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:]))
-    one, other = _area(first[..., :2], first[..., 2:]), _area(second[..., :2], second[..., 2:])
-    # Corners the wrong way round must not meet a large box either.
-    shared = np.where((one == 0) | (other == 0), 0.0, shared)
-    union = one + other - shared
-    return np.divide(shared, union, out=np.zeros_like(union), where=union != 0)
 
 
 def accuracy_at_iou(
@@ -163,8 +137,3 @@ class RefcocoSplits:
             len(train) - len(kept),
             len({referral.image_key for referral in train} & seen),
         )
-
-
-def _area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    sides = np.maximum(high - low, 0.0)
-    return sides[..., 0] * sides[..., 1]

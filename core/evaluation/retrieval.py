@@ -146,39 +146,6 @@ def summarise_ranks(
     }
 
 
-def retrieval_both_ways(
-    image_embeddings: np.ndarray,
-    text_embeddings: np.ndarray,
-    image_labels: np.ndarray,
-    text_labels: np.ndarray,
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Text to image and image to text, as JSON-ready results.
-
-    Args:
-        image_embeddings: [images, width].
-        text_embeddings: [texts, width], any number of texts an image.
-        image_labels: int [images]; a text describes every image of its label.
-        text_labels: int [texts].
-        ks: positive.
-        seed: of the bootstrap.
-
-    Returns:
-        {"text_to_image": ..., "image_to_text": ...}, each of `summarise_ranks`, resampled by label.
-    """
-    results = {}
-    sides = {
-        "text_to_image": (text_embeddings, image_embeddings, text_labels, image_labels),
-        "image_to_text": (image_embeddings, text_embeddings, image_labels, text_labels),
-    }
-    for direction, (query, gallery, query_labels, gallery_labels) in sides.items():
-        ranks = first_relevant_ranks(query, gallery, relevant_by_label(query_labels, gallery_labels))
-        results[direction] = summarise_ranks(ranks, len(gallery), ks, groups=query_labels, seed=seed)
-    return results
-
-
 def _as_embeddings(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or 0 in array.shape:

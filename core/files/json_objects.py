@@ -1,6 +1,7 @@
-"""The JSON files beside weights: configurations and lists of shards, read with limits and written whole."""
+"""JSON files: read with limits, because strangers wrote them, and written whole."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,11 +40,38 @@ def parse_object(raw: bytes, what: str) -> dict:
     return found
 
 
-def write_json(path: Path, fields: Mapping) -> None:
-    """Replace a JSON file in one rename; two spaces of indentation and sorted names, as the hub's own files have them."""
-    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def write_config(path: Path, fields: Mapping) -> None:
+    """Replace a configuration's file in one rename: two spaces of indentation and sorted names, as the hub's own files have them.
+
+    Raises:
+        ValueError: for a number that is not finite, which JSON has not.
+    """
+    _write(path, json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file of results in one rename, flushed to disk, so that a reader sees the old contents or the new.
+
+    Numbers that are not finite become null: results are not lost for one of them.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode() + b"\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

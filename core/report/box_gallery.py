@@ -11,9 +11,8 @@ from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import shown
 from diptych.core.report.charts.sheet import square
 from diptych.core.report.charts.thumbnails import Thumbnails
-from diptych.core.report.picture_grid import Cell, Colour, fitted, picture_grid
 from diptych.core.report.swatches import STYLE as SWATCHES
-from diptych.core.report.swatches import swatches
+from diptych.core.report.swatches import Colour, swatches
 
 TRUE: Colour = (24, 190, 120)
 PREDICTED: Colour = (255, 128, 16)
@@ -54,26 +53,13 @@ def with_boxes(located: Located, *, side: int = PAGE_SIDE) -> np.ndarray:
     The lines run along the inside of a box, the true one's more than twice as thick, so that equal boxes show both; a light rim keeps them
     apart from any picture.
     """
-    sheet = fitted(located.picture, side)
+    sheet = _fitted(located.picture, side)
     pen = ImageDraw.Draw(sheet)
     line = max(2, round(side / 90))
     _box(pen, sheet, located.true, TRUE, 2 * line + 1)
     if located.predicted is not None and np.isfinite(located.predicted).all():
         _box(pen, sheet, located.predicted, PREDICTED, line)
     return np.asarray(sheet)
-
-
-def box_grid(located: Sequence[Located], *, columns: int = 4, side: int = 220) -> np.ndarray:
-    """The gallery as one picture, phrase and IoU under each: uint8 [height, width, 3]."""
-    cells = [
-        Cell(
-            picture=with_boxes(each, side=side),
-            lines=(each.phrase, f"IoU {each.iou:.2f}" if _parsed(each) else "no box"),
-        )
-        for each in located
-    ]
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return picture_grid(rows, legend=LEGEND, side=side)
 
 
 def box_gallery(located: Sequence[Located], *, threshold: float = THRESHOLD) -> Markup:
@@ -116,3 +102,11 @@ def _box(pen: ImageDraw.ImageDraw, sheet: Image.Image, box: Box, colour: Colour,
         return
     pen.rectangle(corners, outline=HALO, width=line + 1)
     pen.rectangle(corners, outline=colour, width=line)
+
+
+def _fitted(picture: np.ndarray, side: int) -> Image.Image:
+    """A picture uint8 [height, width, 3] made as large as fits into a square of `side` pixels."""
+    image = Image.fromarray(picture)
+    share = side / max(image.size)
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.resize(size, Image.Resampling.LANCZOS if share < 1 else Image.Resampling.BICUBIC)

@@ -5,8 +5,7 @@ from typing import Any
 
 from diptych.core.evaluation.multilingual import MEAN
 from diptych.core.report.charts.numbers import percent
-from diptych.core.report.language_names import language_name
-from diptych.core.report.tables import text_table
+from diptych.core.report.tables import interval_text, language_title, text_table
 
 
 def evaluation_text(results: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +62,7 @@ def classification_text(results: Sequence[Mapping[str, Any]]) -> str:
                 f"{result['set']}{_skipped(result['data'])}",
                 name,
                 percent(accuracy),
-                _interval(interval),
+                interval_text(interval),
                 top_5,
                 percent(by_class),
                 percent(details["chance"]),
@@ -81,7 +80,7 @@ def _columns(direction: str, shown: Sequence[str]) -> list[str]:
 
 
 def _recalls(result: Mapping[str, Any], recalls: Sequence[str]) -> list[str]:
-    interval = _interval(result.get("intervals", {}).get(recalls[0]))
+    interval = interval_text(result.get("intervals", {}).get(recalls[0]))
     return [percent(result[recalls[0]]), interval, *(percent(result[name]) for name in recalls[1:])]
 
 
@@ -92,12 +91,7 @@ def _with_gap(cells: Sequence[str]) -> list[str]:
 def _language(code: str) -> str:
     if code == "und":
         return "all"
-    name = language_name(code)
-    return name if name == code else f"{name} ({code})"
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""
+    return language_title(code)
 
 
 def _skipped(data: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from diptych.core.evaluation.upsampling import upsample
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.sheet import square
 from diptych.core.report.charts.thumbnails import Thumbnails
-from diptych.core.report.picture_grid import Cell, picture_grid
 
 CHANNELS = 3
 TAILS = 0.02  # of the patches at either end of a component are shown as if they were at the end of the scale
@@ -91,26 +90,8 @@ def foreground_mask(features: np.ndarray) -> np.ndarray:
     return above if shares[0] <= shares[1] else ~above
 
 
-def patch_grid(pictures: Sequence[PatchPicture], *, columns: int = 4, side: int = 128) -> np.ndarray:
-    """Pictures, each with its patches' colours to the right, uint8 [height, width, 3].
-
-    Args:
-        pictures: at least one.
-        columns: pairs beside each other.
-        side: pixels of a picture.
-    """
-    cells = [
-        (Cell(picture=each.picture, lines=(each.name,) if each.name else ()), Cell(picture=colour_map(each)))
-        for each in pictures
-    ]
-    rows = [
-        [cell for pair in cells[start : start + columns] for cell in pair] for start in range(0, len(cells), columns)
-    ]
-    return picture_grid(rows, side=side)
-
-
 def patch_figure(pictures: Sequence[PatchPicture]) -> Markup:
-    """The same as a list for a page, names under the pairs."""
+    """Pictures, each with its patches' colours beside it, as a list for a page."""
     side = PAGE_SIDE
     shown = np.stack([square(picture, side) for each in pictures for picture in (each.picture, colour_map(each))])
     thumbnails = Thumbnails(shown, largest=side)

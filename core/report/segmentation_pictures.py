@@ -10,9 +10,8 @@ from diptych.core.data.sources.segmentation import IGNORE
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.sheet import square
 from diptych.core.report.charts.thumbnails import Thumbnails
-from diptych.core.report.picture_grid import Cell, Colour, picture_grid
 from diptych.core.report.swatches import STYLE as SWATCHES
-from diptych.core.report.swatches import swatches
+from diptych.core.report.swatches import Colour, swatches
 
 STRENGTH = 0.65
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -88,16 +87,8 @@ def classes_shown(pictures: Sequence[SegmentationPicture]) -> list[int]:
     return sorted(found)
 
 
-def segmentation_grid(
-    pictures: Sequence[SegmentationPicture], class_names: Sequence[str], *, side: int = 192
-) -> np.ndarray:
-    """A row a picture, the legend of the classes that occur at the foot: uint8 [height, width, 3]."""
-    rows = [[Cell(picture=shown) for shown in _three(each, len(class_names))] for each in pictures]
-    return picture_grid(rows, headings=HEADINGS, legend=_legend(pictures, class_names), side=side)
-
-
 def segmentation_figure(pictures: Sequence[SegmentationPicture], class_names: Sequence[str]) -> Markup:
-    """The same for a page: the legend, then the pictures."""
+    """The legend of the classes that occur, then picture, truth and answer in a row each, for a page."""
     shown = [square(picture, PAGE_SIDE) for each in pictures for picture in _three(each, len(class_names))]
     thumbnails = Thumbnails(np.stack(shown), largest=PAGE_SIDE)
     items = [

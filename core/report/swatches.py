@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from diptych.core.report.charts.markup import Markup, element
-from diptych.core.report.picture_grid import Colour
 
 STYLE = ".swatches li::before{background:var(--swatch)}\n"
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 
 def swatches(legend: Sequence[tuple[str, Colour]]) -> Markup:

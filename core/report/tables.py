@@ -22,7 +22,7 @@ def results_text(
     parts = [retrieval_table(name, results) for name, results in retrieval.items() if results]
     parts += [
         f"zero-shot, {name}: {_percent(result['accuracy'])} of {result['images']:,} images "
-        f"({_interval(result['interval'])}), largest class {_percent(result['chance'])}"
+        f"({interval_text(result['interval'])}), largest class {_percent(result['chance'])}"
         for name, result in zero_shot.items()
     ]
     return "\n\n".join(parts)
@@ -43,11 +43,11 @@ def retrieval_table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for code in codes:
         result = results[code]
-        shown = f"mean of {result.get('languages', len(codes) - 1)}" if code == MEAN else _language(code)
+        shown = f"mean of {result.get('languages', len(codes) - 1)}" if code == MEAN else language_title(code)
         cells = [
             cell
             for recall in recalls
-            for cell in (_percent(result[recall]), _interval(result.get("intervals", {}).get(recall)))
+            for cell in (_percent(result[recall]), interval_text(result.get("intervals", {}).get(recall)))
         ]
         rows.append([shown, *cells, f"{result['queries']:,}"])
     chances = [_percent(min(1.0, int(recall.partition("@")[2]) / gallery)) for recall in recalls]
@@ -75,7 +75,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _language(code: str) -> str:
+def language_title(code: str) -> str:
+    """The name of a language with its code: "German (de)"."""
     name = language_name(code)
     return name if name == code else f"{name} ({code})"
 
@@ -84,5 +85,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share >= 0.00995 or share == 0 else f"{100 * share:.2f}%"
 
 
-def _interval(bounds: Sequence[float] | None) -> str:
+def interval_text(bounds: Sequence[float] | None) -> str:
+    """An interval of shares in percent: "12.0-14.5"; nothing for none."""
     return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from diptych.core.files.atomic import replacing
 from diptych.core.training.tensorboard import TensorBoard
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -103,12 +104,8 @@ def _truncate(path: Path, step: int) -> None:
             )
     if not dropped:
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as file:
         file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _plain(value: object) -> object:

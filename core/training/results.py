@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core.training.run_folder import RunFolderError, write_json
+from diptych.core.files.json_objects import write_json
+from diptych.core.training.run_folder import RunFolderError
 
 FORMAT, VERSION = "diptych-run", 1
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from diptych.core.files.json_objects import write_json
 from diptych.core.training.card import command_line
 from diptych.core.training.checkpoint import remove_leftovers
 
@@ -138,17 +139,6 @@ class RunFolder:
         if self._lock_descriptor is not None:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a JSON file in one rename, flushed to disk, so that a reader sees the old contents or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 _ABSENT = object()

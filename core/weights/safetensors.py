@@ -17,7 +17,7 @@ import numpy as np
 
 from diptych.core.files.atomic import flush_to_disk, replacing
 from diptych.core.files.errors import WeightFileError
-from diptych.core.files.json_objects import parse_object, write_json
+from diptych.core.files.json_objects import parse_object, write_config
 from diptych.core.weights.files import (
     BFLOAT16,
     MAX_TENSORS,
@@ -167,7 +167,7 @@ def write_safetensors_folder(
     index = f"{stem}.safetensors.index.json"
     if len(shards) > 1:
         places = {name: names[shard] for name, shard in shard_of.items()}
-        write_json(folder / index, {"metadata": {"total_size": total}, "weight_map": places})
+        write_config(folder / index, {"metadata": {"total_size": total}, "weight_map": places})
         names.append(index)
     earlier = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
     for path in folder.iterdir():

@@ -1,12 +1,12 @@
 """The same search by faiss, where it is installed: all vectors exactly, or a graph of neighbours that is walked."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diptych.core.evaluation.nearest import NOT_FOUND
+from diptych.core.files.atomic import replacing
 
 ROWS_A_BLOCK = 65_536
 # Malkov and Yashunin 2016 (arXiv 1603.09320): links a vector, and how many candidates are kept when building and searching.
@@ -52,9 +52,8 @@ def nearest_by_hnsw(
         index.hnsw.efConstruction = BUILD_CANDIDATES
         _filled(index, vectors, allowed)
         if kept:
-            temporary = kept.with_name(f".{kept.name}.tmp")
-            faiss.write_index(index, str(temporary))
-            os.replace(temporary, kept)
+            with replacing(kept) as file:
+                faiss.write_index(index, file.name)
     index.hnsw.efSearch = max(LEAST_SEARCH_CANDIDATES, 2 * k)
     return _searched(index, queries, k, allowed)
 

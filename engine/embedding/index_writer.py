@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from diptych.core.files.atomic import flush_to_disk, replacing
-from diptych.core.training.run_folder import write_json
+from diptych.core.files.json_objects import write_json
 from diptych.engine.embedding.image_stream import GOOD, Item
 from diptych.engine.embedding.index_folder import (
     CARD,

@@ -5,12 +5,9 @@ images are kept before normalisation, as few-shot classification takes them. The
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +17,10 @@ import numpy as np
 from diptych import backends
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
-from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
+from diptych.engine.embedding.embedding_runs import Runs, fill, image_runs, text_runs
+from diptych.engine.embedding.image_stream import Item
 from diptych.engine.embedding.index_folder import IndexFolder, Part
 from diptych.engine.embedding.index_writer import IndexWriter
-from diptych.engine.embedding.progress import EmbeddingProgress
-
-COMMIT_SECONDS = 10.0
-TEXT_BATCH = 256
-
-Runs = Generator[tuple[list[Item], np.ndarray], None, None]  # items, and what the model makes of them
-
-
-class Stopped(Exception):
-    """A signal asked to stop; everything computed so far is kept."""
 
 
 @dataclass(frozen=True)
@@ -178,37 +166,14 @@ class StoredEmbeddings:
         start = writer.begin(part)
         going_on = f", going on at record {start[0]:,}" if start != (0, 0) else ""
         print(f"Embedding {name}: {len(source):,} records{going_on}", flush=True)
-        committed = time.monotonic()
-        stream = runs(source, start)
-        with closing(stream), EmbeddingProgress(part, records=len(source), start=start[0]) as progress:
-            for items, vectors in stream:
-                writer.append(items, vectors)
-                progress.update(items[-1].record + 1, len(items))
-                if self.stop.stop_requested:
-                    writer.commit()
-                    raise Stopped
-                if time.monotonic() - committed > COMMIT_SECONDS:
-                    writer.commit()
-                    committed = time.monotonic()
-        writer.finish()
+        fill(writer, part, runs(source, start), records=len(source), start=start, stop=self.stop)
 
     def _image_runs(self, source: Source, start: tuple[int, int]) -> Runs:
-        prepared = prepared_images(
-            source, self.encoder.processor, batch_size=self.batch_size, start=start, workers=self.workers
-        )
-        with closing(prepared):
-            for run in prepared:
-                yield run.items, embed_prepared(self._featurizer, run, self.batch_size)
+        processor, size, workers = self.encoder.processor, self.batch_size, self.workers
+        return image_runs(source, processor, self._featurizer, start, batch_size=size, workers=workers)
 
     def _text_runs(self, source: Source, start: tuple[int, int]) -> Runs:
-        stream = captions(source, start)
-        while items := list(islice(stream, TEXT_BATCH)):
-            good = [item.status == GOOD for item in items]
-            vectors = np.zeros((len(items), self.encoder.dim), np.float32)
-            if any(good):
-                texts = [item.caption for item in items if item.status == GOOD]
-                vectors[good] = self.encoder.embed_texts(texts, batch_size=TEXT_BATCH)
-            yield items, vectors
+        return text_runs(source, self.encoder, start)
 
 
 @dataclass(frozen=True)

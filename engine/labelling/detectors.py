@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.records import Box
-from diptych.core.data.regions import iou
+from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.region_labels import Detection
 
 Scorer = Callable[[Sequence[np.ndarray], Sequence[str]], np.ndarray]
@@ -112,7 +112,7 @@ def surest(detections: Sequence[Detection]) -> list[Detection]:
     kept: list[Detection] = []
     for one in sorted(detections, key=lambda detection: -detection.score):
         rivals = [other.box for other in kept if other.phrase == one.phrase]
-        if not rivals or iou(np.array(rivals), np.array(one.box)).max() < _SAME:
+        if not rivals or box_iou(np.array(rivals), np.array(one.box)).max() < _SAME:
             kept.append(one)
     return kept
 

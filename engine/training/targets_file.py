@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from diptych.core.data.examples.captioning import CaptionTargets
-from diptych.core.files.json_objects import read_json, write_json
+from diptych.core.files.json_objects import read_json, write_config
 
 
 def write_targets(folder: Path, targets: CaptionTargets) -> None:
@@ -14,7 +14,7 @@ def write_targets(folder: Path, targets: CaptionTargets) -> None:
         "prompts": list(targets.prompts),
         "separator": targets.separator,
     }
-    write_json(folder / "targets.json", fields)
+    write_config(folder / "targets.json", fields)
 
 
 def read_targets(folder: Path) -> CaptionTargets:

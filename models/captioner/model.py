@@ -16,7 +16,7 @@ from typing import Self
 import keras
 from keras import ops
 
-from diptych.core.files.json_objects import read_json, write_json
+from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.mapping import Table
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors
@@ -205,7 +205,7 @@ class Captioner(keras.layers.Layer):
         folder.mkdir(parents=True, exist_ok=True)
         readers = {name: _reader(variable) for name, variable in self.named_weights().items()}
         write_safetensors(folder / WEIGHTS_FILE, readers)
-        write_json(folder / CONFIG_FILE, {"model_type": "diptych_captioner", "config": asdict(self.config)})
+        write_config(folder / CONFIG_FILE, {"model_type": "diptych_captioner", "config": asdict(self.config)})
 
     @classmethod
     def from_folder(cls, folder: str | Path, **arguments) -> Self:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from diptych.core.files.json_objects import write_json
+from diptych.core.files.json_objects import write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.mapping import (
     CONV,
@@ -82,7 +82,7 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     """Writes `open_clip_config.json` and `open_clip_model.safetensors`."""
     fields = fields_of(config)
     write_safetensors_folder(folder, table(config).save(arrays), stem="open_clip_model")
-    write_json(folder / CONFIG_FILE, fields)
+    write_config(folder / CONFIG_FILE, fields)
 
 
 def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:

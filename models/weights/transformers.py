@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from diptych.core.files.json_objects import write_json
+from diptych.core.files.json_objects import write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.mapping import (
     CONV,
@@ -219,7 +219,7 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     """Writes `config.json` and the safetensors of a model."""
     fields = fields_of(config)
     write_safetensors_folder(folder, table(config).save(arrays), metadata={"format": "pt"})
-    write_json(folder / "config.json", fields)
+    write_config(folder / "config.json", fields)
 
 
 def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:

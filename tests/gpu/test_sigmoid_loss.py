@@ -28,7 +28,7 @@ def runnable() -> list[tuple[str, str]]:
         for name, of in backends.IMPLEMENTATIONS.items()
         if BACKEND in of and name not in ("chunked", "reference")
         for dtype in ROUNDOFF
-        if native.obstacle(name, device=device, dtype=dtype, width=768) is None
+        if native.obstacle(name, device=device, dtype=dtype) is None
     ]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.engine.embedding import embedding_runs
 from diptych.recipes import embed as recipe
 from tests.recipes.fake_encoder import ColourEmbedder, FakeEncoder
 
@@ -27,6 +28,6 @@ def slow_encoder(name: str) -> FakeEncoder:
 
 
 if __name__ == "__main__":
-    recipe.COMMIT_SECONDS = -1.0  # after every batch
+    embedding_runs.COMMIT_SECONDS = -1.0  # after every batch
     options = recipe.Embed(data=sys.argv[1], index=Path(sys.argv[2]), batch_size=2, texts=True)
     sys.exit(recipe.embed(options, slow_encoder))

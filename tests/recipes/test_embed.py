@@ -18,7 +18,6 @@ from diptych.engine.embedding.image_stream import GOOD, Item, images, prepared_i
 from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
-from diptych.recipes import embed as recipe
 from diptych.recipes.embed import Embed, embed
 from tests.core.data.pictures import MemorySource
 from tests.core.data.sources.content import COUNT, KEYS, write_folder, write_parquet, write_tars
@@ -152,7 +151,7 @@ def test_without_pyarrow_the_rows_are_lines_of_json(photos, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("at", [0, 1, 3, 4])
 def test_after_a_crash_nothing_committed_is_embedded_again(photos, tmp_path, monkeypatch, at):
-    monkeypatch.setattr(recipe, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr("diptych.engine.embedding.embedding_runs.COMMIT_SECONDS", -1.0)
     run(photos, tmp_path / "undisturbed")
     with pytest.raises(RuntimeError, match="as the test wants it"):
         run(photos, tmp_path / "index", failing(at, crash))
@@ -167,7 +166,7 @@ def test_after_a_crash_nothing_committed_is_embedded_again(photos, tmp_path, mon
 
 def test_what_was_written_after_the_last_commit_is_cut_off(photos, tmp_path, monkeypatch):
     run(photos, tmp_path / "undisturbed")
-    monkeypatch.setattr(recipe, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr("diptych.engine.embedding.embedding_runs.COMMIT_SECONDS", -1.0)
     with pytest.raises(RuntimeError):
         run(photos, tmp_path / "index", failing(2, crash))
     for name in ("vectors.npy", "rows.jsonl"):
@@ -290,7 +289,7 @@ def test_two_processes_do_not_write_into_one_folder(photos, tmp_path):
 
 
 def test_damage_is_named(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr("diptych.engine.embedding.embedding_runs.COMMIT_SECONDS", -1.0)
     with pytest.raises(RuntimeError):
         run(photos, tmp_path / "index", failing(3, crash))
     vectors = tmp_path / "index" / "vectors.npy"

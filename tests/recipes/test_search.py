@@ -12,7 +12,6 @@ from diptych.core.evaluation.nearest import NOT_FOUND, nearest
 from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw
 from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.failures import exit_status
-from diptych.recipes import embed as embed_recipe
 from diptych.recipes.embed import Embed, embed
 from diptych.recipes.search import Search, main, search
 from tests.recipes.fake_encoder import FakeEncoder
@@ -91,7 +90,7 @@ def test_what_is_found_does_not_depend_on_how_rows_are_kept(index, photos, tmp_p
 
 
 def test_an_unfinished_index_is_searched_as_far_as_it_goes(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(embed_recipe, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr("diptych.engine.embedding.embedding_runs.COMMIT_SECONDS", -1.0)
     encoder = FakeEncoder()
     whole = encoder.image_embedder.predict_on_batch
 

@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 
-def obstacle(implementation: str, *, device: jax.Device, dtype: str, width: int) -> str | None:
-    """Why an implementation cannot run on embeddings of this dtype and width on a device; None where it can."""
+def obstacle(implementation: str, *, device: jax.Device, dtype: str) -> str | None:
+    """Why an implementation cannot run on embeddings of this dtype on a device; None where it can."""
     if implementation == "pallas_gpu":
         capability = getattr(device, "compute_capability", None)
         if device.platform != "gpu" or capability != "9.0":

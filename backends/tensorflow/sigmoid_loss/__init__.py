@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 
-def obstacle(implementation: str, *, device: str, dtype: str, width: int) -> str | None:
-    """Why an implementation cannot run on embeddings of this dtype and width on a device; XLA takes all of them."""
+def obstacle(implementation: str, *, device: str, dtype: str) -> str | None:
+    """Why an implementation cannot run on embeddings of this dtype on a device; XLA takes all of them."""
     return None
 
 

@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-def obstacle(implementation: str, *, device: torch.device, dtype: str, width: int) -> str | None:
-    """Why an implementation cannot run on embeddings of this dtype and width on a device; None where it can."""
+def obstacle(implementation: str, *, device: torch.device, dtype: str) -> str | None:
+    """Why an implementation cannot run on embeddings of this dtype on a device; None where it can."""
     if implementation == "blocked" and device.type == "mps":
         return "it adds up in float64, which Metal does not have"
     if implementation != "triton":

@@ -23,7 +23,7 @@ from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.data.tokenizers.vocabularies import STRIP_PUNCTUATION, open_vocabulary
 from diptych.core.files.atomic import replacing
 from diptych.core.files.fields import Fields, read_fields
-from diptych.core.files.json_objects import write_json
+from diptych.core.files.json_objects import write_config
 
 OWN_FILE = "processor.json"
 OPEN_CLIP_FILE = "open_clip_config.json"
@@ -71,7 +71,7 @@ def write_own(folder: Path, parts: Parts) -> None:
     """Writes processor.json and the vocabulary as it is."""
     tokenizer = parts[1]
     _write_bytes(folder / tokenizer.file_name, tokenizer.data)
-    write_json(folder / OWN_FILE, own_settings(*parts))
+    write_config(folder / OWN_FILE, own_settings(*parts))
 
 
 def write_transformers(folder: Path, parts: Parts) -> None:
@@ -120,12 +120,12 @@ def write_transformers(folder: Path, parts: Parts) -> None:
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
     _write_bytes(folder / "tokenizer.json", text.encode("utf-8"))
     if isinstance(tokenizer, ClipTokenizer):
-        write_json(folder / "vocab.json", tokenizer.vocabulary)
+        write_config(folder / "vocab.json", tokenizer.vocabulary)
         merges = "".join(f"{first} {second}\n" for first, second in tokenizer.merges)
         _write_bytes(folder / "merges.txt", f"#version: 0.2\n{merges}".encode())
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "preprocessor_config.json", images)
+    write_config(folder / "special_tokens_map.json", special)
+    write_config(folder / "tokenizer_config.json", settings)
+    write_config(folder / "preprocessor_config.json", images)
 
 
 def _read_own(folder: Path) -> Parts:
@@ -180,7 +180,7 @@ def _own_pixels(fields: Fields) -> FixedSize | NaFlex:
 def _read_transformers(folder: Path) -> Parts:
     config = read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
     model_type = config.get("model_type", str, "")
-    pixels = read_images(_image_fields(folder, config), model_type)
+    pixels = read_images(_image_fields(folder), model_type)
     size = config.object("vision_config").optional("image_size", int)
     if isinstance(pixels, FixedSize) and size is not None and pixels.input_size != (size, size):
         raise ValueError(
@@ -201,7 +201,7 @@ def _context_length(folder: Path, config: Fields, tokenizer: Tokenizer) -> int:
     return config.object("text_config").count("max_position_embeddings", default, most=MOST_TOKENS)
 
 
-def _image_fields(folder: Path, config: Fields) -> Fields:
+def _image_fields(folder: Path) -> Fields:
     """The image processor's fields: version 5 nests them in processor_config.json, which comes first, as in transformers."""
     if (folder / "processor_config.json").is_file():
         nested = read_fields(folder / "processor_config.json").object("image_processor")

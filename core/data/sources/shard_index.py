@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import numpy as np
 
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.tar import Damage, scan
+from diptych.core.files.atomic import replacing
 
 IMAGE, TEXT, JSON = range(3)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
@@ -113,16 +112,10 @@ def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
 def _save(path: Path, shard_state: list[int], index: ShardIndex) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({"shard": shard_state, "keys": index.keys, "problems": index.problems})
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(
-                file,
-                described=np.frombuffer(described.encode(), np.uint8),
-                members=index.members,
-                starts=index.starts,
-            )
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as file:
+        np.savez(
+            file,
+            described=np.frombuffer(described.encode(), np.uint8),
+            members=index.members,
+            starts=index.starts,
+        )

@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that works offline, in light and dark, on a phone, and without scripts."""
 
-import os
 from pathlib import Path
 
+from diptych.core.files.atomic import replacing
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.run.page import render
 
@@ -20,8 +20,7 @@ def write_report(path: str | Path, data: ReportData) -> Path:
         The path.
     """
     path = Path(path)
-    page = render(data)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    page = render(data).encode("utf-8")
+    with replacing(path) as file:
+        file.write(page)
     return path

@@ -320,7 +320,7 @@ def test_embeddings_that_do_not_fit_are_refused(x, y):
 
 def test_the_room_says_what_it_runs_on():
     x = tf.ones([2, 2])
-    assert room.obstacle("xla", device=room.device_of(x), dtype="float32", width=2) is None
+    assert room.obstacle("xla", device=room.device_of(x), dtype="float32") is None
     assert re.fullmatch(r"(CPU|GPU):\d+", room.device_of(x))
     np.testing.assert_array_equal(room.known_value(x, wait=True), np.ones([2, 2]))
     assert room.known_value(3.0) == 3.0

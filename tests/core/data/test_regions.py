@@ -6,7 +6,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from diptych.core.data.records import BadExample, Record, Region
-from diptych.core.data.regions import BOX_ORDERS, box_area, box_text, iou, parse_box, relative_box
+from diptych.core.data.regions import BOX_ORDERS, box_area, box_iou, box_text, parse_box, relative_box
 
 UNIT = st.floats(0, 1)
 BINS = st.integers(2, 2000)
@@ -149,11 +149,11 @@ def test_boxes_that_are_not_finite_are_refused(number):
 
 @given(boxes(), boxes())
 def test_iou_is_symmetric_in_0_and_1_and_whole_for_a_box_with_itself(one, other):
-    agreement = float(iou(one, other))
-    assert agreement == float(iou(other, one))
+    agreement = float(box_iou(one, other))
+    assert agreement == float(box_iou(other, one))
     assert 0 <= agreement <= 1 + 1e-12
     if box_area(np.array(one)) > 1e-12:
-        assert float(iou(one, one)) == 1
+        assert float(box_iou(one, one)) == 1
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 12)] * 4), min_size=2, max_size=2))
@@ -167,11 +167,11 @@ def test_iou_counts_pixels(corners):
         found.append(box)
     either = (masks[0] | masks[1]).sum()
     expected = (masks[0] & masks[1]).sum() / either if either else 0.0
-    assert float(iou(*found)) == pytest.approx(expected, rel=1e-12)
+    assert float(box_iou(*found)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_iou_broadcasts_all_with_all():
     one, other = np.random.default_rng(0).random((3, 4)), np.random.default_rng(1).random((5, 4))
-    table = iou(one[:, None], other[None])
+    table = box_iou(one[:, None], other[None])
     assert table.shape == (3, 5)
-    assert table[2, 4] == iou(one[2], other[4])
+    assert table[2, 4] == box_iou(one[2], other[4])

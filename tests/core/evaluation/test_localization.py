@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.refcoco import Referral
-from diptych.core.evaluation.localization import RefcocoSplits, accuracy_at_iou, box_iou, phrase_ious
+from diptych.core.evaluation.localization import RefcocoSplits, accuracy_at_iou, phrase_ious
 
 GRID = 12
 BOX = (0.2, 0.2, 0.6, 0.8)

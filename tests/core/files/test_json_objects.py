@@ -3,21 +3,21 @@
 import pytest
 
 from diptych.core.files.errors import WeightFileError
-from diptych.core.files.json_objects import MAX_BYTES, read_json, write_json
+from diptych.core.files.json_objects import MAX_BYTES, read_json, write_config, write_json
 
 
 def test_what_is_written_is_read_and_laid_out_as_on_the_hub(tmp_path):
     fields = {"b": [1, 2.5, None], "a": {"text": "é"}}
-    write_json(tmp_path / "config.json", fields)
+    write_config(tmp_path / "config.json", fields)
     assert read_json(tmp_path / "config.json") == fields
     assert (tmp_path / "config.json").read_text(encoding="utf-8").startswith('{\n  "a": {\n    "text": "é"\n')
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()])
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, value):
-    write_json(tmp_path / "config.json", {"a": 1})
+    write_config(tmp_path / "config.json", {"a": 1})
     with pytest.raises((ValueError, TypeError)):
-        write_json(tmp_path / "config.json", {"a": value})
+        write_config(tmp_path / "config.json", {"a": value})
     assert read_json(tmp_path / "config.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -39,3 +39,13 @@ def test_anything_but_an_object_of_modest_size_is_refused(tmp_path, raw, reason)
     (tmp_path / "config.json").write_bytes(raw)
     with pytest.raises(WeightFileError, match=reason):
         read_json(tmp_path / "config.json")
+
+
+def test_numbers_that_json_has_not_become_null(tmp_path):
+    write_json(tmp_path / "results.json", {"recall": float("nan"), "all": [1.5, float("inf")]})
+    assert read_json(tmp_path / "results.json") == {"recall": None, "all": [1.5, None]}
+
+
+def test_results_keep_the_order_of_their_names(tmp_path):
+    write_json(tmp_path / "results.json", {"b": 1, "a": 2})
+    assert list(read_json(tmp_path / "results.json")) == ["b", "a"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.core.report.box_gallery import PREDICTED, STYLE, TRUE, Located, box_gallery, box_grid, with_boxes
+from diptych.core.report.box_gallery import PREDICTED, STYLE, TRUE, Located, box_gallery, with_boxes
 
 DARK = np.full((50, 100, 3), 20, np.uint8)
 BOX = (0.2, 0.1, 0.8, 0.5)
@@ -59,9 +59,3 @@ def test_cards_say_how_much_the_boxes_overlap():
     assert "var(--swatch)" in STYLE
     loose = box_gallery([located((0.2, 0.1, 0.8, 0.2))], threshold=0.25)
     assert 'class="right"' in loose
-
-
-def test_the_gallery_as_one_picture():
-    grid = box_grid([located(BOX, "a long phrase " * 9), located(None), located(BOX)], columns=2, side=90)
-    assert grid.dtype == np.uint8
-    assert (grid == np.array(TRUE)).all(axis=2).sum() > 3 * 90

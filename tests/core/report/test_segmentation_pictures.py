@@ -10,7 +10,6 @@ from diptych.core.report.segmentation_pictures import (
     classes_shown,
     coloured,
     segmentation_figure,
-    segmentation_grid,
 )
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -55,7 +54,3 @@ def test_the_legend_names_what_is_shown():
     assert "R&amp;D" in page
     assert "never" not in page
     assert "sea" not in page
-    grid = segmentation_grid([each, each], names, side=64)
-    assert grid.dtype == np.uint8
-    swatch = (grid == class_colours(4)[2]).all(axis=2)
-    assert swatch.sum() > 80

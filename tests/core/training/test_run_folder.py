@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core.training.run_folder import ConfigMismatch, RunFolder, RunFolderError, write_json
+from diptych.core.files.json_objects import write_json
+from diptych.core.training.run_folder import ConfigMismatch, RunFolder, RunFolderError
 from tests.core.weights.flushes import lost, record_flushes
 
 HOLD = "import sys; from diptych.core.training.run_folder import RunFolder\nwith RunFolder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"

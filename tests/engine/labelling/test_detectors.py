@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.data.emoji.scenes import SceneSource
-from diptych.core.data.regions import iou
+from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.region_labels import Detection, label_regions
 from diptych.core.data.tokenizers.clip_bpe import released_vocabulary
 from diptych.engine.labelling.detectors import OwlDetector, SegmentDetector, connected_parts, owl_boxes, surest
@@ -81,7 +81,7 @@ def test_scenes_are_labelled_by_their_names(tmp_path):
     for index in range(len(scenes)):
         truth = [thing.box for thing in scenes.objects_of(index)]
         found = [region.box for region in labelled.record(index).regions] or [(0.0, 0.0, 0.0, 0.0)]
-        best = iou(np.array(truth)[:, None], np.array(found)[None]).max(axis=1)
+        best = box_iou(np.array(truth)[:, None], np.array(found)[None]).max(axis=1)
         hit, total = hit + int((best > 0.5).sum()), total + len(truth)
     assert hit / total > 0.6
 

@@ -1,0 +1,72 @@
+"""From a source to an index: images or captions embedded run by run, appended, and committed every few seconds."""
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from diptych.core.data.records import Source
+from diptych.core.training.signals import StopSignals
+from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
+from diptych.engine.embedding.index_folder import Part
+from diptych.engine.embedding.index_writer import IndexWriter
+from diptych.engine.embedding.progress import EmbeddingProgress
+
+COMMIT_SECONDS = 10.0
+TEXT_BATCH = 256
+
+Runs = Generator[tuple[list[Item], np.ndarray], None, None]
+"""Items, and what the model makes of them, float32 [items, dim]."""
+
+
+class Stopped(Exception):
+    """A signal asked to stop; everything computed so far is kept."""
+
+
+def image_runs(
+    source: Source, processor: Any, encoder: Any, start: tuple[int, int], *, batch_size: int, workers: int | None
+) -> Runs:
+    """The images of a source from (record, image) on, prepared by a processor; `encoder` is as for `embed_prepared`."""
+    prepared = prepared_images(source, processor, batch_size=batch_size, start=start, workers=workers)
+    with closing(prepared):
+        for run in prepared:
+            yield run.items, embed_prepared(encoder, run, batch_size)
+
+
+def text_runs(source: Source, encoder: Any, start: tuple[int, int]) -> Runs:
+    """The captions of a source from (record, caption) on; those that cannot be used have vectors of zeros."""
+    stream = captions(source, start)
+    while items := list(islice(stream, TEXT_BATCH)):
+        good = [item.status == GOOD for item in items]
+        vectors = np.zeros((len(items), encoder.dim), np.float32)
+        if any(good):
+            texts = [item.caption for item in items if item.status == GOOD]
+            vectors[good] = encoder.embed_texts(texts, batch_size=TEXT_BATCH)
+        yield items, vectors
+
+
+def fill(
+    writer: IndexWriter, part: Part, runs: Runs, *, records: int, start: tuple[int, int], stop: StopSignals
+) -> EmbeddingProgress:
+    """Writes a part of an index to its end; returns the progress, which knows the speed.
+
+    Raises:
+        Stopped: a signal came; what was embedded is committed.
+    """
+    committed = time.monotonic()
+    with closing(runs), EmbeddingProgress(part, records=records, start=start[0]) as progress:
+        for items, vectors in runs:
+            writer.append(items, vectors)
+            progress.update(items[-1].record, len(items))  # of that record more may follow
+            if stop.stop_requested:
+                writer.commit()
+                raise Stopped
+            if time.monotonic() - committed > COMMIT_SECONDS:
+                writer.commit()
+                committed = time.monotonic()
+        progress.update(records, 0)
+    writer.finish()
+    return progress
