@@ -8,10 +8,10 @@
     nox -s quick                    what one runs while working
     nox -s thorough                 what is long by nature, before a change is called done
 
-Sessions that need Keras share one virtual environment with all three frameworks, `.nox/everything` (3 GB, a minute and a
-half to install), made by the session of that name with the Python that runs nox. It is for CPUs: torch's CPU build, from
-TORCH_INDEX_URL where the package index in use does not have it, and tensorflow-cpu. `gpu` alone installs builds for CUDA,
-of jax and torch: tensorflow's needs another CUDA than theirs.
+Sessions that need Keras share one virtual environment with all three frameworks, `.nox/everything` (3 GB, a minute and
+a half to install), made by the session of that name with the Python that runs nox. It is for CPUs: torch's CPU build,
+from TORCH_INDEX_URL where the package index in use does not have it, and tensorflow-cpu. `gpu` alone installs builds
+for CUDA, of jax and torch: tensorflow's needs another CUDA than theirs.
 """
 
 import hashlib

@@ -43,20 +43,21 @@ def train_step(
     """One optimizer step on the current backend: `step(batch) -> logs`.
 
     The three `TrainStep` classes keep one contract:
-      - One forward and one backward pass: value and gradients of the objective's weighted terms. With `micro_batches` = k > 1 the
-        batch goes in k pieces, for a k-th of the activations. What compares examples is embedded first without gradients, the loss
-        and the gradients of all its embeddings are computed at once, and each piece is embedded again to carry them to the weights
-        (Gao et al. 2021, "GradCache"): the same gradient, every pair contrasted. Terms whose examples are independent are computed
-        in that second pass alone, and are means over the pieces.
+      - One forward and one backward pass: value and gradients of the objective's weighted terms. With `micro_batches` =
+        k > 1 the batch goes in k pieces, for a k-th of the activations. What compares examples is embedded first
+        without gradients, the loss and the gradients of all its embeddings are computed at once, and each piece is
+        embedded again to carry them to the weights (Gao et al. 2021, "GradCache"): the same gradient, every pair
+        contrasted. Terms whose examples are independent are computed in that second pass alone, and are means over the
+        pieces.
       - Before it, `objective.prepare` may choose from the batch, without gradients.
       - Gradients are clipped by their global norm over the trained weights, the optimizer is applied, then the moving
-        average and the teacher take in the new weights, the objective's own variables their updates, and untrained weights
-        what the forward pass made of them (moving statistics), each piece moving them once.
+        average and the teacher take in the new weights, the objective's own variables their updates, and untrained
+        weights what the forward pass made of them (moving statistics), each piece moving them once.
       - Where the loss or the norm is not finite, nothing changes, the optimizer's counter included.
       - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
-      - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving them: between
-        steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign the variables; the next
-        step picks them up.
+      - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving
+        them: between steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign
+        the variables; the next step picks them up.
       - `step.compilations` counts the shapes of batches it has been compiled for.
 
     Args:
@@ -67,10 +68,10 @@ def train_step(
         ema: a `diptych.core.training.ema.Ema`, or None.
         teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
-        placement: a `Placement`; the devices of this process share each batch by rows, and each holds all of the state. More
-            than one device on jax alone; more than one process nowhere yet.
-        compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The other two
-            frameworks compile every step.
+        placement: a `Placement`; the devices of this process share each batch by rows, and each holds all of the state.
+            More than one device on jax alone; more than one process nowhere yet.
+        compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
+            other two frameworks compile every step.
 
     Raises:
         ValueError: there are fewer devices, or the backend is another; or there are several processes.
@@ -78,13 +79,14 @@ def train_step(
     options = {"clip_norm": clip_norm, "ema": ema, "teacher": teacher, "micro_batches": micro_batches}
     if placement.processes != 1:
         raise ValueError(
-            f"A step was to be taken by {placement.processes} processes together, which is not done yet: start one process a machine."
+            f"A step was to be taken by {placement.processes} processes together, which is not done yet: start one "
+            "process a machine."
         )
     if placement.devices != 1:
         if name() != "jax":
             raise ValueError(
-                f"A step was to be spread over {placement.devices} devices, which is done on jax; Keras runs on {name()}. There, "
-                "`distributed_sigmoid_loss` is the loss for a loop of your own."
+                f"A step was to be spread over {placement.devices} devices, which is done on jax; Keras runs on "
+                f"{name()}. There, `distributed_sigmoid_loss` is the loss for a loop of your own."
             )
         options["devices"] = placement.devices
     if compiler is not None and name() == "torch":

@@ -1,7 +1,8 @@
 """Cases of the sigmoid loss, shared by tests and benchmarks: sizes, scale, bias, and embeddings drawn for them.
 
 Scale and bias decide which pairs count. At SigLIP's first scale and bias the negatives carry about a hundredth of the
-gradient, in a trained model positives and hard negatives share it; a check on one regime alone passes a loss without the other.
+gradient, in a trained model positives and hard negatives share it; a check on one regime alone passes a loss without
+the other.
 """
 
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ REGIMES: dict[str, dict[str, float]] = {
     "trained": {"logit_scale": 112.0, "logit_bias": -16.5, "positive_cosine": 0.15},
     "balanced": {"logit_scale": 10.0, "logit_bias": -2.0, "positive_cosine": 0.3},
 }
-"""Scale, bias and cosine of pairs: as SigLIP starts (section 3.2), of a loss of a few hundredths, as the released SigLIP 2
-models have them, and one in which positives and negatives count alike in small batches."""
+"""Scale, bias and cosine of pairs: as SigLIP starts (section 3.2), of a loss of a few hundredths, as the released
+SigLIP 2 models have them, and one in which positives and negatives count alike in small batches."""
 
 SHAPES: dict[str, dict[str, int]] = {
     "square": {"images": 96, "texts": 96, "width": 64},

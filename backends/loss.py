@@ -1,7 +1,7 @@
 """The sigmoid loss as one function on every backend: arguments are checked, an implementation is chosen, and it runs.
 
-The definition is `diptych.core.losses.contrastive.sigmoid_loss`. What runs is exact in value and in all four gradients, in
-memory linear in the batch, unless "reference" is asked for. docs/sigmoid_loss.md explains how.
+The definition is `diptych.core.losses.contrastive.sigmoid_loss`. What runs is exact in value and in all four gradients,
+in memory linear in the batch, unless "reference" is asked for. docs/sigmoid_loss.md explains how.
 """
 
 import logging
@@ -37,23 +37,25 @@ def sigmoid_loss(
     forward_only: bool = False,
     check_normalized: bool = False,
 ):
-    """The pairwise sigmoid loss, L = -(1/n) Σ_i Σ_j log σ(±(t x_i·y_j + b)), plus for the pairs j = i + offset, minus else.
+    """The pairwise sigmoid loss, L = -(1/n) Σ_i Σ_j log σ(±(t x_i·y_j + b)), plus for the pairs j = i + offset, minus
+    else.
 
     Value and gradients are computed in one sweep over blocks of pairs (6 m n dim operations), without the matrix of all
-    pairs; in evaluation, where nothing is differentiated, in a third of that. It can be differentiated once. On jax, under a
-    `keras.distribution` over several devices, the batch is the global one, and the sweep is spread over the devices.
+    pairs; in evaluation, where nothing is differentiated, in a third of that. It can be differentiated once. On jax,
+    under a `keras.distribution` over several devices, the batch is the global one, and the sweep is spread over the
+    devices.
 
     Args:
-        image_embeddings: `[m, dim]`, float32, bfloat16 or float16 (float64 is computed in float32); L2-normalised, as the
-            towers return them.
+        image_embeddings: `[m, dim]`, float32, bfloat16 or float16 (float64 is computed in float32); L2-normalised, as
+            the towers return them.
         text_embeddings: `[n, dim]`; where one is float32 and the other not, both are taken in float32.
         logit_scale, logit_bias: scalars t > 0 and b.
         implementation: a name in `IMPLEMENTATIONS`, which runs or raises; None chooses.
-        dtype: what the embeddings are converted to first. In bfloat16 and float16 the products run on matrix units; sums,
-            positive pairs and gradients are float32 all the same.
+        dtype: what the embeddings are converted to first. In bfloat16 and float16 the products run on matrix units;
+            sums, positive pairs and gradients are float32 all the same.
         offset: image i is paired with text i + offset; where that is none, with none. For a part of a larger batch.
-        denominator: the number of images of the whole batch; needed where m and n differ or offset is not 0. The losses of
-            the parts of a batch, and their gradients, add up to those of the batch.
+        denominator: the number of images of the whole batch; needed where m and n differ or offset is not 0. The losses
+            of the parts of a batch, and their gradients, add up to those of the batch.
         forward_only: no gradient is wanted; differentiating raises. Only tensorflow needs to be told.
         check_normalized: look at the embeddings' lengths, which waits for the device.
 
@@ -62,8 +64,10 @@ def sigmoid_loss(
 
     Raises:
         TypeError: for embeddings that are not floating point.
-        ValueError: for shapes that do not fit, an empty batch, a scale or bias that is not finite (where its value is at
-            hand), embeddings that are not normalised when that is checked, an implementation that is unknown or cannot run.
+        ValueError: for shapes that do not fit, an empty batch, a scale or bias that is not finite (where its value is
+        at
+            hand), embeddings that are not normalised when that is checked, an implementation that is unknown or cannot
+            run.
 
     Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1, algorithm 1, section 3.3.
     """
@@ -93,11 +97,12 @@ def sigmoid_loss_and_gradients(
 ):
     """The loss with its gradients, computed together: what gradient caching over micro-batches needs.
 
-    Arguments and errors as for `sigmoid_loss`; implementations written in Keras have no explicit gradient and are refused.
+    Arguments and errors as for `sigmoid_loss`; implementations written in Keras have no explicit gradient and are
+    refused.
 
     Returns:
-        A named tuple of float32: loss, image_embeddings `[m, dim]`, text_embeddings `[n, dim]`, logit_scale, logit_bias; the
-        last four are the gradients of the loss with respect to the arguments of these names.
+        A named tuple of float32: loss, image_embeddings `[m, dim]`, text_embeddings `[n, dim]`, logit_scale,
+        logit_bias; the last four are the gradients of the loss with respect to the arguments of these names.
     """
     x, y, scalars = _arguments(image_embeddings, text_embeddings, logit_scale, logit_bias, dtype, check_normalized)
     denominator = _check_part(x, y, offset, denominator)
@@ -120,20 +125,21 @@ def distributed_sigmoid_loss(
     forward_only: bool = False,
     check_normalized: bool = False,
 ):
-    """The loss of a batch that is spread over devices, divided by the global number of images; the same on every device.
+    """The loss of a batch that is spread over devices, divided by the global number of images; the same on every
+    device.
 
     Args:
-        image_embeddings, text_embeddings: `[n, dim]`. On torch and tensorflow this process's or replica's own pairs, as many
-            on each; on jax the global arrays, spread by rows over a mesh.
+        image_embeddings, text_embeddings: `[n, dim]`. On torch and tensorflow this process's or replica's own pairs, as
+            many on each; on jax the global arrays, spread by rows over a mesh.
         logit_scale, logit_bias: scalars t and b, the same on every device.
-        group: on jax a pair (`jax.sharding.Mesh`, name of the axis), None for the current `keras.distribution`; on torch a
-            process group, None for all processes; on tensorflow None, for the current replica context.
+        group: on jax a pair (`jax.sharding.Mesh`, name of the axis), None for the current `keras.distribution`; on
+            torch a process group, None for all processes; on tensorflow None, for the current replica context.
         exchange: "ring", in which the texts travel from device to device, in memory of one shard, or "gather", in which
             every device gets all texts. None for "ring", on tensorflow for "gather", the only one it has.
-        gradients: "sum": embeddings get the gradient of the global loss; t and b get this device's part, and the sum over
-            the devices is the whole. "mean": all are multiplied by the number of devices, for training that averages
-            gradients over them (torch's `DistributedDataParallel`; Keras' `add_loss` under a `tf.distribute` strategy). jax
-            has the global gradient as it is, and "sum" alone.
+        gradients: "sum": embeddings get the gradient of the global loss; t and b get this device's part, and the sum
+            over the devices is the whole. "mean": all are multiplied by the number of devices, for training that
+            averages gradients over them (torch's `DistributedDataParallel`; Keras' `add_loss` under a `tf.distribute`
+            strategy). jax has the global gradient as it is, and "sum" alone.
         implementation, dtype, forward_only, check_normalized: as for `sigmoid_loss`.
 
     Raises:
@@ -171,8 +177,8 @@ def choose_implementation(implementation: str | None = None, *, dtype: str = "fl
         )
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
-            f"Unknown implementation {implementation!r} of the sigmoid loss: expected one of {', '.join(IMPLEMENTATIONS)}, "
-            "or None to choose."
+            f"Unknown implementation {implementation!r} of the sigmoid loss: expected one of "
+            f"{', '.join(IMPLEMENTATIONS)}, or None to choose."
         )
     here = [known for known, backends in IMPLEMENTATIONS.items() if name() in backends]
     if implementation not in here:
@@ -204,8 +210,8 @@ def _choose_native(implementation, x) -> str:
     chosen = _choose_for(implementation, x)
     if chosen in WRITTEN_IN_KERAS:
         raise ValueError(
-            f"implementation={chosen!r} of the sigmoid loss is written in Keras operations and has no gradient or exchange of "
-            "its own: expected one that has, or None."
+            f"implementation={chosen!r} of the sigmoid loss is written in Keras operations and has no gradient or "
+            "exchange of its own: expected one that has, or None."
         )
     return chosen
 
@@ -239,7 +245,8 @@ def _arguments(image_embeddings, text_embeddings, logit_scale, logit_bias, dtype
         known = native.known_value(_value(value))
         if known is not None and (known.size != 1 or not np.isfinite(known).all()):
             raise ValueError(
-                f"{argument} must be one finite number, got {known.tolist()}: has training diverged, or was log(t) given for t?"
+                f"{argument} must be one finite number, got {known.tolist()}: has training diverged, or was log(t) "
+                "given for t?"
             )
     if check_normalized:
         for argument, array in given.items():
@@ -262,8 +269,8 @@ def _check_part(x, y, offset, denominator) -> int:
     if denominator is None:
         if offset != 0 or x.shape[0] != y.shape[0]:
             raise ValueError(
-                f"Got {x.shape[0]} images and {y.shape[0]} texts with offset {offset}: row i of each must belong together. For a "
-                "part of a larger batch, give its number of images as denominator."
+                f"Got {x.shape[0]} images and {y.shape[0]} texts with offset {offset}: row i of each must belong "
+                "together. For a part of a larger batch, give its number of images as denominator."
             )
         return x.shape[0]
     if denominator < 1:

@@ -1,4 +1,5 @@
-"""The numbers that every implementation of the sigmoid loss shares; plain Python, so that each framework's room may use it.
+"""The numbers that every implementation of the sigmoid loss shares; plain Python, so that each framework's room may use
+it.
 
 docs/sigmoid_loss.md has the derivations.
 """
@@ -19,7 +20,9 @@ A kernel's own logarithm of 1 + e is off by e's rounding below 1e-6, and 0 below
 """
 
 FLOAT16_SCALE = 2.0**15
-"""What probabilities are multiplied by before they are rounded to float16: at a bias of -10 they are near its smallest."""
+"""What probabilities are multiplied by before they are rounded to float16: at a bias of -10 they are near its
+smallest.
+"""
 
 
 def block_size(length: int, largest: int, multiple: int) -> int:
@@ -30,8 +33,8 @@ def block_size(length: int, largest: int, multiple: int) -> int:
     """
     if length < 1 or multiple < 1 or largest < multiple or largest % multiple:
         raise ValueError(
-            f"Cannot cut a length of {length} into blocks of at most {largest}: expected a length of at least 1, and a largest "
-            f"block that is a multiple of {multiple}."
+            f"Cannot cut a length of {length} into blocks of at most {largest}: expected a length of at least 1, and a "
+            f"largest block that is a multiple of {multiple}."
         )
     blocks = -(-length // largest)
     return -(-length // (blocks * multiple)) * multiple

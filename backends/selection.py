@@ -30,7 +30,8 @@ def select_backend() -> str:
     chosen = os.environ.get("KERAS_BACKEND")
     if chosen and chosen not in BACKENDS:
         raise BackendNotAvailable(
-            f"KERAS_BACKEND={chosen!r} is not a backend of diptych: expected one of {', '.join(BACKENDS)}. {_choice(installed)}"
+            f"KERAS_BACKEND={chosen!r} is not a backend of diptych: expected one of {', '.join(BACKENDS)}. "
+            f"{_choice(installed)}"
         )
     if not installed:
         raise BackendNotAvailable(
@@ -47,7 +48,8 @@ def select_backend() -> str:
             f"Call select_backend() before the first import of keras, or set KERAS_BACKEND={backend} in the shell."
         )
     os.environ["KERAS_BACKEND"] = backend
-    # Keras imports tensorflow where it is installed, whatever the backend, and tensorflow greets with a screenful of notes.
+    # Keras imports tensorflow where it is installed, whatever the backend, and tensorflow greets with a screenful of
+    # notes.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return backend
 

@@ -1,16 +1,17 @@
-"""Whether balanced data make a less biased model: the same towers trained on a biased source, on its balanced view, and on as few of it.
+"""Whether balanced data make a less biased model: the same towers trained on a biased source, on its balanced view, and
+on as few of it.
 
     KERAS_BACKEND=jax python -m benchmarks.balancing
 
-The source is `benchmarks.balancing_pictures`: most things go with the amber team nine times of ten. Training is the same in all runs of a
-seed: initial weights, steps, rate; only the records differ. Biases are `core.evaluation.fairness`'s, on drawings by a designer never
-trained on:
+The source is `benchmarks.balancing_pictures`: most things go with the amber team nine times of ten. Training is the
+same in all runs of a seed: initial weights, steps, rate; only the records differ. Biases are
+`core.evaluation.fairness`'s, on drawings by a designer never trained on:
 
   - representation: pictures without a frame, the text "the amber team" against "the violet team";
   - association: the same pictures in a frame of either team, and what thing they are taken for.
 
-"As few" are random records of the biased source, as many as balancing keeps: less data alone is not what lowers a bias. Writes the
-results, and the table in docs/balancing.md.
+"As few" are random records of the biased source, as many as balancing keeps: less data alone is not what lowers a bias.
+Writes the results, and the table in docs/balancing.md.
 """
 
 import argparse
@@ -75,7 +76,9 @@ class Judge:
         )
 
     def __call__(self, model) -> dict[str, Any]:
-        """Both biases; how many things of pictures without a frame are told right, and how many frames of the others."""
+        """Both biases; how many things of pictures without a frame are told right, and how many frames of the
+        others.
+        """
         amber, violet = self._texts(model, [pictures.team_text(team) for team in pictures.TEAMS])
         things = self._texts(model, pictures.names())
         neutral, framed = (self._images(model, some) for some in (self._neutral, self._framed))
@@ -152,7 +155,8 @@ def rows_of(seed: int, *, steps: int) -> list[dict[str, Any]]:
         row = rows[-1]
         print(
             f"seed {seed}, {data}: {row['records']:,} records, {row['ambers']:.0%} amber; representation bias "
-            f"{row['representation']:+.3f}, association {row['association_mean']:.3f}, things {row['accuracy']:.0%}, {row['seconds']:.0f} s",
+            f"{row['representation']:+.3f}, association {row['association_mean']:.3f}, things {row['accuracy']:.0%}, "
+            f"{row['seconds']:.0f} s",
             flush=True,
         )
     return rows
@@ -177,7 +181,8 @@ def write_table(results: Mapping[str, Any], page: Path = PAGE) -> Path:
     if not (begin and end):
         raise ValueError(f"{page} lacks the marks {BEGIN!r} and {END!r}, between which the table goes.")
     seeds = len({row["seed"] for row in results["rows"]})
-    said = f"{results['steps']:,} steps of {BATCH} on {results['backend']}, {seeds} seeds, in percent: mean ± 95% t-interval."
+    said = f"{results['steps']:,} steps of {BATCH} on {results['backend']}, {seeds} seeds"
+    said += ", in percent: mean ± 95% t-interval."
     page.write_text(f"{before}{begin}\n{said}\n\n{table(results)}\n{end}{after}", encoding="utf-8")
     return page
 

@@ -19,8 +19,9 @@ def take_turns(
         rivals: contestant -> the one it is compared with.
 
     Returns:
-        name -> "ms" and "fastest_ms" of a call by the clock, "cpu_ms" of this process's threads, and how the rival compares:
-        "ratio" and "cpu_ratio", the medians over the rounds of own time / the rival's. Above 1, the rival is the faster.
+        name -> "ms" and "fastest_ms" of a call by the clock, "cpu_ms" of this process's threads, and how the rival
+        compares: "ratio" and "cpu_ratio", the medians over the rounds of own time / the rival's. Above 1, the rival is
+            the faster.
     """
     for call in contestants.values():
         call()

@@ -2,18 +2,18 @@
 
     KERAS_BACKEND=jax python -m benchmarks.contrastive_losses
 
-Each cell of (seed, batch size, loss) is one run of `recipes.siglip` or `recipes.clip` in a folder of its own: same towers,
-data, order of the data, initial weights, optimizer and number of examples. What is not the default recipe's:
+Each cell of (seed, batch size, loss) is one run of `recipes.siglip` or `recipes.clip` in a folder of its own: same
+towers, data, order of the data, initial weights, optimizer and number of examples. What is not the default recipe's:
 
   - captions are English, one an image, all the way: the default's opening, and the cheapest way to a recall to compare;
   - warm-up takes 3/16 of the run, since a short run's twentieth is too short a warm-up;
-  - the peak rate is 1e-3 · sqrt(batch size / 128) for both losses. 1e-3 was chosen for the sigmoid loss at 128; nothing was
-    tuned here.
+  - the peak rate is 1e-3 · sqrt(batch size / 128) for both losses. 1e-3 was chosen for the sigmoid loss at 128; nothing
+    was tuned here.
 
 Each loss starts where its paper starts it: sigmoid at t = 10 and the bias of its batch, softmax at t = 1 / 0.07.
 
-Cells run seed by seed. A finished cell is a line of RUN_DIR/cells.jsonl; the same command again goes on with the others,
-within a cell from its checkpoint. With every cell there it only writes table and figure
+Cells run seed by seed. A finished cell is a line of RUN_DIR/cells.jsonl; the same command again goes on with the
+others, within a cell from its checkpoint. With every cell there it only writes table and figure
 (`benchmarks.contrastive_losses_page`).
 """
 
@@ -127,8 +127,8 @@ def finished_rows(run_dir: Path, wanted: list[Cell]) -> dict[Cell, dict]:
     if any(cell.examples != wanted[0].examples for cell in rows):
         stored = sorted({cell.examples for cell in rows})
         raise ValueError(
-            f"{path} holds runs of {stored} examples, and {wanted[0].examples} are asked for. Give the same --examples, or "
-            "another --run-dir."
+            f"{path} holds runs of {stored} examples, and {wanted[0].examples} are asked for. Give the same "
+            "--examples, or another --run-dir."
         )
     return {cell: rows[cell] for cell in wanted if cell in rows}
 

@@ -1,4 +1,6 @@
-"""The table and the figure of `benchmarks.contrastive_losses`: means over seeds with 95% intervals, paired differences."""
+"""The table and the figure of `benchmarks.contrastive_losses`: means over seeds with 95% intervals, paired
+differences.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -193,8 +195,8 @@ def write_page(results: Mapping[str, Any], *, planned: int, page: Path = PAGE, p
     count = len(results["cells"])
     note = "" if count == planned else f" {planned - count} of the {planned} planned runs were not done."
     summary = (
-        f"{count} runs of {results['examples']:,} pairs each on {results['backend']}, in percent: mean over the seeds ± 95% "
-        f"t-interval.{note}"
+        f"{count} runs of {results['examples']:,} pairs each on {results['backend']}, in percent: mean over the seeds "
+        f"± 95% t-interval.{note}"
     )
     page.write_text(f"{before}{begin}\n{summary}\n\n{table(results)}\n{end}{after}", encoding="utf-8")
     picture.write_text(figure(results), encoding="utf-8")

@@ -1,16 +1,18 @@
-"""Images and texts embedded per second: ours against transformers and keras-hub, with the same weights and batch, in one run.
+"""Images and texts embedded per second: ours against transformers and keras-hub, with the same weights and batch, in
+one run.
 
     KERAS_BACKEND=jax python -m benchmarks.encoding
     KERAS_BACKEND=torch python -m benchmarks.encoding --batch-size 256 --precision bfloat16 --compile
 
-Ours is `model.image_embedder()` and `model.text_embedder()`, compiled as the backend compiles (jax.jit, tf.function with XLA;
-torch eager in inference mode, and with --compile through torch.export and torch.compile). transformers is torch with SDPA
-attention, whatever KERAS_BACKEND is; keras-hub, where it is installed, runs on the same backend, compiled the same way. All are
-called with a batch that lies on the device.
+Ours is `model.image_embedder()` and `model.text_embedder()`, compiled as the backend compiles (jax.jit, tf.function
+with XLA; torch eager in inference mode, and with --compile through torch.export and torch.compile). transformers is
+torch with SDPA attention, whatever KERAS_BACKEND is; keras-hub, where it is installed, runs on the same backend,
+compiled the same way. All are called with a batch that lies on the device.
 
-First all embed the same batch in float32: where one is further than 1e-4 from transformers, it is not timed, and where that is
-ours, nothing is. In bfloat16 ours may be twice as far from float32 as transformers is. "patches" are NaFlex images of different
-grids (transformers' Siglip2Model; keras-hub has none). Weights are random, the vocabulary has 32,000 pieces, to save memory.
+First all embed the same batch in float32: where one is further than 1e-4 from transformers, it is not timed, and where
+that is ours, nothing is. In bfloat16 ours may be twice as far from float32 as transformers is. "patches" are NaFlex
+images of different grids (transformers' Siglip2Model; keras-hub has none). Weights are random, the vocabulary has
+32,000 pieces, to save memory.
 """
 
 import argparse
@@ -197,7 +199,8 @@ def _contest(options, tower: str, functions: dict, distances: dict[str, float]) 
     for name, row in times.items():
         rows[name] = {**row, "per_second": options.batch_size / row["ms"] * 1e3, "distance": distances[name]}
         print(
-            f"  {name:<28}{row['ms']:>10.1f}{rows[name]['per_second']:>12.1f}{row['ratio']:>9.2f}x{row['cpu_ratio']:>12.2f}x"
+            f"  {name:<28}{row['ms']:>10.1f}{rows[name]['per_second']:>12.1f}"
+            f"{row['ratio']:>9.2f}x{row['cpu_ratio']:>12.2f}x"
             f"{distances[name]:>11.1e}"
         )
     return rows

@@ -1,4 +1,6 @@
-"""The same random weights in our models and in other people's: transformers' in torch, keras-hub's on the backend that runs."""
+"""The same random weights in our models and in other people's: transformers' in torch, keras-hub's on the backend that
+runs.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -44,7 +46,9 @@ def our_functions(
 def transformers_functions(
     folder: Path, inputs: dict, *, precision: str, compile: bool, accelerated: bool
 ) -> dict[str, dict[str, Function]]:
-    """tower -> contestant -> a function that embeds the inputs with transformers' model, attention through torch's SDPA."""
+    """tower -> contestant -> a function that embeds the inputs with transformers' model, attention through torch's
+    SDPA.
+    """
     transformers, torch = _transformers_and_torch()
     from benchmarks.native import torch_inference
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.evaluation
 
-Both give the same recall, or no time is reported. Times are the fastest of several repetitions in one process, taken in turn.
+Both give the same recall, or no time is reported. Times are the fastest of several repetitions in one process, taken in
+turn.
 """
 
 import argparse

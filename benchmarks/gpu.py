@@ -1,10 +1,11 @@
-"""Everything that needs a GPU, in one command and at most ten minutes: tests, tuning, benchmarks, for each framework installed.
+"""Everything that needs a GPU, in one command and at most ten minutes: tests, tuning, benchmarks, for each framework
+installed.
 
     python -m benchmarks.gpu
 
-It takes the environment as it is and downloads nothing; `nox -s gpu` makes an environment first, `nox --no-venv -s gpu` does not.
-Each step has a process and a time limit of its own; one that fails or runs out of time does not keep the others from running.
-Results go to benchmarks/results/<device>/, and with --log-dir the steps' output goes there, too.
+It takes the environment as it is and downloads nothing; `nox -s gpu` makes an environment first, `nox --no-venv -s gpu`
+does not. Each step has a process and a time limit of its own; one that fails or runs out of time does not keep the
+others from running. Results go to benchmarks/results/<device>/, and with --log-dir the steps' output goes there, too.
 """
 
 import argparse

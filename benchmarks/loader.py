@@ -2,8 +2,9 @@
 
     python -m benchmarks.loader
 
-Bare decoding opens each file, decodes it to RGB and makes an array of it: what no loader can do without. Everything is timed in one
-process by its CPU time, in turn, the fastest of three; then whole loaders by the clock, with a thread and with processes.
+Bare decoding opens each file, decodes it to RGB and makes an array of it: what no loader can do without. Everything is
+timed in one process by its CPU time, in turn, the fastest of three; then whole loaders by the clock, with a thread and
+with processes.
 """
 
 import argparse
@@ -71,7 +72,8 @@ CASES: dict[str, tuple[Callable[[], Source], int]] = {
 
 
 def measure(source: Source, image_size: int, batches: int) -> dict[str, dict[str, float]]:
-    """CPU microseconds an example of each way, and examples a second and core; the fastest of three times of each batch.
+    """CPU microseconds an example of each way, and examples a second and core; the fastest of three times of each
+    batch.
 
     A first round is not counted: records are built and captions tokenized once, as in a run of many epochs.
     """
@@ -145,7 +147,9 @@ def measure_parts(source: Source, image_size: int, count: int = 512) -> dict[str
 
 
 def measure_whole(source: Source, image_size: int, batches: int) -> dict[str, dict[str, float]]:
-    """Examples a second by the clock, and seconds to the first batch, for each number of workers; nobody uses the batches."""
+    """Examples a second by the clock, and seconds to the first batch, for each number of workers; nobody uses the
+    batches.
+    """
     make = Preprocess(
         image_size=image_size, context_length=16, tokenizer_path=TOKENIZER_PATH, augmentation=Augmentation()
     )
@@ -186,8 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{name} -> {image_size} px")
         for way, numbers in result["ways"].items():
             print(
-                f"  {way:26} {numbers['microseconds']:8.0f} us  {numbers['examples_per_second_and_core']:8.0f} /s and core"
-                f"  {numbers['against_bare_decoding']:6.2f} of bare decoding"
+                f"  {way:26} {numbers['microseconds']:8.0f} us  {numbers['examples_per_second_and_core']:8.0f} /s and "
+                f"core  {numbers['against_bare_decoding']:6.2f} of bare decoding"
             )
         print(
             "  parts: "
@@ -200,7 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
                 f"first batch after {numbers['seconds_to_first_batch']:.2f} s"
             )
     print(
-        f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs; times by the clock suffer above that."
+        f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs; times by the clock suffer above "
+        "that."
     )
     versions = {"numpy": np.__version__, "pillow": PIL.__version__}
     path = write_results("loader", versions | {"batch_size": BATCH_SIZE, "cases": results}, chosen.out)

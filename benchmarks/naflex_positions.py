@@ -3,11 +3,11 @@
     KERAS_BACKEND=jax python -m benchmarks.naflex_positions
     KERAS_BACKEND=torch python -m benchmarks.naflex_positions --batch-sizes 256 --patches 256 1024 --compile
 
-Ours is `ResizedPositionEmbedding` (SigLIP 2's 16 x 16 table, width 768), compiled once for all grids as the backend compiles.
-"transformers" is its function for this: in 5.24 a product of the same size as ours, in earlier versions it may be another.
-"interpolate" is torch's resize of the table for one image after the other. Both run in torch. All add the positions to patches that
-lie on the device. First they are compared with "interpolate": where one is further than 3e-6 from it, for a table of values in
-[-1, 1], it is not timed, and where that is ours, nothing is.
+Ours is `ResizedPositionEmbedding` (SigLIP 2's 16 x 16 table, width 768), compiled once for all grids as the backend
+compiles. "transformers" is its function for this: in 5.24 a product of the same size as ours, in earlier versions it
+may be another. "interpolate" is torch's resize of the table for one image after the other. Both run in torch. All add
+the positions to patches that lie on the device. First they are compared with "interpolate": where one is further than
+3e-6 from it, for a table of values in [-1, 1], it is not timed, and where that is ours, nothing is.
 """
 
 import argparse

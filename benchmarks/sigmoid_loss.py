@@ -3,10 +3,10 @@
     KERAS_BACKEND=jax python -m benchmarks.sigmoid_loss
     KERAS_BACKEND=torch python -m benchmarks.sigmoid_loss --dtype bfloat16 --batch-sizes 16384 65536 --peers
 
-First each contender answers the cases that the tests use; one that is wrong there gets no time. Contenders are timed in turn,
-so that whatever else the machine does hits all. The rate counts the 6 B² D operations that are needed, whatever was done.
-Beside it stands what the device does in plain products: a large square one, and those of the loss's own shapes, which are the
-ceiling. "naive" is the loss written plainly in the framework, with the matrix of all pairs.
+First each contender answers the cases that the tests use; one that is wrong there gets no time. Contenders are timed in
+turn, so that whatever else the machine does hits all. The rate counts the 6 B² D operations that are needed, whatever
+was done. Beside it stands what the device does in plain products: a large square one, and those of the loss's own
+shapes, which are the ceiling. "naive" is the loss written plainly in the framework, with the matrix of all pairs.
 """
 
 import argparse
@@ -147,10 +147,12 @@ def _measure(driver, options, contenders, size: int, dtype: str) -> dict:
     ceiling = _ceiling(driver, size, options.dim, dtype)
     host, arguments = _arguments(driver, options, size, dtype)
     print(
-        f"\n  B={size}, t={options.logit_scale:g}, b={options.logit_bias:g}; products of the loss's shapes alone: {ceiling * 1e3:.2f} ms"
+        f"\n  B={size}, t={options.logit_scale:g}, b={options.logit_bias:g}; products of the loss's shapes alone: "
+        f"{ceiling * 1e3:.2f} ms"
     )
     print(
-        f"  {'':<24}{'ms':>10}{'TFLOP/s':>10}{'of ceiling':>12}{'MiB extra':>11}{'gradient error':>16}{'in float32':>12}"
+        f"  {'':<24}{'ms':>10}{'TFLOP/s':>10}{'of ceiling':>12}"
+        f"{'MiB extra':>11}{'gradient error':>16}{'in float32':>12}"
     )
     gradient_error = _judge(host, options)
     errors, seconds = {}, {}
@@ -189,8 +191,8 @@ def _measure(driver, options, contenders, size: int, dtype: str) -> dict:
         }
         row = rows[name]
         print(
-            f"  {name:<24}{row['ms']:>10.2f}{row['tflops']:>10.3g}{row['share_of_ceiling']:>11.0%} {row['extra_mib']:>11.0f}"
-            f"{row['gradient_error']:>16.1e}{row['float32_gradient_error']:>12.1e}"
+            f"  {name:<24}{row['ms']:>10.2f}{row['tflops']:>10.3g}{row['share_of_ceiling']:>11.0%} "
+            f"{row['extra_mib']:>11.0f}{row['gradient_error']:>16.1e}{row['float32_gradient_error']:>12.1e}"
         )
     return {"ceiling_ms": ceiling * 1e3, "contenders": rows}
 
@@ -258,10 +260,11 @@ def _memory_of(name: str, options, size: int) -> int:
 
 
 def _peak_growth(driver, options) -> int:
-    """How far the resident memory rises above what it was, during the first call of this size, beside the call's results.
+    """How far the resident memory rises above what it was, during the first call of this size, beside the call's
+    results.
 
-    A quarter of the batch goes before, so that libraries are loaded and the compiler has had the memory it needs. Later calls
-    of this size would show less: what a framework has freed it may keep.
+    A quarter of the batch goes before, so that libraries are loaded and the compiler has had the memory it needs. Later
+    calls of this size would show less: what a framework has freed it may keep.
     """
     dtype, (size,) = options.dtype or "float32", options.batch_sizes
     function = driver.contenders(dtype, options.dim, peers=True)[options.memory_of]

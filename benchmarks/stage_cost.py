@@ -1,11 +1,13 @@
-"""What each part of SigLIP 2's objective costs: time and memory of a step against the sigmoid-only step, beside the counted operations.
+"""What each part of SigLIP 2's objective costs: time and memory of a step against the sigmoid-only step, beside the
+counted operations.
 
     KERAS_BACKEND=jax python -m benchmarks.stage_cost
     KERAS_BACKEND=jax python -m benchmarks.stage_cost --preset siglip_ti16_224 --batch-size 16
 
-Stages take turns in one run, on the same pictures and texts: sigmoid alone; with the decoder; with the decoder, self-distillation and
-masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted operations (`engine.training.costs.training_flops`): above 1,
-time that the operations do not explain. Memory is what the compiled step asks for beside its arguments (jax alone tells it).
+Stages take turns in one run, on the same pictures and texts: sigmoid alone; with the decoder; with the decoder,
+self-distillation and masked prediction. "beyond the count" is the ratio of CPU time over the ratio of counted
+operations (`engine.training.costs.training_flops`): above 1, time that the operations do not explain. Memory is what
+the compiled step asks for beside its arguments (jax alone tells it).
 """
 
 import argparse

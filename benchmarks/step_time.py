@@ -4,8 +4,8 @@
     KERAS_BACKEND=torch python -m benchmarks.step_time --size B/16 --batch-size 32 --steps 3
     KERAS_BACKEND=torch python -m benchmarks.step_time --compile
 
-Both start from the same weights and see the same batches; no time is reported unless their losses agree. They are timed in
-turn, step by step, so that whatever else the machine does hits both.
+Both start from the same weights and see the same batches; no time is reported unless their losses agree. They are timed
+in turn, step by step, so that whatever else the machine does hits both.
 """
 
 import argparse

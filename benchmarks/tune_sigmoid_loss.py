@@ -1,10 +1,12 @@
-"""Times the kernels' tile and block sizes on the accelerator at hand, so that the tables in `backends/` hold the fastest.
+"""Times the kernels' tile and block sizes on the accelerator at hand, so that the tables in `backends/` hold the
+fastest.
 
     KERAS_BACKEND=torch python -m benchmarks.tune_sigmoid_loss
     KERAS_BACKEND=jax python -m benchmarks.tune_sigmoid_loss
 
-Torch: every tile in `triton_block.CANDIDATES` by every size of block; jax: those of `pallas_gpu.CANDIDATES`. One line each, the
-fastest marked; nothing is changed. The fastest goes into `CONFIGS` and `_whole_waves`, or into `BLOCK`, by hand.
+Torch: every tile in `triton_block.CANDIDATES` by every size of block; jax: those of `pallas_gpu.CANDIDATES`. One line
+each, the fastest marked; nothing is changed. The fastest goes into `CONFIGS` and `_whole_waves`, or into `BLOCK`, by
+hand.
 """
 
 import argparse

@@ -23,8 +23,8 @@ class Placement:
     def __post_init__(self):
         if not 0 <= self.process < self.processes or self.devices < 1:
             raise ValueError(
-                f"A run has processes 0 to n - 1, each with a device or more; got process {self.process} of {self.processes} and "
-                f"{self.devices} devices."
+                f"A run has processes 0 to n - 1, each with a device or more; got process {self.process} of "
+                f"{self.processes} and {self.devices} devices."
             )
 
     @property
@@ -40,8 +40,9 @@ class Placement:
         """
         if batch_size % (self.processes * self.devices):
             raise ValueError(
-                f"A batch of {batch_size} cannot be dealt out evenly over {self.processes} processes with {self.devices} devices each: "
-                f"choose a --batch-size that is a multiple of {self.processes * self.devices}."
+                f"A batch of {batch_size} cannot be dealt out evenly over {self.processes} processes with "
+                f"{self.devices} devices each: choose a --batch-size that is a multiple of "
+                f"{self.processes * self.devices}."
             )
         own = batch_size // self.processes
         return slice(self.process * own, (self.process + 1) * own)

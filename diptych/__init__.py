@@ -1,7 +1,7 @@
 """diptych: the SigLIP family of image-text models, defined once in Keras 3 for jax, torch and tensorflow.
 
-Models, processors, the sigmoid loss and finished runs are reached from here. Keras, and with it a framework, is imported with
-the first name that needs it; `KERAS_BACKEND` says which.
+Models, processors, the sigmoid loss and finished runs are reached from here. Keras, and with it a framework, is
+imported with the first name that needs it; `KERAS_BACKEND` says which.
 """
 
 from pathlib import Path

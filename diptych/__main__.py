@@ -12,11 +12,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipes() -> dict[str, str]:
-    """What can be run, by name, each with the first sentence about it."""
+    """What can be run, by name, each with the first paragraph about it as one line."""
     found = {}
     for path in sorted(RECIPES.glob("[!_]*.py")):
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem] = about.partition("\n")[0]
+        found[path.stem] = " ".join(about.partition("\n\n")[0].split())
     return found
 
 
@@ -25,7 +25,8 @@ def usage() -> str:
     known = recipes()
     width = max(map(len, known))
     listed = "\n".join(f"  {name:<{width}}  {about}" for name, about in known.items())
-    return f"usage: diptych RECIPE [FLAGS]     (diptych RECIPE --help lists its flags)\n\n{listed}\n\ndiptych {__version__}"
+    how = "usage: diptych RECIPE [FLAGS]     (diptych RECIPE --help lists its flags)"
+    return f"{how}\n\n{listed}\n\ndiptych {__version__}"
 
 
 def main(arguments: list[str] | None = None) -> int:

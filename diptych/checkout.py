@@ -1,9 +1,9 @@
 """One object under two names: in a checkout, `import models` from its root gives `diptych.models` itself.
 
-The folders at the root are links inside `diptych/`. Without an alias `import models.siglip.vit` from the root would load the
-file a second time, with classes that are not those of `diptych.models.siglip.vit` and a second entry in Keras's registry.
-Each room's `__init__.py` calls `alias_room` when, and only when, it finds itself imported under its bare name; so the
-`models` folder of somebody's own project is never touched.
+The folders at the root are links inside `diptych/`. Without an alias `import models.siglip.vit` from the root would
+load the file a second time, with classes that are not those of `diptych.models.siglip.vit` and a second entry in
+Keras's registry. Each room's `__init__.py` calls `alias_room` when, and only when, it finds itself imported under its
+bare name; so the `models` folder of somebody's own project is never touched.
 """
 
 import sys

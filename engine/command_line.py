@@ -17,8 +17,8 @@ Options = TypeVar("Options")
 def parse(default: Options, arguments: list[str] | None, *, program: str, description: str | None) -> Options:
     """The default options with the given flags changed, and a backend chosen for Keras, which is not imported yet.
 
-    Leaves the process with a message and status 2 for a flag that does not exist, a value that does not fit, or a backend
-    that is not installed.
+    Leaves the process with a message and status 2 for a flag that does not exist, a value that does not fit, or a
+    backend that is not installed.
     """
     try:
         options = tyro.cli(

@@ -1,4 +1,6 @@
-"""What goes wrong for reasons that the person can do something about ends a recipe with a sentence, not with a traceback."""
+"""What goes wrong for reasons that the person can do something about ends a recipe with a sentence, not with a
+traceback.
+"""
 
 import os
 import sys
@@ -15,7 +17,9 @@ TRAINING_ERRORS = (CheckpointError, RunFolderError, TooManySkipped, TrainingDive
 
 
 def exit_status(run: Callable[[], int], expected: tuple[type[Exception], ...] = EXPECTED) -> int:
-    """What `run` returns; 1, and the error in a sentence, where it raises an expected one. DIPTYCH_TRACEBACK=1 shows it all."""
+    """What `run` returns; 1, and the error in a sentence, where it raises an expected one. DIPTYCH_TRACEBACK=1 shows it
+    all.
+    """
     try:
         return run()
     except expected as error:

@@ -25,7 +25,9 @@ class TrainedRun:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The names of its stages that have a folder of their own, in the recipe's order; none for a run of one stage."""
+        """The names of its stages that have a folder of their own, in the recipe's order; none for a run of one
+        stage.
+        """
         named = [stage["name"] for stage in self.card["config"].get("stages", ())]
         return tuple(name for name in named if (self.folder / name / "card.json").is_file())
 
@@ -39,7 +41,9 @@ class TrainedRun:
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
-        """What its stages scored, by name (`core.training.results`); raises FileNotFoundError for a run that has not ended."""
+        """What its stages scored, by name (`core.training.results`); raises FileNotFoundError for a run that has not
+        ended.
+        """
         return read_results(self.folder / "results.json")
 
     @property

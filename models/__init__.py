@@ -68,7 +68,8 @@ def __getattr__(name: str):
         TwoTowers,
         VisionTransformer,
     )
-    # The released SigLIP 2 checkpoints are SigLIP with another vocabulary and other sizes; NaFlex is a kind of image tower.
+    # The released SigLIP 2 checkpoints are SigLIP with another vocabulary and other sizes; NaFlex is a kind of image
+    # tower.
     globals().update({model.__name__: model for model in models} | {"SigLIP2": SigLIP, "from_preset": from_preset})
     return globals()[name]
 

@@ -19,8 +19,8 @@ def shapes_only() -> Iterator[None]:
 
     Such a model answers `weights`, `summary` and `count_params`; it cannot be called.
     """
-    # Keras queues variables without values and draws them all at the end of the next StatelessScope, wherever that is; there
-    # is no public way to take them off the queue.
+    # Keras queues variables without values and draws them all at the end of the next StatelessScope, wherever that is;
+    # there is no public way to take them off the queue.
     queue = "uninitialized_variables"
     waiting = list(global_state.get_global_attribute(queue, []))
     try:
@@ -57,7 +57,8 @@ def give_values(model: keras.Model, values: Iterable[tuple[str, np.ndarray]]) ->
 def _wait_for(variables: Iterable[keras.Variable]) -> None:
     """Returns when the variables have their values.
 
-    jax copies an array in the background and holds it meanwhile: unless it is waited for, whatever is read next comes on top.
+    jax copies an array in the background and holds it meanwhile: unless it is waited for, whatever is read next comes
+    on top.
     """
     for variable in variables:
         corner = (slice(0, 1),) * len(variable.shape)
@@ -76,7 +77,8 @@ class _Value:
             raise ValueError(f"expected shape {tuple(shape)}, got {value.shape}")
         if keras.config.backend() != "tensorflow" or value.nbytes <= _LARGE:
             return keras.ops.convert_to_tensor(value, dtype=dtype)
-        # tensorflow makes two copies of an array and keeps one until the tensor is gone: so in pieces, each computed with once.
+        # tensorflow makes two copies of an array and keeps one until the tensor is gone: so in pieces, each computed
+        # with once.
         pieces = [
             keras.ops.convert_to_tensor(part, dtype=dtype) * 1 for part in np.array_split(value, value.nbytes // _LARGE)
         ]

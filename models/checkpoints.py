@@ -1,4 +1,6 @@
-"""From a checkpoint on disk or on the hub to a model, and back: which layout it is, and whose table of names applies."""
+"""From a checkpoint on disk or on the hub to a model, and back: which layout it is, and whose table of names
+applies.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -31,8 +33,8 @@ KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig]] = {"diptych_siglip": Sig
 class Checkpoint:
     """What a folder holds: the model's configuration, its weights, and the names that these have there.
 
-    `table` takes configuration and weights, because several layouts name the same weights in more than one way. None stands for
-    diptych's own names.
+    `table` takes configuration and weights, because several layouts name the same weights in more than one way. None
+    stands for diptych's own names.
     """
 
     layout: str
@@ -52,8 +54,8 @@ def load_pair(
 ):
     """The two towers of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
 
-    Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights' own memory
-    and that of one more tensor.
+    Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights'
+    own memory and that of one more tensor.
 
     Raises:
         ValueError: for a preset whose configuration is not one of the `expected` classes.
@@ -118,8 +120,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return read_checkpoint(archives[0])
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{path} holds no checkpoint: expected config.json (transformers, keras-hub, diptych) or {open_clip.CONFIG_FILE} beside "
-            "safetensors or .weights.h5, or a big_vision .npz."
+            f"{path} holds no checkpoint: expected config.json (transformers, keras-hub, diptych) or "
+            f"{open_clip.CONFIG_FILE} beside safetensors or .weights.h5, or a big_vision .npz."
         )
     fields = read_json(folder / "config.json")
     if fields.get("model_type") in KINDS:

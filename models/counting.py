@@ -1,7 +1,8 @@
-"""What a model costs before it is built: parameters, floating-point operations and memory, by arithmetic on its configuration.
+"""What a model costs before it is built: parameters, floating-point operations and memory, by arithmetic on its
+configuration.
 
-Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add counts
-as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
+Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
+counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
 """
 
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -16,7 +17,9 @@ _FLOAT32_BYTES = 4
 
 
 def count_parameters(config: Config) -> dict[str, int]:
-    """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the bias."""
+    """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
+    bias.
+    """
     parts = {
         "image": count_tower_parameters(_vision(config)),
         "text": count_tower_parameters(config.text),
@@ -49,13 +52,13 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     """Floating-point operations of an example.
 
     Returns:
-        "image", "text": a forward pass of each tower for one example; "loss": one example's share of the pairwise loss and its
-        gradient, 6 B D; "training": forward and backward pass of both towers, the backward counted as two forwards, and
-        the loss. With `rematerialize` the blocks' second forward pass is included, about 4 forwards in all: that is what the
-        hardware does, while utilisation is stated without it.
+        "image", "text": a forward pass of each tower for one example; "loss": one example's share of the pairwise loss
+        and its gradient, 6 B D; "training": forward and backward pass of both towers, the backward counted as two
+        forwards, and the loss. With `rematerialize` the blocks' second forward pass is included, about 4 forwards in
+        all: that is what the hardware does, while utilisation is stated without it.
 
-    Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the probe is
-    the same for every example, so its projection is computed once a batch.
+    Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
+    probe is the same for every example, so its projection is computed once a batch.
     """
     image, text = _forward_flops(_vision(config)), _forward_flops(config.text)
     loss = 6 * batch_size * config.vision.output_width
@@ -113,17 +116,17 @@ def estimate_memory(
 ) -> dict[str, int]:
     """Bytes that a training step holds on one device.
 
-    "activations" is what the forward pass keeps for the backward pass; the short-lived results of single operations come on
-    top. Against measurements at batch 32 to 128 it is within 5% of the tensors that torch saves (with `fused_attention`)
-    and within a factor of 2 of the temporary memory that jax's compiler reports on a CPU, where rematerialisation does not
-    lower it.
+    "activations" is what the forward pass keeps for the backward pass; the short-lived results of single operations
+    come on top. Against measurements at batch 32 to 128 it is within 5% of the tensors that torch saves (with
+    `fused_attention`) and within a factor of 2 of the temporary memory that jax's compiler reports on a CPU, where
+    rematerialisation does not lower it.
 
     Args:
         optimizer_slots: float32 values an optimizer keeps for each weight: AdamW 2, Lion 1.
         ema: whether an average of the weights is kept.
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
-        fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store logits and
-            probabilities unless they find a kernel for the device.
+        fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
+            logits and probabilities unless they find a kernel for the device.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total".

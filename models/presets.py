@@ -1,4 +1,5 @@
-"""Named models: the released SigLIP and SigLIP 2 checkpoints' shapes, the plain sizes, and the one the default run trains.
+"""Named models: the released SigLIP and SigLIP 2 checkpoints' shapes, the plain sizes, and the one the default run
+trains.
 
 Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/siglip2-base-patch16-256`.
 """

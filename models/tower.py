@@ -50,8 +50,8 @@ class ImageTower(Tower):
         """The image tower of a checkpoint with its weights; the text tower's are not read.
 
         Args:
-            preset, revision: as for `SigLIP.from_preset`; or a checkpoint of an image tower alone, by transformers (SiglipVisionModel,
-                Siglip2VisionModel, CLIPVisionModelWithProjection) or timm.
+            preset, revision: as for `SigLIP.from_preset`; or a checkpoint of an image tower alone, by transformers
+                (SiglipVisionModel, Siglip2VisionModel, CLIPVisionModelWithProjection) or timm.
             arguments: of the constructor: dtype, rematerialize, name.
         """
         return load_image_tower(preset, cls, cls.config_class, revision=revision, **arguments)

@@ -13,10 +13,11 @@ from diptych.models.tower import Tower
 
 @keras.saving.register_keras_serializable("diptych")
 class TwoTowers(Tower):
-    """The towers' inputs, such as {"images", "token_ids"} -> {"image_embedding": [batch, dim], "text_embedding": [batch, dim]}.
+    """The towers' inputs, such as {"images", "token_ids"} -> {"image_embedding": [batch, dim], "text_embedding":
+    [batch, dim]}.
 
-    Embeddings are L2-normalised float32. `logit_scale` and `logit_bias` are learned scalars of the model; the (batch, batch)
-    logits are not an output: losses compute them, in tiles or over devices.
+    Embeddings are L2-normalised float32. `logit_scale` and `logit_bias` are learned scalars of the model; the (batch,
+    batch) logits are not an output: losses compute them, in tiles or over devices.
 
     Args:
         image_encoder, text_encoder: models whose output holds "pooled", of the same width.
@@ -53,7 +54,9 @@ class TwoTowers(Tower):
         return None if self.pair_logits.logit_bias is None else self.pair_logits.logit_bias.value
 
     def image_features(self, inputs: Mapping, *, training: bool = False) -> dict:
-        """What the image encoder gives for its inputs by name, and "mask", bool `[batch, tokens]`: None where nothing is padding."""
+        """What the image encoder gives for its inputs by name, and "mask", bool `[batch, tokens]`: None where nothing
+        is padding.
+        """
         return {**self.image_encoder(_as_called(inputs), training=training), "mask": None}
 
     def text_features(self, token_ids, *, training: bool = False) -> dict:
@@ -119,9 +122,9 @@ class PretrainedPair(TwoTowers):
         """A model with the weights of a checkpoint, or of a named size with fresh ones.
 
         Args:
-            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (safetensors), open_clip, timm, keras-hub or
-                diptych; a big_vision .npz file; a trained model that diptych ships (`diptych.core.weights.hub.SHIPPED`); or a name of
-                `diptych.models.presets.PRESETS` for fresh weights.
+            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (safetensors), open_clip, timm,
+                keras-hub or diptych; a big_vision .npz file; a trained model that diptych ships
+                (`diptych.core.weights.hub.SHIPPED`); or a name of `diptych.models.presets.PRESETS` for fresh weights.
             revision: of the repository on the hub: a branch, tag or commit.
             load_weights: False for fresh weights in the checkpoint's shapes.
             arguments: of the constructor: seed, dtype, rematerialize, name.
@@ -136,6 +139,7 @@ class PretrainedPair(TwoTowers):
 
         Args:
             folder: made if need be. The files of tokenizer and preprocessing are `Processor.save_to_preset`'s.
-            format: "transformers", "open_clip", "big_vision" or "diptych"; a model that a layout cannot express raises ValueError.
+            format: "transformers", "open_clip", "big_vision" or "diptych"; a model that a layout cannot express raises
+                ValueError.
         """
         save_pair(self, Path(folder), format=format)

@@ -4,9 +4,9 @@ Command:   python -m recipes.caption --model runs/siglip2/trunk/model
 Own:       python -m recipes.caption --image photo.jpg --find "red apple" --describe "0.1 0.2 0.6 0.9"
 Sampling:  python -m recipes.caption --temperature 1 --top-p 0.9
 
-The model is the folder of a stage of `recipes.siglip2`, which keeps its decoder beside the towers. Without pictures it looks at scenes
-by a designer it never saw, finds every thing in them and tells how well. Prints the answers, and writes results.json and a page of
-pictures with boxes, results.html.
+The model is the folder of a stage of `recipes.siglip2`, which keeps its decoder beside the towers. Without pictures it
+looks at scenes by a designer it never saw, finds every thing in them and tells how well. Prints the answers, and writes
+results.json and a page of pictures with boxes, results.html.
 """
 
 import sys

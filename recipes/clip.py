@@ -1,18 +1,18 @@
 """Trains CLIP's way: the towers, data and learner of `recipes.siglip`, contrasted by the symmetric softmax loss.
 
-Paper:     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020)
-Command:   KERAS_BACKEND=jax python -m recipes.clip
+Paper:     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv
+2103.00020) Command:   KERAS_BACKEND=jax python -m recipes.clip
 Own data:  KERAS_BACKEND=jax python -m recipes.clip --train-data photos/ --run-dir runs/photos-clip
 
-By default it learns the embedded emoji, in the time of `recipes.siglip`. Expected, with seed 0 on jax: an English caption
-finds its drawing first in 18.5% and among five in 43.5% of 1,700 (the sigmoid loss: 16.1 and 41.5), 5.7 and 17.2 on average
-over 36 languages; zero-shot groups 60.8%.
+By default it learns the embedded emoji, in the time of `recipes.siglip`. Expected, with seed 0 on jax: an English
+caption finds its drawing first in 18.5% and among five in 43.5% of 1,700 (the sigmoid loss: 16.1 and 41.5), 5.7 and
+17.2 on average over 36 languages; zero-shot groups 60.8%.
 
-Loss and scale are the paper's: cross-entropy of each row and each column of the batch, a scale that starts at 1 / 0.07, no
-bias. What differs from the paper: towers, data, optimizer and schedule are `recipes.siglip`'s, so that the two runs differ
-in the loss and what it starts from alone (`benchmarks.contrastive_losses` compares them at five batch sizes); and the scale
-is not clipped at 100, which the paper needed for stability in long runs. Here it ends at 25; a run of your own whose
-"logit_scale" in metrics.jsonl nears 100 may need it.
+Loss and scale are the paper's: cross-entropy of each row and each column of the batch, a scale that starts at 1 / 0.07,
+no bias. What differs from the paper: towers, data, optimizer and schedule are `recipes.siglip`'s, so that the two runs
+differ in the loss and what it starts from alone (`benchmarks.contrastive_losses` compares them at five batch sizes);
+and the scale is not clipped at 100, which the paper needed for stability in long runs. Here it ends at 25; a run of
+your own whose "logit_scale" in metrics.jsonl nears 100 may need it.
 """
 
 import sys

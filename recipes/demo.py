@@ -1,12 +1,14 @@
-"""A page on this machine to try a model: drop a picture, type what it might be in any language, search, see where it looks.
+"""A page on this machine to try a model: drop a picture, type what it might be in any language, search, see where it
+looks.
 
 Command:   python -m recipes.demo
 Own data:  python -m recipes.embed --data photos/ --model runs/siglip --index runs/photos
            python -m recipes.demo --index runs/photos
 
-The page needs no internet, and nothing outside this machine can reach it. It shows two numbers for each label: the sigmoid, the
-probability that picture and label belong together, whatever else is asked; and the softmax, its share among the labels. The heat
-map shows by how much a label's logit falls when a part of the picture is hidden. Ctrl-C ends it.
+The page needs no internet, and nothing outside this machine can reach it. It shows two numbers for each label: the
+sigmoid, the probability that picture and label belong together, whatever else is asked; and the softmax, its share
+among the labels. The heat map shows by how much a label's logit falls when a part of the picture is hidden. Ctrl-C ends
+it.
 """
 
 import os
@@ -34,8 +36,8 @@ class Demo:
     """Which model, and what it searches."""
 
     model: str | None = None
-    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or a name; by default emoji_36_languages, or the
-    index's own."""
+    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or a name; by default
+    emoji_36_languages, or the index's own."""
     index: Path | None = None
     """A folder made by `recipes.embed` to search; by default the embedded emoji of a designer never trained on."""
     port: int = 0

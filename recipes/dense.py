@@ -1,16 +1,18 @@
-"""Judges a trained model's features, frozen: classes of pixels, depth, neighbours, and the boxes that its decoder finds.
+"""Judges a trained model's features, frozen: classes of pixels, depth, neighbours, and the boxes that its decoder
+finds.
 
 Command:   python -m recipes.dense
 Own data:  python -m recipes.dense --model runs/siglip2/trunk/model --segmentation voc:VOCdevkit/VOC2012 --depth nyu
 Boxes:     python -m recipes.dense --model runs/siglip2/trunk/model --refcoco refcoco.json --images train2014
 
-Without data it looks at scenes of emoji: probes are fitted to scenes by the training designers and judged on scenes by the designer that
-no model of ours was trained on; a model with a decoder (a stage of `recipes.siglip2`) is asked where each thing is. Probes are linear;
-nothing else is trained. Prints the scores, and writes --output (JSON), and beside it a page to look at (.html).
+Without data it looks at scenes of emoji: probes are fitted to scenes by the training designers and judged on scenes by
+the designer that no model of ours was trained on; a model with a decoder (a stage of `recipes.siglip2`) is asked where
+each thing is. Probes are linear; nothing else is trained. Prints the scores, and writes --output (JSON), and beside it
+a page to look at (.html).
 
-What differs from SigLIP 2's tables 2 and 5: the probes are solved as a whole rather than trained, pictures are squashed to the model's
-square, pixels are scored at --map-size, and boxes are found by the model's own decoder rather than by one trained on RefCOCO. Scores are
-to be compared with one another.
+What differs from SigLIP 2's tables 2 and 5: the probes are solved as a whole rather than trained, pictures are squashed
+to the model's square, pixels are scored at --map-size, and boxes are found by the model's own decoder rather than by
+one trained on RefCOCO. Scores are to be compared with one another.
 """
 
 import sys
@@ -56,11 +58,12 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     evaluation = _header(options, towers) | {"results": _stored(results)}
     write_json(options.output, evaluation)
     seen = evaluation["model"]
+    sources = dict.fromkeys(name for each in results.values() for name in each)
     page = write_dense_page(
         options.output.with_suffix(".html"),
         results,
         pictures,
-        title=f"{_short_name(options.model)} on {', '.join(dict.fromkeys(name for each in results.values() for name in each))}",
+        title=f"{_short_name(options.model)} on {', '.join(sources)}",
         summary=f"What the features of {seen['patches']:,} patches of {seen['image_size']} px pictures tell, frozen"
         f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
     )

@@ -3,10 +3,10 @@
 Command:   python -m recipes.embed
 Own data:  python -m recipes.embed --data photos/ --model runs/siglip --index runs/photos
 
-The index is a folder: vectors.npy [images, dim], which NumPy maps into memory, a table of rows beside it (rows.parquet, or
-rows.jsonl without pyarrow), and index.json, which says what of and by which model (`engine.embedding.index_folder`). Stop it whenever
-you like, or let the power fail: the same command goes on where it stopped. An image that cannot be read is a row of zeros
-whose status says why. With --texts the captions are embedded, too.
+The index is a folder: vectors.npy [images, dim], which NumPy maps into memory, a table of rows beside it (rows.parquet,
+or rows.jsonl without pyarrow), and index.json, which says what of and by which model (`engine.embedding.index_folder`).
+Stop it whenever you like, or let the power fail: the same command goes on where it stopped. An image that cannot be
+read is a row of zeros whose status says why. With --texts the captions are embedded, too.
 """
 
 import os
@@ -36,7 +36,9 @@ class Embed:
     """What to embed, and where to keep it."""
 
     data: Annotated[str, tyro.conf.arg(aliases=["--input-dataset"])] = "emoji"
-    """A folder of images, WebDataset shards ("shards/{000..010}.tar"), Parquet files, or "emoji" for the embedded data."""
+    """A folder of images, WebDataset shards ("shards/{000..010}.tar"), Parquet files, or "emoji" for the embedded
+    data.
+    """
     model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
     index: Annotated[Path, tyro.conf.arg(aliases=["--output-folder"])] = Path("runs/index")
@@ -44,7 +46,9 @@ class Embed:
     texts: bool = False
     """Embed all captions, too."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Of the stored vectors; float16 moves a cosine by 0.0005 at most. float32 takes twice the space and is searched faster."""
+    """Of the stored vectors; float16 moves a cosine by 0.0005 at most. float32 takes twice the space and is searched
+    faster.
+    """
     batch_size: int = 64
     """Images that the model takes at a time."""
     workers: int | None = None
@@ -108,7 +112,8 @@ def _embed_part(
         runs = text_runs(source, encoder, start)
     done = fill(writer, part, runs, records=len(source), start=start, stop=stop)
     print(
-        f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} s.",
+        f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} "
+        "s.",
         flush=True,
     )
 

@@ -1,20 +1,21 @@
-"""Judges a trained model: retrieval in every language, zero-shot classification, and 10-shot classification of its features.
+"""Judges a trained model: retrieval in every language, zero-shot classification, and 10-shot classification of its
+features.
 
 Command:   python -m recipes.evaluate
 Own data:  python -m recipes.evaluate --model runs/siglip --dataset photos/ --output runs/photos/results.json
 
 Without flags the shipped model is judged on drawings by a designer it has never seen: retrieval in 36 languages, and
-classification into the nine groups of the emoji, zero-shot and with ten drawings a group. Otherwise --dataset is a folder in
-clip-benchmark's layout (https://github.com/LAION-AI/CLIP_benchmark), a folder with a folder a class, or images with captions
-in any form that training takes. Tasks and metrics have clip-benchmark's names.
+classification into the nine groups of the emoji, zero-shot and with ten drawings a group. Otherwise --dataset is a
+folder in clip-benchmark's layout (https://github.com/LAION-AI/CLIP_benchmark), a folder with a folder a class, or
+images with captions in any form that training takes. Tasks and metrics have clip-benchmark's names.
 
 Prints a table and writes --output (JSON), and beside it a page to look at (.html). Embeddings are kept in the folder
-"embeddings" beside the output: stop it whenever you like, the same command goes on, and another task on the same data starts
-where this one ended.
+"embeddings" beside the output: stop it whenever you like, the same command goes on, and another task on the same data
+starts where this one ended.
 
-What differs from clip-benchmark: ties count against the model; SigLIP's prompts are in lower case without punctuation, as
-big_vision evaluates it (--canonicalize False for prompts as they are); linear_probe is big_vision's, least squares in closed
-form, not logistic regression by gradient descent.
+What differs from clip-benchmark: ties count against the model; SigLIP's prompts are in lower case without punctuation,
+as big_vision evaluates it (--canonicalize False for prompts as they are); linear_probe is big_vision's, least squares
+in closed form, not logistic regression by gradient descent.
 """
 
 import sys
@@ -38,12 +39,14 @@ class Evaluate:
     model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
     dataset: tuple[str, ...] = ("emoji",)
-    """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a class;
-    images with captions (a folder, WebDataset shards, Parquet files)."""
+    """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a
+    class; images with captions (a folder, WebDataset shards, Parquet files)."""
     split: str = "test"
     """Of data sets that have several."""
     task: Literal["auto", "zeroshot_retrieval", "zeroshot_classification", "linear_probe"] = "auto"
-    """auto: retrieval where there are captions, zero-shot classification where there are classes, all three on the emoji."""
+    """auto: retrieval where there are captions, zero-shot classification where there are classes, all three on the
+    emoji.
+    """
     output: Path = Path("runs/evaluate/results.json")
     """Results; the page is written beside it, as .html."""
     recall_k: tuple[int, ...] = (1, 5, 10)
@@ -51,7 +54,9 @@ class Evaluate:
     fewshot_k: int = 10
     """Images a class for linear_probe; mean over three draws."""
     templates: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-template-file"])] = None
-    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default the data set's, else seven general ones."""
+    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default the data set's, else seven general
+    ones.
+    """
     classnames: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-classname-file"])] = None
     """Names of the classes in the order of their numbers (of their folders), a line each or a JSON list."""
     canonicalize: bool | None = None

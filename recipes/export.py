@@ -3,11 +3,12 @@
 Command:    python -m recipes.export
 Own model:  python -m recipes.export --model runs/siglip --output exported/ --format onnx
 
-Writes image.onnx and text.onnx, from pictures and token ids to embeddings of length one; batches of any size, and for NaFlex any
-number of patches. What a caller must know (inputs with shapes and ranges, mean and standard deviation, context length, padding,
-lower case, logit scale and bias) is in the graphs' metadata_props, each value as JSON, and in export.json; the processor's files
-lie beside it, in diptych's and, where it can express them, transformers' format. Nothing is left in the folder unless the files
-were read again and gave the Keras model's embeddings of random inputs to 1e-4.
+Writes image.onnx and text.onnx, from pictures and token ids to embeddings of length one; batches of any size, and for
+NaFlex any number of patches. What a caller must know (inputs with shapes and ranges, mean and standard deviation,
+context length, padding, lower case, logit scale and bias) is in the graphs' metadata_props, each value as JSON, and in
+export.json; the processor's files lie beside it, in diptych's and, where it can express them, transformers' format.
+Nothing is left in the folder unless the files were read again and gave the Keras model's embeddings of random inputs to
+1e-4.
 
 Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken:
 
@@ -79,7 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
-    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`, in float32."""
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`, in
+    float32.
+    """
     from diptych.engine.export.check import check
     from diptych.engine.export.towers import towers
 
@@ -135,8 +138,8 @@ def _refuse_too_large(tower: Any, name: FormatName) -> None:
     size, most = 4 * tower.model.count_params(), FORMATS[name].most_bytes
     if most is not None and size > most:
         raise ValueError(
-            f"The {tower.name} tower has {size / 1e9:.1f} GB of weights, a {name} file holds {most / 1e9:.1f} GB at most. Use --format "
-            "onnx, which keeps them in files of their own."
+            f"The {tower.name} tower has {size / 1e9:.1f} GB of weights, a {name} file holds {most / 1e9:.1f} GB at "
+            "most. Use --format onnx, which keeps them in files of their own."
         )
 
 

@@ -1,16 +1,18 @@
-"""Looks for the words of captions in their pictures, and keeps the boxes: what the decoder of `recipes.siglip2` learns from.
+"""Looks for the words of captions in their pictures, and keeps the boxes: what the decoder of `recipes.siglip2` learns
+from.
 
 Command:   python -m recipes.label
-Own data:  python -m recipes.label --data photos/ --output photos.jsonl --detector owl:google/owlv2-base-patch16-ensemble
-Train:     python -m recipes.siglip2 --train-data labelled:photos.jsonl:photos/
+Own data:  python -m recipes.label --data photos/ --output photos.jsonl --detector
+owl:google/owlv2-base-patch16-ensemble Train:     python -m recipes.siglip2 --train-data labelled:photos.jsonl:photos/
 
-SigLIP 2 labels its pictures so (Tschannen et al. 2025, arXiv 2502.14786, section 2.2): an open-vocabulary detector looks for the n-grams
-of the alt-text and for fixed categories. "owl:" and the name of a checkpoint is such a detector (`pip install transformers torch`).
-"segments", the default, is for drawings on plain grounds: what differs from the ground, named by a model of two towers. With no flags it
-looks at scenes of emoji by a designer whose drawings that model never saw, and tells how many of the things in them it found.
+SigLIP 2 labels its pictures so (Tschannen et al. 2025, arXiv 2502.14786, section 2.2): an open-vocabulary detector
+looks for the n-grams of the alt-text and for fixed categories. "owl:" and the name of a checkpoint is such a detector
+(`pip install transformers torch`). "segments", the default, is for drawings on plain grounds: what differs from the
+ground, named by a model of two towers. With no flags it looks at scenes of emoji by a designer whose drawings that
+model never saw, and tells how many of the things in them it found.
 
-Writes the boxes, a line for each record, and a page of the first pictures beside it, as .html. Stop it whenever you like: the same
-command goes on where it stopped.
+Writes the boxes, a line for each record, and a page of the first pictures beside it, as .html. Stop it whenever you
+like: the same command goes on where it stopped.
 """
 
 import sys
@@ -54,7 +56,9 @@ class Label:
     """Which pictures, what to look for in them, and by what."""
 
     data: str = "scenes"
-    """A folder of images with captions, WebDataset shards, Parquet files, "emoji", or "scenes", whose boxes are known."""
+    """A folder of images with captions, WebDataset shards, Parquet files, "emoji", or "scenes", whose boxes are
+    known.
+    """
     output: Path = Path("runs/label/regions.jsonl")
     """The boxes; the same command again goes on where it stopped. The page is written beside it, as .html."""
     detector: str = SEGMENTS
@@ -82,12 +86,13 @@ class Label:
             raise ValueError(f"--threshold must lie in [0, 1], got {self.threshold}.")
         if self.longest_ngram < 0 or not (self.longest_ngram or self.categories):
             raise ValueError(
-                f"--longest-ngram must be at least 1, or 0 with --categories, got {self.longest_ngram}: there would be nothing to look for."
+                f"--longest-ngram must be at least 1, or 0 with --categories, got {self.longest_ngram}: there would be "
+                "nothing to look for."
             )
         if self.detector != SEGMENTS and (not self.detector.startswith(OWL) or self.detector == OWL):
             raise ValueError(
-                f"--detector is {SEGMENTS}, or {OWL} and the name of a checkpoint, such as {OWL}google/owlv2-base-patch16-ensemble; "
-                f"got {self.detector!r}."
+                f"--detector is {SEGMENTS}, or {OWL} and the name of a checkpoint, such as "
+                f"{OWL}google/owlv2-base-patch16-ensemble; got {self.detector!r}."
             )
 
 
@@ -152,8 +157,8 @@ def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]
     """What the first records hold, and how many of the boxes that were known before are among them.
 
     Returns:
-        {"pictures", "regions", "bad" (records of no use), "known" (true boxes), "found" (of those, covered by a region at an IoU of at
-        least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
+        {"pictures", "regions", "bad" (records of no use), "known" (true boxes), "found" (of those, covered by a region
+        at an IoU of at least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
     """
     totals = dict.fromkeys(("pictures", "regions", "bad", "known", "found", "named"), 0)
     for index in range(min(len(labelled), most)):
@@ -192,8 +197,8 @@ def sentences(found: dict[str, Any]) -> str:
         return f"{text}."
     shares = [f"{found[name]:,} ({percent(found[name] / found['known'])})" for name in ("found", "named")]
     return (
-        f"{text}. Of {found['known']:,} boxes that were known before, {shares[0]} were found at an IoU of 0.5, {shares[1]} under their "
-        "own names."
+        f"{text}. Of {found['known']:,} boxes that were known before, {shares[0]} were found at an IoU of 0.5, "
+        f"{shares[1]} under their own names."
     )
 
 
@@ -230,7 +235,9 @@ def _page(summary: str, labelled: LabelledSource) -> str:
 
 
 def _card(picture: np.ndarray, region: Region, known: Collection[Box]) -> Markup:
-    """The picture with the box, its phrase and score, and how well it agrees with the nearest of the boxes known before."""
+    """The picture with the box, its phrase and score, and how well it agrees with the nearest of the boxes known
+    before.
+    """
     boxed = with_boxes(Located(picture=picture, phrase=region.text, true=region.box, predicted=None))
     overlap = max((float(box_iou(np.array(box), np.array(region.box))) for box in known), default=None)
     return element(

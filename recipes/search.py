@@ -1,12 +1,13 @@
-"""Looks through an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest to them.
+"""Looks through an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest to
+them.
 
 Command:   python -m recipes.search --query "red apple" "schwarzes Herz" "トラの顔"
 Pictures:  python -m recipes.search --image photo.jpg
 Captions:  python -m recipes.search --image photo.jpg --among texts    (of an index made with --texts)
 
 Needs an index: `python -m recipes.embed` makes one of the embedded emoji. Prints a table for each query, and writes
-results.json and a gallery, results.html. The search is exact and reads the vectors block after block, so an index may be
-larger than memory.
+results.json and a gallery, results.html. The search is exact and reads the vectors block after block, so an index may
+be larger than memory.
 """
 
 import sys
@@ -48,7 +49,9 @@ class Search:
     top_k: Annotated[int, tyro.conf.arg(aliases=["--k"])] = 12
     """How many to show for each query."""
     implementation: Literal["exact", "faiss", "faiss_hnsw"] = "exact"
-    """exact needs nothing; faiss (pip install faiss-cpu) gives the same; faiss_hnsw is approximate, for many millions."""
+    """exact needs nothing; faiss (pip install faiss-cpu) gives the same; faiss_hnsw is approximate, for many
+    millions.
+    """
     model: str | None = None
     """Where the index's model is now, if it has moved."""
     output: Path = Path("runs/search/results.json")
@@ -114,8 +117,9 @@ def _encoder_of(folder: IndexFolder, options: Search, open_encoder: Callable[[st
         raise FileNotFoundError(f"{error}\nIf the model has moved, say where it is: --model.") from None
     if encoder.fingerprint() != folder.card["model_fingerprint"]:
         raise IndexFolderError(
-            f"{options.index} holds embeddings by another model than {name} is now (it was made by {folder.card['model']}). "
-            f"Give that one by --model, or embed anew: python -m recipes.embed --model {name} --index another/folder."
+            f"{options.index} holds embeddings by another model than {name} is now (it was made by "
+            f"{folder.card['model']}). Give that one by --model, or embed anew: python -m recipes.embed --model {name} "
+            "--index another/folder."
         )
     return encoder
 

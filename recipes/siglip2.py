@@ -1,4 +1,5 @@
-"""Trains SigLIP 2 in its stages: captions and boxes, self-distillation, masked prediction, resolutions, NaFlex, curated data.
+"""Trains SigLIP 2 in its stages: captions and boxes, self-distillation, masked prediction, resolutions, NaFlex, curated
+data.
 
 Paper:     Tschannen et al. 2025, "SigLIP 2: Multilingual Vision-Language Encoders with Improved Semantic Understanding,
            Localization, and Dense Features" (arXiv 2502.14786)
@@ -7,11 +8,12 @@ A preset:  python -m recipes.siglip2 B/16 --dry-run
 Own data:  python -m recipes.siglip2 --train-data "coco:annotations.json:images/" --run-dir runs/coco
 Afterwards: python -m recipes.caption --model runs/siglip2/trunk/model    (captions, finds and describes)
 
-By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes are known,
-with towers of a million weights, in 14 minutes on one core of a busy CPU: English recall@1 30%, recall@5 53% among 500 new scenes, and
-39% of their things found by the trunk's decoder. The other presets have the paper's sizes, batch, examples, rates and loss weights: B/32, B/16, L/16,
-So400m/14, So400m/16, g-opt/16, B/16-naflex and So400m/16-naflex. What the paper leaves open is a choice of ours, and a field:
-docs/siglip2.md lists each, with its reason and how sure the facts are.
+By default ("tiny") it learns scenes composed from the embedded emoji, whose captions name their objects and whose boxes
+are known, with towers of a million weights, in 14 minutes on one core of a busy CPU: English recall@1 30%, recall@5 53%
+among 500 new scenes, and 39% of their things found by the trunk's decoder. The other presets have the paper's sizes,
+batch, examples, rates and loss weights: B/32, B/16, L/16, So400m/14, So400m/16, g-opt/16, B/16-naflex and
+So400m/16-naflex. What the paper leaves open is a choice of ours, and a field: docs/siglip2.md lists each, with its
+reason and how sure the facts are.
 """
 
 import sys
@@ -23,7 +25,8 @@ from diptych.engine.command_line import train
 
 EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768
 
-# size: (preset of the trunk, weight of the self-supervised losses, resolutions as (patch, pixels), NaFlex, filter ratio)
+# size: (preset of the trunk, weight of the self-supervised losses, resolutions as (patch, pixels), NaFlex, filter
+# ratio)
 SIZES = {
     "B/32": ("siglip2_base_patch32_256", 0.25, (), False, 0.75),
     "B/16": ("siglip2_base_patch16_256", 0.25, ((16, 224), (16, 384), (16, 512)), False, 0.5),
@@ -67,8 +70,8 @@ def stages(
     """The order of learning (section 2; table 1 has the released resolutions).
 
     Args:
-        weight: of the self-supervised losses together, by model size (section 2.2): distillation counts it, masked prediction a
-            quarter of it.
+        weight: of the self-supervised losses together, by model size (section 2.2): distillation counts it, masked
+            prediction a quarter of it.
         resolutions: (patch, pixels) of the forks at 95% of the run.
         naflex: whether the run ends in a NaFlex model, forked at 90%, instead of the trunk.
         filter_ratio: share left out of super-batches in the curated fine-tuning of the smallest models; None for none.
@@ -125,7 +128,8 @@ def stages(
 
 
 def tiny() -> Recipe:
-    """All of it on a laptop: scenes of emoji, tiny towers, forks to another resolution and to NaFlex, and curated fine-tuning.
+    """All of it on a laptop: scenes of emoji, tiny towers, forks to another resolution and to NaFlex, and curated
+    fine-tuning.
 
     The curated stage takes the trunk for its teacher: there is no larger model here to ask.
     """

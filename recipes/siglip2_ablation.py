@@ -3,17 +3,18 @@
 Command:   KERAS_BACKEND=jax python -m recipes.siglip2_ablation
 Shorter:   python -m recipes.siglip2_ablation --examples 2000 --seeds 1 --output runs/ablation-short
 
-Every run is a recipe in stages with a folder of its own, so the command goes on where it was stopped. It ends with a table and a figure
-(docs/siglip2_ablation.md), means over seeds with 95% intervals. Runs of one comparison take the same number of steps of the same batch,
-from the same seeds and the same data in the same order, unless the table says otherwise:
+Every run is a recipe in stages with a folder of its own, so the command goes on where it was stopped. It ends with a
+table and a figure (docs/siglip2_ablation.md), means over seeds with 95% intervals. Runs of one comparison take the same
+number of steps of the same batch, from the same seeds and the same data in the same order, unless the table says
+otherwise:
 
-- the sigmoid loss alone; with the decoder; with the decoder, and self-distillation and masked prediction in the last fifth, as the paper has
-  them, or from the beginning. Of each: retrieval; boxes written by a fresh decoder on the frozen tower, and by the trained one; linear
-  probes on frozen patches.
-- pictures of extreme aspect, from one trunk: the second half squashed to squares, or as NaFlex, which sees a fourth of its batches at the
-  square's number of patches and the others at less or more.
-- pictures of which half have another's caption: the last part of training on batches chosen by learnability, or on batches as they come,
-  the same number of them. The teacher is the first run's, which saw right captions alone.
+- the sigmoid loss alone; with the decoder; with the decoder, and self-distillation and masked prediction in the last
+  fifth, as the paper has them, or from the beginning. Of each: retrieval; boxes written by a fresh decoder on the
+  frozen tower, and by the trained one; linear probes on frozen patches.
+- pictures of extreme aspect, from one trunk: the second half squashed to squares, or as NaFlex, which sees a fourth of
+  its batches at the square's number of patches and the others at less or more.
+- pictures of which half have another's caption: the last part of training on batches chosen by learnability, or on
+  batches as they come, the same number of them. The teacher is the first run's, which saw right captions alone.
 - sigmoid or softmax at batches of 16.
 """
 

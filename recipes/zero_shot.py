@@ -1,12 +1,13 @@
 """Classifies pictures by labels in words: how well "a photo of a cat" fits each picture, without training a classifier.
 
 Command:   python -m recipes.zero_shot
-Own data:  python -m recipes.zero_shot --images photos/ --labels "cat,dog,polar bear" --model hf://google/siglip2-base-patch16-224
+Own data:  python -m recipes.zero_shot --images photos/ --labels "cat,dog,polar bear" --model
+hf://google/siglip2-base-patch16-224
 
-With no flags it looks at a dozen emoji as a designer drew them whose drawings were never trained on. Each label is put into
-several sentences, whose embeddings are averaged (Radford et al. 2021, section 3.1.4), and gets two numbers: the sigmoid, the
-probability that picture and label belong together, whatever else is asked; and the softmax, its share among all labels. Prints
-a table, and writes results.json and a sheet of the pictures with their bars, results.html.
+With no flags it looks at a dozen emoji as a designer drew them whose drawings were never trained on. Each label is put
+into several sentences, whose embeddings are averaged (Radford et al. 2021, section 3.1.4), and gets two numbers: the
+sigmoid, the probability that picture and label belong together, whatever else is asked; and the softmax, its share
+among all labels. Prints a table, and writes results.json and a sheet of the pictures with their bars, results.html.
 """
 
 import sys
@@ -48,7 +49,9 @@ class ZeroShot:
     labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--classnames"])] = ()
     """"cat,dog,polar bear", or a file with a label a line (or a JSON list)."""
     templates: tuple[str, ...] = ()
-    """"a photo of a {}", or files with one a line; by default seven general ones, and "{}" for the model of the emoji."""
+    """"a photo of a {}", or files with one a line; by default seven general ones, and "{}" for the model of the
+    emoji.
+    """
     model: str = TRAINED_ON_NAMES
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
     output: Path = Path("runs/zero_shot/results.json")

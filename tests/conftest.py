@@ -15,7 +15,8 @@ if "KERAS_HOME" not in os.environ:
     os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
     atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
-# Pallas' interpreter on jax has threads that wait for each other. XLA gives it one a core, and one alone waits for ever.
+# Pallas' interpreter on jax has threads that wait for each other. XLA gives it one a core, and one alone waits for
+# ever.
 os.environ.setdefault("NPROC", "2")
 
 # A shell ignores SIGINT in what it starts in the background, and programs started from here would inherit that.

@@ -14,7 +14,9 @@ NOT_INSTALLED = "core/data/emoji/building/"
 
 
 def wanted(root: Path = ROOT) -> set[str]:
-    """The files that an installation needs: all of `diptych/` and of the rooms, code and data, but what makes the data."""
+    """The files that an installation needs: all of `diptych/` and of the rooms, code and data, but what makes the
+    data.
+    """
     found = {path.as_posix() for path in files(root) if path.parts[0] in (*ROOMS, "diptych")}
     found = {name for name in found if not name.startswith(NOT_INSTALLED)}
     return {name if name.startswith("diptych/") else f"diptych/{name}" for name in found}

@@ -1,9 +1,9 @@
 """pytest plugin: how the tests are ordered, measured and kept small.
 
-Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between two files,
-and where a process has grown, compiled programs are let go. In continuous integration each test's seconds are written down
-(`tests/times.py`), and a process that grows beyond `LARGEST_MEGABYTES` fails the run. With --quick, tests that are recorded as slow are
-left out.
+Files run in the order of their recorded times, the longest first, so that processes side by side end together. Between
+two files, and where a process has grown, compiled programs are let go. In continuous integration each test's seconds
+are written down (`tests/times.py`), and a process that grows beyond `LARGEST_MEGABYTES` fails the run. With --quick,
+tests that are recorded as slow are left out.
 """
 
 import ctypes
@@ -88,7 +88,9 @@ def peak_megabytes() -> float:
 
 
 def megabytes(field: str) -> float:
-    """A figure that Linux gives of this process's memory, such as the present "VmRSS" or the greatest, "VmHWM"; elsewhere 0."""
+    """A figure that Linux gives of this process's memory, such as the present "VmRSS" or the greatest, "VmHWM";
+    elsewhere 0.
+    """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(int(line.split()[1]) for line in lines if line.startswith(field)) * 1_024 / 1e6
@@ -98,7 +100,8 @@ class Measurement:
     """Hears of every test, whichever process ran it; adds up, writes down, and judges the memory at the end.
 
     Args:
-        part: of continuous integration, None where this is none: then nothing is written down, and any memory is allowed.
+        part: of continuous integration, None where this is none: then nothing is written down, and any memory is
+            allowed.
         folder: where to write.
     """
 

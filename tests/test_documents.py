@@ -35,6 +35,13 @@ def broken_links(text: str, folder: Path) -> list[str]:
     return broken
 
 
+def long_lines(text: str) -> list[str]:
+    """Lines of prose that end after column 120; tables, blocks of code and addresses of links do not count."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    shown = re.sub(r"\]\([^)]*\)", "]", prose)
+    return [line for line in shown.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
 def headings(text: str) -> set[str]:
     """The anchors of a Markdown text's headings."""
     titles = re.findall(r"^#+ +(.+?) *$", text, re.M)
@@ -68,6 +75,7 @@ def test_links_and_paths_lead_somewhere(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     assert broken_links(text, (ROOT / path).parent) == []
     assert missing_paths(text) == []
+    assert long_lines(text) == []
 
 
 def test_the_tour_names_the_rooms_files():
@@ -87,6 +95,8 @@ def test_a_wrong_document_is_seen():
         "core/nowhere.py",
         "nothing.py",
     ]
+    long = "x" * 121
+    assert long_lines(f"{long}\n| {long} |\n[a](https://{long})\n```text\n{long}\n```\n{long[1:]}\n") == [long]
 
 
 def test_every_fence_is_a_command_or_shown_only():

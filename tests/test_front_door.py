@@ -1,4 +1,6 @@
-"""`import diptych` is quick and gives what people use; `diptych` and `python -m diptych` list the recipes and run them."""
+"""`import diptych` is quick and gives what people use; `diptych` and `python -m diptych` list the recipes and run
+them.
+"""
 
 import ast
 import subprocess

@@ -1,4 +1,6 @@
-"""Imports point one way, core <- backends, models <- engine <- recipes, without circles; each framework has its own room."""
+"""Imports point one way, core <- backends, models <- engine <- recipes, without circles; each framework has its own
+room.
+"""
 
 import ast
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,6 @@
-"""The table of faults is true: each can be made where it says, in code that stays Python, and the test that is to find it is there."""
+"""The table of faults is true: each can be made where it says, in code that stays Python, and the test that is to find
+it is there.
+"""
 
 import re
 from dataclasses import replace
@@ -71,7 +73,8 @@ def test_a_wrong_entry_is_seen(change, words):
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(0, "lives"), (1, "caught"), (2, "broken"), (3, "broken"), (4, "broken"), (5, "broken"), (-9, "broken"), (None, "broken")],
+    [(0, "lives"), (1, "caught"), (2, "broken"), (3, "broken"), (4, "broken"), (5, "broken"), (-9, "broken"),
+     (None, "broken")],
 )  # fmt: skip
 def test_only_a_test_that_failed_has_caught_something(status, expected):
     """0 is that of tests that passed, 1 of tests that failed; 2 to 5 say that none was run to its end."""

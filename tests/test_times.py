@@ -1,4 +1,6 @@
-"""The short suite stays short: what it was measured to take is within its budget, and nothing escapes the measurement."""
+"""The short suite stays short: what it was measured to take is within its budget, and nothing escapes the
+measurement.
+"""
 
 import json
 import re

@@ -71,7 +71,8 @@ def test_every_python_folder_is_a_package():
 
 @pytest.mark.parametrize(
     "text",
-    ["see /wo" "rk/plan.md", "cd /ho" "me/ann/diptych", "https://files.python" "hosted.org/x", "as iss" "ue 7 asks", "# TO" "DO: later"],
+    ["see /wo" "rk/plan.md", "cd /ho" "me/ann/diptych", "https://files.python" "hosted.org/x", "as iss" "ue 7 asks",
+     "# TO" "DO: later"],
 )  # fmt: skip
 def test_foreign_words_are_found(text):
     assert foreign_words(text)

@@ -1,11 +1,11 @@
 """Times and memory of the checks: measured by nox, recorded in `recorded_times.json`, printed at the end of `.ci/run`.
 
-    python -m tests.times           the minutes of each part, the largest process and the twenty slowest tests of the last run
-    python -m tests.times --record  the same, and the new record
+    python -m tests.times           the minutes of each part, the largest process and the twenty slowest tests of the
+    last run python -m tests.times --record  the same, and the new record
 
-nox leaves its report in `.nox/times/`, and the plugin of the tests a file for each part, with a line of JSON a test: the seconds of
-its set-up, its call and its tear-down. The record names each test that takes a second; of the others it holds the sum, by file, so
-that it changes where something changed.
+nox leaves its report in `.nox/times/`, and the plugin of the tests a file for each part, with a line of JSON a test:
+the seconds of its set-up, its call and its tear-down. The record names each test that takes a second; of the others it
+holds the sum, by file, so that it changes where something changed.
 """
 
 import argparse

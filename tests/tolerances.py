@@ -6,10 +6,10 @@ several sums in a row. So the relative error of a result is expected near
 
     u · sqrt(total length of the sums on its way) · condition
 
-where the condition says how a result moves when the weights do (`tests.oracle.conditioning` measures it on each drawn case),
-and is taken as at least 1. The tolerance is twice that; the largest errors seen are a third of it (docs/numerics.md has the
-table). LIMITS caps it, so that no badly conditioned case can excuse a wrong result. Errors are relative to the norm of the
-tensor they are in.
+where the condition says how a result moves when the weights do (`tests.oracle.conditioning` measures it on each drawn
+case), and is taken as at least 1. The tolerance is twice that; the largest errors seen are a third of it
+(docs/numerics.md has the table). LIMITS caps it, so that no badly conditioned case can excuse a wrong result. Errors
+are relative to the norm of the tensor they are in.
 """
 
 import math
@@ -39,8 +39,8 @@ class Limits:
 
 LIMITS = {
     "float32": Limits(output=1e-5, gradient=1e-4, curve=1e-5, gradient_norm=1e-4),
-    # Three significant bits of a gradient are less than one wants and more than zeros, flipped signs, dropped negatives or a
-    # missing factor have.
+    # Three significant bits of a gradient are less than one wants and more than zeros, flipped signs, dropped negatives
+    # or a missing factor have.
     "mixed_bfloat16": Limits(output=0.1, gradient=0.3, curve=0.05, gradient_norm=0.2),
 }
 
@@ -54,8 +54,8 @@ UPDATE_ROUNDINGS = 16
 def path_length(config: dict, dtype: str) -> int:
     """Σ of the lengths of the sums that the longer tower's activations pass through.
 
-    bfloat16 products are added up in float32: only the rounding of the result counts, once for each of the sixteen or so
-    results that a block stores and the eight around the blocks.
+    bfloat16 products are added up in float32: only the rounding of the result counts, once for each of the sixteen or
+    so results that a block stores and the eight around the blocks.
     """
     towers = (config["vision"], config["text"])
     if dtype == "mixed_bfloat16":
@@ -100,7 +100,8 @@ def well_conditioned(config: dict, dtype: str, conditions: dict[str, float]) -> 
 def gradient_errors(gradients: dict, relative: dict[str, float]) -> dict[str, np.ndarray]:
     """How far each entry of a gradient may be off: its tensor's tolerance times the largest entry; 0 in rows of zeros.
 
-    A row is exactly 0 where nothing flows to it, as that of a token that the batch does not hold; no backend may move it.
+    A row is exactly 0 where nothing flows to it, as that of a token that the batch does not hold; no backend may move
+    it.
     """
     return {
         path: np.where(_rows_of_zeros(gradient), 0.0, relative[path] * np.max(np.abs(gradient), initial=0.0))

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 class Spread:
     """The first `devices` local devices as a mesh.
 
-    Within `scope` Keras knows of them, so that the sigmoid loss goes round them in a ring; outside nothing has changed, and models
-    are evaluated as on one device.
+    Within `scope` Keras knows of them, so that the sigmoid loss goes round them in a ring; outside nothing has changed,
+    and models are evaluated as on one device.
 
     Raises:
         ValueError: there are fewer devices.
@@ -22,7 +22,8 @@ class Spread:
         present = jax.local_devices()
         if not 1 <= devices <= len(present):
             raise ValueError(
-                f"A step was to be spread over {devices} devices, and jax has {len(present)} here ({present[0].platform})."
+                f"A step was to be spread over {devices} devices, and jax has {len(present)} here "
+                f"({present[0].platform})."
             )
         self.count = devices
         self._distribution = keras.distribution.DataParallel(devices=present[:devices])
@@ -53,7 +54,7 @@ class Spread:
         for name, array in batch.items():
             if array.shape[0] % self.count:
                 raise ValueError(
-                    f"{array.shape[0]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose a "
-                    f"batch size that is a multiple of {self.count}, in every piece of it."
+                    f"{array.shape[0]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose "
+                    f"a batch size that is a multiple of {self.count}, in every piece of it."
                 )
         return {name: jax.device_put(array, self.rows()) for name, array in batch.items()}

@@ -61,7 +61,9 @@ class TrainStep:
         self._state = self._read = None
 
     def gradients(self, state, fixed, batch):
-        """-> (loss, (logs, updates of the objective's variables, untrained weights)), gradients in the order of the weights."""
+        """-> (loss, (logs, updates of the objective's variables, untrained weights)), gradients in the order of the
+        weights.
+        """
         weights, _, averages, held, untrained = state
         objective, pieces_a_batch = self._objective, self._micro_batches
 

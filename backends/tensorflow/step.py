@@ -29,7 +29,9 @@ class TrainStep:
         """Nothing to do: the Keras variables hold the state."""
 
     def gradients(self, batch):
-        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them."""
+        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves
+        them.
+        """
         objective, model = self._objective, self._model
         untrained = [tf.convert_to_tensor(variable.value) for variable in self._untrained]
         batch = objective.prepare(model, batch)
@@ -69,7 +71,9 @@ class TrainStep:
         return objective.total(losses | mean), gradients, untrained
 
     def _in_scope(self, function, batch, untrained):
-        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and once."""
+        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and
+        once.
+        """
         if not untrained:
             return function(self._model, batch), untrained
         with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:

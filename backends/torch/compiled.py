@@ -10,9 +10,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 class CompiledGradients:
     """What `TrainStep.gradients` gives, without Keras and autograd in between.
 
-    The function is run once on the first batch of a shape and what it does to tensors is written down, forward and backward
-    passes together. That graph, in which nothing of Keras is left, goes to `torch.compile`. (Compiling the function itself breaks
-    it at every Keras layer, dozens of times.) Variables other than the trained weights are read where they lie, as they are then.
+    The function is run once on the first batch of a shape and what it does to tensors is written down, forward and
+    backward passes together. That graph, in which nothing of Keras is left, goes to `torch.compile`. (Compiling the
+    function itself breaks it at every Keras layer, dozens of times.) Variables other than the trained weights are read
+    where they lie, as they are then.
 
     Args:
         gradients: batch -> loss, gradients, untrained weights; it may look at shapes, never at values.

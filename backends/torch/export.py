@@ -73,7 +73,8 @@ def write_onnx(
         shapes: of the inputs.
         path: of the `.onnx` file.
         metadata: what the graph's `metadata_props` shall say.
-        external_data: weights go into a file of their own, `<path>.data`; those over 2 GB do so anyway, as no other way exists.
+        external_data: weights go into a file of their own, `<path>.data`; those over 2 GB do so anyway, as no other way
+            exists.
     """
     (output,) = model.output
     dynamic = tuple(dict(_named(shape)) for shape in shapes.values())

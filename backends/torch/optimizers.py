@@ -8,8 +8,8 @@ import torch
 def apply_updates(optimizer, variables) -> Callable[[list], None]:
     """A function that applies a list of gradients to the weights behind `variables`, in place.
 
-    An optimizer whose `update_rule` is "adamw" runs in torch's fused kernel on its own slots, so that checkpoints do not see
-    the difference; any other runs its own `apply`.
+    An optimizer whose `update_rule` is "adamw" runs in torch's fused kernel on its own slots, so that checkpoints do
+    not see the difference; any other runs its own `apply`.
     """
     if getattr(optimizer, "update_rule", None) == "adamw":
         return FusedAdamW(optimizer, variables)
@@ -19,8 +19,8 @@ def apply_updates(optimizer, variables) -> Callable[[list], None]:
 class FusedAdamW:
     """`diptych.core.training.optimizers.AdamW` by `torch.optim.AdamW(fused=True)`.
 
-    torch decays by lr · weight_decay, so a decay of d at base rate η becomes d / η, and a rate multiplier, which does not
-    touch decay here, is divided out again.
+    torch decays by lr · weight_decay, so a decay of d at base rate η becomes d / η, and a rate multiplier, which does
+    not touch decay here, is divided out again.
     """
 
     def __init__(self, optimizer, variables):

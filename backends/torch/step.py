@@ -1,4 +1,6 @@
-"""One training step on torch: gradients by `torch.autograd.grad`, eager or compiled, and updates over whole lists of weights."""
+"""One training step on torch: gradients by `torch.autograd.grad`, eager or compiled, and updates over whole lists of
+weights.
+"""
 
 import keras
 import torch
@@ -55,7 +57,8 @@ class TrainStep:
         """Nothing to do: the Keras variables hold the state."""
 
     def gradients(self, batch, weights=None):
-        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves them.
+        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves
+        them.
 
         `weights` stand for the trained ones, where those of the variables are not meant.
         """
@@ -86,7 +89,8 @@ class TrainStep:
             if own:
                 value = objective.total(own).value
                 outputs.append((value, torch.full_like(value, 1 / self._micro_batches)))
-            # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and takes none.
+            # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and
+            # takes none.
             outputs = [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
             carried = _gradients([o for o, _ in outputs], weights, [c for _, c in outputs])
             torch._foreach_add_(gradients, list(carried))
@@ -95,7 +99,9 @@ class TrainStep:
         return objective.total(losses | mean), gradients, untrained
 
     def _in_scope(self, function, batch, untrained):
-        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and once."""
+        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and
+        once.
+        """
         if not untrained:
             return function(self._model, batch), untrained
         with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:

@@ -11,7 +11,8 @@ ACCELERATED = torch.cuda.is_available()
 def ways(layer, inputs: tuple, *, compile: bool) -> dict[str, Callable]:
     """What comes behind a contestant's name -> a function without arguments that computes and waits for the result.
 
-    Keras's Python cannot be compiled, so torch.compile is given the graph of torch operations that `torch.export` finds.
+    Keras's Python cannot be compiled, so torch.compile is given the graph of torch operations that `torch.export`
+    finds.
     """
     found = {"": runner(layer, inputs, accelerated=ACCELERATED)}
     if compile:
@@ -22,7 +23,9 @@ def ways(layer, inputs: tuple, *, compile: bool) -> dict[str, Callable]:
 
 
 def runner(function: Callable, inputs: tuple, *, accelerated: bool) -> Callable:
-    """function(*inputs) in inference mode, without arguments and waited for; NumPy inputs are put onto the device before."""
+    """function(*inputs) in inference mode, without arguments and waited for; NumPy inputs are put onto the device
+    before.
+    """
     on_device = _on_device(inputs, accelerated=accelerated)
 
     def run():

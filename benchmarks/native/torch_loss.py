@@ -1,4 +1,6 @@
-"""The sigmoid loss on torch for the benchmark: ours, the plain one, and other people's; each is timed through autograd."""
+"""The sigmoid loss on torch for the benchmark: ours, the plain one, and other people's; each is timed through
+autograd.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,6 +1,7 @@
 """SigLIP in plain torch.nn, as somebody without Keras would write it: the baseline of the step-time benchmark.
 
-Parameters carry the names of `diptych.models.SigLIP`'s weights ("image/encoder/block_00/mlp/in_kernel"), with "." for "/".
+Parameters carry the names of `diptych.models.SigLIP`'s weights ("image/encoder/block_00/mlp/in_kernel"), with "." for
+"/".
 """
 
 import torch
@@ -106,7 +107,9 @@ class TextTower(nn.Module):
 
 
 class SigLIP(nn.Module):
-    """SigLIP's own arrangement: MAP pooling of images, the last position of texts, a projection behind the text tower."""
+    """SigLIP's own arrangement: MAP pooling of images, the last position of texts, a projection behind the text
+    tower.
+    """
 
     def __init__(self, config):
         super().__init__()

@@ -11,9 +11,11 @@ ANY = math.inf
 
 @dataclass(frozen=True)
 class ArrayField:
-    """What one field of a batch holds: its type, its possible shapes by named axes, the range of its values, and a sentence.
+    """What one field of a batch holds: its type, its possible shapes by named axes, the range of its values, and a
+    sentence.
 
-    The first axis is "batch". Another axis is a number or a name; equal names are equal lengths in all fields of a batch.
+    The first axis is "batch". Another axis is a number or a name; equal names are equal lengths in all fields of a
+    batch.
     """
 
     dtype: type
@@ -32,7 +34,8 @@ class Batch:
 
     `fields` go to the device: those that the preprocessing declares. The rest stays on the host: `index` int64 [batch]
     is the place of each example in the endless training order; `keys` and `languages` name its record and its caption's
-    language; `skipped` lists the (record key, reason) of the bad examples that were met and replaced while this batch was made.
+    language; `skipped` lists the (record key, reason) of the bad examples that were met and replaced while this batch
+    was made.
     """
 
     fields: dict[str, np.ndarray] = field(repr=False)
@@ -56,7 +59,8 @@ class Batch:
         """
         if count < 1 or len(self) % count or not len(self):
             raise ValueError(
-                f"a batch of {len(self)} cannot be cut into {count} equal pieces: choose a batch_size that is a multiple"
+                f"a batch of {len(self)} cannot be cut into {count} equal pieces: choose a batch_size that is a "
+                "multiple"
             )
         size = len(self) // count
         return tuple(self._piece(slice(number * size, (number + 1) * size)) for number in range(count))
@@ -86,8 +90,8 @@ class Batch:
             raise ValueError(f"Batch.{missing[0]} is missing, expected {declared[missing[0]]}")
         if unknown := sorted(self.fields.keys() - declared.keys()):
             raise ValueError(
-                f"Batch.{unknown[0]} is no field that was declared, and these are: {', '.join(declared)}. Who makes a field "
-                "declares it, as an ArrayField."
+                f"Batch.{unknown[0]} is no field that was declared, and these are: {', '.join(declared)}. Who makes a "
+                "field declares it, as an ArrayField."
             )
         lengths = {"batch": (size, "index")}
         for name, array in self.fields.items():

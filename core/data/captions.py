@@ -9,7 +9,10 @@ MAX_COMBINING_MARKS_IN_A_ROW = 12
 
 _JOINERS = "\u200c\u200d\ufe0e\ufe0f"  # meaningful between letters (Persian, Hindi) and in emoji, nothing alone
 _INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
-_COMBINING = "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_COMBINING = (
+    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f"
+    "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+)
 _UNUSUAL = re.compile(f"[\x00-\x1f\x7f-\x9f{_INVISIBLE}\ud800-\udfff{_JOINERS}{_COMBINING}]|\\s\\s|^\\s|\\s$")
 _DROPPED = re.compile(f"[{_INVISIBLE}]")
 _CONTROLS = re.compile("[\x01-\x1f\x7f-\x9f]")

@@ -26,8 +26,9 @@ _PILLOW_FILTERS = {
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> np.ndarray:
     """Pixels of an encoded picture, uint8 [height, width, 3], RGB.
 
-    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size is checked before any pixel is decoded, the EXIF
-    orientation is applied, transparency is laid on white, and 16-bit grey keeps its range. Whatever goes wrong is a `BadExample`.
+    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size is checked before any pixel is decoded, the
+    EXIF orientation is applied, transparency is laid on white, and 16-bit grey keeps its range. Whatever goes wrong is
+    a `BadExample`.
     """
     if not data:
         raise BadExample("image_empty")
@@ -46,14 +47,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
         raise BadExample("image_format", f"not one of {', '.join(FORMATS)}; begins with {data[:8]!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("image_too_large", str(error)) from None
-    # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError, MemoryError...
+    # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError,
+    # MemoryError...
     except Exception as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_damaged"
         raise BadExample(reason, f"{type(error).__name__}: {error}") from None
 
 
 def rgb_pixels(picture: Image.Image) -> np.ndarray:
-    """Pixels of a Pillow picture, uint8 [height, width, 3], RGB: upright by its EXIF orientation, transparency laid on white."""
+    """Pixels of a Pillow picture, uint8 [height, width, 3], RGB: upright by its EXIF orientation, transparency laid on
+    white.
+    """
     return _rgb_pixels(_upright(picture))
 
 
@@ -63,9 +67,9 @@ def resize(
     """Squash uint8 [height, width, 3] to [size, size, 3], or to size = (rows, columns); nothing is cropped.
 
     Three families. "bilinear" is big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8.
-    "bilinear_antialias" and "bicubic_antialias" are Pillow's, rounded to uint8, as transformers prepares SigLIP 2 and SigLIP; hub
-    files call them resample 2 and 3. "bilinear_antialias_float" is antialiased but not rounded, float32 0..255: big_vision's
-    `resize_to_sequence` for NaFlex. An image of the right size is returned as is.
+    "bilinear_antialias" and "bicubic_antialias" are Pillow's, rounded to uint8, as transformers prepares SigLIP 2 and
+    SigLIP; hub files call them resample 2 and 3. "bilinear_antialias_float" is antialiased but not rounded, float32
+    0..255: big_vision's `resize_to_sequence` for NaFlex. An image of the right size is returned as is.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     if image.shape == (rows, columns, _RGB_BYTES):
@@ -131,7 +135,9 @@ def _bilinear_without_antialias(image: np.ndarray, rows: int, columns: int) -> n
 
 
 def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two source places of each target place, and the weight of the second, in float32 as TensorFlow computes them."""
+    """The two source places of each target place, and the weight of the second, in float32 as TensorFlow computes
+    them.
+    """
     scale = np.float32(old) / np.float32(new)
     places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(places)

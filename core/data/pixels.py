@@ -47,7 +47,8 @@ class FixedSize:
     """Every picture becomes `height` x `width` pixels.
 
     resize: how pictures are resized; see `image.resize`.
-    shortest_edge: None squashes to height x width, which never crops (SigLIP). A number resizes the shorter side to it, keeping the
+    shortest_edge: None squashes to height x width, which never crops (SigLIP). A number resizes the shorter side to it,
+        keeping the
     aspect, and takes the middle height x width of that (CLIP).
     """
 

@@ -8,7 +8,9 @@ UNKNOWN_LANGUAGE = "und"
 
 
 class BadExample(ValueError):
-    """An image, caption or record that cannot be used; `reason` is a short slug that skipped examples are counted by."""
+    """An image, caption or record that cannot be used; `reason` is a short slug that skipped examples are counted
+    by.
+    """
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason, detail)
@@ -21,7 +23,9 @@ class BadExample(ValueError):
 
 @dataclass(frozen=True)
 class Caption:
-    """One text about a record; `language` is a BCP 47 code ("und": unknown), `weight` its share among those of its language."""
+    """One text about a record; `language` is a BCP 47 code ("und": unknown), `weight` its share among those of its
+    language.
+    """
 
     text: str
     language: str = UNKNOWN_LANGUAGE

@@ -1,8 +1,8 @@
 """Boxes of image regions: as text that a decoder reads and writes, and how far two of them agree.
 
-A box is written as four whole numbers below `bins`, in plain text, as LocCa does (Wan et al. 2024, arXiv 2403.19596), whose ablation
-finds ordinary numbers as good as tokens of their own. Neither LocCa nor SigLIP 2 publishes the order of the corners; the default is
-PaliGemma's (Beyer et al. 2024, arXiv 2407.07726), top left first and y before x.
+A box is written as four whole numbers below `bins`, in plain text, as LocCa does (Wan et al. 2024, arXiv 2403.19596),
+whose ablation finds ordinary numbers as good as tokens of their own. Neither LocCa nor SigLIP 2 publishes the order of
+the corners; the default is PaliGemma's (Beyer et al. 2024, arXiv 2407.07726), top left first and y before x.
 """
 
 import math
@@ -40,10 +40,11 @@ def box_text(box: Box, *, bins: int = BINS, order: BoxOrder = "yxyx") -> str:
 
 
 def parse_box(text: str, *, bins: int = BINS, order: BoxOrder = "yxyx") -> Box | None:
-    """The box (ymin, xmin, ymax, xmax) in [0, 1] that a text spells; no side is off by more than half a bin, 0.5 / (bins - 1).
+    """The box (ymin, xmin, ymax, xmax) in [0, 1] that a text spells; no side is off by more than half a bin, 0.5 /
+    (bins - 1).
 
-    Reads what a decoder may have written: more white space, commas and brackets are let pass. Anything else, a number of
-    `bins` or more, and corners in the wrong order give None.
+    Reads what a decoder may have written: more white space, commas and brackets are let pass. Anything else, a number
+    of `bins` or more, and corners in the wrong order give None.
     """
     check_places(bins, order)
     match = _FOUR_NUMBERS.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
@@ -72,7 +73,8 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape[-1:] != (4,) or second.shape[-1:] != (4,):
         raise ValueError(
-            f"boxes must be (ymin, xmin, ymax, xmax) along the last axis, got {list(first.shape)} and {list(second.shape)}."
+            f"boxes must be (ymin, xmin, ymax, xmax) along the last axis, got {list(first.shape)} and "
+            f"{list(second.shape)}."
         )
     shared = _area_between(np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:]))
     one, other = _area_between(first[..., :2], first[..., 2:]), _area_between(second[..., :2], second[..., 2:])
@@ -93,7 +95,9 @@ def box_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def relative_box(top: float, left: float, bottom: float, right: float, height: float, width: float) -> Box:
-    """A box in pixels as fractions of its image, cut to the image; raises `BadExample` (region_box) where nothing of it is inside."""
+    """A box in pixels as fractions of its image, cut to the image; raises `BadExample` (region_box) where nothing of it
+    is inside.
+    """
     numbers = (top, left, bottom, right, height, width)
     if all(map(math.isfinite, numbers)) and height > 0 and width > 0 and top < bottom and left < right:
         box = (

@@ -1,4 +1,6 @@
-"""Which example stands at which place of the endless training order, and which image and caption of a record it shows."""
+"""Which example stands at which place of the endless training order, and which image and caption of a record it
+shows.
+"""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -18,11 +20,12 @@ _ROUNDS = 12
 
 @dataclass(frozen=True)
 class Order:
-    """The order of records: epochs one after the other, each a permutation drawn from (seed, stage, epoch) and cut into batches.
+    """The order of records: epochs one after the other, each a permutation drawn from (seed, stage, epoch) and cut into
+    batches.
 
-    Any place is found without visiting those before it. Every record comes once an epoch. A batch that ends one epoch and
-    begins the next holds no record twice either, as long as `size >= 2 * batch_size`: the next epoch's permutation has
-    the records that would repeat swapped to a later place.
+    Any place is found without visiting those before it. Every record comes once an epoch. A batch that ends one epoch
+    and begins the next holds no record twice either, as long as `size >= 2 * batch_size`: the next epoch's permutation
+    has the records that would repeat swapped to a later place.
     """
 
     size: int
@@ -134,10 +137,12 @@ def example_rng(
 def draw(
     record: Record, rng: np.random.Generator, language_weights: Mapping[str, float] | None = None
 ) -> tuple[object, Caption]:
-    """Pick one of a record's images evenly, then a language by weight, then one of its captions by the captions' own weights.
+    """Pick one of a record's images evenly, then a language by weight, then one of its captions by the captions' own
+    weights.
 
     `language_weights` maps language codes to relative weights; "*" is the weight of all other languages of the record
-    together, shared evenly. None picks among all captions of the record. Raises `BadExample` where there is nothing to pick.
+    together, shared evenly. None picks among all captions of the record. Raises `BadExample` where there is nothing to
+    pick.
     """
     if not record.images:
         raise BadExample("image_missing", record.key)
@@ -167,7 +172,9 @@ def _ends_of_shares(languages: tuple[str, ...], language_weights: tuple[tuple[st
 
 
 def _place(ends: Sequence[float], share: float) -> int:
-    """Index of the interval into which `share` of [0, 1) falls, given where each interval ends; empty ones are passed over."""
+    """Index of the interval into which `share` of [0, 1) falls, given where each interval ends; empty ones are passed
+    over.
+    """
     return min(bisect_right(ends, share * ends[-1]), len(ends) - 1)
 
 
@@ -193,9 +200,9 @@ def _mixed(words: np.ndarray) -> np.ndarray:
 def _swaps_at_epoch_start(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Places of an epoch that differ from its permutation, and their records, so that its first batch repeats nothing.
 
-    The batch began in the epoch before: its records there are the tail, its places here the head. Records of the tail found in
-    the head change places with later ones, but not with those in this epoch's own tail, so epochs do not depend on
-    each other in a chain.
+    The batch began in the epoch before: its records there are the tail, its places here the head. Records of the tail
+    found in the head change places with later ones, but not with those in this epoch's own tail, so epochs do not
+    depend on each other in a chain.
     """
     nothing = np.empty(0, np.int64), np.empty(0, np.int64)
     tail_size = epoch * order.size % order.batch_size

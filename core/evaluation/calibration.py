@@ -1,9 +1,10 @@
 """Are the pairwise sigmoid probabilities true? Reliability, expected calibration error, AUC and logit histograms.
 
 The sigmoid loss makes every (image, caption) cell of a batch a yes-or-no question, so `sigmoid(logit_scale * cosine +
-logit_bias)` should be the share of such cells that really are pairs. In a batch of B only 1/B of the cells are: nearly all
-probabilities are tiny, so bins are even in the log-odds and not in the probability. Measure with as many images and captions
-as the model was trained on in one batch; in a larger grid pairs are rarer than the bias was fitted to.
+logit_bias)` should be the share of such cells that really are pairs. In a batch of B only 1/B of the cells are:
+nearly all probabilities are tiny, so bins are even in the log-odds and not in the probability. Measure with as many
+images and captions as the model was trained on in one batch; in a larger grid pairs are rarer than the bias was
+fitted to.
 """
 
 from typing import Any
@@ -43,8 +44,9 @@ def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> d
     Args:
         logits: any shape.
         is_pair: bool, of the same shape.
-        bins: number of bins up to the largest logit, starting where the probability is one in the number of cells (smaller
-            ones cannot be told apart and share the first bin), or at the smallest logit; empty ones are left out.
+        bins: number of bins up to the largest logit, starting where the probability is one in the number of cells
+            (smaller ones cannot be told apart and share the first bin), or at the smallest logit; empty ones are left
+            out.
 
     Returns:
         {"ece", "base_rate" (share of pairs), "mean_probability", "bins": [{"low", "high" (probabilities at the edges),
@@ -138,7 +140,8 @@ def calibrate(
     grids: int = 8,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Reliability, AUC and histograms over random grids of `batch_size` images by `batch_size` texts, one text an image.
+    """Reliability, AUC and histograms over random grids of `batch_size` images by `batch_size` texts, one text an
+    image.
 
     Args:
         image_embeddings: [images, width].
@@ -206,7 +209,7 @@ def _flatten(logits: np.ndarray, is_pair: np.ndarray) -> tuple[np.ndarray, np.nd
     logits = logits.ravel().astype(np.float64)
     if not np.isfinite(logits).all():
         raise ValueError(
-            f"{np.count_nonzero(~np.isfinite(logits))} of {logits.size} logits are not finite. Check the embeddings, the "
-            "scale and the bias for NaN and overflow."
+            f"{np.count_nonzero(~np.isfinite(logits))} of {logits.size} logits are not finite. Check the embeddings, "
+            "the scale and the bias for NaN and overflow."
         )
     return logits, is_pair.ravel()

@@ -1,4 +1,6 @@
-"""Zero-shot classification judged from every side: top-1 and top-k, by class, and whether the probabilities are true."""
+"""Zero-shot classification judged from every side: top-1 and top-k, by class, and whether the probabilities are
+true.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +25,8 @@ def softmax_probabilities(logits: np.ndarray) -> np.ndarray:
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """Whether the true class is among the k of largest score, bool [images, ks].
 
-    As strict as `retrieval.recall_at_k`: a class that ties with the true one is ranked before it, and so is one whose score is
-    not a number; an image whose true class has no finite score is missed by every k.
+    As strict as `retrieval.recall_at_k`: a class that ties with the true one is ranked before it, and so is one whose
+    score is not a number; an image whose true class has no finite score is missed by every k.
     """
     true_scores = scores[np.arange(len(labels)), labels]
     with np.errstate(invalid="ignore"):
@@ -49,7 +51,8 @@ def classification(
         labels: int [images], 0 to classes - 1.
         class_names: [classes], for display.
         ks: of top-k accuracy; those of at least the number of classes are left out, because they are always hit.
-        logit_bias: b of a sigmoid model, whose probability that a class fits is sigmoid(score + b); None for a softmax model.
+        logit_bias: b of a sigmoid model, whose probability that a class fits is sigmoid(score + b); None for a softmax
+            model.
         seed: of the bootstrap.
 
     Returns:
@@ -114,8 +117,8 @@ def confidence(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float
         labels: int [images].
 
     Returns:
-        {"of_true_class" (mean probability of the true class), "of_answer" (of the most probable one), "calibration_error" (of
-        the latter against how often it is right)}.
+        {"of_true_class" (mean probability of the true class), "of_answer" (of the most probable one),
+        "calibration_error" (of the latter against how often it is right)}.
 
     Reference: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3 (bins there of equal width in
     probability, here in log-odds).

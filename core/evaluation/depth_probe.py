@@ -2,12 +2,12 @@
 
     W, b = argmin Σ_p n_p (x_p W + b - y_p)² / Σ_p n_p + l2 |W|²
 
-x_p are the features of patch p, each with the mean and the deviation of the training patches taken out; y_p is the mean depth of the
-n_p pixels of the patch whose depth is known. Solved in closed form. With `pooled`, the pooled vector of an image is set behind each
-of its patches, as in `segmentation_probe`.
+x_p are the features of patch p, each with the mean and the deviation of the training patches taken out; y_p is the mean
+depth of the n_p pixels of the patch whose depth is known. Solved in closed form. With `pooled`, the pooled vector of an
+image is set behind each of its patches, as in `segmentation_probe`.
 
-The papers' linear head (TIPS, section 4.1; SigLIP 2, table 2) is trained otherwise: errors are to be compared with one another
-rather than with that table.
+The papers' linear head (TIPS, section 4.1; SigLIP 2, table 2) is trained otherwise: errors are to be compared with one
+another rather than with that table.
 """
 
 from dataclasses import dataclass
@@ -106,7 +106,9 @@ def known_depths(depths: np.ndarray) -> np.ndarray:
 
 
 def patch_sums(depths: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the known depths of each patch, float64 [images, rows, columns], and their number, int64 of the same shape."""
+    """Sum of the known depths of each patch, float64 [images, rows, columns], and their number, int64 of the same
+    shape.
+    """
     places = patch_of_pixel(depths.shape[1], depths.shape[2], rows, columns)
     sums = np.empty((len(depths), rows, columns))
     counts = np.empty((len(depths), rows, columns), np.int64)
@@ -121,7 +123,8 @@ def patch_sums(depths: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray,
 def ridge(rows: np.ndarray, sums: np.ndarray, counts: np.ndarray, l2: float) -> tuple[np.ndarray, np.ndarray]:
     """The kernel float64 [columns, 1] and bias float64 [1] that minimise the loss at the top of this file.
 
-        (X'NX - n x̄x̄' + n l2 I) W = X'N (y - ȳ),    b = ȳ - x̄ W,    N = diag(n_p), n = Σ n_p, x̄ and ȳ the means weighted by n_p
+        (X'NX - n x̄x̄' + n l2 I) W = X'N (y - ȳ),    b = ȳ - x̄ W,    N = diag(n_p), n = Σ n_p, x̄ and ȳ the means
+        weighted by n_p
 
     Args:
         rows: float [patches, columns].
@@ -154,14 +157,15 @@ def depth_scores(predicted: np.ndarray, depths: np.ndarray, *, resamples: int = 
         seed: of the resampling.
 
     Returns:
-        {"rmse" (over all pixels), "interval" (95%, over images), "rmse_by_image" (mean of the images' own), "abs_rel", "delta1",
-        "delta1_interval", "chance" (rmse of answering the mean depth everywhere), "images", "pixels"}. Images without a known
-        depth do not count.
+        {"rmse" (over all pixels), "interval" (95%, over images), "rmse_by_image" (mean of the images' own), "abs_rel",
+        "delta1", "delta1_interval", "chance" (rmse of answering the mean depth everywhere), "images", "pixels"}. Images
+        without a known depth do not count.
 
     Raises:
         ValueError: shapes that do not agree, no known depth, a prediction that is not finite or not above 0.
 
-    Reference: Eigen, Puhrsch and Fergus 2014, "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network".
+    Reference: Eigen, Puhrsch and Fergus 2014, "Depth Map Prediction from a Single Image using a Multi-Scale Deep
+    Network".
     """
     if predicted.shape != depths.shape or depths.ndim != 3:
         raise ValueError(

@@ -20,13 +20,13 @@ def representation_bias(
 
     Args:
         image_embeddings: [images, width], of images chosen without regard to either group.
-        group_a, group_b: [width] or [prompts, width], the texts of the groups ("men", "women"); the mean of the L2-normalised
-            prompts stands for a group.
+        group_a, group_b: [width] or [prompts, width], the texts of the groups ("men", "women"); the mean of the
+            L2-normalised prompts stands for a group.
         seed: of the bootstrap.
 
     Returns:
-        {"images", "bias" in [-0.5, 0.5], "interval" (95%)}; 0.355 says that A is preferred 85.5% of the time. Tables give its size
-        without the sign, in percent.
+        {"images", "bias" in [-0.5, 0.5], "interval" (95%)}; 0.355 says that A is preferred 85.5% of the time. Tables
+        give its size without the sign, in percent.
 
     Raises:
         ValueError: shapes that do not agree, no image, or numbers that are not finite.
@@ -55,8 +55,8 @@ def association_bias(
 
         P(label r is ranked first | A) - P(label r is ranked first | B),    k labels that tie are ranked first 1/k each
 
-    This is the gap of demographic parity of a zero-shot classifier, our definition. "CLIP the Bias" measures association bias by
-    its own labels and protocol, so its numbers are not to be compared with these.
+    This is the gap of demographic parity of a zero-shot classifier, our definition. "CLIP the Bias" measures
+    association bias by its own labels and protocol, so its numbers are not to be compared with these.
 
     Args:
         image_embeddings: [images, width], of people who do all sorts of things.
@@ -65,11 +65,12 @@ def association_bias(
         label_names: of the labels, or None.
 
     Returns:
-        {"images_a", "images_b", "per_label" [labels] in [-1, 1], "mean" of their sizes, "largest": the size of the largest,
-        "label_names"}.
+        {"images_a", "images_b", "per_label" [labels] in [-1, 1], "mean" of their sizes, "largest": the size of the
+        largest, "label_names"}.
 
     Raises:
-        ValueError: shapes that do not agree, a group without images, fewer than two labels, or numbers that are not finite.
+        ValueError: shapes that do not agree, a group without images, fewer than two labels, or numbers that are not
+        finite.
     """
     images, labels = (
         _embeddings("image_embeddings", image_embeddings),
@@ -78,8 +79,8 @@ def association_bias(
     in_group_a = np.asarray(in_group_a, bool)
     if images.shape[1] != labels.shape[1] or len(labels) < 2 or in_group_a.shape != (len(images),):
         raise ValueError(
-            f"association_bias needs images and at least two labels of the same width, and the group of each image; got "
-            f"{images.shape}, {labels.shape} and {in_group_a.shape}."
+            "association_bias needs images and at least two labels of the same width, and the group of each image; "
+            f"got {images.shape}, {labels.shape} and {in_group_a.shape}."
         )
     if in_group_a.all() or not in_group_a.any():
         raise ValueError(f"Both groups need images; group A has {in_group_a.sum()} of {len(images)}.")

@@ -1,13 +1,14 @@
-"""Few-shot classification of frozen features: a linear classifier fitted by regularised least squares to a few images a class.
+"""Few-shot classification of frozen features: a linear classifier fitted by regularised least squares to a few images a
+class.
 
     W = argmin_W |X W - Y|² + l2 |W|²,    Y = +1 in the column of the image's class and -1 in the others
 
 X [shots, width + 1] are the features, each with the mean and the deviation of the shots taken out, and a last column of
-`BIAS_FEATURE`: so large that the intercept it carries is hardly regularised. The answer is the class of the largest output.
-One eigendecomposition of the smaller of X'X and XX' solves it for every l2, in float64.
+`BIAS_FEATURE`: so large that the intercept it carries is hardly regularised. The answer is the class of the largest
+output. One eigendecomposition of the smaller of X'X and XX' solves it for every l2, in float64.
 
-Reference: Kolesnikov et al. 2020, "Big Transfer"; big_vision, evaluators/fewshot_lsr.py, whose constants these are. There l2 is
-2^10 throughout; here it is also chosen among many by leaving one shot out, which needs no further images.
+Reference: Kolesnikov et al. 2020, "Big Transfer"; big_vision, evaluators/fewshot_lsr.py, whose constants these are.
+There l2 is 2^10 throughout; here it is also chosen among many by leaving one shot out, which needs no further images.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ class LeastSquares:
     """The problem X W ≈ Y, decomposed: `weights` costs two small products for each l2.
 
     features: float64 [rows, columns].   targets: float64 [rows, outputs].
-    eigenvalues: float64 [smaller], of the smaller Gram matrix.   vectors: its orthonormal eigenvectors [smaller, smaller].
+    eigenvalues: float64 [smaller], of the smaller Gram matrix.   vectors: its orthonormal eigenvectors [smaller,
+        smaller].
     """
 
     features: np.ndarray
@@ -150,8 +152,8 @@ class FewShotClassifier:
     def best_l2(self, choices: Sequence[float] = L2_CHOICES) -> float:
         """The choice of least `left_out_error`; of several, the one that regularises most.
 
-        The error, because accuracies of some dozens of shots are too coarse: on the embedded emoji choosing by them cost two
-        points at ten shots.
+        The error, because accuracies of some dozens of shots are too coarse: on the embedded emoji choosing by them
+        cost two points at ten shots.
         """
         return min(sorted(choices, reverse=True), key=self.left_out_error)
 
@@ -195,9 +197,10 @@ def few_shot(
 
     Returns:
         {"shots", "fewest_shots" (of a class; below "shots" where one has fewer), "accuracy" (mean over the seeds),
-        "interval" (95%, over the images classified), "mean_class_accuracy", "big_vision_accuracy" (mean, with l2 = 2^10),
-        "chance" (share of the largest class), "images", "seeds": [{"seed", "l2", "left_out_accuracy", "accuracy",
-        "mean_class_accuracy"}], "by_l2": [{"l2", "accuracy" (mean)}], "first_seed": the result of `zero_shot.zero_shot` for the first seed, with its confusion and `most_confused`}.
+        "interval" (95%, over the images classified), "mean_class_accuracy", "big_vision_accuracy" (mean, with l2 =
+        2^10), "chance" (share of the largest class), "images", "seeds": [{"seed", "l2", "left_out_accuracy",
+        "accuracy", "mean_class_accuracy"}], "by_l2": [{"l2", "accuracy" (mean)}], "first_seed": the result of
+        `zero_shot.zero_shot` for the first seed, with its confusion and `most_confused`}.
 
     Raises:
         ValueError: as `FewShotClassifier.fit`; no seed; nothing left to classify.
@@ -220,8 +223,8 @@ def few_shot(
             tested, tested_features, tested_labels = np.arange(len(labels)), np.asarray(features), np.asarray(labels)
         if not len(tested):
             raise ValueError(
-                f"all {len(shot_labels)} images were drawn as shots and none is left to classify. Take fewer shots than "
-                f"{shots}, or give a set of training images."
+                f"all {len(shot_labels)} images were drawn as shots and none is left to classify. Take fewer shots "
+                f"than {shots}, or give a set of training images."
             )
         classifier = FewShotClassifier.fit(np.asarray(shot_features)[drawn], shot_labels[drawn], classes)
         chosen = classifier.best_l2(l2_choices)

@@ -1,7 +1,8 @@
 """Where a model looks: what its score loses when a part of the picture is hidden, and what its pooling attends to.
 
-Hiding parts (Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2) asks the whole model,
-whatever it is made of, and needs nothing but its score. Attention is one layer's: it says what is read, not what for.
+Hiding parts (Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2) asks the
+whole model, whatever it is made of, and needs nothing but its score. Attention is one layer's: it says what is read,
+not what for.
 """
 
 import io
@@ -28,23 +29,27 @@ def occlusion_map(
 
         heat[r, c] = mean over the windows that cover (r, c) of score(picture) - score(picture with the window filled)
 
-    Windows slide cell by cell and hang over the edges, so that each cell is covered by exactly window² of them. The map is linear
-    in the score: with embeddings as scores, its product with a text's embedding is the map of their cosine.
+    Windows slide cell by cell and hang over the edges, so that each cell is covered by exactly window² of them. The map
+    is linear in the score: with embeddings as scores, its product with a text's embedding is the map of their cosine.
 
     Args:
         picture: uint8 [height, width, 3].
         score: of pictures uint8 [n, height, width, 3], float [n] or [n, ...]; called with at most `batch_size`.
         cells: rows, and columns, of the map; at most the picture's shorter side.
-        window: cells a side of what is hidden at a time, 1 to `cells`. Large ones find what small ones leave half visible, and blur.
-        fill: a colour, [3], or a picture, [height, width, 3], of 0 to 255; None is the median colour of the picture's edge, most often
-            that of its background: grey or the mean colour would paint on it, and the map show the paint.
+        window: cells a side of what is hidden at a time, 1 to `cells`. Large ones find what small ones leave half
+            visible, and blur.
+        fill: a colour, [3], or a picture, [height, width, 3], of 0 to 255; None is the median colour of the picture's
+            edge, most often that of its background: grey or the mean colour would paint on it, and the map show the
+            paint.
         batch_size: pictures that are scored at a time.
 
     Returns:
-        float64 [cells, cells, ...]; positive where the picture speaks for a higher score. There are (cells + window - 1)² + 1 scores.
+        float64 [cells, cells, ...]; positive where the picture speaks for a higher score. There are (cells + window -
+        1)² + 1 scores.
 
     Raises:
-        ValueError: for another shape or dtype, cells and windows that do not fit, and scores that are not one a picture.
+        ValueError: for another shape or dtype, cells and windows that do not fit, and scores that are not one a
+        picture.
     """
     _check(picture, cells, window)
     filling = _edge_colour(picture) if fill is None else np.asarray(fill)
@@ -60,7 +65,8 @@ def occlusion_map(
         hidden[start : start + len(some)] = _scores(score, pictures)
     side = cells + window - 1
     drops = (whole - hidden).reshape(side, side, *whole.shape)
-    # Window (i, j) covers the cells i - window + 1 to i, j - window + 1 to j: cell (r, c) is covered by [r, r + window)².
+    # Window (i, j) covers the cells i - window + 1 to i, j - window + 1 to j: cell (r, c) is covered by [r, r +
+    # window)².
     return np.lib.stride_tricks.sliding_window_view(drops, (window, window), axis=(0, 1)).mean(axis=(-2, -1))
 
 
@@ -79,7 +85,8 @@ def probe_attention(
 ) -> np.ndarray:
     """How a pooling probe spreads its attention over the tokens, float64 [num_heads, length]; each head's adds up to 1.
 
-        attention[h] = softmax over tokens of query[h] · key[h] / sqrt(width / num_heads),   key = tokens · key_kernel + key_bias
+        attention[h] = softmax over tokens of query[h] · key[h] / sqrt(width / num_heads),   key = tokens · key_kernel +
+        key_bias
 
     Args:
         tokens: [length, width], those of padding left out.
@@ -97,7 +104,8 @@ def probe_attention(
 
 
 def overlay(heat: np.ndarray, height: int, width: int, *, limit: float) -> np.ndarray:
-    """A map as a layer to be laid on its picture: clear where it is 0, red above, blue below; uint8 [height, width, 4], RGBA.
+    """A map as a layer to be laid on its picture: clear where it is 0, red above, blue below; uint8 [height, width, 4],
+    RGBA.
 
     Args:
         heat: float [rows, columns], finite.
@@ -149,7 +157,8 @@ def _check(picture: np.ndarray, cells: int, window: int) -> None:
         raise ValueError(f"picture must be uint8 [height, width, 3], got {picture.dtype} {list(picture.shape)}.")
     if not 1 <= window <= cells <= min(picture.shape[:2]):
         raise ValueError(
-            f"expected 1 <= window <= cells <= {min(picture.shape[:2])}, the picture's shorter side, got window {window} and cells {cells}."
+            f"expected 1 <= window <= cells <= {min(picture.shape[:2])}, the picture's shorter side, got window "
+            f"{window} and cells {cells}."
         )
 
 

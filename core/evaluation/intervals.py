@@ -1,4 +1,6 @@
-"""Confidence intervals of means: how far a recall or an accuracy could be from the truth, given its number of queries."""
+"""Confidence intervals of means: how far a recall or an accuracy could be from the truth, given its number of
+queries.
+"""
 
 import math
 
@@ -19,8 +21,8 @@ def bootstrap_interval(
 ) -> np.ndarray:
     """Percentile bootstrap interval of the mean of `values`, resampling whole groups.
 
-    Queries that share an image (five captions of one photo, one name in 36 languages) are not independent: give them the
-    same group, and they are drawn together.
+    Queries that share an image (five captions of one photo, one name in 36 languages) are not independent: give them
+    the same group, and they are drawn together.
 
     Args:
         values: [queries] or [queries, metrics], one number a query (hit 1, miss 0, or any score).

@@ -34,11 +34,12 @@ def minimise(
 
         step = -H gradient, H from the last `memory` differences of places and gradients (the two-loop recursion)
 
-    The length of a step satisfies the weak Wolfe conditions, found by doubling and halving, so that H stays positive definite.
-    It is deterministic: the same function and start give the same place.
+    The length of a step satisfies the weak Wolfe conditions, found by doubling and halving, so that H stays positive
+    definite. It is deterministic: the same function and start give the same place.
 
     Args:
-        function: float64 [size] -> (value, gradient [size]); may compute in float32, then a tolerance below 1e-6 is not reached.
+        function: float64 [size] -> (value, gradient [size]); may compute in float32, then a tolerance below 1e-6 is not
+            reached.
         start: [size].
         iterations: steps at most.
         tolerance: ends where the largest entry of the gradient is below tolerance · max(1, |value|).
@@ -50,8 +51,8 @@ def minimise(
     Raises:
         ValueError: the function is not finite at the start.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, algorithms 7.4 and 7.5; Burke, Lewis and Overton 2008 for the
-    search by doubling and halving.
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, algorithms 7.4 and 7.5; Burke, Lewis and Overton 2008
+    for the search by doubling and halving.
     """
     place = np.array(start, np.float64)
     value, gradient = function(place)
@@ -66,7 +67,8 @@ def minimise(
         length = 1.0 if pairs else min(1.0, 1.0 / np.abs(gradient).sum())
         found = _search(function, place, value, gradient, direction, length)
         if found is None:
-            # No step along a direction of descent goes down: what is left to gain is below the rounding of the function.
+            # No step along a direction of descent goes down: what is left to gain is below the rounding of the
+            # function.
             return Minimum(place, float(value), iteration, True)
         new_place, new_value, new_gradient = found
         step, change = new_place - place, new_gradient - gradient
@@ -102,7 +104,9 @@ def _search(
     direction: np.ndarray,
     length: float,
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
-    """A step that lowers the function enough and leaves its slope flat enough; the best seen, or None where none goes down."""
+    """A step that lowers the function enough and leaves its slope flat enough; the best seen, or None where none goes
+    down.
+    """
     slope = gradient @ direction
     low, high, best = 0.0, np.inf, None
     for _ in range(MOST_TRIALS):

@@ -28,19 +28,21 @@ def accuracy_at_iou(
     """Share of phrases whose predicted box overlaps the true one by at least the threshold, as a JSON-ready result.
 
     Args:
-        predicted: one box a phrase; None where the model's words could not be read as a box. That counts as wrong, of IoU 0, and
-            so does a box with a number that is not finite.
+        predicted: one box a phrase; None where the model's words could not be read as a box. That counts as wrong, of
+            IoU 0, and so does a box with a number that is not finite.
         true: float [phrases, 4].
         threshold: of the IoU, above 0 and at most 1; reached is enough.
-        groups: integer [phrases], equal for phrases of one image, which are resampled together; None where each stands alone.
+        groups: integer [phrases], equal for phrases of one image, which are resampled together; None where each stands
+            alone.
         seed: of the bootstrap.
 
     Returns:
-        {"accuracy", "interval" (95%), "mean_iou", "mean_iou_interval", "unparsable" (predictions that are no box), "phrases",
-        "threshold"}.
+        {"accuracy", "interval" (95%), "mean_iou", "mean_iou_interval", "unparsable" (predictions that are no box),
+        "phrases", "threshold"}.
 
     Raises:
-        ValueError: another number of predictions than of true boxes, none at all, a true box that is empty, a threshold outside
+        ValueError: another number of predictions than of true boxes, none at all, a true box that is empty, a threshold
+        outside
             its range.
 
     Reference: the protocol of RefCOCO, "Acc@0.5": Kazemzadeh et al. 2014; Yu et al. 2016.
@@ -76,8 +78,8 @@ def phrase_ious(predicted: Sequence[Box | None], true: np.ndarray) -> tuple[np.n
     if not (sides > 0).all():
         wrong = int(np.flatnonzero(~(sides > 0).all(axis=1))[0])
         raise ValueError(
-            f"true box {wrong} is {true[wrong].tolist()}, expected ymin < ymax and xmin < xmax: nothing could overlap it. Is "
-            "it x, y, width, height?"
+            f"true box {wrong} is {true[wrong].tolist()}, expected ymin < ymax and xmin < xmax: nothing could overlap "
+            "it. Is it x, y, width, height?"
         )
     boxes = np.full(true.shape, np.nan)
     for place, box in enumerate(predicted):
@@ -91,8 +93,8 @@ def phrase_ious(predicted: Sequence[Box | None], true: np.ndarray) -> tuple[np.n
 class RefcocoSplits:
     """Phrases to train on, and the sets they are judged on, no image of which is trained on. `of` makes them.
 
-    Three fifths of the validation and test images of RefCOCO stand in the training sets of RefCOCO, RefCOCO+ and RefCOCOg together:
-    a model that is trained on all three must do without them.
+    Three fifths of the validation and test images of RefCOCO stand in the training sets of RefCOCO, RefCOCO+ and
+    RefCOCOg together: a model that is trained on all three must do without them.
 
     Reference: Wan et al. 2024, "LocCa", arXiv 2403.19596.
     """
@@ -110,7 +112,8 @@ class RefcocoSplits:
             sets: {name, such as "refcoco+": all its phrases}.
 
         Raises:
-            ValueError: a split that is neither "train" nor held out; nothing left to train on where there was something.
+            ValueError: a split that is neither "train" nor held out; nothing left to train on where there was
+            something.
         """
         train: list[Referral] = []
         held_out: dict[tuple[str, str], list[Referral]] = {}
@@ -122,14 +125,15 @@ class RefcocoSplits:
                     held_out.setdefault((name, referral.split), []).append(referral)
                 else:
                     raise ValueError(
-                        f"{name} has the split {referral.split!r}, expected 'train' or one of {', '.join(HELD_OUT_SPLITS)}."
+                        f"{name} has the split {referral.split!r}, expected 'train' or one of "
+                        f"{', '.join(HELD_OUT_SPLITS)}."
                     )
         seen = {referral.image_key for referrals in held_out.values() for referral in referrals}
         kept = tuple(referral for referral in train if referral.image_key not in seen)
         if train and not kept:
             raise ValueError(
-                f"all {len(train)} training phrases are about images of the held-out splits {sorted(held_out)}: nothing is "
-                "left to train on."
+                f"all {len(train)} training phrases are about images of the held-out splits {sorted(held_out)}: "
+                "nothing is left to train on."
             )
         return cls(
             kept,

@@ -32,13 +32,13 @@ def recall_by_language(
         text_labels: int [texts]; a label without an image is an error, see `retrieval.recall_at_k`.
         languages: [texts], code of each text.
         ks: positive.
-        image_to_text: also the other direction, under "image_to_text" of each language: from the images that have a caption
-            in that language into the captions of that language.
+        image_to_text: also the other direction, under "image_to_text" of each language: from the images that have a
+            caption in that language into the captions of that language.
         seed: of the bootstrap.
 
     Returns:
-        {language: result of `retrieval.summarise_ranks`}, languages in alphabetical order, then "mean": recalls averaged over
-        the languages, its interval resampled by label with all translations of a caption together.
+        {language: result of `retrieval.summarise_ranks`}, languages in alphabetical order, then "mean": recalls
+        averaged over the languages, its interval resampled by label with all translations of a caption together.
 
     Raises:
         ValueError: as `retrieval.recall_at_k`.

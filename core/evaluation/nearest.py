@@ -1,4 +1,6 @@
-"""The k nearest of many vectors, exactly: inner products block after block, in memory that does not grow with their number."""
+"""The k nearest of many vectors, exactly: inner products block after block, in memory that does not grow with their
+number.
+"""
 
 import numpy as np
 
@@ -16,8 +18,8 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k vectors of largest inner product with each query, as a sort of all of them would order them.
 
-    Equal scores are ordered by index, the smaller first, so that neither blocks nor threads can be seen in the answer. A
-    vector whose score is not a number is never found.
+    Equal scores are ordered by index, the smaller first, so that neither blocks nor threads can be seen in the answer.
+    A vector whose score is not a number is never found.
 
     Args:
         queries: [queries, width], finite; L2-normalised for cosines (nothing is normalised here).
@@ -59,7 +61,8 @@ def _merged(scores: np.ndarray, indices: np.ndarray, products: np.ndarray, start
     queries, k = scores.shape
     better = products > scores[:, -1:]  # an equal score does not do: the one that is held has the smaller index
     if products.shape[1] > k and np.count_nonzero(better) > 4 * scores.size:
-        # Early blocks beat almost everything held: only their own best k, with whatever ties with the last of them, matter.
+        # Early blocks beat almost everything held: only their own best k, with whatever ties with the last of them,
+        # matter.
         better &= products >= np.partition(products, -k, axis=1)[:, -k, None]
     row, column = np.nonzero(better)
     if not len(row):
@@ -78,7 +81,8 @@ def _check(queries: np.ndarray, vectors: np.ndarray, k: int, allowed: np.ndarray
         raise ValueError(f"k must be at least 1, got {k}.")
     if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1]:
         raise ValueError(
-            f"queries and vectors need the same width, got {queries.shape} and {vectors.shape}. Embed both with one model."
+            f"queries and vectors need the same width, got {queries.shape} and {vectors.shape}. Embed both with one "
+            "model."
         )
     if allowed is not None and (allowed.shape != (len(vectors),) or allowed.dtype != bool):
         raise ValueError(f"allowed must be bool [{len(vectors)}], got {allowed.dtype} {allowed.shape}.")

@@ -2,8 +2,9 @@
 
     score[c] = Σ over the k nearest training images i of class c of exp(cosine(x, x_i) / temperature)
 
-Reference: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4; with k = 20 and a
-temperature of 0.07 as Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers" (DINO), report it.
+Reference: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4; with
+k = 20 and a temperature of 0.07 as Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers"
+(DINO), report it.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def neighbour_scores(
 ) -> np.ndarray:
     """The votes for each class: float64 [images, classes], the largest is the answer.
 
-    Of training images that are equally near the earlier is taken, so that the votes do not depend on how they are counted.
+    Of training images that are equally near the earlier is taken, so that the votes do not depend on how they are
+    counted.
 
     Args:
         train_features: float [training images, width]; they are normalised here. Those that are not finite do not vote.

@@ -59,10 +59,11 @@ def read_pairs(
 ) -> PairSet:
     """Decodes the first image of each record (evenly chosen records where there are more than `most_records`).
 
-    `alike` gives pictures that a caption fits equally well one label; by default each has its own. With a `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
+    `alike` gives pictures that a caption fits equally well one label; by default each has its own. With a
+    `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
 
-    Records that cannot be used are counted by reason, not raised; a set without any good record is an error. A source with
-    `classes` must be good throughout, because labels go by position.
+    Records that cannot be used are counted by reason, not raised; a set without any good record is an error. A source
+    with `classes` must be good throughout, because labels go by position.
     """
     if sequence_length and preprocess.naflex is None:
         raise ValueError(

@@ -1,4 +1,6 @@
-"""Frozen features of patches as the rows of a linear problem: which patch a pixel is in, which patches count, on which scale."""
+"""Frozen features of patches as the rows of a linear problem: which patch a pixel is in, which patches count, on which
+scale.
+"""
 
 from dataclasses import dataclass
 
@@ -16,8 +18,8 @@ def check_features(features: np.ndarray, pooled: np.ndarray | None, targets: np.
     """
     if features.ndim != 4 or 0 in features.shape:
         raise ValueError(
-            f"features must be [images, rows, columns, width] with none of them 0, got {list(features.shape)}. Reshape the "
-            "tokens [images, rows * columns, width] of a tower."
+            f"features must be [images, rows, columns, width] with none of them 0, got {list(features.shape)}. Reshape "
+            "the tokens [images, rows * columns, width] of a tower."
         )
     check_pooled(features, pooled)
     if targets.ndim != 3 or len(targets) != len(features):

@@ -27,7 +27,8 @@ GENERAL_TEMPLATES = (
 
 
 def read_templates(path: str | Path, *, dataset: str | None = None) -> tuple[str, ...]:
-    """Templates of a file: a line each, or JSON: a list, or lists by name of the data set, from which `dataset` chooses.
+    """Templates of a file: a line each, or JSON: a list, or lists by name of the data set, from which `dataset`
+    chooses.
 
     "{}" stands for the class; "{c}", as clip-benchmark writes it, means the same.
 
@@ -58,8 +59,8 @@ def filled_prompts(class_names: Sequence[str], templates: Sequence[str], *, cano
     Args:
         class_names: one a class.
         templates: each with one "{}".
-        canonicalize: lower case without punctuation, of comma-separated aliases the first, as big_vision evaluates SigLIP;
-            otherwise names and templates as they are, as CLIP was evaluated.
+        canonicalize: lower case without punctuation, of comma-separated aliases the first, as big_vision evaluates
+            SigLIP; otherwise names and templates as they are, as CLIP was evaluated.
     """
     if canonicalize:
         return class_prompts(class_names, templates)

@@ -6,8 +6,8 @@ Works on plain arrays, in both directions, with any number of right answers a qu
     text to image:  recall_at_k(captions, images, relevant_by_label(caption_labels, image_labels))
     image to text:  recall_at_k(images, captions, relevant_by_label(image_labels, caption_labels))
 
-The judgement is strict. A wrong item that ties with the best right one counts as ranked before it, and so does one whose
-score is not a number: a model that maps everything to one point, or to NaN, gets recall 0 and not 1.
+The judgement is strict. A wrong item that ties with the best right one counts as ranked before it, and so does one
+whose score is not a number: a model that maps everything to one point, or to NaN, gets recall 0 and not 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,7 +42,8 @@ def recall_at_k(
         {k: recall between 0 and 1} and the ranks of `first_relevant_ranks`, int64 [queries].
 
     Raises:
-        ValueError: shapes that do not agree, no query, a query without a right item, an index outside the gallery, k < 1.
+        ValueError: shapes that do not agree, no query, a query without a right item, an index outside the gallery, k <
+        1.
     """
     if any(k < 1 for k in ks):
         raise ValueError(f"every k must be at least 1, got ks={tuple(ks)}.")
@@ -59,8 +60,8 @@ def first_relevant_ranks(
 ) -> np.ndarray:
     """Rank of the best relevant item of each query: 1 + the number of other items that do not score strictly less.
 
-    Scores within the rounding of one inner product, 2 sqrt(width) eps |query| |item|, are ties, so that two equal items tie
-    whatever order the matrix product sums in. Other relevant items are never counted.
+    Scores within the rounding of one inner product, 2 sqrt(width) eps |query| |item|, are ties, so that two equal items
+    tie whatever order the matrix product sums in. Other relevant items are never counted.
 
     Args and raises: as `recall_at_k`.
 
@@ -70,8 +71,8 @@ def first_relevant_ranks(
     query, gallery = _as_embeddings("query", query), _as_embeddings("gallery", gallery)
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"query and gallery must have the same width, got {query.shape} and {gallery.shape}. Embed both with the same "
-            "model."
+            f"query and gallery must have the same width, got {query.shape} and {gallery.shape}. Embed both with the "
+            "same model."
         )
     dtype = np.result_type(query, gallery)
     query, gallery = query.astype(dtype, copy=False), gallery.astype(dtype, copy=False)
@@ -132,7 +133,8 @@ def summarise_ranks(
         seed: of the bootstrap.
 
     Returns:
-        {"queries", "gallery", "median_rank", "recall@k" for each k, "intervals": {"recall@k": [low, high]}}, 95% intervals.
+        {"queries", "gallery", "median_rank", "recall@k" for each k, "intervals": {"recall@k": [low, high]}}, 95%
+        intervals.
     """
     ranks = np.asarray(ranks)
     hits = ranks[:, None] <= np.asarray(ks)
@@ -150,8 +152,8 @@ def _as_embeddings(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(
-            f"{name} must be embeddings [items, width] with at least one of each, got shape {array.shape}. Check that the "
-            "evaluation set is not empty."
+            f"{name} must be embeddings [items, width] with at least one of each, got shape {array.shape}. Check that "
+            "the evaluation set is not empty."
         )
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
@@ -159,7 +161,9 @@ def _as_embeddings(name: str, array: np.ndarray) -> np.ndarray:
 def _flatten_relevant(
     relevant: np.ndarray | Sequence[Iterable[int]], queries: int, gallery_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(query, item) of every relevant pair, ordered by query, and where each query's pairs start: [pairs], [pairs], [queries + 1]."""
+    """(query, item) of every relevant pair, ordered by query, and where each query's pairs start: [pairs], [pairs],
+    [queries + 1].
+    """
     if len(relevant) != queries:
         raise ValueError(
             f"relevant must say what is right for each of the {queries} queries, got {len(relevant)} entries. Give one "
@@ -178,7 +182,8 @@ def _flatten_relevant(
         )
     if items.min() < 0 or items.max() >= gallery_size:
         raise ValueError(
-            f"relevant items must be indices 0 to {gallery_size - 1} of the gallery, got {items.min()} to {items.max()}."
+            f"relevant items must be indices 0 to {gallery_size - 1} of the gallery, got {items.min()} to "
+            f"{items.max()}."
         )
     # An item named twice for a query is one item.
     pairs = np.unique(np.repeat(np.arange(queries), counts) * gallery_size + items)

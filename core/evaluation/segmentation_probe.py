@@ -2,13 +2,14 @@
 
     L = - Σ_p n_p Σ_c t_pc log softmax(x_p W + b)_c / Σ_p n_p + weight_decay / 2 |W|²
 
-x_p are the features of patch p, each with the mean and the deviation of the training patches taken out; t_pc is the share of class
-c among the n_p pixels of the patch that count. That is the mean cross entropy of all pixels, each given its patch's logits.
-The problem is convex and solved as a whole (`lbfgs`), so that no rate or schedule stands between features and score.
+x_p are the features of patch p, each with the mean and the deviation of the training patches taken out; t_pc is the
+share of class c among the n_p pixels of the patch that count. That is the mean cross entropy of all pixels, each given
+its patch's logits. The problem is convex and solved as a whole (`lbfgs`), so that no rate or schedule stands between
+features and score.
 
-With `pooled`, the pooled vector of an image is set behind each of its patches: what SigLIP 2 does for its table 2 with the output
-of its attention pooling, after TIPS (section 4.1), which takes the class token. Here the layer is fitted by a method of our own, so
-scores are to be compared with one another rather than with that table.
+With `pooled`, the pooled vector of an image is set behind each of its patches: what SigLIP 2 does for its table 2 with
+the output of its attention pooling, after TIPS (section 4.1), which takes the class token. Here the layer is fitted by
+a method of our own, so scores are to be compared with one another rather than with that table.
 """
 
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ class SegmentationProbe:
             seed: of that choice.
 
         Raises:
-            ValueError: shapes that do not agree, labels outside the classes, no pixel that counts, features that are not finite.
+            ValueError: shapes that do not agree, labels outside the classes, no pixel that counts, features that are
+            not finite.
         """
         if not weight_decay > 0:
             raise ValueError(f"weight_decay must be above 0, or there may be no minimum, got {weight_decay}.")
@@ -152,8 +154,8 @@ def softmax_regression(
         weight_decay: of the kernel; the bias is free.
 
     Returns:
-        The value, and its gradient, float64 [(columns + 1) · classes]. Products are computed in the rows' dtype and added up over
-        chunks of patches in float64.
+        The value, and its gradient, float64 [(columns + 1) · classes]. Products are computed in the rows' dtype and
+        added up over chunks of patches in float64.
     """
     table = weights.reshape(-1, targets.shape[1])
     kernel, bias = table[:-1].astype(rows.dtype), table[-1].astype(rows.dtype)
@@ -199,8 +201,8 @@ def segmentation_probe(
         seed: of the choice of patches and of the resampling.
 
     Returns:
-        That of `segmentation_scores`, and {"train_images", "patches" ([rows, columns]), "pooled" (whether it was set behind the
-        patches), "weight_decay", "loss", "iterations", "converged"}.
+        That of `segmentation_scores`, and {"train_images", "patches" ([rows, columns]), "pooled" (whether it was set
+        behind the patches), "weight_decay", "loss", "iterations", "converged"}.
 
     Raises:
         ValueError: as `SegmentationProbe.fit`, `predict` and `segmentation_scores`.

@@ -1,4 +1,6 @@
-"""How well pixels were classified: intersection over union by class, from one confusion matrix, and how sure its mean is."""
+"""How well pixels were classified: intersection over union by class, from one confusion matrix, and how sure its mean
+is.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +29,8 @@ def confusion_by_image(predicted: np.ndarray, labels: np.ndarray, classes: int) 
     if predicted.shape != labels.shape or labels.ndim != 3:
         raise ValueError(
             f"predicted and labels must both be [images, height, width], got {list(predicted.shape)} and "
-            f"{list(labels.shape)}. Bring the prediction to the size of the labels, not the labels to that of the patches."
+            f"{list(labels.shape)}. Bring the prediction to the size of the labels, not the labels to that of the "
+            "patches."
         )
     check_labels(labels, classes)
     counts = np.empty((len(labels), classes, classes), np.int64)
@@ -80,7 +83,8 @@ def class_ious(confusion: np.ndarray) -> np.ndarray:
 def mean_iou(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[float, np.ndarray]:
     """Mean over the classes of intersection over union, both added up over all images.
 
-    A class that is neither in the truth nor in the answers is left out of the mean; one that was only answered counts as 0.
+    A class that is neither in the truth nor in the answers is left out of the mean; one that was only answered counts
+    as 0.
 
     Args:
         predicted, labels, classes: as in `confusion_by_image`.
@@ -112,9 +116,9 @@ def segmentation_scores(
         seed: of the resampling.
 
     Returns:
-        {"mean_iou", "interval" (95%, over images), "pixel_accuracy", "pixel_accuracy_interval", "chance" (mean IoU of answering the
-        most frequent class everywhere), "images", "classes", "per_class": [{"class", "iou" (None for a class left out),
-        "pixels" (of the truth)}]}.
+        {"mean_iou", "interval" (95%, over images), "pixel_accuracy", "pixel_accuracy_interval", "chance" (mean IoU of
+        answering the most frequent class everywhere), "images", "classes", "per_class": [{"class", "iou" (None for a
+        class left out), "pixels" (of the truth)}]}.
 
     Raises:
         ValueError: as `mean_iou`.

@@ -1,4 +1,6 @@
-"""Maps of patches brought to the size of the picture: bilinear, with the centres of pixels and patches in the middle of them."""
+"""Maps of patches brought to the size of the picture: bilinear, with the centres of pixels and patches in the middle of
+them.
+"""
 
 import numpy as np
 
@@ -8,8 +10,8 @@ def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 
         place of pixel i = (i + 1/2) · rows / height - 1/2,    value = low + (high - low) · (place - floor(place))
 
-    Written so that a constant map stays what it is to the last bit. To fewer pixels than patches it interpolates as well,
-    and averages nothing.
+    Written so that a constant map stays what it is to the last bit. To fewer pixels than patches it interpolates as
+    well, and averages nothing.
 
     Args:
         maps: float [images, rows, columns] or [images, rows, columns, channels].

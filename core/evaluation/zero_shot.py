@@ -1,7 +1,8 @@
 """Zero-shot classification: images are scored against the prompts of each class, and the best class is the answer.
 
-Prompts that are ways of saying one thing ("a photo of a hen") are averaged first: `image_embeddings @ class_embeddings(...).T`.
-Prompts that are different things of one kind (the foods among the emoji) have no meaningful average: `kind_scores`.
+Prompts that are ways of saying one thing ("a photo of a hen") are averaged first:
+`image_embeddings @ class_embeddings(...).T`. Prompts that are different things of one kind (the foods among the emoji)
+have no meaningful average: `kind_scores`.
 """
 
 import re
@@ -27,7 +28,8 @@ def canonicalize(text: str, *, keep: str | None = None) -> str:
     Returns:
         The cleaned text; underscores are spaces.
 
-    Reference: big_vision, evaluators/proj/image_text/prompt_engineering.py. Only ASCII punctuation is removed, as there.
+    Reference: big_vision, evaluators/proj/image_text/prompt_engineering.py. Only ASCII punctuation is removed, as
+    there.
     """
     text = text.replace("_", " ")
     without_punctuation = str.maketrans("", "", string.punctuation)
@@ -72,8 +74,8 @@ def class_embeddings(prompt_embeddings: np.ndarray, classes: int) -> np.ndarray:
     """
     if prompt_embeddings.ndim == 2 and len(prompt_embeddings) % classes:
         raise ValueError(
-            f"{len(prompt_embeddings)} prompt embeddings cannot be shared evenly by {classes} classes. Give every class the "
-            "same templates."
+            f"{len(prompt_embeddings)} prompt embeddings cannot be shared evenly by {classes} classes. Give every "
+            "class the same templates."
         )
     prompts = prompt_embeddings.reshape(classes, -1, prompt_embeddings.shape[-1])
     return _normalise(_normalise(prompts).mean(axis=1))
@@ -82,7 +84,8 @@ def class_embeddings(prompt_embeddings: np.ndarray, classes: int) -> np.ndarray:
 def kind_scores(
     image_embeddings: np.ndarray, prompt_embeddings: Sequence[np.ndarray], *, logit_scale: float
 ) -> np.ndarray:
-    """Log of the mean over a class's prompts of exp(logit_scale * similarity): the softmax over all prompts, gathered by class.
+    """Log of the mean over a class's prompts of exp(logit_scale * similarity): the softmax over all prompts, gathered
+    by class.
 
     Being a mean, it favours no class for having many prompts.
 
@@ -120,9 +123,10 @@ def zero_shot(
         seed: of the bootstrap.
 
     Returns:
-        {"images", "accuracy", "interval" (95%), "mean_class_accuracy" over the classes that occur, "chance" (the share of the
-        largest class: what answering it always would reach), "class_names", "per_class" (None for a class without images),
-        "confusion" [classes][classes] counts (rows: truth, columns: answer), "no_answer" [classes] counts}.
+        {"images", "accuracy", "interval" (95%), "mean_class_accuracy" over the classes that occur, "chance" (the share
+        of the largest class: what answering it always would reach), "class_names", "per_class" (None for a class
+        without images), "confusion" [classes][classes] counts (rows: truth, columns: answer), "no_answer" [classes]
+        counts}.
 
     Raises:
         ValueError: shapes that do not agree, or labels outside the classes.
@@ -130,8 +134,8 @@ def zero_shot(
     labels, classes = np.asarray(labels), len(class_names)
     if scores.shape != (len(labels), classes) or labels.ndim != 1 or not len(labels):
         raise ValueError(
-            f"zero_shot needs one label an image and one name a class, got scores {scores.shape} with labels {labels.shape} "
-            f"and {classes} names."
+            f"zero_shot needs one label an image and one name a class, got scores {scores.shape} with labels "
+            f"{labels.shape} and {classes} names."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")

@@ -26,7 +26,9 @@ _NAMES = {
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a file; raises WeightFileError, a ValueError, when it is larger than `max_bytes`, before reading more."""
+    """The bytes of a file; raises WeightFileError, a ValueError, when it is larger than `max_bytes`, before reading
+    more.
+    """
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -100,7 +102,8 @@ class Fields:
     def wrong(self, name: str, expected: str) -> WeightFileError:
         """The error for a field whose value cannot be used."""
         return WeightFileError(
-            f"{self.where}: {name} is {_shown(self.values.get(name))}, expected {expected}. Correct the file or download it again."
+            f"{self.where}: {name} is {_shown(self.values.get(name))}, expected {expected}. Correct the file or "
+            "download it again."
         )
 
 

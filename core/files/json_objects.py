@@ -41,7 +41,8 @@ def parse_object(raw: bytes, what: str) -> dict:
 
 
 def write_config(path: Path, fields: Mapping) -> None:
-    """Replace a configuration's file in one rename: two spaces of indentation and sorted names, as the hub's own files have them.
+    """Replace a configuration's file in one rename: two spaces of indentation and sorted names, as the hub's own files
+    have them.
 
     Raises:
         ValueError: for a number that is not finite, which JSON has not.

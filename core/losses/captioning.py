@@ -1,7 +1,7 @@
 """The loss of a captioning decoder: cross-entropy over a vocabulary too large for its logits to be held at once.
 
-Everything here is float32, whatever it is given. Losses stay apart by token, then by sequence, then by example, so that parts
-of a batch can be put together in any order.
+Everything here is float32, whatever it is given. Losses stay apart by token, then by sequence, then by example, so that
+parts of a batch can be put together in any order.
 """
 
 from typing import Literal
@@ -26,10 +26,11 @@ def cross_entropy(hidden, kernel, bias, labels):
 
 
 def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int = 1024):
-    """`cross_entropy` a few tokens at a time, each computed again for its gradient: the logits of one chunk live at once.
+    """`cross_entropy` a few tokens at a time, each computed again for its gradient: the logits of one chunk live at
+    once.
 
-    With 256,000 tokens in the vocabulary the logits of 1,024 are a gigabyte, and those of 128 images with three sequences of 64
-    are 25. Works on any backend of Keras, on any device.
+    With 256,000 tokens in the vocabulary the logits of 1,024 are a gigabyte, and those of 128 images with three
+    sequences of 64 are 25. Works on any backend of Keras, on any device.
 
     Args:
         tokens_per_chunk: rows of logits; the last chunk may have fewer.
@@ -40,13 +41,13 @@ def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int
     (tokens, width), vocabulary = hidden.shape, kernel.shape[1]
     if tokens is None:
         raise ValueError(
-            "The chunked cross-entropy needs to know the number of tokens ahead, and here it may vary: give batches a fixed "
-            "size, as by drop_remainder=True."
+            "The chunked cross-entropy needs to know the number of tokens ahead, and here it may vary: give batches a "
+            "fixed size, as by drop_remainder=True."
         )
     if (tuple(kernel.shape), tuple(bias.shape), tuple(labels.shape)) != ((width, vocabulary), (vocabulary,), (tokens,)):
         raise ValueError(
-            f"Expected hidden [tokens, width], kernel [width, vocabulary], bias [vocabulary] and labels [tokens], got shapes "
-            f"{tuple(hidden.shape)}, {tuple(kernel.shape)}, {tuple(bias.shape)} and {tuple(labels.shape)}."
+            "Expected hidden [tokens, width], kernel [width, vocabulary], bias [vocabulary] and labels [tokens], got "
+            f"shapes {tuple(hidden.shape)}, {tuple(kernel.shape)}, {tuple(bias.shape)} and {tuple(labels.shape)}."
         )
     kernel, bias = ops.cast(kernel, "float32"), ops.cast(bias, "float32")
     labels = ops.cast(labels, "float32")  # exact below 2^24; tensorflow warns of integers where it may differentiate
@@ -69,14 +70,16 @@ def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int
 
 
 def captioning_loss(token_losses, target_weights):
-    """The mean loss of a sequence's counted tokens, `[batch, tasks, length]` -> float32 `[batch, tasks]`; 0 where none counts.
+    """The mean loss of a sequence's counted tokens, `[batch, tasks, length]` -> float32 `[batch, tasks]`; 0 where none
+    counts.
 
     Each sequence is divided by its own number of tokens, so a long caption weighs as much as a short one (CapPa's
     `weighted_softmax_xent` with `normalize`).
 
     Args:
         token_losses: of each token.
-        target_weights: 1 where a token's prediction counts, else 0: prompts, padding, tasks that an example does not have.
+        target_weights: 1 where a token's prediction counts, else 0: prompts, padding, tasks that an example does not
+            have.
     """
     weights = ops.cast(target_weights, "float32")
     total = ops.sum(ops.cast(token_losses, "float32") * weights, axis=-1)
@@ -86,9 +89,9 @@ def captioning_loss(token_losses, target_weights):
 def combine_tasks(losses, *, weighting: TaskWeighting = "mean"):
     """One loss an example, float32 `[batch, tasks]` -> `[batch]`: the mean over all tasks, or their sum.
 
-    A task that an example does not have counts as a loss of 0, in the mean too: an example without boxes is then not worth
-    more as a caption than one with boxes, and parts of a batch add up. SigLIP 2 gives the decoder's loss the weight of the
-    sigmoid loss and does not say which of the two it is.
+    A task that an example does not have counts as a loss of 0, in the mean too: an example without boxes is then not
+    worth more as a caption than one with boxes, and parts of a batch add up. SigLIP 2 gives the decoder's loss the
+    weight of the sigmoid loss and does not say which of the two it is.
     """
     if weighting not in ("mean", "sum"):
         raise ValueError(f"weighting of tasks must be mean or sum, got {weighting!r}.")
@@ -97,7 +100,8 @@ def combine_tasks(losses, *, weighting: TaskWeighting = "mean"):
 
 
 def task_means(losses, target_weights):
-    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where none has.
+    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where
+    none has.
 
     Args:
         losses: of `captioning_loss`.

@@ -37,8 +37,8 @@ def sigmoid_loss(
     Raises:
         ValueError: for different widths, or numbers of images and texts where no denominator is given.
 
-    Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and algorithm 1. Their typeset
-    equation has the sign of t x·y reversed; the algorithm and the released code have it as here.
+    Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and algorithm 1. Their
+    typeset equation has the sign of t x·y reversed; the algorithm and the released code have it as here.
     """
     if denominator is None:
         _check_pairs(image_embeddings, text_embeddings)
@@ -57,7 +57,8 @@ def chunked_sigmoid_loss(
     denominator: int | None = None,
     rows_per_chunk: int = 1024,
 ):
-    """`sigmoid_loss` a few rows of logits at a time, each computed again for its gradient: less memory, a third more work.
+    """`sigmoid_loss` a few rows of logits at a time, each computed again for its gradient: less memory, a third more
+    work.
 
     Works on any backend of Keras, on any device, and can be differentiated as often as its operations can.
     """
@@ -66,8 +67,8 @@ def chunked_sigmoid_loss(
     rows, width = image_embeddings.shape
     if rows is None:
         raise ValueError(
-            "The chunked sigmoid loss needs to know the number of images ahead, and here it may vary: give batches a fixed size, "
-            "as by drop_remainder=True, or use another implementation."
+            "The chunked sigmoid loss needs to know the number of images ahead, and here it may vary: give batches a "
+            "fixed size, as by drop_remainder=True, or use another implementation."
         )
     whole = rows // rows_per_chunk * rows_per_chunk
     scalars = [ops.cast(scalar, "float32") for scalar in (logit_scale, logit_bias)]

@@ -1,7 +1,8 @@
-"""Self-distillation: a student predicts what a teacher makes of the whole picture, as a distribution over learned prototypes.
+"""Self-distillation: a student predicts what a teacher makes of the whole picture, as a distribution over learned
+prototypes.
 
-SigLIP 2 (section 2.3) takes it from SILC (Naeem et al. 2023), whose loss is DINO's (Caron et al. 2021, section 3.1). All of it is
-computed in float32, and no gradient reaches the teacher or the centre.
+SigLIP 2 (section 2.3) takes it from SILC (Naeem et al. 2023), whose loss is DINO's (Caron et al. 2021, section 3.1).
+All of it is computed in float32, and no gradient reaches the teacher or the centre.
 """
 
 from keras import ops, remat
@@ -11,7 +12,9 @@ LOGITS_PER_CHUNK = 2**25
 
 
 def teacher_probabilities(teacher_logits, centre, *, temperature=0.04):
-    """softmax((z - c) / τ) over the last axis: float32 `[..., K]` of logits z `[..., K]` and a centre c `[K]`, without gradient."""
+    """softmax((z - c) / τ) over the last axis: float32 `[..., K]` of logits z `[..., K]` and a centre c `[K]`, without
+    gradient.
+    """
     z, c = (ops.stop_gradient(_float32(x)) for x in (teacher_logits, centre))
     return ops.softmax((z - c) / temperature, axis=-1)
 
@@ -19,9 +22,9 @@ def teacher_probabilities(teacher_logits, centre, *, temperature=0.04):
 def sinkhorn_knopp(teacher_logits, *, temperature=0.04, iterations: int = 3):
     """Probabilities that use all prototypes evenly, float32 `[n, K]` of logits `[n, K]`, without gradient or centre.
 
-    exp(z / τ), rescaled by turns so that every prototype gets n / K of the rows' mass and every row has mass 1, ends with the rows.
-    Computed in logarithms, where nothing overflows and a prototype that nobody chooses divides nothing by zero. The n rows are those at
-    hand: where a batch is spread over processes, gather its logits first.
+    exp(z / τ), rescaled by turns so that every prototype gets n / K of the rows' mass and every row has mass 1, ends
+    with the rows. Computed in logarithms, where nothing overflows and a prototype that nobody chooses divides nothing
+    by zero. The n rows are those at hand: where a batch is spread over processes, gather its logits first.
 
     Reference: Oquab et al. 2023, "DINOv2", section 4, after Caron et al. 2020, "SwAV".
     """
@@ -36,8 +39,8 @@ def cross_entropy(student_logits, probabilities, *, temperature=0.1):
     """-Σ_k p_k log softmax(z / τ)_k, float32.
 
     Args:
-        student_logits: z, `[..., K]` like the probabilities, or `[..., views, K]` with several views for each row of them, which is
-            not repeated then.
+        student_logits: z, `[..., K]` like the probabilities, or `[..., views, K]` with several views for each row of
+            them, which is not repeated then.
         probabilities: p, float32 `[..., K]`, such as those of `teacher_probabilities` or `sinkhorn_knopp`.
 
     Returns:
@@ -75,7 +78,8 @@ def distillation_loss(student_logits, teacher_logits, centre, *, student_tempera
 
 
 def view_distillation(student_logits, teacher_logits, centre, *, student_temperature=0.1, teacher_temperature=0.04):
-    """`distillation_loss` of several views of an image, `[n, views, K]`, against one teacher's row `[n, K]`: their mean, `[n]`.
+    """`distillation_loss` of several views of an image, `[n, views, K]`, against one teacher's row `[n, K]`: their
+    mean, `[n]`.
 
     SigLIP 2 has eight local views for one global view (section 2.3).
     """
@@ -97,14 +101,15 @@ def chunked_distillation(
 ):
     """`view_distillation` of logits features · prototypes, of which no more than a chunk's exist at a time.
 
-    Each chunk is computed again for its gradient: a third more work in these products. Where one chunk holds all rows, nothing is
-    computed twice.
+    Each chunk is computed again for its gradient: a third more work in these products. Where one chunk holds all rows,
+    nothing is computed twice.
 
     Args:
         student_features: `[n, views, d]`.   teacher_features: `[n, d]`.
         student_prototypes, teacher_prototypes: last layers `[d, K]`, each column a prototype.
         centre, student_temperature, teacher_temperature: as for `distillation_loss`.
-        rows_per_chunk: rows of the teacher's logits at a time; by default as many as have `LOGITS_PER_CHUNK` with their views.
+        rows_per_chunk: rows of the teacher's logits at a time; by default as many as have `LOGITS_PER_CHUNK` with their
+            views.
 
     Returns:
         float32 `[n]`. The centre's update needs no logits: see `mean_logits`.
@@ -116,21 +121,21 @@ def chunked_distillation(
     outputs = student_prototypes.shape[-1]
     if rows is None:
         raise ValueError(
-            "The chunked distillation loss needs to know the number of images ahead, and here it may vary: give batches a fixed "
-            "size, as by drop_remainder=True, or use `view_distillation`."
+            "The chunked distillation loss needs to know the number of images ahead, and here it may vary: give "
+            "batches a fixed size, as by drop_remainder=True, or use `view_distillation`."
         )
     if tuple(teacher_features.shape) != (rows, width):
         raise ValueError(
-            f"Student features [n, views, d] {tuple(student_features.shape)} need teacher features [n, d] ({rows}, {width}), got "
-            f"{tuple(teacher_features.shape)}."
+            f"Student features [n, views, d] {tuple(student_features.shape)} need teacher features [n, d] ({rows}, "
+            f"{width}), got {tuple(teacher_features.shape)}."
         )
     if rows_per_chunk is None:
         rows_per_chunk = max(1, LOGITS_PER_CHUNK // (outputs * (views + 1)))
     student_features, student_prototypes = (_float32(x) for x in (student_features, student_prototypes))
     fixed = (teacher_features, teacher_prototypes, centre)
     teacher_features, teacher_prototypes, centre = (ops.stop_gradient(_float32(x)) for x in fixed)
-    # What the chunks share is an argument of each, and a tensor: what a recomputation on tensorflow closes over gets no gradient,
-    # and a variable gets it twice.
+    # What the chunks share is an argument of each, and a tensor: what a recomputation on tensorflow closes over gets no
+    # gradient, and a variable gets it twice.
     shared = (student_prototypes, teacher_prototypes, centre)
 
     def losses(student, teacher, student_prototypes, teacher_prototypes, centre):

@@ -1,7 +1,7 @@
 """Masked prediction: a student that does not see some patches predicts what the teacher, who sees them, makes of each.
 
-SigLIP 2 (section 2.3) takes it from TIPS (Maninis et al. 2024), whose patch loss is iBOT's (Zhou et al. 2022), and hides half of the
-patches; student and teacher see the same view.
+SigLIP 2 (section 2.3) takes it from TIPS (Maninis et al. 2024), whose patch loss is iBOT's (Zhou et al. 2022), and
+hides half of the patches; student and teacher see the same view.
 """
 
 from keras import ops
@@ -17,10 +17,13 @@ def patch_mask(masked_patches, num_patches: int):
 
 
 def gather_patches(tokens, masked_patches):
-    """The tokens `[n, N, d]` at the places int32 `[n, m]`, in their order: `[n, m, d]`, with a dense gradient on every backend."""
+    """The tokens `[n, N, d]` at the places int32 `[n, m]`, in their order: `[n, m, d]`, with a dense gradient on every
+    backend.
+    """
     images, length, width = ops.shape(tokens)
     count = masked_patches.shape[-1]
-    # Rows of one table: `take_along_axis` on tensorflow would gather number by number, by an index as large as the tokens.
+    # Rows of one table: `take_along_axis` on tensorflow would gather number by number, by an index as large as the
+    # tokens.
     rows = ops.cast(masked_patches, "int32") + ops.expand_dims(ops.arange(images, dtype="int32") * length, -1)
     taken = ops.take(ops.reshape(tokens, (images * length, width)), ops.reshape(rows, (-1,)), axis=0)
     return ops.reshape(taken, (images, count, width))
@@ -29,7 +32,8 @@ def gather_patches(tokens, masked_patches):
 def masked_prediction_loss(
     student_logits, teacher_logits, centre, *, student_temperature=0.1, teacher_temperature=0.04
 ):
-    """`distillation_loss` of each masked patch, its mean over an image's: `[n, m, K]` twice and a centre `[K]` -> float32 `[n]`.
+    """`distillation_loss` of each masked patch, its mean over an image's: `[n, m, K]` twice and a centre `[K]` ->
+    float32 `[n]`.
 
     Reference: Zhou et al. 2022, with the mean over masked patches of their code.
     """
@@ -46,15 +50,16 @@ def masked_prediction_loss(
 def chunked_masked_prediction(
     student_features, teacher_features, student_prototypes, teacher_prototypes, centre, **settings
 ):
-    """`masked_prediction_loss` of features `[n, m, d]` · prototypes `[d, K]`, a chunk of logits at a time: float32 `[n]`.
+    """`masked_prediction_loss` of features `[n, m, d]` · prototypes `[d, K]`, a chunk of logits at a time: float32
+    `[n]`.
 
     Settings and errors as for `chunked_distillation`; a row there is a patch here.
     """
     images, patches, width = student_features.shape
     if images is None or tuple(teacher_features.shape) != (images, patches, width):
         raise ValueError(
-            f"Features of student and teacher must both be [n, m, d] with n known ahead, got {tuple(student_features.shape)} and "
-            f"{tuple(teacher_features.shape)}."
+            "Features of student and teacher must both be [n, m, d] with n known ahead, got "
+            f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}."
         )
     losses = chunked_distillation(
         ops.reshape(student_features, (images * patches, 1, width)),

@@ -169,7 +169,8 @@ def figure(results: Mapping[int, Results]) -> str:
         ),
     )
     body = "".join([str(style), *map(str, rows)])
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" role="img">{body}</svg>\n'
+    size = f'width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">{body}</svg>\n'
 
 
 def _x(scale, value: float) -> float:
@@ -186,6 +187,6 @@ def _shown(mean: Mean, measure: Measure, *, signed: bool = False) -> str:
 def _sentence(results: Mapping[int, Results], options) -> str:
     return (
         f"{len(results)} seed{'s' if len(results) > 1 else ''}, {options.examples:,} examples a run in batches of "
-        f"{options.batch_size}, on 500 scenes by a designer never seen. In percent, with 95% intervals over seeds; differences are "
-        "taken seed by seed."
+        f"{options.batch_size}, on 500 scenes by a designer never seen. In percent, with 95% intervals over seeds; "
+        "differences are taken seed by seed."
     )

@@ -23,11 +23,15 @@ PAGE_SIDE = 320
 STYLE = (
     SWATCHES
     + """
-ul.boxes{list-style:none;margin:0;padding:0;display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(210px,1fr))}
-.boxed{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;display:grid;gap:7px;align-content:start;
-min-width:0} .boxed .thumb{padding:0;border-color:transparent} .boxed p{font-size:13.5px;line-height:1.35;overflow-wrap:anywhere}
-.boxed .iou{display:flex;justify-content:space-between;font-size:12.5px;color:var(--muted)} .iou .right{color:var(--pair);
-font-weight:650} .iou .wrong{color:var(--wrong);font-weight:650}
+ul.boxes{list-style:none;margin:0;padding:0;display:grid;gap:12px;
+  grid-template-columns:repeat(auto-fill,minmax(210px,1fr))}
+.boxed{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;display:grid;gap:7px;
+  align-content:start;min-width:0}
+.boxed .thumb{padding:0;border-color:transparent}
+.boxed p{font-size:13.5px;line-height:1.35;overflow-wrap:anywhere}
+.boxed .iou{display:flex;justify-content:space-between;font-size:12.5px;color:var(--muted)}
+.iou .right{color:var(--pair);font-weight:650}
+.iou .wrong{color:var(--wrong);font-weight:650}
 """
 )
 
@@ -50,8 +54,8 @@ class Located:
 def with_boxes(located: Located, *, side: int = PAGE_SIDE) -> np.ndarray:
     """The picture with its longer side at `side` pixels, and both boxes drawn on it: uint8 [height, width, 3].
 
-    The lines run along the inside of a box, the true one's more than twice as thick, so that equal boxes show both; a light rim keeps them
-    apart from any picture.
+    The lines run along the inside of a box, the true one's more than twice as thick, so that equal boxes show both; a
+    light rim keeps them apart from any picture.
     """
     sheet = _fitted(located.picture, side)
     pen = ImageDraw.Draw(sheet)

@@ -1,4 +1,6 @@
-"""What a model knows about places in a picture, as one page: segmentation, depth, neighbours, located phrases, with pictures."""
+"""What a model knows about places in a picture, as one page: segmentation, depth, neighbours, located phrases, with
+pictures.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,13 @@ from diptych.core.report.charts.numbers import percent, shown, significant
 from diptych.core.report.charts.sheet import bar, sheet
 
 STYLE = """
-.wide-table td:first-child,.wide-table th:first-child{padding-right:24px;min-width:7.5em} .wide-table thead th{color:var(--muted);font-weight:450;
-white-space:nowrap} .wide-table th.number,.wide-table td.number{padding-left:16px}
-ul.class-bars{list-style:none;margin:0;padding:0;display:grid;gap:8px 26px;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));
-font-size:13.5px} .class-bars li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 8px} .class-bars .bar-of{grid-column:1/-1}
+.wide-table td:first-child,.wide-table th:first-child{padding-right:24px;min-width:7.5em}
+.wide-table thead th{color:var(--muted);font-weight:450;white-space:nowrap}
+.wide-table th.number,.wide-table td.number{padding-left:16px}
+ul.class-bars{list-style:none;margin:0;padding:0;display:grid;gap:8px 26px;
+  grid-template-columns:repeat(auto-fill,minmax(170px,1fr));font-size:13.5px}
+.class-bars li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 8px}
+.class-bars .bar-of{grid-column:1/-1}
 .class-bars data,.class-bars small{color:var(--muted);font-size:12.5px}
 """
 
@@ -39,8 +44,8 @@ def dense_page(
     """An HTML document that loads nothing and runs nothing.
 
     Args:
-        results: {"segmentation", "depth", "neighbours" or "localization": {name of the set: result of `segmentation_probe`,
-            `depth_probe`, `neighbours` or `accuracy_at_iou`}}; any may be missing.
+        results: {"segmentation", "depth", "neighbours" or "localization": {name of the set: result of
+            `segmentation_probe`, `depth_probe`, `neighbours` or `accuracy_at_iou`}}; any may be missing.
         pictures: what is shown of them.
         title: the headline.
         summary: the sentence under it.
@@ -63,8 +68,8 @@ def dense_sections(
     sections = []
     if pictures.patches:
         says = (
-            "The first three principal components of the patches' features as red, green and blue: patches that the model finds "
-            "alike have one colour in all pictures."
+            "The first three principal components of the patches' features as red, green and blue: patches that the "
+            "model finds alike have one colour in all pictures."
         )
         sections.append(join([lead("Features of patches", says), patch_pictures.patch_figure(pictures.patches)]))
     for kind, section in _SECTIONS.items():
@@ -92,7 +97,10 @@ def _segmentation(results: Mapping[str, Mapping[str, Any]], pictures: DensePictu
         )
         for name, result in results.items()
     ]
-    says = "A linear layer on frozen features of patches, its logits interpolated to the pixels. The largest class: what answering it everywhere would reach."
+    says = (
+        "A linear layer on frozen features of patches, its logits interpolated to the pixels. "
+        "The largest class: what answering it everywhere would reach."
+    )
     parts = [lead("Segmentation", says), _table(header, rows)]
     parts += [_class_bars(name, result["per_class"]) for name, result in results.items()]
     if pictures.segmentation:
@@ -125,7 +133,10 @@ def _depth(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) ->
         )
         for name, result in results.items()
     ]
-    says = "A linear map of frozen features of patches to depth. Smaller errors are better; the mean depth: the RMSE of answering it everywhere."
+    says = (
+        "A linear map of frozen features of patches to depth. "
+        "Smaller errors are better; the mean depth: the RMSE of answering it everywhere."
+    )
     return join([lead("Depth", says), _table(header, rows)])
 
 
@@ -163,7 +174,10 @@ def _localization(results: Mapping[str, Mapping[str, Any]], pictures: DensePictu
         )
         for name, result in results.items()
     ]
-    says = "A phrase is right where the predicted box overlaps the true one by the given intersection over union. An answer that is no box is wrong."
+    says = (
+        "A phrase is right where the predicted box overlaps the true one by the given intersection over union. "
+        "An answer that is no box is wrong."
+    )
     parts = [lead("Localization", says), _table(header, rows)]
     if pictures.located:
         parts.append(_panel("Phrases and boxes", box_gallery.box_gallery(pictures.located)))

@@ -1,4 +1,6 @@
-"""The results of an evaluation as one page: bars by language, confusion of classes, few-shot accuracy, and what was found."""
+"""The results of an evaluation as one page: bars by language, confusion of classes, few-shot accuracy, and what was
+found.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -6,7 +6,9 @@ from diptych.core.report.tables import text_table
 
 
 def mixture_table(mixture: LanguageMixture) -> str:
-    """For people: records, share before and after, and how often each record comes, by language, the most frequent first."""
+    """For people: records, share before and after, and how often each record comes, by language, the most frequent
+    first.
+    """
     rows = [
         [
             f"{language_name(share.language)} ({share.language})",

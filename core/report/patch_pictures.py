@@ -1,7 +1,7 @@
 """What the features of patches tell apart, seen: their first three principal components as red, green and blue.
 
-Patches that the model finds alike have one colour, in all pictures of a set. Reference: Oquab et al. 2023, "DINOv2", figure 1, where
-the first component also tells the things from their background.
+Patches that the model finds alike have one colour, in all pictures of a set. Reference: Oquab et al. 2023, "DINOv2",
+figure 1, where the first component also tells the things from their background.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,11 @@ BACKGROUND = 255
 PAGE_SIDE = 224
 
 STYLE = """
-ul.pairs{list-style:none;margin:0;padding:0;display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}
-.pairs li{display:grid;grid-template-columns:1fr 1fr;gap:6px;align-content:start} .pairs p{grid-column:1/-1;font-size:13px;
-color:var(--muted);line-height:1.35;overflow-wrap:anywhere} .pairs .thumb{padding:0}
+ul.pairs{list-style:none;margin:0;padding:0;display:grid;gap:14px;
+  grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}
+.pairs li{display:grid;grid-template-columns:1fr 1fr;gap:6px;align-content:start}
+.pairs p{grid-column:1/-1;font-size:13px;color:var(--muted);line-height:1.35;overflow-wrap:anywhere}
+.pairs .thumb{padding:0}
 """
 
 
@@ -40,13 +42,14 @@ def principal_colours(features: np.ndarray, *, foreground: bool = False) -> np.n
 
         score_k = (x - mean) · v_k,    colour_k = 255 · clip((score_k - q_low) / (q_high - q_low), 0, 1)
 
-    v_k are the eigenvectors of the covariance by falling eigenvalue; q are the quantiles `TAILS` and 1 - `TAILS`. The sign of each
-    is such that Σ score³ >= 0: neither the order of the patches nor a rotation of the features changes the colours.
+    v_k are the eigenvectors of the covariance by falling eigenvalue; q are the quantiles `TAILS` and 1 - `TAILS`. The
+    sign of each is such that Σ score³ >= 0: neither the order of the patches nor a rotation of the features changes the
+    colours.
 
     Args:
         features: float [images, rows, columns, width]. All images share the components.
-        foreground: whether to take the background out first (`foreground_mask`), which is then white: the components of the things
-            alone show their parts.
+        foreground: whether to take the background out first (`foreground_mask`), which is then white: the components of
+            the things alone show their parts.
 
     Returns:
         uint8 [images, rows, columns, 3]; a component that does not vary is an even 128.
@@ -64,8 +67,8 @@ def principal_colours(features: np.ndarray, *, foreground: bool = False) -> np.n
 def foreground_mask(features: np.ndarray) -> np.ndarray:
     """The patches of things, told from the background by the first principal component: bool [images, rows, columns].
 
-    The component is cut in two half-way between the means of the two sides. The side that has the smaller share of the patches
-    along the edges of the pictures is taken for the things.
+    The component is cut in two half-way between the means of the two sides. The side that has the smaller share of the
+    patches along the edges of the pictures is taken for the things.
 
     Args:
         features: float [images, rows, columns, width].

@@ -22,8 +22,10 @@ HEADINGS = ("picture", "truth", "prediction")
 STYLE = (
     SWATCHES
     + """
-ul.triples{list-style:none;margin:0;padding:0;display:grid;gap:14px 20px;grid-template-columns:repeat(auto-fill,minmax(320px,1fr))}
-.triples li{display:grid;grid-template-columns:repeat(3,1fr);gap:6px} .triples small{font-size:12px;color:var(--muted);text-align:center}
+ul.triples{list-style:none;margin:0;padding:0;display:grid;gap:14px 20px;
+  grid-template-columns:repeat(auto-fill,minmax(320px,1fr))}
+.triples li{display:grid;grid-template-columns:repeat(3,1fr);gap:6px}
+.triples small{font-size:12px;color:var(--muted);text-align:center}
 .triples .thumb{padding:0}
 """
 )

@@ -32,7 +32,9 @@ class Judged:
 
 
 def zero_shot_page(title: str, summary: str, judged: Sequence[Judged]) -> str:
-    """An HTML document with a card for each picture; the longer bar, in blue, is the softmax, the one below it the sigmoid."""
+    """An HTML document with a card for each picture; the longer bar, in blue, is the softmax, the one below it the
+    sigmoid.
+    """
     pictures = Thumbnails(np.stack([each.picture for each in judged]), largest=128) if judged else None
     cards = [_card(place, each, pictures) for place, each in enumerate(judged)]
     entries = [element("li", "softmax: share among the labels", class_="image")]

@@ -64,7 +64,8 @@ def resolve_card(
 ) -> dict:
     """The card of a run that starts now, as plain JSON.
 
-    `config` is the recipe (a dataclass); `device` and `peak_flops_per_second` come from the backend, None where it does not know them.
+    `config` is the recipe (a dataclass); `device` and `peak_flops_per_second` come from the backend, None where it does
+    not know them.
     """
     return {
         "config": plain(config),
@@ -111,7 +112,8 @@ def plain(value: object, name: str = "config") -> object:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return plain(value.item(), name)
     raise TypeError(
-        f"{name} is a {type(value).__name__}, which a card cannot store: use a number, string, path, dataclass or named function"
+        f"{name} is a {type(value).__name__}, which a card cannot store: use a number, string, path, dataclass or "
+        "named function"
     )
 
 
@@ -151,7 +153,9 @@ def command_line() -> str:
 
 
 def hide_secrets(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with the values of options named like secrets, and passwords within addresses, hidden."""
+    """The arguments of a command, with the values of options named like secrets, and passwords within addresses,
+    hidden.
+    """
     shown, hide_next = [], False
     for argument in arguments:
         option, equals, _ = argument.partition("=")

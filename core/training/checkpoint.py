@@ -1,8 +1,10 @@
-"""Checkpoints that a kill, a full disk or a flipped byte cannot spoil: a folder is complete and verified, or it is not used.
+"""Checkpoints that a kill, a full disk or a flipped byte cannot spoil: a folder is complete and verified, or it is not
+used.
 
-A checkpoint is a folder ``step-00001234`` with one safetensors file a group (``weights``, ``optimizer``, ``ema``), ``state.json`` and
-``manifest.json``, which holds the size and SHA-256 of the others. It is written under a temporary name on the same file system, every file and
-the folder are flushed to disk, and one rename makes it visible. Loading verifies the manifest and falls back to the checkpoint before.
+A checkpoint is a folder ``step-00001234`` with one safetensors file a group (``weights``, ``optimizer``, ``ema``),
+``state.json`` and ``manifest.json``, which holds the size and SHA-256 of the others. It is written under a temporary
+name on the same file system, every file and the folder are flushed to disk, and one rename makes it visible. Loading
+verifies the manifest and falls back to the checkpoint before.
 """
 
 import hashlib
@@ -35,7 +37,9 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one checkpoint holds: arrays by group and name, and the plain state beside them (examples seen, seed, counters)."""
+    """What one checkpoint holds: arrays by group and name, and the plain state beside them (examples seen, seed,
+    counters).
+    """
 
     step: int
     groups: Groups
@@ -45,9 +49,11 @@ class Checkpoint:
 def save(
     folder: str | Path, step: int, groups: Mapping[str, Mapping[str, np.ndarray]], state: Mapping, keep: int = 2
 ) -> Path:
-    """Write the checkpoint of `step` into `folder`, then delete all but the newest `keep`; return the checkpoint's folder.
+    """Write the checkpoint of `step` into `folder`, then delete all but the newest `keep`; return the checkpoint's
+    folder.
 
-    `state` is plain JSON (str keys, lists, numbers, None) and comes back equal. When this returns, the checkpoint survives a loss of power.
+    `state` is plain JSON (str keys, lists, numbers, None) and comes back equal. When this returns, the checkpoint
+    survives a loss of power.
 
     Raises: CheckpointError when the disk refuses; nothing is left behind and the earlier checkpoints are untouched.
             ValueError for a state or a name that could not be read back equal.
@@ -89,8 +95,8 @@ def save(
 def restore_latest(folder: str | Path) -> Checkpoint | None:
     """Return the newest checkpoint in `folder` that verifies, or None where no checkpoint was ever written.
 
-    A damaged checkpoint is reported in a warning and, once an older one has been read, renamed ``damaged-step-...`` so that it is kept but
-    no longer considered.
+    A damaged checkpoint is reported in a warning and, once an older one has been read, renamed ``damaged-step-...`` so
+    that it is kept but no longer considered.
 
     Raises: CheckpointError when there are checkpoints and none of them is good.
     """
@@ -250,7 +256,9 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
-    """Delete checkpoints older than the newest `keep` up to `step`; each is renamed first, so that a kill leaves no half under a good name."""
+    """Delete checkpoints older than the newest `keep` up to `step`; each is renamed first, so that a kill leaves no
+    half under a good name.
+    """
     up_to_step = [path for path in _complete_checkpoints(folder) if int(path.name.removeprefix("step-")) <= step]
     for path in up_to_step[:-keep]:
         removing = path.with_name(f".removing-{path.name}")
@@ -282,6 +290,7 @@ def _write_failure(final: Path, groups: Mapping[str, Mapping[str, np.ndarray]], 
     existing = next(parent for parent in final.parents if parent.exists())
     free = shutil.disk_usage(existing).free
     return (
-        f"could not write the checkpoint {final}: {error}. It needs {needed:,} bytes and {free:,} are free there. Earlier checkpoints are "
-        "untouched: free some space or choose another --run-dir, then give the same command again to resume."
+        f"could not write the checkpoint {final}: {error}. It needs {needed:,} bytes and {free:,} are free there. "
+        "Earlier checkpoints are untouched: free some space or choose another --run-dir, then give the same command "
+        "again to resume."
     )

@@ -1,4 +1,6 @@
-"""Objectives whose batches are chosen, inside the compiled step, from larger ones (SigLIP 2, section 2.5; see `curation`)."""
+"""Objectives whose batches are chosen, inside the compiled step, from larger ones (SigLIP 2, section 2.5; see
+`curation`).
+"""
 
 import keras
 from keras import ops
@@ -10,8 +12,8 @@ from diptych.core.training.objectives import Captions, Objective, image_inputs
 class CuratedObjective(Objective):
     """Chooses `size` examples of each super-batch by learnability, and minimises another objective's terms on them.
 
-    Learner and reference embed the super-batch in pieces of `size`, without gradients. An image with several captions is judged by
-    its first.
+    Learner and reference embed the super-batch in pieces of `size`, without gradients. An image with several captions
+    is judged by its first.
 
     Args:
         objective: what is minimised on the chosen examples.

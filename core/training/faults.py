@@ -1,7 +1,8 @@
 """Named places where a test may kill the process, to prove that a run survives being killed there.
 
-The environment variable ``DIPTYCH_FAULT_AT="name"`` or ``"name:nth"`` ends the process with status 137 (what a shell reports after ``kill -9``)
-the first, or the nth, time that place is reached. Nothing is flushed and no handler runs, as under a real SIGKILL. Unset, it costs one look-up.
+The environment variable ``DIPTYCH_FAULT_AT="name"`` or ``"name:nth"`` ends the process with status 137 (what a shell
+reports after ``kill -9``) the first, or the nth, time that place is reached. Nothing is flushed and no handler runs, as
+under a real SIGKILL. Unset, it costs one look-up.
 """
 
 import os

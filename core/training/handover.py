@@ -1,4 +1,6 @@
-"""From the end of one stage to the beginning of another: which weights and slots are carried over, and in what shape."""
+"""From the end of one stage to the beginning of another: which weights and slots are carried over, and in what
+shape.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -44,9 +46,10 @@ def hand_over(
 ) -> Handover:
     """Gives the variables of a new stage the values that the stage before ended with.
 
-    Weights of another shape are resized by `adapt`; weights that the stage before had not keep their initial values. Slots of the optimizer
-    are carried over with weights of the same size, and are zero for all others; without `keep_optimizer` its counter
-    starts anew, too. A teacher that was not there before becomes a copy of the student, and so does a moving average.
+    Weights of another shape are resized by `adapt`; weights that the stage before had not keep their initial values.
+    Slots of the optimizer are carried over with weights of the same size, and are zero for all others; without
+    `keep_optimizer` its counter starts anew, too. A teacher that was not there before becomes a copy of the student,
+    and so does a moving average.
 
     Args:
         saved: the checkpoint at the end of the stage before.
@@ -61,8 +64,8 @@ def hand_over(
     left = sorted(old.keys() - weights.keys())
     if lost := [path for path in left if not path.startswith(may_leave)]:
         raise CheckpointError(
-            f"The next stage has no place for {len(lost)} trained weights: {', '.join(lost[:5])}. A stage may leave out "
-            f"{', '.join(may_leave) or 'nothing'}; the towers must be the same."
+            f"The next stage has no place for {len(lost)} trained weights: {', '.join(lost[:5])}. A stage may leave "
+            f"out {', '.join(may_leave) or 'nothing'}; the towers must be the same."
         )
     carried: list[str] = []
     resized: list[str] = []
@@ -104,7 +107,7 @@ def _fitting(path: str, value: np.ndarray, variable: keras.Variable, adapt: Adap
     fitted = adapt(path, value, shape)
     if fitted is None or fitted.shape != shape:
         raise CheckpointError(
-            f"{path} has the shape {list(value.shape)} at the end of the stage before and {list(shape)} in the next, and only "
-            "positions and patch kernels can be resized. Give both stages the same widths and vocabulary."
+            f"{path} has the shape {list(value.shape)} at the end of the stage before and {list(shape)} in the next, "
+            "and only positions and patch kernels can be resized. Give both stages the same widths and vocabulary."
         )
     return fitted.astype(value.dtype)

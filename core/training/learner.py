@@ -43,20 +43,22 @@ class TrainingDiverged(RuntimeError):
 class Learner:
     """Runs `total_steps` steps from wherever the run folder's newest checkpoint left off.
 
-    A run is a pure function of its options: killed at any moment and started again, it ends with the same bits (on the same
-    machine and number of threads), because the checkpoint holds weights, optimizer, moving average, counters and the place
-    in the data, and metrics of later steps are cut off on resume.
+    A run is a pure function of its options: killed at any moment and started again, it ends with the same bits (on the
+    same machine and number of threads), because the checkpoint holds weights, optimizer, moving average, counters and
+    the place in the data, and metrics of later steps are cut off on resume.
 
     Args:
-        model, optimizer, ema, teacher, step: what `diptych.backends.train_step` built, and from what; the model is evaluated and
-            saved with its Keras variables.
+        model, optimizer, ema, teacher, step: what `diptych.backends.train_step` built, and from what; the model is
+            evaluated and saved with its Keras variables.
         objective_variables: what the objective keeps between steps, by name.
         loader: an endless, seekable source of batches.
         folder: an entered `RunFolder`.
         total_steps: number of the last step; a step takes one batch.
-        first_step, first_update: steps before this run, in data that goes on, and updates that the optimizer has already made.
+        first_step, first_update: steps before this run, in data that goes on, and updates that the optimizer has
+            already made.
         pieces: into how many equal parts, each with an optimizer's step of its own, a batch is to be cut; None for one.
-        evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the moving average's weights where there is one.
+        evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the
+            moving average's weights where there is one.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
         tensorboard: whether metrics also go into TensorBoard files.
@@ -115,7 +117,9 @@ class Learner:
         return self._examples_read
 
     def restore(self) -> int:
-        """Takes up the newest good checkpoint of the folder and returns the step it was saved at; 0 where there is none."""
+        """Takes up the newest good checkpoint of the folder and returns the step it was saved at; 0 where there is
+        none.
+        """
         saved = checkpoint.restore_latest(self.folder.checkpoints)
         if saved is None:
             return 0
@@ -123,8 +127,8 @@ class Learner:
         if saved.state["data"] != fingerprint:
             raise checkpoint.CheckpointError(
                 f"The data or its preprocessing changed since the checkpoint of step {saved.step} in "
-                f"{self.folder.checkpoints} (fingerprint {saved.state['data'][:12]}, now {fingerprint[:12]}). Put the data "
-                "back as it was to resume, or start a new run with another --run-dir."
+                f"{self.folder.checkpoints} (fingerprint {saved.state['data'][:12]}, now {fingerprint[:12]}). Put the "
+                "data back as it was to resume, or start a new run with another --run-dir."
             )
         for group, variables in self.groups().items():
             _assign(group, variables, saved.groups.get(group, {}))
@@ -142,8 +146,9 @@ class Learner:
         tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard and writes else None
         metrics = MetricsWriter(self.folder.metrics if writes else None, resume_step=start, tensorboard=tensorboard)
         progress = Progress(self.total_steps, start, self.batch_size, stream=None if writes else io.StringIO())
-        # A step is under way while the one before it is written down, or the device would wait for the host. After a step that
-        # was not finite the next is written down at once, so that the run stops exactly at the last of a row of them.
+        # A step is under way while the one before it is written down, or the device would wait for the host. After a
+        # step that was not finite the next is written down at once, so that the run stops exactly at the last of a row
+        # of them.
         pending = None
         self._last_save = self._last_tick = time.monotonic()
         batches = self.loader.batches(start)
@@ -188,8 +193,8 @@ class Learner:
             self.skipped_steps += 1
             self._skipped_in_a_row.append((number, keys))
             progress.message(
-                f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the step was "
-                f"skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
+                f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the "
+                f"step was skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
             )
         values["learning_rate"] = self.optimizer.rate_at(self.first_update + max(0, updates - 1 - self.skipped_steps))
         speed = progress.examples_per_second
@@ -202,8 +207,9 @@ class Learner:
         if len(self._skipped_in_a_row) >= self.max_skipped_in_a_row:
             listed = "\n".join(f"  step {step}: {', '.join(ids)}" for step, ids in self._skipped_in_a_row)
             raise TrainingDiverged(
-                f"{len(self._skipped_in_a_row)} steps in a row had a loss or gradient that is not finite. Weights are those of "
-                f"step {self._skipped_in_a_row[0][0] - 1}. Lower --learning-rate, or look at these examples:\n{listed}"
+                f"{len(self._skipped_in_a_row)} steps in a row had a loss or gradient that is not finite. Weights are "
+                f"those of step {self._skipped_in_a_row[0][0] - 1}. Lower --learning-rate, or look at these "
+                f"examples:\n{listed}"
             )
 
     def _count(self, batch) -> None:
@@ -289,8 +295,9 @@ def _assign(group: str, variables: dict, arrays: dict) -> None:
     ]
     if missing or unknown or shapes:
         raise checkpoint.CheckpointError(
-            f"The checkpoint's {group} do not fit this model. Missing: {missing or 'none'}. Unknown: {unknown or 'none'}. "
-            f"Other shapes: {shapes or 'none'}. Use the options the run was started with, or another --run-dir."
+            f"The checkpoint's {group} do not fit this model. Missing: {missing or 'none'}. Unknown: "
+            f"{unknown or 'none'}. Other shapes: {shapes or 'none'}. Use the options the run was started with, or "
+            "another --run-dir."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])

@@ -1,4 +1,6 @@
-"""Metrics of a run as JSON lines: one object a row with its step, exact to the last bit, and cut back to a checkpoint on resume."""
+"""Metrics of a run as JSON lines: one object a row with its step, exact to the last bit, and cut back to a checkpoint
+on resume.
+"""
 
 import json
 import math
@@ -17,9 +19,9 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 class MetricsWriter:
     """Appends rows to ``metrics.jsonl``; opening it at step `resume_step` first removes every row of a later step.
 
-    Floats are written as Python's shortest exact spelling, so two runs are equal bit for bit when their rows are. JSON has no NaN or
-    infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back. Without a path,
-    as in a process that does not write, rows go nowhere.
+    Floats are written as Python's shortest exact spelling, so two runs are equal bit for bit when their rows are. JSON
+    has no NaN or infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics`
+    turns back. Without a path, as in a process that does not write, rows go nowhere.
     """
 
     def __init__(self, path: str | Path | None, *, resume_step: int = 0, tensorboard: TensorBoard | None = None):
@@ -30,7 +32,8 @@ class MetricsWriter:
         self._file = open(self.path or os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
-        """Append one row (numbers, strings, None or plain containers; arrays of one element become numbers) and hand it to the system.
+        """Append one row (numbers, strings, None or plain containers; arrays of one element become numbers) and hand it
+        to the system.
 
         A row survives the death of this process at once, and a loss of power after the next `sync`.
         """
@@ -41,7 +44,9 @@ class MetricsWriter:
             self._tensorboard.write(step, values)
 
     def sync(self) -> None:
-        """Flush all rows to the disk. Call it before saving a checkpoint, so that no checkpoint is ahead of its metrics."""
+        """Flush all rows to the disk. Call it before saving a checkpoint, so that no checkpoint is ahead of its
+        metrics.
+        """
         self._file.flush()
         if self.path is not None:
             os.fsync(self._file.fileno())
@@ -62,7 +67,9 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """All rows of a metrics file in the order written; a torn last line is ignored, other unreadable lines are warned about and left out."""
+    """All rows of a metrics file in the order written; a torn last line is ignored, other unreadable lines are warned
+    about and left out.
+    """
     path = Path(path)
     rows = []
     for number, line, row in _lines(path):

@@ -1,8 +1,9 @@
 """Objectives: what a step minimises, as a weighted sum of named terms.
 
-A term that compares examples with each other, as a contrastive loss does, works in two halves: it embeds a batch, and turns the
-embeddings of all its examples into a loss. So a step can embed a large batch in pieces and still contrast every pair of it. A term
-whose examples are independent of each other needs no such care: its loss is the mean over the pieces.
+A term that compares examples with each other, as a contrastive loss does, works in two halves: it embeds a batch, and
+turns the embeddings of all its examples into a loss. So a step can embed a large batch in pieces and still contrast
+every pair of it. A term whose examples are independent of each other needs no such care: its loss is the mean over the
+pieces.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from keras import ops
 class Loss(NamedTuple):
     """Of a term or of an objective.
 
-    value: float32 scalar.   logs: scalars worth logging, by name.   updates: new values of untrained variables, by their names; they
+    value: float32 scalar.   logs: scalars worth logging, by name.   updates: new values of untrained variables, by
+        their names; they
     are taken up after the optimizer's step.
     """
 
@@ -29,7 +31,8 @@ class Seen:
     """A batch, and what a model makes of it: computed when a term first asks for it, and shared by all terms.
 
     Args:
-        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), where a term asks for them.
+        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), where a term asks for
+            them.
         batch: its fields, on the device.
     """
 
@@ -73,7 +76,9 @@ class Term:
     fixed: tuple = ()
 
     def embed(self, seen: Seen) -> dict[str, Any]:
-        """Tensors that describe a piece of a batch, by name; the first axis of each counts examples, and those of pieces are joined."""
+        """Tensors that describe a piece of a batch, by name; the first axis of each counts examples, and those of
+        pieces are joined.
+        """
         raise NotImplementedError
 
     def loss(self, model, embedded: Mapping[str, Any]) -> Loss:
@@ -96,8 +101,8 @@ class Objective:
         weights = dict.fromkeys(terms, 1.0) if weights is None else weights
         if not terms or terms.keys() != weights.keys():
             raise ValueError(
-                f"An objective needs terms, each with a weight: got the terms {', '.join(terms) or 'none'} and weights for "
-                f"{', '.join(weights) or 'none'}."
+                f"An objective needs terms, each with a weight: got the terms {', '.join(terms) or 'none'} and weights "
+                f"for {', '.join(weights) or 'none'}."
             )
         self.terms, self.weights = dict(terms), dict(weights)
         self.variables = {name: variable for term in terms.values() for name, variable in term.variables.items()}
@@ -144,7 +149,9 @@ class Objective:
 
 
 class Captions:
-    """Token ids int32 `[n, length]` or `[n, captions, length]` as one list of texts, and what was computed of them by image again."""
+    """Token ids int32 `[n, length]` or `[n, captions, length]` as one list of texts, and what was computed of them by
+    image again.
+    """
 
     def __init__(self, text):
         self.images, self.captions = text.shape[0], 1 if len(text.shape) == 2 else text.shape[1]

@@ -1,4 +1,6 @@
-"""Configurations of runs that an earlier diptych began, in the form that recipes have now, so that they can be gone on with."""
+"""Configurations of runs that an earlier diptych began, in the form that recipes have now, so that they can be gone on
+with.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,8 @@ RESOLVED = ("context_length", "captions_per_image", "english_share", "opening_ex
 def as_now(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration in the form of the one that is given now.
 
-    Fields that there were not yet when it was stored count as given. A run without stages was one of the contrastive loss alone.
+    Fields that there were not yet when it was stored count as given. A run without stages was one of the contrastive
+    loss alone.
     """
     config = dict(stored)
     data, run = dict(config.get("data", {})), dict(config.get("run", {}))

@@ -4,9 +4,9 @@ Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(s
 
     p <- p - s(step) · (η · update + weight_decay · p)
 
-so `weight_decay` is multiplied by the schedule but not by η. SigLIP's η = 1e-3 with weight_decay = 1e-4 is what PyTorch and
-Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel" decay; biases, norms, embeddings,
-positions, the MAP probe, scale and bias of the logits do not.
+so `weight_decay` is multiplied by the schedule but not by η. SigLIP's η = 1e-3 with weight_decay = 1e-4 is what PyTorch
+and Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel" decay; biases, norms,
+embeddings, positions, the MAP probe, scale and bias of the logits do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -136,7 +136,8 @@ class PatternOptimizer(keras.optimizers.Optimizer):
 class AdamW(PatternOptimizer):
     """Adam (Kingma & Ba 2015) with decoupled decay: m̂ / (√v̂ + ε).
 
-    β₂ = 0.95 is what SigLIP states for all its experiments; it removes loss spikes at large batches. ε = 1e-8 as in optax.
+    β₂ = 0.95 is what SigLIP states for all its experiments; it removes loss spikes at large batches. ε = 1e-8 as in
+    optax.
     """
 
     slot_names = ("momentum", "velocity")
@@ -162,7 +163,9 @@ class AdamW(PatternOptimizer):
 
 @keras.saving.register_keras_serializable("diptych")
 class Lion(PatternOptimizer):
-    """sign(β₁ m + (1 - β₁) g), then m <- β₂ m + (1 - β₂) g (Chen et al. 2023); SigLIP's choice for SigLiT on four chips."""
+    """sign(β₁ m + (1 - β₁) g), then m <- β₂ m + (1 - β₂) g (Chen et al. 2023); SigLIP's choice for SigLiT on four
+    chips.
+    """
 
     slot_names = ("momentum",)
 

@@ -1,4 +1,6 @@
-"""Choosing weights by their path: regular expressions that match the whole of, say, "image/encoder/block_00/mlp/in_kernel"."""
+"""Choosing weights by their path: regular expressions that match the whole of, say,
+"image/encoder/block_00/mlp/in_kernel".
+"""
 
 import difflib
 import re
@@ -17,8 +19,8 @@ def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[bool]:
         if not any(pattern.fullmatch(path) for path in paths):
             near = difflib.get_close_matches(pattern.pattern, paths, n=3, cutoff=0.0)
             raise ValueError(
-                f"The pattern {pattern.pattern!r} matches no weight. Patterns are regular expressions for a whole path; "
-                f"paths look like {', '.join(near)}."
+                f"The pattern {pattern.pattern!r} matches no weight. Patterns are regular expressions for a whole "
+                f"path; paths look like {', '.join(near)}."
             )
     return [any(pattern.fullmatch(path) for pattern in compiled) for path in paths]
 

@@ -1,4 +1,6 @@
-"""Progress of a run for the person watching: a live bar on a terminal, one plain line every few seconds in a pipe or a CI log."""
+"""Progress of a run for the person watching: a live bar on a terminal, one plain line every few seconds in a pipe or a
+CI log.
+"""
 
 import contextlib
 import os
@@ -16,8 +18,8 @@ MIN_BAR_WIDTH = 8
 class Progress:
     """Shows step, loss, examples a second, learning rate, utilisation and the time left.
 
-    The speed is that of the last 30 s (at least 5 steps) of this process; the first step, which compiles, is not counted, and neither are steps
-    done before a resume. A closed or broken output stops the display and never the run.
+    The speed is that of the last 30 s (at least 5 steps) of this process; the first step, which compiles, is not
+    counted, and neither are steps done before a resume. A closed or broken output stops the display and never the run.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class Progress:
         return None if not speed else (self.total_steps - self._step) * self.batch_size / speed
 
     def update(self, step: int, logs: Mapping[str, Any]) -> None:
-        """Say that `step` steps are done. `logs` may hold loss, learning_rate, utilisation (0..1) and anything else of one number.
+        """Say that `step` steps are done. `logs` may hold loss, learning_rate, utilisation (0..1) and anything else of
+        one number.
 
-        Values become Python floats only when they are shown, so arrays still being computed on a device are not waited for each step.
+        Values become Python floats only when they are shown, so arrays still being computed on a device are not waited
+        for each step.
         """
         now = self._clock()
         self._step, self._logs = step, logs

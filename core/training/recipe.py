@@ -1,6 +1,7 @@
 """What a run is made of: one frozen, complete value. A recipe is a function that returns one.
 
-The command line shows these fields as flags without their group, under the names that open_clip and big_vision users know.
+The command line shows these fields as flags without their group, under the names that open_clip and big_vision users
+know.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ HARMLESS = "harmless"
 
 
 def harmless(default: Any) -> Any:
-    """A field that changes how a run is carried out or shown, not what it computes: runs that differ in it continue each other."""
+    """A field that changes how a run is carried out or shown, not what it computes: runs that differ in it continue
+    each other.
+    """
     return field(default=default, metadata={HARMLESS: True})
 
 
@@ -26,9 +29,10 @@ class Data:
     """Where pairs come from and how they are read."""
 
     train_data: str = "emoji"
-    """"emoji" for the embedded data ("scenes", "wide_scenes" or "noisy_scenes" of it, for `recipes.siglip2`); or a folder of images with
-    captions, WebDataset shards ("shards/{000..010}.tar"), Parquet files, COCO's JSON ("coco:annotations.json:images/"), or any of these with boxes
-    that `recipes.label` found ("labelled:regions.jsonl:photos/")."""
+    """"emoji" for the embedded data ("scenes", "wide_scenes" or "noisy_scenes" of it, for `recipes.siglip2`); or a
+    folder of images with captions, WebDataset shards ("shards/{000..010}.tar"), Parquet files, COCO's JSON
+    ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
+    ("labelled:regions.jsonl:photos/")."""
     val_data: str | None = None
     """Pairs to evaluate on, in any of these forms. By default the embedded data's held-out designer and concepts, or
     `val_fraction` of your own data."""
@@ -39,8 +43,8 @@ class Data:
     context_length: int | None = None
     """Tokens a caption, end-of-text included. By default 12 for the embedded data, whose names are short, else 64."""
     english_share: float | None = None
-    """Share of captions drawn in English where a record has several languages. By default 0.15 for the embedded data, else
-    captions are drawn evenly."""
+    """Share of captions drawn in English where a record has several languages. By default 0.15 for the embedded data,
+    else captions are drawn evenly."""
     captions_per_image: int | None = None
     """Captions of an image in one batch; the loss is the mean over them. By default 6 for the embedded data, else 1."""
     opening_examples: int | None = None
@@ -49,8 +53,9 @@ class Data:
     augment: bool = True
     """Random zoom, shift, rotation and colour of the training images; SigLIP itself only resizes."""
     language_temperature: float = 1.0
-    """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where it is given: 1
-    takes them as they are, large values all languages alike. Not for the embedded data, whose records have every language."""
+    """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
+    it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
+    have every language."""
     workers: int = harmless(0)
     """Processes that decode; 0 for one background thread."""
     cache_megabytes: float = harmless(512.0)
@@ -72,8 +77,8 @@ class Model:
     init_logit_scale: float = 10.0
     """Initial temperature t."""
     init_logit_bias: float | None = None
-    """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000. With the softmax
-    loss a model has no bias."""
+    """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000. With the
+    softmax loss a model has no bias."""
     lock: tuple[str, ...] = ()
     """Patterns of weights that stay as they are, such as "image/.*" (locked-image tuning)."""
 
@@ -148,7 +153,9 @@ class Distillation:
     mask_ratio: float = 0.5
     masking: Literal["random", "block"] = "random"
     colour: bool = True
-    """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as TIPS."""
+    """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as
+    TIPS.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +174,9 @@ class Run:
     log_every: int = harmless(1)
     """Steps between rows of metrics.jsonl."""
     data_parallel: int = harmless(1)
-    """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round them in a ring."""
+    """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round
+    them in a ring.
+    """
     devices: int = harmless(1)
     """Devices that weights and batch are spread over, for the memory that a dry run tells."""
     compile: bool = False
@@ -188,8 +197,8 @@ class Run:
 class Recipe:
     """One run, complete: a list of stages, and what they have in common.
 
-    Stages say what share of `optimization.examples` they take, so that the flag scales all of them. A run of one stage keeps
-    everything in `run.run_dir`; with several, each has a folder in it.
+    Stages say what share of `optimization.examples` they take, so that the flag scales all of them. A run of one stage
+    keeps everything in `run.run_dir`; with several, each has a folder in it.
     """
 
     data: Data
@@ -257,12 +266,13 @@ def check_options(recipe: Recipe) -> None:
         ),
         (
             run.data_parallel >= 1 and optimization.batch_size % (optimization.accum_freq * run.data_parallel) == 0,
-            f"--data-parallel deals a batch out evenly, each of its --accum-freq pieces too; got {run.data_parallel} devices for "
-            f"{optimization.batch_size} examples in {optimization.accum_freq} pieces.",
+            f"--data-parallel deals a batch out evenly, each of its --accum-freq pieces too; got {run.data_parallel} "
+            f"devices for {optimization.batch_size} examples in {optimization.accum_freq} pieces.",
         ),
         (
             0 <= (optimization.warmup_examples or 0) < optimization.examples,
-            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of {optimization.examples}.",
+            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of "
+            f"{optimization.examples}.",
         ),
         *(
             (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")

@@ -1,6 +1,7 @@
 """results.json: what the stages of a run scored, by name, in one versioned schema.
 
-    {"format": "diptych-run", "version": 1, "stages": {NAME: {"examples_seen", "retrieval", "zero_shot", "recall_by_length", ...}}}
+    {"format": "diptych-run", "version": 1, "stages": {NAME: {"examples_seen", "retrieval", "zero_shot",
+    "recall_by_length", ...}}}
 
 The folder of a stage holds that of the stage alone, the folder of a run that of all its stages.
 """
@@ -39,8 +40,8 @@ def read_results(path: Path, stage: str = "training") -> dict[str, dict[str, Any
     if "version" in found:
         if found.get("format") != FORMAT or found["version"] != VERSION:
             raise RunFolderError(
-                f"{path} has format {found.get('format')!r}, version {found['version']}; this diptych reads {FORMAT!r}, version "
-                f"{VERSION}. Read it with the version that wrote it."
+                f"{path} has format {found.get('format')!r}, version {found['version']}; this diptych reads "
+                f"{FORMAT!r}, version {VERSION}. Read it with the version that wrote it."
             )
         return found["stages"]
     return {stage: found} if "retrieval" in found else found

@@ -1,4 +1,6 @@
-"""The folder of one run: who may write into it, where its files are, and whether a configuration may continue what is there."""
+"""The folder of one run: who may write into it, where its files are, and whether a configuration may continue what is
+there.
+"""
 
 import contextlib
 import errno
@@ -62,9 +64,9 @@ class RunFolder:
     ) -> None:
         """Refuse to continue with a configuration that would compute something else than the run stored here.
 
-        `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name, but those in `harmless`, which
-        change how a run is carried out or shown, not what it computes. `as_now` brings what an earlier diptych stored into today's
-        form. Where no card is stored anything is accepted.
+        `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name, but those in
+        `harmless`, which change how a run is carried out or shown, not what it computes. `as_now` brings what an
+        earlier diptych stored into today's form. Where no card is stored anything is accepted.
 
         Raises: ConfigMismatch listing every differing field as stored and as given.
         """
@@ -96,14 +98,16 @@ class RunFolder:
             ) from error
         if not isinstance(card, dict) or "config" not in card:
             raise RunFolderError(
-                f"{self.card} is no card of a run: expected an object with a config. Give another --run-dir or move it away."
+                f"{self.card} is no card of a run: expected an object with a config. Give another --run-dir or move it "
+                "away."
             )
         return card
 
     def write_card(self, card: Mapping, *, resume_step: int | None = None) -> dict:
         """Store the card and return what was stored.
 
-        Where a card is stored already, its start time and earlier restarts are kept and one restart, from `resume_step`, is added.
+        Where a card is stored already, its start time and earlier restarts are kept and one restart, from
+        `resume_step`, is added.
         """
         stored = self.read_card()
         card = dict(card)
@@ -173,8 +177,12 @@ def _in_use(path: Path, holder: Mapping) -> str:
     pid, host = holder.get("pid", "unknown"), holder.get("host", "unknown")
     advice = f"Wait for it, stop it (kill {pid}), or give another --run-dir."
     if host == socket.gethostname() and isinstance(pid, int) and not _exists(pid):
-        advice = "That process has ended, but a process it started still holds the lock: end that one, or give another --run-dir."
-    return f"{path} is in use by process {pid} on {host} since {holder.get('since', 'unknown')} ({holder.get('command', 'unknown command')}). {advice}"
+        advice = (
+            "That process has ended, but a process it started still holds the lock: "
+            "end that one, or give another --run-dir."
+        )
+    since, command = holder.get("since", "unknown"), holder.get("command", "unknown command")
+    return f"{path} is in use by process {pid} on {host} since {since} ({command}). {advice}"
 
 
 def _exists(pid: int) -> bool:

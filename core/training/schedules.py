@@ -1,7 +1,8 @@
 """Learning-rate schedules over examples seen, so that a change of batch size leaves them where they were.
 
-Each is a Keras `LearningRateSchedule` called with the optimizer's step; examples = step x batch_size. As in big_vision, the
-warm-up multiplies the schedule by min(1, examples / warmup_examples): with a warm-up the very first update has rate zero.
+Each is a Keras `LearningRateSchedule` called with the optimizer's step; examples = step x batch_size. As in big_vision,
+the warm-up multiplies the schedule by min(1, examples / warmup_examples): with a warm-up the very first update has rate
+zero.
 """
 
 import math
@@ -106,9 +107,10 @@ class InverseSquareRoot(Schedule):
 class Part(keras.optimizers.schedules.LearningRateSchedule):
     """The part of a schedule from one place to another, in a number of steps of its own.
 
-    At `first_step` the rate is the whole schedule's at `examples[0]`, `steps` later at `examples[1]`; in between and beyond it goes
-    straight through the schedule's examples. So a fork continues a schedule, takes its last part in more steps (SigLIP 2's NaFlex
-    models take the last tenth in 3.75 times the examples), or takes smaller batches on the way.
+    At `first_step` the rate is the whole schedule's at `examples[0]`, `steps` later at `examples[1]`; in between and
+    beyond it goes straight through the schedule's examples. So a fork continues a schedule, takes its last part in more
+    steps (SigLIP 2's NaFlex models take the last tenth in 3.75 times the examples), or takes smaller batches on the
+    way.
 
     Args:
         whole: a schedule of this module.

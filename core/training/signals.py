@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: the first one is remembered, so that the loop can save and leave; the second one kills at once."""
+"""Signals that ask a run to stop: the first one is remembered, so that the loop can save and leave; the second one
+kills at once.
+"""
 
 import contextlib
 import os
@@ -10,11 +12,12 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 class StopSignals:
-    """While entered, the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP sets `stop_requested`; a second one has the system's default effect.
+    """While entered, the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP sets `stop_requested`; a second one has the system's
+    default effect.
 
-    The default effect of all four ends the process without running any Python, so it works also inside a long compilation. A signal that is
-    ignored on entering (SIGHUP under nohup) stays ignored. On leaving, the handlers found on entering are put back. Outside the main thread
-    Python allows no handlers; then nothing is caught.
+    The default effect of all four ends the process without running any Python, so it works also inside a long
+    compilation. A signal that is ignored on entering (SIGHUP under nohup) stays ignored. On leaving, the handlers found
+    on entering are put back. Outside the main thread Python allows no handlers; then nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -27,7 +30,9 @@ class StopSignals:
 
     @property
     def exit_status(self) -> int:
-        """0, or the status by which shells and schedulers know the signal: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP."""
+        """0, or the status by which shells and schedulers know the signal: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1, 129
+        SIGHUP.
+        """
         return 128 + signal.Signals[self.received] if self.received else 0
 
     def __enter__(self) -> Self:
@@ -47,7 +52,10 @@ class StopSignals:
         for other in self._previous:
             signal.signal(other, signal.SIG_DFL)
         show_cursor = "\x1b[?25h" if _is_terminal(2) else ""
-        text = f"{show_cursor}\n{self.received}: finishing this step, saving, then leaving. Once more leaves at once, without saving.\n"
+        text = (
+            f"{show_cursor}\n{self.received}: finishing this step, saving, then leaving. "
+            "Once more leaves at once, without saving.\n"
+        )
         # A handler may interrupt a print, and streams are not reentrant: write to the descriptor.
         with contextlib.suppress(OSError):
             os.write(2, text.encode())

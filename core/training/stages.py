@@ -1,7 +1,7 @@
 """Stages: the parts of a run in which something else is learned, from other data, at another resolution.
 
-Stages form a tree. Those that follow one another are the trunk; a stage that begins where another ended, beside the trunk, is a
-fork. The end of each stage is a checkpoint, and any of them can be the beginning of others (`handover`).
+Stages form a tree. Those that follow one another are the trunk; a stage that begins where another ended, beside the
+trunk, is a fork. The end of each stage is a checkpoint, and any of them can be the beginning of others (`handover`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,19 +34,23 @@ class Stage:
     Attributes:
         name: of the stage and of its folder.
         after: the stage from whose end it goes on; None for fresh weights.
-        schedule: the part of the run's learning-rate schedule that it walks through, as shares of the run's examples, such as
-            (0.8, 0.9); None for a schedule of its own, from `learning_rate` by a cosine to zero, with a fresh optimizer.
-        stretch: length of the stage as a multiple of its share of the schedule (3.75 = train 3.75 times longer). Without a shared
+        schedule: the part of the run's learning-rate schedule that it walks through, as shares of the run's examples,
+            such as (0.8, 0.9); None for a schedule of its own, from `learning_rate` by a cosine to zero, with a fresh
+            optimizer.
+        stretch: length of the stage as a multiple of its share of the schedule (3.75 = train 3.75 times longer).
+            Without a shared
             schedule: as a fraction of the run's examples.
         losses: weights of the terms that are summed up, by name (`diptych.engine.training.terms`).
         image_size, patch_size: of square pictures; None for what the stage before had.
-        sequence_lengths: not empty for NaFlex: pictures keep their aspect, and each batch draws one of these numbers of patches.
+        sequence_lengths: not empty for NaFlex: pictures keep their aspect, and each batch draws one of these numbers of
+            patches.
         halve_from: sequence length from which a batch is taken in two halves, a step each.
         curation: how batches are chosen; None takes them as they come.
         learning_rate, weight_decay: for a stage with its own schedule.
         lock: patterns of weights that stay as they are in this stage, such as "image/.*".
         fresh: beginnings of weights that are not taken over but start anew, such as "captioner/".
-        order: number of the data's order. Stages of one number that follow each other read on where the one before stopped.
+        order: number of the data's order. Stages of one number that follow each other read on where the one before
+            stopped.
     """
 
     name: str
@@ -72,19 +76,22 @@ class Stage:
             )
         if self.schedule is not None and not 0 <= self.schedule[0] < self.schedule[1] <= 1:
             raise ValueError(
-                f"Stage {self.name}: schedule is a part of the run, (begin, end) with 0 <= begin < end <= 1, got {self.schedule}."
+                f"Stage {self.name}: schedule is a part of the run, (begin, end) with 0 <= begin < end <= 1, got "
+                f"{self.schedule}."
             )
         if not self.stretch > 0:
             raise ValueError(f"Stage {self.name}: stretch must be above 0, got {self.stretch}.")
         if not self.losses or not all(weight > 0 for weight in self.losses.values()):
             raise ValueError(
-                f"Stage {self.name}: losses are terms with weights above 0, got {dict(self.losses)}. Leave out what is not to count."
+                f"Stage {self.name}: losses are terms with weights above 0, got {dict(self.losses)}. Leave out what is "
+                "not to count."
             )
         if self.sequence_lengths and self.image_size:
             raise ValueError(f"Stage {self.name}: give image_size or sequence_lengths, not both.")
 
     def batches(self, examples: int, batch_size: int) -> tuple[int, int]:
-        """(first, last + 1) batch of the stage, counted from the beginning of the run where it has a part of the run's schedule.
+        """(first, last + 1) batch of the stage, counted from the beginning of the run where it has a part of the run's
+        schedule.
 
         A stretched part, and a stage with a schedule of its own, count from 0.
         """
@@ -98,14 +105,17 @@ class Stage:
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
-    """Raises ValueError where names repeat, a stage follows one that is not before it, or parts of the schedule do not join."""
+    """Raises ValueError where names repeat, a stage follows one that is not before it, or parts of the schedule do not
+    join.
+    """
     known: dict[str, Stage] = {}
     for stage in stages:
         if stage.name in known:
             raise ValueError(f"Two stages are called {stage.name}: names are folders, and must differ.")
         if stage.after is not None and stage.after not in known:
             raise ValueError(
-                f"Stage {stage.name} goes on from {stage.after!r}, which is not a stage before it: {', '.join(known) or 'it is the first'}."
+                f"Stage {stage.name} goes on from {stage.after!r}, which is not a stage before it: "
+                f"{', '.join(known) or 'it is the first'}."
             )
         parent = known.get(stage.after or "")
         if stage.schedule is not None:

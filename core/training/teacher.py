@@ -8,14 +8,16 @@ REFERENCE_MOMENTUM, REFERENCE_BATCH = 0.966, 16_384
 
 
 class EmaTeacher(Ema):
-    """teacher <- momentum · teacher + (1 - momentum) · student, after every optimizer step; it has no gradients and no slots.
+    """teacher <- momentum · teacher + (1 - momentum) · student, after every optimizer step; it has no gradients and no
+    slots.
 
-    The momentum is constant: one that rises to 1 would stop the teacher from learning what captions teach the student (SILC,
-    Naeem et al. 2023).
+    The momentum is constant: one that rises to 1 would stop the teacher from learning what captions teach the student
+    (SILC, Naeem et al. 2023).
 
     Args:
-        student, teacher: parts by name, such as {"image": tower, "global_head": head}: built Keras layers or models with the same
-            weights in the same order. The teacher starts as a copy of the student and is no longer trained.
+        student, teacher: parts by name, such as {"image": tower, "global_head": head}: built Keras layers or models
+            with the same weights in the same order. The teacher starts as a copy of the student and is no longer
+            trained.
         momentum: in (0, 1); see `momentum_for_batch`.
 
     Raises:
@@ -33,8 +35,8 @@ class EmaTeacher(Ema):
                 odd = next((pair for pair in zip(*shapes, strict=False) if pair[0] != pair[1]), None)
                 detail = f"a weight of shape {odd[0]} meets one of {odd[1]}" if odd else "one has more weights"
                 raise ValueError(
-                    f"The teacher's {name} does not fit the student's: {detail}. A teacher has the student's own sizes: build "
-                    "it from the same configuration."
+                    f"The teacher's {name} does not fit the student's: {detail}. A teacher has the student's own "
+                    "sizes: build it from the same configuration."
                 )
             followed += mine
             following += theirs

@@ -1,7 +1,8 @@
 """Scalars for TensorBoard, written without TensorBoard: an event file is a sequence of framed protocol buffers.
 
-Packages that write these files import torch where they find it, which costs seconds and memory in a run on another backend. The few fields
-used here are those of tensorflow/core/util/event.proto and tensorflow/core/framework/summary.proto.
+Packages that write these files import torch where they find it, which costs seconds and memory in a run on another
+backend. The few fields used here are those of tensorflow/core/util/event.proto and
+tensorflow/core/framework/summary.proto.
 """
 
 import numbers
@@ -16,12 +17,15 @@ _START_OF_SESSION = 1  # SessionLog.START
 
 
 class TensorBoard:
-    """Writes the numbers of each row as scalars into `folder`; TensorBoard then hides what a killed run wrote after `resume_step`."""
+    """Writes the numbers of each row as scalars into `folder`; TensorBoard then hides what a killed run wrote after
+    `resume_step`.
+    """
 
     def __init__(self, folder: str | Path, *, resume_step: int = 0):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names and ignores one that sorts before those it knows.
+        # TensorBoard reads the files of a folder in the order of their names and ignores one that sorts before those it
+        # knows.
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{socket.gethostname()}.{os.getpid()}"
         self._file = open(folder / name, "xb")  # noqa: SIM115 (open for as long as the run)

@@ -82,7 +82,8 @@ class MemoryWeights(Closing):
 class StoredWeights(Closing, abc.ABC):
     """Arrays in files, read by file reads into memory that the caller owns.
 
-    Mapped files would be simpler; but their pages count as resident, and a file that is truncated while it is mapped ends the process.
+    Mapped files would be simpler; but their pages count as resident, and a file that is truncated while it is mapped
+    ends the process.
     """
 
     source: str
@@ -118,8 +119,8 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 def _widen_second_half(flat: np.ndarray, dtype: np.dtype) -> None:
     """16-bit floats in the second half of an array's memory become the array's float32 values, without a second array.
 
-    Value i goes to bytes 4 i and is taken from bytes 2 n + 2 i, which lie behind: from the first to the last, nothing is overwritten
-    before it was read, but for what a chunk overwrites of itself. So each chunk is copied first.
+    Value i goes to bytes 4 i and is taken from bytes 2 n + 2 i, which lie behind: from the first to the last, nothing
+    is overwritten before it was read, but for what a chunk overwrites of itself. So each chunk is copied first.
     """
     narrow = flat.view(dtype)[len(flat) :]
     for start in range(0, len(flat), _CHUNK):

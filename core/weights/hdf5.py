@@ -1,7 +1,8 @@
 """Keras' HDF5 files (`model.weights.h5`): datasets of numbers in groups by layer.
 
-HDF5 can do far more than hold arrays: point into other files, assemble arrays out of these, run filters, hold Python objects by way of
-their text. Whatever Keras does not use is refused. h5py only walks the tree; an array is read by its place in the file.
+HDF5 can do far more than hold arrays: point into other files, assemble arrays out of these, run filters, hold Python
+objects by way of their text. Whatever Keras does not use is refused. h5py only walks the tree; an array is read by its
+place in the file.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""Where a preset's files are: a folder, a file, or a repository of the Hugging Face hub that is fetched once and then found in its cache."""
+"""Where a preset's files are: a folder, a file, or a repository of the Hugging Face hub that is fetched once and then
+found in its cache.
+"""
 
 import difflib
 import re
@@ -31,11 +33,12 @@ def preset_folder(
     """The folder, or the single file of weights, that a preset is.
 
     Args:
-        preset: a path, the name of a model that is shipped, or "hf://owner/name" or "hf://owner/name@revision". The hub's own settings apply: HF_HOME, HF_TOKEN, HF_ENDPOINT
-            and HF_HUB_OFFLINE; what was fetched before is found without a connection.
+        preset: a path, the name of a model that is shipped, or "hf://owner/name" or "hf://owner/name@revision". The
+            hub's own settings apply: HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE; what was fetched before is
+            found without a connection.
         revision: a branch, tag or commit of the hub's repository.
-        patterns: which of the repository's files to fetch; the default is its settings and its weights, in one format. Pickles and
-            folders inside the repository are never fetched.
+        patterns: which of the repository's files to fetch; the default is its settings and its weights, in one format.
+            Pickles and folders inside the repository are never fetched.
         known: names that may have been meant, for the message where there is no such path.
 
     Raises:
@@ -77,9 +80,12 @@ def _local(name: str, known: Collection[str]) -> Path:
 
 
 def _fetch_model(repository: str, revision: str | None) -> Path:
-    """Settings first; then weights, of the first kind that is there, so that nobody waits for the same weights twice."""
+    """Settings first; then weights, of the first kind that is there, so that nobody waits for the same weights
+    twice.
+    """
     folder = _fetch(repository, revision, SETTINGS)
-    # All that follows is asked of the same commit: a branch may move in between. The cache names its folders by commits.
+    # All that follows is asked of the same commit: a branch may move in between. The cache names its folders by
+    # commits.
     for name in (*WEIGHTS, *_OTHER_WEIGHTS):
         _fetch(repository, folder.name, [name])
         found = find_weights([entry.name for entry in folder.iterdir()])
@@ -89,8 +95,9 @@ def _fetch_model(repository: str, revision: str | None) -> Path:
         if found is not None:
             return folder
     raise HubError(
-        f"{SCHEME}{repository} holds no weights that are safe to read. Looked for {', '.join((*WEIGHTS, *_OTHER_WEIGHTS))}. Weights "
-        "that are there as pickles only can be converted with https://huggingface.co/spaces/safetensors/convert."
+        f"{SCHEME}{repository} holds no weights that are safe to read. Looked for "
+        f"{', '.join((*WEIGHTS, *_OTHER_WEIGHTS))}. Weights that are there as pickles only can be converted with "
+        "https://huggingface.co/spaces/safetensors/convert."
     )
 
 
@@ -108,7 +115,8 @@ def _fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Pa
         )
     except errors.GatedRepoError as error:
         raise HubError(
-            f"{where} is gated: agree to its terms at https://huggingface.co/{repository}, then log in with `hf auth login` or set HF_TOKEN."
+            f"{where} is gated: agree to its terms at https://huggingface.co/{repository}, then log in with `hf auth "
+            "login` or set HF_TOKEN."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{where}: the repository has no revision {revision!r}.") from error
@@ -118,8 +126,8 @@ def _fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Pa
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(
-            f"{where} is not in the cache, and the hub cannot be reached ({error}). Fetch it once with a connection, without "
-            "HF_HUB_OFFLINE, or give a folder."
+            f"{where} is not in the cache, and the hub cannot be reached ({error}). Fetch it once with a connection, "
+            "without HF_HUB_OFFLINE, or give a folder."
         ) from error
     except errors.HfHubHTTPError as error:
         raise HubError(f"{where} could not be fetched: {error}") from error

@@ -1,7 +1,7 @@
 """Two-way tables of names: which tensors of ours are which of theirs, and how they lie in memory.
 
-A rule is read from right to left when weights are loaded and from left to right when they are saved. Both directions only move
-numbers, so a round trip is exact to the bit.
+A rule is read from right to left when weights are loaded and from left to right when they are saved. Both directions
+only move numbers, so a round trip is exact to the bit.
 """
 
 import difflib
@@ -77,7 +77,9 @@ FLAT_PATCHES_TRANSPOSED = _each(lambda x: _patches(x.T), lambda x: x.reshape(-1,
 
 
 def split(layout: Layout, *shares: int) -> Layout:
-    """One tensor of theirs, laid out as `layout` says, and several of ours that share its last axis in these proportions."""
+    """One tensor of theirs, laid out as `layout` says, and several of ours that share its last axis in these
+    proportions.
+    """
     ends = np.cumsum(shares)
 
     def to_ours(arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """NumPy's .npz archives, as big_vision writes its checkpoints: flat names, one .npy member each.
 
-An archive is a zip file, and a small one can unpack to terabytes. So sizes are compared in its directory before anything is unpacked,
-and only plain numbers are read: an array of Python objects would run code.
+An archive is a zip file, and a small one can unpack to terabytes. So sizes are compared in its directory before
+anything is unpacked, and only plain numbers are read: an array of Python objects would run code.
 """
 
 import math
@@ -129,14 +129,17 @@ class NpzFile(StoredWeights):
         size = math.prod(shape) * dtype.itemsize
         if self._header_bytes[name] + size != member.file_size:
             raise WeightFileError(
-                f"{self.source}: {name!r} takes {size:,} bytes as {dtype} {shape}, and {member.file_size:,} with its header are there."
+                f"{self.source}: {name!r} takes {size:,} bytes as {dtype} {shape}, and {member.file_size:,} with its "
+                "header are there."
             )
         self.shapes[name], self.dtypes[name] = shape, dtype
         if columns_first:
             self._columns_first.add(name)
 
     def _parsed(self, name: str, file: IO[bytes]) -> tuple[np.dtype, bool, tuple[int, ...]]:
-        """What the header of a member says. NumPy would evaluate it as Python; one spelling is all that anybody writes."""
+        """What the header of a member says. NumPy would evaluate it as Python; one spelling is all that anybody
+        writes.
+        """
         start = file.read(8)
         if start not in _LENGTH_BYTES:
             raise WeightFileError(f"{self.source}: {name!r} is no array, or one of a later format ({start!r}).")
@@ -166,7 +169,8 @@ class NpzFile(StoredWeights):
 
 
 def write_npz(path: Path, tensors: Tensors) -> None:
-    """Write arrays as one .npz archive, uncompressed, with equal bytes for equal arrays; it appears whole or not at all.
+    """Write arrays as one .npz archive, uncompressed, with equal bytes for equal arrays; it appears whole or not at
+    all.
 
     bfloat16 is stored as two bytes without a type, as big_vision does and `NpzFile` reads.
 

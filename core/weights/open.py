@@ -19,7 +19,8 @@ WEIGHTS = (
 )
 """Files that hold a model's weights, or list the files that do: of several in one folder the first here is read.
 
-Repositories with both have open_clip's configuration as well as transformers', and the first is the more exact of the two.
+Repositories with both have open_clip's configuration as well as transformers', and the first is the more exact of the
+two.
 """
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -37,8 +38,8 @@ def open_weights(path: Path) -> WeightFiles:
     """The weights in a file, or in the folder of a model.
 
     Args:
-        path: a .safetensors, .npz or .weights.h5 file, a list of shards (model.safetensors.index.json, model.weights.json), or a folder
-            with one of `WEIGHTS` or with a single file of these kinds.
+        path: a .safetensors, .npz or .weights.h5 file, a list of shards (model.safetensors.index.json,
+            model.weights.json), or a folder with one of `WEIGHTS` or with a single file of these kinds.
 
     Raises:
         FileNotFoundError: where there are none, saying what was looked for.

@@ -4,7 +4,8 @@ import numpy as np
 
 
 def interpolation_matrix(old: int, new: int, *, antialias: bool) -> np.ndarray:
-    """Linear interpolation of `old` samples at `new` places between half-pixel centres, float64 [new, old]; rows sum to one.
+    """Linear interpolation of `old` samples at `new` places between half-pixel centres, float64 [new, old]; rows sum to
+    one.
 
     With `antialias` the triangle is as wide as the wider of both spacings, so that shrinking averages what it skips.
     """
@@ -19,8 +20,8 @@ def interpolation_matrix(old: int, new: int, *, antialias: bool) -> np.ndarray:
 def resize_positions(table: np.ndarray, grid: int | tuple[int, int]) -> np.ndarray:
     """A table of learned positions [rows, columns, width] for another grid, bilinear with antialiasing, float32.
 
-    This is what NaFlex does for each image (SigLIP 2, section 2.4.2). big_vision's `vit.resample_posemb` aligns corners instead and
-    does not antialias.
+    This is what NaFlex does for each image (SigLIP 2, section 2.4.2). big_vision's `vit.resample_posemb` aligns corners
+    instead and does not antialias.
     """
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     if table.ndim != 3 or rows < 1 or columns < 1:
@@ -37,12 +38,14 @@ def resize_positions(table: np.ndarray, grid: int | tuple[int, int]) -> np.ndarr
 def resize_patch_kernel(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     """A patch embedding's kernel [patch, patch, channels, width] for another patch size, float32.
 
-    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, section 3.4): with B the bilinear resize of a patch as a matrix, the new
-    kernel is (Bᵀ)⁺ w. Then ⟨B x, w'⟩ = ⟨x, w⟩ for every patch x when patches grow, and is closest to it on average when they shrink.
+    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, section 3.4): with B the bilinear resize of a patch as a
+    matrix, the new kernel is (Bᵀ)⁺ w. Then ⟨B x, w'⟩ = ⟨x, w⟩ for every patch x when patches grow, and is closest to it
+    on average when they shrink.
     """
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or patch_size < 1:
         raise ValueError(
-            f"expected a kernel [patch, patch, channels, width] and a patch size of 1 or more, got {kernel.shape} and {patch_size}."
+            f"expected a kernel [patch, patch, channels, width] and a patch size of 1 or more, got {kernel.shape} and "
+            f"{patch_size}."
         )
     old = kernel.shape[0]
     if old == patch_size:

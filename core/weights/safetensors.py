@@ -1,7 +1,8 @@
 """safetensors files: a header of names, dtypes, shapes and places, then the arrays.
 
-Neither side needs more memory than one array: a file is read by (place, length) after its header has been checked against its size,
-and written array by array behind room for the header. https://github.com/huggingface/safetensors describes the format.
+Neither side needs more memory than one array: a file is read by (place, length) after its header has been checked
+against its size, and written array by array behind room for the header. https://github.com/huggingface/safetensors
+describes the format.
 """
 
 import itertools
@@ -114,8 +115,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def write_safetensors(path: Path, tensors: Tensors, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays as one safetensors file, bit for bit; it appears whole or not at all.
 
-    Arrays whose size is no multiple of 8 bytes are kept until the end of the file, where they disturb nobody's alignment; all others
-    are let go of as soon as they are written.
+    Arrays whose size is no multiple of 8 bytes are kept until the end of the file, where they disturb nobody's
+    alignment; all others are let go of as soon as they are written.
 
     Raises:
         WeightFileError: for names, dtypes or counts that `SafetensorsFile` would refuse.
@@ -132,8 +133,9 @@ def write_safetensors_folder(
     stem: str = "model",
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write arrays as `model.safetensors`, or, where they take more than `max_shard_bytes`, as `model-00001-of-00002.safetensors` and so
-    on with `model.safetensors.index.json`. What an earlier call left under such names is replaced.
+    """Write arrays as `model.safetensors`, or, where they take more than `max_shard_bytes`, as
+    `model-00001-of-00002.safetensors` and so on with `model.safetensors.index.json`. What an earlier call left under
+    such names is replaced.
 
     Raises:
         As `write_safetensors`; then the folder is as it was.
@@ -215,8 +217,8 @@ def _write(
         for name, array in _odd_sizes_last(arrays):
             if name == METADATA or array.dtype not in _NAMES:
                 raise WeightFileError(
-                    f"{what}: {name!r} of dtype {array.dtype} cannot be stored; expected another name than {METADATA} and one of "
-                    f"{', '.join(str(dtype) for dtype in _NAMES)}."
+                    f"{what}: {name!r} of dtype {array.dtype} cannot be stored; expected another name than {METADATA} "
+                    f"and one of {', '.join(str(dtype) for dtype in _NAMES)}."
                 )
             file.write(raw_bytes(array))
             places = [end - start, end - start + array.nbytes]
@@ -247,7 +249,9 @@ def _odd_sizes_last(arrays: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[
 
 
 def _room(tensors: Tensors) -> int:
-    """Bytes that are enough for a header in all likelihood; whatever can only be gone through once is not asked for its names."""
+    """Bytes that are enough for a header in all likelihood; whatever can only be gone through once is not asked for its
+    names.
+    """
     if not isinstance(tensors, Collection):
         return _UNKNOWN_ROOM
     names = tensors if isinstance(tensors, Mapping) else [pair[0] for pair in tensors]

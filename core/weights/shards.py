@@ -1,4 +1,6 @@
-"""Weights that lie in several files, with a JSON file that says which holds what: safetensors' index and Keras' list of shards."""
+"""Weights that lie in several files, with a JSON file that says which holds what: safetensors' index and Keras' list of
+shards.
+"""
 
 import re
 from collections.abc import Callable
@@ -20,12 +22,13 @@ class ShardedWeights(Closing):
     """Weights in several files.
 
     Args:
-        index: `*.safetensors.index.json`, which names a file for each tensor, or `*.weights.json`, which names one or several for each
-            group of Keras variables.
+        index: `*.safetensors.index.json`, which names a file for each tensor, or `*.weights.json`, which names one or
+            several for each group of Keras variables.
         open_shard: opens one of the files.
 
     Raises:
-        WeightFileError: for a list that names a file elsewhere or not there, and for shards that hold more or less than it says.
+        WeightFileError: for a list that names a file elsewhere or not there, and for shards that hold more or less than
+        it says.
     """
 
     def __init__(self, index: Path, open_shard: Callable[[Path], WeightFiles]):

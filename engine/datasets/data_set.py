@@ -38,7 +38,8 @@ class DataSet:
         sources: opens them; what is missing is said then. It is given the seed of the run.
         tokenizer: the vocabulary where a recipe names none.
         context_length, captions_per_image, english_share: where a recipe says nothing; see `core.training.recipe.Data`.
-        opening_share: share of a run's examples that come with one caption an image, in English alone, where a recipe says nothing.
+        opening_share: share of a run's examples that come with one caption an image, in English alone, where a recipe
+            says nothing.
         most_evaluated: records of a held-out source that are looked at; None for all.
         classes: prompts and labels of a held-out source, for zero-shot classification.
         alike: which pictures of a held-out set a caption fits equally well: a label for each, int64 `[images]`.

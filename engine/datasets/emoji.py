@@ -19,7 +19,9 @@ from diptych.engine.datasets.own import HELD_OUT
 
 
 def emoji(data: Data) -> DataSet:
-    """Judged on drawings by a designer never trained on, of concepts that were ("new drawings") and that were not ("new concepts")."""
+    """Judged on drawings by a designer never trained on, of concepts that were ("new drawings") and that were not ("new
+    concepts").
+    """
 
     def sources(seed: int) -> Sources:
         if data.val_data is not None:
@@ -46,7 +48,9 @@ def evaluation_sources() -> dict[str, Source]:
 
 
 def emoji_groups(source: Source) -> Classes | None:
-    """The nine groups of the emoji standard; a group's prompts are the English names of its concepts in the training split."""
+    """The nine groups of the emoji standard; a group's prompts are the English names of its concepts in the training
+    split.
+    """
     if not isinstance(source, EmojiSource):
         return None
     names: dict[str, list[str]] = {group: [] for group in GROUPS}

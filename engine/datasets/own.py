@@ -25,8 +25,8 @@ def own(data: Data) -> DataSet:
             train = Subset(train, fraction=data.val_fraction, held_out=False)
             if not len(held_out):
                 raise ValueError(
-                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise --val-fraction or "
-                    "give --val-data."
+                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise "
+                    "--val-fraction or give --val-data."
                 )
         return Sources(train=mixed(train, data, seed), held_out={HELD_OUT: held_out})
 

@@ -20,7 +20,9 @@ SETTINGS: dict[str, Any] = {
     "size": (64, 64),
     "grounds": ("flat", "gradient"),
 }
-"""Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them, large, on calm grounds."""
+"""Scenes that tiny towers learn in minutes: three things of each group of the emoji standard, one or two of them,
+large, on calm grounds.
+"""
 DESIGNERS = ("noto", "emojione", "fluent_flat", "fxemoji")
 EVALUATION_SEED = 1 << 32  # apart from any that training takes by default
 WIDE = (0.2, 5.0)
@@ -69,12 +71,15 @@ def training_scenes(**settings: Any) -> SceneSource:
 
 
 def evaluation_scenes(**settings: Any) -> SceneSource:
-    """Scenes of the held-out designer's drawings of the concepts that training scenes show; `settings` as for `SceneSource`."""
+    """Scenes of the held-out designer's drawings of the concepts that training scenes show; `settings` as for
+    `SceneSource`.
+    """
     return scene_evaluation_set(**{"length": EVALUATION_SCENES, "seed": EVALUATION_SEED, **SETTINGS, **settings})
 
 
 def same_words(pairs: PairSet) -> np.ndarray:
-    """A label for each picture, int64; pictures that a language describes by the same words in any order have one label.
+    """A label for each picture, int64; pictures that a language describes by the same words in any order have one
+    label.
 
     Among some hundred scenes of a few dozen things several show the same ones, and any of those is right.
     """

@@ -25,14 +25,15 @@ class Encoder:
 
     @classmethod
     def open(cls, model: str | Path, *, revision: str | None = None, dtype: str | None = None) -> "Encoder":
-        """The model and processor of a checkpoint: a folder, "hf://owner/name", or the name of a model that diptych ships.
+        """The model and processor of a checkpoint: a folder, "hf://owner/name", or the name of a model that diptych
+        ships.
 
         A finished run's folder stands for the model in it.
         """
         if model in PRESETS:
             raise ValueError(
-                f"{model!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, hf://owner/name, or "
-                "emoji_36_languages."
+                f"{model!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, "
+                "hf://owner/name, or emoji_36_languages."
             )
         run = Path(model) / "model"
         preset = run if (run / "config.json").is_file() else model

@@ -9,7 +9,8 @@ from diptych.core.evaluation.nearest import NOT_FOUND
 from diptych.core.files.atomic import replacing
 
 ROWS_A_BLOCK = 65_536
-# Malkov and Yashunin 2016 (arXiv 1603.09320): links a vector, and how many candidates are kept when building and searching.
+# Malkov and Yashunin 2016 (arXiv 1603.09320): links a vector, and how many candidates are kept when building and
+# searching.
 LINKS, BUILD_CANDIDATES, LEAST_SEARCH_CANDIDATES = 32, 200, 128
 
 
@@ -19,7 +20,8 @@ def faiss_module() -> Any:
         import faiss
     except ImportError:
         raise ImportError(
-            "this implementation needs faiss: pip install faiss-cpu; or take --implementation exact, which needs nothing"
+            "this implementation needs faiss: pip install faiss-cpu; or take --implementation exact, which needs "
+            "nothing"
         ) from None
     return faiss
 

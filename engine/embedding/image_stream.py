@@ -1,4 +1,6 @@
-"""The images of a source one after the other, read and prepared by threads while the model computes; bad ones are marked."""
+"""The images of a source one after the other, read and prepared by threads while the model computes; bad ones are
+marked.
+"""
 
 import json
 import os
@@ -103,7 +105,8 @@ def prepared_images(
     start: tuple[int, int] = (0, 0),
     workers: int | None = None,
 ) -> Generator[Prepared, None, None]:
-    """Runs of `batch_size` images, a few of them ahead of who asks: one thread reads, `workers` threads decode and resize.
+    """Runs of `batch_size` images, a few of them ahead of who asks: one thread reads, `workers` threads decode and
+    resize.
 
     Threads do for this, because Pillow decodes and resizes outside Python's lock. Which images make a run depends on
     `start` and `batch_size` alone.
@@ -138,7 +141,8 @@ def prepared_images(
 def embed_prepared(encoder: Any, run: Prepared, batch_size: int) -> np.ndarray:
     """float32 [items, dim]: L2-normalised, zeros for what is not good.
 
-    The model always sees `batch_size` images, the last of them repeated where a run has fewer, so that it is compiled once.
+    The model always sees `batch_size` images, the last of them repeated where a run has fewer, so that it is compiled
+    once.
     """
     vectors = np.zeros((len(run.items), encoder.dim), np.float32)
     good = int(np.count_nonzero(run.good))

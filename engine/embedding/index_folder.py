@@ -5,8 +5,8 @@
     rows.parquet      one row an image, in the same order: key, caption, image, language, status, ...
     text_vectors.npy, text_rows.parquet   the same for captions
 
-Without pyarrow, and while embedding goes on, the rows are in rows.jsonl. An unfinished folder can be read too: it holds what
-the card says.
+Without pyarrow, and while embedding goes on, the rows are in rows.jsonl. An unfinished folder can be read too: it holds
+what the card says.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Writing an index folder so that it can be stopped at any moment: what the card counts is on the disk, the rest is cut off."""
+"""Writing an index folder so that it can be stopped at any moment: what the card counts is on the disk, the rest is cut
+off.
+"""
 
 import contextlib
 import fcntl
@@ -38,13 +40,14 @@ IDENTITY = {
 class IndexWriter:
     """Owns an index folder while entered: creates it, or goes on where its card says.
 
-    Rows and vectors are appended to two files. `commit` flushes both to the disk and then replaces the card, which counts
-    them; after a kill or a power cut everything beyond that count is cut off, so a row is neither lost nor written twice.
+    Rows and vectors are appended to two files. `commit` flushes both to the disk and then replaces the card, which
+    counts them; after a kill or a power cut everything beyond that count is cut off, so a row is neither lost nor
+    written twice.
 
     Args:
         path: of the folder.
-        card: what the embeddings are of: model, model_fingerprint, data, data_fingerprint, dim, dtype, and whatever else is to
-            be kept. Entering raises `IndexFolderError` where the folder holds something else.
+        card: what the embeddings are of: model, model_fingerprint, data, data_fingerprint, dim, dtype, and whatever
+            else is to be kept. Entering raises `IndexFolderError` where the folder holds something else.
     """
 
     def __init__(self, path: str | Path, card: Mapping[str, Any]):
@@ -114,14 +117,19 @@ class IndexWriter:
         return part in self.card and self.card[part]["finished"]
 
     def append(self, items: Sequence[Item], vectors: np.ndarray) -> None:
-        """Add items and their vectors [items, dim], zeros for those that have none; they count from the next `commit` on."""
+        """Add items and their vectors [items, dim], zeros for those that have none; they count from the next `commit`
+        on.
+        """
         assert self._part is not None
         assert self._vectors is not None
         assert self._rows is not None
         if vectors.shape != (len(items), self.card["dim"]) or not np.isfinite(vectors).all():
+            damaged = (
+                "" if np.isfinite(vectors).all() else " with NaN or infinity: the weights of the model are damaged"
+            )
             raise IndexFolderError(
-                f"{len(items)} items need finite vectors of shape {[len(items), self.card['dim']]}, got {list(vectors.shape)}"
-                f"{'' if np.isfinite(vectors).all() else ' with NaN or infinity: the weights of the model are damaged'}."
+                f"{len(items)} items need finite vectors of shape {[len(items), self.card['dim']]}, got "
+                f"{list(vectors.shape)}{damaged}."
             )
         progress = self.card[self._part]
         lines = b"".join(map(line_of, items))
@@ -188,15 +196,17 @@ class IndexWriter:
         if differing:
             raise IndexFolderError(
                 f"{self.path} cannot be continued. {' '.join(differing)}\n"
-                f"  stored: model {stored.get('model')}, data {stored.get('data')}, {stored.get('dtype')}, dim {stored.get('dim')}\n"
-                f"  given:  model {self.card['model']}, data {self.card['data']}, {self.card['dtype']}, dim {self.card['dim']}\n"
-                "Give another --index for new embeddings, or delete the folder to make these anew."
+                f"  stored: model {stored.get('model')}, data {stored.get('data')}, {stored.get('dtype')}, dim "
+                f"{stored.get('dim')}\n  given:  model {self.card['model']}, data {self.card['data']}, "
+                f"{self.card['dtype']}, dim {self.card['dim']}\nGive another --index for new embeddings, or delete the "
+                "folder to make these anew."
             )
 
     def _close_files(self) -> None:
         for file in (self._vectors, self._rows):
             if file is not None:
-                # What was not committed is cut off by the next start: that it cannot be flushed to a full disk does no harm.
+                # What was not committed is cut off by the next start: that it cannot be flushed to a full disk does no
+                # harm.
                 with contextlib.suppress(OSError):
                     file.close()
         self._vectors = self._rows = None
@@ -204,7 +214,7 @@ class IndexWriter:
     def _close(self) -> None:
         self._close_files()
         if self._lock is not None:
-            self._lock.close()  # the file stays: deleting it would let two processes hold locks on two files of one name
+            self._lock.close()  # the file stays: without it two processes could hold locks on two files of one name
             self._lock = None
 
 

@@ -1,4 +1,6 @@
-"""Features of pictures from a trained tower, square or NaFlex: pooled vectors, patches, and what a decoder writes about them."""
+"""Features of pictures from a trained tower, square or NaFlex: pooled vectors, patches, and what a decoder writes about
+them.
+"""
 
 from collections.abc import Sequence
 
@@ -43,7 +45,9 @@ class PictureFeatures:
         }
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """-> {"pooled": float32 [n, width], "tokens": float32 [n, patches, width]}, and "spatial_shapes" of a NaFlex tower."""
+        """-> {"pooled": float32 [n, width], "tokens": float32 [n, patches, width]}, and "spatial_shapes" of a NaFlex
+        tower.
+        """
         found: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(pictures), BATCH):
             chosen = list(pictures[start : start + BATCH])
@@ -65,7 +69,9 @@ class PictureFeatures:
 
 
 class Writer:
-    """Asks a decoder about pictures: captions, boxes of phrases, descriptions of boxes; the likeliest words, or draws."""
+    """Asks a decoder about pictures: captions, boxes of phrases, descriptions of boxes; the likeliest words, or
+    draws.
+    """
 
     def __init__(self, features: PictureFeatures, captioner, targets: CaptionTargets):
         self._features, self._captioner, self._targets = features, captioner, targets
@@ -81,7 +87,9 @@ class Writer:
         temperature: float | None = None,
         top_p: float = 0.9,
     ) -> list:
-        """One answer for each of `arguments` (of `CaptionTargets.prompt`), about the picture at its place; by default in order."""
+        """One answer for each of `arguments` (of `CaptionTargets.prompt`), about the picture at its place; by default
+        in order.
+        """
         seen = self._features(pictures)
         tokens, shapes = seen["tokens"], seen.get("spatial_shapes")
         places = range(len(arguments)) if places is None else places

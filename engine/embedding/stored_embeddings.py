@@ -1,7 +1,8 @@
 """Embeddings that are computed once: kept in index folders beside the results, so that a stopped evaluation goes on.
 
-Each source has its folder, named by model, data and backend; what is in it is as `engine.embedding.index_folder` says, except that
-images are kept before normalisation, as few-shot classification takes them. Their unit vectors are the model's embeddings.
+Each source has its folder, named by model, data and backend; what is in it is as `engine.embedding.index_folder` says,
+except that images are kept before normalisation, as few-shot classification takes them. Their unit vectors are the
+model's embeddings.
 """
 
 import hashlib

@@ -24,7 +24,9 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What was found: the greatest difference, over how many random inputs, and the milliseconds an item in batches of so many."""
+    """What was found: the greatest difference, over how many random inputs, and the milliseconds an item in batches of
+    so many.
+    """
 
     difference: float
     compared: int
@@ -41,7 +43,8 @@ def check(tower: Tower, run: Run, file_name: str, *, seed: int = 0) -> Checked:
         seed: of the inputs.
 
     Raises:
-        ExportError: where a difference exceeds `LARGEST_DIFFERENCE` or is no number, the shapes differ, or it does not run.
+        ExportError: where a difference exceeds `LARGEST_DIFFERENCE` or is no number, the shapes differ, or it does not
+        run.
     """
     rng = np.random.default_rng(seed)
     greatest, compared = 0.0, 0
@@ -66,7 +69,8 @@ def difference(found: np.ndarray, expected: np.ndarray, name: str) -> float:
     greatest = float(np.max(np.abs(found - expected), initial=0.0))
     if not greatest <= LARGEST_DIFFERENCE:  # so written, NaN is refused
         raise ExportError(
-            f"{name}: the file's embeddings differ from the model's by {greatest:.3g}, at most {LARGEST_DIFFERENCE:.0e} is rounding."
+            f"{name}: the file's embeddings differ from the model's by {greatest:.3g}, at most "
+            f"{LARGEST_DIFFERENCE:.0e} is rounding."
         )
     return greatest
 

@@ -106,14 +106,15 @@ def choose_backend(name: FormatName, asked: str | None) -> str:
         asked: what KERAS_BACKEND says, None where it says nothing; then the best that is installed is taken.
 
     Raises:
-        ValueError: for a backend that cannot write the format, saying which can; for packages that are missing, saying what to type.
+        ValueError: for a backend that cannot write the format, saying which can; for packages that are missing, saying
+        what to type.
     """
     chosen, installed = FORMATS[name], installed_backends()
     if asked and asked not in chosen.backends:
         able = [other for other, format in FORMATS.items() if asked in format.backends]
         raise ValueError(
-            f"KERAS_BACKEND={asked} cannot write --format {name}: expected {_alternatives(chosen.backends)}. All backends read "
-            f"the same models. With {asked} these formats work: {', '.join(able)}."
+            f"KERAS_BACKEND={asked} cannot write --format {name}: expected {_alternatives(chosen.backends)}. All "
+            f"backends read the same models. With {asked} these formats work: {', '.join(able)}."
         )
     candidates = [asked] if asked else [backend for backend in chosen.backends if backend in installed]
     missing = [install for module, install in chosen.packages.items() if find_spec(module) is None]
@@ -125,7 +126,9 @@ def choose_backend(name: FormatName, asked: str | None) -> str:
 
 
 def compute_on_the_cpu() -> None:
-    """Exported graphs are traced and judged on the CPU: GPUs round products of float32 to fewer bits. To be called before Keras is imported."""
+    """Exported graphs are traced and judged on the CPU: GPUs round products of float32 to fewer bits. To be called
+    before Keras is imported.
+    """
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "KERAS_TORCH_DEVICE": "cpu"}
 
 

@@ -1,4 +1,6 @@
-"""What is exported: the image tower and the text tower, from a model's inputs to embeddings, and what a caller must know of each."""
+"""What is exported: the image tower and the text tower, from a model's inputs to embeddings, and what a caller must
+know of each.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,10 @@ from diptych.engine.embedding.encoder import Encoder
 BATCH, NUM_PATCHES = "batch", "num_patches"
 """Dimensions that may have any size."""
 
-SIGMOID = "sigmoid(logit_scale * dot(image_embedding, text_embedding) + logit_bias) is the probability that both belong together"
+SIGMOID = (
+    "sigmoid(logit_scale * dot(image_embedding, text_embedding) + logit_bias) "
+    "is the probability that both belong together"
+)
 SOFTMAX = "softmax over texts of logit_scale * dot(image_embedding, text_embedding) is each text's share"
 
 
@@ -39,8 +44,8 @@ class Tower:
         return keras.ops.convert_to_numpy(output)
 
     def draw(self, rng: np.random.Generator, batch: int, num_patches: int | None = None) -> dict[str, np.ndarray]:
-        """Random inputs: noise of random brightness and contrast (models see much the same in all plain noise), texts and grids of
-        random lengths. `num_patches` is for a tower where it may be any.
+        """Random inputs: noise of random brightness and contrast (models see much the same in all plain noise), texts
+        and grids of random lengths. `num_patches` is for a tower where it may be any.
         """
         if "token_ids" in self.shapes:
             return {"token_ids": self._draw_token_ids(rng, batch)}

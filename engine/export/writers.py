@@ -1,4 +1,6 @@
-"""How each format is written, and how its files are run again; frameworks are imported by the format that needs them."""
+"""How each format is written, and how its files are run again; frameworks are imported by the format that needs
+them.
+"""
 
 import json
 import os
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 class Job:
     """What is written, and where to.
 
-    preset: name of the model.   module: the command (`python -m module`) that can do the same in a process of its own, on torch.
+    preset: name of the model.   module: the command (`python -m module`) that can do the same in a process of its own,
+        on torch.
     encoder, towers: the model, and its two towers as graphs are made of them.   folder: where files are written.
     """
 
@@ -35,7 +38,9 @@ class Job:
 
 
 def write_onnx(job: Job) -> None:
-    """By torch: in this process, or, where Keras runs on another backend, in one of its own that reads the same weights."""
+    """By torch: in this process, or, where Keras runs on another backend, in one of its own that reads the same
+    weights.
+    """
     if backend_name() != "torch":
         _write_onnx_elsewhere(job)
         return

@@ -39,7 +39,9 @@ def write_evaluation_page(
 
 
 def without_large_tables(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The results without tables of confusion of more than `LARGEST_TABLE` classes; their most frequent entries stay."""
+    """The results without tables of confusion of more than `LARGEST_TABLE` classes; their most frequent entries
+    stay.
+    """
     return {
         **evaluation,
         "results": [

@@ -129,8 +129,9 @@ def _summary(found: Mapping[str, Any]) -> str:
     }
     unfinished = "" if found["index_finished"] else " The index is not finished yet."
     return (
-        f"{how[found['implementation']]} among {found['rows']:,} {found['among']} embedded by {Path(found['model']).name}, "
-        f"{1000 * found['seconds']:,.1f} ms for {len(found['queries'])} {'query' if len(found['queries']) == 1 else 'queries'}.{unfinished}"
+        f"{how[found['implementation']]} among {found['rows']:,} {found['among']} embedded by "
+        f"{Path(found['model']).name}, {1000 * found['seconds']:,.1f} ms for {len(found['queries'])} "
+        f"{'query' if len(found['queries']) == 1 else 'queries'}.{unfinished}"
     )
 
 
@@ -164,7 +165,8 @@ def _reopened(folder: IndexFolder) -> Source | None:
         return None
     if source.fingerprint() != folder.card["data_fingerprint"]:
         print(
-            f"{data} has changed since it was embedded, so the gallery is without images. Embed it anew into another folder."
+            f"{data} has changed since it was embedded, so the gallery is without images. Embed it anew into another "
+            "folder."
         )
         return None
     return source

@@ -1,4 +1,6 @@
-"""What a model is judged on: the embedded emoji, a folder of classes, a data set of clip-benchmark, or pictures with captions."""
+"""What a model is judged on: the embedded emoji, a folder of classes, a data set of clip-benchmark, or pictures with
+captions.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,7 +65,8 @@ class EvaluationSet:
 class Dataset:
     """The sets a model is judged on, and the tasks they are made for.
 
-    shots: what few-shot draws from; a set that is itself among `sets` is not tested. None: from each set, the rest is tested.
+    shots: what few-shot draws from; a set that is itself among `sets` is not tested. None: from each set, the rest is
+        tested.
     """
 
     name: str
@@ -83,8 +86,9 @@ def open_dataset(
     """The data set that a person means by what was typed.
 
     Args:
-        spec: the name of a data set that diptych brings; a folder in clip-benchmark's layout; a folder with a folder a class (or a split of such); or whatever
-            `core.data.sources.open` takes, with captions, or, tar shards, with .cls labels.
+        spec: the name of a data set that diptych brings; a folder in clip-benchmark's layout; a folder with a folder a
+            class (or a split of such); or whatever `core.data.sources.open` takes, with captions, or, tar shards, with
+            .cls labels.
         split: of folders that have several.
         class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
         index_folder: keeps the indices of tar shards.
@@ -111,7 +115,9 @@ def open_dataset(
 
 
 def _known(name: str, data_set: DataSet) -> Dataset:
-    """What a data set that diptych brings holds out: for the emoji the drawings of a designer never trained on, labelled by group."""
+    """What a data set that diptych brings holds out: for the emoji the drawings of a designer never trained on,
+    labelled by group.
+    """
     sets = [
         EvaluationSet(name=held_out, source=source, labels=_classes(data_set, source))
         for held_out, source in data_set.sources(0).held_out.items()
@@ -180,8 +186,9 @@ def _pairs(name: str, source: Source) -> Dataset:
         return _classified(name, _labelled_shards(name, source, (), GENERAL_TEMPLATES))
     if not _has_captions(source):
         raise ValueError(
-            f"{name} has neither captions nor classes: none of its first {RECORDS_ASKED} records has a caption. Put the "
-            "images of each class into a folder of its name, or give captions (a .txt beside each image, or captions.jsonl)."
+            f"{name} has neither captions nor classes: none of its first {RECORDS_ASKED} records has a caption. Put "
+            "the images of each class into a folder of its name, or give captions (a .txt beside each image, or "
+            "captions.jsonl)."
         )
     return _captioned(name, source)
 
@@ -243,7 +250,9 @@ def _labelled_folder(name: str, source: FolderSource, classes: list[str]) -> Eva
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """The folders directly below that may be classes: two or more, none of them hidden, and no lists, shards or tables."""
+    """The folders directly below that may be classes: two or more, none of them hidden, and no lists, shards or
+    tables.
+    """
     others = ("*.jsonl", "*.tar", "*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")
     if not folder.is_dir() or any(next(folder.glob(pattern), None) for pattern in others):
         return []

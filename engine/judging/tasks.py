@@ -1,7 +1,7 @@
 """The tasks a model is judged by, each from a set and stored embeddings to a JSON-ready result.
 
-Every result has "dataset", "set", "task", "data" (fingerprints and counts), "metrics" (flat, under clip-benchmark's names),
-"intervals" (95%, of some of the metrics) and "details" (everything else).
+Every result has "dataset", "set", "task", "data" (fingerprints and counts), "metrics" (flat, under clip-benchmark's
+names), "intervals" (95%, of some of the metrics) and "details" (everything else).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ def zeroshot_retrieval(
 ) -> dict[str, Any]:
     """Text to image and image to text, in each language; with several captions an image any of them counts as right.
 
-    The metrics are those of the one language, or the mean over the languages. Images without a usable caption and captions
-    without a usable image are left out.
+    The metrics are those of the one language, or the mean over the languages. Images without a usable caption and
+    captions without a usable image are left out.
     """
     images, texts = store.images(tested.source, tested.name), store.captions(tested.source, tested.name)
     with_caption, with_image = np.isin(images.records, texts.records), np.isin(texts.records, images.records)
@@ -148,8 +148,8 @@ def _headline(
 def _labels_of(each: EvaluationSet) -> Labels:
     if each.labels is None:
         raise ValueError(
-            f"{each.name} has no classes, which classification needs: put the images of each class into a folder of its name, "
-            "or give shards with .cls labels."
+            f"{each.name} has no classes, which classification needs: put the images of each class into a folder of "
+            "its name, or give shards with .cls labels."
         )
     return each.labels
 

@@ -1,4 +1,6 @@
-"""What zero-shot classification found: as plain values for JSON, as a table for the terminal, as a sheet of pictures."""
+"""What zero-shot classification found: as plain values for JSON, as a table for the terminal, as a sheet of
+pictures.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -19,8 +19,8 @@ class CropScorer:
 
         score = exp(l) / (exp(l) + exp(max_c l_c)),   l = t x·y
 
-    So a score is 1/2 where the phrase fits as well as that category, and does not depend on what else is looked for, nor on how rare a
-    match was in training, which a sigmoid loss's bias does. That rule is ours.
+    So a score is 1/2 where the phrase fits as well as that category, and does not depend on what else is looked for,
+    nor on how rare a match was in training, which a sigmoid loss's bias does. That rule is ours.
 
     Args:
         encoder: of pictures and texts, such as `engine.embedding.encoder.Encoder`.

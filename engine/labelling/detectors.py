@@ -26,8 +26,8 @@ _LEAST_SHARE = 0.02  # of the border, from which a colour is one of the ground's
 class OwlDetector:
     """An OWL-ViT or OWLv2 checkpoint in transformers' layout; needs `pip install transformers torch`.
 
-    Each of the model's boxes is given to the phrase that fits it best, and of boxes of one phrase that are nearly the same
-    the surest stays.
+    Each of the model's boxes is given to the phrase that fits it best, and of boxes of one phrase that are nearly the
+    same the surest stays.
 
     Args:
         model: a folder or a name that transformers knows, such as google/owlv2-base-patch16-ensemble.
@@ -95,7 +95,8 @@ class OwlDetector:
 
 
 def owl_boxes(boxes: np.ndarray, height: int, width: int, *, padded: bool) -> np.ndarray:
-    """(x centre, y centre, width, height) [n, 4] as the model gives them -> (ymin, xmin, ymax, xmax) in [0, 1] of the picture.
+    """(x centre, y centre, width, height) [n, 4] as the model gives them -> (ymin, xmin, ymax, xmax) in [0, 1] of the
+    picture.
 
     Args:
         padded: whether they are relative to a square that the picture was padded to at the right or the bottom (OWLv2).

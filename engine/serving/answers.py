@@ -1,4 +1,6 @@
-"""What the page asks of a model: probabilities of labels, where it looks, and what is nearest; all as plain values for JSON."""
+"""What the page asks of a model: probabilities of labels, where it looks, and what is nearest; all as plain values for
+JSON.
+"""
 
 import base64
 import hashlib
@@ -92,7 +94,9 @@ class Answers:
         }
 
     def keep(self, data: bytes) -> dict[str, Any]:
-        """Reads an encoded picture and remembers it, the oldest of many being forgotten: {"picture", "height", "width"}."""
+        """Reads an encoded picture and remembers it, the oldest of many being forgotten: {"picture", "height",
+        "width"}.
+        """
         name = hashlib.sha256(data).hexdigest()[:32]
         with self._keeping:
             kept = self._pictures.get(name)
@@ -118,8 +122,9 @@ class Answers:
     def heat_maps(self, picture: str, labels: Sequence[str]) -> dict[str, Any]:
         """What speaks for each label, and against it, by how much its logit falls when a part of the picture is hidden.
 
-        {"maps": [{"label", "overlay" (PNG as a data address), "values" [rows][columns] in logits, "limit" (the largest, without sign)}],
-        "attention": {"overlay", "values" (each patch's share), "limit", "even" (an even share)}, or None}
+        {"maps": [{"label", "overlay" (PNG as a data address), "values" [rows][columns] in logits, "limit" (the largest,
+        without sign)}], "attention": {"overlay", "values" (each patch's share), "limit", "even" (an even share)}, or
+        None}
         """
         kept = self._kept(picture)
         vectors = self._label_vectors(labels)
@@ -142,8 +147,8 @@ class Answers:
     def search(self, *, text: str | None = None, picture: str | None = None, count: int = 24) -> dict[str, Any]:
         """The gallery's images nearest to a text, or to a picture, best first.
 
-        {"results": [{"row", "caption", "cosine", "probability" (of the pair; None for pictures and models without a bias)}],
-        "seconds" (of looking through the gallery)}
+        {"results": [{"row", "caption", "cosine", "probability" (of the pair; None for pictures and models without a
+        bias)}], "seconds" (of looking through the gallery)}
         """
         if (text is None) == (picture is None):
             raise Refused(400, "Ask for a text or for a picture.")
@@ -195,7 +200,9 @@ class Answers:
         return {"overlay": layer, "values": _rounded(shares), "limit": float(shares.max()), "even": even}
 
     def _affordable_cells(self) -> int:
-        """The most cells whose heat map takes about `HEAT_MAP_SECONDS`, by the time of a batch: a full one, unless one takes long."""
+        """The most cells whose heat map takes about `HEAT_MAP_SECONDS`, by the time of a batch: a full one, unless one
+        takes long.
+        """
         side, seconds = self._longest_side, 0.0
         for count in (1, LARGEST_BATCH):
             pictures = list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))

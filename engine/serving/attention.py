@@ -12,7 +12,8 @@ from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 
 
 def attention_of(encoder: Any) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A function from a picture, uint8 [height, width, 3], to the mean of the heads' attention, float64 [rows, columns].
+    """A function from a picture, uint8 [height, width, 3], to the mean of the heads' attention, float64 [rows,
+    columns].
 
     None for a model that pools in another way, or that is shown only the middle of a picture.
     """

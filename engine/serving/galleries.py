@@ -51,7 +51,9 @@ class Gallery:
         return png(square(self._pixels(row), THUMBNAIL_SIDE))
 
     def picture(self, row: int) -> bytes:
-        """The row's image as a PNG of no more than `LARGEST_SIDE` pixels a side; raises `BadExample` where there is none."""
+        """The row's image as a PNG of no more than `LARGEST_SIDE` pixels a side; raises `BadExample` where there is
+        none.
+        """
         pixels = self._pixels(row)
         if max(pixels.shape) > LARGEST_SIDE:
             small = Image.fromarray(pixels)
@@ -96,12 +98,14 @@ def embedded_gallery(encoder: Any) -> Gallery:
 
 
 def index_gallery(path: Path, encoder: Any, model: str) -> Gallery:
-    """The images of an index folder, which this model must have embedded. Raises `IndexFolderError` where it has not."""
+    """The images of an index folder, which this model must have embedded. Raises `IndexFolderError` where it has
+    not.
+    """
     folder = IndexFolder(path)
     if encoder.fingerprint() != folder.card["model_fingerprint"]:
         raise IndexFolderError(
-            f"{path} holds embeddings by another model than {model} is now (it was made by {folder.card['model']}). Leave --model "
-            f"away, or embed anew: python -m recipes.embed --model {model} --index another/folder."
+            f"{path} holds embeddings by another model than {model} is now (it was made by {folder.card['model']}). "
+            f"Leave --model away, or embed anew: python -m recipes.embed --model {model} --index another/folder."
         )
     return Gallery(
         name=f"{Path(folder.card['data']).name}, embedded in {path.name}",

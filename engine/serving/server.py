@@ -1,8 +1,8 @@
 """Serves the page and its questions to browsers on this machine, and to nobody else.
 
-It listens on 127.0.0.1 alone. A page of the internet that the same browser shows can send requests here, too: such a request has
-another name as its Host (DNS rebinding) or another Origin, and is refused. One connection asks one thing and has a limited time to
-do so.
+It listens on 127.0.0.1 alone. A page of the internet that the same browser shows can send requests here, too: such a
+request has another name as its Host (DNS rebinding) or another Origin, and is refused. One connection asks one thing
+and has a limited time to do so.
 """
 
 import io
@@ -235,7 +235,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Until(io.RawIOBase):
-    """What a connection sends before a moment of `time.monotonic`; then reading raises TimeoutError, however it trickles."""
+    """What a connection sends before a moment of `time.monotonic`; then reading raises TimeoutError, however it
+    trickles.
+    """
 
     def __init__(self, connection: socket.socket, deadline: float):
         self._connection, self._deadline = connection, deadline

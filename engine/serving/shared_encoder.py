@@ -18,8 +18,8 @@ Result = TypeVar("Result")
 class SharedEncoder:
     """Embeds for whoever asks; `encoder` is a `diptych.engine.embedding.encoder.Encoder`.
 
-    Batches are filled up to one of few sizes, because some backends compile for each: pictures come one by one or by the hundred, texts
-    in any number.
+    Batches are filled up to one of few sizes, because some backends compile for each: pictures come one by one or by
+    the hundred, texts in any number.
     """
 
     def __init__(self, encoder: Any):

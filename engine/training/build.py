@@ -157,13 +157,13 @@ def build_reference(recipe: Recipe, planned: PlannedStage, curation: Curation) -
     ):
         raise ValueError(
             f"The reference {name} does not read this run's tokens: a vocabulary of {own.text.vocab_size:,} in "
-            f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in {other.text.context_length}. Train one with "
-            "the same --tokenizer and --context-length."
+            f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in "
+            f"{other.text.context_length}. Train one with the same --tokenizer and --context-length."
         )
     if type(own.vision) is not type(other.vision):
         raise ValueError(
-            f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for square pictures. "
-            "`diptych.models.siglip.adapting` makes one of the other."
+            f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for "
+            "square pictures. `diptych.models.siglip.adapting` makes one of the other."
         )
     if isinstance(own.vision, NaFlexVisionConfig) or own.vision == other.vision:
         return reference

@@ -29,8 +29,8 @@ def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
 def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Operations for one example that is trained on, by what they are for, and their "total".
 
-    A backward pass counts as two forward passes. Not counted are what rematerialisation computes again and, as everywhere, norms,
-    activations and lookups.
+    A backward pass counts as two forward passes. Not counted are what rematerialisation computes again and, as
+    everywhere, norms, activations and lookups.
     """
     lengths = planned.stage.sequence_lengths or (planned.vision.num_patches,)
     configs = [_with_patches(planned.config, length) for length in lengths]
@@ -49,9 +49,9 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
 def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Bytes a device holds in a step, by what they are for, and their "total".
 
-    Weights, their gradients and slots, and the teacher are taken to be spread over `recipe.run.devices` (as FSDP does), activations
-    too, because each device has its part of the batch. Activations are those of the towers (`estimate_memory`), those of the
-    views by their share of operations, and what each term adds.
+    Weights, their gradients and slots, and the teacher are taken to be spread over `recipe.run.devices` (as FSDP does),
+    activations too, because each device has its part of the batch. Activations are those of the towers
+    (`estimate_memory`), those of the views by their share of operations, and what each term adds.
     """
     parameters, devices = stage_parameters(planned, terms), recipe.run.devices
     model, optimization = recipe.model, recipe.optimization
@@ -87,7 +87,9 @@ def _taught(planned: PlannedStage, terms: Terms) -> list[str] | None:
 
 
 def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> str:
-    """The stages as a table for people: batches, optimizer steps, parameters, operations and memory. Nothing is allocated for it."""
+    """The stages as a table for people: batches, optimizer steps, parameters, operations and memory. Nothing is
+    allocated for it.
+    """
     devices = recipe.run.devices
     head = ("stage", "from", "pictures", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
     rows: list[tuple[str, ...]] = [head]
@@ -119,8 +121,8 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     first = next(iter(planned.values()))
     lines.insert(
         0,
-        f"{backends.name()}: batches of {recipe.optimization.batch_size:,}; {total / 1e15:,.4g} PFLOP in all; memory on each of "
-        f"{devices:,} device{'s' if devices > 1 else ''}",
+        f"{backends.name()}: batches of {recipe.optimization.batch_size:,}; {total / 1e15:,.4g} PFLOP in all; memory "
+        f"on each of {devices:,} device{'s' if devices > 1 else ''}",
     )
     for name, stage in planned.items():
         parts = {
@@ -130,9 +132,10 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
         }
         memory = {key: value for key, value in stage_memory(recipe, stage, terms).items() if key != "total" and value}
         if stage is first or stage.naflex or _taught(stage, terms) is not None:
+            work = {key: value for key, value in training_flops(recipe, stage, terms).items() if key != "total"}
             lines.append(
                 f"{name}: parameters {_listed(parts, 1e6, 'M')}; memory {_listed(memory, 2**30, 'GiB')}; "
-                f"GFLOP an example {_listed({k: v for k, v in training_flops(recipe, stage, terms).items() if k != 'total'}, 1e9, '')}"
+                f"GFLOP an example {_listed(work, 1e9, '')}"
             )
     return "\n".join(lines)
 

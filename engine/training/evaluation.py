@@ -1,4 +1,6 @@
-"""Judges a stage's towers, in training and at its end: recall by language, zero-shot classes, boxes and probes on scenes."""
+"""Judges a stage's towers, in training and at its end: recall by language, zero-shot classes, boxes and probes on
+scenes.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -128,7 +130,9 @@ class Evaluation:
         return self._data_set.evaluation_sets(self._sources, self._preprocess, sequence_length=sequence_length)
 
     def _recall_by_length(self, retrieval: Results) -> dict[str, float]:
-        """recall@1 of the first set by number of patches: for NaFlex at the lengths that were trained, and between them."""
+        """recall@1 of the first set by number of patches: for NaFlex at the lengths that were trained, and between
+        them.
+        """
         vision, found = self._planned.vision, {}
         if isinstance(vision, VisionConfig):
             headline = next(iter(retrieval.values()))

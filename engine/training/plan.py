@@ -28,7 +28,8 @@ def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str,
     for stage in chosen_stages(recipe.stages, recipe.only):
         if unknown := sorted(stage.losses.keys() - terms.keys()):
             raise ValueError(
-                f"Stage {stage.name} weighs the loss {unknown[0]}, which no term has the name of; there are {', '.join(terms)}."
+                f"Stage {stage.name} weighs the loss {unknown[0]}, which no term has the name of; there are "
+                f"{', '.join(terms)}."
             )
         parent = planned.get(stage.after or "")
         planned[stage.name] = _planned(recipe, stage, parent, parent.config if parent else config, terms)
@@ -44,8 +45,9 @@ def square_preset(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
     config = preset_config(recipe.model.model)
     if not (isinstance(config, SigLIPConfig) and isinstance(config.vision, VisionConfig)):
         raise ValueError(
-            f"--model {recipe.model.model} cannot be trained by this recipe, which takes SigLIP's towers for square images. With either "
-            "loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and NaFlex train with model.fit."
+            f"--model {recipe.model.model} cannot be trained by this recipe, which takes SigLIP's towers for square "
+            "images. With either loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and "
+            "NaFlex train with model.fit."
         )
     vision = replace(config.vision, image_size=recipe.model.image_size or config.vision.image_size)
     return replace(config, vision=vision), vision
@@ -120,7 +122,8 @@ def _planned(
     halves = max((naflex.pieces(length) for length in naflex.lengths), default=1) if naflex else 1
     if size // halves % recipe.optimization.accum_freq:
         raise ValueError(
-            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {recipe.optimization.accum_freq} does not divide."
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq "
+            f"{recipe.optimization.accum_freq} does not divide."
         )
     updates = last - first
     if naflex:
@@ -128,8 +131,8 @@ def _planned(
     loaded = super_batch_size(size, stage.curation.filter_ratio) if stage.curation else size
     if stage.curation and size % stage.curation.chunks:
         raise ValueError(
-            f"Stage {stage.name} draws a batch of {size} in {stage.curation.chunks} equal chunks: choose a --batch-size that is a "
-            f"multiple of {stage.curation.chunks}."
+            f"Stage {stage.name} draws a batch of {size} in {stage.curation.chunks} equal chunks: choose a "
+            f"--batch-size that is a multiple of {stage.curation.chunks}."
         )
     goes_on = parent is not None and stage.schedule is not None
     return PlannedStage(
@@ -151,8 +154,8 @@ def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> 
     views = [name for name in stage.losses if terms[name].sees_views]
     if views and isinstance(config.vision, NaFlexVisionConfig):
         raise ValueError(
-            f"Stage {stage.name}: {' and '.join(views)} need square pictures, and this stage's image tower is NaFlex (SigLIP 2, "
-            "section 2.4.2, trains it without them). Leave those losses out."
+            f"Stage {stage.name}: {' and '.join(views)} need square pictures, and this stage's image tower is NaFlex "
+            "(SigLIP 2, section 2.4.2, trains it without them). Leave those losses out."
         )
     parts: dict[str, Part] = {}
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order

@@ -99,8 +99,9 @@ def check_data(recipe: Recipe) -> None:
     lacks_vocabulary = square_preset(recipe)[0].text.vocab_size == GEMMA and recipe.data.tokenizer is None
     if not recipe.data.train_data or (lacks_vocabulary and not recipe.run.dry_run):
         raise ValueError(
-            "The paper's presets bring no data: give --train-data (pictures with captions, and boxes as in coco:annotations.json:images/) "
-            "and --tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary), or add --dry-run to see what they would cost."
+            "The paper's presets bring no data: give --train-data (pictures with captions, and boxes as in "
+            "coco:annotations.json:images/) and --tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary), or add "
+            "--dry-run to see what they would cost."
         )
 
 
@@ -112,9 +113,9 @@ def check_boxes(source: Source, looked_at: int = 256) -> None:
             if source.record(index).regions:
                 return
     raise ValueError(
-        f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded captions. Give data "
-        "with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or train on captions "
-        "alone with --no-require-boxes."
+        f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded "
+        "captions. Give data with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or "
+        "train on captions alone with --no-require-boxes."
     )
 
 

@@ -13,7 +13,9 @@ from diptych.models.siglip.student import Student
 
 
 def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
-    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is one."""
+    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is
+    one.
+    """
     vision = student.config.vision
     pixels: FixedSize | NaFlex
     if isinstance(vision, VisionConfig):

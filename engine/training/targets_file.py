@@ -25,8 +25,8 @@ def read_targets(folder: Path) -> CaptionTargets:
     """
     if not (folder / "targets.json").is_file():
         raise FileNotFoundError(
-            f"{folder} holds no decoder: expected captioner.json and targets.json, which `python -m recipes.siglip2` leaves in each "
-            "stage's model folder that learns captions."
+            f"{folder} holds no decoder: expected captioner.json and targets.json, which `python -m recipes.siglip2` "
+            "leaves in each stage's model folder that learns captions."
         )
     settings = read_json(folder / "targets.json")
     settings["prompts"] = tuple(settings["prompts"])

@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=jax python app.py            # or torch, or tensorflow
 
-The tower is frozen and the head is fitted on one designer's drawings; then it is judged on another's, saved, loaded and exported.
+The tower is frozen and the head is fitted on one designer's drawings; then it is judged on another's, saved, loaded and
+exported.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main() -> None:
             raise SystemExit("the loaded classifier does not answer as the saved one")
         exported = export(model, Path(folder))
     print(
-        f"accuracy {accuracy:.1%} on another designer's drawings (the largest group: {largest:.1%}); exported as {exported}"
+        f"accuracy {accuracy:.1%} on another designer's drawings (the largest group: {largest:.1%}); exported as "
+        f"{exported}"
     )
     print(
         f"keras {keras.__version__} on {keras.config.backend()}, diptych {diptych.__version__} from {diptych.__file__}"

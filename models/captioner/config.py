@@ -20,9 +20,13 @@ class CaptionerConfig:
     encoder_width: int
     """Width of the image tokens that are attended to."""
     use_bias: bool = False
-    """Whether the blocks' norms and MLPs have biases, which CapPa's released configuration has not; attention never has."""
+    """Whether the blocks' norms and MLPs have biases, which CapPa's released configuration has not; attention never
+    has.
+    """
     tie_embeddings: bool = False
-    """Whether the token table is the logits' kernel too: half of a small model's weights saved. CapPa has two tables."""
+    """Whether the token table is the logits' kernel too: half of a small model's weights saved. CapPa has two
+    tables.
+    """
 
     def __post_init__(self):
         sizes = ("width", "depth", "mlp_dim", "num_heads", "vocab_size", "context_length", "encoder_width")
@@ -52,8 +56,8 @@ def captioner_config(
     """The decoder that goes with two towers: the text tower's sizes, with half of its layers (SigLIP 2, section 2.2).
 
     Args:
-        depth: None for half of the text tower's, rounded down, and at least 1. The paper does not say what half of So400m's 27
-            layers is.
+        depth: None for half of the text tower's, rounded down, and at least 1. The paper does not say what half of
+            So400m's 27 layers is.
         context_length: None for the text tower's.
         use_bias, tie_embeddings: see `CaptionerConfig`.
     """
@@ -74,8 +78,8 @@ def captioner_config(
 def count_captioner_parameters(config: CaptionerConfig) -> dict[str, int]:
     """-> {"embedding", "blocks", "logits", "total"}: numbers of trained scalars.
 
-    With d width, e encoder width, m mlp_dim: 8 d² or so of a block's weights are attention (4 d² among tokens, 2 d² + 2 e d to
-    the image), 2 d m are its MLP. "blocks" includes the final norm.
+    With d width, e encoder width, m mlp_dim: 8 d² or so of a block's weights are attention (4 d² among tokens, 2 d² + 2
+    e d to the image), 2 d m are its MLP. "blocks" includes the final norm.
     """
     d, e, m, vocab = config.width, config.encoder_width, config.mlp_dim, config.vocab_size
     norms = 3 * d * (1 + config.use_bias)
@@ -94,8 +98,8 @@ def captioner_flops(
 ) -> dict[str, int]:
     """Floating-point operations of a forward pass for one example: -> {"blocks", "logits", "total"}.
 
-    A multiply-add counts as two; norms, GELU, softmax and lookups count as none. Attention among tokens counts every pair, as
-    it is computed, masked or not.
+    A multiply-add counts as two; norms, GELU, softmax and lookups count as none. Attention among tokens counts every
+    pair, as it is computed, masked or not.
 
     Args:
         image_tokens: of the image, after the tower.

@@ -1,8 +1,8 @@
 """Captions from a decoder, token by token: the likeliest, or drawn from the nucleus (Holtzman et al. 2020).
 
-Keys and values of the image are projected once, those of earlier tokens are kept in arrays of fixed size. All rows are at the
-same place at the same time: while a row is still in its prompt its next token is given, from then on it is chosen. So prompts
-may differ in length, shapes are static, and one loop of Keras does for all backends.
+Keys and values of the image are projected once, those of earlier tokens are kept in arrays of fixed size. All rows are
+at the same place at the same time: while a row is still in its prompt its next token is given, from then on it is
+chosen. So prompts may differ in length, shapes are static, and one loop of Keras does for all backends.
 """
 
 import keras
@@ -38,8 +38,8 @@ def generate(
         eos_id: the token after which a row has ended; None for rows that go on.
         temperature: None for the likeliest token; else logits are divided by it and a token is drawn.
         top_p: share of the probability from which tokens are drawn, see `sample_nucleus`.
-        seed, noise: draws come from noise `[batch, steps]`, uniform in [0, 1), by default NumPy's for the seed; the same noise
-            gives the same tokens on every backend, up to ties.
+        seed, noise: draws come from noise `[batch, steps]`, uniform in [0, 1), by default NumPy's for the seed; the
+            same noise gives the same tokens on every backend, up to ties.
 
     On jax each call compiles the loop anew; `Generator` keeps it.
 
@@ -98,8 +98,8 @@ class Generator(keras.Model):
     >>> generator.predict_on_batch({"encoder_tokens": tokens, "prompt_ids": prompts, "prompt_lengths": lengths})
 
     Args:
-        captioner, steps, eos_id, temperature, top_p: of `generate`; its tensors come in the batch, by name: encoder_tokens and
-            prompt_ids, and where wanted prompt_lengths, encoder_mask and, for draws, noise.
+        captioner, steps, eos_id, temperature, top_p: of `generate`; its tensors come in the batch, by name:
+            encoder_tokens and prompt_ids, and where wanted prompt_lengths, encoder_mask and, for draws, noise.
     """
 
     def __init__(
@@ -130,10 +130,11 @@ class Generator(keras.Model):
 
 
 def sample_nucleus(logits, uniform, *, temperature: float, top_p: float):
-    """Draws from the most probable tokens: logits `[batch, vocabulary]`, uniform in [0, 1) `[batch]` -> int32 `[batch]`.
+    """Draws from the most probable tokens: logits `[batch, vocabulary]`, uniform in [0, 1) `[batch]` -> int32
+    `[batch]`.
 
-    The nucleus is the smallest set of likeliest tokens whose probabilities reach `top_p` together; there is always one. With
-    its probabilities p_1 ≥ p_2 ≥ ... the token drawn is the first k with p_1 + ... + p_k > uniform · Σ p.
+    The nucleus is the smallest set of likeliest tokens whose probabilities reach `top_p` together; there is always one.
+    With its probabilities p_1 ≥ p_2 ≥ ... the token drawn is the first k with p_1 + ... + p_k > uniform · Σ p.
     """
     probabilities = ops.softmax(ops.cast(logits, "float32") / temperature, axis=-1)
     uniform = ops.expand_dims(ops.cast(uniform, "float32"), 1)
@@ -192,7 +193,8 @@ def _check(captioner, prompt_ids, steps, temperature, top_p) -> None:
     places = captioner.config.context_length
     if prompt_ids.shape[1] + steps > places:
         raise ValueError(
-            f"The captioner has positions for {places} tokens; a prompt of {prompt_ids.shape[1]} and {steps} steps need more."
+            f"The captioner has positions for {places} tokens; a prompt of {prompt_ids.shape[1]} and {steps} steps "
+            "need more."
         )
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")

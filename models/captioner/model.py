@@ -1,8 +1,9 @@
 """The captioning decoder of SigLIP 2 (LocCa, Wan et al. 2024; arranged as CapPa, Tschannen et al. 2023, `cappa.py`).
 
-Notable features: a pre-LN transformer that attends to the un-pooled tokens of the image tower; several sequences for an image
-(caption, referring expression, grounded caption) in one pass; sequences that are predicted token by token and sequences that
-are predicted in parallel, side by side in one batch of static shape; a token table and a logits kernel of their own.
+Notable features: a pre-LN transformer that attends to the un-pooled tokens of the image tower; several sequences for an
+image (caption, referring expression, grounded caption) in one pass; sequences that are predicted token by token and
+sequences that are predicted in parallel, side by side in one batch of static shape; a token table and a logits kernel
+of their own.
 
 The decoder stops at its last norm. Logits over 256,000 tokens would be a fifth of a gigabyte for each image's three
 sequences of 64, and as much again for their gradient; `diptych.core.losses.captioning` has them a part at a time.
@@ -47,8 +48,9 @@ class TargetEmbedding(TokenEmbedding):
 class Captioner(keras.layers.Layer):
     """Token ids and image tokens -> features `[batch, tasks, length, width]`, of which token j is predicted at place j.
 
-    A causal sequence enters shifted by one, with token 0 (padding) in front, and each place sees itself and those before it.
-    A parallel one enters as nothing but mask tokens, and each place sees all. Which is which may differ by sequence.
+    A causal sequence enters shifted by one, with token 0 (padding) in front, and each place sees itself and those
+    before it. A parallel one enters as nothing but mask tokens, and each place sees all. Which is which may differ by
+    sequence.
 
     Args:
         config: a `CaptionerConfig` (or the dictionary of its fields).
@@ -62,8 +64,8 @@ class Captioner(keras.layers.Layer):
         parallel: bool `[batch, tasks]`; None for nowhere.
         encoder_mask: bool `[batch, image tokens]`, False for padding; None for no padding.
 
-    Logits are features · `logits_kernel` + `logits_bias`. The kernel starts at zero, so that the first loss is log vocab_size.
-    With `tie_embeddings` the kernel is the token table, drawn from N(0, 1/width).
+    Logits are features · `logits_kernel` + `logits_bias`. The kernel starts at zero, so that the first loss is log
+    vocab_size. With `tie_embeddings` the kernel is the token table, drawn from N(0, 1/width).
     """
 
     def __init__(
@@ -134,15 +136,17 @@ class Captioner(keras.layers.Layer):
         return self._bias.value
 
     def logits(self, features):
-        """Features `[..., width]` -> float32 logits `[..., vocab_size]`, all at once: for a token or two of each sequence."""
+        """Features `[..., width]` -> float32 logits `[..., vocab_size]`, all at once: for a token or two of each
+        sequence.
+        """
         return ops.matmul(ops.cast(features, "float32"), self.logits_kernel) + self.logits_bias
 
     def call(self, token_ids, encoder_tokens, parallel=None, encoder_mask=None):
         _, tasks, length = token_ids.shape
         if length > self.config.context_length:
             raise ValueError(
-                f"The captioner has positions for {self.config.context_length} tokens, got sequences of {length}: cut them, or "
-                "build it with a larger context_length."
+                f"The captioner has positions for {self.config.context_length} tokens, got sequences of {length}: cut "
+                "them, or build it with a larger context_length."
             )
         inputs = ops.concatenate([ops.zeros_like(token_ids[..., :1]), token_ids[..., :-1]], axis=-1)
         places = ops.arange(length, dtype="int32")
@@ -160,7 +164,8 @@ class Captioner(keras.layers.Layer):
         return ops.reshape(self.norm.call(x), (-1, tasks, length, self.config.width))
 
     def step(self, token_ids, position, caches, images, encoder_mask=None):
-        """One more token of each sequence, with what is known of those before it; see `diptych.models.captioner.generation`.
+        """One more token of each sequence, with what is known of those before it; see
+        `diptych.models.captioner.generation`.
 
         Args:
             token_ids: int32 `[batch]`, the tokens in front of the place to predict: 0 for the first.
@@ -234,8 +239,8 @@ class Captioner(keras.layers.Layer):
 def _recomputed(block, x, encoder_tokens, token_mask, image_mask):
     """block(x, ...), computed again in the backward pass instead of being kept."""
 
-    # A new function each time, through `__call__`, as in `diptych.models.parts.layers`. What is differentiated is an argument:
-    # tensorflow gives no gradient to what such a function closes over.
+    # A new function each time, through `__call__`, as in `diptych.models.parts.layers`. What is differentiated is an
+    # argument: tensorflow gives no gradient to what such a function closes over.
     def call(x, encoder_tokens):
         return block(x, encoder_tokens, token_mask=token_mask, image_mask=image_mask)
 

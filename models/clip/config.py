@@ -10,7 +10,9 @@ from diptych.models.parts.config_checks import check_activation, check_pair, che
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPVisionConfig:
-    """CLIP's vision transformer (Radford et al. 2021): class token with a position, a norm before the blocks, no patch bias."""
+    """CLIP's vision transformer (Radford et al. 2021): class token with a position, a norm before the blocks, no patch
+    bias.
+    """
 
     describes: ClassVar[str] = "CLIPVisionTransformer"
     width: int
@@ -51,7 +53,9 @@ class CLIPTextConfig:
     activation: str = "quick_gelu"
     """One of `diptych.models.parts.layers.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
     eot_id: int | None = None
-    """The text is read at the first token of this id; None for the largest id, which end-of-text has in CLIP's vocabulary."""
+    """The text is read at the first token of this id; None for the largest id, which end-of-text has in CLIP's
+    vocabulary.
+    """
     pooling: ClassVar[str] = "eot"
 
     def __post_init__(self):

@@ -1,8 +1,9 @@
-"""CLIP (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"), as released by OpenAI.
+"""CLIP (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"), as released by
+OpenAI.
 
-Against SigLIP: quick-GELU and LayerNorm epsilon 1e-5; an image is read at a class token, which has a position and a LayerNorm in
-front of the blocks; text is causal and read at its end-of-text token; both are projected without bias; the logits have no bias and
-the loss is a softmax over the batch. The ResNet image towers are in `models/clip/resnet.py`.
+Against SigLIP: quick-GELU and LayerNorm epsilon 1e-5; an image is read at a class token, which has a position and a
+LayerNorm in front of the blocks; text is causal and read at its end-of-text token; both are projected without bias; the
+logits have no bias and the loss is a softmax over the batch. The ResNet image towers are in `models/clip/resnet.py`.
 """
 
 from collections.abc import Mapping
@@ -28,8 +29,9 @@ NORM_EPSILON = 1e-5
 class CLIPVisionTransformer(ImageTower):
     """Images -> {"pooled": [batch, embed_dim], "tokens": [batch, 1 + num_patches, width]}.
 
-    Args: as for `VisionTransformer`, with a `CLIPVisionConfig`. Input: [batch, image_size, image_size, 3], normalised by CLIP's mean
-    and standard deviation. Tokens are those after the last block and the final LayerNorm, the class token first.
+    Args: as for `VisionTransformer`, with a `CLIPVisionConfig`. Input: [batch, image_size, image_size, 3], normalised
+    by CLIP's mean and standard deviation. Tokens are those after the last block and the final LayerNorm, the class
+    token first.
     """
 
     config_class = CLIPVisionConfig
@@ -81,9 +83,11 @@ class CLIPVisionTransformer(ImageTower):
 
 @keras.saving.register_keras_serializable("diptych")
 class EndOfText(keras.layers.Layer):
-    """(tokens `[batch, length, width]`, ids `[batch, length]`) -> the tokens at the first end-of-text, `[batch, width]`.
+    """(tokens `[batch, length, width]`, ids `[batch, length]`) -> the tokens at the first end-of-text,
+    `[batch, width]`.
 
-    With `eot_id` None that is the first of the largest ids, as OpenAI's code has it; padding by the same id is then no matter.
+    With `eot_id` None that is the first of the largest ids, as OpenAI's code has it; padding by the same id is then no
+    matter.
     """
 
     def __init__(self, *, eot_id: int | None = None, **kwargs):
@@ -107,7 +111,8 @@ class EndOfText(keras.layers.Layer):
 class CLIPTextTransformer(Tower):
     """Token ids -> {"pooled": [batch, embed_dim], "tokens": [batch, context_length, width]}.
 
-    Args: as for `TextTransformer`, with a `CLIPTextConfig`. Input: int32 [batch, context_length], with an end-of-text in each row.
+    Args: as for `TextTransformer`, with a `CLIPTextConfig`. Input: int32 [batch, context_length], with an end-of-text
+    in each row.
     """
 
     def __init__(
@@ -166,7 +171,8 @@ def clip_image_tower(
 class CLIP(PretrainedPair):
     """CLIP, ready for `compile` and `fit`; a batch's rows are pairs, contrasted by the softmax loss.
 
-    >>> model = CLIP.from_preset("clip_vit_base_patch32")  # fresh weights; or a folder, or "hf://openai/clip-vit-base-patch32"
+    >>> model = CLIP.from_preset("clip_vit_base_patch32")  # fresh weights; or a folder, or
+    "hf://openai/clip-vit-base-patch32"
 
     Args:
         config: a `CLIPConfig` (or the dictionary of its fields).

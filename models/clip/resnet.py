@@ -1,8 +1,9 @@
 """CLIP's ResNet image towers, RN50 to RN50x64 (Radford et al. 2021, section 2.4 and table 19).
 
-Against He et al. 2015: a stem of three convolutions and an average pool instead of one convolution and a maximum; wherever
-the size halves, an average pool in front of a convolution of stride one ("anti-aliased", Zhang 2019; in the shortcut as
-ResNet-D, He et al. 2019); and attention instead of the mean at the end, its query the mean of all positions.
+Against He et al. 2015: a stem of three convolutions and an average pool instead of one convolution and a maximum;
+wherever the size halves, an average pool in front of a convolution of stride one ("anti-aliased", Zhang 2019; in the
+shortcut as ResNet-D, He et al. 2019); and attention instead of the mean at the end, its query the mean of all
+positions.
 """
 
 from collections.abc import Mapping
@@ -71,8 +72,8 @@ class Stem(keras.layers.Layer):
 class Bottleneck(keras.layers.Layer):
     """relu(shortcut(x) + branch(x)): 1 x 1, 3 x 3, pool by `stride`, 1 x 1 to four times the width; each with a norm.
 
-    With `project`, as in the first block of a stage, the shortcut is a pool by `stride`, a 1 x 1 convolution and a norm;
-    otherwise it is x.
+    With `project`, as in the first block of a stage, the shortcut is a pool by `stride`, a 1 x 1 convolution and a
+    norm; otherwise it is x.
     """
 
     def __init__(self, *, width: int, stride: int = 1, project: bool = False, seed: str = "0/block", **kwargs):
@@ -218,8 +219,8 @@ class CLIPResNet(ImageTower):
         config: a `CLIPResNetConfig` (or the dictionary of its fields).
         seed, dtype, name: as for `VisionTransformer`.
 
-    Input: [batch, image_size, image_size, 3], normalised by CLIP's mean and standard deviation. Tokens are the last stage's
-    features, row by row.
+    Input: [batch, image_size, image_size, 3], normalised by CLIP's mean and standard deviation. Tokens are the last
+    stage's features, row by row.
     """
 
     config_class = CLIPResNetConfig

@@ -15,7 +15,9 @@ class CLIPResNetConfig:
     stage_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Bottleneck blocks of each stage."""
     width: int = 64
-    """Channels inside the first stage's blocks; each stage has twice those of the one before, its output four times as many."""
+    """Channels inside the first stage's blocks; each stage has twice those of the one before, its output four times as
+    many.
+    """
     num_heads: int = 32
     """Of the attention that pools."""
     image_size: int = 224

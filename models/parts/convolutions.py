@@ -15,8 +15,8 @@ from diptych.models.parts.initializers import LecunNormal
 class Convolution(keras.layers.Layer):
     """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`.
 
-    The image is padded by half a kernel on each side, as in torch. Keras's padding "same" would pad a stride of two behind the
-    image alone.
+    The image is padded by half a kernel on each side, as in torch. Keras's padding "same" would pad a stride of two
+    behind the image alone.
     """
 
     def __init__(self, *, filters: int, kernel_size: int, stride: int = 1, seed: str = "0/convolution", **kwargs):
@@ -48,15 +48,16 @@ class Convolution(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class BatchNorm(keras.layers.Layer):
-    """Batch normalisation over all axes but the last, in float32, returned in the input's dtype (Ioffe and Szegedy 2015).
+    """Batch normalisation over all axes but the last, in float32, returned in the input's dtype (Ioffe and Szegedy
+    2015).
 
     In training the batch's own mean and variance are used, and the moving ones follow them:
 
         moving <- momentum · moving + (1 - momentum) · batch
 
-    with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum). Otherwise,
-    and where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that are not trained: on
-    jax they change where the caller keeps updates of such weights, as `fit` does.
+    with the unbiased variance, as in torch (Keras's layer takes the biased one; torch calls 1 - momentum momentum).
+    Otherwise, and where the layer or its `scale` is frozen, the moving ones are used and stay. They are weights that
+    are not trained: on jax they change where the caller keeps updates of such weights, as `fit` does.
 
     Args:
         initial_scale: 0 for the last norm of a residual branch, which then starts as the identity.

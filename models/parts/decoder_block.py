@@ -1,8 +1,9 @@
-"""The block of a decoder that looks at an image: attention among tokens, attention to the image, MLP (CapPa's `cappa.py`).
+"""The block of a decoder that looks at an image: attention among tokens, attention to the image, MLP (CapPa's
+`cappa.py`).
 
-Notable features: pre-LN throughout, no biases in attention, and none in norms and MLP either unless asked for; attention
-kernels from a truncated normal of variance 1 / inputs, the MLP's from Glorot's uniform distribution. An image's keys and
-values are projected once, whatever the number of sequences that look at it.
+Notable features: pre-LN throughout, no biases in attention, and none in norms and MLP either unless asked for;
+attention kernels from a truncated normal of variance 1 / inputs, the MLP's from Glorot's uniform distribution. An
+image's keys and values are projected once, whatever the number of sequences that look at it.
 
 Each part has a `call` for whole sequences and, where it differs, what one more token needs of it.
 """

@@ -1,4 +1,6 @@
-"""The head between features and prototypes that self-distillation and masked prediction train (Caron et al. 2021, section 3.2)."""
+"""The head between features and prototypes that self-distillation and masked prediction train (Caron et al. 2021,
+section 3.2).
+"""
 
 import keras
 from keras import ops
@@ -10,14 +12,17 @@ from diptych.models.parts.layers import ACTIVATIONS, affine
 
 @keras.saving.register_keras_serializable("diptych")
 class DistillationHead(keras.layers.Layer):
-    """`[..., width]` -> logits, float32 `[..., outputs]`: cosines between a bottleneck's features and learned prototypes.
+    """`[..., width]` -> logits, float32 `[..., outputs]`: cosines between a bottleneck's features and learned
+    prototypes.
 
-    `layers` linear maps with GELU (its exact form) in between, width -> hidden -> ... -> hidden -> bottleneck, then L2 normalisation and
-    the product with `outputs` directions of unit length (DINO's weight-normalised last layer with its magnitude fixed to 1).
+    `layers` linear maps with GELU (its exact form) in between, width -> hidden -> ... -> hidden -> bottleneck, then L2
+    normalisation and the product with `outputs` directions of unit length (DINO's weight-normalised last layer with its
+    magnitude fixed to 1).
 
-    Kernels are drawn from N(0, 0.02²), biases are 0. (DINO's normal is cut off at ±2, a hundred deviations away, and leaves the last
-    layer to torch's uniform default; its directions are as even.) All kernels decay, `prototype_kernel` too, as in DINO: decay cannot
-    change its directions, but without it the kernel, whose gradient is at a right angle to it, would only grow, and turn ever more slowly.
+    Kernels are drawn from N(0, 0.02²), biases are 0. (DINO's normal is cut off at ±2, a hundred deviations away, and
+    leaves the last layer to torch's uniform default; its directions are as even.) All kernels decay, `prototype_kernel`
+    too, as in DINO: decay cannot change its directions, but without it the kernel, whose gradient is at a right angle
+    to it, would only grow, and turn ever more slowly.
 
     Args:
         hidden: width of the inner layers.

@@ -9,7 +9,9 @@ from diptych.models.parts.layers import affine
 
 @keras.saving.register_keras_serializable("diptych")
 class PatchProjection(keras.layers.Layer):
-    """Projects flattened patches `[batch, patches, patch_size² · 3]` to `width`; a patch is flattened as (row, column, channel)."""
+    """Projects flattened patches `[batch, patches, patch_size² · 3]` to `width`; a patch is flattened as (row, column,
+    channel).
+    """
 
     def __init__(
         self, *, patch_size: int, width: int, use_bias: bool = True, seed: str = "0/patch_embedding", **kwargs
@@ -48,8 +50,8 @@ class PatchProjection(keras.layers.Layer):
 class PatchEmbedding(PatchProjection):
     """Cuts `[batch, height, width, 3]` images into square patches, row by row, and projects each to `width`.
 
-    Equal to a convolution with kernel and stride `patch_size` and no padding: pixels that do not fill a patch are dropped
-    (384 px in patches of 14 give 27 x 27).
+    Equal to a convolution with kernel and stride `patch_size` and no padding: pixels that do not fill a patch are
+    dropped (384 px in patches of 14 give 27 x 27).
     """
 
     def call(self, images):
@@ -70,8 +72,8 @@ class PatchEmbedding(PatchProjection):
 class TokenEmbedding(keras.layers.Layer):
     """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, 1/width).
 
-    In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent token's
-    gradient is not summed in bfloat16 and the table is not copied.
+    In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent
+    token's gradient is not summed in bfloat16 and the table is not copied.
     """
 
     def __init__(self, *, vocab_size: int, width: int, seed: str = "0/token_embedding", **kwargs):
@@ -101,7 +103,9 @@ class TokenEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a learned vector to each position of `[batch, length, width]`, drawn from N(0, stddev²); None for width^-0.5."""
+    """Adds a learned vector to each position of `[batch, length, width]`, drawn from N(0, stddev²); None for
+    width^-0.5.
+    """
 
     def __init__(self, *, stddev: float | None = None, seed: str = "0/position_embedding", **kwargs):
         super().__init__(**kwargs)

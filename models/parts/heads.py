@@ -109,10 +109,12 @@ class Normalize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PairLogits(keras.layers.Layer):
-    """Holds what turns cosines into logits: scale t = exp(`log_logit_scale`) and `logit_bias` b, both learned float32 scalars.
+    """Holds what turns cosines into logits: scale t = exp(`log_logit_scale`) and `logit_bias` b, both learned float32
+    scalars.
 
     Its call normalises the two towers' outputs. Logits are left to the objective, which may compute them in tiles.
-    SigLIP starts at t = 10, b = -10 (Zhai et al. 2023, section 3.2); `bias_for_batch` gives the choice for small batches.
+    SigLIP starts at t = 10, b = -10 (Zhai et al. 2023, section 3.2); `bias_for_batch` gives the choice for small
+    batches.
     """
 
     def __init__(self, *, init_logit_scale: float = 10.0, init_logit_bias: float | None = -10.0, **kwargs):
@@ -122,8 +124,8 @@ class PairLogits(keras.layers.Layer):
     def build(self, image_shape, text_shape):
         if image_shape[-1] != text_shape[-1]:
             raise ValueError(
-                f"The towers' outputs differ in width: image {image_shape[-1]}, text {text_shape[-1]}. Give one of them a "
-                "projection: `TextConfig(embed_dim=...)` or `VisionConfig(embed_dim=...)`."
+                f"The towers' outputs differ in width: image {image_shape[-1]}, text {text_shape[-1]}. Give one of "
+                "them a projection: `TextConfig(embed_dim=...)` or `VisionConfig(embed_dim=...)`."
             )
         constant = keras.initializers.Constant
         self.log_logit_scale = self.add_weight(

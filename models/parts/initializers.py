@@ -1,7 +1,8 @@
 """Weight initialisers drawn by NumPy, so that one seed gives the same weights on every backend.
 
 Each draw comes from a Philox stream keyed by a name such as "0/image/encoder/block_03/mlp/in_kernel": the number is the
-model's seed, the rest is where the weight lives. Adding a layer therefore leaves the other layers' weights as they were.
+model's seed, the rest is where the weight lives. Adding a layer therefore leaves the other layers' weights as they
+were.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
 """The transformer that both towers are made of (Dosovitskiy et al. 2021; big_vision `models/siglip/vit.py`).
 
-Notable features: pre-LN blocks, LayerNorm computed in float32, biases everywhere, no dropout. Query, key and value share one
-kernel, drawn with the fans of its parts. SigLIP takes the defaults: tanh-approximate GELU, epsilon 1e-6, no mask. CLIP's texts are
-causal, and NaFlex hands in a mask of the patches that are there.
+Notable features: pre-LN blocks, LayerNorm computed in float32, biases everywhere, no dropout. Query, key and value
+share one kernel, drawn with the fans of its parts. SigLIP takes the defaults: tanh-approximate GELU, epsilon 1e-6, no
+mask. CLIP's texts are causal, and NaFlex hands in a mask of the patches that are there.
 
 `Encoder` is the one layer that Keras calls; it hands activations to its parts through their `call` methods. Keras's own
-`__call__` costs tens of microseconds a layer on eager torch, and these parts need nothing that it does (their dtype policy is
-the encoder's).
+`__call__` costs tens of microseconds a layer on eager torch, and these parts need nothing that it does (their dtype
+policy is the encoder's).
 """
 
 from collections.abc import Callable
@@ -65,8 +65,8 @@ class LayerNorm(keras.layers.Layer):
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention, `[batch, length, width]` -> the same; head size = width / num_heads.
 
-    Where `causal`, a token attends to itself and those before it. `key_mask`, bool `[batch, length]`, is False for tokens that
-    nobody is to attend to.
+    Where `causal`, a token attends to itself and those before it. `key_mask`, bool `[batch, length]`, is False for
+    tokens that nobody is to attend to.
     """
 
     def __init__(self, *, num_heads: int, causal: bool = False, seed: str = "0/attention", **kwargs):
@@ -184,8 +184,8 @@ class Block(keras.layers.Layer):
 def _recomputed(block, x, key_mask):
     """block(x), computed again in the backward pass instead of being kept."""
 
-    # A new function each time, because jax remembers what it traced for a function, and with it the values of the weights at
-    # that time. Through `__call__`, because that sets up mixed precision again in the backward pass.
+    # A new function each time, because jax remembers what it traced for a function, and with it the values of the
+    # weights at that time. Through `__call__`, because that sets up mixed precision again in the backward pass.
     def call(x):
         return block(x, key_mask)
 

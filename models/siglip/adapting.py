@@ -17,7 +17,8 @@ KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/em
 
 
 def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | None = None) -> SigLIP:
-    """A model for images or patches of another size, in pixels; positions and patch kernel are resized, all else is as it was.
+    """A model for images or patches of another size, in pixels; positions and patch kernel are resized, all else is as
+    it was.
 
     Raises:
         ValueError: for NaFlex and image_size: such a model takes any size.
@@ -34,12 +35,16 @@ def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | Non
 
 
 def to_naflex(model: SigLIP, *, max_num_patches: int = 256) -> SigLIP:
-    """A model for images of any aspect from one for square images; on square images of the old size it computes the same."""
+    """A model for images of any aspect from one for square images; on square images of the old size it computes the
+    same.
+    """
     return _rebuilt(model, naflex_config(model.config, max_num_patches=max_num_patches))
 
 
 def to_square(model: SigLIP, *, image_size: int | None = None) -> SigLIP:
-    """A model for square images from a NaFlex one; by default of the size at which its table of positions stays as it is."""
+    """A model for square images from a NaFlex one; by default of the size at which its table of positions stays as it
+    is.
+    """
     vision = model.config.vision
     if not isinstance(vision, NaFlexVisionConfig):
         raise ValueError(f"A NaFlex model is needed, got one for images of {vision.image_size} px: see `adapt`.")

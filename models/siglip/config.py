@@ -1,4 +1,6 @@
-"""Configurations of SigLIP's and SigLIP 2's towers: frozen values that models are built from and files are written from."""
+"""Configurations of SigLIP's and SigLIP 2's towers: frozen values that models are built from and files are written
+from.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +24,8 @@ class VisionConfig:
     embed_dim: int | None = None
     """Width of a linear projection behind the pooling; None, as in SigLIP, for no projection."""
     position_stddev: float | None = None
-    """Of fresh position embeddings; None, as in big_vision, for width^-0.5. That is a fifth of what patches are embedded to, and a
-    short run never hears it: more makes patches tell their places from the first step."""
+    """Of fresh position embeddings; None, as in big_vision, for width^-0.5. That is a fifth of what patches are
+    embedded to, and a short run never hears it: more makes patches tell their places from the first step."""
 
     def __post_init__(self):
         check_tower(self, "patch_size", "image_size")
@@ -50,7 +52,9 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NaFlexVisionConfig:
-    """A vision transformer for images of any size and aspect, cut into at most so many patches (SigLIP 2, section 2.4.2)."""
+    """A vision transformer for images of any size and aspect, cut into at most so many patches (SigLIP 2, section
+    2.4.2).
+    """
 
     describes: ClassVar[str] = "NaFlexVisionTransformer"
     width: int

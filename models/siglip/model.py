@@ -25,19 +25,20 @@ def siglip_image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -
 class SigLIP(PretrainedPair):
     """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), ready for `compile` and `fit`.
 
-    >>> model = SigLIP.from_preset("siglip2_base_patch16_256")  # fresh weights; or a folder, or "hf://google/siglip2-base-patch16-256"
+    >>> model = SigLIP.from_preset("siglip2_base_patch16_256")  # fresh weights; or a folder, or
+    "hf://google/siglip2-base-patch16-256"
     >>> model.compile(optimizer=keras.optimizers.AdamW(1e-4))
     >>> model.fit({"images": images, "token_ids": token_ids}, batch_size=256)  # or a dataset of such; rows are pairs
 
     Args:
-        config: a `SigLIPConfig` (or the dictionary of its fields). With a `NaFlexVisionConfig` the image inputs are "patches" and
-            "spatial_shapes" instead of "images".
+        config: a `SigLIPConfig` (or the dictionary of its fields). With a `NaFlexVisionConfig` the image inputs are
+            "patches" and "spatial_shapes" instead of "images".
         seed: of the initial weights; the same on every backend.
         dtype: Keras dtype policy; with "mixed_bfloat16" weights, embeddings and loss stay float32.
         rematerialize: trade one more forward pass for the memory of the blocks' activations.
 
-    The batch of `fit` goes as one matrix of pairs through `pair_loss`, the definition in `diptych.core.losses`. For large
-    batches attach the one in tiles, `model.pair_loss = diptych.backends.sigmoid_loss`, before `compile`.
+    The batch of `fit` goes as one matrix of pairs through `pair_loss`, the definition in `diptych.core.losses`. For
+    large batches attach the one in tiles, `model.pair_loss = diptych.backends.sigmoid_loss`, before `compile`.
     """
 
     config_class = SigLIPConfig

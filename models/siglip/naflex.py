@@ -1,8 +1,8 @@
 """NaFlex: a vision transformer for images of any size and aspect (SigLIP 2, section 2.4.2; big_vision `naflex_vit.py`).
 
-An image arrives as its patches, row by row and padded to the batch's length, with the (rows, columns) of its grid. The learned
-square table of positions is resized to each grid, bilinear with antialiasing, as the product of two small interpolation
-matrices; padding is masked in every attention.
+An image arrives as its patches, row by row and padded to the batch's length, with the (rows, columns) of its grid. The
+learned square table of positions is resized to each grid, bilinear with antialiasing, as the product of two small
+interpolation matrices; padding is masked in every attention.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ from diptych.models.tower import ImageTower
 
 
 def patch_places(spatial_shapes, length: int):
-    """Where the patches of grids (rows, columns) lie: -> (row, column), int32 `[batch, length]`, and which of them exist, bool.
+    """Where the patches of grids (rows, columns) lie: -> (row, column), int32 `[batch, length]`, and which of them
+    exist, bool.
 
     Patches that do not exist are given a place inside the grid.
     """
@@ -33,8 +34,9 @@ def patch_places(spatial_shapes, length: int):
 def interpolation_weights(place, size, grid: int):
     """How much each of `grid` samples counts at `place` of `size` samples: float32 `[..., grid]`, summing to one.
 
-    Bilinear with antialiasing: a triangle as wide as the wider of both spacings, around half-pixel centres, cut off at the ends
-    (`jax.image.resize(..., "bilinear", antialias=True)`, torch `interpolate(mode="bilinear", antialias=True)`).
+    Bilinear with antialiasing: a triangle as wide as the wider of both spacings, around half-pixel centres, cut off at
+    the ends (`jax.image.resize(..., "bilinear", antialias=True)`, torch
+    `interpolate(mode="bilinear", antialias=True)`).
     """
     scale = grid / ops.cast(size, "float32")
     centre = (ops.cast(place, "float32") + 0.5) * scale
@@ -45,7 +47,9 @@ def interpolation_weights(place, size, grid: int):
 
 
 def table_weights(spatial_shapes, length: int, grid: int):
-    """How much each entry of a `[grid, grid]` table counts for each patch of grids (rows, columns): `[batch · length, grid²]`."""
+    """How much each entry of a `[grid, grid]` table counts for each patch of grids (rows, columns):
+    `[batch · length, grid²]`.
+    """
     row, column, _ = patch_places(spatial_shapes, length)
     sizes = ops.expand_dims(ops.maximum(spatial_shapes, 1), 1)
     both = interpolation_weights(ops.stack([row, column], axis=-1), sizes, grid)
@@ -54,7 +58,9 @@ def table_weights(spatial_shapes, length: int, grid: int):
 
 @keras.saving.register_keras_serializable("diptych")
 class ResizedPositionEmbedding(keras.layers.Layer):
-    """Adds to the patches `[batch, length, width]` of grids `spatial_shapes` a `[grid, grid, width]` table resized to each grid."""
+    """Adds to the patches `[batch, length, width]` of grids `spatial_shapes` a `[grid, grid, width]` table resized to
+    each grid.
+    """
 
     def __init__(self, *, grid: int, seed: str = "0/position_embedding", **kwargs):
         super().__init__(**kwargs)
@@ -86,7 +92,9 @@ class ResizedPositionEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class PatchMask(keras.layers.Layer):
-    """(patches `[batch, length, ...]`, `spatial_shapes`) -> bool `[batch, length]`, True for the patches of each grid."""
+    """(patches `[batch, length, ...]`, `spatial_shapes`) -> bool `[batch, length]`, True for the patches of each
+    grid.
+    """
 
     def call(self, patches, spatial_shapes):
         return patch_places(spatial_shapes, ops.shape(patches)[1])[2]
@@ -103,8 +111,9 @@ class NaFlexVisionTransformer(ImageTower):
         config: a `NaFlexVisionConfig` (or the dictionary of its fields).
         seed, dtype, rematerialize, name: as for `VisionTransformer`.
 
-    Input: patches `[batch, length, patch_size² · 3]` in [-1, 1], of any length, and spatial_shapes int32 `[batch, 2]`, the rows and
-    columns of each image's grid, with rows · columns <= length. Tokens beyond them are padding without meaning.
+    Input: patches `[batch, length, patch_size² · 3]` in [-1, 1], of any length, and spatial_shapes int32 `[batch, 2]`,
+    the rows and columns of each image's grid, with rows · columns <= length. Tokens beyond them are padding without
+    meaning.
     """
 
     config_class = NaFlexVisionConfig

@@ -1,4 +1,6 @@
-"""Parts that teach the towers beside them, as descriptions from which they are built: a decoder, heads, a mask token."""
+"""Parts that teach the towers beside them, as descriptions from which they are built: a decoder, heads, a mask
+token.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -41,7 +43,9 @@ class DecoderPart:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPart:
-    """A head with prototypes, on the image tower's pooled vector or on each of its tokens (`parts.distillation_head`)."""
+    """A head with prototypes, on the image tower's pooled vector or on each of its tokens
+    (`parts.distillation_head`).
+    """
 
     reads: Literal["pooled", "tokens"]
     hidden: int

@@ -18,9 +18,10 @@ class Student(keras.Model):
 
     Args:
         config: the towers.
-        parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights' paths.
-        seed, dtype, rematerialize: as for `SigLIP`; one seed gives the same weights on every backend, and the towers' are those of
-            `SigLIP(config, seed=seed)`.
+        parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights'
+            paths.
+        seed, dtype, rematerialize: as for `SigLIP`; one seed gives the same weights on every backend, and the towers'
+            are those of `SigLIP(config, seed=seed)`.
 
     Called on a batch's images and texts it is the towers; the terms of an objective use the parts.
     """

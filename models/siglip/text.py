@@ -1,7 +1,7 @@
 """Text transformer of SigLIP: bidirectional, no masks, pooled at the last position (big_vision `text_transformer.py`).
 
-The SigLIP 2 paper speaks of MAP pooling for both towers; its released checkpoints read the last position, which for short
-texts is padding that attends to the words. `pooling="last"` is what those checkpoints need.
+The SigLIP 2 paper speaks of MAP pooling for both towers; its released checkpoints read the last position, which for
+short texts is padding that attends to the words. `pooling="last"` is what those checkpoints need.
 """
 
 from collections.abc import Mapping

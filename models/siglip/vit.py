@@ -1,7 +1,7 @@
 """Vision transformer with attention pooling, as in SigLIP (Zhai et al. 2023) and big_vision `models/siglip/vit.py`.
 
-Patches -> + learned positions -> pre-LN blocks -> LayerNorm -> MAP head. The pooled vector is the image embedding; SigLIP
-puts no projection behind it.
+Patches -> + learned positions -> pre-LN blocks -> LayerNorm -> MAP head. The pooled vector is the image embedding;
+SigLIP puts no projection behind it.
 """
 
 from collections.abc import Mapping
@@ -98,9 +98,9 @@ class VisionTransformer(ImageTower):
     def encode(self, images, *, mask_token=None, masked=None) -> dict:
         """What calling the tower gives, for images of another size too, and with some of their patches hidden.
 
-        For a training step: the same weights, through which gradients flow. Positions are resized to the images' grid, bilinear with
-        antialiasing between half-pixel centres; a mask token takes the place of a patch's embedding before positions are added (iBOT
-        and DINOv2), so that the tower knows where something is missing, but not what.
+        For a training step: the same weights, through which gradients flow. Positions are resized to the images' grid,
+        bilinear with antialiasing between half-pixel centres; a mask token takes the place of a patch's embedding
+        before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but not what.
 
         Args:
             images: `[batch, size, size, 3]` in [-1, 1]; size is the tower's own or another multiple of its patch size.
@@ -117,8 +117,8 @@ class VisionTransformer(ImageTower):
         height, width = images.shape[1:3]
         if height != width or (height != config.image_size and (not height or height % config.patch_size)):
             raise ValueError(
-                f"encode takes square images of {config.image_size} px or another multiple of the patch size {config.patch_size}, "
-                f"got {height} x {width}."
+                f"encode takes square images of {config.image_size} px or another multiple of the patch size "
+                f"{config.patch_size}, got {height} x {width}."
             )
         if (mask_token is None) != (masked is None):
             raise ValueError(

@@ -1,7 +1,8 @@
-"""big_vision's .npz checkpoints (`models/proj/image_text/two_towers.py`): names by flax module, attention kernels by head.
+"""big_vision's .npz checkpoints (`models/proj/image_text/two_towers.py`): names by flax module, attention kernels by
+head.
 
-Names may stand under `params/`, and the blocks of a tower may be stacked along a first axis ("scan"). There is no configuration:
-the shapes tell it, down to the number of heads.
+Names may stand under `params/`, and the blocks of a tower may be stacked along a first axis ("scan"). There is no
+configuration: the shapes tell it, down to the number of heads.
 """
 
 import math
@@ -32,8 +33,8 @@ _IMAGE, _TEXT = "img/Transformer", "txt/Encoder_0"
 def config_of(files: WeightFiles) -> SigLIPConfig:
     """The configuration that a checkpoint's shapes belong to.
 
-    384 px in patches of 14 leave 6 px over: such an image tower is described as one for 378 px, which sees the same pixels of images
-    resized to 378 px and gives the same result for the first 378 of 384.
+    384 px in patches of 14 leave 6 px over: such an image tower is described as one for 378 px, which sees the same
+    pixels of images resized to 378 px and gives the same result for the first 378 of 384.
     """
     shapes = {name.removeprefix(PREFIX): shape for name, shape in files.shapes.items()}
     expected = (
@@ -105,8 +106,9 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     vision, text = config.vision, config.text
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
-            "What is read from big_vision's files pools images by attention without a projection and reads text at its last position "
-            f"with one; this model has images {vision.pooling!r}, embed_dim {vision.embed_dim}, text {text.pooling!r}, embed_dim "
+            "What is read from big_vision's files pools images by attention without a projection and reads text at its "
+            f"last position with one; this model has images {vision.pooling!r}, embed_dim {vision.embed_dim}, text "
+            f"{text.pooling!r}, embed_dim "
             f'{text.embed_dim}. Save it with format="diptych".'
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
-"""open_clip and timm: `open_clip_config.json` and the names in `open_clip_model.safetensors`, for SigLIP, SigLIP 2, NaFlex and CLIP.
+"""open_clip and timm: `open_clip_config.json` and the names in `open_clip_model.safetensors`, for SigLIP, SigLIP 2,
+NaFlex and CLIP.
 
-SigLIP's image tower there is timm's ("visual.trunk."), CLIP's is open_clip's own; both have one text tower of OpenAI's names.
+SigLIP's image tower there is timm's ("visual.trunk."), CLIP's is open_clip's own; both have one text tower of OpenAI's
+names.
 """
 
 import math
@@ -254,8 +256,9 @@ def _siglip_fields(config: SigLIPConfig) -> dict:
     )
     if size is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
-            f"open_clip builds SigLIP from timm's towers of sizes {', '.join(_TIMM_SIZES.values())}, pooled by attention without a "
-            f"projection, and text read at its last position with one; this model has {vision} and {text}. Save it with "
+            f"open_clip builds SigLIP from timm's towers of sizes {', '.join(_TIMM_SIZES.values())}, pooled by "
+            f"attention without a projection, and text read at its last position with one; this model has {vision} and "
+            f"{text}. Save it with "
             'format="diptych".'
         )
     if isinstance(vision, NaFlexVisionConfig):
@@ -292,7 +295,8 @@ def _clip_fields(config: CLIPConfig) -> dict:
     vision, text = config.vision, config.text
     if text.activation not in ("gelu", "quick_gelu") or text.eot_id is not None:
         raise ValueError(
-            f"open_clip's CLIP has gelu or quick_gelu and reads text at its largest id, got {text.activation} and eot_id {text.eot_id}."
+            f"open_clip's CLIP has gelu or quick_gelu and reads text at its largest id, got {text.activation} and "
+            f"eot_id {text.eot_id}."
         )
     if isinstance(vision, CLIPResNetConfig):
         head_width = vision.channels // vision.num_heads

@@ -1,6 +1,7 @@
 """Hugging Face transformers: `config.json` and the names in its safetensors, for model types siglip, siglip2 and clip.
 
-The names are the same from version 4 to 5. A configuration on the hub is sparse: what it leaves out has transformers' defaults.
+The names are the same from version 4 to 5. A configuration on the hub is sparse: what it leaves out has transformers'
+defaults.
 """
 
 import math
@@ -80,7 +81,8 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
         fields |= {"text_config": {"projection_size": fields["vision_config"].get("hidden_size", 768)}}
     if kind not in DEFAULTS:
         raise ValueError(
-            f"{source}: model_type is {fields.get('model_type')!r}, expected one of {', '.join(DEFAULTS)} (or diptych's own layout)."
+            f"{source}: model_type is {fields.get('model_type')!r}, expected one of {', '.join(DEFAULTS)} (or "
+            "diptych's own layout)."
         )
     vision_defaults, text_defaults = DEFAULTS[kind]
     vision = vision_defaults | _part(fields, "vision")
@@ -233,8 +235,9 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
     vision, text = config.vision, config.text
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
-            "transformers' SigLIP pools images by attention without a projection and reads text at its last position with one; this "
-            f"model has images {vision.pooling!r} with embed_dim {vision.embed_dim}, text {text.pooling!r} with embed_dim "
+            "transformers' SigLIP pools images by attention without a projection and reads text at its last position "
+            f"with one; this model has images {vision.pooling!r} with embed_dim {vision.embed_dim}, text "
+            f"{text.pooling!r} with embed_dim "
             f'{text.embed_dim}. Save it with format="diptych".'
         )
     if isinstance(vision, NaFlexVisionConfig):

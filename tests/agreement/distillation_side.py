@@ -1,7 +1,7 @@
 """What a worker computes of self-distillation and masked prediction: values and gradients of one part at a time.
 
-A part is given named arrays, which become variables, and data. Its outputs are weighted by cotangents and added up, and the sum is
-differentiated by every variable, in the way that the backend trains: jit, tf.function, eager torch.
+A part is given named arrays, which become variables, and data. Its outputs are weighted by cotangents and added up, and
+the sum is differentiated by every variable, in the way that the backend trains: jit, tf.function, eager torch.
 """
 
 import json
@@ -18,7 +18,9 @@ from tests.agreement.native import native_gradients
 
 
 def evaluate(*, part: str, point: dict, data: dict, cotangents: dict, settings: dict) -> dict:
-    """-> {"outputs": by name, "gradients": by name of the point, "sparse": names of gradients that are not dense tensors}."""
+    """-> {"outputs": by name, "gradients": by name of the point, "sparse": names of gradients that are not dense
+    tensors}.
+    """
     shapes = json.dumps([{name: np.shape(x) for name, x in group.items()} for group in (point, data)])
     variables, run = _built(part, shapes, json.dumps(settings))
     for name, value in point.items():

@@ -28,7 +28,8 @@ def answer_and_tolerances(config, weights, batch, *, loss, dtype) -> tuple[dict,
 def well_conditioned_problem(config, *, dtype, seed, **drawn) -> tuple[dict, dict]:
     """(weights, batch) from the first seed at or after `seed` that makes a case which the dtype's limits can judge.
 
-    With two images and five tokens gradients can cancel to a few per cent of their parts, and bfloat16 keeps three digits.
+    With two images and five tokens gradients can cancel to a few per cent of their parts, and bfloat16 keeps three
+    digits.
     """
     for tried in range(seed, seed + 50):
         weights, batch = draw_problem(config, seed=tried, **drawn)

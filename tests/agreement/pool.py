@@ -27,7 +27,8 @@ class Worker:
     Args:
         backend: "jax", "torch" or "tensorflow".
         device: "cpu" or "gpu".
-        quick: let XLA spend less time on machine code; jax then compiles twice as fast, and computes the same operations.
+        quick: let XLA spend less time on machine code; jax then compiles twice as fast, and computes the same
+            operations.
     """
 
     def __init__(self, backend: str, *, device: str = "cpu", quick: bool = False):
@@ -154,7 +155,8 @@ def required_backends() -> tuple[str, ...]:
 
 
 def start_pool(device: str = "cpu", *, quick: bool = False) -> tuple[Pool, dict[str, dict], dict[str, str]]:
-    """A pool of all backends that can compute on the device, what they say of themselves, and why the others are missing.
+    """A pool of all backends that can compute on the device, what they say of themselves, and why the others are
+    missing.
 
     Raises RuntimeError where a backend is missing that `required_backends` names.
     """

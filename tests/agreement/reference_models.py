@@ -1,4 +1,6 @@
-"""Models of Hugging Face transformers with random weights, nothing at zero or one: what checkpoints are compared with."""
+"""Models of Hugging Face transformers with random weights, nothing at zero or one: what checkpoints are compared
+with.
+"""
 
 from pathlib import Path
 

@@ -75,7 +75,9 @@ def batch_shapes(draw, *, smallest: int = 2) -> dict[str, int]:
 
 @st.composite
 def conditionings(draw) -> dict:
-    """The seed of weights and batch, the logit scale, and the negatives' share of the gradient; positives have the rest."""
+    """The seed of weights and batch, the logit scale, and the negatives' share of the gradient; positives have the
+    rest.
+    """
     return {
         "seed": draw(st.integers(0, 2**32 - 1)),
         "logit_scale": draw(st.sampled_from([1.0, 5.0, 10.0, 30.0])),

@@ -63,7 +63,8 @@ def loss_problem(part, seed):
         )
     else:
         point = draw(
-            rng, student=(0.3, n, views, width), teacher=(0.1, n, *teacher_rows, width), prototypes=(0.3, width, outputs),
+            rng, student=(0.3, n, views, width), teacher=(0.1, n, *teacher_rows, width),
+            prototypes=(0.3, width, outputs),
             teacher_prototypes=(0.3, width, outputs), centre=(0.1, outputs),
         )  # fmt: skip
         request |= {"rows_per_chunk": 2}

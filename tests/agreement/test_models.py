@@ -72,9 +72,11 @@ def test_another_seed_gives_other_weights(pool):
 
 def test_weights_of_another_model_are_refused(pool):
     config = {
-        "vision": {"width": 8, "num_heads": 1, "depth": 1, "mlp_dim": 7, "patch_size": 4, "image_size": 8, "pooling": "map"},
+        "vision": {"width": 8, "num_heads": 1, "depth": 1, "mlp_dim": 7, "patch_size": 4, "image_size": 8,
+            "pooling": "map"},
         "text": {
-            "width": 8, "num_heads": 1, "depth": 1, "mlp_dim": 7, "vocab_size": 5, "context_length": 2, "pooling": "last",
+            "width": 8, "num_heads": 1, "depth": 1, "mlp_dim": 7, "vocab_size": 5, "context_length": 2,
+            "pooling": "last",
         },
     }  # fmt: skip
     weights, batch = draw_problem(config, seed=0, batch_size=2, logit_scale=5.0)

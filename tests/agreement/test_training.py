@@ -19,7 +19,8 @@ CONFIG = {
         "embed_dim": None,
     },
     "text": {
-        "width": 24, "num_heads": 2, "depth": 1, "mlp_dim": 33, "pooling": "last", "vocab_size": 50, "context_length": 7,
+        "width": 24, "num_heads": 2, "depth": 1, "mlp_dim": 33, "pooling": "last", "vocab_size": 50,
+        "context_length": 7,
         "embed_dim": 40,
     },
     "init_logit_scale": 10.0,

@@ -45,7 +45,8 @@ def _check(reply: dict, expected: dict, batch: dict, who: str) -> None:
     assert set(reply["gradients"]) == set(expected["gradients"])
     for path, want in expected["gradients"].items():
         got, size = reply["gradients"][path], np.abs(want).max()
-        # A sum of terms of both signs is as exact as its terms: 1e-4 is a floor far below any gradient that is not cancelled.
+        # A sum of terms of both signs is as exact as its terms: 1e-4 is a floor far below any gradient that is not
+        # cancelled.
         np.testing.assert_allclose(
             got, want, rtol=0, atol=TOLERANCE * max(size, 1e-4), err_msg=f"{who}: gradient of {path}"
         )
@@ -73,12 +74,15 @@ def test_a_wrong_answer_is_rejected(pool, tmp_path):
     fields = {
         "model_type": "siglip2",
         "vision_config": {
-            "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1, "patch_size": 4,
+            "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1,
+            "patch_size": 4,
             "num_patches": 16,
         },
         "text_config": {
-            "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 20,
-            "max_position_embeddings": 8, "projection_size": 16, "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1,
+            "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1,
+            "vocab_size": 20,
+            "max_position_embeddings": 8, "projection_size": 16, "eos_token_id": 2, "pad_token_id": 0,
+            "bos_token_id": 1,
         },
     }  # fmt: skip
     model, batch = build_reference(fields, 0), draw_batch(fields, 1)

@@ -1,7 +1,8 @@
 """One backend in a process of its own: reads requests from standard input, writes replies to standard output.
 
-A message is eight bytes of length and a pickle. A request is (name, keyword arguments) of a function of `Backend`; a reply
-is ("value", result) or ("error", traceback). Weights, gradients and outputs travel as NumPy arrays by variable path.
+A message is eight bytes of length and a pickle. A request is (name, keyword arguments) of a function of `Backend`; a
+reply is ("value", result) or ("error", traceback). Weights, gradients and outputs travel as NumPy arrays by variable
+path.
 """
 
 import importlib
@@ -111,7 +112,9 @@ class Backend:
         micro_batches: int = 1,
         keep: tuple[int, ...] = (),
     ) -> dict:
-        """One step a batch: losses and gradient norms of all, weights after the steps in `keep`, and the moving average."""
+        """One step a batch: losses and gradient norms of all, weights after the steps in `keep`, and the moving
+        average.
+        """
         step, model, built, ema = self._step(config, dtype, optimizer, loss, clip_norm, ema_decay, micro_batches)
         _assign(model.weights, weights)
         for variable in built.named_slots().values():
@@ -129,10 +132,11 @@ class Backend:
         return {"logs": logs, "weights": kept, "averages": averages}
 
     def run_recipe(self, *, folder: str, steps: int, stop_after: int, batch_size: int) -> list[float]:
-        """The default recipe's run in a folder, taken up where its checkpoint is, until `stop_after`: all losses so far.
+        """The default recipe's run in a folder, taken up where its checkpoint is, until `stop_after`: all losses so
+        far.
 
-        The run is planned for `steps`. Later folders are continued with what the first one built; only a run that is new to
-        this process can start from nothing.
+        The run is planned for `steps`. Later folders are continued with what the first one built; only a run that is
+        new to this process can start from nothing.
         """
         from diptych.core.training.metrics import read_metrics
         from diptych.core.training.run_folder import RunFolder
@@ -266,7 +270,9 @@ def _objective(loss):
 
 
 class _Mixed:
-    """Σ share · loss of a batch's pairs, and their embeddings: with shares given as data, one compiled function serves every loss."""
+    """Σ share · loss of a batch's pairs, and their embeddings: with shares given as data, one compiled function serves
+    every loss.
+    """
 
     def __init__(self, shares):
         self._shares, self._objectives = shares, [_objective(name) for name in LOSSES]

@@ -1,4 +1,6 @@
-"""Untrained weights that a forward pass moves: the step carries them, each piece of a batch moves them once, a bad step not at all."""
+"""Untrained weights that a forward pass moves: the step carries them, each piece of a batch moves them once, a bad step
+not at all.
+"""
 
 import keras
 import numpy as np

@@ -15,7 +15,9 @@ from tests.tree import ROOT
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine without Keras imported, where exactly the given frameworks are installed and KERAS_BACKEND is as given."""
+    """A machine without Keras imported, where exactly the given frameworks are installed and KERAS_BACKEND is as
+    given.
+    """
 
     def make(installed: tuple[str, ...], variable: str | None):
         specs = {name: ModuleSpec(name, loader=object(), origin=f"{name}/__init__.py") for name in installed}
@@ -87,8 +89,9 @@ def test_a_bare_folder_of_the_name_is_not_an_installation(monkeypatch):
 def test_keras_on_another_backend_is_refused():
     """In a process of its own: a Keras that already runs on one backend cannot be asked for another."""
     code = (
-        "import sys, types, os; keras = types.ModuleType('keras'); keras.config = types.SimpleNamespace(backend=lambda: 'numpy');"
-        "sys.modules['keras'] = keras; from diptych.backends.selection import select_backend; select_backend()"
+        "import sys, types, os; keras = types.ModuleType('keras'); keras.config = "
+        "types.SimpleNamespace(backend=lambda: 'numpy');sys.modules['keras'] = keras; from diptych.backends.selection "
+        "import select_backend; select_backend()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -1,4 +1,6 @@
-"""The measurement of balanced data: what its source holds, that its runs differ in the records alone, and what was measured."""
+"""The measurement of balanced data: what its source holds, that its runs differ in the records alone, and what was
+measured.
+"""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The commands that the documents show, found and run.
 
-A fenced block in `sh` is one shell script, run at the root of a copy of the checkout; a block in `python` is one program,
-run in an empty folder, once on each backend that is installed. Commands of one document share the copy and the folder,
-in order. A block that cannot run where the others do has the reason in a comment before it:
+A fenced block in `sh` is one shell script, run at the root of a copy of the checkout; a block in `python` is one
+program, run in an empty folder, once on each backend that is installed. Commands of one document share the copy and the
+folder, in order. A block that cannot run where the others do has the reason in a comment before it:
 
     <!-- not run: it trains for ten minutes; `nox -s recipes` runs the same command at its tiny size -->
 

@@ -39,7 +39,9 @@ def forward(model, inputs):
 
 
 def value_and_gradients(function, variables, *, compiled=True):
-    """function() -> scalar; -> (value, native gradients in the order of `variables`). On jax compiled, unless told not to."""
+    """function() -> scalar; -> (value, native gradients in the order of `variables`). On jax compiled, unless told not
+    to.
+    """
     if keras.config.backend() == "jax":
         return _on_jax(function, variables, compiled)
     return {"torch": _on_torch, "tensorflow": _on_tensorflow}[keras.config.backend()](function, variables)

@@ -1,4 +1,6 @@
-"""Floating-point operations of matrix products that a backend really does, read off its own records; two per multiply-add."""
+"""Floating-point operations of matrix products that a backend really does, read off its own records; two per
+multiply-add.
+"""
 
 import re
 from math import prod

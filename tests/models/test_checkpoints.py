@@ -1,4 +1,6 @@
-"""Checkpoints of every layout: read as their own libraries compute them, written back bit for bit, refused when they do not fit."""
+"""Checkpoints of every layout: read as their own libraries compute them, written back bit for bit, refused when they do
+not fit.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""Counts by arithmetic: published parameter counts, the layers that are really built, and the operations they really do."""
+"""Counts by arithmetic: published parameter counts, the layers that are really built, and the operations they really
+do.
+"""
 
 import json
 import math
@@ -159,8 +161,8 @@ def test_shapes_leave_nothing_behind_that_would_be_drawn_later():
     assert [(w.path, tuple(w.shape)) for w in hollow.weights] == [(w.path, tuple(w.shape)) for w in real.weights]
 
 
-# Image size -> billions of forward operations of image and text, and of a training example with every block rematerialised;
-# from a table made by the same rules (its MAP head counts the probe's projection once per image).
+# Image size -> billions of forward operations of image and text, and of a training example with every block
+# rematerialised; from a table made by the same rules (its MAP head counts the probe's projection once per image).
 GIGAFLOPS = {
     "siglip2_base_patch32_256": (11.5, 11.0, 90),
     "siglip2_base_patch16_224": (35.4, 11.0, 186),

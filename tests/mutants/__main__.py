@@ -3,8 +3,9 @@
     python -m tests.mutants            all of them
     python -m tests.mutants NAME ...   these
 
-Before that, the tests must pass on the code as it is. A fault that its test does not find is said to live; a test that does not come
-to a verdict (it cannot be collected, or takes too long) makes its entry a broken one. Either is an exit status of 1.
+Before that, the tests must pass on the code as it is. A fault that its test does not find is said to live; a test that
+does not come to a verdict (it cannot be collected, or takes too long) makes its entry a broken one. Either is an exit
+status of 1.
 """
 
 import difflib
@@ -66,7 +67,9 @@ class Bench:
         return self._run(command, backend, seconds=seconds)
 
     def _run(self, command: list[str], backend: str, seconds: int = 60) -> tuple[int | None, str]:
-        """-> the exit status, None where it took too long, and what was printed; nothing that it started is left behind."""
+        """-> the exit status, None where it took too long, and what was printed; nothing that it started is left
+        behind.
+        """
         own = {"KERAS_BACKEND": backend, "PYTHONPATH": str(self.tree), "TF_CPP_MIN_LOG_LEVEL": "2"}
         process = subprocess.Popen(
             command, cwd=self.tree, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -85,7 +88,9 @@ class Bench:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes source, and forgets what was compiled of it: two texts of one length within a second look alike to Python."""
+    """Writes source, and forgets what was compiled of it: two texts of one length within a second look alike to
+    Python.
+    """
     path.write_text(text, encoding="utf-8")
     Path(cache_from_source(str(path))).unlink(missing_ok=True)
 
@@ -130,7 +135,8 @@ def main(names: Sequence[str]) -> int:
             }[found]
             print(line, flush=True)
     print(
-        f"{counts['caught']} caught, {counts['lives']} live, {counts['broken']} broken, {time.monotonic() - began:.0f} s"
+        f"{counts['caught']} caught, {counts['lives']} live, {counts['broken']} broken, {time.monotonic() - began:.0f} "
+        "s"
     )
     return int(counts["caught"] < len(mutants))
 

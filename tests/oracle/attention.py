@@ -36,7 +36,9 @@ def attention(query, key, value):
 
 
 def self_attention(x, parameters, *, num_heads):
-    """`[b, n, w]` -> the same. One kernel `[w, 3w]` makes query, key and value, in this order, each split into h heads."""
+    """`[b, n, w]` -> the same. One kernel `[w, 3w]` makes query, key and value, in this order, each split into h
+    heads.
+    """
     batch, length, width = x.shape
     heads = (batch, length, num_heads, width // num_heads)
     qkv, backward_qkv = linear_layer(x, parameters, "qkv_kernel", "qkv_bias")

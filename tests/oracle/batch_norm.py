@@ -2,7 +2,8 @@
 
     h = x W,   y = γ (h - m) / √(v + ε) + β,   L = Σ (y - t)² / n
 
-with m and v the mean and the variance of the piece's rows, of which the moving statistics take in a part after each piece.
+with m and v the mean and the variance of the piece's rows, of which the moving statistics take in a part after each
+piece.
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""The captioning decoder and its loss. Further letters: t tasks, l length of a sequence, v vocabulary, c width of image tokens.
+"""The captioning decoder and its loss. Further letters: t tasks, l length of a sequence, v vocabulary, c width of image
+tokens.
 
 Configurations are the dictionaries of a `CaptionerConfig`; weights are keyed by their path inside the captioner.
 """
@@ -16,7 +17,9 @@ from tests.oracle.parameters import Parameters
 
 @dataclass(frozen=True)
 class Answer:
-    """Features `[b, t, l, w]`, losses `[b, t]`, the loss of all, its gradient by weight path and to the image tokens."""
+    """Features `[b, t, l, w]`, losses `[b, t]`, the loss of all, its gradient by weight path and to the image
+    tokens.
+    """
 
     hidden: np.ndarray
     losses: np.ndarray
@@ -105,7 +108,9 @@ def decoder(token_ids, image_tokens, parameters, config, *, parallel, encoder_ma
 
 
 def block(x, image_tokens, parameters, *, num_heads, use_bias, masks):
-    """Three residuals: tokens to tokens, tokens to the image, MLP. Its backward returns dx and the image tokens' gradient."""
+    """Three residuals: tokens to tokens, tokens to the image, MLP. Its backward returns dx and the image tokens'
+    gradient.
+    """
     token_mask, image_mask = masks
     tasks = len(x) // len(image_tokens)
     repeated = np.repeat(image_tokens, tasks, axis=0)
@@ -132,7 +137,9 @@ def block(x, image_tokens, parameters, *, num_heads, use_bias, masks):
 
 
 def masked_attention(query, key, value, mask):
-    """softmax(q kᵀ / sqrt(d), where the mask is True) v for each head; gradients as without a mask, as P is 0 outside it."""
+    """softmax(q kᵀ / sqrt(d), where the mask is True) v for each head; gradients as without a mask, as P is 0 outside
+    it.
+    """
     scale = 1.0 / np.sqrt(query.shape[-1])
     scores = np.where(mask, np.einsum("bqhd,bkhd->bhqk", query, key) * scale, -np.inf)
     weights, backward_softmax = softmax(scores)

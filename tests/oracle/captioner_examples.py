@@ -66,7 +66,8 @@ def draw_captioner_batch(
     length: int | None = None,
     image_tokens: int = 5,
 ) -> dict[str, np.ndarray]:
-    """Causal and parallel sequences side by side; prompts and padding that do not count; one sequence that counts nowhere.
+    """Causal and parallel sequences side by side; prompts and padding that do not count; one sequence that counts
+    nowhere.
 
     Every image has a token that is there; the last image's last tokens are padding.
     """
@@ -97,7 +98,9 @@ def draw_captioner_problem(config, *, seed: int, **shape) -> tuple[dict[str, np.
 
 
 def captioner_conditions(config, weights, batch, answer: Answer, *, seed: int = 0) -> dict[str, float]:
-    """name -> ‖change‖ / (1e-6 ‖value‖) when weights, image tokens and tokens are nudged by 1e-6; see `conditioning`."""
+    """name -> ‖change‖ / (1e-6 ‖value‖) when weights, image tokens and tokens are nudged by 1e-6; see
+    `conditioning`.
+    """
     rng = np.random.default_rng(seed)
     values, total = answer.named(), {}
     sequences = batch["token_ids"].shape[0] * batch["token_ids"].shape[1]

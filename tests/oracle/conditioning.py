@@ -1,9 +1,9 @@
 """How much an error grows on its way to a result: the condition of each output, of the loss and of each gradient.
 
-A stable computation returns the exact result for inputs that are off by a few roundings each. So its error is that backward
-error times the condition number, which the oracle measures by nudging, by a relative 1e-6 N(0, 1), every weight and, for each
-example on its own, what enters the encoders. Weights alone would not do: they move alike examples alike, and a contrastive
-gradient lives on what tells examples apart.
+A stable computation returns the exact result for inputs that are off by a few roundings each. So its error is that
+backward error times the condition number, which the oracle measures by nudging, by a relative 1e-6 N(0, 1), every
+weight and, for each example on its own, what enters the encoders. Weights alone would not do: they move alike examples
+alike, and a contrastive gradient lives on what tells examples apart.
 """
 
 import numpy as np

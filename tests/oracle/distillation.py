@@ -1,4 +1,5 @@
-"""Self-distillation and masked prediction: losses, the head, and an image tower that sees other sizes and hidden patches.
+"""Self-distillation and masked prediction: losses, the head, and an image tower that sees other sizes and hidden
+patches.
 
 Further letters: k views, i masked patches, f features (the bottleneck), o outputs (prototypes).
 """
@@ -34,7 +35,9 @@ def distillation_loss(student, teacher, centre, *, student_temperature=0.1, teac
 
 
 def mean_distillation(student, teacher, centre, **temperatures):
-    """The mean of `distillation_loss` over the last axis but one: views `[b, k, o]` against `[b, 1, o]`, or patches `[b, i, o]`."""
+    """The mean of `distillation_loss` over the last axis but one: views `[b, k, o]` against `[b, 1, o]`, or patches
+    `[b, i, o]`.
+    """
     loss, backward_loss = distillation_loss(student, teacher, centre, **temperatures)
     count = student.shape[-2]
 
@@ -47,7 +50,9 @@ def mean_distillation(student, teacher, centre, **temperatures):
 def from_features(
     loss, student_features, teacher_features, student_prototypes, teacher_prototypes, centre, **temperatures
 ):
-    """`loss` of the logits features · prototypes; with dz from it, df = dz Wᵀ and dW = Σ fᵀ dz for the student alone."""
+    """`loss` of the logits features · prototypes; with dz from it, df = dz Wᵀ and dW = Σ fᵀ dz for the student
+    alone.
+    """
     value, backward_loss = loss(
         student_features @ student_prototypes, teacher_features @ teacher_prototypes, centre, **temperatures
     )
@@ -65,7 +70,9 @@ def _summed(features, dlogits):
 
 
 def sinkhorn_knopp(teacher, *, temperature=0.04, iterations=3):
-    """DINOv2's steps as they are written: Q = exp(z / τ)ᵀ / Σ, then by turns rows to 1/o and columns to 1/b, then times b."""
+    """DINOv2's steps as they are written: Q = exp(z / τ)ᵀ / Σ, then by turns rows to 1/o and columns to 1/b, then times
+    b.
+    """
     q = np.exp(teacher / temperature).T
     outputs, rows = q.shape
     q = q / q.sum()
@@ -134,7 +141,9 @@ def head(x, parameters, *, layers):
 
 
 def resize_matrix(old, new):
-    """A flattened old x old table at a new x new grid, `[new², old²]`: a triangle of half width max(old / new, 1) around each centre."""
+    """A flattened old x old table at a new x new grid, `[new², old²]`: a triangle of half width max(old / new, 1)
+    around each centre.
+    """
     reach = max(old / new, 1.0)
     line = np.zeros((new, old))
     for target in range(new):
@@ -147,8 +156,8 @@ def resize_matrix(old, new):
 def encode(images, parameters, config, *, mask_token=None, masked=None):
     """Images `[b, size, size, 3]` -> (pooled `[b, w or e]`, tokens `[b, n, w]`), with positions resized to their grid.
 
-    Where `masked` `[b, n]`, the mask token stands in place of the embedded patch, before the positions. Its backward takes the gradients
-    of both results and returns that of the mask token.
+    Where `masked` `[b, n]`, the mask token stands in place of the embedded patch, before the positions. Its backward
+    takes the gradients of both results and returns that of the mask token.
     """
     batch, width = len(images), config["width"]
     x, kernel = patches(images, config["patch_size"]), parameters["patch_embedding/kernel"]

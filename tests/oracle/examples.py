@@ -1,8 +1,8 @@
 """Weights and batches drawn from a seed, conditioned so that every weight and both kinds of pairs have a say.
 
-A model fresh from its initialisers hides mistakes: biases are 0, scales 1, and at SigLIP's first bias the negatives carry
-about a hundredth of the gradient. So kernels are drawn at unit gain, biases and scales around theirs, and the logit bias is
-chosen by the share of the gradient that negatives shall carry.
+A model fresh from its initialisers hides mistakes: biases are 0, scales 1, and at SigLIP's first bias the negatives
+carry about a hundredth of the gradient. So kernels are drawn at unit gain, biases and scales around theirs, and the
+logit bias is chosen by the share of the gradient that negatives shall carry.
 """
 
 import math
@@ -48,7 +48,9 @@ def negatives_share(cosines: np.ndarray, *, logit_scale: float, logit_bias: floa
 
 
 def bias_for_share(cosines: np.ndarray, *, logit_scale: float, share: float) -> float:
-    """The logit bias at which negatives carry `share` of the gradient: found by halving, as the share grows with the bias."""
+    """The logit bias at which negatives carry `share` of the gradient: found by halving, as the share grows with the
+    bias.
+    """
     low, high = -logit_scale - 40.0, logit_scale + 40.0
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -64,8 +66,8 @@ def draw_problem(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(weights, batch) for a configuration: the same for the same arguments, on every machine.
 
-    `share` is the negatives' part in the gradient of the sigmoid loss. At one half the gradient of the bias is zero, and
-    nothing can be said of its relative error; so keep away from there.
+    `share` is the negatives' part in the gradient of the sigmoid loss. At one half the gradient of the bias is zero,
+    and nothing can be said of its relative error; so keep away from there.
     """
     rng = np.random.default_rng(seed)
     weights = draw_weights(config, rng, logit_scale=logit_scale)

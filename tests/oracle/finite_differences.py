@@ -17,8 +17,9 @@ def directional_difference(function, point: dict, direction: dict) -> float:
 def check_gradient(function, point: dict, gradients: dict, rng: np.random.Generator, *, entries: int = 2) -> None:
     """Compare gradients with differences: each array along a random direction and in `entries` single entries.
 
-    The truncation error of a central difference is h² f'''/6, rounding adds 1e-16 |f| / h: both near 1e-10 for functions of
-    size 1, and the tolerance of 1e-7 of the gradient's norm leaves room for third derivatives of a few hundred.
+    The truncation error of a central difference is h² f'''/6, rounding adds 1e-16 |f| / h: both near 1e-10 for
+    functions of size 1, and the tolerance of 1e-7 of the gradient's norm leaves room for third derivatives of a few
+    hundred.
     """
     point = {name: np.asarray(value, np.float64) for name, value in point.items()}
     zeros = {name: np.zeros_like(value) for name, value in point.items()}

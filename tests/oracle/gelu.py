@@ -7,7 +7,9 @@ _CUBIC = 0.044715
 
 
 def gelu(x):
-    """y = x (1 + tanh u) / 2 with u = sqrt(2/π) (x + 0.044715 x³); dy/dx = (1 + tanh u) / 2 + x (1 - tanh² u) u' / 2."""
+    """y = x (1 + tanh u) / 2 with u = sqrt(2/π) (x + 0.044715 x³); dy/dx = (1 + tanh u) / 2 + x (1 - tanh² u) u' /
+    2.
+    """
     tanh = np.tanh(_SCALE * (x + _CUBIC * x**3))
 
     def backward(dy):

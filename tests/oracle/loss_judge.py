@@ -1,4 +1,6 @@
-"""The judge of the sigmoid loss's implementations: problems that a dtype can hold, the right answer, how far one may be off."""
+"""The judge of the sigmoid loss's implementations: problems that a dtype can hold, the right answer, how far one may be
+off.
+"""
 
 import math
 from dataclasses import dataclass
@@ -62,10 +64,11 @@ def expected(problem: Problem) -> Answer:
 def allowed(problem: Problem, probability_roundoff: float = 0.0) -> Answer:
     """How large the norm of each error may be.
 
-    A logit t s + b is off by u (t sqrt(d) + t + |b|) in float32, u = 2^-24: its sum of d products, its roundings. That is the
-    relative error of σ(z) and σ(-z), so of each term of every result; sums of n terms add u sqrt(n). Terms of both signs
-    cancel, so errors are measured against the sum of the terms' magnitudes. `probability_roundoff` r is that of a kernel that
-    keeps the probabilities of negatives in 16 bits; roundings go either way, so unit vectors off by r σ each add up as squares.
+    A logit t s + b is off by u (t sqrt(d) + t + |b|) in float32, u = 2^-24: its sum of d products, its roundings. That
+    is the relative error of σ(z) and σ(-z), so of each term of every result; sums of n terms add u sqrt(n). Terms of
+    both signs cancel, so errors are measured against the sum of the terms' magnitudes. `probability_roundoff` r is that
+    of a kernel that keeps the probabilities of negatives in 16 bits; roundings go either way, so unit vectors off by r
+    σ each add up as squares.
     """
     x, y, t, b = problem.x.astype(np.float64), problem.y.astype(np.float64), problem.logit_scale, problem.logit_bias
     (rows, width), columns = x.shape, len(y)

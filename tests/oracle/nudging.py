@@ -6,7 +6,8 @@ from tests.oracle.conditioning import NUDGE, NUDGES
 
 
 def conditions_of(function, point: dict[str, np.ndarray], *, seed: int = 0) -> dict[str, float]:
-    """name -> ‖change‖ / (1e-6 ‖value‖) of each array of `function(point)`, root mean square over three nudges; 0 where it is 0.
+    """name -> ‖change‖ / (1e-6 ‖value‖) of each array of `function(point)`, root mean square over three nudges; 0 where
+    it is 0.
 
     A nudge multiplies every entry of the point by 1 + 1e-6 N(0, 1).
     """

@@ -1,8 +1,9 @@
 """AdamW, Adafactor and Lion as in big_vision's optimizer chain, on `{path: array}`.
 
-The chain (big_vision `optax.py`): clip the gradients by their global norm, turn them into a direction u of the optimizer's
-kind, then p -= s (rate u + decay p), where s in [0, 1] is the schedule. So decay does not scale with the learning rate but
-does follow the schedule: the paper's rate 1e-3 and decay 1e-4 are PyTorch's and Keras's AdamW with weight_decay 0.1.
+The chain (big_vision `optax.py`): clip the gradients by their global norm, turn them into a direction u of the
+optimizer's kind, then p -= s (rate u + decay p), where s in [0, 1] is the schedule. So decay does not scale with the
+learning rate but does follow the schedule: the paper's rate 1e-3 and decay 1e-4 are PyTorch's and Keras's AdamW with
+weight_decay 0.1.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +23,9 @@ def clip_by_global_norm(gradients: Mapping[str, np.ndarray], limit: float) -> di
 
 
 def decays_kernels(path: str) -> float:
-    """Weight decay's share by path: 1 for kernels; 0 for biases, norms, embeddings, probes, class tokens, scale and bias."""
+    """Weight decay's share by path: 1 for kernels; 0 for biases, norms, embeddings, probes, class tokens, scale and
+    bias.
+    """
     return 1.0 if path.endswith("kernel") else 0.0
 
 
@@ -67,9 +70,10 @@ class Optimizer:
     def uncertainty(self, path: str, error: np.ndarray) -> np.ndarray:
         """How far the last direction of a weight may be off when its gradients are off by `error`, entry by entry.
 
-        AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors moves
-        at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax does not
-        see them.) Error over size, twice because the size is off as well; 4 bounds the difference of two directions.
+        AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors
+        moves at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax
+        does not see them.) Error over size, twice because the size is off as well; 4 bounds the difference of two
+        directions.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(error == 0, 0.0, error / self.state[path]["size"])
@@ -77,7 +81,9 @@ class Optimizer:
 
 
 class AdamW(Optimizer):
-    """u = m̂ / (sqrt(v̂) + ε): Kingma & Ba 2015, algorithm 1, with the bias corrections 1 - βᵏ at update k = 1, 2, ..."""
+    """u = m̂ / (sqrt(v̂) + ε): Kingma & Ba 2015, algorithm 1, with the bias corrections 1 - βᵏ at update k = 1, 2,
+    ...
+    """
 
     def __init__(self, *, beta_1: float = 0.9, beta_2: float = 0.95, epsilon: float = 1e-8, **shared):
         super().__init__(**shared)
@@ -99,9 +105,10 @@ class AdamW(Optimizer):
 class Adafactor(Optimizer):
     """The Adafactor of Zhai et al. 2022, "Scaling Vision Transformers", section 3.4, as in big_vision's optimizer.
 
-    β = min(beta_2_cap, 1 - k^-0.8) at update k, so 0 at the first. A tensor whose second-largest axis has 32 or more entries
-    keeps the means r, c of g² + 1e-30 over its two largest axes: u = g / sqrt(r/mean(r) c). Others keep all of it. Then
-    m = 0.9 m + 0.1 u, without bias correction, and m is the direction. No update clipping, no parameter scaling.
+    β = min(beta_2_cap, 1 - k^-0.8) at update k, so 0 at the first. A tensor whose second-largest axis has 32 or more
+    entries keeps the means r, c of g² + 1e-30 over its two largest axes: u = g / sqrt(r/mean(r) c). Others keep all of
+    it. Then m = 0.9 m + 0.1 u, without bias correction, and m is the direction. No update clipping, no parameter
+    scaling.
     """
 
     def __init__(self, *, beta_1: float = 0.9, beta_2_cap: float = 0.999, min_dim_size_to_factor: int = 32, **shared):
@@ -125,7 +132,9 @@ class Adafactor(Optimizer):
         return state["m"]
 
     def factored_axes(self, shape) -> tuple[int, int] | None:
-        """The second-largest and the largest axis, or None for a tensor that is too small; of equal axes the last win."""
+        """The second-largest and the largest axis, or None for a tensor that is too small; of equal axes the last
+        win.
+        """
         if len(shape) < 2:
             return None
         *_, second, largest = np.argsort(shape, kind="stable")

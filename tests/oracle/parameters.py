@@ -8,8 +8,8 @@ import numpy as np
 class Parameters:
     """A view of a flat `{path: float64 array}` from one place of the model, which collects gradients on the way back.
 
-    `parameters.at("encoder")["norm/scale"]` reads the weight "encoder/norm/scale"; `add("norm/scale", gradient)` adds to its
-    gradient. A weight that nothing adds to keeps a gradient of zero.
+    `parameters.at("encoder")["norm/scale"]` reads the weight "encoder/norm/scale"; `add("norm/scale", gradient)` adds
+    to its gradient. A weight that nothing adds to keeps a gradient of zero.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray]):

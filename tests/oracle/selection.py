@@ -47,8 +47,8 @@ def select(scores: np.ndarray, noise: np.ndarray, *, size: int, first_chunk: str
 
 
 def tolerance(learner: Mapping, reference: Mapping, *, size: int) -> float:
-    """How far a float32 logit may be off: u · (√width + roundings) · scale for each of the 2 size + 1 terms of each model, and one
-    more for the noise."""
+    """How far a float32 logit may be off: u · (√width + roundings) · scale for each of the 2 size + 1 terms of each
+    model, and one more for the noise."""
     terms = 0.0
     for model in (learner, reference):
         width = np.asarray(model["image"]).shape[1]
@@ -60,8 +60,8 @@ def tolerance(learner: Mapping, reference: Mapping, *, size: int) -> float:
 def check_selection(indices, scores: np.ndarray, noise: np.ndarray, *, size: int, allowed: float, first_chunk="score"):
     """Raise AssertionError unless `indices` are a draw by these scores and this noise.
 
-    Each chunk must hold the largest perturbed logits given the chunks before it, but for near ties: one that was left out may lie
-    above one that was taken by `allowed` at most.
+    Each chunk must hold the largest perturbed logits given the chunks before it, but for near ties: one that was left
+    out may lie above one that was taken by `allowed` at most.
     """
     indices = np.asarray(indices)
     assert indices.dtype == np.int32, f"indices are {indices.dtype}, not int32"
@@ -84,7 +84,9 @@ def check_selection(indices, scores: np.ndarray, noise: np.ndarray, *, size: int
 
 
 def smallest_gap(scores: np.ndarray, noise: np.ndarray, *, size: int, first_chunk: str = "score") -> float:
-    """The least distance between two neighbours among the largest perturbed logits, over all chunks: below it, order is luck."""
+    """The least distance between two neighbours among the largest perturbed logits, over all chunks: below it, order is
+    luck.
+    """
     drawn: list[int] = []
     smallest = np.inf
     per_chunk = size // len(noise)
@@ -99,7 +101,9 @@ def smallest_gap(scores: np.ndarray, noise: np.ndarray, *, size: int, first_chun
 
 
 def draw_models(seed: int, pairs: int, width: int = 16, *, reference_width: int | None = None) -> tuple[dict, dict]:
-    """A learner and a reference of random unit embeddings, the texts some way towards their images, scales of training."""
+    """A learner and a reference of random unit embeddings, the texts some way towards their images, scales of
+    training.
+    """
     rng = np.random.default_rng(seed)
     models = []
     for dim, scale, bias in ((width, 7.0, -5.0), (reference_width or width, 20.0, -9.0)):

@@ -14,7 +14,9 @@ LOG_LOGIT_SCALE, LOGIT_BIAS = "pair_logits/log_logit_scale", "pair_logits/logit_
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of a batch: unit embeddings `[b, e]` and `[b, c, e]`, the loss, its gradient by weight path."""
+    """What a model makes of a batch: unit embeddings `[b, e]` and `[b, c, e]`, the loss, its gradient by weight
+    path.
+    """
 
     image_embedding: np.ndarray
     text_embedding: np.ndarray
@@ -22,7 +24,9 @@ class Answer:
     gradients: dict[str, np.ndarray]
 
     def named(self) -> dict[str, np.ndarray]:
-        """All of it under one set of names: "image_embedding", "text_embedding", "loss", and the paths of the weights."""
+        """All of it under one set of names: "image_embedding", "text_embedding", "loss", and the paths of the
+        weights.
+        """
         outputs = {"image_embedding": self.image_embedding, "text_embedding": self.text_embedding}
         return outputs | {"loss": np.asarray(self.loss)} | self.gradients
 
@@ -30,9 +34,9 @@ class Answer:
 def siglip(config, weights, batch, *, loss="sigmoid", image_nudge=1.0, text_nudge=1.0) -> Answer:
     """Value and gradient for `batch = {"image": uint8 [b, height, width, 3], "text": int32 [b, c, n]}`.
 
-    Pixels 0..255 become [-1, 1]. With c captions an image, the loss is the mean over them: caption k of an image is contrasted
-    with caption k of the others. `config` is the dictionary of a `SigLIPConfig`; `weights` are keyed by Keras variable path.
-    The nudges multiply what enters the encoders: `[b, 1, w]` and `[b c, 1, w]`.
+    Pixels 0..255 become [-1, 1]. With c captions an image, the loss is the mean over them: caption k of an image is
+    contrasted with caption k of the others. `config` is the dictionary of a `SigLIPConfig`; `weights` are keyed by
+    Keras variable path. The nudges multiply what enters the encoders: `[b, 1, w]` and `[b c, 1, w]`.
     """
     parameters = Parameters(weights)
     images, captions, length = batch["text"].shape

@@ -1,4 +1,6 @@
-"""The oracle of self-distillation and masked prediction: its gradients by finite differences, its resize by Pillow's."""
+"""The oracle of self-distillation and masked prediction: its gradients by finite differences, its resize by
+Pillow's.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""The two towers, from pixels and token ids to one vector each. Configurations are plain dictionaries, named as the models'."""
+"""The two towers, from pixels and token ids to one vector each. Configurations are plain dictionaries, named as the
+models'.
+"""
 
 import numpy as np
 
@@ -8,7 +10,9 @@ from tests.oracle.pooling import pool
 
 
 def patches(images, patch_size):
-    """`[b, height, width, 3]` -> `[b, rows * columns, p p 3]`; pixels below and to the right of the last whole patch are left out."""
+    """`[b, height, width, 3]` -> `[b, rows * columns, p p 3]`; pixels below and to the right of the last whole patch
+    are left out.
+    """
     batch, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
     cut = [
@@ -22,8 +26,8 @@ def patches(images, patch_size):
 def image_tower(images, parameters, config, *, nudge=1.0):
     """Images in [-1, 1] -> `[b, w]`, or `[b, e]` with a projection.
 
-    Patches -> + positions -> (class token in front) -> encoder -> pooling -> (projection). Its backward ends at the weights.
-    `nudge` `[b, 1, w]` multiplies what enters the encoder, to see what an error there does.
+    Patches -> + positions -> (class token in front) -> encoder -> pooling -> (projection). Its backward ends at the
+    weights. `nudge` `[b, 1, w]` multiplies what enters the encoder, to see what an error there does.
     """
     batch, width = len(images), config["width"]
     x, kernel = patches(np.asarray(images, np.float64), config["patch_size"]), parameters["patch_embedding/kernel"]

@@ -12,7 +12,9 @@ from tests.oracle.siglip import siglip
 
 @dataclass
 class Trajectory:
-    """Losses and gradient norms (before clipping) of all steps; weights and what they may be off by after some of them."""
+    """Losses and gradient norms (before clipping) of all steps; weights and what they may be off by after some of
+    them.
+    """
 
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
@@ -24,8 +26,9 @@ class Trajectory:
 class Descent:
     """Weights on their way down, with a bound on the error of each entry.
 
-    A step adds to the bound: rate × (the direction's uncertainty + its roundings) + the rounding of the stored weight. That is
-    the first-order effect of wrong gradients; that wrong weights make other gradients is of second order in the rate.
+    A step adds to the bound: rate × (the direction's uncertainty + its roundings) + the rounding of the stored weight.
+    That is the first-order effect of wrong gradients; that wrong weights make other gradients is of second order in the
+    rate.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray], optimizer: Optimizer, *, roundoff: float, roundings: int):
@@ -63,7 +66,9 @@ def train(
     ema_decay: float | None = None,
     keep: Sequence[int] = (),
 ) -> Trajectory:
-    """One update a batch; `schedule(k)` is the factor of the update after k others, `errors_of` bounds errors of gradients."""
+    """One update a batch; `schedule(k)` is the factor of the update after k others, `errors_of` bounds errors of
+    gradients.
+    """
     trajectory = Trajectory()
     descent = Descent(weights, optimizer, roundoff=roundoff, roundings=roundings)
     average = descent.weights

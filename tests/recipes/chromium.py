@@ -16,7 +16,9 @@ PATIENCE = 60.0
 
 
 class Chromium:
-    """One page. `messages` are what it wrote to its console, and what it was refused; `requested` is every address it asked for."""
+    """One page. `messages` are what it wrote to its console, and what it was refused; `requested` is every address it
+    asked for.
+    """
 
     def __init__(self, profile: Path, *, width: int = 1280, height: int = 1000, dark: bool = False):
         assert PROGRAM is not None
@@ -45,7 +47,9 @@ class Chromium:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a method of the protocol; raises RuntimeError for its error, TimeoutError where there is none."""
+        """The result of a method of the protocol; raises RuntimeError for its error, TimeoutError where there is
+        none.
+        """
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:

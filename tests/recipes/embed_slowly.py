@@ -1,4 +1,6 @@
-"""Embeds a folder with the fake model, slowly, so that a test has the time to kill it: `python -m tests.recipes.embed_slowly DATA INDEX`."""
+"""Embeds a folder with the fake model, slowly, so that a test has the time to kill it:
+`python -m tests.recipes.embed_slowly DATA INDEX`.
+"""
 
 import sys
 import time

@@ -1,7 +1,8 @@
-"""Runs a training command while killing it, and returns what must not depend on the kills: its metrics and its final weights.
+"""Runs a training command while killing it, and returns what must not depend on the kills: its metrics and its final
+weights.
 
-The command is a list such as ``[sys.executable, "-m", "recipes.siglip", "--run-dir", folder, ...]`` that resumes when it is given again and
-writes the run folder of `diptych.core.training.run_folder`.
+The command is a list such as ``[sys.executable, "-m", "recipes.siglip", "--run-dir", folder, ...]`` that resumes when
+it is given again and writes the run folder of `diptych.core.training.run_folder`.
 """
 
 import contextlib
@@ -36,7 +37,9 @@ class Outcome:
     life: "Life"  # the last start
 
     def by_step(self, name: str = "loss") -> dict[int, str]:
-        """The metric at each step as hexadecimal digits, which are equal only when every bit is; a step written twice is an error."""
+        """The metric at each step as hexadecimal digits, which are equal only when every bit is; a step written twice
+        is an error.
+        """
         values: dict[int, str] = {}
         for row in self.rows:
             if name in row:
@@ -69,10 +72,11 @@ def run_with_kills(
 ) -> Outcome:
     """Run the command again and again, with SIGKILL at seeded random moments, and after `kills` of them leave it alone.
 
-    Most moments lie a random part of a step after a random row of the metrics that the start adds: on average the kills-th part of
-    the rows, so that the kills spread over the run and some come after a new checkpoint. The others lie before the first row. How long
-    a row and a start take is what they took `undisturbed`. Rows are counted rather than seconds, so that kills meet the run,
-    however much faster or slower it is now. `Outcome.kills` says how many did.
+    Most moments lie a random part of a step after a random row of the metrics that the start adds: on average the
+    kills-th part of the rows, so that the kills spread over the run and some come after a new checkpoint. The others
+    lie before the first row. How long a row and a start take is what they took `undisturbed`. Rows are counted rather
+    than seconds, so that kills meet the run, however much faster or slower it is now. `Outcome.kills` says how many
+    did.
     """
     rng, life = random.Random(seed), undisturbed.life
     rows = sum("loss" in row for row in undisturbed.rows)
@@ -96,7 +100,9 @@ def run_with_fault(
     environment: Mapping[str, str] = {},
     timeout_s: float = 600,
 ) -> Outcome:
-    """Run the command until it exits at a named place in saving (``"before_rename:2"``), then again without the fault to its end."""
+    """Run the command until it exits at a named place in saving (``"before_rename:2"``), then again without the fault
+    to its end.
+    """
     life = _live(command, run_dir, {**environment, FAULT_VARIABLE: fault}, timeout_s, accepted=(FAULT_STATUS,))
     assert life.status == FAULT_STATUS, f"the command ended without reaching {fault}"
     return _outcome(run_dir, _live(command, run_dir, environment, timeout_s), kills=1)
@@ -104,7 +110,9 @@ def run_with_fault(
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: seconds after so many new rows of the metrics, or, for no rows, after the start, but not after the first row."""
+    """When to kill: seconds after so many new rows of the metrics, or, for no rows, after the start, but not after the
+    first row.
+    """
 
     rows: int
     seconds: float
@@ -175,7 +183,9 @@ def _wait(
 
 
 def _new_rows(metrics: Path) -> Callable[[], int]:
-    """A question for the number of rows that were added since now; a file that is cut back on resume counts from there."""
+    """A question for the number of rows that were added since now; a file that is cut back on resume counts from
+    there.
+    """
 
     def rows() -> int:
         return metrics.read_bytes().count(b"\n") if metrics.exists() else 0

@@ -1,4 +1,6 @@
-"""A stage's model folder whose decoder writes the same tokens at the same places whatever it sees, so that its answers can be foreseen."""
+"""A stage's model folder whose decoder writes the same tokens at the same places whatever it sees, so that its answers
+can be foreseen.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +33,9 @@ CAPTION, DESCRIPTION = "cat, dog", "cat"
 
 
 def write_always(captioner: Captioner, script: Sequence[int]) -> None:
-    """Makes the decoder write token script[j] at place j: nothing is left but its positions, which the logits tell apart."""
+    """Makes the decoder write token script[j] at place j: nothing is left but its positions, which the logits tell
+    apart.
+    """
     weights = captioner.named_weights()
     width, vocabulary = weights["logits_kernel"].shape
     assert len(script) <= width
@@ -46,7 +50,9 @@ def write_always(captioner: Captioner, script: Sequence[int]) -> None:
 
 
 def script() -> list[int]:
-    """After the prompts of the three questions, of different lengths: CAPTION, BOX for PHRASE, DESCRIPTION of any box as long as BOX."""
+    """After the prompts of the three questions, of different lengths: CAPTION, BOX for PHRASE, DESCRIPTION of any box
+    as long as BOX.
+    """
     end = TARGETS.tokenizer.eos_id
     prompts = [TARGETS.prompt("caption"), TARGETS.prompt("find", text=PHRASE), TARGETS.prompt("describe", box=BOX)]
     answers = [TARGETS._text(CAPTION), TARGETS._box(BOX), TARGETS._text(DESCRIPTION)]

@@ -1,4 +1,6 @@
-"""Judging frozen features on pictures whose classes and depths are their colours, on scenes, and on boxes that are known."""
+"""Judging frozen features on pictures whose classes and depths are their colours, on scenes, and on boxes that are
+known.
+"""
 
 import json
 from dataclasses import replace

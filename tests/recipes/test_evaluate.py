@@ -230,7 +230,8 @@ def test_retrieval_with_several_captions_an_image_counts_both_ways(tmp_path):
     # Two of three captions name their image's colour; of the third the right image is not the nearest.
     assert result["metrics"]["image_retrieval_recall@1"] == pytest.approx(2 / 3)
     assert result["metrics"]["image_retrieval_recall@9"] == 1.0
-    # Strictly judged: the caption of another image that names this colour ties with the two right ones, and counts as before.
+    # Strictly judged: the caption of another image that names this colour ties with the two right ones, and counts as
+    # before.
     assert result["metrics"]["text_retrieval_recall@1"] == 0.0
     assert result["metrics"]["text_retrieval_recall@2"] == 1.0
     low, high = result["intervals"]["image_retrieval_recall@1"]

@@ -218,7 +218,8 @@ def test_other_backends_have_torch_write_the_graphs_and_judge_them(tmp_path, cap
     assert np.abs(onnx_runner(tmp_path / "out" / "text.onnx")(ids) - expected).max() < TOLERANCE
 
 
-# "naflex": patches, and SigLIP's text tower. "clip": images of a fixed size, and a causal text tower read at its end-of-text.
+# "naflex": patches, and SigLIP's text tower. "clip": images of a fixed size, and a causal text tower read at its
+# end-of-text.
 OTHER_FORMATS = {
     "openvino": ("fixed",),
     "saved_model": ("naflex",),

@@ -86,7 +86,8 @@ def test_boxes_are_found_named_counted_and_read_by_training(photos, capsys):
     assert run(chosen) == 0
     said = capsys.readouterr().out
     assert (
-        "10 boxes in 5 pictures, 1 more could not be used. Of 10 boxes that were known before, 10 (100%) were found at an IoU of 0.5, "
+        "10 boxes in 5 pictures, 1 more could not be used. Of 10 boxes that were known before, 10 (100%) were found at "
+        "an IoU of 0.5, "
         "10 (100%) under their own names." in said
     )
     spec = f"labelled:{chosen.output}:{chosen.data}"

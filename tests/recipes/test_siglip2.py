@@ -27,7 +27,8 @@ from tests.recipes.small_stages import LENGTHS, STAGES, recipe
 from tests.recipes.test_siglip import FEW_THREADS
 
 COMPILES = os.environ["KERAS_BACKEND"] != "torch"
-# After how many questions whether to stop each start of a run is stopped. Where every start compiles, one list is enough for a short run.
+# After how many questions whether to stop each start of a run is stopped. Where every start compiles, one list is
+# enough for a short run.
 QUESTIONS = [(14, 9, 8)] if COMPILES and not os.environ.get("DIPTYCH_THOROUGH") else [(14, 9, 8), (4, 12, 10)]
 
 

@@ -108,12 +108,13 @@ def distributed_sigmoid_loss(
     group = group or current_group()
     if group is None:
         raise ValueError(
-            "There is no mesh to spread the sigmoid loss over: expected group=(mesh, axis name), or a keras.distribution of "
-            "several devices set before."
+            "There is no mesh to spread the sigmoid loss over: expected group=(mesh, axis name), or a "
+            "keras.distribution of several devices set before."
         )
     if gradients != "sum":
         raise ValueError(
-            f"gradients={gradients!r} has no meaning on jax, where arrays and their gradients are global: expected 'sum'."
+            f"gradients={gradients!r} has no meaning on jax, where arrays and their gradients are global: expected "
+            "'sum'."
         )
     mesh, axis_name = group
     if axis_name not in mesh.shape:

@@ -6,8 +6,8 @@ Every device keeps its images and computes its rows of the matrix of pairs, once
             Memory of one shard; each hop is hidden behind the block that is computed meanwhile.
     gather  one all-gather of the texts, one reduce-scatter of their gradient. Fewer messages, memory of all texts.
 
-The gradient is the mathematical one, of the loss over the global batch divided by the global number of images n: the rule is
-attached outside of the devices' program, so nothing is left to average or sum.
+The gradient is the mathematical one, of the loss over the global batch divided by the global number of images n: the
+rule is attached outside of the devices' program, so nothing is left to average or sum.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class ManyDevices:
         axis_name, devices = self.axis_name, self.mesh.shape[self.axis_name]
         if x.shape[0] != y.shape[0] or x.shape[0] % devices:
             raise ValueError(
-                f"{x.shape[0]} images and {y.shape[0]} texts cannot be spread evenly over the {devices} devices of the mesh "
-                f"axis {axis_name!r}: expected as many texts as images, and a multiple of {devices}."
+                f"{x.shape[0]} images and {y.shape[0]} texts cannot be spread evenly over the {devices} devices of the "
+                f"mesh axis {axis_name!r}: expected as many texts as images, and a multiple of {devices}."
             )
         sweep = {"ring": _ring, "gather": _gather}[self.exchange]
 

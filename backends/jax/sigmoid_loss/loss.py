@@ -1,4 +1,6 @@
-"""The sigmoid loss on jax: a sweep over the negatives, the positives exactly, and one derivative rule for every plan."""
+"""The sigmoid loss on jax: a sweep over the negatives, the positives exactly, and one derivative rule for every
+plan.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +34,9 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class OneDevice:
-    """x `[m, d]`, y `[n, d]`, image i paired with text i + offset, the sum over all pairs divided by the denominator."""
+    """x `[m, d]`, y `[n, d]`, image i paired with text i + offset, the sum over all pairs divided by the
+    denominator.
+    """
 
     block: Block
     offset: int
@@ -105,8 +109,8 @@ def _refuse_derivatives(plan, primals, tangents):
 def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int) -> SigmoidLossGradients:
     """Negatives and positives together: with s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
 
-    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i y_(i+offset)).
-    Gradients of the embeddings are None where the sweep made none.
+    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i
+    y_(i+offset)). Gradients of the embeddings are None where the sweep made none.
     """
     first, last = max(0, -offset), max(0, -offset, min(x.shape[0], y.shape[0] - offset))
     rows, columns = slice(first, last), slice(first + offset, last + offset)

@@ -1,18 +1,19 @@
-"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU product with the loss in its epilogue.
+"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU product with the loss in its
+epilogue.
 
 With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with i < rows, j < columns and j != i + offset:
 
     probabilities_ij = σ(z),  sums = (Σ softplus(z), Σ σ(z) s, Σ σ(z))
 
-Every other pair has probability 0 and is in no sum. Products and sums are in float32; without atomics, so the same inputs
-give the same bits. `x` and `y` are bfloat16 or float16; probabilities are in the same dtype, float16 ones times
+Every other pair has probability 0 and is in no sum. Products and sums are in float32; without atomics, so the same
+inputs give the same bits. `x` and `y` are bfloat16 or float16; probabilities are in the same dtype, float16 ones times
 FLOAT16_SCALE.
 
-A persistent CTA (one per SM) holds three warpgroups. One copies steps of tile_k of the width to a ring of stages in shared
-memory. Two multiply, and either take tiles in turns, so that one has the tensor cores while the other is in its epilogue,
-or half of each tile's rows. A stage's way round: the copies arrive at `full`, its readers wait for them, multiply and
-arrive at `consumed`, for which the copying warpgroup waits before it fills the stage again. Each turn has its own
-barriers, because a warpgroup has to see every phase of a barrier that it waits for.
+A persistent CTA (one per SM) holds three warpgroups. One copies steps of tile_k of the width to a ring of stages in
+shared memory. Two multiply, and either take tiles in turns, so that one has the tensor cores while the other is in its
+epilogue, or half of each tile's rows. A stage's way round: the copies arrive at `full`, its readers wait for them,
+multiply and arrive at `consumed`, for which the copying warpgroup waits before it fills the stage again. Each turn has
+its own barriers, because a warpgroup has to see every phase of a barrier that it waits for.
 
 Legend: m rows (images), n columns (texts), d width, padded to k; p CTAs; a tile is tile_m by tile_n pairs, of which a
 warpgroup has `rows`.
@@ -132,8 +133,8 @@ def _check(x, y, config):
         raise ValueError(f"Got x of shape {x.shape} and y of shape {y.shape}, expected [m, d] and [n, d].")
     if x.shape[0] % config.tile_m or y.shape[0] % config.tile_n:
         raise ValueError(
-            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and {config.tile_n}:"
-            " pad them and give the sizes without the padding in `limits`."
+            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and "
+            f"{config.tile_n}: pad them and give the sizes without the padding in `limits`."
         )
     if (
         config.turns not in (1, COMPUTE_WARPGROUPS)

@@ -7,8 +7,9 @@ With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with i < rows, j < c
 Every other pair has probability 0 and is in no sum. Products and sums are in float32, of float32 embeddings in full
 precision. `x` and `y` are bfloat16 or float32; probabilities are in the same dtype.
 
-The grid is walked through in order, the width innermost: a tile's products are added up in VMEM, and the last step of the
-width turns them into probabilities and sums. Each row of tiles has its own sums, one for each of a vector's 128 lanes.
+The grid is walked through in order, the width innermost: a tile's products are added up in VMEM, and the last step of
+the width turns them into probabilities and sums. Each row of tiles has its own sums, one for each of a vector's 128
+lanes.
 
 Legend: m rows (images), n columns (texts), d width; a tile is tile_m by tile_n pairs; p partial sums.
 docs/sigmoid_loss.md derives the formulas.
@@ -110,8 +111,8 @@ def _check(x, y, config):
         raise ValueError(f"Got x of shape {x.shape} and y of shape {y.shape}, expected [m, d] and [n, d].")
     if x.shape[0] % config.tile_m or y.shape[0] % config.tile_n:
         raise ValueError(
-            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and {config.tile_n}:"
-            " pad them and give the sizes without the padding in `limits`."
+            f"Got {x.shape[0]} rows and {y.shape[0]} columns, expected multiples of {config.tile_m} and "
+            f"{config.tile_n}: pad them and give the sizes without the padding in `limits`."
         )
     if config.tile_m % STRIP or config.tile_n % LANES or config.tile_k % LANES:
         raise ValueError(f"Got {config}, expected tile_m a multiple of {STRIP}, tile_n and tile_k of {LANES}.")

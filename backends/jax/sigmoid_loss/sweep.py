@@ -1,13 +1,17 @@
-"""The B² part of the sigmoid loss on jax: one sweep over blocks of pairs, each a negative, for value and gradients at once.
+"""The B² part of the sigmoid loss on jax: one sweep over blocks of pairs, each a negative, for value and gradients at
+once.
 
 With s_ij = x_i·y_j and z = t s + b, over all pairs (i, j) but those with j = i + offset:
 
-    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z) x_i
+    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z)
+    x_i
 
-A block is at most `largest` by `largest` pairs, whatever the batch: memory grows with the embeddings alone. What computes a
-block's probabilities is a value, `Block`: XLA's own fusion here, the kernels in `pallas_gpu` and `pallas_tpu`.
+A block is at most `largest` by `largest` pairs, whatever the batch: memory grows with the embeddings alone. What
+computes a block's probabilities is a value, `Block`: XLA's own fusion here, the kernels in `pallas_gpu` and
+`pallas_tpu`.
 
-Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/sigmoid_loss.md derives all of it.
+Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/sigmoid_loss.md derives all
+of it.
 """
 
 from collections.abc import Callable
@@ -125,7 +129,9 @@ def _product(a, b, *, contract):
 
 
 def _add(sums, partial):
-    """Adds partial sums `[p, 3]` to (high, low): what float32 cannot hold of the high part goes to the low one (Knuth)."""
+    """Adds partial sums `[p, 3]` to (high, low): what float32 cannot hold of the high part goes to the low one
+    (Knuth).
+    """
     high, low = sums
     addend = jnp.sum(partial, axis=0)
     total = high + addend

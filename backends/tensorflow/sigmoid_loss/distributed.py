@@ -1,8 +1,8 @@
 """The sigmoid loss of a batch that is spread over the replicas of a `tf.distribute` strategy, with the texts gathered.
 
 Every replica keeps its images and computes its rows of the matrix of pairs, once, value and gradients together: one
-all-gather of the texts, one all-reduce of their gradient, of which each replica keeps its own part. The backward pass sends
-nothing. Collectives stay outside of what XLA compiles.
+all-gather of the texts, one all-reduce of their gradient, of which each replica keeps its own part. The backward pass
+sends nothing. Collectives stay outside of what XLA compiles.
 """
 
 from functools import partial
@@ -33,14 +33,16 @@ def distributed_sigmoid_loss(
     forward_only: bool = False,
     implementation: Literal["xla"] = "xla",
 ):
-    """The loss of the global batch, on every replica; called inside `strategy.run`, outside of functions compiled by XLA.
+    """The loss of the global batch, on every replica; called inside `strategy.run`, outside of functions compiled by
+    XLA.
 
-    The loss is divided by the global number of images. Its gradient with respect to the embeddings is that of the global
-    loss; with respect to t and b it is this replica's part, and the sum over the replicas is the whole. gradients="mean"
-    multiplies all four by the number of replicas, for training that averages gradients over them.
+    The loss is divided by the global number of images. Its gradient with respect to the embeddings is that of the
+    global loss; with respect to t and b it is this replica's part, and the sum over the replicas is the whole.
+    gradients="mean" multiplies all four by the number of replicas, for training that averages gradients over them.
 
-    Keras' own trainer averages: its optimizers add gradients up over the replicas, and it divides each loss of `compile` and
-    `add_loss` by their number before that. An overridden `compute_loss` is not divided, which makes it a sum.
+    Keras' own trainer averages: its optimizers add gradients up over the replicas, and it divides each loss of
+    `compile` and `add_loss` by their number before that. An overridden `compute_loss` is not divided, which makes it a
+    sum.
 
     Args:
         image_embeddings, text_embeddings: `[n, d]`, this replica's pairs, as many on each replica.
@@ -63,8 +65,8 @@ def distributed_sigmoid_loss(
     context = group or tf.distribute.get_replica_context()
     if context is None:
         raise ValueError(
-            "distributed_sigmoid_loss needs a replica context and was called in a cross-replica one: call it in a function "
-            "that strategy.run runs."
+            "distributed_sigmoid_loss needs a replica context and was called in a cross-replica one: call it in a "
+            "function that strategy.run runs."
         )
     compute = partial(
         _on_this_replica,

@@ -54,8 +54,8 @@ def sigmoid_loss(
 ):
     """L = (1/n) [Σ_i softplus(-z_i,i+offset) + Σ_others softplus(z_ij)], z = t x_i·y_j + b, as a float32 scalar.
 
-    Value and gradients are computed in one sweep over blocks of pairs, 6 m n d operations. It can be differentiated once, in
-    eager code, in graphs and in functions that XLA compiles; gradients have the dtypes of the arguments.
+    Value and gradients are computed in one sweep over blocks of pairs, 6 m n d operations. It can be differentiated
+    once, in eager code, in graphs and in functions that XLA compiles; gradients have the dtypes of the arguments.
 
     Args:
         image_embeddings: `[m, d]`, floating point.
@@ -88,7 +88,9 @@ def sigmoid_loss_and_gradients(
     largest_block: int | None = None,
     implementation: Literal["xla"] = "xla",
 ) -> SigmoidLossGradients:
-    """Value and all four gradients in one sweep, for arguments as of `sigmoid_loss`; none of it can be differentiated."""
+    """Value and all four gradients in one sweep, for arguments as of `sigmoid_loss`; none of it can be
+    differentiated.
+    """
     arguments = as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias)
     return without_derivative(partial(_compute, **_plan(arguments[0], offset, denominator, largest_block)), *arguments)
 
@@ -98,8 +100,8 @@ def as_tensors(image_embeddings, text_embeddings, logit_scale, logit_bias):
     x, y = tf.convert_to_tensor(image_embeddings), tf.convert_to_tensor(text_embeddings)
     if x.shape.rank != 2 or y.shape.rank != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"Image and text embeddings must be matrices of the same width, got shapes {x.shape} and {y.shape}: expected "
-            "[images, dim] and [texts, dim]."
+            f"Image and text embeddings must be matrices of the same width, got shapes {x.shape} and {y.shape}: "
+            "expected [images, dim] and [texts, dim]."
         )
     t, b = (tf.reshape(tf.cast(scalar, tf.float32), []) for scalar in (logit_scale, logit_bias))
     return x, y, t, b
@@ -125,7 +127,8 @@ def differentiable_once(compute: Callable[..., SigmoidLossGradients], x, y, t, b
         def backward(cotangent):
             if gradients[0] is None:
                 raise RuntimeError(
-                    "sigmoid_loss was called with forward_only=True, which keeps nothing for a gradient: leave it out to train."
+                    "sigmoid_loss was called with forward_only=True, which keeps nothing for a gradient: leave it out "
+                    "to train."
                 )
             scaled = [tf.cast(cotangent * g, a.dtype) for g, a in zip(gradients, arguments, strict=True)]
             return _first_derivatives(*scaled, cotangent, *arguments)
@@ -138,7 +141,8 @@ def differentiable_once(compute: Callable[..., SigmoidLossGradients], x, y, t, b
 def without_derivative(compute: Callable[..., SigmoidLossGradients], *arguments) -> SigmoidLossGradients:
     """What `compute` gives, hidden from tapes on both sides.
 
-    A tape that may be asked for more than once differentiates whatever a backward pass keeps, the gradients of the loss too.
+    A tape that may be asked for more than once differentiates whatever a backward pass keeps, the gradients of the loss
+    too.
     """
     results = compute(*map(tf.stop_gradient, arguments))
     return SigmoidLossGradients(*(None if result is None else tf.stop_gradient(result) for result in results))
@@ -146,7 +150,9 @@ def without_derivative(compute: Callable[..., SigmoidLossGradients], *arguments)
 
 @tf.custom_gradient
 def _first_derivatives(*tensors):
-    """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go unnoticed."""
+    """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go
+    unnoticed.
+    """
 
     def fail():
         raise RuntimeError(
@@ -157,8 +163,8 @@ def _first_derivatives(*tensors):
     def refuse(*cotangents):
         if tf.executing_eagerly() or tensors[0].graph is tf.compat.v1.get_default_graph():
             fail()
-        # Under two tapes, the derivative of a tf.function's gradient is traced before anybody asks for it: it may fail when
-        # it runs, and not before. XLA has no such operation and names it when it refuses to compile.
+        # Under two tapes, the derivative of a tf.function's gradient is traced before anybody asks for it: it may fail
+        # when it runs, and not before. XLA has no such operation and names it when it refuses to compile.
         dtypes = [tensor.dtype for tensor in tensors]
         return tf.py_function(fail, [], dtypes, name="sigmoid_loss_has_first_derivatives_only")
 
@@ -183,7 +189,8 @@ def _compute(x, y, t, b, *, offset, denominator, **plan) -> SigmoidLossGradients
 def join(swept: Negatives, x, y, t, b, *, offset, denominator) -> SigmoidLossGradients:
     """Negatives and positives together: with s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
 
-    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i y_(i+offset)).
+    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i
+    y_(i+offset)).
     """
     factor = t / denominator
     sums, image = _with_positives(swept.image, x, y, t, b, offset, factor)
@@ -196,7 +203,8 @@ def join(swept: Negatives, x, y, t, b, *, offset, denominator) -> SigmoidLossGra
 
 
 def _with_positives(gradient, own, other, t, b, offset, factor):
-    """Over pairs of own row k and other row k + offset: Σ softplus(-z), Σ g s and Σ g, and factor (gradient_k + g_k other).
+    """Over pairs of own row k and other row k + offset: Σ softplus(-z), Σ g s and Σ g, and factor (gradient_k + g_k
+    other).
 
     The rows of the pairs are taken a block at a time. A gradient of None stays None.
     """

@@ -2,11 +2,13 @@
 
 With s_ij = x_i·y_j and z = t s + b, over all pairs (i, j) but those with j = i + offset:
 
-    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z) x_i
+    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z)
+    x_i
 
-Of the matrix of pairs, one block exists at a time, so the memory beside the gradients does not grow with the batch. All of it
-is float32, embeddings of fewer bits are converted block by block, and sums over pairs are carried on in float64: one float32
-sum would swallow the small terms that the loss is made of. On a GPU, tensorflow's setting of TF32 holds for the products.
+Of the matrix of pairs, one block exists at a time, so the memory beside the gradients does not grow with the batch. All
+of it is float32, embeddings of fewer bits are converted block by block, and sums over pairs are carried on in float64:
+one float32 sum would swallow the small terms that the loss is made of. On a GPU, tensorflow's setting of TF32 holds for
+the products.
 
 Legend: m rows (images), n columns (texts), d width.
 """
@@ -23,7 +25,8 @@ ROWS_PER_SUM = 16
 
 
 class Negatives(NamedTuple):
-    """Σ softplus(z), Σ σ(z) s and Σ σ(z) as float64 `[3]`; Σ_j σ(z_ij) y_j `[m, d]`, Σ_i σ(z_ij) x_i `[n, d]` in float32.
+    """Σ softplus(z), Σ σ(z) s and Σ σ(z) as float64 `[3]`; Σ_j σ(z_ij) y_j `[m, d]`, Σ_i σ(z_ij) x_i `[n, d]` in
+    float32.
 
     Without gradients the last two are None, and of the sums only the first is there.
     """
@@ -90,7 +93,9 @@ def negatives(
 
 
 def softplus_and_sigmoid(z):
-    """log(1 + exp(z)) and 1 / (1 + exp(-z)) of a float32 tensor, relatively accurate where they are tiny, from one exp."""
+    """log(1 + exp(z)) and 1 / (1 + exp(-z)) of a float32 tensor, relatively accurate where they are tiny, from one
+    exp.
+    """
     e = tf.exp(-tf.abs(z))
     log1p_over_e = tf.fill(tf.shape(e), LOG1P[-1])
     for coefficient in reversed(LOG1P[:-1]):

@@ -1,7 +1,7 @@
 """The sigmoid loss of a batch that is spread over processes: in a ring, or with the texts gathered.
 
-Every rank keeps its images and computes its rows of the matrix of pairs, once, value and gradients together; the backward
-pass sends nothing.
+Every rank keeps its images and computes its rows of the matrix of pairs, once, value and gradients together; the
+backward pass sends nothing.
 
     ring    the texts and their gradient travel from rank to rank; after as many hops as ranks both are home.
             Memory of one shard; the texts of the next hop arrive while a block is computed.
@@ -33,10 +33,10 @@ def distributed_sigmoid_loss(
 ):
     """The loss of the global batch, on every rank; x and y `[n, d]` are this rank's pairs, as many on each rank.
 
-    The loss is divided by the global number of images. Its gradient with respect to x and y is that of the global loss; with
-    respect to t and b it is this rank's part, and the sum over the ranks is the whole. With gradients="mean" all four are
-    multiplied by the number of ranks: `DistributedDataParallel` averages gradients, and its average is then the gradient of
-    the global loss.
+    The loss is divided by the global number of images. Its gradient with respect to x and y is that of the global loss;
+    with respect to t and b it is this rank's part, and the sum over the ranks is the whole. With gradients="mean" all
+    four are multiplied by the number of ranks: `DistributedDataParallel` averages gradients, and its average is then
+    the gradient of the global loss.
 
     Raises:
         ValueError: on every rank, where the ranks' batches differ in size.

@@ -1,7 +1,7 @@
 """The sigmoid loss with its gradients on one device, and as an operator that torch can differentiate once and compile.
 
-The operator computes value and gradients together, in one sweep; its backward pass multiplies them by a number. It is one
-opaque call to `torch.compile`, since inside are library products and a loop over blocks.
+The operator computes value and gradients together, in one sweep; its backward pass multiplies them by a number. It is
+one opaque call to `torch.compile`, since inside are library products and a loop over blocks.
 """
 
 from typing import NamedTuple
@@ -126,7 +126,9 @@ _loss_and_gradients.register_autograd(_backward, setup_context=_keep_gradients)
 
 
 class FirstDerivatives(torch.autograd.Function):
-    """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go unnoticed."""
+    """Hands on its first four arguments, and refuses to be differentiated: a wrong second derivative would go
+    unnoticed.
+    """
 
     @staticmethod
     def forward(ctx, *tensors):
@@ -143,8 +145,8 @@ class FirstDerivatives(torch.autograd.Function):
 def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int):
     """Negatives and positives together: with s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
 
-    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i y_(i+offset)).
-    Takes the sweep's image and text as its own and returns them as gradients; None where there are none.
+    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i
+    y_(i+offset)). Takes the sweep's image and text as its own and returns them as gradients; None where there are none.
     """
     first, last = max(0, -offset), max(0, -offset, min(len(x), len(y) - offset))
     softplus, cosine, probability = swept.sums.clone()

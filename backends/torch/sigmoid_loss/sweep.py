@@ -1,11 +1,13 @@
-"""The B² part of the sigmoid loss on torch: one sweep over blocks of pairs, each a negative, for value and gradients at once.
+"""The B² part of the sigmoid loss on torch: one sweep over blocks of pairs, each a negative, for value and gradients at
+once.
 
 With s_ij = x_i·y_j and z = t s + b, over all pairs (i, j) but those with j = i + offset:
 
-    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z) x_i
+    softplus = Σ log(1 + exp(z)),  cosine = Σ σ(z) s,  probability = Σ σ(z),  image_i = Σ_j σ(z) y_j,  text_j = Σ_i σ(z)
+    x_i
 
-A block is at most S by S pairs, whatever the batch, so the memory beside the gradients stays the same. `blocked` is made of
-torch's own operations, `triton` of one kernel for a block's probabilities and two library products.
+A block is at most S by S pairs, whatever the batch, so the memory beside the gradients stays the same. `blocked` is
+made of torch's own operations, `triton` of one kernel for a block's probabilities and two library products.
 
 Legend: m rows (images), n columns (texts), d width. docs/sigmoid_loss.md derives all of it.
 """
@@ -24,7 +26,8 @@ LARGEST_BLOCK = {"cpu": 1024, "other": 4096}
 
 
 class Negatives(NamedTuple):
-    """Σ softplus(z), Σ σ(z) s and Σ σ(z) as float64 `[3]`; Σ_j σ(z_ij) y_j `[m, d]`, Σ_i σ(z_ij) x_i `[n, d]` in float32.
+    """Σ softplus(z), Σ σ(z) s and Σ σ(z) as float64 `[3]`; Σ_j σ(z_ij) y_j `[m, d]`, Σ_i σ(z_ij) x_i `[n, d]` in
+    float32.
 
     The last two are None without gradients.
     """
@@ -120,7 +123,8 @@ def accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 @cache
 def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch adds a product of 16-bit matrices to a float32 one in place; asked of it once, on a small case.
+    """Whether this torch adds a product of 16-bit matrices to a float32 one in place; asked of it once, on a small
+    case.
 
     It is not documented. Where it cannot, the product takes memory of its own and a pass more over it.
     """

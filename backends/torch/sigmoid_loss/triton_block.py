@@ -5,8 +5,9 @@ With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with j != i + offset
     probabilities_ij = σ(z_ij),  sums = (Σ log(1 + exp(z)), Σ σ(z) s, Σ σ(z))
 
 It is a matrix product whose results never reach memory: a program makes a tile of s in registers, and from it a tile of
-probabilities and its share of the sums. Products and sums are in float32. Programs are as many as the GPU runs at once; each
-takes tile after tile and writes its own sums, so two runs give the same bits. docs/sigmoid_loss.md has the derivations.
+probabilities and its share of the sums. Products and sums are in float32. Programs are as many as the GPU runs at once;
+each takes tile after tile and writes its own sums, so two runs give the same bits. docs/sigmoid_loss.md has the
+derivations.
 
 Legend: m rows of x, n rows of y, d width; a tile is BM x BN pairs, made in steps of BK along d.
 """
@@ -207,7 +208,8 @@ def negatives_kernel(
     COPY_ENGINE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """See `negatives_block`. With COPY_ENGINE x, y and probabilities are descriptors, or else pointers. Strides are in units of 8.
+    """See `negatives_block`. With COPY_ENGINE x, y and probabilities are descriptors, or else pointers. Strides are in
+    units of 8.
 
     Tiles are BM x BK of x, BN x BK of y, BM x BN / SLICES of the probabilities.
     """
@@ -275,21 +277,23 @@ def negatives_block(
     probabilities: torch.Tensor | None,
     config: Config | None = None,
 ) -> torch.Tensor:
-    """Write σ(t x_i·y_j + b) of a block of pairs and sum it up, all but the pairs (i, i + offset), whose probability is 0.
+    """Write σ(t x_i·y_j + b) of a block of pairs and sum it up, all but the pairs (i, i + offset), whose probability is
+    0.
 
     Args:
-        x, y: `[m, d]` and `[n, d]`, bfloat16 or float16, both the same, on a CUDA device; d a multiple of 8. Memory as the
-            copy engine reads it: starts at a multiple of 16 bytes, rows a multiple of 8 elements apart and contiguous.
+        x, y: `[m, d]` and `[n, d]`, bfloat16 or float16, both the same, on a CUDA device; d a multiple of 8. Memory as
+            the copy engine reads it: starts at a multiple of 16 bytes, rows a multiple of 8 elements apart and
+            contiguous.
         scale_and_bias: float32 `[2]`, t and b, on the device.
         offset: the column of row 0's excluded pair; outside of (-m, n) no pair is excluded.
         probabilities: `[m, n]`, written over: x's dtype and memory as above, so it may be a part of a larger buffer.
-            float16 holds FLOAT16_SCALE times the probabilities. None to compute the sums alone, at a third of the cost of
-            all that the gradients take.
+            float16 holds FLOAT16_SCALE times the probabilities. None to compute the sums alone, at a third of the cost
+            of all that the gradients take.
         config: the tiles; by default those for the device.
 
     Returns:
-        float32 `[programs, 3]`: Σ log(1 + exp(z)), Σ σ(z) s and Σ σ(z) of each program's pairs, σ before it is rounded, for
-        the caller to add up in float64. Their number depends on the device and the config.
+        float32 `[programs, 3]`: Σ log(1 + exp(z)), Σ σ(z) s and Σ σ(z) of each program's pairs, σ before it is rounded,
+        for the caller to add up in float64. Their number depends on the device and the config.
     """
     (m, d), n = x.shape, len(y)
     _check(x, y, probabilities)
@@ -326,8 +330,8 @@ def _check(x, y, probabilities) -> None:
     d = x.shape[1]
     if x.dtype != y.dtype or x.dtype not in (torch.bfloat16, torch.float16) or y.shape[1] != d or d % 8:
         raise ValueError(
-            f"Cannot multiply {x.dtype} {tuple(x.shape)} by {y.dtype} {tuple(y.shape)}: expected [m, d] and [n, d], both "
-            "bfloat16 or both float16, d a multiple of 8. Convert, or pad with columns of zeros."
+            f"Cannot multiply {x.dtype} {tuple(x.shape)} by {y.dtype} {tuple(y.shape)}: expected [m, d] and [n, d], "
+            "both bfloat16 or both float16, d a multiple of 8. Convert, or pad with columns of zeros."
         )
     if probabilities is not None and probabilities.shape != (len(x), len(y)):
         raise ValueError(

@@ -16,8 +16,9 @@ _OPAQUE = 128  # half
 
 @dataclass(frozen=True)
 class Composition:
-    """pixels: uint8 [h, w, 3], read-only.   instances: uint8 [h, w], 0 where the ground is seen, i where the i-th shown sprite is.
-    shown: which of the sprites found room, in the order they were laid.   sizes: their longer sides in pixels.
+    """pixels: uint8 [h, w, 3], read-only.   instances: uint8 [h, w], 0 where the ground is seen, i where the i-th shown
+    sprite is. shown: which of the sprites found room, in the order they were laid.   sizes: their longer sides in
+    pixels.
     """
 
     pixels: np.ndarray

@@ -16,7 +16,8 @@ LICENSES_PATH = FOLDER / "LICENSES.md"
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.
 LANGUAGES = (
-    "ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr", "he", "hi", "hr", "hu", "id", "it", "ja", "ko",
+    "ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
+    "ko",
     "mi", "nl", "no", "pl", "pt", "qu", "ro", "ru", "sv", "sw", "te", "th", "tr", "uk", "vi", "zh",
 )  # fmt: skip
 DESIGNERS = (

@@ -49,10 +49,12 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSource:
-    """Pictures composed of one or several emoji at random places on varied grounds; scene i follows from (seed, i) alone.
+    """Pictures composed of one or several emoji at random places on varied grounds; scene i follows from (seed, i)
+    alone.
 
-    A scene's captions, one a language, name its things from left to right: "dog, red apple, clock face". Its regions are
-    the things, once in each language. Nearer things are larger and drawn later, and hide at most 15% of another's pixels.
+    A scene's captions, one a language, name its things from left to right: "dog, red apple, clock face". Its regions
+    are the things, once in each language. Nearer things are larger and drawn later, and hide at most 15% of another's
+    pixels.
 
     length: how many scenes.   seed: of all of them.
     split, designers, languages: see `EmojiSource`; concepts without a name in one of the languages are left out.
@@ -60,7 +62,8 @@ class SceneSource:
     objects: least and most things in a scene; where the most find no room there are fewer.
     size: (height, width) in pixels.   aspects: range of width / height at the area of `size`; None for its own.
     scale: range of a thing's longer side, relative to the square root of the area.   grounds: of `backgrounds.KINDS`.
-    wrong_captions: share of the scenes that have another scene's captions, as pictures from the web may; their regions are right.
+    wrong_captions: share of the scenes that have another scene's captions, as pictures from the web may; their regions
+        are right.
     """
 
     length: int
@@ -153,7 +156,9 @@ class SceneSource:
         return np.array(classes, np.uint8)[scene.instances]
 
     def depth(self, reference: int) -> np.ndarray:
-        """Metres from the viewer, float32 [h, w]: each thing's distance, before a ground that comes nearer from top to bottom."""
+        """Metres from the viewer, float32 [h, w]: each thing's distance, before a ground that comes nearer from top to
+        bottom.
+        """
         scene = self._scene(reference)
         nearest = 1 / (self.scale[0] * SHRINKING[-1])
         depth = np.empty(scene.instances.shape, np.float32)
@@ -208,7 +213,9 @@ class SceneSource:
 
 
 def scene_evaluation_set(length: int, *, designer: str = HELD_OUT_DESIGNER, **settings: Any) -> SceneSource:
-    """Scenes of one designer, whose drawings training does not see; `settings` as for training, so with the same concepts."""
+    """Scenes of one designer, whose drawings training does not see; `settings` as for training, so with the same
+    concepts.
+    """
     return SceneSource(length=length, designers=(designer,), **settings)
 
 

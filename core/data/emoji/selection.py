@@ -31,8 +31,8 @@ def drawables(source: EmojiSource, count: int | None = None) -> tuple[Drawable, 
     """Concepts of a source that have a name in each of its languages, the easiest first, the groups taking turns.
 
     Within a group short names come before long ones, then what more designers draw, then by hash: neither the source's
-    designers nor a seed have a say, so that the held-out designer's scenes show what the others' scenes showed. What only
-    the held-out designer draws, or all others, is left out.
+    designers nor a seed have a say, so that the held-out designer's scenes show what the others' scenes showed. What
+    only the held-out designer draws, or all others, is left out.
 
     Args:
         count: of concepts, before those that the source's designers do not draw are left out; None for all.

@@ -22,7 +22,9 @@ class Sprite:
     colour: np.ndarray
 
     def at(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scaled so that the longer side has `side` pixels: colours times opacity uint8 [h, w, 3], opacity uint8 [h, w]."""
+        """Scaled so that the longer side has `side` pixels: colours times opacity uint8 [h, w, 3], opacity uint8 [h,
+        w].
+        """
         width, height = self.picture.size
         scale = side / max(width, height)
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -34,8 +36,8 @@ class Sprite:
 def cut_out(pixels: np.ndarray, *, whole: bool = False) -> Sprite | None:
     """The drawing in uint8 [height, width, 3], which stands on white; None where too little is left of it.
 
-    The surrounding is the white that is connected to the border. A pixel at its edge is a mixture of white and of the colour
-    of the drawing beside it, from which its opacity follows; a colour near white counts as opaque.
+    The surrounding is the white that is connected to the border. A pixel at its edge is a mixture of white and of the
+    colour of the drawing beside it, from which its opacity follows; a colour near white counts as opaque.
 
     Args:
         whole: nothing surrounds the drawing.

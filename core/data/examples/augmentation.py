@@ -23,13 +23,17 @@ class Augmentation:
 
     Geometry is one affine map, colour one 3 x 4 matrix, so the cost is that of two passes over the pixels.
 
-    zoom: range of the factor by which the content grows; what falls outside is cut, what is missing is filled with the background.
-    stretch: range of width against height.   shift: largest move, as a fraction of the side.   rotation: largest angle, degrees.
+    zoom: range of the factor by which the content grows; what falls outside is cut, what is missing is filled with the
+        background.
+    stretch: range of width against height.   shift: largest move, as a fraction of the side.   rotation: largest angle,
+        degrees.
     flip: probability of mirroring left and right; 0 by default, because captions and letters have sides.
     brightness, contrast, saturation: largest relative change, so 0.2 draws a factor from [0.8, 1.2].
     hue: largest turn of the colours, degrees.   greyscale: probability of losing all colour.
-    background: probability that a white surrounding (white connected to the border in a straight line) gets a random colour.
-    cutout: largest side of one erased rectangle, as a fraction of the side; its sides are drawn evenly from [0, cutout].
+    background: probability that a white surrounding (white connected to the border in a straight line) gets a random
+        colour.
+    cutout: largest side of one erased rectangle, as a fraction of the side; its sides are drawn evenly from [0,
+        cutout].
     """
 
     zoom: Range | None = (0.92, 1.06)
@@ -55,7 +59,9 @@ class Augmentation:
                 raise ValueError(f"Augmentation.{name} must lie in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
-        """Change uint8 [height, width, 3]; returns uint8 [size, size, 3], or of the shape given where `size` is None."""
+        """Change uint8 [height, width, 3]; returns uint8 [size, size, 3], or of the shape given where `size` is
+        None.
+        """
         height, width = (size, size) if size else image.shape[:2]
         if max(image.shape[0] / height, image.shape[1] / width) > _MAX_DIRECT_REDUCTION:
             image = resize(image, max(height, width))

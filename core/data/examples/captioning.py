@@ -6,9 +6,10 @@ LocCa (Wan et al. 2024, arXiv 2403.19596) writes the three tasks as text, each b
     referring   ARef: {region's text} : {box}
     grounded    GCap: {box} : {region's text}
 
-The loss counts everything after the prefix, so a referring expression is proposed and then located, a box proposed and then described.
-SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) trains on all three and predicts the caption in parallel half of the time.
-Neither says how a sequence ends, how long it may be or how corners are ordered: those are settings here, with our defaults.
+The loss counts everything after the prefix, so a referring expression is proposed and then located, a box proposed and
+then described. SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) trains on all three and predicts the
+caption in parallel half of the time. Neither says how a sequence ends, how long it may be or how corners are ordered:
+those are settings here, with our defaults.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ TASKS = ("caption", "referring", "grounded")
 TARGET_FIELDS = {
     "target_tokens": ArrayField(
         np.int32, (("batch", 3, "target_length"),), (0, ANY),
-        "what the decoder writes as caption, referring expression and grounded caption: prefix, target, end-of-text, padding",
+        "what the decoder writes as caption, referring expression and grounded caption: prefix, target, end-of-text, "
+        "padding",
     ),
     "target_weights": ArrayField(
         np.uint8, (("batch", 3, "target_length"),), (0, 1),
@@ -55,8 +57,10 @@ _TASK_OF: dict[str, int] = {"caption": 0, "find": 1, "describe": 2}
 class CaptionTargets:
     """How sequences for the decoder are made; it holds settings only, so it travels to worker processes.
 
-    tokenizer_path: a SentencePiece .model or a tokenizer.json of that kind.   context_length: T, tokens of a sequence, prefix and
-    end-of-text included.   parallel_probability: of predicting the caption in parallel.   bins, order: see `regions.box_text`.
+    tokenizer_path: a SentencePiece .model or a tokenizer.json of that kind.   context_length: T, tokens of a sequence,
+        prefix and
+    end-of-text included.   parallel_probability: of predicting the caption in parallel.   bins, order: see
+    `regions.box_text`.
     prompts: the prefixes of caption, referring and grounded.   separator: between a region's text and its box.
 
     Each part of a sequence is tokenised by itself, so that a prompt is exactly the beginning of what was learned.
@@ -83,9 +87,9 @@ class CaptionTargets:
     def __call__(self, caption: Caption, regions: Sequence[Region], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The sequences of one example.
 
-        One region is drawn for each of the tasks referring and grounded, evenly among those in the caption's language, or
-        among all where none is. A task without a region, or whose box does not fit in whole, has weights 0. A text that is
-        too long is cut before the end-of-text.
+        One region is drawn for each of the tasks referring and grounded, evenly among those in the caption's language,
+        or among all where none is. A task without a region, or whose box does not fit in whole, has weights 0. A text
+        that is too long is cut before the end-of-text.
 
         Returns:
             target_tokens: int32 [3, T], prefix, target, end-of-text, padding; not shifted.
@@ -135,7 +139,8 @@ class CaptionTargets:
         return np.array(prefix, np.int32)
 
     def read(self, question: Question, ids: Iterable[int]) -> str | Box | None:
-        """What the decoder answered: for "find" a box (ymin, xmin, ymax, xmax), or None where it wrote none; else a text.
+        """What the decoder answered: for "find" a box (ymin, xmin, ymax, xmax), or None where it wrote none; else a
+        text.
 
         Args:
             ids: the tokens that it wrote after `prompt(question)`; what follows an end-of-text is left out.
@@ -183,8 +188,8 @@ class CaptionTargets:
         prefix = self._tokens(self.prompts[task])
         if len(prefix) + 2 > self.context_length:
             raise ValueError(
-                f"context_length is {self.context_length}, expected at least {len(prefix) + 2}: the prefix {self.prompts[task]!r} "
-                f"has {len(prefix)} tokens, and a target and an end-of-text follow"
+                f"context_length is {self.context_length}, expected at least {len(prefix) + 2}: the prefix "
+                f"{self.prompts[task]!r} has {len(prefix)} tokens, and a target and an end-of-text follow"
             )
         return prefix
 

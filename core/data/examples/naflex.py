@@ -1,4 +1,6 @@
-"""NaFlex: images at their own aspect, cut into at most so many patches (SigLIP 2, section 2.4.2; big_vision `ops_naflex.py`)."""
+"""NaFlex: images at their own aspect, cut into at most so many patches (SigLIP 2, section 2.4.2; big_vision
+`ops_naflex.py`).
+"""
 
 import math
 from collections.abc import Sequence
@@ -34,10 +36,12 @@ _BLOCK = 1024  # batches whose lengths are drawn in one call
 
 
 def target_size(height: int, width: int, *, patch_size: int = 16, max_num_patches: int = 256) -> tuple[int, int]:
-    """The (height, width) to which an image is resized: multiples of `patch_size` with at most `max_num_patches` patches.
+    """The (height, width) to which an image is resized: multiples of `patch_size` with at most `max_num_patches`
+    patches.
 
-    The greatest scale is sought by halving [1e-6, 100] until 1e-5 is left; each side is scaled, rounded up to a whole patch, and at
-    least one. Aspect therefore changes a little. (480, 640) becomes (224, 288), (1, 1000) becomes (16, 4096).
+    The greatest scale is sought by halving [1e-6, 100] until 1e-5 is left; each side is scaled, rounded up to a whole
+    patch, and at least one. Aspect therefore changes a little. (480, 640) becomes (224, 288), (1, 1000) becomes (16,
+    4096).
     """
 
     def patches(side: int, scale: float) -> int:
@@ -54,7 +58,9 @@ def target_size(height: int, width: int, *, patch_size: int = 16, max_num_patche
 
 
 def patchify(image: np.ndarray, patch_size: int) -> np.ndarray:
-    """[rows * p, columns * p, 3] -> [rows * columns, p * p * 3]: the grid row by row, each patch as (row, column, channel)."""
+    """[rows * p, columns * p, 3] -> [rows * columns, p * p * 3]: the grid row by row, each patch as (row, column,
+    channel).
+    """
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     grid = image.reshape(rows, patch_size, columns, patch_size, 3).swapaxes(1, 2)
     return grid.reshape(rows * columns, patch_size * patch_size * 3)
@@ -70,7 +76,8 @@ def fitted(pixels: np.ndarray, patch_size: int, max_num_patches: int, method: Re
 class NaFlex:
     """Every picture becomes at most `max_num_patches` patches of `patch_size` x `patch_size` pixels, padded with zeros.
 
-    resize: see `image.resize`; transformers' processors round to uint8 after it ("bilinear_antialias"), big_vision does not
+    resize: see `image.resize`; transformers' processors round to uint8 after it ("bilinear_antialias"), big_vision does
+        not
     ("bilinear_antialias_float").
     """
 
@@ -115,7 +122,8 @@ class NaFlexLengths:
     The length of a batch depends on (seed, stage, batch number) alone, so that whoever makes a row of it knows it.
 
     patch_size: side of the patches, pixels.   lengths: of the sequences, patches; all different.
-    halve_from: batches of at least this length are cut in two and make two optimizer steps, for half the memory; None for never.
+    halve_from: batches of at least this length are cut in two and make two optimizer steps, for half the memory; None
+        for never.
     """
 
     patch_size: int = 16
@@ -130,7 +138,8 @@ class NaFlexLengths:
             )
         if not self.lengths or min(self.lengths) < _SHORTEST or len(set(self.lengths)) < len(self.lengths):
             raise ValueError(
-                f"lengths must be different numbers of patches, each at least {_SHORTEST} (a grid of 2 x 2), got {self.lengths}."
+                f"lengths must be different numbers of patches, each at least {_SHORTEST} (a grid of 2 x 2), got "
+                f"{self.lengths}."
             )
 
     def length_of(self, seed: int, stage: int, batch: int) -> int:
@@ -157,8 +166,8 @@ class NaFlexLengths:
         most = max(map(self.pieces, self.lengths))
         if batch_size % most:
             raise ValueError(
-                f"batches of length {max(self.lengths)} are cut into {most} pieces, which a batch of {batch_size} does not "
-                f"divide into: choose a batch_size that is a multiple of {most}, or halve_from=None."
+                f"batches of length {max(self.lengths)} are cut into {most} pieces, which a batch of {batch_size} does "
+                f"not divide into: choose a batch_size that is a multiple of {most}, or halve_from=None."
             )
 
     def cut(self, pixels: np.ndarray, length: int, method: ResizeMethod) -> dict[str, np.ndarray]:

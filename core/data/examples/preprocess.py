@@ -1,4 +1,6 @@
-"""From a record to one training example: which image and caption, their pixels and their tokens, and what a stage adds."""
+"""From a record to one training example: which image and caption, their pixels and their tokens, and what a stage
+adds.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,9 @@ class Targets(Protocol):
 
 
 class Views(Protocol):
-    """What self-distillation sees of an example: `views.Views`. Its repr tells all that decides them, as of any settings here."""
+    """What self-distillation sees of an example: `views.Views`. Its repr tells all that decides them, as of any
+    settings here.
+    """
 
     @property
     def declared(self) -> Mapping[str, ArrayField]:
@@ -69,7 +73,9 @@ class Views(Protocol):
 
 
 class Maker(Protocol):
-    """Makes fields of one's own from a record, such as labels. It travels to worker processes; its repr tells all that decides them."""
+    """Makes fields of one's own from a record, such as labels. It travels to worker processes; its repr tells all that
+    decides them.
+    """
 
     @property
     def declared(self) -> Mapping[str, ArrayField]:
@@ -77,7 +83,9 @@ class Maker(Protocol):
         ...
 
     def __call__(self, record: Record, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of one example, of its record and its decoded picture, uint8 [h, w, 3]; raises `BadExample` where it cannot."""
+        """The fields of one example, of its record and its decoded picture, uint8 [h, w, 3]; raises `BadExample` where
+        it cannot.
+        """
         ...
 
 
@@ -89,11 +97,13 @@ class Preprocess:
     tokenizer_path: a SentencePiece .model or a tokenizer.json.   augmentation: random changes, None for none.
     language_weights: see `sampling.draw`.   resize_method: see `image.resize`.
     captions: captions drawn for each image; more than one give tokens [captions, context_length].
-    opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone. Towers learn
+    opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
+        Towers learn
     what pictures mean faster from one language, and the other languages then find their place.
 
     What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
-    targets: a decoder's sequences, from the first caption drawn. Where the record has regions, the image is its first one, which
+    targets: a decoder's sequences, from the first caption drawn. Where the record has regions, the image is its first
+        one, which
     they are about, instead of a drawn one. Boxes do not follow an augmentation, so the two exclude each other.
     views: crops of the decoded picture for self-distillation.
     naflex: patches at the picture's own aspect instead of the square.
@@ -119,7 +129,8 @@ class Preprocess:
     def __post_init__(self):
         if self.captions < 1 or self.opening_examples < 0:
             raise ValueError(
-                f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, {self.opening_examples}"
+                f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, "
+                f"{self.opening_examples}"
             )
         if self.image_size < 1 or self.context_length < 1:
             raise ValueError(
@@ -130,8 +141,8 @@ class Preprocess:
             raise ValueError(f"language_weights must be 0 or more, and one above 0, got {self.language_weights}")
         if self.targets and self.augmentation:
             raise ValueError(
-                "targets and augmentation exclude each other: a region's box would no longer be where its object is. Set "
-                "augmentation=None; `views` augment beside the clean image."
+                "targets and augmentation exclude each other: a region's box would no longer be where its object is. "
+                "Set augmentation=None; `views` augment beside the clean image."
             )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(

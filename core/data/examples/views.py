@@ -1,7 +1,9 @@
-"""Views of a picture for self-distillation and masked prediction: one global, several local ones, and the patches to hide.
+"""Views of a picture for self-distillation and masked prediction: one global, several local ones, and the patches to
+hide.
 
-SigLIP 2 (section 2.3) takes one global and eight local views, otherwise as SILC (Naeem et al. 2023), which builds on DINO, and hides
-half of the global view's patches. Crops and colours are those of DINO's released `DataAugmentationDINO` (Caron et al. 2021).
+SigLIP 2 (section 2.3) takes one global and eight local views, otherwise as SILC (Naeem et al. 2023), which builds on
+DINO, and hides half of the global view's patches. Crops and colours are those of DINO's released `DataAugmentationDINO`
+(Caron et al. 2021).
 """
 
 import math
@@ -61,9 +63,9 @@ class ColourJitter:
     hue: largest turn of the colours, as a part of the whole circle.   probability: that these four happen.
     greyscale: probability of losing all colour.
 
-    Brightness scales everything, contrast the distance from the picture's mean grey, saturation the chroma (the distance from the
-    pixel's own grey), hue turns the chroma at constant luma. These four commute, so there is no order to draw; torchvision draws one,
-    because it clips between the steps and turns the hue in HSV, which is not linear.
+    Brightness scales everything, contrast the distance from the picture's mean grey, saturation the chroma (the
+    distance from the pixel's own grey), hue turns the chroma at constant luma. These four commute, so there is no order
+    to draw; torchvision draws one, because it clips between the steps and turns the hue in HSV, which is not linear.
     """
 
     brightness: float = 0.4
@@ -99,15 +101,18 @@ class Views:
     """How a picture becomes views; a pure function of (pixels, rng).
 
     global_size, local_size: sides of the square views, multiples of patch_size.   local_count: number of local views.
-    global_scale, local_scale: range of a crop's area, as a part of the picture's.   aspect: range of its width against its height.
+    global_scale, local_scale: range of a crop's area, as a part of the picture's.   aspect: range of its width against
+        its height.
     flip: probability of mirroring left and right.   colour: see `ColourJitter`; None for none.
-    global_blur, local_blur: probability of a Gaussian blur, whose deviation is drawn from blur_sigma (pixels of the view).
+    global_blur, local_blur: probability of a Gaussian blur, whose deviation is drawn from blur_sigma (pixels of the
+        view).
     solarize: probability that the global view's pixels from 128 on are inverted.
     mask_ratio: part of the global view's patches that is masked: exactly floor(mask_ratio · patches) of them.
     masking: "random" draws patches evenly, "block" draws rectangles of iBOT's shapes (Zhou et al. 2022).
 
-    DINO has two global views, one blurred with probability 1.0 and never solarized, one with 0.1 and 0.2. Here is one, and its
-    defaults are their mean, which is our choice: SigLIP 2 names no number. For crops and flips alone, set colour=None and no blur.
+    DINO has two global views, one blurred with probability 1.0 and never solarized, one with 0.1 and 0.2. Here is one,
+    and its defaults are their mean, which is our choice: SigLIP 2 names no number. For crops and flips alone, set
+    colour=None and no blur.
     """
 
     declared: ClassVar[Mapping[str, ArrayField]] = VIEW_FIELDS
@@ -155,8 +160,9 @@ class Views:
         """Views of uint8 [height, width, 3].
 
         Returns:
-            "global_view" uint8 [global_size, global_size, 3], "local_views" uint8 [local_count, local_size, local_size, 3] and
-            "masked_patches" int32 [masked_count], ascending places in the global view's patches, counted row by row.
+            "global_view" uint8 [global_size, global_size, 3], "local_views" uint8 [local_count, local_size, local_size,
+            3] and "masked_patches" int32 [masked_count], ascending places in the global view's patches, counted row by
+            row.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(f"Views are of pixels uint8 [height, width, 3], got {pixels.dtype} {pixels.shape}")
@@ -196,8 +202,9 @@ class Views:
 def crop_box(size: tuple[int, int], scale: Range, aspect: Range, shares: list[float]) -> tuple[float, ...]:
     """(left, top, right, bottom) of a random crop of a picture of `size` (width, height), by forty numbers in [0, 1).
 
-    The area is drawn evenly and the aspect evenly in its logarithm, up to ten times until the crop fits; else it is the largest one
-    in the middle of an allowed aspect (torchvision's RandomResizedCrop, without its rounding to whole pixels).
+    The area is drawn evenly and the aspect evenly in its logarithm, up to ten times until the crop fits; else it is the
+    largest one in the middle of an allowed aspect (torchvision's RandomResizedCrop, without its rounding to whole
+    pixels).
     """
     width, height = size
     logarithms = (math.log(aspect[0]), math.log(aspect[1]))
@@ -222,7 +229,8 @@ def masked_at_random(rng: np.random.Generator, grid: int, count: int) -> np.ndar
 
 
 def masked_in_blocks(rng: np.random.Generator, grid: int, count: int) -> np.ndarray:
-    """`count` of grid · grid patches in rectangles, ascending int32; of the last rectangle only the first rows that still count.
+    """`count` of grid · grid patches in rectangles, ascending int32; of the last rectangle only the first rows that
+    still count.
 
     A rectangle has between (grid // 3)² patches and as many as are missing, and an aspect between 0.3 and 1 / 0.3.
     """

@@ -1,4 +1,6 @@
-"""Rows of batches, made from nothing but (source, preprocess, order, batch number): the same in any process, at any time."""
+"""Rows of batches, made from nothing but (source, preprocess, order, batch number): the same in any process, at any
+time.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -59,7 +61,9 @@ class Examples:
     def _example(
         self, batch: int, row: int, planned: np.ndarray, skipped: list[tuple[str, str]]
     ) -> tuple[str, dict[str, np.ndarray], str]:
-        """The example of one row, tried again with other records until one is good; the bad ones are added to `skipped`."""
+        """The example of one row, tried again with other records until one is good; the bad ones are added to
+        `skipped`.
+        """
         order = self.order
         index = batch * order.batch_size + row
         failures: list[BadExample] = []
@@ -80,8 +84,8 @@ class Examples:
             if len(failures) == MOST_FAILURES_IN_A_ROW:
                 reasons = Counter(failure.reason for failure in failures)
                 raise TooManySkipped(
-                    f"{len(failures)} examples in a row are bad: {listed(reasons)}. The last was {key} ({failures[-1]}). "
-                    "Check that the data is what it should be.",
+                    f"{len(failures)} examples in a row are bad: {listed(reasons)}. The last was {key} "
+                    f"({failures[-1]}). Check that the data is what it should be.",
                     reasons,
                 )
         raise AssertionError("unreachable: count() does not end")

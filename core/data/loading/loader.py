@@ -23,11 +23,14 @@ _CHECK_SECONDS = 0.5
 class Loader:
     """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
 
-    rows: of each batch, those to be made here; None for all of them (`Placement.rows`).   order: number of the data's order.
+    rows: of each batch, those to be made here; None for all of them (`Placement.rows`).   order: number of the data's
+        order.
     workers: processes that make examples; 0 makes them in one background thread of this process.
-    prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None for none.
-    Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met are bad,
-    `TooManySkipped` says how many and why. The first batch of each shape is held to what the preprocessing declares. To resume, ask for `batches(start)` with the number of batches already used: `position`.
+    prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
+        for none.
+    Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met
+    are bad, `TooManySkipped` says how many and why. The first batch of each shape is held to what the preprocessing
+    declares. To resume, ask for `batches(start)` with the number of batches already used: `position`.
     """
 
     def __init__(
@@ -124,8 +127,8 @@ class Loader:
                 if waited > self.stall_seconds:
                     makers.dump_stacks()
                     raise TimeoutError(
-                        f"batch {self.position} did not come within {self.stall_seconds:g} s: a source or a decoder hangs "
-                        "(the stacks are printed above). Raise stall_seconds if the storage is just slow."
+                        f"batch {self.position} did not come within {self.stall_seconds:g} s: a source or a decoder "
+                        "hangs (the stacks are printed above). Raise stall_seconds if the storage is just slow."
                     ) from None
 
     def _assemble(self, number: int, parts: list[Rows]) -> Batch:

@@ -1,7 +1,8 @@
 """Processes that make rows of batches, so that decoding does not compete with training for one interpreter.
 
-A worker is a plain child process that runs nothing but this file: it does not import the program that started it (and with it
-a deep-learning framework) unless the source is defined there. It serves requests on its standard input and ends when that closes.
+A worker is a plain child process that runs nothing but this file: it does not import the program that started it (and
+with it a deep-learning framework) unless the source is defined there. It serves requests on its standard input and ends
+when that closes.
 """
 
 import contextlib
@@ -160,7 +161,8 @@ def serve() -> None:
 
 def _end_with_parent(parent: int) -> None:
     # The input closes when the parent dies, but a worker stuck in a read or a decode would not notice.
-    # Linux could send a signal (PR_SET_PDEATHSIG), but it does so already when the parent's *thread* that started us ends.
+    # Linux could send a signal (PR_SET_PDEATHSIG), but it does so already when the parent's *thread* that started us
+    # ends.
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_SECONDS)
     os._exit(1)

@@ -75,7 +75,8 @@ def write_own(folder: Path, parts: Parts) -> None:
 
 
 def write_transformers(folder: Path, parts: Parts) -> None:
-    """Writes preprocessor_config.json and the tokenizer's files, every field spelt out; versions 4 and 5 of transformers read them.
+    """Writes preprocessor_config.json and the tokenizer's files, every field spelt out; versions 4 and 5 of
+    transformers read them.
 
     Raises:
         ValueError: for a way of resizing, or a kind of vocabulary, that transformers does not have.
@@ -87,9 +88,10 @@ def write_transformers(folder: Path, parts: Parts) -> None:
     definition = tokenizer_definition(tokenizer, context_length)
     if family == "Siglip2" and not is_like_gemma(definition):
         warnings.warn(
-            "AutoTokenizer and AutoProcessor of transformers 5 take the vocabulary of every NaFlex checkpoint for Gemma's, and get other "
-            f"ids from this one. Load it as PreTrainedTokenizerFast.from_pretrained({str(folder)!r}), which gives the right ones, and "
-            "join it to the AutoImageProcessor by Siglip2Processor(image_processor, tokenizer).",
+            "AutoTokenizer and AutoProcessor of transformers 5 take the vocabulary of every NaFlex checkpoint for "
+            "Gemma's, and get other ids from this one. Load it as "
+            f"PreTrainedTokenizerFast.from_pretrained({str(folder)!r}), which gives the right ones, and join it to the "
+            "AutoImageProcessor by Siglip2Processor(image_processor, tokenizer).",
             stacklevel=3,
         )
     special = {
@@ -184,8 +186,8 @@ def _read_transformers(folder: Path) -> Parts:
     size = config.object("vision_config").optional("image_size", int)
     if isinstance(pixels, FixedSize) and size is not None and pixels.input_size != (size, size):
         raise ValueError(
-            f"{folder}: pictures are prepared as {pixels.height} x {pixels.width} pixels, but config.json says that the model takes "
-            f"{size} x {size}. Correct size in preprocessor_config.json."
+            f"{folder}: pictures are prepared as {pixels.height} x {pixels.width} pixels, but config.json says that "
+            f"the model takes {size} x {size}. Correct size in preprocessor_config.json."
         )
     tokenizer = open_vocabulary(folder)
     return pixels, tokenizer, _context_length(folder, config, tokenizer), False
@@ -202,7 +204,9 @@ def _context_length(folder: Path, config: Fields, tokenizer: Tokenizer) -> int:
 
 
 def _image_fields(folder: Path) -> Fields:
-    """The image processor's fields: version 5 nests them in processor_config.json, which comes first, as in transformers."""
+    """The image processor's fields: version 5 nests them in processor_config.json, which comes first, as in
+    transformers.
+    """
     if (folder / "processor_config.json").is_file():
         nested = read_fields(folder / "processor_config.json").object("image_processor")
         if nested.values:
@@ -210,9 +214,10 @@ def _image_fields(folder: Path) -> Fields:
     if (folder / "preprocessor_config.json").is_file():
         return read_fields(folder / "preprocessor_config.json")
     raise FileNotFoundError(
-        f"{folder} says nothing of preprocessing: expected {OWN_FILE} (diptych), preprocessor_config.json or processor_config.json "
-        f"(transformers), or {OPEN_CLIP_FILE}. Make a diptych.core.data.processor.processor.Processor with the settings that the model was "
-        f"trained with, and save it there."
+        f"{folder} says nothing of preprocessing: expected {OWN_FILE} (diptych), preprocessor_config.json or "
+        f"processor_config.json (transformers), or {OPEN_CLIP_FILE}. Make a "
+        "diptych.core.data.processor.processor.Processor with the settings that the model was trained with, and save "
+        "it there."
     )
 
 

@@ -1,4 +1,6 @@
-"""What a model is about to be given, held against what it was trained with: the wrong range or an unpadded text fails silently."""
+"""What a model is about to be given, held against what it was trained with: the wrong range or an unpadded text fails
+silently.
+"""
 
 import warnings
 from typing import Any
@@ -32,8 +34,8 @@ def check_images(images: Any, pixels: FixedSize) -> np.ndarray:
     low, high = _checked_range("images", array, pixels)
     if pixels.normalization.range[0] < 0 <= low <= _DARK and 0.5 < high <= 1:
         warnings.warn(
-            f"images lie between {low:.3g} and {high:.3g}, the model takes {_between(pixels.normalization.range)}: are they in 0..1? "
-            "Then give Processor.images uint8 arrays, or apply its normalization: (images - mean) / std.",
+            f"images lie between {low:.3g} and {high:.3g}, the model takes {_between(pixels.normalization.range)}: are "
+            "they in 0..1? Then give Processor.images uint8 arrays, or apply its normalization: (images - mean) / std.",
             stacklevel=3,
         )
     return array
@@ -49,18 +51,20 @@ def check_patches(patches: Any, spatial_shapes: Any, pixels: NaFlex) -> tuple[np
     width = pixels.patch_size**2 * 3
     if array.ndim != 3 or array.shape[2] != width:
         raise ValueError(
-            f"patches have the shape {list(array.shape)}, expected [n, {pixels.max_num_patches}, {width}]. Processor.images makes them."
+            f"patches have the shape {list(array.shape)}, expected [n, {pixels.max_num_patches}, {width}]. "
+            "Processor.images makes them."
         )
     _checked_range("patches", array, pixels)
     if shapes.shape != (len(array), 2) or shapes.dtype.kind not in "iu":
         raise ValueError(
-            f"spatial_shapes are {shapes.dtype}{list(shapes.shape)}, expected whole numbers [{len(array)}, 2]: rows and columns of each "
-            "image's patches, as Processor.images returns them."
+            f"spatial_shapes are {shapes.dtype}{list(shapes.shape)}, expected whole numbers [{len(array)}, 2]: rows "
+            "and columns of each image's patches, as Processor.images returns them."
         )
     if shapes.size and (shapes.min() < 1 or shapes.prod(axis=1).max() > array.shape[1]):
         worst = shapes[np.argmax(np.where((shapes < 1).any(axis=1), np.inf, shapes.prod(axis=1)))]
         raise ValueError(
-            f"spatial_shapes have a grid of {worst[0]} x {worst[1]}, expected 1 to {array.shape[1]} patches, as many as patches hold."
+            f"spatial_shapes have a grid of {worst[0]} x {worst[1]}, expected 1 to {array.shape[1]} patches, as many "
+            "as patches hold."
         )
     return array, shapes
 
@@ -68,7 +72,8 @@ def check_patches(patches: Any, spatial_shapes: Any, pixels: NaFlex) -> tuple[np
 def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int) -> np.ndarray:
     """The array itself if it can be a model's `token_ids`, whole numbers [n, context_length], padded on the right.
 
-    The text towers read a fixed place and have no mask: shorter, unpadded or left-padded texts give other vectors without any error.
+    The text towers read a fixed place and have no mask: shorter, unpadded or left-padded texts give other vectors
+    without any error.
 
     Raises:
         ValueError: for another length, dtype or side of padding, and for ids that the vocabulary does not have.
@@ -76,12 +81,13 @@ def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int) -
         UserWarning: for texts without end-of-text.
     """
     advice = (
-        f"Processor.texts makes it: the text, end-of-text ({tokenizer.eos_id}), then padding ({tokenizer.pad_id}) up to "
-        f"{context_length}, no mask."
+        f"Processor.texts makes it: the text, end-of-text ({tokenizer.eos_id}), then padding ({tokenizer.pad_id}) up "
+        f"to {context_length}, no mask."
     )
     if isinstance(token_ids, (list, tuple)) and (lengths := _lengths(token_ids)) and lengths[0] != lengths[-1]:
         raise ValueError(
-            f"token_ids have between {lengths[0]} and {lengths[-1]} ids a text, expected {context_length} in each. {advice}"
+            f"token_ids have between {lengths[0]} and {lengths[-1]} ids a text, expected {context_length} in each. "
+            f"{advice}"
         )
     array = np.asarray(token_ids)
     if array.ndim != 2 or array.shape[1] != context_length:
@@ -90,8 +96,8 @@ def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int) -
         raise ValueError(f"token_ids are {array.dtype}, expected int32. {advice}")
     if array.size and not 0 <= array.min() <= array.max() < tokenizer.vocab_size:
         raise ValueError(
-            f"token_ids lie between {array.min()} and {array.max()}, expected 0 to {tokenizer.vocab_size - 1}: this is another "
-            f"model's vocabulary. {advice}"
+            f"token_ids lie between {array.min()} and {array.max()}, expected 0 to {tokenizer.vocab_size - 1}: this is "
+            f"another model's vocabulary. {advice}"
         )
     _check_ends(array, tokenizer, advice)
     return array
@@ -108,8 +114,9 @@ def _check_ends(array: np.ndarray, tokenizer: Tokenizer, advice: str) -> None:
     without = ~ends.any(axis=1)
     if without.any():
         warnings.warn(
-            f"token_ids have no end-of-text ({tokenizer.eos_id}) in {np.count_nonzero(without)} of {len(array)} rows, first in row "
-            f"{np.argmax(without)}. The model was trained to see one in each, also in texts that were cut. {advice}",
+            f"token_ids have no end-of-text ({tokenizer.eos_id}) in {np.count_nonzero(without)} of {len(array)} rows, "
+            f"first in row {np.argmax(without)}. The model was trained to see one in each, also in texts that were "
+            f"cut. {advice}",
             stacklevel=4,
         )
 
@@ -118,7 +125,8 @@ def _checked_range(name: str, array: np.ndarray, pixels: FixedSize | NaFlex) -> 
     least, most = pixels.normalization.range
     if array.dtype == np.uint8:
         raise ValueError(
-            f"{name} are uint8, expected float32 in {_between((least, most))}. Give pictures to Processor.images, which prepares them."
+            f"{name} are uint8, expected float32 in {_between((least, most))}. Give pictures to Processor.images, "
+            "which prepares them."
         )
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(f"{name} are {array.dtype}, expected float32. Processor.images makes them.")

@@ -30,7 +30,8 @@ class Processor:
     """What turns pictures and texts into a model's inputs, in the way the model was trained.
 
     pixels: how pictures are resized and normalised.   tokenizer, context_length: how texts become ids.
-    clean_captions: whether texts are first cleaned as training cleans captions (`captions.clean_caption`); checkpoints that were trained
+    clean_captions: whether texts are first cleaned as training cleans captions (`captions.clean_caption`); checkpoints
+        that were trained
     elsewhere are given texts as they are.
     """
 
@@ -49,8 +50,8 @@ class Processor:
         """The processor of a checkpoint.
 
         Args:
-            preset: a folder with diptych's, transformers' or open_clip's files, "hf://owner/name", or the name of a model that diptych
-                ships.
+            preset: a folder with diptych's, transformers' or open_clip's files, "hf://owner/name", or the name of a
+                model that diptych ships.
             revision: a branch, tag or commit of the hub's repository.
 
         Raises:
@@ -69,12 +70,14 @@ class Processor:
     def images(self, items: Item | Iterable[Item]) -> dict[str, np.ndarray]:
         """Pictures -> {"images": float32 [n, rows, columns, 3]}, for NaFlex {"patches", "spatial_shapes"}.
 
-        A picture is its encoded bytes, a path, a Pillow image, or a uint8 array [height, width, 3], RGB; one alone is a batch of one.
-        Transparency is laid on white, 16-bit grey keeps its range, the EXIF orientation is applied (which transformers does not do).
+        A picture is its encoded bytes, a path, a Pillow image, or a uint8 array [height, width, 3], RGB; one alone is a
+        batch of one. Transparency is laid on white, 16-bit grey keeps its range, the EXIF orientation is applied (which
+        transformers does not do).
 
         Raises:
             BadExample: for a file that is missing or no readable picture.
-            TypeError, ValueError: for what is no picture at all, and for arrays of other shapes and dtypes, saying what to give.
+            TypeError, ValueError: for what is no picture at all, and for arrays of other shapes and dtypes, saying what
+            to give.
         """
         single = isinstance(items, _ONE_PICTURE) or (isinstance(items, np.ndarray) and items.ndim < 4)
         pictures: list[Any] = [items] if single else [*items]  # type: ignore[misc]
@@ -133,9 +136,9 @@ class Processor:
 
         Args:
             folder: where config.json and the weights are, or will be; those are `save_to_preset`'s of the model.
-            format: "diptych" for processor.json and the vocabulary; "transformers" for preprocessor_config.json and tokenizer files that
-                AutoProcessor, AutoImageProcessor and AutoTokenizer read, with every field spelt out. There, captions are not cleaned
-                beyond what the vocabulary wants.
+            format: "diptych" for processor.json and the vocabulary; "transformers" for preprocessor_config.json and
+                tokenizer files that AutoProcessor, AutoImageProcessor and AutoTokenizer read, with every field spelt
+                out. There, captions are not cleaned beyond what the vocabulary wants.
 
         Raises:
             ValueError: for another format, and for what the format cannot express.
@@ -166,7 +169,8 @@ def _pixels(item: Any, name: str) -> np.ndarray:
         return rgb_pixels(item)
     if not isinstance(item, np.ndarray):
         raise TypeError(
-            f"{name} is a {type(item).__name__}, expected encoded bytes, a path, a Pillow image or a uint8 array [height, width, 3]."
+            f"{name} is a {type(item).__name__}, expected encoded bytes, a path, a Pillow image or a uint8 array "
+            "[height, width, 3]."
         )
     if item.dtype.kind == "f":
         raise ValueError(f"{name} is {item.dtype}, expected uint8 0..255. {_advice_on_floats(item)}")
@@ -187,7 +191,8 @@ def _advice_on_floats(array: np.ndarray) -> str:
     """What to do with a picture of floats, by the range that its values seem to be in."""
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     if low < 0:
-        how = "these look like -1..1: what a model takes is not prepared again; undo it by ((array + 1) * 127.5).round().astype(np.uint8)"
+        undo = "((array + 1) * 127.5).round().astype(np.uint8)"
+        how = f"these look like -1..1: what a model takes is not prepared again; undo it by {undo}"
     elif high <= 1:
         how = "these look like 0..1: (array * 255).round().astype(np.uint8)"
     else:

@@ -1,4 +1,6 @@
-"""Image preprocessing as transformers writes it down: preprocessor_config.json, and processor_config.json from version 5 on."""
+"""Image preprocessing as transformers writes it down: preprocessor_config.json, and processor_config.json from version
+5 on.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +45,8 @@ def read_images(fields: Fields, model_type: str) -> FixedSize | NaFlex:
     `model_type`, of config.json, says which class where the file does not.
 
     Raises:
-        WeightFileError: for a class that is none of SigLIP's, SigLIP 2's and CLIP's, for steps that no model here could use, and for
+        WeightFileError: for a class that is none of SigLIP's, SigLIP 2's and CLIP's, for steps that no model here could
+        use, and for
             values of a wrong type.
     """
     name = _class_name(fields, model_type)
@@ -78,8 +81,10 @@ def write_images(pixels: FixedSize | NaFlex) -> dict[str, Any]:
     resample = next((number for number, method in _RESAMPLE.items() if method == pixels.resize), None)
     if resample is None:
         raise ValueError(
-            f"transformers resizes with antialiasing and rounds to whole grey levels, this processor by {pixels.resize!r}. Make a "
-            f'Processor with resize="bilinear_antialias", evaluate the model with it, and save that, or save with format="diptych".'
+            "transformers resizes with antialiasing and rounds to whole grey levels, this processor by "
+            f"{pixels.resize!r}. Make a "
+            'Processor with resize="bilinear_antialias", evaluate the model with it, and save that, or save with '
+            'format="diptych".'
         )
     normalization = pixels.normalization
     fields: dict[str, Any] = {

@@ -1,18 +1,19 @@
 """Balancing data: which examples to keep so that groups of people come equally often, whatever else a picture shows.
 
-An example has attributes s in {0, 1}^m (the groups that it shows; they may overlap) and labels y in {0, 1}^c (what else it
-shows). It gets a weight q, as close to a rate η as these constraints allow, π_k being the wanted prevalence of group k:
+An example has attributes s in {0, 1}^m (the groups that it shows; they may overlap) and labels y in {0, 1}^c (what else
+it shows). It gets a weight q, as close to a rate η as these constraints allow, π_k being the wanted prevalence of group
+k:
 
     representation (first order):  |E[q (s_k - π_k)]|     <= ε_R E[q]   for every group
     association (second order):    |E[q (s_k - π_k) y_r]| <= ε_D E[q]   for every group and label
     rate:                           E[q] = η,  0 <= q <= Q
 
-The aim is that of the balancing algorithm M4 in Alabdulmohsin et al. 2024, "CLIP the Bias: How Useful is Balancing Data in
-Multimodal Learning?", with which SigLIP 2 filters its data (Tschannen et al. 2025, section 2.1). This is our reconstruction, not
-their code. Known to us at second hand are the two kinds of constraint, their hinge penalties of strength V, a rate of 0.9 with
-weights up to about twice that, and one stochastic update of the duals for each example as it streams by. Ours are the distance
-½ (q - η)², the constraints relative to E[q] (for η <= 1 they imply those relative to 1), and the numbers that are not published:
-both ε, V, and the step with its decay and averaging.
+The aim is that of the balancing algorithm M4 in Alabdulmohsin et al. 2024, "CLIP the Bias: How Useful is Balancing Data
+in Multimodal Learning?", with which SigLIP 2 filters its data (Tschannen et al. 2025, section 2.1). This is our
+reconstruction, not their code. Known to us at second hand are the two kinds of constraint, their hinge penalties of
+strength V, a rate of 0.9 with weights up to about twice that, and one stochastic update of the duals for each example
+as it streams by. Ours are the distance ½ (q - η)², the constraints relative to E[q] (for η <= 1 they imply those
+relative to 1), and the numbers that are not published: both ε, V, and the step with its decay and averaging.
 """
 
 import hashlib
@@ -26,7 +27,9 @@ from diptych.core.data.records import BadExample, Record, Source
 from diptych.core.data.sources.source_view import SourceView
 
 AVERAGED = 4
-"""The duals in use are the mean of all so far, example t counting about as t³: the last quarter of a stream decides most."""
+"""The duals in use are the mean of all so far, example t counting about as t³: the last quarter of a stream decides
+most.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,8 @@ class Violations:
 class Balancer:
     """Learns the weights of a stream of examples; reads each once and remembers 2 m (c + 1) + 1 numbers.
 
-    With a_i the biases of an example, ± (s_k - π_k) - ε_R and ± (s_k - π_k) y_r - ε_D, and duals v in [0, V] and μ that begin at 0:
+    With a_i the biases of an example, ± (s_k - π_k) - ε_R and ± (s_k - π_k) y_r - ε_D, and duals v in [0, V] and μ that
+    begin at 0:
 
         q = clip(η u - v·a - μ, 0, Q),   v <- clip(v + τ q a, 0, V),   μ <- μ + τ (q - η)
 
@@ -140,11 +144,15 @@ class Balancer:
         return weights[0] if single else weights
 
     def keep(self, q, rng: np.random.Generator) -> np.ndarray:
-        """Whether to keep each example, bool [n]: with probability q / Q, so that the kept ones are as if weighted by q."""
+        """Whether to keep each example, bool [n]: with probability q / Q, so that the kept ones are as if weighted by
+        q.
+        """
         return rng.random(np.shape(q)) < np.asarray(q) / self.config.largest_weight
 
     def constraint_violations(self, s, y, q) -> Violations:
-        """How biased examples are that have the weights q [n]; give ones for data as they are, or booleans for kept ones."""
+        """How biased examples are that have the weights q [n]; give ones for data as they are, or booleans for kept
+        ones.
+        """
         s, y, q = np.atleast_2d(s).astype(np.float64), np.atleast_2d(y).astype(np.float64), np.asarray(q, np.float64)
         if q.shape != (len(s),) or not q.sum() > 0:
             raise ValueError(f"constraint_violations needs one weight an example, not all 0, got shape {q.shape}.")
@@ -172,7 +180,8 @@ class Balancer:
         """Take up the state of a balancer of the same problem; raises ValueError for that of another."""
         if state["problem"] != self._problem():
             raise ValueError(
-                f"The state is of another balancer, {state['problem']}, and this one is {self._problem()}. Balance anew."
+                f"The state is of another balancer, {state['problem']}, and this one is {self._problem()}. Balance "
+                "anew."
             )
         self.examples = state["examples"]
         self._duals, self._rate_dual = np.array(state["duals"], np.float64), state["rate_dual"]
@@ -188,7 +197,8 @@ class Balancer:
         s, y = np.atleast_2d(s), y.reshape(1, -1) if single else y
         if s.shape[1:] != self.targets.shape or y.shape != (len(s), self.labels):
             raise ValueError(
-                f"An example has {len(self.targets)} attributes and {self.labels} labels; got shapes {s.shape} and {y.shape}."
+                f"An example has {len(self.targets)} attributes and {self.labels} labels; got shapes {s.shape} and "
+                f"{y.shape}."
             )
         labels = np.concatenate([np.ones((len(y), 1)), y], axis=1)
         allowed = np.full(self.labels + 1, self.config.epsilon_association)
@@ -200,13 +210,14 @@ class Balancer:
 class BalancedSource(SourceView):
     """The records of a source that balancing keeps, each at most once, in their order; chosen when it is made.
 
-    Records without attributes (those that show nobody) are neither balanced nor counted in a bias; of them the share η / Q is
-    kept, as of the others. Records that cannot be read are left out.
+    Records without attributes (those that show nobody) are neither balanced nor counted in a bias; of them the share η
+    / Q is kept, as of the others. Records that cannot be read are left out.
 
     Args:
         source: is read once from end to end.
         attributes: record -> (s [m], y [c]) of 0 and 1, or None where it has no attributes; see `WordAttributes`.
-        targets: the wanted prevalences among records with attributes; by default every group as often as they are on average.
+        targets: the wanted prevalences among records with attributes; by default every group as often as they are on
+            average.
         config: see `Balance`.
         seed: of the order in which records are learnt from and of which ones are kept.
         passes: over the records, to learn their weights.
@@ -280,7 +291,8 @@ class BalancedSource(SourceView):
         self.unreadable = len(self.source) - len(readable)
         if not found:
             raise ValueError(
-                f"None of the {len(readable)} readable records has attributes: there is nothing to balance. Check the words."
+                f"None of the {len(readable)} readable records has attributes: there is nothing to balance. Check the "
+                "words."
             )
         s, y = (np.array(part, np.float64) for part in zip(*found, strict=True))
         return np.array(readable, np.int64), np.array(concerned, np.int64), s, y

@@ -39,7 +39,8 @@ class CachedSource:
     """A source that remembers what it has read, up to `megabytes` of memory; it is pickled empty.
 
     Nothing is ever dropped: visits are even over an epoch, so whatever came first is as good to keep as anything else.
-    Bad examples are not remembered, and are met and counted each time anew. Pixels that the source calls cheap are not kept.
+    Bad examples are not remembered, and are met and counted each time anew. Pixels that the source calls cheap are not
+    kept.
     """
 
     def __init__(self, source: Source, megabytes: float):

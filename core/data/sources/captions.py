@@ -15,8 +15,9 @@ MAX_CAPTION_FILE_BYTES = 1_000_000
 def captions_from_fields(fields: Mapping[str, Any]) -> tuple[Caption, ...]:
     """All captions in a JSON object or table row.
 
-    Each of the fields caption, text, captions, texts may hold a string, an object {"text" or "caption", "language", "weight"}, a list
-    of such, or a mapping from language to string or strings. A field "language" tells the language of plain strings.
+    Each of the fields caption, text, captions, texts may hold a string, an object {"text" or "caption", "language",
+    "weight"}, a list of such, or a mapping from language to string or strings. A field "language" tells the language of
+    plain strings.
     """
     language = next((fields[name] for name in LANGUAGE_FIELDS if isinstance(fields.get(name), str)), UNKNOWN_LANGUAGE)
     captions: list[Caption] = []

@@ -4,7 +4,8 @@
     FOLDER/zeroshot_classification_templates.txt   a template a line, "{c}" for the class
     FOLDER/dataset_type.txt                        "retrieval" where samples have captions; without it they have labels
     FOLDER/test/nshards.txt                        how many shards
-    FOLDER/test/0.tar, 1.tar, ...                  samples s0000000.webp (.jpg, .png) with s0000000.cls, the class's number in
+    FOLDER/test/0.tar, 1.tar, ...                  samples s0000000.webp (.jpg, .png) with s0000000.cls, the class's
+    number in
                                                    decimal, or with s0000000.txt, a caption a line
     FOLDER/train/...                               the same
 
@@ -54,8 +55,8 @@ def shards_of(folder: Path, split: str) -> list[Path]:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{counted} speaks of {len(shards)} shards, and {len(missing)} are missing: {', '.join(missing[:5])}. Download "
-            "them again."
+            f"{counted} speaks of {len(shards)} shards, and {len(missing)} are missing: {', '.join(missing[:5])}. "
+            "Download them again."
         )
     return shards
 
@@ -116,7 +117,9 @@ def has_labels(shards: Sequence[Path]) -> bool:
 
 
 def _labels_in(shard: Path) -> dict[str, int | None]:
-    """Key -> label of a shard's .cls members, None where one is not a number of 0 or more; the first of repeated ones counts."""
+    """Key -> label of a shard's .cls members, None where one is not a number of 0 or more; the first of repeated ones
+    counts.
+    """
     labels: dict[str, int | None] = {}
     file = OpenFile(shard)
     for found in scan(file.descriptor):
@@ -138,7 +141,9 @@ def _label(file: OpenFile, member: Member) -> int | None:
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
-    """The parts of a member's name before and after the first dot of the file name, as the index of shards divides them."""
+    """The parts of a member's name before and after the first dot of the file name, as the index of shards divides
+    them.
+    """
     path = PurePosixPath(name)
     stem, _, suffix = path.name.partition(".")
     return str(path.parent / stem), suffix.lower()

@@ -5,8 +5,8 @@
      "categories": [{"id", "name"}, ...],
      "refs": [{"ann_id" or "image_id" and "bbox", "sentences": ["the left dog", {"sent" or "raw": "..."}, ...]}, ...]}
 
-Boxes are in pixels of the image. An annotation with a category is a region named by it, every sentence of a reference one that tells
-it from the others; boxes around crowds (`iscrowd`) are left out.
+Boxes are in pixels of the image. An annotation with a category is a region named by it, every sentence of a reference
+one that tells it from the others; boxes around crowds (`iscrowd`) are left out.
 Reference: Lin et al. 2014, arXiv 1405.0312 (cocodataset.org, "Data format"); Kazemzadeh et al. 2014 for references.
 """
 
@@ -49,8 +49,8 @@ class CocoRegionSource:
         images: the folder that their file names are relative to.
         language: of captions, category names and sentences.
 
-    An image with a damaged annotation is a bad example as a whole, whose reason names the damage. Every process reads the
-    files anew.
+    An image with a damaged annotation is a bad example as a whole, whose reason names the damage. Every process reads
+    the files anew.
 
     Raises:
         FileNotFoundError: a file or the folder is not there.

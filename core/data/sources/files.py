@@ -32,7 +32,9 @@ def read_regular_file(path: str | Path, *, kind: str, max_bytes: int) -> bytes:
 
 
 def read_at(descriptor: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
-    """Exactly `size` bytes from `offset`; raises `BadExample` where the file ends before or the size is beyond reason."""
+    """Exactly `size` bytes from `offset`; raises `BadExample` where the file ends before or the size is beyond
+    reason.
+    """
     if size > max_bytes:
         raise BadExample(f"{kind}_file_too_large", f"{size} bytes, at most {max_bytes}")
     data = os.pread(descriptor, size, offset)
@@ -45,7 +47,9 @@ def read_at(descriptor: int, offset: int, size: int, *, kind: str, max_bytes: in
 
 
 class OpenFile:
-    """A file open for reading at any place; it is closed when nobody holds it any more, so another thread may still be reading."""
+    """A file open for reading at any place; it is closed when nobody holds it any more, so another thread may still be
+    reading.
+    """
 
     def __init__(self, path: str | Path):
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -56,7 +60,9 @@ class OpenFile:
 
 
 def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in memory."""
+    """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in
+    memory.
+    """
     with path.open("rb") as file:
         offset = 0
         while line := file.readline(max_bytes):

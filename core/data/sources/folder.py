@@ -1,4 +1,6 @@
-"""A folder of images with captions in captions.jsonl or metadata.jsonl, or in a .txt or .json file beside each image."""
+"""A folder of images with captions in captions.jsonl or metadata.jsonl, or in a .txt or .json file beside each
+image.
+"""
 
 import hashlib
 import os
@@ -26,7 +28,9 @@ IMAGE_FIELDS = ("file_name", "image", "file")
 
 @dataclass(slots=True)
 class _Entry:
-    """What stands in the folder under one key: images and where their captions are, or the reason why it is of no use."""
+    """What stands in the folder under one key: images and where their captions are, or the reason why it is of no
+    use.
+    """
 
     key: str
     images: list[str] = field(default_factory=list)
@@ -39,10 +43,10 @@ class _Entry:
 class FolderSource:
     """One record an image, or several images whose paths differ in the suffix only.
 
-    A captions.jsonl or metadata.jsonl speaks for its directory and those below: only what its lines name counts there, as
-    {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`);
-    several lines about one image add up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`.
-    Sub-directories are read too; hidden names are not.
+    A captions.jsonl or metadata.jsonl speaks for its directory and those below: only what its lines name counts there,
+    as {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...} (see
+    `captions.captions_from_fields`); several lines about one image add up. Elsewhere the captions of `a.jpg` are the
+    lines of `a.txt`, or stand in `a.json`. Sub-directories are read too; hidden names are not.
     """
 
     def __init__(self, root: str | Path):
@@ -144,7 +148,9 @@ class FolderSource:
 
 
 def _image_named(line: bytes) -> str:
-    """The image a line of a list speaks of; raises `BadExample` for lines that are of no use or point out of the folder."""
+    """The image a line of a list speaks of; raises `BadExample` for lines that are of no use or point out of the
+    folder.
+    """
     fields = object_from_json(line)
     captions_from_fields(fields)
     name = next((fields[field] for field in IMAGE_FIELDS if isinstance(fields.get(field), str)), "")

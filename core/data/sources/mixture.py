@@ -1,7 +1,8 @@
-"""Languages in wanted shares: a source seen as a long list in which English has nine places of ten, say, and each record its turn.
+"""Languages in wanted shares: a source seen as a long list in which English has nine places of ten, say, and each
+record its turn.
 
-The shares are fixed ones, as the 90% English and 10% other languages of SigLIP 2 (Tschannen et al. 2025, section 2.1), or come
-from the numbers of records: p(language) ~ n(language)^(1/T), which is even for large T.
+The shares are fixed ones, as the 90% English and 10% other languages of SigLIP 2 (Tschannen et al. 2025, section 2.1),
+or come from the numbers of records: p(language) ~ n(language)^(1/T), which is even for large T.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ _SOURCES_REMEMBERED = 4
 
 @dataclass(frozen=True)
 class LanguageShare:
-    """One language of a mixture: its records, its share of all (record, language) pairs, its places, and its share of those."""
+    """One language of a mixture: its records, its share of all (record, language) pairs, its places, and its share of
+    those.
+    """
 
     language: str
     records: int
@@ -31,20 +34,22 @@ class LanguageShare:
 
 
 class LanguageMixture(SourceView):
-    """A source of `length` places, each one record in one of its languages: only the captions of that language are left in it.
+    """A source of `length` places, each one record in one of its languages: only the captions of that language are left
+    in it.
 
-    The places of a language are spread evenly, and its records come in turn, each as often as any other of that language (give
-    or take one). A record of several languages serves each of them, so it may come several times. Regions stay as they are.
-    Records that cannot be read or have no caption are left out: `unreadable` is their number. A place is a pure function of its
-    index, the same on any machine; the order in which training meets places is `sampling.Order`'s.
+    The places of a language are spread evenly, and its records come in turn, each as often as any other of that
+    language (give or take one). A record of several languages serves each of them, so it may come several times.
+    Regions stay as they are. Records that cannot be read or have no caption are left out: `unreadable` is their number.
+    A place is a pure function of its index, the same on any machine; the order in which training meets places is
+    `sampling.Order`'s.
 
     Args:
         source: is read once from end to end; what is found is remembered by its fingerprint while the process lives.
-        shares: relative weights of languages, "*" being that of all others together, as {"en": 0.9, "*": 0.1}; a language that
-            neither is named nor falls under "*" does not come. None is {"*": 1}.
+        shares: relative weights of languages, "*" being that of all others together, as {"en": 0.9, "*": 0.1}; a
+            language that neither is named nor falls under "*" does not come. None is {"*": 1}.
         temperature: T of p ~ n^(1/T) among the languages of "*"; 1 keeps their proportions, infinity makes them equal.
-        length: places; by default as many as the source has records. Where a language has fewer places than records, some of its
-            records (chosen by seed) have none: `shares()` shows it, and more places cure it.
+        length: places; by default as many as the source has records. Where a language has fewer places than records,
+            some of its records (chosen by seed) have none: `shares()` shows it, and more places cure it.
         seed: of the order of each language's records and of which language begins.
 
     Raises:
@@ -142,8 +147,8 @@ def _wanted_shares(counts: dict[str, int], shares: Mapping[str, float] | None, t
     others = [code for code in counts if code not in named] if rest else []
     if missing or (rest and not others):
         raise ValueError(
-            f"The source has no records in {', '.join(missing) or 'other languages'}: it has {', '.join(counts)}. Leave those "
-            "shares out."
+            f"The source has no records in {', '.join(missing) or 'other languages'}: it has {', '.join(counts)}. "
+            "Leave those shares out."
         )
     weights = np.array([counts[code] for code in others]) ** (1 / temperature)
     wanted = named | dict(zip(others, rest * weights / weights.sum() if rest else [], strict=True))
@@ -159,8 +164,8 @@ def _largest_remainders(shares: np.ndarray, length: int, languages: tuple[str, .
     if (places == 0).any():
         without = [code for code, count in zip(languages, places, strict=True) if not count]
         raise ValueError(
-            f"{length} places are too few: no place is left for {', '.join(without)}. Raise length to {int(np.ceil(1 / shares.min()))}, "
-            "or give larger shares."
+            f"{length} places are too few: no place is left for {', '.join(without)}. Raise length to "
+            f"{int(np.ceil(1 / shares.min()))}, or give larger shares."
         )
     return places
 
@@ -168,8 +173,8 @@ def _largest_remainders(shares: np.ndarray, length: int, languages: tuple[str, .
 def _spread(places: np.ndarray, start: float) -> tuple[np.ndarray, np.ndarray]:
     """For each of Σ places the language and how many of that language come before it: int16 and int64.
 
-    Place k of a language belongs at (k + offset) / places of the way; sorting what belongs earlier first moves nothing far. The
-    offsets follow the golden ratio, so that languages with equally many places do not all come in one heap.
+    Place k of a language belongs at (k + offset) / places of the way; sorting what belongs earlier first moves nothing
+    far. The offsets follow the golden ratio, so that languages with equally many places do not all come in one heap.
     """
     offsets = (start + GOLDEN * np.arange(len(places))) % 1.0
     turns = np.concatenate([np.arange(count) for count in places])

@@ -13,19 +13,22 @@ LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
-    f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; captions.jsonl, '
-    'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or a folder of '
-    "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the boxes that "
-    f"recipes.label found in it as {LABELLED}regions.jsonl:DATA"
+    f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
+    "captions.jsonl, "
+    'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
+    "a folder of "
+    "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the "
+    f"boxes that recipes.label found in it as {LABELLED}regions.jsonl:DATA"
 )
 
 
 def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> Source:
     """The source that a text stands for: "emoji", or one or several local files, or a folder.
 
-    File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the files.
-    "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
-    `index_folder` keeps the indices of tar shards. Raises FileNotFoundError or ValueError that say what would have been right.
+    File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the
+    files. "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
+    `index_folder` keeps the indices of tar shards. Raises FileNotFoundError or ValueError that say what would have been
+    right.
     """
     spec = str(spec)
     if spec == EMBEDDED:

@@ -15,10 +15,11 @@ _MEGABYTE = 1_000_000
 
 
 class TableSource:
-    """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see `captions.captions_from_fields`).
+    """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see
+    `captions.captions_from_fields`).
 
-    Rows are read by group: a row group of Parquet, a record batch of Arrow. Subclasses say how many rows each group has and how it is
-    read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
+    Rows are read by group: a row group of Parquet, a record batch of Arrow. Subclasses say how many rows each group has
+    and how it is read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512):
@@ -122,7 +123,9 @@ class ParquetSource(TableSource):
 
 
 class ArrowSource(TableSource):
-    """Arrow files as `datasets.Dataset.save_to_disk` writes them; mapped into memory, so that all groups can be kept."""
+    """Arrow files as `datasets.Dataset.save_to_disk` writes them; mapped into memory, so that all groups can be
+    kept.
+    """
 
     def __init__(self, paths: Sequence[str | Path]):
         self._mapped: dict[Path, tuple[list[Any], Any]] = {}

@@ -6,22 +6,24 @@ LONGEST_NGRAM = 10
 
 # Function words of English: articles, pronouns, prepositions, conjunctions, auxiliaries.
 _STOP_WORDS = (
-    "a an the this that these those some any each every no not and or but nor so if than then as of at by for from in into "
-    "on onto to up down out off over under with without within between near next about after before during through is are "
-    "was were be been being am do does did has have had having can could will would shall should may might must i you he she "
-    "it we they me him her us them my your his its our their mine yours who whom whose which what when where why how there "
-    "here very just only also too more most other such own same both all few many much one s t"
+    "a an the this that these those some any each every no not and or but nor so if than then as of at by for from in "
+    "into on onto to up down out off over under with without within between near next about after before during "
+    "through is are was were be been being am do does did has have had having can could will would shall should may "
+    "might must i you he she it we they me him her us them my your his its our their mine yours who whom whose which "
+    "what when where why how there here very just only also too more most other such own same both all few many much "
+    "one s t"
 )
 _CATEGORIES = (
-    "person, man, woman, child, face, hand, dog, cat, bird, horse, cow, sheep, pig, fish, butterfly, bear, elephant, insect, "
-    "flower, tree, plant, leaf, fruit, apple, banana, orange, vegetable, bread, cake, pizza, sandwich, ice cream, egg, cheese, "
-    "bottle, cup, glass, bowl, plate, spoon, fork, knife, pot, chair, table, sofa, bed, lamp, door, window, curtain, clock, "
-    "mirror, shelf, box, basket, bag, suitcase, umbrella, hat, shoe, shirt, dress, jacket, trousers, glasses, watch, ring, "
-    "necklace, book, newspaper, pen, pencil, scissors, computer, keyboard, screen, phone, camera, television, radio, guitar, "
-    "piano, drum, ball, racket, ski, skateboard, bicycle, motorcycle, car, bus, truck, train, tram, aeroplane, helicopter, boat, "
-    "ship, rocket, wheel, traffic light, traffic sign, flag, bench, house, building, church, bridge, tower, tent, road, fence, "
-    "mountain, river, sea, beach, cloud, sun, moon, star, fire, snow, hammer, key, candle, balloon, doll, toy, gift, heart, "
-    "money, medal, trophy"
+    "person, man, woman, child, face, hand, dog, cat, bird, horse, cow, sheep, pig, fish, butterfly, bear, elephant, "
+    "insect, flower, tree, plant, leaf, fruit, apple, banana, orange, vegetable, bread, cake, pizza, sandwich, ice "
+    "cream, egg, cheese, bottle, cup, glass, bowl, plate, spoon, fork, knife, pot, chair, table, sofa, bed, lamp, "
+    "door, window, curtain, clock, mirror, shelf, box, basket, bag, suitcase, umbrella, hat, shoe, shirt, dress, "
+    "jacket, trousers, glasses, watch, ring, necklace, book, newspaper, pen, pencil, scissors, computer, keyboard, "
+    "screen, phone, camera, television, radio, guitar, piano, drum, ball, racket, ski, skateboard, bicycle, "
+    "motorcycle, car, bus, truck, train, tram, aeroplane, helicopter, boat, ship, rocket, wheel, traffic light, "
+    "traffic sign, flag, bench, house, building, church, bridge, tower, tent, road, fence, mountain, river, sea, "
+    "beach, cloud, sun, moon, star, fire, snow, hammer, key, candle, balloon, doll, toy, gift, heart, money, medal, "
+    "trophy"
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 CATEGORIES = tuple(_CATEGORIES.split(", "))

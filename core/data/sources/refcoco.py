@@ -8,8 +8,9 @@ Two layouts are read. One file of references, a list or {"refs": a list} of
      "split": "train",                              train, val, test, testA or testB
      "sentences": ["the man in red", ...]}
 
-and the data sets' own: instances.json, in the layout of COCO, with the references of `refs(unc).p` and the like as JSON. Those come as
-pickles, which can run any code when they are opened; `read_original` says how to convert one that you trust.
+and the data sets' own: instances.json, in the layout of COCO, with the references of `refs(unc).p` and the like as
+JSON. Those come as pickles, which can run any code when they are opened; `read_original` says how to convert one that
+you trust.
 
 Reference: Kazemzadeh et al. 2014 (ReferItGame); Yu et al. 2016 (RefCOCO, RefCOCO+); Mao et al. 2016 (RefCOCOg).
 """
@@ -29,7 +30,8 @@ SPLITS = ("train", *HELD_OUT_SPLITS)
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
 _HOW_TO_CONVERT = (
     "a pickle can run any code when it is opened. If you trust where it is from, convert it once:\n"
-    '    python -c \'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "rb")), open(sys.argv[2], "w"))\' '
+    '    python -c \'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "rb")), open(sys.argv[2], '
+    '"w"))\' '
     "'refs(unc).p' refs.json"
 )
 
@@ -45,7 +47,9 @@ class Referral:
 
     @property
     def image_key(self) -> str:
-        """What tells images apart across sets: the number of a COCO image, whichever year's naming it has; else the file's name."""
+        """What tells images apart across sets: the number of a COCO image, whichever year's naming it has; else the
+        file's name.
+        """
         number = _COCO_NAME.fullmatch(self.image.stem)
         return str(int(number[1])) if number else self.image.stem
 
@@ -76,11 +80,14 @@ def read_references(path: str | Path, images: str | Path) -> list[Referral]:
 
 
 def read_original(instances: str | Path, references: str | Path, images: str | Path) -> list[Referral]:
-    """The phrases of a data set as it was published, its references converted to JSON (the second layout above), in order.
+    """The phrases of a data set as it was published, its references converted to JSON (the second layout above), in
+    order.
 
     Args:
-        instances: instances.json, {"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "bbox"}]}.
-        references: JSON of refs(unc).p, refs(umd).p or refs(google).p, [{"image_id", "ann_id", "split", "sentences": [{"sent"}]}].
+        instances: instances.json, {"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id",
+            "bbox"}]}.
+        references: JSON of refs(unc).p, refs(umd).p or refs(google).p, [{"image_id", "ann_id", "split", "sentences":
+            [{"sent"}]}].
         images: folder of COCO's images of 2014.
 
     Raises:
@@ -156,8 +163,8 @@ def _relative(box: Sequence[float], width: float, height: float, where: str) -> 
     top, bottom = (min(max(value / height, 0.0), 1.0) for value in (y, y + down))
     if not (left < right and top < bottom):
         raise ValueError(
-            f"{where} has the box {list(box)} in an image of {width:g} x {height:g} pixels: nothing of it is inside. Expected "
-            "x, y, width, height."
+            f"{where} has the box {list(box)} in an image of {width:g} x {height:g} pixels: nothing of it is inside. "
+            "Expected x, y, width, height."
         )
     return top, left, bottom, right
 

@@ -1,8 +1,10 @@
-"""Regions that nobody marked: phrases from captions, a detector that looks for them, and a file that keeps what it found.
+"""Regions that nobody marked: phrases from captions, a detector that looks for them, and a file that keeps what it
+found.
 
-SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) looks for the n-grams of the alt-text and for a fixed set of object
-categories with an open-vocabulary detector, as OWLv2 does (Minderer et al. 2023, arXiv 2306.09683). The length of n-grams (10) and
-the words that alone make none are our choice; the score of 0.3 from which a box counts is LocCa's (arXiv 2403.19596).
+SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) looks for the n-grams of the alt-text and for a fixed
+set of object categories with an open-vocabulary detector, as OWLv2 does (Minderer et al. 2023, arXiv 2306.09683). The
+length of n-grams (10) and the words that alone make none are our choice; the score of 0.3 from which a box counts is
+LocCa's (arXiv 2403.19596).
 """
 
 import hashlib
@@ -68,15 +70,17 @@ class LabelledSource(SourceView):
             )
         if len(self._offsets) - 1 != len(source):
             raise ValueError(
-                f"{path} has regions of {len(self._offsets) - 1} records, expected {len(source)}: call label_regions again, "
-                "which goes on where it stopped."
+                f"{path} has regions of {len(self._offsets) - 1} records, expected {len(source)}: call label_regions "
+                "again, which goes on where it stopped."
             )
 
     def __len__(self) -> int:
         return len(self.source)
 
     def record(self, index: int) -> Record:
-        """As the source's own `record`, with regions; raises `BadExample` also where the picture was none when it was labelled."""
+        """As the source's own `record`, with regions; raises `BadExample` also where the picture was none when it was
+        labelled.
+        """
         record = self.source.record(index)
         begin, end = self._offsets[index : index + 2]
         with self.path.open("rb") as file:
@@ -110,8 +114,8 @@ def label_regions(
 ) -> LabelledSource:
     """Look for the phrases of each record's captions in its first picture, once, and keep what was found in a file.
 
-    The file has a line of settings and then a line of JSON for each record, in order, written at once; what was interrupted
-    goes on after the last whole line.
+    The file has a line of settings and then a line of JSON for each record, in order, written at once; what was
+    interrupted goes on after the last whole line.
 
     Args:
         path: of the file, made or continued.
@@ -205,7 +209,8 @@ def _resume(descriptor: int, path: Path, header: dict[str, Any]) -> int:
         if changed:
             was, now = ({name: found.get(name) for name in changed} for found in (lines.header, header))
             raise ValueError(
-                f"{path} was begun with other settings: {was!r:.300} instead of {now!r:.300}. Give the same, or another file."
+                f"{path} was begun with other settings: {was!r:.300} instead of {now!r:.300}. Give the same, or "
+                "another file."
             )
     os.ftruncate(descriptor, int(lines.offsets[-1]))
     os.lseek(descriptor, 0, os.SEEK_END)

@@ -1,10 +1,12 @@
 """Pictures with a map of the same size: the class of each pixel, or its depth.
 
-    VOC      FOLDER/JPEGImages/NAME.jpg, SegmentationClass/NAME.png (palette), ImageSets/Segmentation/SPLIT.txt (a name a line)
-    ADE20k   FOLDER/images/SPLIT/NAME.jpg, annotations/SPLIT/NAME.png (0: not labelled, n: class n - 1), objectInfo150.txt (optional)
-    depth    FOLDER/images/SPLIT/NAME.jpg or .png, depths/SPLIT/NAME.png (16 bits, `scale` units a metre, 0: unknown)
+    VOC      FOLDER/JPEGImages/NAME.jpg, SegmentationClass/NAME.png (palette), ImageSets/Segmentation/SPLIT.txt (a name
+    a line) ADE20k   FOLDER/images/SPLIT/NAME.jpg, annotations/SPLIT/NAME.png (0: not labelled, n: class n - 1),
+    objectInfo150.txt (optional) depth    FOLDER/images/SPLIT/NAME.jpg or .png, depths/SPLIT/NAME.png (16 bits, `scale`
+    units a metre, 0: unknown)
 
-Reference: Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge"; Zhou et al. 2017, "Scene Parsing through ADE20K".
+Reference: Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge"; Zhou et al. 2017, "Scene Parsing
+through ADE20K".
 """
 
 import io
@@ -45,7 +47,9 @@ MILLIMETRES = 1000.0
 
 
 class PixelMaps(ABC):
-    """Pictures with a map each; `VocSegmentation`, `AdeSegmentation` and `DepthFolder` say where they are and what they mean."""
+    """Pictures with a map each; `VocSegmentation`, `AdeSegmentation` and `DepthFolder` say where they are and what they
+    mean.
+    """
 
     def __init__(self, files: list[tuple[str, Path, Path]]):
         self._files = files  # (name, picture, map)
@@ -62,8 +66,8 @@ class PixelMaps(ABC):
 
         Args:
             index: 0 to len - 1.
-            size: (height, width) to which both are squashed, the picture as for training and the map by the nearest pixel: classes
-                and depths of two things have no mean. None leaves them as they are.
+            size: (height, width) to which both are squashed, the picture as for training and the map by the nearest
+                pixel: classes and depths of two things have no mean. None leaves them as they are.
 
         Raises:
             BadExample: a file that is missing, damaged or of another kind, or a map of another size than its picture.
@@ -169,7 +173,9 @@ class DepthFolder(PixelMaps):
 
 
 def nearest_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map [height, width] in another size, each pixel that whose area holds its centre: no value that was not there."""
+    """A map [height, width] in another size, each pixel that whose area holds its centre: no value that was not
+    there.
+    """
     rows, columns = (
         np.minimum((2 * np.arange(new) + 1) * old // (2 * new), old - 1)
         for new, old in zip(size, pixels.shape, strict=True)
@@ -220,8 +226,8 @@ def _check_there(files: list[tuple[str, Path, Path]], named_by: Path) -> None:
     missing = [path for _, *paths in files for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of the {2 * len(files)} files that {named_by} speaks of are not there, the first {missing[0]}. "
-            "Unpack the data set again."
+            f"{len(missing)} of the {2 * len(files)} files that {named_by} speaks of are not there, the first "
+            f"{missing[0]}. Unpack the data set again."
         )
 
 

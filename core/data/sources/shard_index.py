@@ -20,7 +20,8 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Samples first, then problems; arrays rather than objects, because a shard holds thousands and a data set thousands of shards.
+    """Samples first, then problems; arrays rather than objects, because a shard holds thousands and a data set
+    thousands of shards.
 
     keys: one a sample.   members: int64 [members, 3] of (kind, offset, size), sample after sample.
     starts: int64 [samples + 1], where each sample's members begin.   problems: (reason, detail) of each damage met.

@@ -35,7 +35,9 @@ def caption_columns(columns: Sequence[str], where: str) -> tuple[str, list[str]]
 
 
 def record_from_row(row: Mapping[str, Any], reference: object, image_path: str | None, fallback_key: str) -> Record:
-    """The record of a row; its key is a key column's value, else the image's own path without suffix, else `fallback_key`."""
+    """The record of a row; its key is a key column's value, else the image's own path without suffix, else
+    `fallback_key`.
+    """
     key = next((str(row[name]) for name in KEY_COLUMNS if row.get(name) is not None), None)
     if key is None:
         key = str(PurePosixPath(image_path).with_suffix("")) if image_path else fallback_key

@@ -1,4 +1,6 @@
-"""Where the members of a tar file lie, read from its headers alone; damage and refused members are reported, not passed over."""
+"""Where the members of a tar file lie, read from its headers alone; damage and refused members are reported, not passed
+over.
+"""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in a tar: its bytes are `size` bytes from `offset` of the tar. The name is a name only, never a path."""
+    """A regular file in a tar: its bytes are `size` bytes from `offset` of the tar. The name is a name only, never a
+    path.
+    """
 
     name: str
     offset: int
@@ -44,8 +48,8 @@ class _BadHeader(ValueError):
 def scan(descriptor: int) -> Iterator[Member | Damage]:
     """All regular members of an open tar file (ustar, GNU and pax headers) in their order, and each damage met.
 
-    After a damaged header the scan goes on at the next block that is a valid one, so that a single bad block does not hide
-    the rest (Python's tarfile takes a zeroed header for the end of the archive and says nothing).
+    After a damaged header the scan goes on at the next block that is a valid one, so that a single bad block does not
+    hide the rest (Python's tarfile takes a zeroed header for the end of the archive and says nothing).
     """
     end = os.fstat(descriptor).st_size
     if end == 0:

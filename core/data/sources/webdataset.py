@@ -1,6 +1,7 @@
 """WebDataset tar shards as a source with random access: an index of where each file lies, and reads at those places.
 
-Nothing is extracted, no shell and no unpickling is involved: of each sample only images and .txt or .json captions are read.
+Nothing is extracted, no shell and no unpickling is involved: of each sample only images and .txt or .json captions are
+read.
 """
 
 import hashlib
@@ -24,8 +25,8 @@ class WebDatasetSource:
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
     `captions.captions_from_fields`) its captions; other members are left alone. Damaged headers, links, devices and
-    repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the index of each shard
-    is kept there and used as long as the shard's size and time of change stay the same.
+    repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the index of each
+    shard is kept there and used as long as the shard's size and time of change stay the same.
     """
 
     def __init__(self, shards: Sequence[str | Path], *, index_folder: str | Path | None = None):

@@ -20,11 +20,12 @@ Words = Sequence[str] | Mapping[str, Sequence[str]]
 class WordAttributes:
     """record -> (s [groups], y [labels]): 1 where one of the words is in a caption, or None where no group is named.
 
-    Words are found whole ("man" is not in "manager"), in any case, and may be several words long. A name of people in a caption
-    says what its writer saw or assumed, no more.
+    Words are found whole ("man" is not in "manager"), in any case, and may be several words long. A name of people in a
+    caption says what its writer saw or assumed, no more.
 
     Args:
-        groups: {name: words}, the words as a list for captions of any language, or as {language: list} with "*" for any.
+        groups: {name: words}, the words as a list for captions of any language, or as {language: list} with "*" for
+            any.
         labels: the same for what else a picture may show.
 
     Raises:
@@ -70,7 +71,9 @@ def _by_language(name: str, words: Words) -> dict[str, tuple[str, ...]]:
 
 
 def _separated(text: str) -> str:
-    """ "It's a Man!" -> " it s a man ": letters, marks and digits of any script, lower case, words between single spaces."""
+    """ "It's a Man!" -> " it s a man ": letters, marks and digits of any script, lower case, words between single
+    spaces.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(character if unicodedata.category(character)[0] in "LMN" else " " for character in folded)
     return f" {' '.join(words.split())} "

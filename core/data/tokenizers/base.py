@@ -9,12 +9,15 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Tokenizer:
-    """Cleans as its vocabulary wants it, tokenizes, keeps the end-of-text token last when it truncates, and pads on the right.
+    """Cleans as its vocabulary wants it, tokenizes, keeps the end-of-text token last when it truncates, and pads on the
+    right.
 
-    lower_case: SigLIP 2's Gemma vocabulary, and our own. `str.lower` as it is in Python, so "É" becomes "é"; big_vision's
-        `tf.strings.lower` without an encoding lowers a-z alone, while every port of its models lowers all scripts.
-    strip_punctuation: SigLIP's T5 vocabularies, as transformers' SiglipTokenizer does: ASCII punctuation is dropped ("red_fox" is
-        "redfox"; big_vision's own canonicalisation would make it "red fox") and white space collapses to single spaces.
+    lower_case: SigLIP 2's Gemma vocabulary, and our own. `str.lower` as it is in Python, so "É" becomes "é";
+        big_vision's `tf.strings.lower` without an encoding lowers a-z alone, while every port of its models lowers all
+        scripts.
+    strip_punctuation: SigLIP's T5 vocabularies, as transformers' SiglipTokenizer does: ASCII punctuation is dropped
+        ("red_fox" is "redfox"; big_vision's own canonicalisation would make it "red fox") and white space collapses to
+        single spaces.
     bos_id: a token before the text, None for none (big_vision's SigLIP 2: `lower`, `tok(bos="no", eos="sticky")`).
 
     `open_tokenizer` opens a vocabulary's file; a subclass supplies `_ids`, from a cleaned string to a list of ids.

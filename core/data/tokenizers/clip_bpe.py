@@ -1,8 +1,9 @@
 """CLIP's tokenizer: byte-level pair encoding with an end-of-word mark (Radford et al. 2021; Sennrich et al. 2016).
 
-A text is brought to NFC, white space to single spaces, letters to lower case. It is then cut into contractions, runs of letters,
-single digits and runs of anything else; each becomes its UTF-8 bytes, which are merged pair by pair, the earliest merge first.
-OpenAI's and open_clip's tokenizers also repair text with ftfy and decode HTML entities first; transformers 5 does not, nor do we.
+A text is brought to NFC, white space to single spaces, letters to lower case. It is then cut into contractions, runs of
+letters, single digits and runs of anything else; each becomes its UTF-8 bytes, which are merged pair by pair, the
+earliest merge first. OpenAI's and open_clip's tokenizers also repair text with ftfy and decode HTML entities first;
+transformers 5 does not, nor do we.
 """
 
 import gzip
@@ -34,7 +35,8 @@ _SPLIT_AT_MARKS = re.compile(f"({re.escape(BOS)}|{re.escape(EOS)})")
 class ClipTokenizer(Tokenizer):
     """Beginning-of-text, the text, end-of-text, padding.
 
-    vocabulary: token -> id, with both marks.   merges: pairs, the first to be merged first.   pad_id: None for end-of-text, with which
+    vocabulary: token -> id, with both marks.   merges: pairs, the first to be merged first.   pad_id: None for
+        end-of-text, with which
     transformers pads; open_clip pads with 0. A causal tower that reads the end-of-text token sees no difference.
     """
 
@@ -48,8 +50,8 @@ class ClipTokenizer(Tokenizer):
         missing += [token for pair in self.merges for token in (*pair, "".join(pair)) if token not in self.vocabulary]
         if missing:
             raise ValueError(
-                f"CLIP's vocabulary lacks {len(missing)} tokens that it needs, such as {missing[:3]}; do vocabulary and merges belong "
-                "together?"
+                f"CLIP's vocabulary lacks {len(missing)} tokens that it needs, such as {missing[:3]}; do vocabulary "
+                "and merges belong together?"
             )
         self._tokens = {token_id: token for token, token_id in self.vocabulary.items()}
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
@@ -126,7 +128,8 @@ def _byte_letters() -> list[str]:
 
 
 class _StandIns(dict):
-    """For each character one of its kind that `_WORDS` can tell: letter, number, white space or other; found when first met.
+    """For each character one of its kind that `_WORDS` can tell: letter, number, white space or other; found when first
+    met.
 
     The letter is one that no contraction and no mark contains.
     """
@@ -156,7 +159,8 @@ def _definition(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> by
     """The tokenizer.json that the tokenizers package reads, with the same cleaning and cutting."""
     words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     marks: list[dict[str, Any]] = [
-        {"id": vocabulary[mark], "content": mark, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+        {"id": vocabulary[mark], "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False,
          "special": True}
         for mark in (BOS, EOS)
     ]  # fmt: skip

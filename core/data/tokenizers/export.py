@@ -1,4 +1,6 @@
-"""Our tokenizers as a `tokenizer.json` that the tokenizers package, transformers and transformers.js read, with the same ids."""
+"""Our tokenizers as a `tokenizer.json` that the tokenizers package, transformers and transformers.js read, with the
+same ids.
+"""
 
 import base64
 import json
@@ -29,9 +31,9 @@ _FINAL_SIGMA = "(?<=\\p{L})\u03a3(?!\\p{L})"
 def tokenizer_definition(tokenizer: Tokenizer, context_length: int) -> dict[str, Any]:
     """The content of a tokenizer.json: cleaning, vocabulary, end-of-text, truncation and padding to `context_length`.
 
-    Ids equal `Tokenizer.encode`'s, but for what the format cannot say: names of control pieces ("</s>") that stand in a text
-    are taken for the pieces themselves, and so are names of byte pieces ("<0x41>"); and several combining marks that no language puts
-    together, or one behind a no-break space, may come out otherwise.
+    Ids equal `Tokenizer.encode`'s, but for what the format cannot say: names of control pieces ("</s>") that stand in a
+    text are taken for the pieces themselves, and so are names of byte pieces ("<0x41>"); and several combining marks
+    that no language puts together, or one behind a no-break space, may come out otherwise.
 
     Raises:
         ValueError: for a SentencePiece model of a kind that the format does not know.
@@ -101,8 +103,9 @@ def _from_sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
     if model.model_type not in (UNIGRAM, BPE) or model.whitespace_as_suffix or not model.escape_whitespaces:
         raise ValueError(
             f"a SentencePiece model of type {model.model_type}, with white space "
-            f"{'as a suffix' if model.whitespace_as_suffix else 'marked' if model.escape_whitespaces else 'unmarked'}, has no "
-            "tokenizer.json; expected a unigram or BPE model with marked white space before words, the trainer's defaults. "
+            f"{'as a suffix' if model.whitespace_as_suffix else 'marked' if model.escape_whitespaces else 'unmarked'}, "
+            "has no tokenizer.json; expected a unigram or BPE model with marked white space before words, the "
+            "trainer's defaults. "
             'Save with format="diptych", which keeps the .model file.'
         )
     back = [_replace({"String": _SPACE_MARK}, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -136,8 +139,8 @@ def _from_sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
 def _normalization(model: SentencePieceModel) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     if model.charsmap:
-        # The format applies the map to short graphemes and single characters only: what is spelt in more parts, as Korean and
-        # Vietnamese are in names of files on a Mac, has to be composed first.
+        # The format applies the map to short graphemes and single characters only: what is spelt in more parts, as
+        # Korean and Vietnamese are in names of files on a Mac, has to be composed first.
         steps += [{"type": "NFC"}] if "nfkc" in model.normalization else []
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.charsmap).decode()})
     if model.remove_extra_whitespaces:
@@ -158,7 +161,9 @@ def _unigram(model: SentencePieceModel) -> dict[str, Any]:
 
 
 def _bpe(model: SentencePieceModel) -> dict[str, Any]:
-    """SentencePiece joins the two neighbours whose union has the best score: every split of a piece is a merge, the best piece first."""
+    """SentencePiece joins the two neighbours whose union has the best score: every split of a piece is a merge, the
+    best piece first.
+    """
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
     joined = {piece.text for piece in model.pieces if piece.kind not in (CONTROL, UNKNOWN, BYTE, UNUSED)}
     ordered = sorted((piece for piece in model.pieces if piece.text in joined), key=lambda piece: -piece.score)

@@ -16,12 +16,13 @@ _CLIP_MARK = re.compile(rb'"end_of_word_suffix"\s*:\s*"</w>"')  # only CLIP's to
 def open_tokenizer(
     path: str | Path, *, pad_id: int | None = None, lower_case: bool = True, strip_punctuation: bool = False
 ) -> Tokenizer:
-    """Open a SentencePiece `.model`, a Hugging Face `tokenizer.json` (which needs `pip install tokenizers`), or CLIP's vocabulary.
+    """Open a SentencePiece `.model`, a Hugging Face `tokenizer.json` (which needs `pip install tokenizers`), or CLIP's
+    vocabulary.
 
     CLIP's comes as a tokenizer.json, as a vocab.json beside a merges.txt, or as bpe_simple_vocab_16e6.txt.gz.
-    `pad_id` overrides the file's own (SigLIP 1 pads with the end-of-text id 1); a file without one pads with end-of-text.
-    CLIP's has its own cleaning, whatever `lower_case` and `strip_punctuation` say; what a checkpoint wants for others is
-    `vocabularies.open_vocabulary`'s to find out.
+    `pad_id` overrides the file's own (SigLIP 1 pads with the end-of-text id 1); a file without one pads with
+    end-of-text. CLIP's has its own cleaning, whatever `lower_case` and `strip_punctuation` say; what a checkpoint wants
+    for others is `vocabularies.open_vocabulary`'s to find out.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,6 +1,7 @@
 """What a SentencePiece `.model` file holds, read from its protocol buffer: pieces, kind of model, normalisation.
 
-The message is `sentencepiece.ModelProto` (google/sentencepiece, src/sentencepiece_model.proto); its fields are named below by number.
+The message is `sentencepiece.ModelProto` (google/sentencepiece, src/sentencepiece_model.proto); its fields are named
+below by number.
 """
 
 import struct

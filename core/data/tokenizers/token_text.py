@@ -13,8 +13,8 @@ _UNKNOWN = ("<unk>", "[UNK]")
 def text_of(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     """The text of token ids up to the first end-of-text, without padding and marks, single spaces between words.
 
-    For SentencePiece vocabularies and a tokenizer.json of that kind (Gemma's), whose pieces spell their spaces; not for CLIP's.
-    Bytes that are no UTF-8, which a decoder may write, become U+FFFD.
+    For SentencePiece vocabularies and a tokenizer.json of that kind (Gemma's), whose pieces spell their spaces; not for
+    CLIP's. Bytes that are no UTF-8, which a decoder may write, become U+FFFD.
     """
     skipped = {tokenizer.pad_id, tokenizer.bos_id}
     data = bytearray()

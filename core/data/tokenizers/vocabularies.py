@@ -7,7 +7,8 @@ from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.files.fields import Fields, read_fields
 
-# SentencePiece's own files come first: the tokenizer.json beside them is a conversion, and reading it needs one package more.
+# SentencePiece's own files come first: the tokenizer.json beside them is a conversion, and reading it needs one package
+# more.
 VOCABULARY_FILES = (
     "tokenizer.model",
     "spiece.model",
@@ -32,14 +33,16 @@ def vocabulary_file(folder: Path) -> Path:
 def open_vocabulary(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint's folder, as transformers lays it out, with the cleaning that its vocabulary wants.
 
-    Letters are lower-cased for every vocabulary. ASCII punctuation is dropped for T5's, as transformers' SiglipTokenizer does for
-    SigLIP's English and multilingual checkpoints; big_vision, which trained them, lower-cases only. The vocabulary decides, never the
-    kind of model that uses it: transformers 5 lower-cases for SigLIP 2's checkpoints only where their model_type is "siglip2", which
-    two of seventeen have, so that "A Cat." and "a cat." get different ids in the others. Only tokenizer_config.json as we write it
-    overrides this, which says what is done with punctuation.
+    Letters are lower-cased for every vocabulary. ASCII punctuation is dropped for T5's, as transformers'
+    SiglipTokenizer does for SigLIP's English and multilingual checkpoints; big_vision, which trained them, lower-cases
+    only. The vocabulary decides, never the kind of model that uses it: transformers 5 lower-cases for SigLIP 2's
+    checkpoints only where their model_type is "siglip2", which two of seventeen have, so that "A Cat." and "a cat." get
+    different ids in the others. Only tokenizer_config.json as we write it overrides this, which says what is done with
+    punctuation.
 
-    The tokenizer pads with the pad token that tokenizer_config.json or special_tokens_map.json names. Where they are silent, T5's
-    vocabularies pad with end-of-text, as SigLIP was trained, CLIP's with end-of-text, others with their own pad token.
+    The tokenizer pads with the pad token that tokenizer_config.json or special_tokens_map.json names. Where they are
+    silent, T5's vocabularies pad with end-of-text, as SigLIP was trained, CLIP's with end-of-text, others with their
+    own pad token.
     """
     tokenizer = open_tokenizer(vocabulary_file(folder))
     tokenizer.strip_punctuation = is_t5_vocabulary(tokenizer)
@@ -57,7 +60,9 @@ def open_vocabulary(folder: Path) -> Tokenizer:
 
 
 def is_t5_vocabulary(tokenizer: Tokenizer) -> bool:
-    """Whether this is one of T5's vocabularies, with which SigLIP was trained: 32,000 pieces (c4) or mT5's 250,000, up to 128 more."""
+    """Whether this is one of T5's vocabularies, with which SigLIP was trained: 32,000 pieces (c4) or mT5's 250,000, up
+    to 128 more.
+    """
     marks = tuple(tokenizer.token_id(mark) for mark in ("<pad>", "</s>", "<unk>"))
     return marks == (0, 1, 2) and any(0 <= tokenizer.vocab_size - size <= 128 for size in (32_000, 250_000))
 

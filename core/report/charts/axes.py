@@ -15,7 +15,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 38
 
 @dataclass(frozen=True)
 class Scale:
-    """One axis. `kind` is "linear", "log" or "odds" (probabilities, even in log-odds); `start` and `stop` are pixels."""
+    """One axis. `kind` is "linear", "log" or "odds" (probabilities, even in log-odds); `start` and `stop` are
+    pixels.
+    """
 
     kind: str
     low: float

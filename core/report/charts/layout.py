@@ -6,7 +6,8 @@ from diptych.core.report.charts.markup import Markup, element, join
 NARROW, HEIGHT = 360, 236
 
 MARK = (
-    '<svg class="mark-of-house" viewBox="0 0 34 28" aria-hidden="true"><path class="area-image" d="M1 3 15 7v20L1 23z"/>'
+    '<svg class="mark-of-house" viewBox="0 0 34 28" aria-hidden="true"><path class="area-image" d="M1 3 15 7v20L1 '
+    '23z"/>'
     '<path class="area-text" d="M33 3 19 7v20l14-4z"/></svg>'
 )
 

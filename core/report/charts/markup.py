@@ -22,7 +22,8 @@ def escape(text: object) -> Markup:
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Markup:
-    """One element. `element("a", "R&D", class_="x", data_tip="<b>")` is `<a class="x" data-tip="&lt;b&gt;">R&amp;D</a>`.
+    """One element. `element("a", "R&D", class_="x", data_tip="<b>")` is
+    `<a class="x" data-tip="&lt;b&gt;">R&amp;D</a>`.
 
     Args:
         name: tag name.

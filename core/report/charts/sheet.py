@@ -15,26 +15,41 @@ SIDE = 128
 
 SHEET = """
 ul.hits,ul.cards{list-style:none;margin:0;padding:0;display:grid;gap:12px}
-ul.hits{grid-template-columns:repeat(auto-fill,minmax(168px,1fr))} ul.cards{grid-template-columns:repeat(auto-fill,minmax(340px,1fr))}
+ul.hits{grid-template-columns:repeat(auto-fill,minmax(168px,1fr))}
+ul.cards{grid-template-columns:repeat(auto-fill,minmax(340px,1fr))}
 .hit,.shown{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;min-width:0}
-.hit{display:grid;grid-template-rows:auto auto auto 1fr;gap:7px} .hit .thumb,.shown .thumb{border-color:transparent}
-.hit p{font-size:13px;line-height:1.35;overflow-wrap:anywhere;display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden}
-.figures{display:flex;justify-content:space-between;gap:0 6px;flex-wrap:wrap;align-items:baseline;font-size:12px;color:var(--muted)}
+.hit{display:grid;grid-template-rows:auto auto auto 1fr;gap:7px}
+.hit .thumb,.shown .thumb{border-color:transparent}
+.hit p{font-size:13px;line-height:1.35;overflow-wrap:anywhere;display:-webkit-box;-webkit-line-clamp:3;
+  -webkit-box-orient:vertical;overflow:hidden}
+.figures{display:flex;justify-content:space-between;gap:0 6px;flex-wrap:wrap;align-items:baseline;font-size:12px;
+  color:var(--muted)}
 .figures b{color:var(--ink);font-size:14px;font-weight:650}
 .bar-of{display:block;height:5px;border-radius:3px;background:var(--grid);overflow:hidden}
 .bar-of i{display:block;height:100%;border-radius:3px;background:var(--image);min-width:1px}
-.bar-of.text i{background:var(--text)} .bar-of.pair i{background:var(--pair)}
-.lost{display:grid;place-items:center;aspect-ratio:1;border-radius:8px;background:var(--grid);color:var(--muted);font-size:12px;padding:8px;
-text-align:center;overflow-wrap:anywhere}
-.asked{display:flex;align-items:center;gap:14px;flex-wrap:wrap;margin-bottom:14px} .asked .thumb{width:84px;padding:4px}
+.bar-of.text i{background:var(--text)}
+.bar-of.pair i{background:var(--pair)}
+.lost{display:grid;place-items:center;aspect-ratio:1;border-radius:8px;background:var(--grid);color:var(--muted);
+  font-size:12px;padding:8px;text-align:center;overflow-wrap:anywhere}
+.asked{display:flex;align-items:center;gap:14px;flex-wrap:wrap;margin-bottom:14px}
+.asked .thumb{width:84px;padding:4px}
 .asked h2{margin:0;overflow-wrap:anywhere}
 .shown{display:grid;grid-template-columns:112px minmax(0,1fr);gap:14px;align-items:start;padding:12px 14px 12px 12px}
 .shown h3{font-size:13px;font-weight:550;color:var(--muted);overflow-wrap:anywhere;margin-bottom:6px}
-.guesses{list-style:none;margin:0;padding:0;display:grid;gap:7px} .guess{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:1px 10px;
-font-size:13.5px;line-height:1.35;color:var(--muted)} .guess.first{color:var(--ink);font-weight:600}
-.guess .bar-of{grid-column:1/-1;height:4px} .guess .bar-of+.bar-of{margin-top:1px} .guess data{font-size:12.5px;white-space:nowrap}
-.guess bdi{overflow-wrap:anywhere} .verdict{font-weight:700} .verdict.right{color:var(--pair)} .verdict.wrong{color:var(--wrong)}
-@media (max-width:640px){ul.hits{grid-template-columns:repeat(auto-fill,minmax(104px,1fr))} ul.cards{grid-template-columns:minmax(0,1fr)}}
+.guesses{list-style:none;margin:0;padding:0;display:grid;gap:7px}
+.guess{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:1px 10px;font-size:13.5px;line-height:1.35;
+  color:var(--muted)}
+.guess.first{color:var(--ink);font-weight:600}
+.guess .bar-of{grid-column:1/-1;height:4px}
+.guess .bar-of+.bar-of{margin-top:1px}
+.guess data{font-size:12.5px;white-space:nowrap}
+.guess bdi{overflow-wrap:anywhere}
+.verdict{font-weight:700}
+.verdict.right{color:var(--pair)}
+.verdict.wrong{color:var(--wrong)}
+@media (max-width:640px){
+ul.hits{grid-template-columns:repeat(auto-fill,minmax(104px,1fr))}
+ul.cards{grid-template-columns:minmax(0,1fr)}}
 """
 
 

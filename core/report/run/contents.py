@@ -1,4 +1,6 @@
-"""What a report is made of: one value that a recipe fills. Every part may be missing; the page leaves its section out."""
+"""What a report is made of: one value that a recipe fills. Every part may be missing; the page leaves its section
+out.
+"""
 
 import dataclasses
 import json
@@ -43,7 +45,8 @@ class Samples:
             if len(values) != length:
                 raise ValueError(
                     f"Samples.{name} must have {length} entries, one for each "
-                    f"{'image' if length is images and name in ('image_labels', 'thumbnails') else 'text'}, got {len(values)}."
+                    f"{'image' if length is images and name in ('image_labels', 'thumbnails') else 'text'}, got "
+                    f"{len(values)}."
                 )
         if self.thumbnails.ndim != 4 or self.thumbnails.shape[-1] != 3 or self.thumbnails.dtype != np.uint8:
             raise ValueError(
@@ -73,12 +76,12 @@ class ReportData:
     # versions {package: version}, git {"commit", "dirty"}, config {...}.
     metrics: Sequence[Mapping[str, Any]] = ()
     # Rows in order: {"step", "examples", "loss", "learning_rate", "logit_scale", "logit_bias", "gradient_norm",
-    # "examples_per_second", "seconds"}; a row with "evaluation": {name: share between 0 and 1} adds to the curves of quality.
-    # Any field may be missing or not a number; only "step" or "examples" is needed.
+    # "examples_per_second", "seconds"}; a row with "evaluation": {name: share between 0 and 1} adds to the curves of
+    # quality. Any field may be missing or not a number; only "step" or "examples" is needed.
     retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    # {name of the set, such as "New drawings": {language or "mean": result}}, results as of multilingual.recall_by_language:
-    # {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries", "gallery", "image_to_text": {...}}.
-    # The first set makes the headline.
+    # {name of the set, such as "New drawings": {language or "mean": result}}, results as of
+    # multilingual.recall_by_language: {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries",
+    # "gallery", "image_to_text": {...}}. The first set makes the headline.
     zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
     samples: Samples | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
@@ -87,7 +90,9 @@ class ReportData:
     captions_clipped: int | None = None  # captions longer than the context
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one .npz without pickles, from which `load` restores it and the report can be made again."""
+        """Write everything to one .npz without pickles, from which `load` restores it and the report can be made
+        again.
+        """
         arrays: dict[str, Any] = {}
         plain: dict[str, Any] = {}
         for part in dataclasses.fields(self):

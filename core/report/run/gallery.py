@@ -1,4 +1,6 @@
-"""What the model finds: the nearest images of captions in several scripts, the nearest captions of images, sure mistakes."""
+"""What the model finds: the nearest images of captions in several scripts, the nearest captions of images, sure
+mistakes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from diptych.core.report.language_names import language_name
 from diptych.core.report.run.contents import Samples
 from diptych.core.report.run.score_figures import pair_probability
 
-# Languages of other scripts, in the order in which they are tried: Arabic, Devanagari, Japanese, Cyrillic, Thai, Hebrew, ...
+# Languages of other scripts, in the order in which they are tried: Arabic, Devanagari, Japanese, Cyrillic, Thai,
+# Hebrew, ...
 SHOWCASE_LANGUAGES = ("ar", "hi", "ja", "uk", "th", "he", "ko", "el", "zh", "bn", "te", "fa", "de", "fr", "sw", "vi")
 # Texts among which the surest mistakes are sought: more would cost more than the rest of the report.
 MISTAKE_QUERIES = 5_000
@@ -68,7 +71,9 @@ def nearest_captions(samples: Samples, images: Sequence[int], among: np.ndarray,
 
 
 def sure_mistakes(samples: Samples, *, count: int) -> list[Answer]:
-    """Main-language texts whose nearest image is wrong, those with the largest cosine first, of at most `MISTAKE_QUERIES`."""
+    """Main-language texts whose nearest image is wrong, those with the largest cosine first, of at most
+    `MISTAKE_QUERIES`.
+    """
     texts = samples.in_language()
     texts = texts[np.isin(samples.text_labels[texts], samples.image_labels)]
     answers = nearest_images(samples, texts[:MISTAKE_QUERIES].tolist(), count=1)

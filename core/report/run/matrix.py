@@ -18,7 +18,8 @@ def similarity_matrix(
 ) -> Markup:
     """Cosines of images (columns) with captions (rows); pairs stand on the diagonal.
 
-    The shade grows from the smallest to the largest cosine of the figure; a dot marks a probability of one half or more.
+    The shade grows from the smallest to the largest cosine of the figure; a dot marks a probability of one half or
+    more.
 
     Args:
         samples: the embeddings.

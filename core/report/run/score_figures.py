@@ -78,8 +78,8 @@ def reliability_figure(reliability: Mapping[str, Any], *, width: float, height: 
         # Where no pair was seen the share is only known to lie below the upper bound.
         dot = (_inside(y, row["share"]), "dot pair") if row["share"] > 0 else (top, "ring pair")
         sentence = (
-            f"predicted {probability(row['mean_probability'])}, true {probability(row['share'])} of {row['cells']:,} cells "
-            f"(95%: {probability(row['interval'][0])} to {probability(row['interval'][1])})"
+            f"predicted {probability(row['mean_probability'])}, true {probability(row['share'])} of {row['cells']:,} "
+            f"cells (95%: {probability(row['interval'][0])} to {probability(row['interval'][1])})"
         )
         marks.append(
             element(

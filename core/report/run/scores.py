@@ -11,7 +11,9 @@ from diptych.core.report.run.score_figures import clouds_figure, histogram_figur
 
 
 def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
-    """(anchor, title, content): similarity matrix, logits, reliability and clouds; None without embeddings of a pair."""
+    """(anchor, title, content): similarity matrix, logits, reliability and clouds; None without embeddings of a
+    pair.
+    """
     samples = data.samples
     if samples is None or thumbnails is None:
         return None
@@ -87,8 +89,8 @@ def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, M
             "Reliability",
             [("pair", "measured"), *([("dotted", "at most, no pair seen")] if unseen else [])],
             reliability_figure(reliability, width=NARROW, height=300),
-            f"On the dashed line a probability is true. In a grid of {size} only one cell in {size} is a pair, so both axes are even "
-            "in log-odds.",
+            f"On the dashed line a probability is true. In a grid of {size} only one cell in {size} is a pair, so both "
+            "axes are even in log-odds.",
         ),
         legend_figure(
             "Two clouds",

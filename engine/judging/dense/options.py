@@ -15,7 +15,9 @@ class Dense:
     """A trained model: a folder (of a checkpoint, of a run, of a stage of recipes.siglip2), hf://owner/name, or
     emoji_36_languages."""
     image_size: int | None = None
-    """Pixels at which the model looks; by default what it was made for. Positions are resized; NaFlex models look at squares."""
+    """Pixels at which the model looks; by default what it was made for. Positions are resized; NaFlex models look at
+    squares.
+    """
     segmentation: str | None = None
     """Classes of pixels: voc:FOLDER (such as VOCdevkit/VOC2012) or ade:FOLDER (such as ADEChallengeData2016)."""
     depth: Path | None = None
@@ -23,8 +25,8 @@ class Dense:
     depth_scale: float = 1000.0
     """Units of the depth files a metre."""
     neighbours: str | None = None
-    """Classes of pictures, by nearest neighbours: a folder with train and test, each with a folder a class; clip-benchmark's
-    layout; or emoji."""
+    """Classes of pictures, by nearest neighbours: a folder with train and test, each with a folder a class;
+    clip-benchmark's layout; or emoji."""
     refcoco: tuple[str, ...] = ()
     """Files of phrases and boxes, one or several; INSTANCES:REFERENCES for two as they were published, both JSON."""
     images: Path | None = None

@@ -35,7 +35,9 @@ Results = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Patches:
-    """Features of pictures: of their patches, float32 [pictures, rows, columns, width], and pooled, [pictures, width]."""
+    """Features of pictures: of their patches, float32 [pictures, rows, columns, width], and pooled, [pictures,
+    width].
+    """
 
     patches: np.ndarray
     pooled: np.ndarray

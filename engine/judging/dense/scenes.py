@@ -1,4 +1,6 @@
-"""Pictures of scenes with all that is known about them, as arrays: to probe frozen features with, and to ask a decoder about."""
+"""Pictures of scenes with all that is known about them, as arrays: to probe frozen features with, and to ask a decoder
+about.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +27,10 @@ class Phrase:
 class Scenes:
     """Some scenes of a source.
 
-    pixels: uint8 [h, w, 3] each.   labels: uint8 [h, w] each, places in CLASS_NAMES.   depths: float32 [h, w] each, metres.
-    phrases: every thing of every scene.   captions: one a scene.   kinds: int [scenes], the class of each scene's nearest thing.
+    pixels: uint8 [h, w, 3] each.   labels: uint8 [h, w] each, places in CLASS_NAMES.   depths: float32 [h, w] each,
+        metres.
+    phrases: every thing of every scene.   captions: one a scene.   kinds: int [scenes], the class of each scene's
+        nearest thing.
     """
 
     pixels: Sequence[np.ndarray]

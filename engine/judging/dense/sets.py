@@ -1,4 +1,6 @@
-"""What frozen features are judged on: folders with maps of classes or depths, of classes for neighbours, phrases with boxes."""
+"""What frozen features are judged on: folders with maps of classes or depths, of classes for neighbours, phrases with
+boxes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,9 @@ DEPTH_TESTED = ("test", "val", "validation")
 
 @dataclass(frozen=True, kw_only=True)
 class MapSets:
-    """Pictures with maps: those that a probe is fitted to, and those it is judged on; names of the classes, none for depths."""
+    """Pictures with maps: those that a probe is fitted to, and those it is judged on; names of the classes, none for
+    depths.
+    """
 
     name: str
     fitted: PixelMaps
@@ -66,7 +70,9 @@ class PhraseSet:
 
 
 def open_segmentation(spec: str) -> MapSets:
-    """What "voc:FOLDER" or "ade:FOLDER" means; raises ValueError for anything else, FileNotFoundError for what is missing."""
+    """What "voc:FOLDER" or "ade:FOLDER" means; raises ValueError for anything else, FileNotFoundError for what is
+    missing.
+    """
     kind, colon, folder = spec.partition(":")
     if not colon or kind not in KINDS or not folder:
         raise ValueError(f"--segmentation takes {' or '.join(f'{kind}:FOLDER' for kind in KINDS)}, got {spec!r}.")
@@ -88,13 +94,16 @@ def open_depth(folder: str | Path, *, scale: float) -> MapSets:
 
 
 def open_neighbours(spec: str) -> tuple[ClassifiedPictures, list[ClassifiedPictures]]:
-    """The set whose classes vote, and those that are classified: a data set of `recipes.evaluate` with a training split."""
+    """The set whose classes vote, and those that are classified: a data set of `recipes.evaluate` with a training
+    split.
+    """
     dataset = open_dataset(spec)
     train = _classified(dataset.shots)
     tested = [found for each in dataset.sets if each is not dataset.shots and (found := _classified(each))]
     if train is None or not tested:
         raise ValueError(
-            f"{spec} has no training split whose images could vote: expected FOLDER/train and FOLDER/test, each with a folder a class."
+            f"{spec} has no training split whose images could vote: expected FOLDER/train and FOLDER/test, each with a "
+            "folder a class."
         )
     return train, tested
 
@@ -116,7 +125,8 @@ def open_phrases(files: Sequence[str], images: Path | None) -> list[PhraseSet]:
     """The held-out splits of files of references; "INSTANCES:REFERENCES" for two files as they were published.
 
     Raises:
-        ValueError, FileNotFoundError: no folder of images, a picture that is not in it, no held-out split, or as `refcoco`'s readers.
+        ValueError, FileNotFoundError: no folder of images, a picture that is not in it, no held-out split, or as
+        `refcoco`'s readers.
     """
     if images is None:
         raise ValueError("--refcoco needs the pictures that its phrases are about: give their folder, --images.")
@@ -135,8 +145,8 @@ def open_phrases(files: Sequence[str], images: Path | None) -> list[PhraseSet]:
             missing = [path for path in pictures if not path.is_file()]
             if missing:
                 raise FileNotFoundError(
-                    f"{len(missing):,} of the {len(pictures):,} pictures of {file}, {split}, are not there, the first {missing[0]}. "
-                    "Is --images right?"
+                    f"{len(missing):,} of the {len(pictures):,} pictures of {file}, {split}, are not there, the first "
+                    f"{missing[0]}. Is --images right?"
                 )
             number = {path: place for place, path in enumerate(pictures)}
             phrases = [Phrase(scene=number[each.image], text=each.phrase, box=each.box) for each in some]

@@ -44,8 +44,8 @@ def square_towers(model, image_size: int | None = None) -> SigLIP:
     """
     if not isinstance(model, SigLIP) or model.config.vision.pooling == "cls":
         raise ValueError(
-            f"recipes.dense reads the patches of SigLIP's image towers without a class token, got a {type(model).__name__} with "
-            f"{getattr(model, 'config', None)}."
+            "recipes.dense reads the patches of SigLIP's image towers without a class token, got a "
+            f"{type(model).__name__} with {getattr(model, 'config', None)}."
         )
     if isinstance(model.config.vision, NaFlexVisionConfig):
         return to_square(model, image_size=image_size)

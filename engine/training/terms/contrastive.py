@@ -13,12 +13,12 @@ from diptych.engine.training.terms.stage_term import StageTerm
 class Contrastive(StageTerm):
     """Image i against text j, for all i and j of a batch.
 
-    Where a batch brings several captions of each image, the loss is the mean over them: caption k of an image is contrasted
-    with caption k of the others, never with another caption of its own image.
+    Where a batch brings several captions of each image, the loss is the mean over them: caption k of an image is
+    contrasted with caption k of the others, never with another caption of its own image.
 
     Args:
-        pair_loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`, without the bias for a model that
-            has none; the place where a faster implementation enters.
+        pair_loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`, without the bias for
+            a model that has none; the place where a faster implementation enters.
     """
 
     def __init__(self, pair_loss: Callable = sigmoid_loss):

@@ -16,7 +16,8 @@ from diptych.models.siglip.parts import Part
 
 @dataclass(frozen=True, kw_only=True)
 class TowerFlops:
-    """Floating-point operations for one example of a stage: of the image tower's forward pass, and of training both towers on pairs.
+    """Floating-point operations for one example of a stage: of the image tower's forward pass, and of training both
+    towers on pairs.
 
     lengths: the numbers of patches that the stage's pictures have, each as often as the others.
     """
@@ -30,7 +31,8 @@ class StageTerm(Term):
     """A term, with what it needs of the model, of the data and of the machine.
 
     Attributes:
-        taught: the parts, beside the image tower, of which the term reads a teacher's copies; None for a term without a teacher.
+        taught: the parts, beside the image tower, of which the term reads a teacher's copies; None for a term without a
+            teacher.
         sees_views: whether it sends augmented views of the pictures through the image tower.
     """
 

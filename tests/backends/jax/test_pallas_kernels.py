@@ -79,8 +79,8 @@ def exact(case: Case):
 def faults(case: Case, probabilities, sums) -> list[str]:
     """What is wrong with a block's answer; nothing for one whose only errors are roundings.
 
-    z is off by some roundings of itself and of t times a product of unit vectors, and an error of z is a relative one of
-    σ(z) and of softplus(z), however small they are. The smallest numbers of float16 bound its relative accuracy.
+    z is off by some roundings of itself and of t times a product of unit vectors, and an error of z is a relative one
+    of σ(z) and of softplus(z), however small they are. The smallest numbers of float16 bound its relative accuracy.
     """
     z, kept, expected, expected_sums, sizes = exact(case)
     relative = 2.0**-24 * (16.0 + 4.0 * np.abs(z) + 4.0 * case.t)

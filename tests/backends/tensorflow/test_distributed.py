@@ -1,7 +1,7 @@
 """The sigmoid loss over replicas of a `tf.distribute` strategy against one device.
 
-A processor is divided into logical devices before tensorflow uses it, so the replicas run in a process of their own: this
-file as a program, which prints what the tests look at.
+A processor is divided into logical devices before tensorflow uses it, so the replicas run in a process of their own:
+this file as a program, which prints what the tests look at.
 """
 
 import contextlib

@@ -1,4 +1,6 @@
-"""Run in a process of its own with TRITON_INTERPRET=1: the whole loss by `triton` on the tests' cases; prints what was wrong."""
+"""Run in a process of its own with TRITON_INTERPRET=1: the whole loss by `triton` on the tests' cases; prints what was
+wrong.
+"""
 
 import json
 

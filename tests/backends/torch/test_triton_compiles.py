@@ -1,4 +1,6 @@
-"""The sigmoid loss's kernel compiles for GPUs that are not here: no spilled registers, the right instructions, room for it."""
+"""The sigmoid loss's kernel compiles for GPUs that are not here: no spilled registers, the right instructions, room for
+it.
+"""
 
 import os
 from dataclasses import replace
@@ -21,7 +23,9 @@ from tests.backends.torch.triton_report import compiled_report  # noqa: E402
 
 KIBIBYTE = 1024
 SHARED_MEMORY = {80: 163 * KIBIBYTE, 90: 227 * KIBIBYTE, 100: 227 * KIBIBYTE, 120: 99 * KIBIBYTE}
-"""Ten times a compute capability -> what one program may have; the multiprocessor has a KiB more and takes one for each."""
+"""Ten times a compute capability -> what one program may have; the multiprocessor has a KiB more and takes one for
+each.
+"""
 
 STACK = {80: 0, 90: 0, 100: 32, 120: 32}
 """Bytes of registers that a thread may spill."""

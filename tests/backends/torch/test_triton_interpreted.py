@@ -139,7 +139,8 @@ def definition(x, y, case: Case):
 
 
 def faults(answer: Answer, case: Case) -> list[str]:
-    """What is wrong with an answer. Tolerances: an error in z is one, relative, in σ(z) and log(1 + exp(z)) where they are small.
+    """What is wrong with an answer. Tolerances: an error in z is one, relative, in σ(z) and log(1 + exp(z)) where they
+    are small.
 
     That in z comes from a sum of d products of at most 1 in all, times the scale, and from the bias; 16 roundings are
     those of exp, of the series and of the sums.

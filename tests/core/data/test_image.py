@@ -100,7 +100,9 @@ def test_limits_are_arguments():
 
 
 def test_two_thousand_damaged_files_decode_or_are_refused():
-    """One, two or many bytes changed, cut short, or parts repeated: never another exception, never much memory or time."""
+    """One, two or many bytes changed, cut short, or parts repeated: never another exception, never much memory or
+    time.
+    """
     rng = random.Random(0)
     originals = [encoded(pixels(seed), kind) for seed in range(3) for kind in ("JPEG", "PNG", "WEBP", "GIF")]
     outcomes = {"decoded": 0}

@@ -8,7 +8,9 @@ from tests.core.data.pictures import pixels
 
 
 def _triangle_weights(old: int, new: int) -> np.ndarray:
-    """[new, old]: triangles as wide as the wider spacing around half-pixel centres, cut off at the ends, each row summing to one."""
+    """[new, old]: triangles as wide as the wider spacing around half-pixel centres, cut off at the ends, each row
+    summing to one.
+    """
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
     distance = np.abs(np.arange(old)[None, :] + 0.5 - centres) / max(scale, 1.0)

@@ -20,7 +20,9 @@ def class_maps(
 def depth_maps(
     images: int, *, noise: float, seed: int, side: int = 6, width: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slanted planes 1 to 9 metres away, whose depth is a linear function of the features, and the depths of the pixels."""
+    """Slanted planes 1 to 9 metres away, whose depth is a linear function of the features, and the depths of the
+    pixels.
+    """
     rng = np.random.default_rng(seed)
     steps = np.linspace(-1, 1, side * PIXELS)
     slants = rng.uniform(-1.5, 1.5, (2, images, 1, 1))

@@ -1,4 +1,6 @@
-"""Laws of calibration: known errors are measured, the AUC is the share of ordered pairs, nothing is lost in a histogram."""
+"""Laws of calibration: known errors are measured, the AUC is the share of ordered pairs, nothing is lost in a
+histogram.
+"""
 
 import numpy as np
 import pytest

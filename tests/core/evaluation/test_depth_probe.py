@@ -1,4 +1,6 @@
-"""Depth by a linear probe: the closed form against NumPy's, planted depths, unknown pixels, and the errors by their definition."""
+"""Depth by a linear probe: the closed form against NumPy's, planted depths, unknown pixels, and the errors by their
+definition.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from tests.core.evaluation.planted import depth_maps
 
 
 def lstsq(rows, sums, counts, l2):
-    """The same problem as plain least squares: a row a patch, weighed by the root of its pixels, and sqrt(l2) I below."""
+    """The same problem as plain least squares: a row a patch, weighed by the root of its pixels, and sqrt(l2) I
+    below.
+    """
     columns = rows.shape[1]
     share = np.sqrt(counts / counts.sum())[:, None]
     above = np.concatenate([rows, np.ones((len(rows), 1))], axis=1) * share

@@ -1,4 +1,6 @@
-"""Heat maps: they peak where a score is known to look, agree with their definition, and are drawn in the right colours."""
+"""Heat maps: they peak where a score is known to look, agree with their definition, and are drawn in the right
+colours.
+"""
 
 import io
 

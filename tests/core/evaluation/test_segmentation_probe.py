@@ -1,4 +1,6 @@
-"""The linear probe of patches: its loss against a slow one, its minimum, what it finds that was planted and does not find in noise."""
+"""The linear probe of patches: its loss against a slow one, its minimum, what it finds that was planted and does not
+find in noise.
+"""
 
 import numpy as np
 import pytest
@@ -84,7 +86,9 @@ def test_logits_beyond_the_range_of_exp_are_no_trouble():
 
 
 def test_the_probe_is_where_the_loss_is_least():
-    """Seen from the plain features: the gradient of the loss, with the decay of standardised weights, vanishes there."""
+    """Seen from the plain features: the gradient of the loss, with the decay of standardised weights, vanishes
+    there.
+    """
     features, labels = class_maps(12, noise=2.0, seed=0)
     features = features * np.linspace(0.1, 20, 24, dtype=np.float32) + 3
     probe = SegmentationProbe.fit(features, labels, CLASSES, weight_decay=0.01)

@@ -9,7 +9,9 @@ from diptych.core.evaluation.upsampling import upsample
 
 
 def by_definition(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Each pixel by itself, in float64: weights of the four patches around it, those beyond the edge taken from the edge."""
+    """Each pixel by itself, in float64: weights of the four patches around it, those beyond the edge taken from the
+    edge.
+    """
     images, rows, columns = maps.shape
     result = np.zeros((images, height, width))
     for y in range(height):
@@ -69,7 +71,8 @@ def test_a_straight_line_stays_straight_between_the_outermost_centres():
         lambda maps: upsample(maps.transpose(0, 2, 1), 12, 12),
         lambda maps: np.full((2, 12, 12), np.nan),
         # Corners on corners, as some libraries align them.
-        lambda maps: np.stack([np.interp(np.linspace(0, 2, 12), np.arange(3), row) for row in maps[:, 1]])[:, None] * np.ones((1, 12, 1)),
+        lambda maps: np.stack([np.interp(np.linspace(0, 2, 12), np.arange(3), row) for row in maps[:, 1]])[:,
+            None] * np.ones((1, 12, 1)),
     ],
     ids=["nearest", "shifted", "transposed", "NaN", "corners"],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Laws of self-distillation: what it ignores, where it is least, who learns from it, and that chunks change nothing but memory."""
+"""Laws of self-distillation: what it ignores, where it is least, who learns from it, and that chunks change nothing but
+memory.
+"""
 
 import math
 
@@ -124,7 +126,8 @@ def test_bfloat16_logits_are_judged_in_float32():
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 2, 5, None])
 def test_chunks_change_neither_losses_nor_gradients(rows_per_chunk):
-    # Variables are handed in as they are: a recomputed function on tensorflow gives those that it reads their gradient twice.
+    # Variables are handed in as they are: a recomputed function on tensorflow gives those that it reads their gradient
+    # twice.
     features, prototypes = keras.Variable(draw(5, 3, 8)), keras.Variable(draw(8, 21))
     teacher, teacher_prototypes, centre = draw(5, 8, seed=3), draw(8, 21, seed=3), draw(21)
     cotangent = np.arange(1, 6, dtype="float32")
@@ -138,7 +141,8 @@ def test_chunks_change_neither_losses_nor_gradients(rows_per_chunk):
 
     loss, gradients = value_and_gradients(chunked, [features, prototypes])
     expected, backward = oracle.from_features(
-        oracle.mean_distillation, *(x.astype("float64") for x in (features.numpy(), teacher[:, None], prototypes.numpy())),
+        oracle.mean_distillation, *(x.astype("float64") for x in (features.numpy(), teacher[:, None],
+            prototypes.numpy())),
         teacher_prototypes, centre, student_temperature=0.3, teacher_temperature=0.2,
     )  # fmt: skip
     assert float(loss) == pytest.approx(float(expected @ cotangent), rel=1e-5)
@@ -165,7 +169,9 @@ def test_no_more_than_a_chunk_of_logits_is_kept():
 
 
 def _kept(function, variables, outputs: int) -> int:
-    """Numbers that lie in arrays of `outputs` columns: in the largest one that jax makes, in all that torch keeps for the gradient."""
+    """Numbers that lie in arrays of `outputs` columns: in the largest one that jax makes, in all that torch keeps for
+    the gradient.
+    """
     if BACKEND == "jax":
         import jax
 

@@ -1,4 +1,6 @@
-"""Principal components as colours: what must not change them, what they tell apart, and what they look like on a page."""
+"""Principal components as colours: what must not change them, what they tell apart, and what they look like on a
+page.
+"""
 
 import numpy as np
 import pytest

@@ -1,8 +1,8 @@
 """A process that saves one checkpoint after another, to be killed: every value in a checkpoint follows from its step.
 
-``python -m tests.core.training.checkpoint_writer FOLDER STEPS`` continues after the newest checkpoint and prints each step once it is saved.
-Without STEPS it starts, for each line it reads, such a writer that never ends by itself; it prints the writer's process id, and
-"ended" when it has been killed. Many writers then cost one import of NumPy.
+``python -m tests.core.training.checkpoint_writer FOLDER STEPS`` continues after the newest checkpoint and prints each
+step once it is saved. Without STEPS it starts, for each line it reads, such a writer that never ends by itself; it
+prints the writer's process id, and "ended" when it has been killed. Many writers then cost one import of NumPy.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""When the disk refuses, saving says so with numbers, cleans up after itself and leaves the earlier checkpoint as it was."""
+"""When the disk refuses, saving says so with numbers, cleans up after itself and leaves the earlier checkpoint as it
+was.
+"""
 
 import errno
 import os
@@ -21,7 +23,9 @@ NOBODY = 65534
 
 @contextmanager
 def largest_file(size: int):
-    """While entered, no file of this process grows beyond `size` bytes: the system refuses the write as it does on a full disk."""
+    """While entered, no file of this process grows beyond `size` bytes: the system refuses the write as it does on a
+    full disk.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,6 @@
-"""A process killed at any moment, or at any named place in saving, leaves a checkpoint at least as new as the last one it confirmed."""
+"""A process killed at any moment, or at any named place in saving, leaves a checkpoint at least as new as the last one
+it confirmed.
+"""
 
 import os
 import random

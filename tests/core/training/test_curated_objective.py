@@ -1,4 +1,6 @@
-"""What a curated objective asks the two models, which fields it picks from, and what it leaves to the objective within."""
+"""What a curated objective asks the two models, which fields it picks from, and what it leaves to the objective
+within.
+"""
 
 import keras
 import numpy as np

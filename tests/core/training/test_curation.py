@@ -1,4 +1,6 @@
-"""Batch selection takes what can be learnt and is not known yet, in whole batches; its judge refuses what is not that."""
+"""Batch selection takes what can be learnt and is not known yet, in whole batches; its judge refuses what is not
+that.
+"""
 
 import numpy as np
 import pytest
@@ -123,7 +125,9 @@ def test_one_pair_is_drawn_as_often_as_its_score_says():
 
 
 def _planted(seed):
-    """40 pairs each of: learnable (only the reference knows them), learnt (both do), noise (neither does, nor could)."""
+    """40 pairs each of: learnable (only the reference knows them), learnt (both do), noise (neither does, nor
+    could).
+    """
     rng = np.random.default_rng(seed)
     unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)  # noqa: E731
     kinds = np.repeat(["learnable", "learnt", "noise"], 40)[rng.permutation(120)]
@@ -161,7 +165,9 @@ def test_one_model_alone_takes_noise_or_what_is_known_for_learnable():
 
 
 def test_a_batch_is_not_drawn_pair_by_pair():
-    """Two copies of one learnable pair: the second meets the first as a negative that the reference finds hard, and falls."""
+    """Two copies of one learnable pair: the second meets the first as a negative that the reference finds hard, and
+    falls.
+    """
     kinds, learner, reference = _planted(2)
     first, second = np.flatnonzero(kinds == "learnable")[:2]
     for side in ("image", "text"):
@@ -181,7 +187,8 @@ def test_a_batch_is_not_drawn_pair_by_pair():
 
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "expected"),
-    [(32_768, 0.5, 65_536), (32_768, 0.75, 131_072), (32_768, 0.8, 163_840), (32_768, 0.9, 327_680), (20, 1 / 3, 30), (33, 0.4, 55), (7, 0.0, 7)],
+    [(32_768, 0.5, 65_536), (32_768, 0.75, 131_072), (32_768, 0.8, 163_840), (32_768, 0.9, 327_680), (20, 1 / 3, 30),
+     (33, 0.4, 55), (7, 0.0, 7)],
 )  # fmt: skip
 def test_super_batches_have_the_published_sizes(batch_size, ratio, expected):
     assert super_batch_size(batch_size, ratio) == expected
@@ -189,7 +196,8 @@ def test_super_batches_have_the_published_sizes(batch_size, ratio, expected):
 
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "words"),
-    [(32, 1.0, "0 <= filter_ratio < 1"), (32, -0.1, "got 32 and -0.1"), (0, 0.5, "batch_size >= 1"), (32, 0.4, "multiple of 3")],
+    [(32, 1.0, "0 <= filter_ratio < 1"), (32, -0.1, "got 32 and -0.1"), (0, 0.5, "batch_size >= 1"),
+     (32, 0.4, "multiple of 3")],
 )  # fmt: skip
 def test_a_ratio_that_leaves_no_batch_is_refused(batch_size, ratio, words):
     with pytest.raises(ValueError, match=words):

@@ -1,4 +1,6 @@
-"""Progress is honest about speed and time left, plain in a pipe, live on a terminal, and never the reason why a run ends."""
+"""Progress is honest about speed and time left, plain in a pipe, live on a terminal, and never the reason why a run
+ends.
+"""
 
 import io
 import os
@@ -158,7 +160,9 @@ def test_a_closed_output_does_not_end_the_run():
 
 
 def run_on_a_terminal(code: str, read_bytes: int | None = None, **environment: str) -> tuple[int, str, str]:
-    """Status, what the terminal received and the standard error of a process; after `read_bytes` the terminal is closed."""
+    """Status, what the terminal received and the standard error of a process; after `read_bytes` the terminal is
+    closed.
+    """
     master, slave = pty.openpty()
     clean = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "COLUMNS")}
     process = subprocess.Popen(

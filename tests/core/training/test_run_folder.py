@@ -14,7 +14,13 @@ from diptych.core.files.json_objects import write_json
 from diptych.core.training.run_folder import ConfigMismatch, RunFolder, RunFolderError
 from tests.core.weights.flushes import lost, record_flushes
 
-HOLD = "import sys; from diptych.core.training.run_folder import RunFolder\nwith RunFolder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys
+from diptych.core.training.run_folder import RunFolder
+with RunFolder(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 CONFIG = {
     "seed": 0,
     "optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.95]},
@@ -54,7 +60,8 @@ def test_a_killed_run_leaves_no_lock(tmp_path):
 def test_a_child_that_outlives_its_run_is_told_apart(tmp_path):
     orphaning = HOLD.replace(
         "print(",
-        "import os, subprocess, time; child = os.fork()\n    if not child: os.close(1); time.sleep(60)\n    print(child); print(",
+        "import os, subprocess, time; child = os.fork()\n    if not child: os.close(1); time.sleep(60)\n    "
+        "print(child); print(",
     ).replace("with RunFolder(sys.argv[1]): ", "with RunFolder(sys.argv[1]):\n    ")
     holder = subprocess.Popen(
         [sys.executable, "-c", orphaning, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

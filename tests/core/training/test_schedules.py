@@ -116,7 +116,9 @@ def test_a_part_in_place_is_the_whole_before_and_behind_it_too(kind):
 
 @KINDS
 def test_parts_one_after_the_other_are_the_whole_stretched(kind):
-    """A fork whose optimizer has made other steps than the trunk's schedule counts goes on where the part before ended."""
+    """A fork whose optimizer has made other steps than the trunk's schedule counts goes on where the part before
+    ended.
+    """
     first = Part(WHOLES[kind], first_step=0, steps=40, examples=(0, 320))
     second = Part(WHOLES[kind], first_step=40, steps=240, examples=(320, 800))
     assert rates(first, [40]) == pytest.approx(rates(second, [40]), rel=1e-5)

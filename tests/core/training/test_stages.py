@@ -27,7 +27,9 @@ def test_parts_of_a_trunk_meet_and_cover_it(total, shares):
 
 
 def test_the_papers_numbers_of_steps():
-    """Recipe of 40 B examples in batches of 32,768: 20,000 steps of warm-up are 0.655 B; the ends of the trunk's parts."""
+    """Recipe of 40 B examples in batches of 32,768: 20,000 steps of warm-up are 0.655 B; the ends of the trunk's
+    parts.
+    """
     examples, batch = 40_000_000_000, 32_768
     assert TRUNK[0].batches(examples, batch) == (0, 976_562)
     assert TRUNK[1].batches(examples, batch)[1] == 1_098_633

@@ -98,7 +98,10 @@ def test_tensorboard_itself_shows_the_surviving_steps(tmp_path):
 
 
 def test_it_brings_no_framework_along(tmp_path):
-    code = "import sys; from diptych.core.training.tensorboard import TensorBoard; TensorBoard(sys.argv[1]).close(); print(*sys.modules)"
+    code = (
+        "import sys; from diptych.core.training.tensorboard import TensorBoard; "
+        "TensorBoard(sys.argv[1]).close(); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "struct" in loaded

@@ -1,4 +1,7 @@
-"""A preset is a folder, a file, or a repository of the hub: fetched once, one format of weights, no pickles, found again offline."""
+"""A preset is a folder, a file, or a repository of the hub.
+
+It is fetched once, in one format of weights, without pickles, and found again offline.
+"""
 
 import importlib.util
 import json
@@ -35,7 +38,10 @@ needs_hub = pytest.mark.skipif(
 
 
 def ask(address: str, cache: Path, *calls, **environment) -> list[tuple[str, str]]:
-    """What `preset_folder` returns or raises for each call, in a process of its own: huggingface_hub reads its settings once."""
+    """What `preset_folder` returns or raises for each call.
+
+    It is called in a process of its own: huggingface_hub reads its settings once.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     settings = {"HF_ENDPOINT": address, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | environment
@@ -176,7 +182,8 @@ def test_a_name_that_is_nowhere_is_answered_with_names_that_are(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "preset", ["hf://", "hf://google", "hf://google/", "hf:///one", "hf://google/one/two", "hf://google/one@", "hf://../one", "hf://a b/c"]
+    "preset", ["hf://", "hf://google", "hf://google/", "hf:///one", "hf://google/one/two", "hf://google/one@",
+        "hf://../one", "hf://a b/c"]
 )  # fmt: skip
 def test_a_malformed_name_is_refused(preset):
     with pytest.raises(ValueError, match="expected hf://owner/name"):

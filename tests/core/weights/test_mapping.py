@@ -1,4 +1,6 @@
-"""Tables of names are read both ways without losing a bit, mean what the libraries compute, and refuse weights that do not fit."""
+"""Tables of names are read both ways without losing a bit, mean what the libraries compute, and refuse weights that do
+not fit.
+"""
 
 import numpy as np
 import pytest
@@ -252,7 +254,9 @@ def test_a_table_that_does_not_name_each_weight_once_is_refused():
     ],
 )
 def test_nothing_is_dropped_or_regrouped_to_make_it_fit(layout, shapes, ours):
-    """By cutting off what is too much, or by dividing other axes, each of these could be given the shape that is wanted."""
+    """By cutting off what is too much, or by dividing other axes, each of these could be given the shape that is
+    wanted.
+    """
     table = Table([Rule([f"ours{n}" for n in range(len(ours))], [f"theirs{n}" for n in range(len(shapes))], layout)])
     files = MemoryWeights({f"theirs{n}": np.zeros(shape) for n, shape in enumerate(shapes)})
     with pytest.raises(WeightsMismatch, match="of another shape"):

@@ -1,4 +1,6 @@
-"""Weights are read and written one tensor at a time: the memory that it takes is that of the largest, not that of the file."""
+"""Weights are read and written one tensor at a time: the memory that it takes is that of the largest, not that of the
+file.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""Archives of arrays as big_vision writes them come back bit for bit; what would unpack to too much, or run, is refused unread."""
+"""Archives of arrays as big_vision writes them come back bit for bit; what would unpack to too much, or run, is refused
+unread.
+"""
 
 import io
 import struct

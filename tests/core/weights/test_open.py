@@ -1,4 +1,6 @@
-"""The one file or folder that a user names leads to the weights in it, whatever their format; pickles are never opened."""
+"""The one file or folder that a user names leads to the weights in it, whatever their format; pickles are never
+opened.
+"""
 
 import json
 import pickle

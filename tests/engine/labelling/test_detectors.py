@@ -73,7 +73,9 @@ def test_things_on_a_ground_are_found_and_named(tmp_path):
 
 
 def test_scenes_are_labelled_by_their_names(tmp_path):
-    """With a scorer that knows the answers, what differs from the ground is what was drawn, where things do not touch."""
+    """With a scorer that knows the answers, what differs from the ground is what was drawn, where things do not
+    touch.
+    """
     scenes = SceneSource(length=30, concepts=18, objects=(1, 2), languages=("en",))
     detector = SegmentDetector(lambda crops, phrases: np.full((len(crops), len(phrases)), 0.5), "even")
     labelled = label_regions(scenes, detector, tmp_path / "regions.jsonl")

@@ -1,4 +1,6 @@
-"""The demo with real models: the attention that it shows is the one that is computed with, and the shipped model answers."""
+"""The demo with real models: the attention that it shows is the one that is computed with, and the shipped model
+answers.
+"""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,6 @@
-"""The demo's page in a browser: what a person sees and does there, with the keyboard too, and what the page asks for."""
+"""The demo's page in a browser: what a person sees and does there, with the keyboard too, and what the page asks
+for.
+"""
 
 import json
 from pathlib import Path
@@ -15,12 +17,16 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium he
 READY = "document.querySelectorAll('.bar').length && document.querySelectorAll('.hits li').length"
 LABELS = "/?label=red&label=blue&label=green"
 # Softmax and sigmoid of each bar, as they are shown.
-NUMBERS = "[...document.querySelectorAll('.bar')].map((row) => [...row.querySelectorAll('data')].map((number) => number.textContent))"
+NUMBERS = (
+    "[...document.querySelectorAll('.bar')].map("
+    "(row) => [...row.querySelectorAll('data')].map((number) => number.textContent))"
+)
 AT_HEAT = """
 (async () => {
   const heat = document.getElementById("heat");
   await heat.decode();
-  const canvas = Object.assign(document.createElement("canvas"), {width: heat.naturalWidth, height: heat.naturalHeight});
+  const size = {width: heat.naturalWidth, height: heat.naturalHeight};
+  const canvas = Object.assign(document.createElement("canvas"), size);
   const context = canvas.getContext("2d", {willReadFrequently: true});
   context.drawImage(heat, 0, 0);
   const at = (x, y) => [...context.getImageData(x * canvas.width, y * canvas.height, 1, 1).data];
@@ -218,7 +224,10 @@ def test_the_page_fits_its_window(browser, site, width):
     opened(browser, site, f"/?label={long}&label=red&view=label&query={long}")
     browser.wait_for("!document.getElementById('heat').hidden")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    small = "[...document.querySelectorAll('button, input:not(#file), select')].filter((each) => each.offsetParent && each.offsetHeight < 24)"
+    small = (
+        "[...document.querySelectorAll('button, input:not(#file), select')]"
+        ".filter((each) => each.offsetParent && each.offsetHeight < 24)"
+    )
     assert browser.evaluate(f"{small}.map((each) => each.outerHTML)") == []
 
 

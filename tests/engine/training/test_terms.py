@@ -77,7 +77,8 @@ def test_only_losses_that_count_are_computed(steps, weights):
 def test_pieces_give_the_whole_batchs_loss_gradient_and_centres(steps):
     results = []
     for pieces in (1, 4):
-        # A large epsilon, or Adam would make whole steps of the rounding in gradients that are zero, such as the keys' biases'.
+        # A large epsilon, or Adam would make whole steps of the rounding in gradients that are zero, such as the keys'
+        # biases'.
         model, goal, teacher, _, step = steps(epsilon=1e-2, micro_batches=pieces, clip_norm=1.0)
         logs = [step(batch(seed)) for seed in range(3)]
         step.synchronize()

@@ -1,1 +1,3 @@
-"""Small checkpoints with random weights that other libraries wrote, and what these libraries compute with them (`make.py`)."""
+"""Small checkpoints with random weights that other libraries wrote, and what these libraries compute with them
+(`make.py`).
+"""

@@ -1,4 +1,6 @@
-"""The distillation head: cosines with unit prototypes, DINO's initialisation, and weights that are named and saved as they should."""
+"""The distillation head: cosines with unit prototypes, DINO's initialisation, and weights that are named and saved as
+they should.
+"""
 
 import keras
 import numpy as np

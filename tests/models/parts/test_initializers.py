@@ -26,7 +26,8 @@ def uniform(fan_in, fan_out):
     return "uniform", math.sqrt(6 / (fan_in + fan_out))
 
 
-# Path pattern -> distribution (big_vision `models/siglip/vit.py` and flax's defaults): a uniform's limit, a normal's deviation.
+# Path pattern -> distribution (big_vision `models/siglip/vit.py` and flax's defaults): a uniform's limit, a normal's
+# deviation.
 EXPECTED = {
     r"image/patch_embedding/kernel": ("truncated", math.sqrt(1 / (8 * 8 * 3))),
     r"image/position_embedding/embedding": ("normal", D**-0.5),

@@ -60,7 +60,9 @@ def test_another_resolution_leaves_all_but_the_positions():
 
 
 def test_twice_the_patch_sees_twice_the_image():
-    """Each pixel repeated is, for bilinear resizing, nearly the patch resized: embeddings stay close, and are not with fresh kernels."""
+    """Each pixel repeated is, for bilinear resizing, nearly the patch resized: embeddings stay close, and are not with
+    fresh kernels.
+    """
     model = SigLIP(CONFIG, seed=4)
     larger = adapt(model, image_size=32, patch_size=8)
     smooth = np.broadcast_to(np.linspace(-1, 1, 16, dtype="float32")[None, :, None, None], (1, 16, 16, 3))

@@ -1,4 +1,6 @@
-"""`VisionTransformer.encode`: at its own size the tower itself; at others, and with hidden patches, what the words say."""
+"""`VisionTransformer.encode`: at its own size the tower itself; at others, and with hidden patches, what the words
+say.
+"""
 
 from dataclasses import replace
 

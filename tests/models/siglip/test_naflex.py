@@ -32,7 +32,9 @@ def positions_of(layer, spatial_shapes, length=LENGTH):
 
 @cache
 def table_and_function(grid):
-    """A random table, and the layer that has it, as one compiled function on jax: of grids, which are data -> positions."""
+    """A random table, and the layer that has it, as one compiled function on jax: of grids, which are data ->
+    positions.
+    """
     layer = ResizedPositionEmbedding(grid=grid)
     layer.build((None, LENGTH, WIDTH))
     table = np.random.default_rng(grid).uniform(-1, 1, (grid, grid, WIDTH)).astype("float32")
@@ -41,7 +43,9 @@ def table_and_function(grid):
 
 
 def compiled(function):
-    """(the function, compiled for whatever values its arguments have, a function that tells how often it was traced)."""
+    """(the function, compiled for whatever values its arguments have, a function that tells how often it was
+    traced).
+    """
     if keras.config.backend() == "jax":
         return _traced_by_jax(function)
     return {"torch": _traced_by_torch, "tensorflow": _traced_by_tensorflow}[keras.config.backend()](function)

@@ -90,7 +90,9 @@ def concepts_bytes(concepts: Iterable[Concept]) -> bytes:
 
 
 def tokenizer_text(concepts: Iterable[Concept]) -> list[str]:
-    """What the tokenizer is trained on: every name and keyword of the `train` concepts in lower case, once a concept."""
+    """What the tokenizer is trained on: every name and keyword of the `train` concepts in lower case, once a
+    concept.
+    """
     training = [concept for concept in concepts if concept.split == "train"]
     names = [name for concept in training for name in concept.names.values()]
     words = [word for concept in training for words in concept.keywords.values() for word in words]
@@ -107,7 +109,8 @@ def tokenizer_bytes(
 ) -> bytes:
     """A SentencePiece unigram model: case folded, byte fallback, pad 0, eos 1, unknown 2, as SigLIP 2's pad and eos.
 
-    `symbols` are tokens of their own wherever they stand. The rules of `normalization` are 240 kB of the file; "identity" has none.
+    `symbols` are tokens of their own wherever they stand. The rules of `normalization` are 240 kB of the file;
+    "identity" has none.
     """
     import sentencepiece
 

@@ -22,7 +22,8 @@ def licenses_text(cache: Path) -> str:
         [
             "# Licences of the embedded data",
             "",
-            "diptych's code is under Apache-2.0. The files in this folder are derived from the works below and stay under",
+            "diptych's code is under Apache-2.0. The files in this folder are derived from the works below and stay "
+            "under",
             "those works' licences. diptych is not affiliated with or endorsed by any of their authors.",
             "",
             "## Drawings",
@@ -31,7 +32,8 @@ def licenses_text(cache: Path) -> str:
             "|---|---|---|---|---|---|",
             *(_row(designer) for designer in DESIGNERS),
             "",
-            "Changed in all of them: drawings were chosen and renamed to the code points of the emoji they show, drawn or",
+            "Changed in all of them: drawings were chosen and renamed to the code points of the emoji they show, drawn "
+            "or",
             "composed on a white background, reduced to 64 pixels on the longest side and stored as lossy WebP.",
             f"`{HELD_OUT_DESIGNER}.zip` is kept for evaluation.",
             "",
@@ -41,8 +43,8 @@ def licenses_text(cache: Path) -> str:
             "",
             "| file | from | licence | copyright |",
             "|---|---|---|---|",
-            f"| concepts.jsonl.xz | Unicode CLDR, names and keywords in {len(LANGUAGES)} languages ({CLDR}, {CLDR_DERIVED}; "
-            "https://cldr.unicode.org) | Unicode-3.0 | Copyright © 2004-2026 Unicode, Inc. |",
+            f"| concepts.jsonl.xz | Unicode CLDR, names and keywords in {len(LANGUAGES)} languages ({CLDR}, "
+            f"{CLDR_DERIVED}; https://cldr.unicode.org) | Unicode-3.0 | Copyright © 2004-2026 Unicode, Inc. |",
             f"| concepts.jsonl.xz | groups, subgroups, versions and order ({EMOJIBASE}; https://emojibase.dev) | MIT | "
             "Copyright (c) 2017-2019 Miles Johnson |",
             "| tokenizer.model | SentencePiece model trained on names and keywords of Unicode CLDR | Unicode-3.0 | "
@@ -52,8 +54,10 @@ def licenses_text(cache: Path) -> str:
             "",
             "## Left out",
             "",
-            "OpenMoji and EmojiOne 1 are under CC-BY-SA-4.0: pictures derived from them would have to be shared alike, which",
-            "would bind whoever passes diptych on. The emoji of Apple, Samsung, Facebook, JoyPixels and other vendors are",
+            "OpenMoji and EmojiOne 1 are under CC-BY-SA-4.0: pictures derived from them would have to be shared alike, "
+            "which",
+            "would bind whoever passes diptych on. The emoji of Apple, Samsung, Facebook, JoyPixels and other vendors "
+            "are",
             "proprietary.",
             "",
             "## Licences",

@@ -65,8 +65,8 @@ ARTWORK = {
         FLUENT_3D,
         "Fluent Emoji, 3D",
         **_MICROSOFT,
-        remark="Packaged by LobeHub (https://github.com/lobehub/fluent-emoji, MIT). The country flags in that package are "
-        "not Microsoft's drawings and are left out.",
+        remark="Packaged by LobeHub (https://github.com/lobehub/fluent-emoji, MIT). The country flags in that package "
+        "are not Microsoft's drawings and are left out.",
     ),
     "fxemoji": Artwork(
         ICONIFY["fxemoji"],
@@ -74,8 +74,8 @@ ARTWORK = {
         "CC-BY-4.0",
         "Copyright 2015, Mozilla Foundation",
         "https://github.com/mozilla/fxemoji",
-        remark="The project licenses its code under Apache-2.0 and its visual design under CC-BY-4.0; the package names "
-        "Apache-2.0 for both. The attribution here satisfies either.",
+        remark="The project licenses its code under Apache-2.0 and its visual design under CC-BY-4.0; the package "
+        "names Apache-2.0 for both. The attribution here satisfies either.",
     ),
     "emojione": Artwork(
         ICONIFY["emojione"],

@@ -2,10 +2,11 @@
 
     python -m diptych.core.data.emoji.building.scene_tokenizer
 
-trains it anew with sentencepiece and writes scene_tokenizer.model beside the data; the same version gives the same bytes. It learns
-from the names of the concepts that scenes may show, in their languages. A digit or colon is one token with the space before it, as
-numbers are in large vocabularies: with a space of its own before each digit, a decoder sees the same token wherever it writes one.
-A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a laptop.
+trains it anew with sentencepiece and writes scene_tokenizer.model beside the data; the same version gives the same
+bytes. It learns from the names of the concepts that scenes may show, in their languages. A digit or colon is one token
+with the space before it, as numbers are in large vocabularies: with a space of its own before each digit, a decoder
+sees the same token wherever it writes one. A vocabulary of 2,048 instead of 256,000 is what lets a decoder train on a
+laptop.
 """
 
 from diptych.core.data.emoji.building.build import tokenizer_bytes

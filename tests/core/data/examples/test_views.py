@@ -1,4 +1,6 @@
-"""Views are a pure function of (pixels, rng); crops, colours and masks each do what their settings say and nothing else."""
+"""Views are a pure function of (pixels, rng); crops, colours and masks each do what their settings say and nothing
+else.
+"""
 
 import math
 from dataclasses import replace
@@ -269,7 +271,8 @@ def test_the_representation_names_every_setting():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"global_size": 30}, {"local_size": 0}, {"local_count": -1}, {"global_scale": (0.5, 1.2)}, {"local_scale": (0.4, 0.1)},
+    [{"global_size": 30}, {"local_size": 0}, {"local_count": -1}, {"global_scale": (0.5, 1.2)},
+     {"local_scale": (0.4, 0.1)},
      {"aspect": (0, 1)}, {"flip": 1.5}, {"mask_ratio": -0.1}, {"masking": "lines"}, {"blur_sigma": (0.0, 1.0)}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong):

@@ -80,7 +80,8 @@ READ = {
     "SigLIP, by its model": ({"preprocessor_config": {}, "config": {"model_type": "siglip"}}, squashed(224)),
     "NaFlex": ({"processor_config": NAFLEX_V5}, NaFlex(patch_size=14, max_num_patches=576)),
     "NaFlex, fast, sparse": ({"preprocessor_config": {"image_processor_type": "Siglip2ImageProcessorFast"}}, NaFlex()),
-    "NaFlex, both files": ({"processor_config": NAFLEX_V5, "preprocessor_config": SIGLIP_V4}, NaFlex(patch_size=14, max_num_patches=576)),
+    "NaFlex, both files": ({"processor_config": NAFLEX_V5, "preprocessor_config": SIGLIP_V4},
+        NaFlex(patch_size=14, max_num_patches=576)),
     "a class alone, as version 4 wrote": (
         {"processor_config": {"processor_class": "SiglipProcessor"}, "preprocessor_config": SIGLIP_V4},
         squashed(384),
@@ -187,7 +188,8 @@ REFUSED = {
     "deep": ({"preprocessor_config": "[" * 200_000}, "not JSON"),
     "huge": ({"preprocessor_config": " " * (1 << 20) + "{}"}, "1,048,578 bytes, expected at most 1,048,576"),
     "broken model settings": ({"preprocessor_config": SIGLIP_V4, "config": "{"}, "config.json is not JSON"),
-    "another class": ({"preprocessor_config": {"image_processor_type": "ViTImageProcessor"}}, "one of SiglipImageProcessor"),
+    "another class": ({"preprocessor_config": {"image_processor_type": "ViTImageProcessor"}}, "one of "
+    "SiglipImageProcessor"),
     "no class at all": ({"preprocessor_config": {}}, "image_processor_type is null"),
     "a class that is a number": ({"preprocessor_config": {"image_processor_type": 3}}, "expected a text"),
     "nearest": ({"preprocessor_config": SIGLIP_V4 | {"resample": 0}}, r"resample is 0, expected 2 \(bilinear\)"),
@@ -198,7 +200,8 @@ REFUSED = {
     "means in words": ({"preprocessor_config": SIGLIP_V4 | {"image_mean": ["0.5"] * 3}}, "three numbers"),
     "not a number": ({"preprocessor_config": json.dumps(SIGLIP_V4 | {"image_mean": float("nan")})}, "three numbers"),
     "a zero std": ({"preprocessor_config": SIGLIP_V4 | {"image_std": 0}}, "above 0"),
-    "an endless factor": ({"preprocessor_config": json.dumps(SIGLIP_V4 | {"rescale_factor": float("inf")})}, "a number"),
+    "an endless factor": ({"preprocessor_config": json.dumps(SIGLIP_V4 | {"rescale_factor": float("inf")})}, "a "
+    "number"),
     "a gigantic size": ({"preprocessor_config": SIGLIP_V4 | {"size": 10**9}}, "from 1 to 4096"),
     "a negative size": ({"preprocessor_config": SIGLIP_V4 | {"size": {"height": -1, "width": 4}}}, "from 1 to 4096"),
     "half a size": ({"preprocessor_config": SIGLIP_V4 | {"size": {"height": 224}}}, "height and width"),

@@ -167,7 +167,9 @@ def test_sparse_files_take_the_classes_defaults(name, tmp_path, pictures):
 
 
 def test_naflex_with_a_vocabulary_unlike_gemmas_is_warned_of(tmp_path):
-    """transformers 5 rebuilds Gemma's tokenizer for every NaFlex checkpoint; the plain class reads the file as it is."""
+    """transformers 5 rebuilds Gemma's tokenizer for every NaFlex checkpoint; the plain class reads the file as it
+    is.
+    """
     processor = Processor(
         pixels=NaFlex(), tokenizer=tokenizer_of("emoji", tmp_path), context_length=12, clean_captions=False
     )

@@ -8,7 +8,9 @@ from tests.core.data.sources.content import add_member
 
 
 def write_split(folder: Path, split: str, samples: Sequence[dict[str, bytes]], *, shards: int = 2) -> list[Path]:
-    """Shards of samples, each {suffix: bytes}, with nshards.txt; samples are numbered through as clip-benchmark does."""
+    """Shards of samples, each {suffix: bytes}, with nshards.txt; samples are numbered through as clip-benchmark
+    does.
+    """
     (folder / split).mkdir(parents=True)
     (folder / split / "nshards.txt").write_text(f"{shards}\n")
     size = -(-len(samples) // shards)

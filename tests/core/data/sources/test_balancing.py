@@ -19,7 +19,9 @@ CHANCE = 3 * SAMPLING
 
 
 def biased(seed: int, examples: int = EXAMPLES):
-    """Group 0 in 30% and group 1 in 55% of examples; label 0 doubled by group 0, label 1 nearly absent from it, label 2 free."""
+    """Group 0 in 30% and group 1 in 55% of examples; label 0 doubled by group 0, label 1 nearly absent from it, label 2
+    free.
+    """
     rng = np.random.default_rng(seed)
     s = (rng.random((examples, 2)) < (0.3, 0.55)).astype(float)
     chances = np.where(s[:, :1] > 0, (0.6, 0.05, 0.5), (0.3, 0.3, 0.5))
@@ -40,7 +42,9 @@ def balanced(s, y, config=None, targets=(0.5, 0.5), passes=2) -> Balancer:
 
 
 def check_balanced(s, y, q, *, target, rate, epsilon, largest, noise=ROUNDING):
-    """Raise AssertionError unless the weights q balance, by prevalences within and without each label; no code shared."""
+    """Raise AssertionError unless the weights q balance, by prevalences within and without each label; no code
+    shared.
+    """
     assert q.shape == (len(s),)
     assert q.min() >= 0, "a negative weight"
     assert q.max() <= largest + 1e-9, "a weight beyond the largest"
@@ -201,7 +205,8 @@ def test_the_state_of_another_problem_is_refused():
         (lambda: Balancer((0.5, 1.0), 1), "between 0 and 1"),
         (lambda: Balancer((), 1), "between 0 and 1"),
         (lambda: Balancer((0.5,), -1), "0 or more"),
-        (lambda: Balancer((0.5, 0.5), 1).update([1, 0], [1, 0]), r"2 attributes and 1 labels; got shapes \(1, 2\) and \(1, 2\)"),
+        (lambda: Balancer((0.5, 0.5), 1).update([1, 0], [1, 0]),
+         r"2 attributes and 1 labels; got shapes \(1, 2\) and \(1, 2\)"),
         (lambda: Balancer((0.5,), 1).update([[1], [0]], [[1]]), "got shapes"),
         (lambda: Balancer((0.5,), 1).constraint_violations([[1]], [[1]], [0.0]), "not all 0"),
     ],
@@ -237,7 +242,9 @@ WORDS = WordAttributes({"women": ["woman", "women"], "men": ["man", "men"]}, {"n
 
 @pytest.fixture(scope="module")
 def sentences():
-    """3 of 10 people are women, most nurses are women and most pilots are men; every fourth sentence is about nobody."""
+    """3 of 10 people are women, most nurses are women and most pilots are men; every fourth sentence is about
+    nobody.
+    """
     rng = np.random.default_rng(0)
     texts: list[str | None] = []
     for number in range(6000):

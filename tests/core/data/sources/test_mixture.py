@@ -136,7 +136,8 @@ def test_a_place_is_a_pure_function_of_index_seed_and_source(three):
     assert [other.place(index) for index in range(len(other))] != places
     prints = {
         LanguageMixture(three, **arguments).fingerprint()
-        for arguments in ({}, {"seed": 1}, {"length": 500}, {"temperature": 2}, {"shares": {"en": 1, "*": 1}}, {"shares": {"en": 2, "*": 1}})
+        for arguments in ({}, {"seed": 1}, {"length": 500}, {"temperature": 2}, {"shares": {"en": 1, "*": 1}},
+            {"shares": {"en": 2, "*": 1}})
     }  # fmt: skip
     assert len(prints) == 6
     assert first.fingerprint() == again.fingerprint()

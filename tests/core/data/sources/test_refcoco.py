@@ -127,7 +127,8 @@ def test_a_reference_that_is_of_no_use_is_named(tmp_path, change, words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "is not JSON"), ("5", "list of references"), ("[]", "list of references"), ("[5]", "JSON objects"), ("{}", "list of references")],
+    [("{", "is not JSON"), ("5", "list of references"), ("[]", "list of references"), ("[5]", "JSON objects"),
+     ("{}", "list of references")],
 )  # fmt: skip
 def test_a_file_of_another_layout_is_refused(tmp_path, content, words):
     path = tmp_path / "refs.json"

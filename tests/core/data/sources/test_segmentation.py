@@ -1,4 +1,6 @@
-"""Folders of pictures with maps: what the numbers in the files mean, and files that are missing, damaged or of another kind."""
+"""Folders of pictures with maps: what the numbers in the files mean, and files that are missing, damaged or of another
+kind.
+"""
 
 import numpy as np
 import pytest

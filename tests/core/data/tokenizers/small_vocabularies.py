@@ -1,4 +1,6 @@
-"""Vocabularies of the families that checkpoints use, trained on the embedded names in a second, and those of the real size."""
+"""Vocabularies of the families that checkpoints use, trained on the embedded names in a second, and those of the real
+size.
+"""
 
 import functools
 import importlib.util

@@ -1,4 +1,6 @@
-"""CLIP's byte pairs: the same ids as the tokenizers of transformers and open_clip, from any of the vocabulary's files."""
+"""CLIP's byte pairs: the same ids as the tokenizers of transformers and open_clip, from any of the vocabulary's
+files.
+"""
 
 import gzip
 import html
@@ -22,8 +24,10 @@ from tests.core.data.tokenizers.small_vocabularies import (
 
 MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("s", "</w>")][:4]
 CURIOUS = [
-    FOX, "", "  a\n\tb  ", "IT'S WE'LL don't'll 'S 'RE y'all", "1234 1/2 \u00bd \u00b2 \u2167", "na\u00efve caf\u00e9 \u00c0\u00c9",
-    "\u65e5\u672c\u8a9e 123", "a_b __ --- ***", "\u00a0x\u3000y\u2003z", "a<|endoftext|>b <|startoftext|>", "e\u0301 \u0939\u093f\u0928\u094d\u0926\u0940",
+    FOX, "", "  a\n\tb  ", "IT'S WE'LL don't'll 'S 'RE y'all", "1234 1/2 \u00bd \u00b2 \u2167",
+    "na\u00efve caf\u00e9 \u00c0\u00c9",
+    "\u65e5\u672c\u8a9e 123", "a_b __ --- ***", "\u00a0x\u3000y\u2003z", "a<|endoftext|>b <|startoftext|>", "e\u0301 "
+    "\u0939\u093f\u0928\u094d\u0926\u0940",
     "\U0001f408\u200d\u2b1b x\u00ady", "x" * 300, "word " * 100,
 ]  # fmt: skip
 
@@ -100,7 +104,9 @@ def test_names_in_36_languages_get_the_ids_of_transformers(tokenizer):
 
 
 def test_where_transformers_lowers_otherwise(tokenizer):
-    """OpenAI's tokenizer lowers by Python's rules; transformers' turns the capital sigma at a word's end into a middle one."""
+    """OpenAI's tokenizer lowers by Python's rules; transformers' turns the capital sigma at a word's end into a middle
+    one.
+    """
     text = "\u0393\u0391\u03a4\u0391\u03a3"
     assert tokenizer.encode(text, 77).tolist() == tokenizer.encode("\u03b3\u03b1\u03c4\u03b1\u03c2", 77).tolist()
     assert transformers_ids([text])[0] == tokenizer.encode("\u03b3\u03b1\u03c4\u03b1\u03c3", 77).tolist()

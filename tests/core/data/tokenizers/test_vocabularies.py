@@ -1,4 +1,6 @@
-"""A checkpoint's folder says which vocabulary it has, and the vocabulary says how texts are cleaned; transformers agrees where it is right."""
+"""A checkpoint's folder says which vocabulary it has, and the vocabulary says how texts are cleaned; transformers
+agrees where it is right.
+"""
 
 import json
 
@@ -95,7 +97,9 @@ def test_the_ids_of_siglip_are_those_of_transformers(tmp_path):
 
 
 def _gemma_folder(tmp_path, model_type: str, tokenizer_class: str):
-    """A SigLIP 2 checkpoint's tokenizer as the hub has it: a tokenizer.json that does not lower-case, and a promise that it does."""
+    """A SigLIP 2 checkpoint's tokenizer as the hub has it: a tokenizer.json that does not lower-case, and a promise
+    that it does.
+    """
     pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
     from diptych.core.data.tokenizers.export import tokenizer_definition
 
