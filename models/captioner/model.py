@@ -23,10 +23,11 @@ from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.captioner.config import CaptionerConfig
-from diptych.models.parts.decoder_block import DecoderBlock
+from diptych.models.captioner.decoder_block import DecoderBlock, block_config
+from diptych.models.parts.block import recomputed
 from diptych.models.parts.embeddings import PositionEmbedding, TokenEmbedding
 from diptych.models.parts.initializers import Normal
-from diptych.models.parts.layers import LayerNorm
+from diptych.models.parts.norms import LayerNorm
 
 CONFIG_FILE, WEIGHTS_FILE = "captioner.json", "captioner.safetensors"
 
@@ -95,9 +96,8 @@ class Captioner(keras.layers.Layer):
         )
         self.blocks = [
             DecoderBlock(
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                use_bias=config.use_bias,
+                config=block_config(config),
+                looks=True,
                 seed=f"{path}/block_{index:02d}",
                 name=f"block_{index:02d}",
                 **shared,
@@ -158,7 +158,7 @@ class Captioner(keras.layers.Layer):
         image_mask = None if encoder_mask is None else encoder_mask[:, None, None, :]
         for block in self.blocks:
             if self.rematerialize:
-                x = _recomputed(block, x, encoder_tokens, token_mask, image_mask)
+                x = recomputed(block, x, encoder_tokens, token_mask=token_mask, context_mask=image_mask)
             else:
                 x = block.call(x, encoder_tokens, token_mask, image_mask)
         return ops.reshape(self.norm.call(x), (-1, tasks, length, self.config.width))
@@ -190,7 +190,7 @@ class Captioner(keras.layers.Layer):
 
     def image_keys_values(self, encoder_tokens):
         """For each block the keys and values of the images, `[batch, image tokens, heads, head width]`."""
-        return tuple(block.image_attention.keys_values(encoder_tokens) for block in self.blocks)
+        return tuple(block.context_attention.keys_values(encoder_tokens) for block in self.blocks)
 
     def get_config(self):
         return {
@@ -234,17 +234,6 @@ class Captioner(keras.layers.Layer):
             table.check(shapes, files)
             give_values(captioner, ((variables[name].path, value) for name, value in table.load(files)))
         return captioner
-
-
-def _recomputed(block, x, encoder_tokens, token_mask, image_mask):
-    """block(x, ...), computed again in the backward pass instead of being kept."""
-
-    # A new function each time, through `__call__`, as in `diptych.models.parts.layers`. What is differentiated is an
-    # argument: tensorflow gives no gradient to what such a function closes over.
-    def call(x, encoder_tokens):
-        return block(x, encoder_tokens, token_mask=token_mask, image_mask=image_mask)
-
-    return keras.remat(call)(x, encoder_tokens)
 
 
 def _reader(variable):

@@ -23,7 +23,7 @@ class CLIPVisionConfig:
     image_size: int = 224
     embed_dim: int = 512
     activation: str = "quick_gelu"
-    """One of `diptych.models.parts.layers.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
+    """One of `diptych.models.parts.mlp.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
     pooling: ClassVar[str] = "cls"
 
     def __post_init__(self):
@@ -51,7 +51,7 @@ class CLIPTextConfig:
     context_length: int = 77
     embed_dim: int = 512
     activation: str = "quick_gelu"
-    """One of `diptych.models.parts.layers.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
+    """One of `diptych.models.parts.mlp.ACTIVATIONS`: quick_gelu in OpenAI's own models, gelu in most others."""
     eot_id: int | None = None
     """The text is read at the first token of this id; None for the largest id, which end-of-text has in CLIP's
     vocabulary.

@@ -16,13 +16,26 @@ from diptych.core.losses.contrastive import softmax_contrastive_loss
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.parts.block import BlockConfig
 from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, TokenEmbedding
+from diptych.models.parts.encoder import Encoder
 from diptych.models.parts.heads import Projection
-from diptych.models.parts.layers import Encoder, LayerNorm
+from diptych.models.parts.norms import LayerNorm
 from diptych.models.tower import ImageTower, Tower
 from diptych.models.two_towers import PretrainedPair
 
 NORM_EPSILON = 1e-5
+
+
+def block_config(config: CLIPVisionConfig | CLIPTextConfig, *, causal: bool = False) -> BlockConfig:
+    """The blocks of one of CLIP's towers."""
+    return BlockConfig(
+        num_heads=config.num_heads,
+        mlp_dim=config.mlp_dim,
+        activation=config.activation,
+        norm_epsilon=NORM_EPSILON,
+        causal=causal,
+    )
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -64,10 +77,7 @@ class CLIPVisionTransformer(ImageTower):
             x = LayerNorm(epsilon=NORM_EPSILON, name="input_norm", dtype=policy)(x)
             tokens = Encoder(
                 depth=config.depth,
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                activation=config.activation,
-                norm_epsilon=NORM_EPSILON,
+                block=block_config(config),
                 rematerialize=rematerialize,
                 seed=f"{path}/encoder",
                 name="encoder",
@@ -140,11 +150,7 @@ class CLIPTextTransformer(Tower):
             x = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=policy)(x)
             tokens = Encoder(
                 depth=config.depth,
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                activation=config.activation,
-                norm_epsilon=NORM_EPSILON,
-                causal=True,
+                block=block_config(config, causal=True),
                 rematerialize=rematerialize,
                 seed=f"{path}/encoder",
                 name="encoder",

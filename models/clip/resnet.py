@@ -13,10 +13,9 @@ import keras
 from keras import ops
 
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.parts.attention import Attention
 from diptych.models.parts.convolutions import BatchNorm, Convolution, average_pool
 from diptych.models.parts.embeddings import PositionEmbedding
-from diptych.models.parts.initializers import Normal
-from diptych.models.parts.layers import affine
 from diptych.models.tower import ImageTower
 
 EXPANSION = 4
@@ -163,15 +162,14 @@ class Stage(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class AttentionPool(keras.layers.Layer):
+class AttentionPool(Attention):
     """One query, the mean of the tokens, attends to them all: `[batch, length, channels]` -> `[batch, embed_dim]`.
 
     The mean is itself a key and a value, in front of the others; all have learned positions.
     """
 
     def __init__(self, *, embed_dim: int, num_heads: int, seed: str = "0/attention_pool", **kwargs):
-        super().__init__(**kwargs)
-        self.embed_dim, self.num_heads, self.seed = embed_dim, num_heads, seed
+        super().__init__(num_heads=num_heads, output_dim=embed_dim, initializer="scaled_normal", seed=seed, **kwargs)
         self.position_embedding = PositionEmbedding(
             seed=f"{seed}/position_embedding",
             name="position_embedding",
@@ -182,33 +180,19 @@ class AttentionPool(keras.layers.Layer):
     def build(self, input_shape):
         _, length, channels = input_shape
         self.position_embedding.build((None, 1 + length, channels))
-
-        def linear(name, outputs):
-            initializer = Normal(stddev=channels**-0.5, seed=f"{self.seed}/{name}_kernel")
-            kernel = self.add_weight(name=f"{name}_kernel", shape=(channels, outputs), initializer=initializer)
-            return kernel, self.add_weight(name=f"{name}_bias", shape=(outputs,), initializer="zeros")
-
-        self.query_kernel, self.query_bias = linear("query", channels)
-        self.key_value_kernel, self.key_value_bias = linear("key_value", 2 * channels)
-        self.out_kernel, self.out_bias = linear("out", self.embed_dim)
+        super().build((None, 1, channels), (None, 1 + length, channels))
 
     def call(self, tokens):
-        batch, length, channels = ops.shape(tokens)
-        heads, head_dim = self.num_heads, channels // self.num_heads
         x = ops.concatenate([ops.mean(tokens, axis=1, keepdims=True), tokens], axis=1)
         x = self.position_embedding.call(x)
-        query = ops.reshape(affine(x[:, :1], self.query_kernel, self.query_bias), (batch, 1, heads, head_dim))
-        key_value = affine(x, self.key_value_kernel, self.key_value_bias)
-        key_value = ops.reshape(key_value, (batch, 1 + length, 2, heads, head_dim))
-        y = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
-        return affine(ops.reshape(y, (batch, channels)), self.out_kernel, self.out_bias)
+        return self.mix(self.queries(x[:, :1]), *self.keys_values(x))
 
     def compute_output_shape(self, input_shape):
-        return input_shape[0], self.embed_dim
+        return input_shape[0], self.output_dim
 
     def get_config(self):
-        names = ("embed_dim", "num_heads", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        base = keras.layers.Layer.get_config(self)
+        return {**base, "embed_dim": self.output_dim, "num_heads": self.num_heads, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -5,9 +5,10 @@ section 3.2).
 import keras
 from keras import ops
 
+from diptych.models.parts.affine import affine
 from diptych.models.parts.heads import normalize
 from diptych.models.parts.initializers import Normal
-from diptych.models.parts.layers import ACTIVATIONS, affine
+from diptych.models.parts.mlp import ACTIVATIONS
 
 
 @keras.saving.register_keras_serializable("diptych")

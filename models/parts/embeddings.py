@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import LecunNormal, Normal
-from diptych.models.parts.layers import affine
 
 
 @keras.saving.register_keras_serializable("diptych")

@@ -5,12 +5,14 @@ import math
 import keras
 from keras import ops
 
+from diptych.models.parts.attention import Attention
 from diptych.models.parts.initializers import LecunNormal, XavierUniform
-from diptych.models.parts.layers import LayerNorm, Mlp, affine
+from diptych.models.parts.mlp import Mlp
+from diptych.models.parts.norms import LayerNorm
 
 
 @keras.saving.register_keras_serializable("diptych")
-class MapHead(keras.layers.Layer):
+class MapHead(Attention):
     """Multi-head attention pooling: `[batch, length, width]` -> `[batch, width]` (Zhai et al. 2022, "MAP").
 
     A learned probe attends to the tokens, where `key_mask` (bool `[batch, length]`) is given to those it marks; then
@@ -18,46 +20,33 @@ class MapHead(keras.layers.Layer):
     """
 
     def __init__(self, *, num_heads: int, mlp_dim: int, seed: str = "0/map_head", **kwargs):
-        super().__init__(**kwargs)
-        self.num_heads, self.mlp_dim, self.seed = num_heads, mlp_dim, seed
+        super().__init__(num_heads=num_heads, seed=seed, **kwargs)
+        self.mlp_dim = mlp_dim
         shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
         self.norm = LayerNorm(name="norm", **shared)
         self.mlp = Mlp(mlp_dim=mlp_dim, seed=f"{seed}/mlp", name="mlp", **shared)
 
     def build(self, input_shape, *_):
         width = input_shape[-1]
-
-        def xavier(name, shape, fan_in=width):
-            initializer = XavierUniform(fan_in=fan_in, fan_out=width, seed=f"{self.seed}/{name}")
-            return self.add_weight(name=name, shape=shape, initializer=initializer)
-
-        self.probe = xavier("probe", (1, 1, width), fan_in=1)
-        self.query_kernel = xavier("query_kernel", (width, width))
-        self.query_bias = self.add_weight(name="query_bias", shape=(width,), initializer="zeros")
-        self.key_value_kernel = xavier("key_value_kernel", (width, 2 * width))
-        self.key_value_bias = self.add_weight(name="key_value_bias", shape=(2 * width,), initializer="zeros")
-        self.out_kernel = xavier("out_kernel", (width, width))
-        self.out_bias = self.add_weight(name="out_bias", shape=(width,), initializer="zeros")
+        initializer = XavierUniform(fan_in=1, fan_out=width, seed=f"{self.seed}/probe")
+        self.probe = self.add_weight(name="probe", shape=(1, 1, width), initializer=initializer)
+        super().build((None, 1, width), (None, None, width))
         self.norm.build((None, width))
         self.mlp.build((None, width))
 
     def call(self, tokens, key_mask=None):
-        batch, length, width = ops.shape(tokens)
-        heads, head_dim = self.num_heads, width // self.num_heads
-        query = ops.matmul(self.probe, self.query_kernel) + self.query_bias
-        query = ops.broadcast_to(ops.reshape(query, (1, 1, heads, head_dim)), (batch, 1, heads, head_dim))
-        key_value = affine(tokens, self.key_value_kernel, self.key_value_bias)
-        key_value = ops.reshape(key_value, (batch, length, 2, heads, head_dim))
+        query = self.queries(self.probe)
+        query = ops.broadcast_to(query, (ops.shape(tokens)[0], *query.shape[1:]))
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        x = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1], mask=mask)
-        x = ops.matmul(ops.reshape(x, (batch, width)), self.out_kernel) + self.out_bias
+        x = self.mix(query, *self.keys_values(tokens), mask)
         return x + self.mlp.call(self.norm.call(x))
 
     def compute_output_shape(self, input_shape, *_):
         return input_shape[0], input_shape[-1]
 
     def get_config(self):
-        return {**super().get_config(), "num_heads": self.num_heads, "mlp_dim": self.mlp_dim, "seed": self.seed}
+        base = keras.layers.Layer.get_config(self)
+        return {**base, "num_heads": self.num_heads, "mlp_dim": self.mlp_dim, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("diptych")

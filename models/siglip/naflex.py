@@ -12,10 +12,9 @@ import keras
 from keras import ops
 
 from diptych.models.parts.embeddings import PatchProjection
-from diptych.models.parts.heads import MapHead, Projection
 from diptych.models.parts.initializers import Normal
-from diptych.models.parts.layers import Encoder
 from diptych.models.siglip.config import NaFlexVisionConfig
+from diptych.models.siglip.trunk import through_trunk, trunk
 from diptych.models.tower import ImageTower
 
 
@@ -145,36 +144,9 @@ class NaFlexVisionTransformer(ImageTower):
             x = ResizedPositionEmbedding(
                 grid=config.position_grid, seed=f"{path}/position_embedding", name="position_embedding", dtype=policy
             )(x, spatial_shapes)
-            tokens = Encoder(
-                depth=config.depth,
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                rematerialize=rematerialize,
-                seed=f"{path}/encoder",
-                name="encoder",
-                dtype=policy,
-            )(x, mask)
-            if config.pooling == "map":
-                pooled = MapHead(
-                    num_heads=config.num_heads,
-                    mlp_dim=config.mlp_dim,
-                    seed=f"{path}/map_head",
-                    name="map_head",
-                    dtype=policy,
-                )(tokens, mask)
-            else:
-                pooled = masked_mean(tokens, mask)
-            if config.embed_dim:
-                pooled = Projection(
-                    embed_dim=config.embed_dim, seed=f"{path}/projection", name="projection", dtype=policy
-                )(pooled)
+            layers = trunk(config, path=path, dtype=policy, rematerialize=rematerialize)
+            outputs = through_trunk(layers.__getitem__, config, x, mask)
 
         inputs = {"patches": patches, "spatial_shapes": spatial_shapes}
-        super().__init__(inputs=inputs, outputs={"pooled": pooled, "tokens": tokens}, name=name)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
-
-
-def masked_mean(tokens, mask):
-    """The mean of those of `[batch, length, width]` that the mask marks, `[batch, width]`."""
-    weights = ops.expand_dims(ops.cast(mask, tokens.dtype), -1)
-    return ops.sum(tokens * weights, axis=1) / ops.sum(weights, axis=1)

@@ -10,9 +10,8 @@ from dataclasses import asdict
 import keras
 
 from diptych.models.parts.embeddings import PositionEmbedding, TokenEmbedding
-from diptych.models.parts.heads import MapHead, Projection
-from diptych.models.parts.layers import Encoder
 from diptych.models.siglip.config import TextConfig
+from diptych.models.siglip.trunk import through_trunk, trunk
 from diptych.models.tower import Tower
 
 
@@ -50,31 +49,8 @@ class TextTransformer(Tower):
                 dtype=policy,
             )(ids)
             x = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=policy)(x)
-            tokens = Encoder(
-                depth=config.depth,
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                rematerialize=rematerialize,
-                seed=f"{path}/encoder",
-                name="encoder",
-                dtype=policy,
-            )(x)
-            if config.pooling == "map":
-                pooled = MapHead(
-                    num_heads=config.num_heads,
-                    mlp_dim=config.mlp_dim,
-                    seed=f"{path}/map_head",
-                    name="map_head",
-                    dtype=policy,
-                )(tokens)
-            elif config.pooling == "gap":
-                pooled = keras.ops.mean(tokens, axis=1)
-            else:
-                pooled = tokens[:, -1] if config.pooling == "last" else tokens[:, 0]
-            if config.embed_dim:
-                pooled = Projection(
-                    embed_dim=config.embed_dim, seed=f"{path}/projection", name="projection", dtype=policy
-                )(pooled)
+            layers = trunk(config, path=path, dtype=policy, rematerialize=rematerialize)
+            outputs = through_trunk(layers.__getitem__, config, x)
 
-        super().__init__(inputs=ids, outputs={"pooled": pooled, "tokens": tokens}, name=name)
+        super().__init__(inputs=ids, outputs=outputs, name=name)
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)

@@ -14,9 +14,8 @@ from keras import ops
 
 from diptych.core.weights.resizing import interpolation_matrix
 from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding
-from diptych.models.parts.heads import MapHead, Projection
-from diptych.models.parts.layers import Encoder
 from diptych.models.siglip.config import VisionConfig
+from diptych.models.siglip.trunk import ByName, through_trunk, trunk
 from diptych.models.tower import ImageTower
 
 
@@ -51,48 +50,26 @@ class VisionTransformer(ImageTower):
         images = keras.Input((config.image_size, config.image_size, 3), name="images")
 
         with keras.name_scope(name):
-            x = PatchEmbedding(
-                patch_size=config.patch_size,
-                width=config.width,
-                seed=f"{path}/patch_embedding",
-                name="patch_embedding",
-                dtype=policy,
-            )(images)
-            x = PositionEmbedding(
-                stddev=config.position_stddev,
-                seed=f"{path}/position_embedding",
-                name="position_embedding",
-                dtype=policy,
-            )(x)
-            if config.pooling == "cls":
-                x = ClassToken(name="class_token", dtype=policy)(x)
-            tokens = Encoder(
-                depth=config.depth,
-                num_heads=config.num_heads,
-                mlp_dim=config.mlp_dim,
-                rematerialize=rematerialize,
-                seed=f"{path}/encoder",
-                name="encoder",
-                dtype=policy,
-            )(x)
-            if config.pooling == "map":
-                pooled = MapHead(
-                    num_heads=config.num_heads,
-                    mlp_dim=config.mlp_dim,
-                    seed=f"{path}/map_head",
-                    name="map_head",
+            layers: dict[str, keras.layers.Layer] = {
+                "patch_embedding": PatchEmbedding(
+                    patch_size=config.patch_size,
+                    width=config.width,
+                    seed=f"{path}/patch_embedding",
+                    name="patch_embedding",
                     dtype=policy,
-                )(tokens)
-            elif config.pooling == "gap":
-                pooled = keras.ops.mean(tokens, axis=1)
-            else:
-                pooled = tokens[:, 0]
-            if config.embed_dim:
-                pooled = Projection(
-                    embed_dim=config.embed_dim, seed=f"{path}/projection", name="projection", dtype=policy
-                )(pooled)
+                ),
+                "position_embedding": PositionEmbedding(
+                    stddev=config.position_stddev,
+                    seed=f"{path}/position_embedding",
+                    name="position_embedding",
+                    dtype=policy,
+                ),
+                "class_token": ClassToken(name="class_token", dtype=policy),
+                **trunk(config, path=path, dtype=policy, rematerialize=rematerialize),
+            }
+            outputs = _through_tower(layers.__getitem__, config, images)
 
-        super().__init__(inputs=images, outputs={"pooled": pooled, "tokens": tokens}, name=name)
+        super().__init__(inputs=images, outputs=outputs, name=name)
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
 
     def encode(self, images, *, mask_token=None, masked=None) -> dict:
@@ -124,26 +101,23 @@ class VisionTransformer(ImageTower):
             raise ValueError(
                 "encode needs a mask token and the patches that it replaces, or neither; one was given alone."
             )
-        # Layers are called whole, because that is what sets up mixed precision for their weights.
-        x = self.get_layer("patch_embedding")(images)
-        if masked is not None:
-            x = ops.where(ops.expand_dims(masked, -1), ops.cast(mask_token, x.dtype), x)
-        grid, own_grid = height // config.patch_size, config.image_size // config.patch_size
-        if grid == own_grid:
-            x = self.get_layer("position_embedding")(x)
-        else:
-            table = ops.cast(self.get_layer("position_embedding").embedding, "float32")
-            x = x + ops.cast(ops.matmul(_resize_matrix(own_grid, grid), table), x.dtype)
-        if config.pooling == "cls":
-            x = self.get_layer("class_token")(x)
-        tokens = self.get_layer("encoder")(x)
-        if config.pooling == "map":
-            pooled = self.get_layer("map_head")(tokens)
-        else:
-            pooled = ops.mean(tokens, axis=1) if config.pooling == "gap" else tokens[:, 0]
-        if config.embed_dim:
-            pooled = self.get_layer("projection")(pooled)
-        return {"pooled": pooled, "tokens": tokens}
+        return _through_tower(self.get_layer, config, images, mask_token=mask_token, masked=masked)
+
+
+def _through_tower(layer: ByName, config: VisionConfig, images, *, mask_token=None, masked=None) -> dict:
+    """What the tower of these layers gives; see `VisionTransformer.encode`."""
+    x = layer("patch_embedding")(images)
+    if masked is not None:
+        x = ops.where(ops.expand_dims(masked, -1), ops.cast(mask_token, x.dtype), x)
+    grid, own_grid = images.shape[1] // config.patch_size, config.image_size // config.patch_size
+    if grid == own_grid:
+        x = layer("position_embedding")(x)
+    else:
+        table = ops.cast(layer("position_embedding").embedding, "float32")
+        x = x + ops.cast(ops.matmul(_resize_matrix(own_grid, grid), table), x.dtype)
+    if config.pooling == "cls":
+        x = layer("class_token")(x)
+    return through_trunk(layer, config, x)
 
 
 @lru_cache(maxsize=16)

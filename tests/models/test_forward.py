@@ -11,7 +11,8 @@ from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.models import SigLIP, TextTransformer, TwoTowers, VisionTransformer
 from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, TokenEmbedding
 from diptych.models.parts.heads import MapHead, normalize
-from diptych.models.parts.layers import LayerNorm, Mlp
+from diptych.models.parts.mlp import Mlp
+from diptych.models.parts.norms import LayerNorm
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION, batch_for, forward, numpy_of, value_and_gradients
 
 BATCH = batch_for(TINY)

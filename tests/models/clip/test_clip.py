@@ -8,7 +8,7 @@ from keras import ops
 from diptych.models import CLIP, CLIPConfig, CLIPTextTransformer
 from diptych.models.clip.config import CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.model import EndOfText
-from diptych.models.parts.layers import ACTIVATIONS
+from diptych.models.parts.mlp import ACTIVATIONS
 from tests.models.examples import forward, numpy_of
 
 TEXT = CLIPTextConfig(width=24, depth=2, mlp_dim=40, num_heads=3, vocab_size=30, context_length=7, embed_dim=10)

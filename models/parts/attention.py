@@ -1,0 +1,155 @@
+"""Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
+
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from diptych.models.parts.affine import affine
+from diptych.models.parts.initializers import LecunNormal, Normal, XavierUniform
+from diptych.models.parts.rotary import rotate
+
+INITIALIZERS: dict[str, Callable] = {
+    "xavier_uniform": lambda fan_in, fan_out, seed: XavierUniform(fan_in=fan_in, fan_out=fan_out, seed=seed),
+    "lecun_normal": lambda fan_in, fan_out, seed: LecunNormal(fan_in=fan_in, seed=seed),
+    "scaled_normal": lambda fan_in, fan_out, seed: Normal(stddev=fan_in**-0.5, seed=seed),
+}
+"""How kernels are drawn, by name: ViT's, CapPa's decoder's, CLIP's attention pooling's."""
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Attention(keras.layers.Layer):
+    """Queries `[batch, queries, width]` -> the same, by what they find among keys and values.
+
+    Built for tokens alone, they attend to each other, and query, key and value share one kernel, drawn with the fans of
+    its parts. Built with the shape of a context as well, they attend to that, whose keys and values `keys_values`
+    projects once, for as many calls as look at it.
+
+    Args:
+        num_heads: of the queries.
+        num_key_value_heads: fewer heads of keys and values, each for a group of the queries' (GQA, Ainslie et al.
+            2023); None for as many.
+        head_dim: of each head; None for width / num_heads.
+        output_dim: of what is found; None for width.
+        use_bias: in all projections.
+        causal: a token attends to itself and those before it.
+        rotary_base: of rotary positions, see `rotate`; None for no positions inside attention.
+        initializer: of kernels, one of `INITIALIZERS`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        output_dim: int | None = None,
+        use_bias: bool = True,
+        causal: bool = False,
+        rotary_base: float | None = None,
+        initializer: str = "xavier_uniform",
+        seed: str = "0/attention",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads, self.num_key_value_heads = num_heads, num_key_value_heads or num_heads
+        if num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_heads must be a multiple of num_key_value_heads, got {num_heads} and {num_key_value_heads}."
+            )
+        self.head_dim, self.output_dim, self.use_bias, self.causal = head_dim, output_dim, use_bias, causal
+        self.rotary_base, self.initializer, self.seed = rotary_base, initializer, seed
+
+    def build(self, input_shape, context_shape=None):
+        width = input_shape[-1]
+        self.head_width: int = self.head_dim or width // self.num_heads
+        inside, key_width = self.num_heads * self.head_width, self.num_key_value_heads * self.head_width
+        if context_shape is None:
+            self.qkv_kernel, self.qkv_bias = self.linear("qkv", width, inside, columns=inside + 2 * key_width)
+        else:
+            self.query_kernel, self.query_bias = self.linear("query", width, inside)
+            self.key_value_kernel, self.key_value_bias = self.linear(
+                "key_value", context_shape[-1], key_width, columns=2 * key_width
+            )
+        self.out_kernel, self.out_bias = self.linear("out", inside, self.output_dim or width)
+
+    def linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
+        """A kernel `[fan_in, columns]`, by default as many as `fan_out`, and its bias or None."""
+        columns = columns or fan_out
+        initializer = INITIALIZERS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
+        kernel = self.add_weight(name=f"{name}_kernel", shape=(fan_in, columns), initializer=initializer)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.add_weight(name=f"{name}_bias", shape=(columns,), initializer="zeros")
+
+    def call(self, x, attention_mask=None, positions=None):
+        """Attention of tokens to each other.
+
+        Args:
+            attention_mask: bool, broadcast to `[batch, heads, queries, keys]`, False where a query is not to look.
+            positions: int `[length]` or `[batch, length]`, for rotary positions; None for 0, 1, 2, ...
+        """
+        batch, length, width = ops.shape(x)
+        # One name for all: eager torch frees an array when its name goes to the next.
+        x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
+        x = self._found(*self._split(x, batch, length, positions), attention_mask, causal=self.causal)
+        return ops.reshape(affine(x, self.out_kernel, self.out_bias), (batch, length, -1))
+
+    def step(self, x, cache, position, attention_mask):
+        """One more token `[batch, 1, width]` at a position; -> (its result, the cache with its key and value)."""
+        batch, length, width = ops.shape(x)
+        x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
+        query, *new = self._split(x, batch, length, ops.reshape(position, (1,)))
+        place = (0, position, 0, 0)
+        keys, values = (ops.slice_update(old, place, each) for old, each in zip(cache, new, strict=True))
+        return ops.reshape(self.mix(query, keys, values, attention_mask), (batch, length, -1)), (keys, values)
+
+    def empty_cache(self, batch, length: int):
+        """Keys and values `[batch, length, key-value heads, head width]` of no token yet, for `step`."""
+        shape = (batch, length, self.num_key_value_heads, self.head_width)
+        return tuple(ops.zeros(shape, self.compute_dtype) for _ in range(2))
+
+    def keys_values(self, context):
+        """`[batch, keys, context width]` -> keys and values `[batch, keys, key-value heads, head width]`."""
+        batch, length, width = ops.shape(context)
+        x = affine(ops.reshape(context, (-1, width)), self.key_value_kernel, self.key_value_bias)
+        x = ops.reshape(x, (batch, length, 2 * self.num_key_value_heads, self.head_width))
+        return x[:, :, : self.num_key_value_heads], x[:, :, self.num_key_value_heads :]
+
+    def queries(self, x):
+        """`[batch, queries, width]` -> `[batch, queries, heads, head width]`, for attention to a context."""
+        batch, _, width = ops.shape(x)
+        x = affine(ops.reshape(x, (-1, width)), self.query_kernel, self.query_bias)
+        return ops.reshape(x, (batch, -1, self.num_heads, self.head_width))
+
+    def mix(self, query, keys, values, attention_mask=None):
+        """What `queries` find among `keys_values`, projected: `[batch · queries, output_dim]`."""
+        return affine(self._found(query, keys, values, attention_mask), self.out_kernel, self.out_bias)
+
+    def look(self, x, keys, values, attention_mask=None):
+        """Attention of `[batch · sequences, queries, width]` to a context's `keys_values`, shared by its sequences."""
+        shape = ops.shape(x)
+        query = self.queries(ops.reshape(x, (ops.shape(keys)[0], -1, shape[-1])))
+        return ops.reshape(self.mix(query, keys, values, attention_mask), (*shape[:-1], self.out_kernel.shape[-1]))
+
+    def _split(self, x, batch, length: int, positions):
+        """Queries, keys and values, turned by their positions, of `[batch · length, columns of qkv_kernel]`."""
+        heads, groups = self.num_heads, self.num_key_value_heads
+        x = ops.reshape(x, (batch, length, heads + 2 * groups, self.head_width))
+        query, key, value = x[:, :, :heads], x[:, :, heads : heads + groups], x[:, :, heads + groups :]
+        if self.rotary_base is not None:
+            positions = ops.arange(length, dtype="int32") if positions is None else positions
+            query, key = (rotate(each, positions, base=self.rotary_base) for each in (query, key))
+        return query, key, value
+
+    def _found(self, query, keys, values, mask, *, causal: bool = False):
+        """What all heads find, side by side: `[batch · queries, heads · head width]`."""
+        group = self.num_heads // self.num_key_value_heads
+        if group > 1:
+            keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
+        found = ops.dot_product_attention(query, keys, values, mask=mask, is_causal=causal)
+        return ops.reshape(found, (-1, self.num_heads * self.head_width))
+
+    def get_config(self):
+        names = ("num_heads", "num_key_value_heads", "head_dim", "output_dim", "use_bias", "causal", "rotary_base")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "initializer", "seed")}}
