@@ -165,7 +165,7 @@ class Captioner(keras.layers.Layer):
 
     def step(self, token_ids, position, caches, images, encoder_mask=None):
         """One more token of each sequence, with what is known of those before it; see
-        `diptych.models.captioner.generation`.
+        `diptych.models.generation`.
 
         Args:
             token_ids: int32 `[batch]`, the tokens in front of the place to predict: 0 for the first.

@@ -64,9 +64,10 @@ class VisionTransformer(ImageTower):
                     name="position_embedding",
                     dtype=policy,
                 ),
-                "class_token": ClassToken(name="class_token", dtype=policy),
                 **trunk(config, path=path, dtype=policy, rematerialize=rematerialize),
             }
+            if config.pooling == "cls":
+                layers["class_token"] = ClassToken(name="class_token", dtype=policy)
             outputs = _through_tower(layers.__getitem__, config, images)
 
         super().__init__(inputs=images, outputs=outputs, name=name)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 from diptych.models.captioner.config import CaptionerConfig
-from diptych.models.captioner.generation import Generator, cached_decoder, generate, sample_nucleus, uniform_noise
+from diptych.models.captioner.generation import Generator, ImageDecoder, generate
 from diptych.models.captioner.model import Captioner
+from diptych.models.generation import sample_nucleus, uniform_noise
 from tests.models.examples import numpy_of
 from tests.oracle.captioner_examples import draw_captioner_problem
 
@@ -67,7 +68,7 @@ def test_logits_with_a_cache_are_those_of_a_forward_pass(dtype):
     captioner = captioner_with(WEIGHTS, dtype=dtype)
     sequences = _BATCH["token_ids"][:, 1]
     expected = full_logits(captioner, sequences)
-    next_logits, caches = cached_decoder(captioner, IMAGE, encoder_mask=IMAGE_MASK, length=CONFIG.context_length)
+    next_logits, caches = ImageDecoder(captioner, IMAGE, IMAGE_MASK).begin(ROWS, CONFIG.context_length)
     entering = np.concatenate([np.zeros((ROWS, 1), "int32"), sequences[:, :-1]], axis=1)
     for place in range(CONFIG.context_length):
         tokens = ops.convert_to_tensor(entering[:, place])
