@@ -187,11 +187,21 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["everything", "mutants"])
 def thorough(session: nox.Session) -> None:
-    """What is long by nature: kills, many examples, all recipes on all backends, and the mutants."""
+    """What is long by nature: kills, many examples, all recipes on all backends, and the mutants.
+
+    With -- PART ..., some of its parts: jax, torch, tensorflow, agreement, commands.
+    """
+    known = (*BACKENDS, "agreement", "commands")
+    parts = session.posargs or known
+    if unknown := sorted(set(parts) - set(known)):
+        session.error(f"no such parts: {', '.join(unknown)}; expected some of {', '.join(known)}")
     for backend in BACKENDS:
-        unit_tests(session, backend, **THOROUGH)
-    pytest(session, "tests/agreement", *BY_FILE, **EVERY_BACKEND, **THOROUGH)
-    pytest(session, "tests/commands", *ONE_BY_ONE, **THOROUGH)
+        if backend in parts:
+            unit_tests(session, backend, **THOROUGH)
+    if "agreement" in parts:
+        pytest(session, "tests/agreement", *BY_FILE, **EVERY_BACKEND, **THOROUGH)
+    if "commands" in parts:
+        pytest(session, "tests/commands", *ONE_BY_ONE, **THOROUGH)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -77,8 +77,8 @@ def test_a_folder_of_that_name_elsewhere_is_left_alone(checkout, tmp_path):
     (tmp_path / "models" / "vit.py").write_text("OWN = True\n", encoding="utf-8")
     code = (
         f"import sys; sys.path.append({str(checkout)!r})\n"
-        "import diptych.models, models.siglip.vit, core.part\n"
-        "assert models.siglip.vit.OWN and models is not diptych.models and core.part.Part.__module__ == "
+        "import diptych.models, models.vit, core.part\n"
+        "assert models.vit.OWN and models is not diptych.models and core.part.Part.__module__ == "
         "'diptych.core.part'"
     )
     done = python("-c", code, at=tmp_path)

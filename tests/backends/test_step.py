@@ -171,10 +171,11 @@ def test_a_step_that_is_not_finite_changes_nothing(steps, optimizer, bad_loss):
     def poisoned(image, text, *, logit_scale, logit_bias):
         # The bad batch is told by its captions: all their tokens are alike, so that text row 0 equals text row 1.
         loss = Contrastive().pair_loss(image, text, logit_scale=logit_scale, logit_bias=logit_bias)
+        same = keras.ops.all(keras.ops.equal(text[0], text[1]))
         if bad_loss:
-            same = keras.ops.all(keras.ops.equal(text[0], text[1]))
             return loss + keras.ops.where(same, float("nan"), 0.0)
-        return loss + keras.ops.sqrt(keras.ops.sum(keras.ops.square(text[0] - text[1])))  # no derivative at 0
+        # No derivative at 0.
+        return loss + keras.ops.sqrt(keras.ops.where(same, 0.0, 1.0) * keras.ops.sum(keras.ops.square(text[0])))
 
     bad = batch(9)
     bad["text"][:] = 3
