@@ -185,16 +185,18 @@ def quick(session: nox.Session) -> None:
     unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
 
 
-@nox.session(venv_backend="none", requires=["everything", "mutants"])
+@nox.session(venv_backend="none", requires=["everything"])
 def thorough(session: nox.Session) -> None:
     """What is long by nature: kills, many examples, all recipes on all backends, and the mutants.
 
-    With -- PART ..., some of its parts: jax, torch, tensorflow, agreement, commands.
+    With -- PART ..., some of its parts: mutants, jax, torch, tensorflow, agreement, commands.
     """
-    known = (*BACKENDS, "agreement", "commands")
+    known = ("mutants", *BACKENDS, "agreement", "commands")
     parts = session.posargs or known
     if unknown := sorted(set(parts) - set(known)):
         session.error(f"no such parts: {', '.join(unknown)}; expected some of {', '.join(known)}")
+    if "mutants" in parts:
+        python(session, "-m", "tests.mutants", **ONE_THREAD | QUICKLY_COMPILED)
     for backend in BACKENDS:
         if backend in parts:
             unit_tests(session, backend, **THOROUGH)
