@@ -186,24 +186,17 @@ def quick(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["everything"])
-def thorough(session: nox.Session) -> None:
-    """What is long by nature: kills, many examples, all recipes on all backends, and the mutants.
-
-    With -- PART ..., some of its parts: mutants, jax, torch, tensorflow, agreement, commands.
-    """
-    known = ("mutants", *BACKENDS, "agreement", "commands")
-    parts = session.posargs or known
-    if unknown := sorted(set(parts) - set(known)):
-        session.error(f"no such parts: {', '.join(unknown)}; expected some of {', '.join(known)}")
-    if "mutants" in parts:
-        python(session, "-m", "tests.mutants", **ONE_THREAD | QUICKLY_COMPILED)
-    for backend in BACKENDS:
-        if backend in parts:
-            unit_tests(session, backend, **THOROUGH)
-    if "agreement" in parts:
+@nox.parametrize("part", ["mutants", *BACKENDS, "agreement", "commands"])
+def thorough(session: nox.Session, part: str) -> None:
+    """What is long by nature: kills, many examples, all recipes on all backends, and the mutants."""
+    if part == "mutants":
+        mutants(session)
+    elif part == "agreement":
         pytest(session, "tests/agreement", *BY_FILE, **EVERY_BACKEND, **THOROUGH)
-    if "commands" in parts:
+    elif part == "commands":
         pytest(session, "tests/commands", *ONE_BY_ONE, **THOROUGH)
+    else:
+        unit_tests(session, part, **THOROUGH)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -1,4 +1,4 @@
-"""Which backend Keras runs on, and its room; the other rooms, and their frameworks, are not imported."""
+"""The room of the backend that Keras runs on; the other rooms, and their frameworks, are not imported."""
 
 from types import ModuleType
 

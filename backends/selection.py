@@ -1,4 +1,4 @@
-"""Which backend Keras runs on, decided before Keras is imported."""
+"""The choice of the backend that Keras runs on, made before Keras is imported."""
 
 import os
 import sys

@@ -1,5 +1,4 @@
-"""Whether balanced data make a less biased model: the same towers trained on a biased source, on its balanced view, and
-on as few of it.
+"""Bias of the same towers trained on a biased source, on its balanced view, and on as few of it.
 
     KERAS_BACKEND=jax python -m benchmarks.balancing
 

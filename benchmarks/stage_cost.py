@@ -1,5 +1,4 @@
-"""What each part of SigLIP 2's objective costs: time and memory of a step against the sigmoid-only step, beside the
-counted operations.
+"""Time and memory of a step with each part of SigLIP 2's objective, beside the counted operations.
 
     KERAS_BACKEND=jax python -m benchmarks.stage_cost
     KERAS_BACKEND=jax python -m benchmarks.stage_cost --preset siglip_ti16_224 --batch-size 16

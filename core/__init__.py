@@ -1,4 +1,4 @@
-"""What is written once: data, losses, training, evaluation. Imports none of the other rooms."""
+"""All that is written once: data, losses, training, evaluation. Imports none of the other rooms."""
 
 if __name__ == "core":
     from diptych.checkout import alias_room

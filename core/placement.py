@@ -1,4 +1,4 @@
-"""Where a run runs: this process among all that carry it out, and the devices that it computes on."""
+"""The place of a run: this process among all that carry it out, and the devices that it computes on."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What carries recipes out: data sets, building and running, judging, embedding, exporting, serving."""
+"""The carrying out of recipes: data sets, building and running, judging, embedding, exporting, serving."""
 
 if __name__ == "engine":
     from diptych.checkout import alias_room

@@ -1,4 +1,4 @@
-"""From default options and the words on the command line to the options of a run."""
+"""The command line: default options and the words behind them -> the options of a run."""
 
 import os
 import sys

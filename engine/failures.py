@@ -1,6 +1,4 @@
-"""What goes wrong for reasons that the person can do something about ends a recipe with a sentence, not with a
-traceback.
-"""
+"""Failures that the person can mend, which end a recipe with a sentence and not with a traceback."""
 
 import os
 import sys

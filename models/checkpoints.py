@@ -1,6 +1,4 @@
-"""From a checkpoint on disk or on the hub to a model, and back: which layout it is, and whose table of names
-applies.
-"""
+"""Checkpoints in and out, on disk or on the hub: the layout of each, and the table of names that applies."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext

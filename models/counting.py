@@ -1,5 +1,4 @@
-"""What a model costs before it is built: parameters, floating-point operations and memory, by arithmetic on its
-configuration.
+"""The costs of a model before it is built: parameters, operations and memory, by arithmetic on its configuration.
 
 Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
 counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.

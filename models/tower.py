@@ -1,4 +1,4 @@
-"""What every diptych model shares: a functional Keras model that is saved as the arguments it was built from."""
+"""The base of every diptych model: a functional Keras model that is saved as the arguments it was built from."""
 
 from pathlib import Path
 from typing import ClassVar, Self

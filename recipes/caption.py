@@ -1,4 +1,4 @@
-"""Asks a trained decoder about pictures: what they show, where a phrase is, what a box holds.
+"""Captions from a trained decoder: what pictures show, where a phrase is, what a box holds.
 
 Command:   python -m recipes.caption --model runs/siglip2/trunk/model
 Own:       python -m recipes.caption --image photo.jpg --find "red apple" --describe "0.1 0.2 0.6 0.9"

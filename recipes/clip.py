@@ -1,4 +1,4 @@
-"""Trains CLIP's way: the towers, data and learner of `recipes.siglip`, contrasted by the symmetric softmax loss.
+"""CLIP: the towers, data and learner of `recipes.siglip`, contrasted by the symmetric softmax loss.
 
 Paper:     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv
 2103.00020) Command:   KERAS_BACKEND=jax python -m recipes.clip

@@ -1,5 +1,4 @@
-"""A page on this machine to try a model: drop a picture, type what it might be in any language, search, see where it
-looks.
+"""A page on this machine to try a model: drop a picture, type labels in any language, search, see where it looks.
 
 Command:   python -m recipes.demo
 Own data:  python -m recipes.embed --data photos/ --model runs/siglip --index runs/photos

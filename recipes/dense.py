@@ -1,5 +1,4 @@
-"""Judges a trained model's features, frozen: classes of pixels, depth, neighbours, and the boxes that its decoder
-finds.
+"""Judgement of frozen features: classes of pixels, depth, neighbours, and the boxes that a model's decoder finds.
 
 Command:   python -m recipes.dense
 Own data:  python -m recipes.dense --model runs/siglip2/trunk/model --segmentation voc:VOCdevkit/VOC2012 --depth nyu

@@ -1,4 +1,4 @@
-"""Embeds the images of a folder, of tar shards or of Parquet files into an index that `recipes.search` looks through.
+"""Embeddings of a folder's images, of tar shards or of Parquet files, in an index that `recipes.search` looks through.
 
 Command:   python -m recipes.embed
 Own data:  python -m recipes.embed --data photos/ --model runs/siglip --index runs/photos

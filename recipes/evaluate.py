@@ -1,5 +1,4 @@
-"""Judges a trained model: retrieval in every language, zero-shot classification, and 10-shot classification of its
-features.
+"""Evaluation of a trained model: retrieval in every language, zero-shot classification, and 10-shot classification.
 
 Command:   python -m recipes.evaluate
 Own data:  python -m recipes.evaluate --model runs/siglip --dataset photos/ --output runs/photos/results.json

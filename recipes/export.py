@@ -1,4 +1,4 @@
-"""Exports a model's two towers as graphs that run without Keras: ONNX and others.
+"""A model's two towers as graphs that run without Keras: ONNX and others.
 
 Command:    python -m recipes.export
 Own model:  python -m recipes.export --model runs/siglip --output exported/ --format onnx

@@ -1,5 +1,4 @@
-"""Looks for the words of captions in their pictures, and keeps the boxes: what the decoder of `recipes.siglip2` learns
-from.
+"""Boxes for the words of captions, found in their pictures: what the decoder of `recipes.siglip2` learns from.
 
 Command:   python -m recipes.label
 Own data:  python -m recipes.label --data photos/ --output photos.jsonl --detector

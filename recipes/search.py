@@ -1,5 +1,4 @@
-"""Looks through an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest to
-them.
+"""Search in an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest.
 
 Command:   python -m recipes.search --query "red apple" "schwarzes Herz" "トラの顔"
 Pictures:  python -m recipes.search --image photo.jpg

@@ -1,4 +1,4 @@
-"""Trains SigLIP: an image tower and a text tower, contrasted by the pairwise sigmoid loss.
+"""SigLIP: an image tower and a text tower, contrasted by the pairwise sigmoid loss.
 
 Paper:     Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343)
 Command:   KERAS_BACKEND=jax python -m recipes.siglip

@@ -1,5 +1,4 @@
-"""Trains SigLIP 2 in its stages: captions and boxes, self-distillation, masked prediction, resolutions, NaFlex, curated
-data.
+"""SigLIP 2 in its stages: captions, self-distillation, masked prediction, resolutions, NaFlex, curated data.
 
 Paper:     Tschannen et al. 2025, "SigLIP 2: Multilingual Vision-Language Encoders with Improved Semantic Understanding,
            Localization, and Dense Features" (arXiv 2502.14786)

@@ -1,4 +1,4 @@
-"""Does each part of SigLIP 2's recipe do what the paper says it does? Tiny towers, the embedded scenes, several seeds.
+"""The ablation of SigLIP 2's recipe, part by part: tiny towers, the embedded scenes, several seeds.
 
 Command:   KERAS_BACKEND=jax python -m recipes.siglip2_ablation
 Shorter:   python -m recipes.siglip2_ablation --examples 2000 --seeds 1 --output runs/ablation-short

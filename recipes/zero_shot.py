@@ -1,4 +1,4 @@
-"""Classifies pictures by labels in words: how well "a photo of a cat" fits each picture, without training a classifier.
+"""Zero-shot classification: how well "a photo of a cat" fits each picture, without training a classifier.
 
 Command:   python -m recipes.zero_shot
 Own data:  python -m recipes.zero_shot --images photos/ --labels "cat,dog,polar bear" --model

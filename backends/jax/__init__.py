@@ -1,4 +1,4 @@
-"""What jax does natively: the training step, the sigmoid loss and the name of its device."""
+"""The native code of jax: the training step, the sigmoid loss and the name of its device."""
 
 from diptych.backends.jax import sigmoid_loss
 from diptych.backends.jax.device import device_name, processes

@@ -1,4 +1,4 @@
-"""What tensorflow does natively: the training step, the sigmoid loss and the name of its device."""
+"""The native code of tensorflow: the training step, the sigmoid loss and the name of its device."""
 
 from diptych.backends.tensorflow import sigmoid_loss
 from diptych.backends.tensorflow.device import device_name, processes

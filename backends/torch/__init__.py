@@ -1,4 +1,4 @@
-"""What torch does natively: the training step, the sigmoid loss and the name of its device."""
+"""The native code of torch: the training step, the sigmoid loss and the name of its device."""
 
 from diptych.backends.torch import sigmoid_loss
 from diptych.backends.torch.device import device_name, processes

@@ -1,4 +1,4 @@
-"""Which module runs Keras layers and models for inference on a backend, and what it gives as NumPy arrays."""
+"""Keras layers and models run for inference by each backend's own module, with NumPy arrays as results."""
 
 from types import ModuleType
 

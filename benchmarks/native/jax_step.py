@@ -1,4 +1,4 @@
-"""What jax's compiler says of a training step."""
+"""The statements of jax's compiler about a training step."""
 
 
 def temporary_bytes(step, batch) -> int:

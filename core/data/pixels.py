@@ -1,4 +1,4 @@
-"""From a decoded picture to what an image tower of one fixed size takes: squash or crop, rescale, normalise."""
+"""Pixels for an image tower of one fixed size: a decoded picture squashed or cropped, rescaled, normalised."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a data source hands out: a record is one thing in the world, with its images and its captions."""
+"""Records, which a data source hands out: each one thing in the world, with its images and its captions."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,6 +1,4 @@
-"""Which example stands at which place of the endless training order, and which image and caption of a record it
-shows.
-"""
+"""The endless training order: the example at each place, and the image and caption that a record shows there."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

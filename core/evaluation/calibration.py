@@ -1,4 +1,4 @@
-"""Are the pairwise sigmoid probabilities true? Reliability, expected calibration error, AUC and logit histograms.
+"""Calibration of pairwise probabilities: reliability, expected calibration error, AUC and logit histograms.
 
 The sigmoid loss makes every (image, caption) cell of a batch a yes-or-no question, so `sigmoid(logit_scale * cosine +
 logit_bias)` should be the share of such cells that really are pairs. In a batch of B only 1/B of the cells are:

@@ -1,4 +1,4 @@
-"""How evenly a model treats groups of people: bias in whom it sees, in what it sees them do, and in how well it sees.
+"""Evenness towards groups of people: bias in whom a model sees, in what it sees them do, in how well it sees.
 
 A bias of 0 is no virtue by itself: a model that sees nothing has it. Read these numbers beside the model's accuracy.
 """

@@ -1,4 +1,4 @@
-"""Where a model looks: what its score loses when a part of the picture is hidden, and what its pooling attends to.
+"""Maps of where a model looks: losses of score where a part is hidden, and the attention of its pooling.
 
 Hiding parts (Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2) asks the
 whole model, whatever it is made of, and needs nothing but its score. Attention is one layer's: it says what is read,

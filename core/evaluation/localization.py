@@ -1,4 +1,4 @@
-"""How well phrases are located: intersection over union of boxes, accuracy at a threshold, and sets that do not leak.
+"""Scores of located phrases: intersection over union of boxes, accuracy at a threshold; sets that do not leak.
 
 A box is (ymin, xmin, ymax, xmax), each 0 to 1 of the height or width of its image, as in `core.data.records`.
 """

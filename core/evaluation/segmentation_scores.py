@@ -1,6 +1,4 @@
-"""How well pixels were classified: intersection over union by class, from one confusion matrix, and how sure its mean
-is.
-"""
+"""Scores of classified pixels: intersection over union by class, from one confusion matrix, with intervals."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What can be wrong with weights and the files they are in."""
+"""Errors of weights and of the files they are in."""
 
 
 class WeightFileError(ValueError):

@@ -1,6 +1,4 @@
-"""What a model knows about places in a picture, as one page: segmentation, depth, neighbours, located phrases, with
-pictures.
-"""
+"""The page of dense features: segmentation, depth, neighbours and located phrases, with pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

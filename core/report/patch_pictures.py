@@ -1,4 +1,4 @@
-"""What the features of patches tell apart, seen: their first three principal components as red, green and blue.
+"""Pictures of patches' features: their first three principal components as red, green and blue.
 
 Patches that the model finds alike have one colour, in all pictures of a set. Reference: Oquab et al. 2023, "DINOv2",
 figure 1, where the first component also tells the things from their background.

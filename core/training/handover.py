@@ -1,6 +1,4 @@
-"""From the end of one stage to the beginning of another: which weights and slots are carried over, and in what
-shape.
-"""
+"""The handover between stages: which weights and slots are carried over, and in what shape."""
 
 import math
 from collections.abc import Callable, Mapping

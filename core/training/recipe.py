@@ -1,4 +1,4 @@
-"""What a run is made of: one frozen, complete value. A recipe is a function that returns one.
+"""A run as one frozen, complete value. A recipe is a function that returns one.
 
 The command line shows these fields as flags without their group, under the names that open_clip and big_vision users
 know.

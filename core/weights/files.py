@@ -1,4 +1,4 @@
-"""What every format of weights offers: names, shapes and dtypes without reading, and one array at a time."""
+"""The interface of every format of weights: names, shapes and dtypes without reading, and one array at a time."""
 
 import abc
 import math

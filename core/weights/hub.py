@@ -1,6 +1,4 @@
-"""Where a preset's files are: a folder, a file, or a repository of the Hugging Face hub that is fetched once and then
-found in its cache.
-"""
+"""The files of a preset: a folder, a file, or a repository of the Hugging Face hub, fetched once and then cached."""
 
 import difflib
 import re

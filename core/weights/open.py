@@ -1,4 +1,4 @@
-"""Which format weights are in, and which file of a folder holds them."""
+"""The format that weights are in, and the file of a folder that holds them."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From what a recipe says of its data to a data set, and the recipe with all that follows from it."""
+"""The data set that a recipe asks for, and the recipe with all that follows from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

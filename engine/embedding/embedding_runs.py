@@ -1,4 +1,4 @@
-"""From a source to an index: images or captions embedded run by run, appended, and committed every few seconds."""
+"""Embedding of a source into an index: images or captions run by run, committed every few seconds."""
 
 import time
 from collections.abc import Generator

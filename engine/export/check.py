@@ -1,4 +1,4 @@
-"""Whether an exported tower gives the model's embeddings, and how fast it is."""
+"""The check of an exported tower: its embeddings against the model's, and its speed."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,4 @@
-"""What is exported: the image tower and the text tower, from a model's inputs to embeddings, and what a caller must
-know of each.
-"""
+"""The graphs that are exported: both towers from inputs to embeddings, with what a caller must know of each."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""How each format is written, and how its files are run again; frameworks are imported by the format that needs
-them.
-"""
+"""Writers of each format, and runners of its files; frameworks are imported by the format that needs them."""
 
 import json
 import os

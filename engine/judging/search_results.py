@@ -1,4 +1,4 @@
-"""What a search found: as plain values for JSON, as tables for the terminal, as a gallery."""
+"""The results of a search: as plain values for JSON, as tables for the terminal, as a gallery."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

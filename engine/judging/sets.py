@@ -1,6 +1,4 @@
-"""What a model is judged on: the embedded emoji, a folder of classes, a data set of clip-benchmark, or pictures with
-captions.
-"""
+"""Sets that a model is judged on: the embedded emoji, folders of classes, clip-benchmark's, pictures with captions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

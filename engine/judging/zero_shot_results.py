@@ -1,6 +1,4 @@
-"""What zero-shot classification found: as plain values for JSON, as a table for the terminal, as a sheet of
-pictures.
-"""
+"""The results of zero-shot classification: as plain values for JSON, as a table, as a sheet of pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

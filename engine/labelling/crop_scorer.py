@@ -1,4 +1,4 @@
-"""How well phrases fit parts of pictures, by a model of two towers: what `SegmentDetector` asks."""
+"""Scores of phrases for parts of pictures, by a model of two towers: what `SegmentDetector` asks."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,6 +1,4 @@
-"""What the page asks of a model: probabilities of labels, where it looks, and what is nearest; all as plain values for
-JSON.
-"""
+"""Answers to the page: probabilities of labels, where the model looks, what is nearest; plain values for JSON."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What the page searches: the embedded drawings of a designer never trained on, or an index made by `recipes.embed`."""
+"""Galleries that the page searches: drawings of a designer never trained on, or an index by `recipes.embed`."""
 
 import threading
 from collections.abc import Callable, Sequence

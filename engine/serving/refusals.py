@@ -1,4 +1,4 @@
-"""What the page cannot be given, in sentences for the person in front of it."""
+"""Refusals of the page, in sentences for the person in front of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

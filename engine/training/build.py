@@ -1,4 +1,4 @@
-"""What a stage is put together from: student, teacher, objective, optimizer, step, loader."""
+"""The parts of a stage, built: student, teacher, objective, optimizer, step, loader."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the stages of a run cost, before they start: parameters, floating-point operations and memory, by arithmetic."""
+"""The costs of a run's stages, before they start: parameters, floating-point operations, memory, by arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import replace

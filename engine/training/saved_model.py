@@ -1,4 +1,4 @@
-"""What a stage leaves: its towers and processor as a preset's folder, and the decoder beside them."""
+"""The models that a stage leaves: towers and processor as a preset's folder, and the decoder beside them."""
 
 from pathlib import Path
 

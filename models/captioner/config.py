@@ -1,4 +1,4 @@
-"""What a captioning decoder is made of, and what it costs, by arithmetic on its configuration."""
+"""The configuration of a captioning decoder, and its costs by arithmetic."""
 
 from dataclasses import dataclass
 

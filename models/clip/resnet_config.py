@@ -1,4 +1,4 @@
-"""What CLIP's ResNet image towers are made of."""
+"""The configuration of CLIP's ResNet image towers."""
 
 from dataclasses import dataclass
 from typing import ClassVar

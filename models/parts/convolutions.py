@@ -1,4 +1,4 @@
-"""What residual networks are made of: convolutions without bias, batch normalisation, average pooling.
+"""Parts of residual networks: convolutions without bias, batch normalisation, average pooling.
 
 Like the transformer's layers they are called by the one layer around them through their `call` methods.
 """

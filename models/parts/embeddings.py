@@ -1,4 +1,4 @@
-"""From pixels and token ids to vectors: patch, token and position embeddings."""
+"""Embeddings of pixels and token ids: patches, tokens and positions as vectors."""
 
 import keras
 from keras import ops

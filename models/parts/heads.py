@@ -1,4 +1,4 @@
-"""From token features to one vector, and from two vectors to embeddings that can be compared."""
+"""Heads of towers: token features pooled to one vector, and two vectors as embeddings that can be compared."""
 
 import math
 

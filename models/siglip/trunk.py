@@ -1,4 +1,4 @@
-"""What SigLIP's towers have in common behind their embeddings: blocks, pooling, projection."""
+"""The common trunk of SigLIP's towers behind their embeddings: blocks, pooling, projection."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""How the weights of these models are called elsewhere: one file a layout, each a table that is read both ways."""
+"""The names of these models' weights elsewhere: one file a layout, each a table that is read both ways."""

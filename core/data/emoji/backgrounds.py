@@ -1,4 +1,4 @@
-"""What scenes stand on: flat colours, gradients, clouds of noise and stripes, of any size."""
+"""Backgrounds of scenes: flat colours, gradients, clouds of noise and stripes, of any size."""
 
 from collections.abc import Sequence
 from functools import lru_cache

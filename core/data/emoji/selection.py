@@ -1,4 +1,4 @@
-"""Which concepts scenes are made of, and by whom each may be drawn."""
+"""The concepts that scenes are made of, and the designers who may draw each."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the decoder learns to write about a picture: its caption, where a thing is, and what is in a box.
+"""Targets of the decoder: a picture's caption, where a thing is, and what is in a box.
 
 LocCa (Wan et al. 2024, arXiv 2403.19596) writes the three tasks as text, each behind a prefix that names it:
 

@@ -1,6 +1,4 @@
-"""From a record to one training example: which image and caption, their pixels and their tokens, and what a stage
-adds.
-"""
+"""One training example of a record: an image and a caption, their pixels and tokens, and what a stage adds."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
-"""What a model is about to be given, held against what it was trained with: the wrong range or an unpadded text fails
-silently.
-"""
+"""Checks of a model's inputs against its training: the wrong range or an unpadded text fails silently."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""From what a person types to a source of records."""
+"""The source of records that a person's words mean."""
 
 import re
 from glob import has_magic, iglob

@@ -1,4 +1,4 @@
-"""What to look for in a picture: the n-grams of its captions, and things that many pictures show."""
+"""Phrases to look for in a picture: the n-grams of its captions, and things that many pictures show."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What every source that shows another one's records in its own way passes on unchanged: their pictures."""
+"""The base of sources that show another's records in their own way: pictures are passed on unchanged."""
 
 import numpy as np
 

@@ -1,6 +1,4 @@
-"""Where the members of a tar file lie, read from its headers alone; damage and refused members are reported, not passed
-over.
-"""
+"""The places of a tar file's members, read from its headers alone; damage and refused members are reported."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From a vocabulary's file to its tokenizer."""
+"""The tokenizer of a vocabulary's file."""
 
 import re
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""What a SentencePiece `.model` file holds, read from its protocol buffer: pieces, kind of model, normalisation.
+"""The contents of a SentencePiece `.model` file, a protocol buffer: pieces, kind of model, normalisation.
 
 The message is `sentencepiece.ModelProto` (google/sentencepiece, src/sentencepiece_model.proto); its fields are named
 below by number.

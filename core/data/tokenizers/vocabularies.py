@@ -1,4 +1,4 @@
-"""Which tokenizer a checkpoint's folder holds: where its vocabulary is, and with which token it pads."""
+"""The tokenizer of a checkpoint's folder: the place of its vocabulary, and the token that pads."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How numbers are written in the report: few digits, with units."""
+"""Numbers as the report writes them: few digits, with units."""
 
 import math
 

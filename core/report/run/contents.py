@@ -1,6 +1,4 @@
-"""What a report is made of: one value that a recipe fills. Every part may be missing; the page leaves its section
-out.
-"""
+"""The contents of a report, which a recipe fills. Every part may be missing; the page leaves its section out."""
 
 import dataclasses
 import json

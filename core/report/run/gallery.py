@@ -1,6 +1,4 @@
-"""What the model finds: the nearest images of captions in several scripts, the nearest captions of images, sure
-mistakes.
-"""
+"""A gallery of finds: nearest images of captions in several scripts, nearest captions of images, sure mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the pairwise scores look like: histograms of logits, reliability of the probabilities, the two clouds."""
+"""Figures of the pairwise scores: histograms of logits, reliability of the probabilities, the two clouds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What frozen features of patches tell and what a decoder finds: results and pictures of sets that are already read."""
+"""Probes of frozen patches and of a decoder: results and pictures of sets that are already read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

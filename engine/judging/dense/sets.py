@@ -1,6 +1,4 @@
-"""What frozen features are judged on: folders with maps of classes or depths, of classes for neighbours, phrases with
-boxes.
-"""
+"""Sets that frozen features are judged on: maps of classes or depths, classes for neighbours, phrases with boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the recipe `dense` does with each kind of set: read it, fit a probe or ask the decoder, keep some pictures."""
+"""The tasks of the recipe `dense`, one for each kind of set: read it, fit a probe or ask the decoder, keep pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a published drawing to a small picture: SVG or WebP -> WebP on white, longest side 64 pixels."""
+"""Small pictures of published drawings: SVG or WebP -> WebP on white, longest side 64 pixels."""
 
 import io
 from collections.abc import Mapping

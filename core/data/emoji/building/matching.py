@@ -1,4 +1,4 @@
-"""Which drawing belongs to which concept: by code points where a package tells them, by name elsewhere."""
+"""Matching of drawings and concepts: by code points where a package tells them, by name elsewhere."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping

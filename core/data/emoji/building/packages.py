@@ -1,4 +1,4 @@
-"""What the embedded data is built from: published npm packages, by name and version."""
+"""Sources of the embedded data: published npm packages, by name and version."""
 
 import json
 import subprocess
