@@ -25,7 +25,6 @@ from diptych.engine.judging.dense.options import Dense
 
 FORMAT = "diptych-dense"
 VERSION = 1
-LARGEST_TABLE = 100  # classes; larger tables of confusion are not stored
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,6 +106,8 @@ def _writer(options: Dense, features):
 
 def _stored(results: dict) -> dict:
     """The results without large tables of confusion."""
+    from diptych.engine.judging.page import LARGEST_TABLE
+
     return {
         kind: {
             name: {key: value for key, value in numbers.items() if key != "confusion" or len(value) <= LARGEST_TABLE}

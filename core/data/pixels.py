@@ -13,6 +13,11 @@ CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
+def minus_one_to_one(pixels: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [-1, 1], in the last bit as `diptych.core.training.objectives.to_model_range` in training."""
+    return pixels / np.float32(127.5) - 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
     """`(value * scale - mean) / std`, channel by channel; as it stands, 0..255 becomes -1..1."""
@@ -46,10 +51,10 @@ class Normalization:
 class FixedSize:
     """Every picture becomes `height` x `width` pixels.
 
-    resize: how pictures are resized; see `image.resize`.
-    shortest_edge: None squashes to height x width, which never crops (SigLIP). A number resizes the shorter side to it,
-        keeping the
-    aspect, and takes the middle height x width of that (CLIP).
+    Attributes:
+        resize: how pictures are resized; see `image.resize`.
+        shortest_edge: None squashes to height x width, which never crops (SigLIP). A number resizes the shorter side to
+            it, keeping the aspect, and takes the middle height x width of that (CLIP).
     """
 
     height: int

@@ -17,9 +17,10 @@ from keras import ops
 class Loss(NamedTuple):
     """Of a term or of an objective.
 
-    value: float32 scalar.   logs: scalars worth logging, by name.   updates: new values of untrained variables, by
-        their names; they
-    are taken up after the optimizer's step.
+    Attributes:
+        value: float32 scalar.
+        logs: scalars worth logging, by name.
+        updates: new values of untrained variables, by their names; they are taken up after the optimizer's step.
     """
 
     value: Any

@@ -38,8 +38,7 @@ class Stage:
             such as (0.8, 0.9); None for a schedule of its own, from `learning_rate` by a cosine to zero, with a fresh
             optimizer.
         stretch: length of the stage as a multiple of its share of the schedule (3.75 = train 3.75 times longer).
-            Without a shared
-            schedule: as a fraction of the run's examples.
+            Without a shared schedule: as a fraction of the run's examples.
         losses: weights of the terms that are summed up, by name (`diptych.engine.training.terms`).
         image_size, patch_size: of square pictures; None for what the stage before had.
         sequence_lengths: not empty for NaFlex: pictures keep their aspect, and each batch draws one of these numbers of

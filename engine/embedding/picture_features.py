@@ -10,6 +10,7 @@ import numpy as np
 from diptych.core.data.examples.captioning import CaptionTargets, Question
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.image import resize
+from diptych.core.data.pixels import minus_one_to_one
 from diptych.models.captioner.generation import Generator
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.model import SigLIP
@@ -34,13 +35,13 @@ class PictureFeatures:
         """uint8 [h, w, 3] each -> the tower's inputs by name, in [-1, 1]."""
         if not isinstance(self._config, NaFlexVisionConfig):
             squares = np.stack([resize(picture, self._config.image_size) for picture in pictures])
-            return {"images": squares / np.float32(127.5) - 1}
+            return {"images": minus_one_to_one(squares)}
         length = self._length or self._config.max_num_patches
         lengths = NaFlexLengths(patch_size=self._config.patch_size, lengths=(length,), halve_from=None)
         cut = [lengths.cut(picture, length, "bilinear_antialias") for picture in pictures]
         patches = np.stack([one["patches"] for one in cut])
         return {
-            "patches": patches / np.float32(127.5) - 1,
+            "patches": minus_one_to_one(patches),
             "spatial_shapes": np.stack([one["spatial_shapes"] for one in cut]),
         }
 

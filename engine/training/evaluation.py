@@ -11,6 +11,7 @@ import numpy as np
 
 from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.pixels import minus_one_to_one
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
@@ -194,9 +195,8 @@ class Evaluation:
     def _inputs(self, pairs: PairSet, rows: slice) -> Any:
         """The image tower's inputs: pixels or patches in [-1, 1]."""
         if pairs.patches is None or pairs.spatial_shapes is None:
-            return pairs.images[rows] / np.float32(127.5) - 1
-        patches = pairs.patches[rows] / np.float32(127.5) - 1
-        return {"patches": patches, "spatial_shapes": pairs.spatial_shapes[rows]}
+            return minus_one_to_one(pairs.images[rows])
+        return {"patches": minus_one_to_one(pairs.patches[rows]), "spatial_shapes": pairs.spatial_shapes[rows]}
 
     def _samples(self, pairs: PairSet, images: np.ndarray, texts: np.ndarray) -> Samples:
         return Samples(

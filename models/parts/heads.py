@@ -35,8 +35,10 @@ class MapHead(Attention):
         self.mlp.build((None, width))
 
     def call(self, tokens, key_mask=None):
-        query = self.queries(self.probe)
-        query = ops.broadcast_to(query, (ops.shape(tokens)[0], *query.shape[1:]))
+        # Projected once for all examples, with its three axes: tensorflow rounds bfloat16 otherwise in a flat product.
+        query = ops.matmul(self.probe, self.query_kernel) + self.query_bias
+        heads = (1, self.num_heads, self.head_width)
+        query = ops.broadcast_to(ops.reshape(query, (1, *heads)), (ops.shape(tokens)[0], *heads))
         mask = None if key_mask is None else key_mask[:, None, None, :]
         x = self.mix(query, *self.keys_values(tokens), mask)
         return x + self.mlp.call(self.norm.call(x))

@@ -11,10 +11,12 @@ from tests.tree import ROOT
 class Mutant:
     """A fault, and the test that finds it.
 
-    name: words joined by hyphens.   file: the file that is changed, from the root.   old, new: what stands in it
-        exactly once, and what takes
-    its place.   test: a node id of pytest, which fails with the fault and passes without it.   backend: what Keras runs
-    on meanwhile.
+    Attributes:
+        name: words joined by hyphens.
+        file: the file that is changed, from the root.
+        old, new: what stands in it exactly once, and what takes its place.
+        test: a node id of pytest, which fails with the fault and passes without it.
+        backend: what Keras runs on meanwhile.
     """
 
     name: str

@@ -57,11 +57,13 @@ _TASK_OF: dict[str, int] = {"caption": 0, "find": 1, "describe": 2}
 class CaptionTargets:
     """How sequences for the decoder are made; it holds settings only, so it travels to worker processes.
 
-    tokenizer_path: a SentencePiece .model or a tokenizer.json of that kind.   context_length: T, tokens of a sequence,
-        prefix and
-    end-of-text included.   parallel_probability: of predicting the caption in parallel.   bins, order: see
-    `regions.box_text`.
-    prompts: the prefixes of caption, referring and grounded.   separator: between a region's text and its box.
+    Attributes:
+        tokenizer_path: a SentencePiece .model or a tokenizer.json of that kind.
+        context_length: T, tokens of a sequence, prefix and end-of-text included.
+        parallel_probability: of predicting the caption in parallel.
+        bins, order: see `regions.box_text`.
+        prompts: the prefixes of caption, referring and grounded.
+        separator: between a region's text and its box.
 
     Each part of a sequence is tokenised by itself, so that a prompt is exactly the beginning of what was learned.
     """

@@ -91,22 +91,26 @@ class Maker(Protocol):
 class Preprocess:
     """How examples are made; it holds settings only, so it travels to worker processes.
 
-    image_size: side of the square images.   context_length: tokens per caption, end-of-text included.
-    tokenizer_path: a SentencePiece .model or a tokenizer.json.   augmentation: random changes, None for none.
-    language_weights: see `sampling.draw`.   resize_method: see `image.resize`.
-    captions: captions drawn for each image; more than one give tokens [captions, context_length].
-    opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
-        Towers learn
-    what pictures mean faster from one language, and the other languages then find their place.
+    Attributes:
+        image_size: side of the square images.
+        context_length: tokens per caption, end-of-text included.
+        tokenizer_path: a SentencePiece .model or a tokenizer.json.
+        augmentation: random changes, None for none.
+        language_weights: see `sampling.draw`.
+        resize_method: see `image.resize`.
+        captions: captions drawn for each image; more than one give tokens [captions, context_length].
+        opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
+            Towers learn what pictures mean faster from one language, and the other languages then find their place.
 
     What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
-    targets: a decoder's sequences, from the first caption drawn. Where the record has regions, the image is its first
-        one, which
-    they are about, instead of a drawn one. Boxes do not follow an augmentation, so the two exclude each other.
-    views: crops of the decoded picture for self-distillation.
-    naflex: patches at the picture's own aspect instead of the square.
-    selection_chunks: rounds of batch selection, for each of which an example gets its noise.
-    makers: by name, what makes fields that terms of one's own ask for.
+
+        targets: a decoder's sequences, from the first caption drawn. Where the record has regions, the image is its
+            first one, which they are about, instead of a drawn one. Boxes do not follow an augmentation, so the two
+            exclude each other.
+        views: crops of the decoded picture for self-distillation.
+        naflex: patches at the picture's own aspect instead of the square.
+        selection_chunks: rounds of batch selection, for each of which an example gets its noise.
+        makers: by name, what makes fields that terms of one's own ask for.
     """
 
     image_size: int

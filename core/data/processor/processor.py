@@ -29,10 +29,11 @@ _ONE_PICTURE = (bytes, bytearray, memoryview, str, Path, Image.Image)
 class Processor:
     """What turns pictures and texts into a model's inputs, in the way the model was trained.
 
-    pixels: how pictures are resized and normalised.   tokenizer, context_length: how texts become ids.
-    clean_captions: whether texts are first cleaned as training cleans captions (`captions.clean_caption`); checkpoints
-        that were trained
-    elsewhere are given texts as they are.
+    Attributes:
+        pixels: how pictures are resized and normalised.
+        tokenizer, context_length: how texts become ids.
+        clean_captions: whether texts are first cleaned as training cleans captions (`captions.clean_caption`);
+            checkpoints that were trained elsewhere are given texts as they are.
     """
 
     def __init__(

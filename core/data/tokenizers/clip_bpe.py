@@ -35,9 +35,11 @@ _SPLIT_AT_MARKS = re.compile(f"({re.escape(BOS)}|{re.escape(EOS)})")
 class ClipTokenizer(Tokenizer):
     """Beginning-of-text, the text, end-of-text, padding.
 
-    vocabulary: token -> id, with both marks.   merges: pairs, the first to be merged first.   pad_id: None for
-        end-of-text, with which
-    transformers pads; open_clip pads with 0. A causal tower that reads the end-of-text token sees no difference.
+    Args:
+        vocabulary: token -> id, with both marks.
+        merges: pairs, the first to be merged first.
+        pad_id: None for end-of-text, with which transformers pads; open_clip pads with 0. A causal tower that reads the
+            end-of-text token sees no difference.
     """
 
     file_name = "tokenizer.json"
