@@ -65,15 +65,15 @@ class Attention(keras.layers.Layer):
         self.head_width: int = self.head_dim or width // self.num_heads
         inside, key_width = self.num_heads * self.head_width, self.num_key_value_heads * self.head_width
         if context_shape is None:
-            self.qkv_kernel, self.qkv_bias = self.linear("qkv", width, inside, columns=inside + 2 * key_width)
+            self.qkv_kernel, self.qkv_bias = self._linear("qkv", width, inside, columns=inside + 2 * key_width)
         else:
-            self.query_kernel, self.query_bias = self.linear("query", width, inside)
-            self.key_value_kernel, self.key_value_bias = self.linear(
+            self.query_kernel, self.query_bias = self._linear("query", width, inside)
+            self.key_value_kernel, self.key_value_bias = self._linear(
                 "key_value", context_shape[-1], key_width, columns=2 * key_width
             )
-        self.out_kernel, self.out_bias = self.linear("out", inside, self.output_dim or width)
+        self.out_kernel, self.out_bias = self._linear("out", inside, self.output_dim or width)
 
-    def linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
+    def _linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
         """A kernel `[fan_in, columns]`, by default as many as `fan_out`, and its bias or None."""
         columns = columns or fan_out
         initializer = INITIALIZERS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
