@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.training.progress import Progress, format_duration, shows_live
+from diptych.core.progress import format_duration, shows_live
+from diptych.core.training.progress import Progress
 
 RUN = """
 import sys
