@@ -242,6 +242,8 @@ def _build_learner(run_folder, *, steps, batch_size):
     run = replace(recipe.run, run_dir=run_folder.path, tensorboard=False)
     data = replace(recipe.data, context_length=64, captions_per_image=1, opening_examples=0)
     recipe, data_set = with_data(replace(recipe, data=data, optimization=optimization, run=run))
+    # Captions of all languages alike, in which the steps do not magnify roundings as they do with more English.
+    recipe = replace(recipe, data=replace(recipe.data, english_share=None))
     preprocess = recipe_preprocess(recipe, data_set)
     planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)["training"]
     preprocess = stage_preprocess(recipe, planned, preprocess, TERMS)
