@@ -140,10 +140,17 @@ BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")  # what is compiled f
 ONE_BY_ONE = ("--dist", "load", "--maxschedchunk", "1")
 
 
-def pytest(session: nox.Session, *arguments: str, part: str = "", backend: str = "jax", **variables: str) -> None:
+def pytest(
+    session: nox.Session,
+    *arguments: str,
+    part: str = "",
+    backend: str = "jax",
+    processes: int = PROCESSES,
+    **variables: str,
+) -> None:
     """Run tests in processes side by side. A whole part of continuous integration leaves its times."""
     variables = ONE_THREAD | variables | ({} if session.posargs else {"DIPTYCH_PART": part})
-    python(session, "-m", "pytest", "-n", str(PROCESSES), *arguments, *session.posargs, backend=backend, **variables)
+    python(session, "-m", "pytest", "-n", str(processes), *arguments, *session.posargs, backend=backend, **variables)
 
 
 def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = "", **variables: str) -> None:
@@ -152,8 +159,9 @@ def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = 
     elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
     skipped = [f"--ignore-glob={path}" for path in elsewhere]
     # tensorflow and jax keep some of what they traced while a process lives: with fewer files each stays below 3 GB.
-    more = () if backend == "torch" else ("-n", str(PROCESSES * 3 // 2))
-    pytest(session, "tests", *more, *skipped, *BY_FILE, *arguments, part=part, backend=backend, **variables)
+    processes = PROCESSES if backend == "torch" else PROCESSES * 3 // 2
+    options = {"part": part, "backend": backend, "processes": processes}
+    pytest(session, "tests", *skipped, *BY_FILE, *arguments, **options, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
