@@ -15,7 +15,7 @@ from diptych.core.data.emoji.selection import FLAG_DESIGNERS, drawables
 from diptych.core.data.emoji.sprites import cut_out
 from diptych.core.data.image import decode
 from diptych.core.data.records import Source
-from diptych.core.data.regions import box_area, iou
+from diptych.core.data.regions import box_area, box_iou
 from diptych.core.data.sources.cache import CachedSource
 
 COUNT = 60
@@ -102,7 +102,7 @@ def test_nearer_things_are_larger_and_in_front(scenes):
         for thing in things:
             assert np.allclose(depth[thing.mask], thing.distance)
         for far, near in zip(things[:-1], things[1:], strict=True):
-            overlapping += float(iou(far.box, near.box)) > 0
+            overlapping += float(box_iou(np.asarray(far.box), np.asarray(near.box))) > 0
     assert overlapping > 0
 
 
