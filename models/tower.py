@@ -8,6 +8,11 @@ import keras
 from diptych.models.checkpoints import load_image_tower
 
 
+def policy_of(dtype: str | None):
+    """The Keras dtype policy of a name; None for the one that is set for all of Keras."""
+    return keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+
 class Tower(keras.Model):
     """A functional Keras model whose `get_config` holds constructor arguments instead of a layer graph.
 

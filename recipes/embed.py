@@ -20,7 +20,7 @@ import tyro
 
 from diptych.core.data.loading.examples import listed
 from diptych.core.data.records import Source
-from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.embedding_runs import Stopped, fill, image_runs, text_runs
@@ -35,7 +35,7 @@ PARTS: tuple[Part, ...] = ("images", "texts")
 class Embed:
     """What to embed, and where to keep it."""
 
-    data: Annotated[str, tyro.conf.arg(aliases=["--input-dataset"])] = "emoji"
+    data: Annotated[str, tyro.conf.arg(aliases=["--input-dataset"])] = EMBEDDED
     """A folder of images, WebDataset shards ("shards/{000..010}.tar"), Parquet files, or "emoji" for the embedded
     data.
     """

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diptych.core.data.sources.open import EMBEDDED
 from diptych.engine.command_line import parse
 
 FORMAT = "diptych-evaluation"
@@ -37,7 +38,7 @@ class Evaluate:
 
     model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    dataset: tuple[str, ...] = ("emoji",)
+    dataset: tuple[str, ...] = (EMBEDDED,)
     """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a
     class; images with captions (a folder, WebDataset shards, Parquet files)."""
     split: str = "test"

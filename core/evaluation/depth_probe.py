@@ -92,11 +92,8 @@ class DepthProbe:
             ValueError: another width than was fitted.
         """
         predicted = np.empty((len(features), height, width), np.float32)
-        step = max(1, CHUNK_ELEMENTS // (height * width))
-        for start in range(0, len(features), step):
-            some = slice(start, start + step)
-            patches = self.linear(features[some], None if pooled is None else pooled[some])[..., 0]
-            predicted[some] = np.clip(upsample(patches, height, width), self.least, self.most)
+        for some, patches in self.linear.chunks(features, pooled, height * width):
+            predicted[some] = np.clip(upsample(patches[..., 0], height, width), self.least, self.most)
         return predicted
 
 

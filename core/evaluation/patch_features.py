@@ -2,6 +2,7 @@
 scale.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,3 +150,12 @@ class LinearMap:
         if pooled is not None:
             outputs += (pooled.astype(np.float32, copy=False) @ self.kernel[width:])[:, None, None]
         return outputs
+
+    def chunks(
+        self, features: np.ndarray, pooled: np.ndarray | None, pixels: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """(which images, what a call gives of them), so few at a time that their outputs at `pixels` each fit."""
+        step = max(1, CHUNK_ELEMENTS // (pixels * len(self.bias)))
+        for start in range(0, len(features), step):
+            some = slice(start, start + step)
+            yield some, self(features[some], None if pooled is None else pooled[some])

@@ -110,10 +110,7 @@ class SegmentationProbe:
             ValueError: another width than was fitted.
         """
         predicted = np.empty((len(features), height, width), np.uint8)
-        step = max(1, CHUNK_ELEMENTS // (height * width * len(self.linear.bias)))
-        for start in range(0, len(features), step):
-            some = slice(start, start + step)
-            logits = self.linear(features[some], None if pooled is None else pooled[some])
+        for some, logits in self.linear.chunks(features, pooled, height * width):
             predicted[some] = upsample(logits, height, width).argmax(axis=-1)
         return predicted
 

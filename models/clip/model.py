@@ -17,11 +17,11 @@ from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionCon
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.parts.block import BlockConfig
-from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, TokenEmbedding
+from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, embedded_tokens
 from diptych.models.parts.encoder import Encoder
 from diptych.models.parts.heads import Projection
 from diptych.models.parts.norms import LayerNorm
-from diptych.models.tower import ImageTower, Tower
+from diptych.models.tower import ImageTower, Tower, policy_of
 from diptych.models.two_towers import PretrainedPair
 
 NORM_EPSILON = 1e-5
@@ -59,7 +59,7 @@ class CLIPVisionTransformer(ImageTower):
         name: str = "image",
     ):
         config = config if isinstance(config, CLIPVisionConfig) else CLIPVisionConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         images = keras.Input((config.image_size, config.image_size, 3), name="images")
 
@@ -135,19 +135,12 @@ class CLIPTextTransformer(Tower):
         name: str = "text",
     ):
         config = config if isinstance(config, CLIPTextConfig) else CLIPTextConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         ids = keras.Input((config.context_length,), dtype="int32", name="token_ids")
 
         with keras.name_scope(name):
-            x = TokenEmbedding(
-                vocab_size=config.vocab_size,
-                width=config.width,
-                seed=f"{path}/token_embedding",
-                name="token_embedding",
-                dtype=policy,
-            )(ids)
-            x = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=policy)(x)
+            x = embedded_tokens(ids, vocab_size=config.vocab_size, width=config.width, path=path, dtype=policy)
             tokens = Encoder(
                 depth=config.depth,
                 block=block_config(config, causal=True),
@@ -197,7 +190,7 @@ class CLIP(PretrainedPair):
         name: str = "clip",
     ):
         config = config if isinstance(config, CLIPConfig) else CLIPConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
+        policy = policy_of(dtype).name
         arguments = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
         super().__init__(
             clip_image_tower(config.vision, **arguments),

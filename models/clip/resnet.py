@@ -16,7 +16,7 @@ from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.parts.attention import Attention
 from diptych.models.parts.convolutions import BatchNorm, Convolution, average_pool
 from diptych.models.parts.embeddings import PositionEmbedding
-from diptych.models.tower import ImageTower
+from diptych.models.tower import ImageTower, policy_of
 
 EXPANSION = 4
 """Channels of a block's output over those inside it."""
@@ -213,7 +213,7 @@ class CLIPResNet(ImageTower):
         self, config: CLIPResNetConfig | Mapping, *, seed: int = 0, dtype: str | None = None, name: str = "image"
     ):
         config = config if isinstance(config, CLIPResNetConfig) else CLIPResNetConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         images = keras.Input((config.image_size, config.image_size, 3), name="images")
 

@@ -144,3 +144,16 @@ class ClassToken(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, length, width = input_shape
         return batch, length + 1, width
+
+
+def embedded_tokens(ids, *, vocab_size: int, width: int, path: str, dtype):
+    """Token ids int32 `[batch, length]` -> their embeddings with learned positions, `[batch, length, width]`.
+
+    Args:
+        path: begins the names of the layers' random streams.
+    """
+    tokens = TokenEmbedding(
+        vocab_size=vocab_size, width=width, seed=f"{path}/token_embedding", name="token_embedding", dtype=dtype
+    )
+    positions = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=dtype)
+    return positions(tokens(ids))

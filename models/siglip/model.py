@@ -10,7 +10,7 @@ from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, Visio
 from diptych.models.siglip.naflex import NaFlexVisionTransformer, patch_places
 from diptych.models.siglip.text import TextTransformer
 from diptych.models.siglip.vit import VisionTransformer
-from diptych.models.tower import ImageTower
+from diptych.models.tower import ImageTower, policy_of
 from diptych.models.two_towers import PretrainedPair
 
 
@@ -54,7 +54,7 @@ class SigLIP(PretrainedPair):
         name: str = "siglip",
     ):
         config = config if isinstance(config, SigLIPConfig) else SigLIPConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
+        policy = policy_of(dtype).name
         towers = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
         super().__init__(
             siglip_image_tower(config.vision, name="image", **towers),

@@ -15,7 +15,7 @@ from diptych.models.parts.embeddings import PatchProjection
 from diptych.models.parts.initializers import Normal
 from diptych.models.siglip.config import NaFlexVisionConfig
 from diptych.models.siglip.trunk import through_trunk, trunk
-from diptych.models.tower import ImageTower
+from diptych.models.tower import ImageTower, policy_of
 
 
 def patch_places(spatial_shapes, length: int):
@@ -127,7 +127,7 @@ class NaFlexVisionTransformer(ImageTower):
         name: str = "image",
     ):
         config = config if isinstance(config, NaFlexVisionConfig) else NaFlexVisionConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         patches = keras.Input((None, config.patch_size**2 * 3), name="patches")
         spatial_shapes = keras.Input((2,), dtype="int32", name="spatial_shapes")

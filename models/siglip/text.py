@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 import keras
 
-from diptych.models.parts.embeddings import PositionEmbedding, TokenEmbedding
+from diptych.models.parts.embeddings import embedded_tokens
 from diptych.models.siglip.config import TextConfig
 from diptych.models.siglip.trunk import through_trunk, trunk
-from diptych.models.tower import Tower
+from diptych.models.tower import Tower, policy_of
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -36,19 +36,12 @@ class TextTransformer(Tower):
         name: str = "text",
     ):
         config = config if isinstance(config, TextConfig) else TextConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         ids = keras.Input((config.context_length,), dtype="int32", name="token_ids")
 
         with keras.name_scope(name):
-            x = TokenEmbedding(
-                vocab_size=config.vocab_size,
-                width=config.width,
-                seed=f"{path}/token_embedding",
-                name="token_embedding",
-                dtype=policy,
-            )(ids)
-            x = PositionEmbedding(seed=f"{path}/position_embedding", name="position_embedding", dtype=policy)(x)
+            x = embedded_tokens(ids, vocab_size=config.vocab_size, width=config.width, path=path, dtype=policy)
             layers = trunk(config, path=path, dtype=policy, rematerialize=rematerialize)
             outputs = through_trunk(layers.__getitem__, config, x)
 

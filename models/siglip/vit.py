@@ -16,7 +16,7 @@ from diptych.core.weights.resizing import interpolation_matrix
 from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding
 from diptych.models.siglip.config import VisionConfig
 from diptych.models.siglip.trunk import ByName, through_trunk, trunk
-from diptych.models.tower import ImageTower
+from diptych.models.tower import ImageTower, policy_of
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -45,7 +45,7 @@ class VisionTransformer(ImageTower):
         name: str = "image",
     ):
         config = config if isinstance(config, VisionConfig) else VisionConfig(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         path = f"{seed}/{name}"
         images = keras.Input((config.image_size, config.image_size, 3), name="images")
 
