@@ -103,6 +103,7 @@ def test_updates_follow_the_equations(pool, name, seed):
         ("adafactor", {"beta_2_cap": 0.851}),
         ("adafactor", {"min_dim_size_to_factor": 128}),
         ("adafactor", {"beta_1": 0.8984375}),
+        ("lion", {"beta_1": 0.899}),
         ("lion", {"beta_2": 0.98}),
         ("lion", {"weight_decay": 0.0}),
     ],

@@ -278,6 +278,17 @@ def test_another_training_is_refused(right_run, change):
         check_training(as_training_reply(other), run, LIMITS["float32"], who=str(change))
 
 
+def test_the_losses_of_another_rate_are_refused_where_signs_may_flip(right_run):
+    """What flipped signs may change of a loss does not excuse a rate that is off by a hundredth."""
+    weights, batches, _ = right_run
+    lion = TRAINING | {"optimizer": {"name": "lion", "learning_rate": 1e-4}, "clip_norm": None, "ema_decay": None}
+    run = trajectory(CONFIG, weights, batches, **lion)
+    check_training(as_training_reply(run), run, LIMITS["float32"], who="the oracle")
+    other = trajectory(CONFIG, weights, batches, **lion | {"optimizer": {"name": "lion", "learning_rate": 1.01e-4}})
+    with pytest.raises(AssertionError, match="losses: off"):
+        check_training(as_training_reply(other), run, LIMITS["float32"], who="another rate")
+
+
 def test_an_average_taken_before_the_update_is_refused(right_run):
     *_, run = right_run
     late = {path: (value - 0.1 * run.weights[STEPS][path]) / 0.9 for path, value in run.averages.items()}

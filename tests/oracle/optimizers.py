@@ -36,6 +36,9 @@ class Optimizer:
         rate_share, decay_share: path -> factor of the learning rate and of the weight decay.
     """
 
+    continuous = True
+    """Whether a small change of the gradients changes the direction little."""
+
     def __init__(
         self,
         *,
@@ -68,16 +71,27 @@ class Optimizer:
         return 0.0
 
     def uncertainty(self, path: str, error: np.ndarray) -> np.ndarray:
-        """How far the last direction of a weight may be off when its gradients are off by `error`, entry by entry.
+        """How far the last direction of a weight may be off when its last gradient was off by `error`, entry by entry.
+
+        Called once after each step: the errors of earlier gradients live on in the momentum, so also in a row whose last
+        gradient is exactly 0.
 
         AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors
         moves at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax
         does not see them.) Error over size, twice because the size is off as well; 4 bounds the difference of two
         directions.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(error == 0, 0.0, error / self.state[path]["size"])
-        return np.minimum(4.0, 2.0 * relative)
+        return np.minimum(4.0, 2.0 * self.error_of_momentum(self.state[path], error))
+
+    def error_of_momentum(self, state, error) -> np.ndarray:
+        """The error of the direction's numerator over the direction's size; it moves on as the momentum does."""
+        raise NotImplementedError
+
+
+def _relative(error, size) -> np.ndarray:
+    """error / size, where no error at all is none of nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error == 0, 0.0, error / size)
 
 
 class AdamW(Optimizer):
@@ -96,6 +110,10 @@ class AdamW(Optimizer):
         v = state["v"] / (1 - self.beta_2**self.steps)
         state["size"] = np.sqrt(v) + self.epsilon
         return m / state["size"]
+
+    def error_of_momentum(self, state, error):
+        state["error"] = self.beta_1 * state.get("error", 0.0) + (1 - self.beta_1) * error
+        return _relative(state["error"] / (1 - self.beta_1**self.steps), state["size"])
 
     def cancellation(self):
         """1 - βᵏ is off by a rounding of 1, so by 1 / (1 - βᵏ) of its own."""
@@ -131,6 +149,10 @@ class Adafactor(Optimizer):
         state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * gradient / state["size"]
         return state["m"]
 
+    def error_of_momentum(self, state, error):
+        state["error"] = self.beta_1 * state.get("error", 0.0) + (1 - self.beta_1) * _relative(error, state["size"])
+        return state["error"]
+
     def factored_axes(self, shape) -> tuple[int, int] | None:
         """The second-largest and the largest axis, or None for a tensor that is too small; of equal axes the last
         win.
@@ -144,6 +166,8 @@ class Adafactor(Optimizer):
 class Lion(Optimizer):
     """u = sign(β₁ m + (1 - β₁) g), then m = β₂ m + (1 - β₂) g: Chen et al. 2023, algorithm 2."""
 
+    continuous = False
+
     def __init__(self, *, beta_1: float = 0.9, beta_2: float = 0.99, **shared):
         super().__init__(**shared)
         self.beta_1, self.beta_2 = beta_1, beta_2
@@ -155,5 +179,9 @@ class Lion(Optimizer):
         return np.sign(state["before_sign"])
 
     def uncertainty(self, path, error):
-        """A sign is right or wrong: 2 where what it is taken of is within the error of 0, else 0."""
-        return np.where((np.abs(self.state[path]["before_sign"]) <= error) & (error > 0), 2.0, 0.0)
+        """A sign is right or wrong: 2 where what it is taken of is within its error of 0, else 0."""
+        state = self.state[path]
+        earlier = state.get("error", np.zeros_like(error))
+        state["error"] = self.beta_2 * earlier + (1 - self.beta_2) * error
+        before_sign = self.beta_1 * earlier + (1 - self.beta_1) * error
+        return np.where((np.abs(state["before_sign"]) <= before_sign) & (before_sign > 0), 2.0, 0.0)

@@ -12,11 +12,12 @@ from tests.oracle.siglip import siglip
 
 @dataclass
 class Trajectory:
-    """Losses and gradient norms (before clipping) of all steps; weights and what they may be off by after some of
-    them.
+    """Losses, what signs near 0 may change of them, and gradient norms (before clipping) of all steps; weights and what
+    they may be off by after some of the steps.
     """
 
     losses: list[float] = field(default_factory=list)
+    loss_errors: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     weights: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
     allowed: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -50,6 +51,17 @@ class Descent:
                 + self._roundoff * (roundings * moved + 2 * np.abs(weight))
             )
 
+    def loss_error(self, gradients) -> float:
+        """How far the loss may be off because the optimizer jumped the other way, from the gradients at the weights.
+
+        Where a direction is a sign, an entry close to 0 goes one way or the other, whatever the precision: to first order
+        that changes the loss by gradient × error of the weight. The entries do so independently of each other, so their
+        squares add up. 0 for a continuous optimizer, whose loss has no such excuse.
+        """
+        if self._optimizer.continuous:
+            return 0.0
+        return float(np.sqrt(sum(np.square(gradients[path] * error).sum() for path, error in self.allowed.items())))
+
 
 def train(
     config: dict,
@@ -76,6 +88,7 @@ def train(
         answer = siglip(config, descent.weights, batch, loss=loss)
         gradients = answer.gradients
         trajectory.losses.append(answer.loss)
+        trajectory.loss_errors.append(descent.loss_error(gradients))
         trajectory.gradient_norms.append(global_norm(gradients))
         if clip_norm is not None:
             gradients = clip_by_global_norm(gradients, clip_norm)
