@@ -2,18 +2,33 @@
 
 from collections.abc import Callable
 
+import keras
 import torch
 
 
-def apply_updates(optimizer, variables) -> Callable[[list], None]:
-    """A function that applies a list of gradients to the weights behind `variables`, in place.
+def apply_updates(optimizer, variables) -> Callable[[list, torch.Tensor], None]:
+    """A function that applies a list of gradients to the weights behind `variables` in place, where `finite` is true.
 
     An optimizer whose `update_rule` is "adamw" runs in torch's fused kernel on its own slots, so that checkpoints do
-    not see the difference; any other runs its own `apply`.
+    not see the difference; any other runs its own equations. Neither waits for the device: `finite`, a boolean scalar,
+    and the learning rate stay on it.
     """
     if getattr(optimizer, "update_rule", None) == "adamw":
         return FusedAdamW(optimizer, variables)
-    return lambda gradients: optimizer.apply(gradients, variables)
+
+    def apply(gradients, finite):
+        state = [variable.value for variable in (*variables, *optimizer.variables)]
+        before = [tensor.clone() for tensor in state]
+        optimizer.apply(gradients, variables)
+        keep(state, before, where=~finite)
+
+    return apply
+
+
+def keep(tensors, values, *, where: torch.Tensor) -> None:
+    """Writes the values into the tensors where the scalar is true, and leaves them as they are where it is false."""
+    for tensor, value in zip(tensors, values, strict=True):
+        torch.where(where, value, tensor, out=tensor)
 
 
 class FusedAdamW:
@@ -49,9 +64,9 @@ class FusedAdamW:
                 "exp_avg_sq": optimizer.slots["velocity"][index].value,
             }
 
-    def __call__(self, gradients):
+    def __call__(self, gradients, finite):
         iterations = self._optimizer.iterations
-        learning_rate = float(self._optimizer.learning_rate)
+        learning_rate = keras.ops.convert_to_tensor(self._optimizer.learning_rate, dtype="float32")
         for group, rate in zip(self._torch.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
         # The Keras optimizer's counter is the one that checkpoints hold; torch's own follows it.
@@ -60,6 +75,7 @@ class FusedAdamW:
         )
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
+        self._torch.found_inf = (~finite).float()  # by which torch's own scaler of losses makes the kernel skip a step
         self._torch.step()
         self._torch.zero_grad(set_to_none=True)
-        iterations.assign_add(1)
+        iterations.assign_add(finite.to(iterations.value.dtype))

@@ -6,11 +6,14 @@ import keras
 import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
-from diptych.backends.torch.optimizers import apply_updates
+from diptych.backends.torch.optimizers import apply_updates, keep
 
 
 class TrainStep:
-    """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call."""
+    """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call.
+
+    No call waits for the device: what a step that is not finite leaves alone is chosen there.
+    """
 
     def __init__(
         self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, compiler=None
@@ -33,18 +36,17 @@ class TrainStep:
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             finite = torch.isfinite(loss) & torch.isfinite(norm)
-            if finite:
-                if self._clip_norm is not None:
-                    torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
-                self._apply(gradients)
-                for follower in self._followers:
-                    averages = [average.value for average in follower.averages]
-                    torch._foreach_mul_(averages, follower.decay)
-                    torch._foreach_add_(averages, [w.value for w in follower.weights], alpha=1 - follower.decay)
-                for name, variable in self._objective.variables.items():
-                    variable.assign(total.updates[name])
-                for variable, value in zip(self._untrained, moved, strict=True):
-                    variable.assign(value)
+            if self._clip_norm is not None:
+                torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
+            self._apply(gradients, finite)
+            for follower in self._followers:
+                averages = [average.value for average in follower.averages]
+                moved_on = torch._foreach_mul(averages, follower.decay)
+                torch._foreach_add_(moved_on, [w.value for w in follower.weights], alpha=1 - follower.decay)
+                keep(averages, moved_on, where=finite)
+            held = self._objective.variables
+            keep([held[name].value for name in held], [total.updates[name] for name in held], where=finite)
+            keep([variable.value for variable in self._untrained], moved, where=finite)
         logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 

@@ -77,33 +77,6 @@ class Linear(Schedule):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class InverseSquareRoot(Schedule):
-    """1 / sqrt(1 + (examples - warmup_examples) / timescale), with a linear cooldown to zero over the last examples.
-
-    The rate before the cooldown does not depend on `total_examples`, so a run can be continued (Zhai et al. 2022).
-    """
-
-    def __init__(self, learning_rate: float, *, timescale_examples: int, cooldown_examples: int = 0, **arguments):
-        super().__init__(learning_rate, **arguments)
-        self.timescale_examples, self.cooldown_examples = timescale_examples, cooldown_examples
-
-    def shape(self, examples):
-        after = ops.maximum(examples - float(self.warmup_examples), 0.0)
-        rate = 1.0 / ops.sqrt(1.0 + after / float(self.timescale_examples))
-        if self.cooldown_examples:
-            left = float(self.total_examples) - examples
-            rate = rate * ops.clip(left / float(self.cooldown_examples), 0.0, 1.0)
-        return rate
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "timescale_examples": self.timescale_examples,
-            "cooldown_examples": self.cooldown_examples,
-        }
-
-
-@keras.saving.register_keras_serializable("diptych")
 class Part(keras.optimizers.schedules.LearningRateSchedule):
     """The part of a schedule from one place to another, in a number of steps of its own.
 
@@ -149,4 +122,4 @@ class Part(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "whole": keras.optimizers.schedules.deserialize(config["whole"])})
 
 
-SCHEDULES = {"cosine": Cosine, "linear": Linear, "inverse_square_root": InverseSquareRoot}
+SCHEDULES = {"cosine": Cosine, "linear": Linear}

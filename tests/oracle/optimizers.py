@@ -73,8 +73,8 @@ class Optimizer:
     def uncertainty(self, path: str, error: np.ndarray) -> np.ndarray:
         """How far the last direction of a weight may be off when its last gradient was off by `error`, entry by entry.
 
-        Called once after each step: the errors of earlier gradients live on in the momentum, so also in a row whose last
-        gradient is exactly 0.
+        Called once after each step: the errors of earlier gradients live on in the momentum, so also in a row whose
+        last gradient is exactly 0.
 
         AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors
         moves at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax

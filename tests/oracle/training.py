@@ -54,9 +54,9 @@ class Descent:
     def loss_error(self, gradients) -> float:
         """How far the loss may be off because the optimizer jumped the other way, from the gradients at the weights.
 
-        Where a direction is a sign, an entry close to 0 goes one way or the other, whatever the precision: to first order
-        that changes the loss by gradient × error of the weight. The entries do so independently of each other, so their
-        squares add up. 0 for a continuous optimizer, whose loss has no such excuse.
+        Where a direction is a sign, an entry close to 0 goes one way or the other, whatever the precision: to first
+        order that changes the loss by gradient × error of the weight. The entries do so independently of each other, so
+        their squares add up. 0 for a continuous optimizer, whose loss has no such excuse.
         """
         if self._optimizer.continuous:
             return 0.0

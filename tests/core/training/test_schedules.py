@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.training.schedules import SCHEDULES, Cosine, InverseSquareRoot, Linear, Part
+from diptych.core.training.schedules import SCHEDULES, Cosine, Linear, Part
 
 
 def rates(schedule, steps) -> np.ndarray:
@@ -42,15 +42,6 @@ def test_linear_falls_in_a_straight_line():
     assert rates(Linear(1.0, batch_size=1, total_examples=10), range(11)) == pytest.approx(1 - np.arange(11) / 10)
 
 
-def test_inverse_square_root_does_not_depend_on_the_end_until_it_cools_down():
-    arguments = {"batch_size": 1, "timescale_examples": 10, "cooldown_examples": 20}
-    short, long = (InverseSquareRoot(1.0, total_examples=n, **arguments) for n in (60, 100))
-    assert rates(short, range(40)) == pytest.approx(rates(long, range(40)))
-    assert rates(short, [30])[0] == pytest.approx(0.5)
-    assert rates(short, [60])[0] == 0
-    assert rates(short, [50])[0] == pytest.approx(0.5 / math.sqrt(1 + 5.0))
-
-
 @pytest.mark.parametrize("schedule", [Cosine(1e-3, batch_size=4, total_examples=40, warmup_examples=8)])
 def test_a_schedule_is_restored_from_its_configuration(schedule):
     restored = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
@@ -70,9 +61,6 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
 WHOLES = {
     "cosine": Cosine(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
     "linear": Linear(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
-    "inverse_square_root": InverseSquareRoot(
-        1e-3, batch_size=8, total_examples=800, warmup_examples=80, timescale_examples=100, cooldown_examples=200
-    ),
 }
 KINDS = pytest.mark.parametrize("kind", WHOLES)
 
