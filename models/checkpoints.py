@@ -151,6 +151,16 @@ def save_pair(model, folder: Path, *, format: str) -> None:
     layouts[format].write(folder, config, arrays)
 
 
+def stored_values(checkpoint: Checkpoint, build: Callable[[Config], keras.Model]) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of a checkpoint by the paths that they have here, one by one; `build` makes the model of a
+    configuration.
+    """
+    with shapes_only():
+        model = build(checkpoint.config)
+    with open_weights(checkpoint.weights) as files:
+        yield from _values(checkpoint, model, files)
+
+
 def _values(checkpoint: Checkpoint, model: keras.Model, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
     shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
     table = Table.same_names(shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)

@@ -5,6 +5,7 @@ from pathlib import Path
 from diptych.models.checkpoints import load_pair
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
+from diptych.models.presets import PRESETS
 from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
@@ -16,6 +17,21 @@ def from_preset(
     """The model of a preset, of whatever family it is; arguments and errors as for `SigLIP.from_preset`."""
     kinds = (SigLIPConfig, CLIPConfig)
     return load_pair(preset, build_model, kinds, revision=revision, load_weights=load_weights, **arguments)
+
+
+def trained_preset(name: str | Path) -> str | Path:
+    """The preset that a trained model's name stands for: a finished run's folder stands for the model in it.
+
+    Raises:
+        ValueError: for the name of a size, whose weights are fresh.
+    """
+    if name in PRESETS:
+        raise ValueError(
+            f"{str(name)!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, "
+            "hf://owner/name, or emoji_36_languages."
+        )
+    run = Path(name) / "model"
+    return run if (run / "config.json").is_file() else name
 
 
 def build_model(config: SigLIPConfig | CLIPConfig, **arguments) -> PretrainedPair:

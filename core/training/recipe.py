@@ -67,20 +67,38 @@ class Model:
     """Which towers."""
 
     model: str = "emoji"
-    """A preset: emoji, siglip_b16_224, siglip2_base_patch16_256, ... (`diptych.models.presets`)."""
+    """A size, whose weights begin fresh: emoji, siglip_b16_224, siglip2_base_patch16_256, ...
+    (`diptych.models.presets`)."""
+    pretrained: str | None = None
+    """A checkpoint to begin from, in place of fresh weights of --model's size: a folder of transformers, open_clip,
+    timm, big_vision, keras-hub or diptych, a finished run's folder, or hf://owner/name. Image size, vocabulary and
+    context length come with it."""
     image_size: int | None = None
-    """Side of the square images in pixels; by default the preset's."""
+    """Side of the square images in pixels; by default the size's or the checkpoint's."""
+    sequence_lengths: tuple[int, ...] = ()
+    """Numbers of patches that a NaFlex checkpoint is trained at, one a batch; by default 1/2, 1, 9/4, 49/16 and 4 times
+    what it was made for, which for 256 are the paper's 128, 256, 576, 784 and 1,024."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes in bfloat16; weights, optimizer and loss stay float32."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
-    init_logit_scale: float = 10.0
-    """Initial temperature t."""
+    init_logit_scale: float | None = None
+    """Initial temperature t; by default 10, or the checkpoint's."""
     init_logit_bias: float | None = None
-    """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000. With the
-    softmax loss a model has no bias."""
+    """Initial bias b. By default, for fresh weights, log(p / (1 - p)) with p = 1 / batch_size (SigLIP's -10 suits
+    batches of 20,000); for a checkpoint its own, and where --batch-size is smaller than the 32,768 pairs it was trained
+    with, raised by the logarithm of how many times fewer negatives each pair now meets. With the softmax loss a model
+    has no bias."""
+    lock_image: bool = False
+    """Leave the image tower as it is (locked-image tuning)."""
+    lock_image_unlocked_blocks: int = 0
+    """With --lock-image, how many of its last blocks move all the same, with all that follows them."""
+    lock_text: bool = False
+    """Leave the text tower as it is."""
+    lock_text_unlocked_blocks: int = 0
+    """With --lock-text, how many of its last blocks move all the same, with all that follows them."""
     lock: tuple[str, ...] = ()
-    """Patterns of weights that stay as they are, such as "image/.*" (locked-image tuning)."""
+    """Patterns of further weights that stay as they are, such as "pair_logits/.*"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +111,16 @@ class Optimization:
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
-    learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
-    weight_decay: Annotated[float, Alias(aliases=["--wd"])] = 1e-4
-    """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3)."""
+    learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's."""
+    weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
+    """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
+    1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
+    image_layer_decay: float | None = None
+    """Factor on the rate from each layer of the image tower to the one below it, such as 0.75; its head keeps the whole
+    rate."""
+    text_layer_decay: float | None = None
+    """The same for the text tower."""
     beta_2: float = 0.95
     """Decay of the second moment (AdamW, Adafactor's cap)."""
     schedule: Literal["cosine", "linear"] = "cosine"

@@ -12,7 +12,7 @@ import numpy as np
 
 from diptych.core.data.processor.processor import Processor
 from diptych.models import from_preset
-from diptych.models.presets import PRESETS
+from diptych.models.pretrained import trained_preset
 from diptych.models.two_towers import PretrainedPair
 
 
@@ -30,13 +30,7 @@ class Encoder:
 
         A finished run's folder stands for the model in it.
         """
-        if model in PRESETS:
-            raise ValueError(
-                f"{model!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, "
-                "hf://owner/name, or emoji_36_languages."
-            )
-        run = Path(model) / "model"
-        preset = run if (run / "config.json").is_file() else model
+        preset = trained_preset(model)
         return cls(
             from_preset(preset, revision=revision, dtype=dtype), Processor.from_preset(preset, revision=revision)
         )

@@ -36,7 +36,7 @@ from diptych.engine.training.saved_model import save_trained
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models.siglip.adapting import fit_image_weight
+from diptych.models.siglip.adapting import fit_weight
 
 GEMMA = 256_000
 """Pieces of SigLIP 2's vocabulary."""
@@ -174,7 +174,7 @@ def begin(learner: Learner, saved: checkpoint.Checkpoint, planned: PlannedStage)
     handover = hand_over(
         saved,
         learner.groups(),
-        adapt=fit_image_weight,
+        adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
         may_leave=tuple(sorted(left)),
         anew=planned.stage.fresh,

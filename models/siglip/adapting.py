@@ -14,6 +14,7 @@ from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, Visio
 from diptych.models.siglip.model import SigLIP
 
 KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/embedding"
+TEXT_POSITIONS = "text/position_embedding/embedding"
 
 
 def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | None = None) -> SigLIP:
@@ -73,15 +74,19 @@ def _rebuilt(model: SigLIP, config: SigLIPConfig) -> SigLIP:
 def _resized(model: SigLIP, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
     for variable in model.weights:
         value = np.array(keras.ops.convert_to_numpy(variable.value))  # a copy: backends may share memory with NumPy
-        fitted = fit_image_weight(variable.path, value, shapes[variable.path])
+        fitted = fit_weight(variable.path, value, shapes[variable.path])
         yield variable.path, value if fitted is None else fitted
 
 
-def fit_image_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Positions or a patch kernel of an image tower in another shape; None for any other weight.
+def fit_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Positions, or a patch kernel, in another shape; None for any other weight.
 
-    Positions may be a flat list or a square table, before and after.
+    An image tower's are resized; its positions may be a flat list or a square table, before and after. A text tower's
+    are cut, or followed by new ones that are drawn as widely as those that are there.
     """
+    if path == TEXT_POSITIONS and value.shape[1] == shape[1]:
+        new = np.random.default_rng(0).normal(0, value.std(), (max(0, shape[0] - len(value)), shape[1]))
+        return np.concatenate([value, new.astype(value.dtype)])[: shape[0]]
     if path == KERNEL:
         return resize_patch_kernel(value, shape[0])
     if path != POSITIONS:

@@ -26,7 +26,7 @@ from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Box, Caption, Region
 from diptych.core.data.regions import BINS, BoxOrder, box_text, check_places, parse_box
 from diptych.core.data.tokenizers.base import Tokenizer
-from diptych.core.data.tokenizers.open import shared_tokenizer
+from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.tokenizers.token_text import text_of
 
 TASKS = ("caption", "referring", "grounded")
@@ -58,7 +58,7 @@ class CaptionTargets:
     """How sequences for the decoder are made; it holds settings only, so it travels to worker processes.
 
     Attributes:
-        tokenizer_path: a SentencePiece .model or a tokenizer.json of that kind.
+        tokenizer_path: a SentencePiece .model, a tokenizer.json of that kind, or a checkpoint's folder with one.
         context_length: T, tokens of a sequence, prefix and end-of-text included.
         parallel_probability: of predicting the caption in parallel.
         bins, order: see `regions.box_text`.

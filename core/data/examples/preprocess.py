@@ -19,7 +19,7 @@ from diptych.core.data.records import Caption, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
-from diptych.core.data.tokenizers.open import shared_tokenizer
+from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 
 # fmt: off
 IMAGE = ArrayField(
@@ -94,7 +94,7 @@ class Preprocess:
     Attributes:
         image_size: side of the square images.
         context_length: tokens per caption, end-of-text included.
-        tokenizer_path: a SentencePiece .model or a tokenizer.json.
+        tokenizer_path: a SentencePiece .model, a tokenizer.json, or a checkpoint's folder.
         augmentation: random changes, None for none.
         language_weights: see `sampling.draw`.
         resize_method: see `image.resize`.

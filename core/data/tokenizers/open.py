@@ -1,7 +1,6 @@
 """The tokenizer of a vocabulary's file."""
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from diptych.core.data.tokenizers.base import Tokenizer
@@ -34,9 +33,3 @@ def open_tokenizer(
     tokenizer: Tokenizer = (HuggingFaceTokenizer if is_json else SentencePieceTokenizer)(data, pad_id=pad_id)
     tokenizer.lower_case, tokenizer.strip_punctuation = lower_case, strip_punctuation
     return tokenizer
-
-
-@lru_cache(maxsize=8)
-def shared_tokenizer(path: str) -> Tokenizer:
-    """`open_tokenizer`, once a process."""
-    return open_tokenizer(path)

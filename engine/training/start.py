@@ -1,0 +1,213 @@
+"""Where the towers of a run begin: fresh weights of a size, or a checkpoint with all that comes with it."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diptych.core.data.examples.naflex import NaFlex
+from diptych.core.data.image import ResizeMethod
+from diptych.core.data.processor.processor import Processor
+from diptych.core.training import checkpoint as saved
+from diptych.core.training.recipe import Recipe
+from diptych.core.weights.hub import preset_folder
+from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.checkpoints import Checkpoint, read_checkpoint, stored_values
+from diptych.models.counting import count_parameters
+from diptych.models.parts.heads import bias_for_batch
+from diptych.models.presets import PRESETS, preset_config
+from diptych.models.pretrained import build_model, trained_preset
+from diptych.models.siglip.student import Student
+
+RELEASED_BATCH = 32_768
+"""Pairs in a batch of the released SigLIP and SigLIP 2 checkpoints (Tschannen et al. 2025, section 2.1)."""
+
+LENGTHS = (1 / 2, 1, 9 / 4, 49 / 16, 4)
+"""SigLIP 2's numbers of patches, 128 to 1,024, over those of the square picture (Tschannen et al. 2025, section
+2.4.2)."""
+
+TOKEN_TABLE = "text/token_embedding/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run begins from.
+
+    Attributes:
+        name: of the size or of the checkpoint, as it was given.
+        config: of its towers, as they lie there.
+        checkpoint: where its weights are; None for fresh ones.
+        folder: of the checkpoint's vocabulary; None where there is none.
+        processor: how the checkpoint takes pictures and texts; None where that is not known.
+    """
+
+    name: str
+    config: SigLIPConfig
+    checkpoint: Checkpoint | None = None
+    folder: Path | None = None
+    processor: Processor | None = None
+
+    @property
+    def resize_method(self) -> ResizeMethod:
+        """How pictures are resized."""
+        return self.processor.pixels.resize if self.processor else "bilinear_antialias"
+
+    def weights(self) -> saved.Checkpoint:
+        """The weights of its checkpoint, in the form in which a stage leaves its own."""
+        if self.checkpoint is None:
+            raise ValueError(f"{self.name} is a size, which has no weights to begin from.")
+        weights = dict(stored_values(self.checkpoint, build_model))
+        return saved.Checkpoint(step=0, groups={"weights": weights, "optimizer": {}}, state={})
+
+
+def start_of(recipe: Recipe) -> Start:
+    """What a recipe begins from.
+
+    Raises:
+        FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, and for towers
+            that a recipe does not train.
+    """
+    model = recipe.model
+    if model.pretrained is None:
+        return Start(name=model.model, config=_trainable(preset_config(model.model), f"--model {model.model}"))
+    preset = trained_preset(model.pretrained)
+    path = preset_folder(preset, known=PRESETS)
+    checkpoint = read_checkpoint(path)
+    config = _trainable(checkpoint.config, f"--pretrained {model.pretrained}")
+    try:
+        processor = Processor.from_preset(preset)
+    except FileNotFoundError as error:
+        if recipe.data.tokenizer is None:
+            raise ValueError(
+                f"--pretrained {model.pretrained} brings no vocabulary ({error}). Give the one it was trained with by "
+                "--tokenizer."
+            ) from error
+        return Start(name=model.pretrained, config=config, checkpoint=checkpoint)
+    folder = path if path.is_dir() else path.parent
+    return Start(name=model.pretrained, config=config, checkpoint=checkpoint, folder=folder, processor=processor)
+
+
+def with_start(recipe: Recipe, start: Start) -> Recipe:
+    """The recipe with what its beginning decides where it said nothing: rate, decay, context length, NaFlex's sequence
+    lengths.
+    """
+    pretrained = start.checkpoint is not None
+    optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
+    rate = 1e-5 if pretrained else 1e-3
+    decay = 0.0 if pretrained else 1e-4
+    stages = recipe.stages
+    if isinstance(vision, NaFlexVisionConfig):
+        lengths = recipe.model.sequence_lengths or tuple(round(vision.max_num_patches * part) for part in LENGTHS)
+        stages = tuple(
+            replace(stage, sequence_lengths=lengths, halve_from=max(lengths)) if stage.after is None else stage
+            for stage in stages
+        )
+    elif recipe.model.sequence_lengths:
+        raise ValueError(
+            f"--sequence-lengths are NaFlex's, and {start.name} takes square pictures. Leave them out, or give a "
+            "NaFlex checkpoint."
+        )
+    return replace(
+        recipe,
+        optimization=replace(
+            optimization,
+            learning_rate=rate if optimization.learning_rate is None else optimization.learning_rate,
+            weight_decay=decay if optimization.weight_decay is None else optimization.weight_decay,
+        ),
+        data=replace(
+            data,
+            context_length=data.context_length or (start.config.text.context_length if pretrained else None),
+        ),
+        stages=stages,
+    )
+
+
+def towers_of(recipe: Recipe, start: Start, *, vocab_size: int, context_length: int) -> SigLIPConfig:
+    """The towers of the first stage: the beginning's for the recipe's pictures and tokens, with the scale and bias that
+    fresh weights begin with.
+    """
+    softmax = recipe.optimization.loss == "softmax"
+    scale, bias = recipe.model.init_logit_scale, recipe.model.init_logit_bias
+    if bias is None:
+        bias = bias_for_batch(recipe.optimization.batch_size)
+    if start.checkpoint is not None and recipe.data.tokenizer is None:
+        vocab_size = start.config.text.vocab_size  # a table may have rows that no token asks for
+    return replace(
+        start.config,
+        vision=sized(start.config.vision, recipe.model.image_size),
+        text=replace(start.config.text, vocab_size=vocab_size, context_length=context_length),
+        init_logit_scale=10.0 if scale is None else scale,
+        init_logit_bias=None if softmax else bias,
+    )
+
+
+def sized(vision: VisionConfig | NaFlexVisionConfig, image_size: int | None) -> VisionConfig | NaFlexVisionConfig:
+    """An image tower for square pictures of another size, where one is given."""
+    if image_size is None:
+        return vision
+    if isinstance(vision, NaFlexVisionConfig):
+        raise ValueError(
+            f"--image-size {image_size} is for square pictures, and this checkpoint is NaFlex, which takes any size: "
+            "give --sequence-lengths."
+        )
+    return replace(vision, image_size=image_size)
+
+
+def anew(recipe: Recipe) -> tuple[str, ...]:
+    """Beginnings of the weights that a run's own vocabulary leaves nothing of."""
+    return (TOKEN_TABLE,) if recipe.data.tokenizer else ()
+
+
+def set_scale_and_bias(student: Student, recipe: Recipe, start: Start) -> str:
+    """Gives the loss of a run that began from a checkpoint its scale and bias; returns a sentence, empty where they are
+    the checkpoint's.
+    """
+    given, layer = recipe.model, student.pair_logits
+    said: list[str] = []
+    if given.init_logit_scale is not None:
+        layer.log_logit_scale.assign(math.log(given.init_logit_scale))
+        said.append(f"scale {given.init_logit_scale:g}, as --init-logit-scale says")
+    if layer.logit_bias is None:
+        return "; ".join(said)
+    size = recipe.optimization.batch_size
+    if given.init_logit_bias is not None:
+        layer.logit_bias.assign(given.init_logit_bias)
+        said.append(f"bias {given.init_logit_bias:g}, as --init-logit-bias says")
+    elif start.config.init_logit_bias is None:
+        layer.logit_bias.assign(bias_for_batch(size))
+        said.append(f"bias {bias_for_batch(size):.2f}, that of a batch of {size:,}: the checkpoint has none")
+    elif size < RELEASED_BATCH:
+        before = float(student.logit_bias)
+        after = before + math.log((RELEASED_BATCH - 1) / (size - 1))
+        layer.logit_bias.assign(after)
+        said.append(
+            f"bias {before:.2f} raised to {after:.2f}, for {size - 1:,} negatives a pair instead of "
+            f"{RELEASED_BATCH - 1:,} (--init-logit-bias sets another)"
+        )
+    return "; ".join(said)
+
+
+def described(recipe: Recipe, start: Start, config: SigLIPConfig, tokenizer: str | Path) -> str:
+    """What a run begins from, in a line for people: whence its weights, sizes and vocabulary come."""
+    vision = config.vision
+    pictures = (
+        f"{vision.image_size} px" if isinstance(vision, VisionConfig) else f"NaFlex, {vision.max_num_patches} patches"
+    )
+    million = sum(count_parameters(config).values()) / 1e6
+    weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
+    size = "" if start.checkpoint else f" of the size {start.name}"
+    vocabulary = recipe.data.tokenizer or (start.name if start.folder else tokenizer)
+    return (
+        f"Begins from {weights}{size}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
+        f"{vision.patch_size}; {config.text.vocab_size:,} tokens of {vocabulary}, {config.text.context_length} a caption"
+    )
+
+
+def _trainable(config, given: str) -> SigLIPConfig:
+    """Raises ValueError for towers that take other inputs than SigLIP's."""
+    if isinstance(config, SigLIPConfig):
+        return config
+    raise ValueError(
+        f"{given} cannot be trained by this recipe, which takes SigLIP's towers: with either loss choose emoji, "
+        "siglip_b16_224 or another of that kind, or a checkpoint of SigLIP or SigLIP 2. CLIP's own towers train with "
+        "model.fit."
+    )
