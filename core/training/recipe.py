@@ -149,7 +149,8 @@ class Distillation:
     centre_momentum: float = 0.9
     local_views: int = 8
     local_size: int | None = None
-    """Side of local views in pixels; by default 3/8 of the picture's, in whole patches: 96 of 256."""
+    """Side of local views in pixels, in stages that name none; by default 3/8 of the picture's, in whole patches: 96 of
+    256."""
     mask_ratio: float = 0.5
     masking: Literal["random", "block"] = "random"
     colour: bool = True
