@@ -12,6 +12,7 @@ from diptych.core.losses.distillation import mean_logits, updated_centre
 from diptych.core.training.objectives import Loss, Seen, to_model_range
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
+from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.siglip.parts import HeadPart
 
