@@ -86,27 +86,33 @@ def captioning_loss(token_losses, target_weights):
     return total / ops.maximum(ops.sum(weights, axis=-1), 1.0)
 
 
-def combine_tasks(losses, *, weighting: TaskWeighting = "mean"):
-    """One loss an example, float32 `[batch, tasks]` -> `[batch]`: the mean over all tasks, or their sum.
+def combine_tasks(losses, present, *, weighting: TaskWeighting = "mean"):
+    """One loss an example, float32 `[batch, tasks]` -> `[batch]`: the mean over the tasks that it has, or their sum.
 
-    A task that an example does not have counts as a loss of 0, in the mean too: an example without boxes is then not
-    worth more as a caption than one with boxes, and parts of a batch add up. SigLIP 2 gives the decoder's loss the
-    weight of the sigmoid loss and does not say which of the two it is.
-    """
-    if weighting not in ("mean", "sum"):
-        raise ValueError(f"weighting of tasks must be mean or sum, got {weighting!r}.")
-    losses = ops.cast(losses, "float32")
-    return ops.mean(losses, axis=-1) if weighting == "mean" else ops.sum(losses, axis=-1)
-
-
-def task_means(losses, target_weights):
-    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where
-    none has.
+    By the mean every example weighs as much as any other, whether it has boxes or not; by the sum every sequence does.
+    SigLIP 2 gives the decoder's loss the weight of the sigmoid loss and does not say which of the two it is.
 
     Args:
         losses: of `captioning_loss`.
-        target_weights: `[batch, tasks, length]`, as there; an example has a task where any token counts.
+        present: 1 for the tasks that an example has, else 0, `[batch, tasks]`; an example without any has a loss of 0.
     """
-    present = ops.cast(ops.any(ops.cast(target_weights, "bool"), axis=-1), "float32")
+    if weighting not in ("mean", "sum"):
+        raise ValueError(f"weighting of tasks must be mean or sum, got {weighting!r}.")
+    present = ops.cast(present, "float32")
+    total = ops.sum(ops.cast(losses, "float32") * present, axis=-1)
+    return total / ops.maximum(ops.sum(present, axis=-1), 1.0) if weighting == "mean" else total
+
+
+def tasks_present(target_weights):
+    """Which tasks an example has: 1 where any token of a sequence counts, `[batch, tasks, length]` -> float32
+    `[batch, tasks]`.
+    """
+    return ops.cast(ops.any(ops.cast(target_weights, "bool"), axis=-1), "float32")
+
+
+def task_means(losses, present):
+    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where
+    none has. Arguments as for `combine_tasks`.
+    """
     total = ops.sum(ops.cast(losses, "float32") * present, axis=0)
     return total / ops.maximum(ops.sum(present, axis=0), 1.0)

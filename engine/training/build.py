@@ -20,7 +20,7 @@ from diptych.core.training.recipe import Optimization, Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES, Part
 from diptych.core.training.stages import Curation
-from diptych.core.training.teacher import EmaTeacher, momentum_for_batch
+from diptych.core.training.teacher import EmaTeacher, momentum_at
 from diptych.engine.training.costs import training_flops
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
@@ -123,9 +123,8 @@ def build_teacher(recipe: Recipe, planned: PlannedStage, student: Student, terms
     parts = [part for some in taught if some is not None for part in some]
     if all(some is None for some in taught):
         return None
-    momentum = recipe.distillation.teacher_momentum
-    if momentum is None:
-        momentum = momentum_for_batch(planned.batch_size)
+    options = recipe.distillation
+    momentum = momentum_at(planned.batch_size, options.teacher_momentum, options.teacher_momentum_batch)
     return EmaTeacher(student.followed(parts), student.copies(parts), momentum=momentum)
 
 

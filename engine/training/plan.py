@@ -61,6 +61,7 @@ def towers_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
         text=replace(config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length),
         init_logit_scale=recipe.model.init_logit_scale,
         init_logit_bias=initial_bias(recipe),
+        max_logit_scale=recipe.model.max_logit_scale,
     )
 
 
@@ -89,6 +90,7 @@ def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
         opening_examples=data.opening_examples,
         tokenizer_path=data.tokenizer or data_set.tokenizer,
         augmentation=Augmentation() if data.augment else None,
+        resize_method=data.resize_method,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )
 

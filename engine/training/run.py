@@ -91,7 +91,9 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
     """Raises ConfigMismatch where the folder holds a run that would compute something else."""
     given = json.loads(json.dumps(plain(recipe)))
-    folder.check_config(given, harmless=harmless_fields(recipe), as_now=lambda stored: as_now(stored, given))
+    folder.check_config(
+        given, harmless=harmless_fields(recipe), as_now=lambda stored: as_now(stored, given, recipe.unused())
+    )
 
 
 def check_data(recipe: Recipe) -> None:

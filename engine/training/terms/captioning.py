@@ -12,6 +12,7 @@ from diptych.core.losses.captioning import (
     combine_tasks,
     cross_entropy,
     task_means,
+    tasks_present,
 )
 from diptych.core.training.objectives import Loss
 from diptych.engine.training.terms.stage_term import StageTerm
@@ -63,7 +64,7 @@ class Captioning(StageTerm):
         return {"targets": targets}
 
     def embed(self, seen):
-        """-> the decoder's losses `[n, tasks]`, and weights, float32 `[n, tasks]`: 1 for tasks that an example has."""
+        """-> the decoder's losses `[n, tasks]`, and the tasks that each example has, float32 `[n, tasks]`."""
         batch, captioner = seen.batch, seen.model.parts["captioner"]
         labels, weights = batch["target_tokens"], batch["target_weights"]
         images, tasks, length = labels.shape
@@ -83,13 +84,13 @@ class Captioning(StageTerm):
         else:
             losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once)
         losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
-        return {"losses": losses, "weights": ops.cast(ops.any(ops.cast(weights, "bool"), axis=-1), "float32")}
+        return {"losses": losses, "present": tasks_present(weights)}
 
     def loss(self, model, embedded):
-        losses, weights = embedded["losses"], embedded["weights"]
-        means = task_means(losses, ops.expand_dims(weights, -1))
+        losses, present = embedded["losses"], embedded["present"]
+        means = task_means(losses, present)
         logs = {f"{task}_loss": means[index] for index, task in enumerate(TASKS)}
-        return Loss(ops.mean(combine_tasks(losses, weighting=self.task_weighting)), logs)
+        return Loss(ops.mean(combine_tasks(losses, present, weighting=self.task_weighting)), logs)
 
     @classmethod
     def flops(cls, recipe, planned, towers):

@@ -35,7 +35,7 @@ class Distillation(Matching):
     @classmethod
     def flops(cls, recipe, planned, towers):
         options, vision = recipe.distillation, planned.square
-        small = replace(vision, image_size=local_size(vision, options.local_size))
+        small = replace(vision, image_size=local_size(recipe, planned))
         local = count_flops(replace(planned.config, vision=small), batch_size=planned.batch_size)["image"]
         head = planned.parts["global_head"].flops(planned.config)
         return 3 * options.local_views * (local + head) + head

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from diptych.core.data.examples.views import Views
+from diptych.core.data.examples.views import Finish, Views
 from diptych.core.losses.distillation import mean_logits, updated_centre
 from diptych.core.training.objectives import Loss, Seen, to_model_range
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
+from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import StageTerm
-from diptych.models import VisionConfig
 from diptych.models.siglip.parts import HeadPart
 
 
@@ -78,14 +78,14 @@ class Matching(StageTerm):
         options, vision = recipe.distillation, planned.square
         views = Views(
             global_size=vision.image_size,
-            local_size=local_size(vision, options.local_size),
+            local_size=local_size(recipe, planned),
             patch_size=vision.patch_size,
             local_count=options.local_views,
             mask_ratio=options.mask_ratio,
             masking=options.masking,
         )
         if not options.colour:
-            views = replace(views, colour=None, global_blur=0, local_blur=0, solarize=0)
+            views = replace(views, colour=None, global_finishes=(Finish(),), local_finish=Finish())
         return {"views": views}
 
     def global_view(self, seen: Seen):
@@ -136,13 +136,19 @@ def head_part(recipe: Recipe, reads) -> HeadPart:
     )
 
 
-def local_size(vision: VisionConfig, given: int | None = None) -> int:
-    """Side of local views in pixels; 96 for 256 (DINO's is 96 for 224)."""
+def local_size(recipe: Recipe, planned: PlannedStage) -> int:
+    """Side of a stage's local views in pixels: the stage's own, the run's, or 96 for 256 (DINO's is 96 for 224).
+
+    Raises:
+        ValueError: for one that holds no patch.
+    """
+    vision = planned.square
+    given = planned.stage.local_size or recipe.distillation.local_size
     if given is None:
-        given = max(1, round(vision.image_size * 3 / 8 / vision.patch_size)) * vision.patch_size
-    if given % vision.patch_size:
+        return max(1, round(vision.image_size * 3 / 8 / vision.patch_size)) * vision.patch_size
+    if given < vision.patch_size:
         raise ValueError(
-            f"--local-size must be a multiple of the patch size {vision.patch_size}, got {given}; "
-            f"the nearest is {max(1, round(given / vision.patch_size)) * vision.patch_size}."
+            f"Stage {planned.stage.name}: a local view must hold a patch of {vision.patch_size} px at least, got "
+            f"{given} px. Raise --local-size, or give this Stage a local_size of its own."
         )
     return given
