@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from diptych.core.data.loading.examples import TooManySkipped
+from diptych.core.data.ledger import TooManySkipped
 from diptych.core.training.checkpoint import CheckpointError
 from diptych.core.training.learner import TrainingDiverged
 from diptych.core.training.run_folder import RunFolderError

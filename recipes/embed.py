@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diptych.core.data.loading.examples import listed
+from diptych.core.data.ledger import listed
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.training.signals import StopSignals

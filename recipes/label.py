@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.ledger import visit
+from diptych.core.data.records import Box, Record, Region, Source
 from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.open import LABELLED, open_source
@@ -160,12 +161,9 @@ def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]
         at an IoU of at least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
     """
     totals = dict.fromkeys(("pictures", "regions", "bad", "known", "found", "named"), 0)
-    for index in range(min(len(labelled), most)):
-        try:
-            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
-        except BadExample:
-            totals["bad"] += 1
-            continue
+    looked_at = range(min(len(labelled), most))
+    for index, record in visit(labelled, lambda record: record, looked_at):
+        known = known_boxes(labelled.source.record(index))
         totals["pictures"] += 1
         totals["regions"] += len(record.regions)
         totals["known"] += len(known)
@@ -176,6 +174,7 @@ def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]
             met = np.flatnonzero(box_iou(boxes, np.array(box)) >= SAME_BOX)
             totals["found"] += bool(len(met))
             totals["named"] += any(record.regions[place].text.lower() in names for place in met)
+    totals["bad"] = len(looked_at) - totals["pictures"]
     return totals
 
 
@@ -218,15 +217,16 @@ def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]
 def _page(summary: str, labelled: LabelledSource) -> str:
     """The first boxes, each on its picture."""
     cards: list[Markup] = []
-    for index in range(len(labelled)):
-        try:
-            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
-            if not record.regions:
-                continue
-            picture = pixels_of(labelled, record.images[0])
-        except BadExample:
+
+
+    def shown_boxes(record: Record) -> tuple[Sequence[Region], np.ndarray | None]:
+        return record.regions, pixels_of(labelled, record.images[0]) if record.regions else None
+
+    for index, (regions, picture) in visit(labelled, shown_boxes):
+        if picture is None:
             continue
-        cards += [_card(picture, region, known) for region in record.regions[: SHOWN - len(cards)]]
+        known = known_boxes(labelled.source.record(index))
+        cards += [_card(picture, region, known) for region in regions[: SHOWN - len(cards)]]
         if len(cards) == SHOWN:
             break
     section = element("ul", cards, class_="hits") if cards else element("p", "No box was found.")

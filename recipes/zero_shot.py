@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from diptych.core.data.emoji.examples import example_drawings
-from diptych.core.data.loading.examples import listed
+from diptych.core.data.ledger import listed
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source

@@ -7,21 +7,15 @@ know.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from diptych.core.data.sources.reading import TO_TRAIN, Reading
+from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.stages import Stage, check_stages
 
 Alias = tyro.conf.arg
-HARMLESS = "harmless"
-
-
-def harmless(default: Any) -> Any:
-    """A field that changes how a run is carried out or shown, not what it computes: runs that differ in it continue
-    each other.
-    """
-    return field(default=default, metadata={HARMLESS: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +58,7 @@ class Data:
     """Processes that decode; 0 for one background thread."""
     cache_megabytes: float = harmless(512.0)
     """Memory for decoded images of small data sets."""
+    reading: Reading = TO_TRAIN
 
 
 @dataclass(frozen=True, kw_only=True)

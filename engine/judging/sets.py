@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Source
+from diptych.core.data.ledger import visit
+from diptych.core.data.records import Source
 from diptych.core.data.sources.clip_benchmark import (
     CLASS_NAMES,
     NO_LABEL,
@@ -233,11 +234,7 @@ def _labelled_folder(name: str, source: FolderSource, classes: list[str]) -> Eva
     """Each record's class is the first folder of its path."""
     of_records, outside = np.full(len(source), NO_LABEL, np.int64), 0
     number = {name: place for place, name in enumerate(classes)}
-    for index in range(len(source)):
-        try:
-            folder, slash, _ = source.record(index).key.partition("/")
-        except BadExample:
-            continue  # it is counted when its image is read
+    for index, (folder, slash, _) in visit(source, lambda record: record.key.partition("/")):
         of_records[index] = number[folder] if slash else NO_LABEL
         outside += not slash
     shown = [name.replace("_", " ") for name in classes]
@@ -263,10 +260,5 @@ def _name(folder: Path) -> str:
 
 
 def _has_captions(source: Source) -> bool:
-    for index in range(min(len(source), RECORDS_ASKED)):
-        try:
-            if source.record(index).captions:
-                return True
-        except BadExample:
-            continue
-    return False
+    asked = range(min(len(source), RECORDS_ASKED))
+    return any(captions for _, captions in visit(source, lambda record: record.captions, asked))

@@ -6,7 +6,8 @@ from typing import Any
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.records import BadExample, Source
+from diptych.core.data.ledger import visit
+from diptych.core.data.records import Source
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
@@ -110,10 +111,8 @@ def check_data(recipe: Recipe) -> None:
 def check_boxes(source: Source, looked_at: int = 256) -> None:
     """Raises ValueError where none of the first records has boxes, which the decoder is to learn to write."""
     count = min(len(source), looked_at)
-    for index in range(count):
-        with contextlib.suppress(BadExample):
-            if source.record(index).regions:
-                return
+    if any(regions for _, regions in visit(source, lambda record: record.regions, range(count))):
+        return
     raise ValueError(
         f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded "
         "captions. Give data with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or "
