@@ -195,6 +195,39 @@ def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> dict[str, Any]:
     }
 
 
+def fitted_bias(pair_scores: np.ndarray, other_scores: np.ndarray, *, batch_size: int) -> float:
+    """The bias b at which the sigmoid loss of a batch is least, the embeddings and the scale being as they are.
+
+    A batch of B has B - 1 negatives for each pair, so b is where
+
+        mean of σ(-(s + b)) over pairs = (B - 1) · mean of σ(s + b) over negatives
+
+    Args:
+        pair_scores, other_scores: logit_scale times cosine of true pairs and of other ones; any shape, at least one of
+            each.
+        batch_size: B, at least 2.
+
+    Raises:
+        ValueError: for no scores, scores that are not finite, or a batch without negatives.
+    """
+    pairs, others = (np.asarray(scores, np.float64).ravel() for scores in (pair_scores, other_scores))
+    if not pairs.size or not others.size or not (np.isfinite(pairs).all() and np.isfinite(others).all()):
+        raise ValueError(
+            f"A bias is fitted to finite scores of pairs and of others, got {pairs.size} and {others.size}."
+        )
+    if batch_size < 2:
+        raise ValueError(f"A batch of {batch_size} has no negatives: batch_size must be at least 2.")
+    largest = max(np.abs(pairs).max(), np.abs(others).max()) + np.log(batch_size) + 50
+    low, high = -largest, largest
+    for _ in range(100):
+        middle = (low + high) / 2
+        if sigmoid(-(pairs + middle)).mean() > (batch_size - 1) * sigmoid(others + middle).mean():
+            low = middle
+        else:
+            high = middle
+    return float((low + high) / 2)
+
+
 def threshold_cosine(logit_scale: ArrayLike, logit_bias: ArrayLike) -> np.ndarray:
     """The cosine at which the probability of a pair is one half: -logit_bias / logit_scale."""
     return -np.asarray(logit_bias, dtype=np.float64) / np.asarray(logit_scale, dtype=np.float64)
