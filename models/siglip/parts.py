@@ -2,6 +2,7 @@
 token.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -89,6 +90,48 @@ class MaskTokenPart:
 
     def parameters(self, towers: SigLIPConfig) -> int:
         return towers.vision.width
+
+
+ADAPTED = (".*/encoder/block_.*/(attention|mlp)/.*_kernel",)
+"""By default all products of the towers' blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptersPart:
+    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks (`parts.low_rank`)."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ADAPTED
+
+    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+        from diptych.models.parts.low_rank import LowRank
+
+        sizes = {"rank": self.rank, "alpha": self.alpha, "shapes": self.shapes(towers)}
+        adapters = LowRank(**sizes, seed=f"{seed}/{name}", name=name, dtype=dtype)
+        adapters.build()
+        return adapters
+
+    def parameters(self, towers: SigLIPConfig) -> int:
+        return sum(self.rank * (inputs + outputs) for inputs, outputs in self.shapes(towers).values())
+
+    def shapes(self, towers: SigLIPConfig) -> dict[str, tuple[int, int]]:
+        """The adapted kernels' shapes by path; raises ValueError for a pattern that chooses none."""
+        shapes: dict[str, tuple[int, int]] = {}
+        for name, tower in (("image", towers.vision), ("text", towers.text)):
+            width, hidden = tower.width, tower.mlp_dim
+            kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}
+            kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
+            for block in range(tower.depth):
+                shapes |= {f"{name}/encoder/block_{block:02d}/{kind}_kernel": s for kind, s in kernels.items()}
+        chosen = {path for target in self.targets for path in shapes if re.fullmatch(target, path)}
+        for target in self.targets:
+            if not any(re.fullmatch(target, path) for path in shapes):
+                raise ValueError(
+                    f"The pattern {target!r} of --lora-targets matches none of the blocks' kernels, which are called "
+                    f"{', '.join(list(shapes)[:4])} and so on."
+                )
+        return {path: shape for path, shape in shapes.items() if path in chosen}
 
 
 def refuse_naflex(towers: SigLIPConfig) -> None:

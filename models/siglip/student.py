@@ -41,12 +41,19 @@ class Student(keras.Model):
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "rematerialize": rematerialize}
         self.towers = SigLIP(config, **self._options)
         self.parts = {part: self._build(part) for part in self._described}
+        if self.adapters is not None:
+            self.adapters.attach(self.towers.weights)
         self.built = True
 
     @property
     def captioner(self):
         """The decoder, None where there is none."""
         return self.parts.get("captioner")
+
+    @property
+    def adapters(self):
+        """The low-rank adapters of the towers, None where there are none."""
+        return self.parts.get("adapters")
 
     @property
     def logit_scale(self):

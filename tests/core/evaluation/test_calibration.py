@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diptych.core.evaluation.calibration import (
     area_under_curve,
     calibrate,
+    fitted_bias,
     logit_histograms,
     pair_logits,
     reliability,
@@ -104,3 +105,28 @@ def test_wrong_pairs_show_in_the_auc():
         np.eye(64), np.eye(64)[(labels + 1) % 64], labels, labels, logit_scale=10, logit_bias=0, batch_size=32
     )
     assert result["auc"] < 0.5
+
+
+@pytest.mark.parametrize("batch_size", [2, 128, 32_768])
+def test_a_fitted_bias_is_where_the_loss_of_such_a_batch_is_least(batch_size):
+    rng = np.random.default_rng(0)
+    pairs, others = rng.normal(3, 2, 60), rng.normal(-1, 2, (40, 30))
+
+    def loss(bias):
+        return np.logaddexp(0, -pairs - bias).mean() + (batch_size - 1) * np.logaddexp(0, others + bias).mean()
+
+    bias = fitted_bias(pairs, others, batch_size=batch_size)
+    assert loss(bias) < min(loss(bias - 1e-3), loss(bias + 1e-3))
+
+
+def test_scores_that_say_nothing_make_the_bias_of_fresh_weights():
+    assert fitted_bias(np.zeros(5), np.zeros(7), batch_size=128) == pytest.approx(-np.log(127))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "others", "batch_size", "message"),
+    [([], [1.0], 8, "finite scores"), ([np.nan], [1.0], 8, "finite scores"), ([1.0], [0.0], 1, "no negatives")],
+)
+def test_a_bias_of_nothing_is_refused(pairs, others, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        fitted_bias(np.array(pairs), np.array(others), batch_size=batch_size)

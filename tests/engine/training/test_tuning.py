@@ -1,0 +1,77 @@
+"""What moves in a run and how fast, by the paths of a real model's weights."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diptych.core.training.recipe import Model, Optimization
+from diptych.engine.training.tuning import locked_weights, rate_multipliers
+from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.abstract import shapes_only
+
+SIZE = {"width": 16, "depth": 3, "mlp_dim": 24, "num_heads": 2}
+CONFIG = SigLIPConfig(
+    vision=VisionConfig(**SIZE, patch_size=4, image_size=8),
+    text=TextConfig(**SIZE | {"depth": 2}, vocab_size=20, context_length=5, embed_dim=16),
+)
+OPTIMIZATION = Optimization(examples=64, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def paths() -> list[str]:
+    with shapes_only():
+        return [weight.path for weight in SigLIP(CONFIG).weights]
+
+
+def test_a_locked_tower_holds_still_whole(paths):
+    locked = locked_weights(Model(lock_image=True), CONFIG, paths)
+    assert locked == [path for path in paths if path.startswith("image/")]
+    assert locked_weights(Model(), CONFIG, paths) == []
+
+
+@pytest.mark.parametrize("open_blocks", [1, 2])
+def test_open_blocks_are_the_last_and_all_behind_them_moves(paths, open_blocks):
+    locked = set(locked_weights(Model(lock_text=True, lock_text_unlocked_blocks=open_blocks), CONFIG, paths))
+    moving = [path for path in paths if path.startswith("text/") and path not in locked]
+    still = {int(n) for path in locked if (n := "".join(re.findall(r"block_(\d+)", path)))}
+    assert still == set(range(2 - open_blocks))
+    assert {"text/encoder/norm/scale", "text/projection/kernel"} <= set(moving)
+    assert {"text/token_embedding/embedding", "text/position_embedding/embedding"} <= locked
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Model(lock_image=True, lock_image_unlocked_blocks=4), "from 0 to 3 of them; got 4 with --lock-image"),
+        (Model(lock_text_unlocked_blocks=1), "got 1 without --lock-text"),
+    ],
+)
+def test_open_blocks_that_make_no_sense_are_refused(paths, model, message):
+    with pytest.raises(ValueError, match=message):
+        locked_weights(model, CONFIG, paths)
+
+
+def test_rates_fall_from_layer_to_layer_and_multiply_with_others(paths):
+    optimization = replace(OPTIMIZATION, image_layer_decay=0.5, learning_rate_multipliers={"image/.*bias": 3.0})
+    rules = rate_multipliers(optimization, CONFIG, paths)
+    factor = {path: next(value for rule, value in rules.items() if re.fullmatch(rule, path)) for path in paths}
+    expected = {
+        "image/patch_embedding/kernel": 0.5**4,
+        "image/position_embedding/embedding": 0.5**4,
+        "image/encoder/block_00/mlp/in_kernel": 0.5**3,
+        "image/encoder/block_02/attention/qkv_kernel": 0.5,
+        "image/encoder/block_02/attention/qkv_bias": 1.5,
+        "image/encoder/norm/scale": 1.0,
+        "image/map_head/probe": 1.0,
+        "text/encoder/block_00/mlp/in_kernel": 1.0,
+        "pair_logits/log_logit_scale": 1.0,
+    }
+    assert {path: factor[path] for path in expected} == pytest.approx(expected)
+    assert len({round(float(np.log2(value)), 9) for path, value in factor.items() if path.endswith("kernel")}) == 5
+
+
+def test_without_decay_the_rules_are_the_ones_given(paths):
+    rules = {"text/.*": 0.1}
+    assert rate_multipliers(replace(OPTIMIZATION, learning_rate_multipliers=rules), CONFIG, paths) is rules
