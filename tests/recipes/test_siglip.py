@@ -92,7 +92,6 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     learner = SimpleNamespace(model=model, ema=average, restore=lambda: 1, finished=True, total_steps=1)
     judged = SimpleNamespace(quick=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
     for name, stand_in in (
-        ("stage_preprocess", lambda *_: None),
         ("build_learner", lambda *_: learner),
         ("Evaluation", lambda *_: judged),
         ("card_of", lambda *_: {"config": {}}),

@@ -61,6 +61,8 @@ class Captioning(StageTerm):
             bins=options.box_bins,
             order=options.box_order,
         )
+        if preprocess.tokenizer_path:  # a plan may know none
+            targets.check(boxes=options.require_boxes)
         return {"targets": targets}
 
     def embed(self, seen):
