@@ -10,7 +10,6 @@ from diptych.models.parts.heads import normalize
 from diptych.models.parts.initializers import Normal
 from diptych.models.parts.mlp import ACTIVATIONS
 
-
 _DINOS_SMALLEST_TOWER, _DINOS_HIDDEN, _DINOS_BOTTLENECK = 384, 2048, 256
 
 
@@ -26,9 +25,9 @@ class DistillationHead(keras.layers.Layer):
     Kernels are drawn from N(0, 0.02²), biases are 0. (DINO's normal is cut off at ±2, a hundred deviations away, and
     leaves the last layer to torch's uniform default; its directions are as even.) A kernel with fewer inputs than any
     of DINO's (384 of its smallest tower, 2048 inside, 256 at the bottleneck) is drawn wider, by the root of their
-    ratio: else what reaches the normalisation is so short that its gradient drowns all others. All kernels decay, `prototype_kernel`
-    too, as in DINO: decay cannot change its directions, but without it the kernel, whose gradient is at a right angle
-    to it, would only grow, and turn ever more slowly.
+    ratio: else what reaches the normalisation is so short that its gradient drowns all others. All kernels decay,
+    `prototype_kernel` too, as in DINO: decay cannot change its directions, but without it the kernel, whose gradient is
+    at a right angle to it, would only grow, and turn ever more slowly.
 
     Args:
         hidden: width of the inner layers.

@@ -4,6 +4,7 @@
 
 from keras import ops
 
+from diptych import backends
 from diptych.core.data.examples.captioning import TASKS, CaptionTargets
 from diptych.core.losses.captioning import (
     TaskWeighting,
@@ -14,13 +15,16 @@ from diptych.core.losses.captioning import (
     task_means,
     tasks_present,
 )
+from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.captioner.config import captioner_config, captioner_flops
 from diptych.models.siglip.parts import DecoderPart
 
-MOST_LOGITS = 2**25
-"""Of the decoder, that exist at a time: 128 MiB."""
+MOST_LOGITS, LEAST_TOKENS = 2**25, 1_024
+"""Of the decoder, that exist at a time: 128 MiB; but no fewer than those of so many tokens, for which a product of
+matrices is worth its reading of the kernel (a gigabyte at 256,000 words).
+"""
 _FLOAT32_BYTES = 4
 
 
@@ -29,16 +33,17 @@ class Captioning(StageTerm):
 
     Args:
         task_weighting: how caption, referring expression and grounded caption become one loss (`combine_tasks`).
+        product: how logits are computed.
     """
 
     independent = True
 
-    def __init__(self, task_weighting: TaskWeighting = "mean"):
-        self.task_weighting = task_weighting
+    def __init__(self, task_weighting: TaskWeighting = "mean", product: Product = float32_product):
+        self.task_weighting, self.product = task_weighting, product
 
     @classmethod
     def build(cls, recipe, planned, teacher, placement):
-        return cls(recipe.captioning.task_weighting)
+        return cls(recipe.captioning.task_weighting, backends.product(recipe.model.precision))
 
     @classmethod
     def parts(cls, recipe, towers):
@@ -80,11 +85,11 @@ class Captioning(StageTerm):
             captioner.logits_bias,
             ops.reshape(labels, (tokens,)),
         )
-        at_once = max(1, MOST_LOGITS // kernel.shape[1])
+        at_once = max(LEAST_TOKENS, MOST_LOGITS // kernel.shape[1])
         if tokens <= at_once:  # few enough to be kept instead of computed twice
-            losses = cross_entropy(*arguments)
+            losses = cross_entropy(*arguments, product=self.product)
         else:
-            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once)
+            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once, product=self.product)
         losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
         return {"losses": losses, "present": tasks_present(weights)}
 

@@ -112,11 +112,11 @@ def test_a_narrow_heads_gradient_is_no_larger_than_a_wide_ones():
         head.build((None, width))
         x = np.random.default_rng(0).normal(size=(8, width)).astype("float32")
         target = ops.one_hot(np.arange(8), 64)
-        loss = lambda head=head, x=x, target=target: (
-            -ops.mean(  # noqa: E731
-                ops.sum(target * ops.log_softmax(head(ops.convert_to_tensor(x)) / 0.1), axis=-1)
-            )
-        )
+
+        def loss(head=head, x=x, target=target):
+            cross_entropy = -ops.sum(target * ops.log_softmax(head(ops.convert_to_tensor(x)) / 0.1), axis=-1)
+            return ops.mean(cross_entropy)
+
         _, gradients = value_and_gradients(loss, head.trainable_variables)
         sizes.append(float(np.sqrt(sum(np.sum(numpy_of(gradient) ** 2) for gradient in gradients))))
     assert sizes[0] < 3 * sizes[1]
