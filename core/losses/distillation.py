@@ -137,7 +137,7 @@ def chunked_distillation(
             f"{width}), got {tuple(teacher_features.shape)}."
         )
     if rows_per_chunk is None:
-        rows_per_chunk = max(-(-LEAST_ROWS // views), LOGITS_PER_CHUNK // (outputs * (views + 1)))
+        rows_per_chunk = rows_at_once(views, outputs)
     student_features, student_prototypes = (_float32(x) for x in (student_features, student_prototypes))
     fixed = (teacher_features, teacher_prototypes, centre)
     teacher_features, teacher_prototypes, centre = (ops.stop_gradient(_float32(x)) for x in fixed)
@@ -166,6 +166,11 @@ def chunked_distillation(
     if whole < rows:
         parts.append(recomputed(student_features[whole:], teacher_features[whole:], *shared))
     return ops.concatenate(parts)
+
+
+def rows_at_once(views: int, outputs: int) -> int:
+    """How many of the teacher's rows have logits at a time, each with its views."""
+    return max(-(-LEAST_ROWS // views), LOGITS_PER_CHUNK // (outputs * (views + 1)))
 
 
 def mean_logits(features, prototypes):

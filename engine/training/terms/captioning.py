@@ -28,6 +28,11 @@ matrices is worth its reading of the kernel (a gigabyte at 256,000 words).
 _FLOAT32_BYTES = 4
 
 
+def tokens_at_once(vocabulary: int) -> int:
+    """How many tokens' logits exist at a time."""
+    return max(LEAST_TOKENS, MOST_LOGITS // vocabulary)
+
+
 class Captioning(StageTerm):
     """The cross-entropy of what the decoder is to write, with the image tower's tokens before its eyes.
 
@@ -85,7 +90,7 @@ class Captioning(StageTerm):
             captioner.logits_bias,
             ops.reshape(labels, (tokens,)),
         )
-        at_once = max(LEAST_TOKENS, MOST_LOGITS // kernel.shape[1])
+        at_once = tokens_at_once(kernel.shape[1])
         if tokens <= at_once:  # few enough to be kept instead of computed twice
             losses = cross_entropy(*arguments, product=self.product)
         else:
@@ -106,6 +111,8 @@ class Captioning(StageTerm):
 
     @classmethod
     def activation_bytes(cls, recipe, planned, rows):
-        """Of the decoder's features; logits are computed a chunk at a time."""
+        """Of the decoder's features, and of the logits of a chunk with their gradient."""
         c = planned.decoder
-        return rows * 3 * c.context_length * c.depth * (10 * c.width + 2 * c.mlp_dim) * _FLOAT32_BYTES
+        tokens = rows * 3 * c.context_length
+        features = tokens * c.depth * (10 * c.width + 2 * c.mlp_dim)
+        return (features + 2 * min(tokens, tokens_at_once(c.vocab_size)) * c.vocab_size) * _FLOAT32_BYTES

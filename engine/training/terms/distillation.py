@@ -33,6 +33,10 @@ class Distillation(Matching):
         return self.compared(chunked_distillation, seen.model, features, taught["pooled"])
 
     @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        return cls.logits_bytes(recipe, rows, recipe.distillation.local_views)
+
+    @classmethod
     def flops(cls, recipe, planned, towers):
         options, vision = recipe.distillation, planned.square
         small = replace(vision, image_size=local_size(recipe, planned))

@@ -9,7 +9,7 @@ from keras import ops
 
 from diptych import backends
 from diptych.core.data.examples.views import Finish, Views
-from diptych.core.losses.distillation import mean_logits, updated_centre
+from diptych.core.losses.distillation import mean_logits, rows_at_once, updated_centre
 from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss, Seen, to_model_range
 from diptych.core.training.recipe import Recipe
@@ -17,6 +17,8 @@ from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.siglip.parts import HeadPart
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,12 @@ class Matching(StageTerm):
         if not options.colour:
             views = replace(views, colour=None, global_finishes=(Finish(),), local_finish=Finish())
         return {"views": views}
+
+    @classmethod
+    def logits_bytes(cls, recipe: Recipe, rows: int, views: int) -> float:
+        """Memory of the logits of a chunk, of student and teacher, with their gradient."""
+        outputs = recipe.distillation.head_outputs
+        return 2.0 * min(rows, rows_at_once(views, outputs)) * (views + 1) * outputs * _FLOAT32_BYTES
 
     def global_view(self, seen: Seen):
         """The global views, in the model's range."""
