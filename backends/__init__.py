@@ -22,6 +22,7 @@ __all__ = [
     "distributed_sigmoid_loss",
     "name",
     "placement",
+    "product",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
     "train_step",
@@ -98,6 +99,13 @@ def placement(devices: int = 1) -> Placement:
     """Where this process stands in the run, as the current backend knows it, with so many devices of this machine."""
     process, processes = room().processes()
     return Placement(process=process, processes=processes, devices=devices)
+
+
+def product(precision: str):
+    """How logits over a large table are computed in a run of this precision, "float32" or "bfloat16": a `Product`."""
+    from diptych.core.losses.products import bfloat16_product, float32_product
+
+    return bfloat16_product(room().multiply_bfloat16) if precision == "bfloat16" else float32_product
 
 
 def device_name() -> str | None:

@@ -141,7 +141,7 @@ def _batch(planned, recipe) -> dict[str, np.ndarray]:
         batch["target_weights"] = np.ones(shape, np.uint8)
         batch["parallel"] = rng.random(size) < 0.5
     if "global_head" in planned.parts:
-        side, count = local_size(vision), recipe.distillation.local_views
+        side, count = local_size(recipe, planned), recipe.distillation.local_views
         patches = vision.num_patches
         masked = np.argsort(rng.random((size, patches)), axis=1)[:, : patches // 2]
         batch["global_view"] = pixels(vision.image_size, vision.image_size)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, TypeVar, get_type_hints
 
 import tyro
@@ -24,7 +24,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
         options = tyro.cli(
             type(default),
             default=default,
-            args=arguments,
+            args=_with_values(sys.argv[1:] if arguments is None else arguments, type(default)),
             prog=program,
             description=description,
             config=(tyro.conf.OmitArgPrefixes,),
@@ -65,3 +65,24 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     except ValueError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _with_values(arguments: list[str], options: type) -> list[str]:
+    """The arguments, where `--name` and `--no-name` of an option that may be true, false or neither, anywhere in the
+    options, are given their value: tyro takes such a pair for those alone that are true or false.
+    """
+    spelled: dict[str, list[str]] = {}
+    waiting = [options]
+    while waiting:
+        for name, hint in get_type_hints(waiting.pop()).items():
+            flag = name.replace("_", "-")
+            if hint == bool | None:
+                spelled |= {f"--{flag}": [f"--{flag}", "True"], f"--no-{flag}": [f"--{flag}", "False"]}
+            elif is_dataclass(hint) and isinstance(hint, type):
+                waiting.append(hint)
+    followed = zip(arguments, [*arguments[1:], ""], strict=True)
+    valued = [[argument] if after in _VALUES else spelled.get(argument, [argument]) for argument, after in followed]
+    return [word for words in valued for word in words]
+
+
+_VALUES = ("True", "False", "None")

@@ -22,6 +22,7 @@ class TwoTowers(Tower):
     Args:
         image_encoder, text_encoder: models whose output holds "pooled", of the same width.
         init_logit_scale, init_logit_bias: initial t and b; b = None for losses without a bias.
+        max_logit_scale: the largest t that training leaves; None for no bound.
     """
 
     def __init__(
@@ -31,10 +32,16 @@ class TwoTowers(Tower):
         *,
         init_logit_scale: float = 10.0,
         init_logit_bias: float | None = -10.0,
+        max_logit_scale: float | None = None,
         name: str = "two_towers",
     ):
         image_inputs, text_inputs = _fresh_inputs(image_encoder), _fresh_inputs(text_encoder)
-        pair_logits = PairLogits(init_logit_scale=init_logit_scale, init_logit_bias=init_logit_bias, name="pair_logits")
+        pair_logits = PairLogits(
+            init_logit_scale=init_logit_scale,
+            init_logit_bias=init_logit_bias,
+            max_logit_scale=max_logit_scale,
+            name="pair_logits",
+        )
         image, text = pair_logits(
             image_encoder(_as_called(image_inputs))["pooled"], text_encoder(_as_called(text_inputs))["pooled"]
         )
@@ -77,6 +84,7 @@ class TwoTowers(Tower):
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
             "init_logit_scale": self.pair_logits.init_logit_scale,
             "init_logit_bias": self.pair_logits.init_logit_bias,
+            "max_logit_scale": self.pair_logits.max_logit_scale,
             "name": self.name,
             "frozen": self.frozen(),
         }

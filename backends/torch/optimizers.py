@@ -40,6 +40,7 @@ class FusedAdamW:
 
     def __init__(self, optimizer, variables):
         self._optimizer = optimizer
+        self._constrained = [v for v in variables if v.constraint is not None]
         self._weights = [v.value for v in variables]
         groups: dict[tuple[float, float], list] = {}
         for index, key in enumerate(zip(optimizer.rates, optimizer.decays, strict=True)):
@@ -59,7 +60,7 @@ class FusedAdamW:
         )
         for index, weight in enumerate(self._weights):
             self._torch.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "step": optimizer.slots["updates"][index].value,
                 "exp_avg": optimizer.slots["momentum"][index].value,
                 "exp_avg_sq": optimizer.slots["velocity"][index].value,
             }
@@ -69,13 +70,11 @@ class FusedAdamW:
         learning_rate = keras.ops.convert_to_tensor(self._optimizer.learning_rate, dtype="float32")
         for group, rate in zip(self._torch.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
-        # The Keras optimizer's counter is the one that checkpoints hold; torch's own follows it.
-        torch._foreach_copy_(
-            [self._torch.state[w]["step"] for w in self._weights], [iterations.value.float()] * len(self._weights)
-        )
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
         self._torch.found_inf = (~finite).float()  # by which torch's own scaler of losses makes the kernel skip a step
         self._torch.step()
         self._torch.zero_grad(set_to_none=True)
         iterations.assign_add(finite.to(iterations.value.dtype))
+        for variable in self._constrained:
+            variable.assign(variable.constraint(variable))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
+from diptych.core.training.older_runs import slots_as_now
 
 Adapt = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray | None]
 """(path of a weight, its value, the shape wanted) -> the value in that shape, or None where there is no way."""
@@ -45,9 +46,9 @@ def hand_over(
     """Gives the variables of a new stage the values that the stage before ended with.
 
     Weights of another shape are resized by `adapt`; weights that the stage before had not keep their initial values.
-    Slots of the optimizer are carried over with weights of the same size, and are zero for all others; without
-    `keep_optimizer` its counter starts anew, too. A teacher that was not there before becomes a copy of the student,
-    and so does a moving average.
+    The optimizer's slots of a weight, their count of updates among them, are carried over where all of them have the
+    same size, and are zero for all other weights; without `keep_optimizer` its counter starts anew, too. A teacher that
+    was not there before becomes a copy of the student, and so does a moving average.
 
     Args:
         saved: the checkpoint at the end of the stage before.
@@ -76,12 +77,16 @@ def hand_over(
         variable.assign(_fitting(path, old[path], variable, adapt))
         (carried if same else resized).append(path)
 
-    slots, old_slots = groups["optimizer"], saved.groups["optimizer"] if keep_optimizer else {}
-    for name, variable in slots.items():
-        value = old_slots.get(name)
+    slots = groups["optimizer"]
+    old_slots = slots_as_now(saved.groups["optimizer"], slots) if keep_optimizer else {}
+    reset = {
+        _weight_of(name)
+        for name, variable in slots.items()
         # A table of positions may be flat in one tower and square in the next: the same numbers, the same slots.
-        if value is None or value.size != math.prod(variable.shape) or name.startswith(anew):
-            value = np.zeros(variable.shape, variable.dtype)
+        if name not in old_slots or old_slots[name].size != math.prod(variable.shape) or name.startswith(anew)
+    }
+    for name, variable in slots.items():
+        value = np.zeros(variable.shape, variable.dtype) if _weight_of(name) in reset else old_slots[name]
         variable.assign(value.reshape(variable.shape))
 
     for group in ("ema", "teacher"):
@@ -96,6 +101,11 @@ def hand_over(
         if name in before and before[name].shape == tuple(variable.shape):
             variable.assign(before[name])
     return Handover(tuple(carried), tuple(resized), tuple(fresh), tuple(left))
+
+
+def _weight_of(slot: str) -> str:
+    """The path of the weight whose slot has this name; the counter's own name for the counter."""
+    return slot.rpartition("/")[0] or slot
 
 
 def _fitting(path: str, value: np.ndarray, variable: keras.Variable, adapt: Adapt) -> np.ndarray:

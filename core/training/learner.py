@@ -17,6 +17,7 @@ from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
 from diptych.core.training.metrics import MetricsWriter
+from diptych.core.training.older_runs import slots_as_now
 from diptych.core.training.optimizers import PatternOptimizer
 from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
@@ -131,7 +132,8 @@ class Learner:
                 "data back as it was to resume, or start a new run with another --run-dir."
             )
         for group, variables in self.groups().items():
-            _assign(group, variables, saved.groups.get(group, {}))
+            arrays = saved.groups.get(group, {})
+            _assign(group, variables, slots_as_now(arrays, variables) if group == "optimizer" else arrays)
         self.steps_done, self.skipped_steps = saved.step, saved.state["skipped_steps"]
         self.updates_done = saved.state.get("updates_done", saved.step - self.first_step)
         self.seconds = saved.state["seconds"]

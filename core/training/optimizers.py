@@ -34,6 +34,8 @@ class PatternOptimizer(keras.optimizers.Optimizer):
     """
 
     slot_names: tuple[str, ...] = ()
+    """Of each weight's slots; "updates" counts, float32, how often the others were updated, which is less than the
+    optimizer's own counter where a weight or its slots are younger than the run."""
     update_rule: str | None = (
         None  # the name under which a backend may know a faster kernel for exactly these equations
     )
@@ -78,6 +80,8 @@ class PatternOptimizer(keras.optimizers.Optimizer):
 
     def make_slot(self, name: str, variable):
         """The variable that holds slot `name` for a weight."""
+        if name == "updates":
+            return self.add_variable(shape=(), dtype="float32", name=f"{variable.name}_updates")
         return self.add_variable_from_reference(variable, name=name)
 
     def named_slots(self) -> dict[str, keras.Variable]:
@@ -95,13 +99,19 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         return self.base_learning_rate
 
     def direction(self, gradient, index: int, step):
-        """The update in units of the learning rate; also advances the slots of weight `index`. `step` counts from 1."""
+        """The update in units of the learning rate; also advances the slots of weight `index`, whose updates `step`
+        counts from 1.
+        """
         raise NotImplementedError
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate, "float32")
-        step = ops.cast(self.iterations + 1, "float32")
+        if "updates" in self.slots:
+            step = self.slots["updates"][index] + 1
+            self.assign(self.slots["updates"][index], step)
+        else:
+            step = ops.cast(self.iterations + 1, "float32")
         delta = rate * self.rates[index] * self.direction(ops.cast(gradient, "float32"), index, step)
         if self.decays[index]:
             delta = delta + rate * (self.decays[index] / self.base_learning_rate) * ops.cast(variable, "float32")
@@ -140,7 +150,7 @@ class AdamW(PatternOptimizer):
     optax.
     """
 
-    slot_names = ("momentum", "velocity")
+    slot_names = ("momentum", "velocity", "updates")
     update_rule = "adamw"
 
     def __init__(self, learning_rate, *, beta_1: float = 0.9, beta_2: float = 0.95, epsilon: float = 1e-8, **arguments):
@@ -187,7 +197,8 @@ class Lion(PatternOptimizer):
 class Adafactor(PatternOptimizer):
     """Adafactor as modified for vision transformers (Zhai et al. 2022, section 3.4; big_vision `scale_by_adafactor`).
 
-    The second moment of a weight with two dimensions of at least `min_factored_dim` is kept as a row and a column mean:
+    The second moment of a weight with two dimensions of at least `min_factored_dim` is kept as a row and a column mean,
+    of an attention's kernel as those of each head's matrix (`Attention` says which they are):
 
         β = min(beta_2_cap, 1 - step^-decay_rate),   r, c <- β r + (1 - β) mean over columns, rows of (g² + ε)
         u = g · (r / mean(r))^-½ · c^-½,   m <- momentum · m + (1 - momentum) · u,   the update is m
@@ -195,7 +206,7 @@ class Adafactor(PatternOptimizer):
     No update clipping, no scaling by the weight, no bias correction. The first moment is float32 here (bfloat16 there).
     """
 
-    slot_names = ("momentum", "row_second_moment", "column_second_moment", "second_moment")
+    slot_names = ("momentum", "row_second_moment", "column_second_moment", "second_moment", "updates")
 
     def __init__(
         self,
@@ -212,31 +223,41 @@ class Adafactor(PatternOptimizer):
         self.momentum, self.beta_2_cap, self.decay_rate = momentum, beta_2_cap, decay_rate
         self.epsilon, self.min_factored_dim = epsilon, min_factored_dim
 
-    def factored_axes(self, shape) -> tuple[int, int] | None:
-        """(row axis, column axis): the second largest and the largest dimension, or None where too small to factor."""
-        if len(shape) < 2:
+    def build(self, variables):
+        self._layouts = [_layout(variable) for variable in variables]
+        super().build(variables)
+
+    def factored_axes(self, shape, heads_axis: int | None = None) -> tuple[int, int] | None:
+        """(row axis, column axis): the second largest and the largest dimension beside that of the heads, or None where
+        too small to factor.
+        """
+        order = [int(axis) for axis in np.argsort(shape, kind="stable") if axis != heads_axis]
+        if len(order) < 2:
             return None
-        order = np.argsort(shape, kind="stable")
-        row, column = int(order[-2]), int(order[-1])
+        row, column = order[-2:]
         return (row, column) if shape[row] >= self.min_factored_dim else None
 
     def make_slot(self, name, variable):
-        if name == "momentum":
-            return self.add_variable_from_reference(variable, name=name)
-        axes = self.factored_axes(variable.shape)
+        if name in ("momentum", "updates"):
+            return super().make_slot(name, variable)
+        layout, heads_axis = _layout(variable)
+        axes = self.factored_axes(layout, heads_axis)
         shape: tuple[int, ...] = ()
         if axes and name == "row_second_moment":
-            shape = tuple(np.delete(variable.shape, axes[1]).tolist())
+            shape = tuple(np.delete(layout, axes[1]).tolist())
         elif axes and name == "column_second_moment":
-            shape = tuple(np.delete(variable.shape, axes[0]).tolist())
+            shape = tuple(np.delete(layout, axes[0]).tolist())
         elif not axes and name == "second_moment":
             shape = tuple(variable.shape)
         return self.add_variable(shape=shape, dtype="float32", name=f"{variable.name}_{name}")
 
     def direction(self, gradient, index, step):
         beta = ops.minimum(self.beta_2_cap, 1.0 - ops.power(step, -self.decay_rate))
+        layout, heads_axis = self._layouts[index]
+        axes = self.factored_axes(layout, heads_axis)
+        if axes:
+            gradient = ops.reshape(gradient, layout)
         squared = ops.square(gradient) + self.epsilon
-        axes = self.factored_axes(gradient.shape)
         if axes:
             row_axis, column_axis = axes
             row, column = self.slots["row_second_moment"][index], self.slots["column_second_moment"][index]
@@ -247,6 +268,7 @@ class Adafactor(PatternOptimizer):
             remaining_row_axis = row_axis - 1 if row_axis > column_axis else row_axis
             r = ops.rsqrt(r / ops.mean(r, axis=remaining_row_axis, keepdims=True))
             update = gradient * ops.expand_dims(r, column_axis) * ops.expand_dims(ops.rsqrt(c), row_axis)
+            update = ops.reshape(update, self.slots["momentum"][index].shape)
         else:
             second = self.slots["second_moment"][index]
             v = beta * second + (1 - beta) * squared
@@ -260,6 +282,11 @@ class Adafactor(PatternOptimizer):
     def get_config(self):
         names = ("momentum", "beta_2_cap", "decay_rate", "epsilon", "min_factored_dim")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _layout(variable) -> tuple[tuple[int, ...], int | None]:
+    """The shape in which a weight is factored, and its axis of heads, None for a weight without heads."""
+    return getattr(variable, "heads_layout", None) or (tuple(variable.shape), None)
 
 
 OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion}

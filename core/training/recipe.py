@@ -50,8 +50,12 @@ class Data:
     opening_examples: int | None = None
     """Examples at the start with one caption an image, in English alone. By default three eighths of the run for the
     embedded data, else none."""
-    augment: bool = True
-    """Random zoom, shift, rotation and colour of the training images; SigLIP itself only resizes."""
+    augment: bool | None = None
+    """Random zoom, shift, rotation and colour of the training images (--augment, --no-augment). By default of the
+    embedded emoji alone; SigLIP itself only resizes."""
+    resize_method: Literal["bilinear_antialias", "bilinear"] = "bilinear_antialias"
+    """How pictures become squares: Pillow's antialiased filter, as transformers prepares SigLIP 2, or big_vision's
+    (TensorFlow's), which is not antialiased. NaFlex is antialiased in either code."""
     language_temperature: float = 1.0
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
@@ -79,6 +83,8 @@ class Model:
     init_logit_bias: float | None = None
     """Initial bias b; None for log(p / (1 - p)) with p = 1 / batch_size. SigLIP's -10 suits batches of 20,000. With the
     softmax loss a model has no bias."""
+    max_logit_scale: float | None = None
+    """The largest temperature that a step leaves; None for no bound. CLIP's is 100."""
     lock: tuple[str, ...] = ()
     """Patterns of weights that stay as they are, such as "image/.*" (locked-image tuning)."""
 
@@ -138,8 +144,11 @@ class Captioning:
 class Distillation:
     """Self-distillation and masked prediction: the teacher, the heads, the views."""
 
-    teacher_momentum: float | None = None
-    """Constant momentum of the teacher; by default 0.966 ^ (batch_size / 16,384)."""
+    teacher_momentum: float = 0.966
+    """Constant momentum of the teacher, at any batch size (SILC's, as accounts of it have it)."""
+    teacher_momentum_batch: int | None = None
+    """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
+    half-life in examples. By default it is not scaled."""
     head_hidden: int = 2048
     head_bottleneck: int = 256
     head_outputs: int = 65_536
@@ -149,7 +158,8 @@ class Distillation:
     centre_momentum: float = 0.9
     local_views: int = 8
     local_size: int | None = None
-    """Side of local views in pixels; by default 3/8 of the picture's, in whole patches: 96 of 256."""
+    """Side of local views in pixels, in stages that name none; by default 3/8 of the picture's, in whole patches: 96 of
+    256."""
     mask_ratio: float = 0.5
     masking: Literal["random", "block"] = "random"
     colour: bool = True
@@ -250,7 +260,7 @@ def harmless_fields(value: object, prefix: str = "") -> set[str]:
 def check_options(recipe: Recipe) -> None:
     """Raises ValueError where options exclude each other or lie outside their range."""
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
-    share, parallel = data.english_share, recipe.captioning.parallel_probability
+    captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -280,6 +290,14 @@ def check_options(recipe: Recipe) -> None:
                 ("--context-length", data.context_length),
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
+                ("--decoder-depth", captioning.decoder_depth),
+                ("--target-length", captioning.target_length),
+                ("--head-hidden", distillation.head_hidden),
+                ("--head-bottleneck", distillation.head_bottleneck),
+                ("--head-outputs", distillation.head_outputs),
+                ("--local-views", distillation.local_views),
+                ("--local-size", distillation.local_size),
+                ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
             )
         ),
         (
@@ -287,9 +305,34 @@ def check_options(recipe: Recipe) -> None:
             f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
             "for it. Leave it out, or choose --loss sigmoid.",
         ),
+        (
+            model.max_logit_scale is None or model.max_logit_scale >= model.init_logit_scale,
+            f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
+            f"{model.max_logit_scale}.",
+        ),
         (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
         (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
-        (0 <= parallel <= 1, f"--parallel-probability lies between 0 and 1, got {parallel}."),
+        *(
+            (0 <= given <= 1, f"{flag} lies between 0 and 1, got {given}.")
+            for flag, given in (
+                ("--parallel-probability", captioning.parallel_probability),
+                ("--mask-ratio", distillation.mask_ratio),
+            )
+        ),
+        *(
+            (0 < given < 1, f"{flag} lies between 0 and 1, both excluded, got {given}.")
+            for flag, given in (
+                ("--teacher-momentum", distillation.teacher_momentum),
+                ("--centre-momentum", distillation.centre_momentum),
+            )
+        ),
+        *(
+            (given > 0, f"{flag} must be above 0, got {given}.")
+            for flag, given in (
+                ("--student-temperature", distillation.student_temperature),
+                ("--teacher-temperature", distillation.teacher_temperature),
+            )
+        ),
     ):
         if not condition:
             raise ValueError(message)

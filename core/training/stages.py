@@ -41,6 +41,7 @@ class Stage:
             Without a shared schedule: as a fraction of the run's examples.
         losses: weights of the terms that are summed up, by name (`diptych.engine.training.terms`).
         image_size, patch_size: of square pictures; None for what the stage before had.
+        local_size: side of local views in pixels; None for what the run says (`Distillation.local_size`).
         sequence_lengths: not empty for NaFlex: pictures keep their aspect, and each batch draws one of these numbers of
             patches.
         halve_from: sequence length from which a batch is taken in two halves, a step each.
@@ -59,6 +60,7 @@ class Stage:
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
     image_size: int | None = None
     patch_size: int | None = None
+    local_size: int | None = None
     sequence_lengths: tuple[int, ...] = ()
     halve_from: int = 1024
     curation: Curation | None = None

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from diptych.core.training.ema import Ema
 
-REFERENCE_MOMENTUM, REFERENCE_BATCH = 0.966, 16_384
-
 
 class EmaTeacher(Ema):
     """teacher <- momentum · teacher + (1 - momentum) · student, after every optimizer step; it has no gradients and no
@@ -18,7 +16,7 @@ class EmaTeacher(Ema):
         student, teacher: parts by name, such as {"image": tower, "global_head": head}: built Keras layers or models
             with the same weights in the same order. The teacher starts as a copy of the student and is no longer
             trained.
-        momentum: in (0, 1); see `momentum_for_batch`.
+        momentum: in (0, 1); see `momentum_at`.
 
     Raises:
         ValueError: for parts that one of them lacks, or weights of other shapes.
@@ -47,10 +45,11 @@ class EmaTeacher(Ema):
         self.restart()
 
 
-def momentum_for_batch(batch_size: int) -> float:
-    """0.966 ^ (batch_size / 16,384): the same half-life in examples at any batch size.
+def momentum_at(batch_size: int, momentum: float, meant_for: int | None = None) -> float:
+    """The momentum of a step of `batch_size` examples: as given, or, where it is meant for batches of another size, to
+    the power of batch_size / meant_for, which is the same half-life in examples.
 
-    SigLIP 2 inherits SILC's momentum without naming it; 0.966 at a batch of 16,384 is our reading, and open to change
+    SigLIP 2 inherits SILC's momentum without naming it, which literally is the same number at any batch size
     (docs/siglip2.md, register of choices).
     """
-    return REFERENCE_MOMENTUM ** (batch_size / REFERENCE_BATCH)
+    return momentum if meant_for is None else momentum ** (batch_size / meant_for)

@@ -38,6 +38,7 @@ class DataSet:
         sources: opens them; what is missing is said then. It is given the seed of the run.
         tokenizer: the vocabulary where a recipe names none.
         context_length, captions_per_image, english_share: where a recipe says nothing; see `core.training.recipe.Data`.
+        augment: whether pictures are changed at random, where a recipe says nothing.
         opening_share: share of a run's examples that come with one caption an image, in English alone, where a recipe
             says nothing.
         most_evaluated: records of a held-out source that are looked at; None for all.
@@ -54,6 +55,7 @@ class DataSet:
     context_length: int = 64
     captions_per_image: int = 1
     english_share: float | None = None
+    augment: bool = False
     opening_share: float = 0.0
     most_evaluated: int | None = 2_000
     classes: Callable[[Source], Classes | None] = no_classes

@@ -35,6 +35,7 @@ def emoji(data: Data) -> DataSet:
         context_length=12,
         captions_per_image=6,
         english_share=0.15,
+        augment=True,
         opening_share=3 / 8,
         most_evaluated=None if data.val_data is None else 2_000,
         classes=emoji_groups,

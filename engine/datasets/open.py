@@ -34,6 +34,7 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
         context_length=data.context_length or data_set.context_length,
         captions_per_image=data.captions_per_image or data_set.captions_per_image,
         english_share=data_set.english_share if data.english_share is None else data.english_share,
+        augment=data_set.augment if data.augment is None else data.augment,
         opening_examples=opening if data.opening_examples is None else data.opening_examples,
     )
     return replace(recipe, data=resolved), data_set

@@ -25,11 +25,12 @@ from diptych.engine.training.build import build_learner
 from diptych.engine.training.costs import plan_text
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.plan import (
+    plan_examples,
     plan_stages,
     recipe_preprocess,
     square_preset,
-    stage_preprocess,
     towers_config,
+    unread_preprocess,
 )
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.saved_model import save_trained
@@ -54,12 +55,15 @@ def run(recipe: Recipe, terms: Terms = TERMS) -> int:
 
 def _run(recipe: Recipe, terms: Terms) -> int:
     if recipe.run.dry_run and recipe.data.tokenizer is None and not recipe.data.train_data:
-        print(plan_text(recipe, plan_stages(recipe, square_preset(recipe)[0], terms), terms))
+        planned = plan_stages(recipe, square_preset(recipe)[0], terms)
+        plan_examples(recipe, planned, unread_preprocess(recipe), terms)
+        print(plan_text(recipe, planned, terms))
         return 0
     check_data(recipe)
     recipe, data_set = with_data(recipe)
     preprocess = recipe_preprocess(recipe, data_set)
     planned = plan_stages(recipe, towers_config(recipe, preprocess), terms)
+    examples = plan_examples(recipe, planned, preprocess, terms)
     if recipe.run.dry_run:
         print(plan_text(recipe, planned, terms))
         return 0
@@ -78,7 +82,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
         for name, stage in planned.items():
             alone = contextlib.nullcontext(folder) if len(recipe.stages) == 1 else RunFolder(recipe.folder(name))
             with alone as own:
-                results |= carry_out(recipe, stage, own, data_set, sources, preprocess, terms, placement, stop)
+                results |= carry_out(recipe, stage, own, data_set, sources, examples[name], terms, placement, stop)
             if stop.stop_requested:
                 where = f"in stage {name}" if len(recipe.stages) > 1 else "before the end"
                 print(f"\nStopped by {stop.received} {where}. The same command goes on from there.")
@@ -91,7 +95,9 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
     """Raises ConfigMismatch where the folder holds a run that would compute something else."""
     given = json.loads(json.dumps(plain(recipe)))
-    folder.check_config(given, harmless=harmless_fields(recipe), as_now=lambda stored: as_now(stored, given))
+    folder.check_config(
+        given, harmless=harmless_fields(recipe), as_now=lambda stored: as_now(stored, given, recipe.unused())
+    )
 
 
 def check_data(recipe: Recipe) -> None:
@@ -130,12 +136,15 @@ def carry_out(
     placement: Placement,
     stop: StopSignals,
 ) -> dict[str, dict[str, Any]]:
-    """One stage, from wherever it stands to its end, in its entered folder; returns what it scored, by its name."""
+    """One stage, from wherever it stands to its end, in its entered folder; returns what it scored, by its name.
+
+    Args:
+        preprocess: how its examples are made.
+    """
     stage = planned.stage
     if folder.results.exists():  # written last of all
         print(f"{folder.path} is finished.", flush=True)
         return read_results(folder.results, stage.name)
-    preprocess = stage_preprocess(recipe, planned, preprocess, terms)
     learner = build_learner(recipe, planned, preprocess, sources.train, folder, terms, placement)
     evaluation = Evaluation(recipe, planned, data_set, sources, preprocess, learner.model)
     learner.evaluate = evaluation.quick

@@ -75,6 +75,8 @@ class CLIPConfig:
     vision: CLIPVisionConfig | CLIPResNetConfig
     text: CLIPTextConfig
     init_logit_scale: float = 1 / 0.07
+    max_logit_scale: float | None = 100.0
+    """The largest scale that training leaves (Radford et al. 2021, section 2.5); None for no bound."""
 
     def __post_init__(self):
         if isinstance(self.vision, Mapping):

@@ -197,6 +197,7 @@ class CLIP(PretrainedPair):
             CLIPTextTransformer(config.text, name="text", **arguments),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=None,
+            max_logit_scale=config.max_logit_scale,
             name=name,
         )
         self.config = config

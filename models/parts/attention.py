@@ -1,5 +1,6 @@
 """Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -66,12 +67,16 @@ class Attention(keras.layers.Layer):
         inside, key_width = self.num_heads * self.head_width, self.num_key_value_heads * self.head_width
         if context_shape is None:
             self.qkv_kernel, self.qkv_bias = self._linear("qkv", width, inside, columns=inside + 2 * key_width)
+            _lay_out(self.qkv_kernel, (width, -1, self.head_width))
         else:
             self.query_kernel, self.query_bias = self._linear("query", width, inside)
+            _lay_out(self.query_kernel, (width, -1, self.head_width))
             self.key_value_kernel, self.key_value_bias = self._linear(
                 "key_value", context_shape[-1], key_width, columns=2 * key_width
             )
+            _lay_out(self.key_value_kernel, (context_shape[-1], -1, self.head_width))
         self.out_kernel, self.out_bias = self._linear("out", inside, self.output_dim or width)
+        _lay_out(self.out_kernel, (-1, self.head_width, self.output_dim or width))
 
     def _linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
         """A kernel `[fan_in, columns]`, by default as many as `fan_out`, and its bias or None."""
@@ -153,3 +158,14 @@ class Attention(keras.layers.Layer):
     def get_config(self):
         names = ("num_heads", "num_key_value_heads", "head_dim", "output_dim", "use_bias", "causal", "rotary_base")
         return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "initializer", "seed")}}
+
+
+def _lay_out(kernel, layout: tuple[int, int, int]) -> None:
+    """Notes on a kernel, for optimizers, its shape with an axis for the heads, of which -1 in `layout` stands for all.
+
+    One kernel here is one for each of query, key and value, and each a stack of heads, elsewhere (big_vision): an
+    optimizer that looks at a weight as a matrix, as Adafactor, is to see the heads' matrices.
+    """
+    axis = layout.index(-1)
+    heads = math.prod(kernel.shape) // (layout[axis - 1] * layout[axis - 2])
+    kernel.heads_layout = (*layout[:axis], heads, *layout[axis + 1 :]), axis

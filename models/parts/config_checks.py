@@ -32,6 +32,11 @@ def check_pair(config) -> None:
     """Raises ValueError unless two towers meet in one width."""
     require(config.init_logit_scale > 0, f"init_logit_scale must be positive, got {config.init_logit_scale}.")
     require(
+        config.max_logit_scale is None or config.max_logit_scale >= config.init_logit_scale,
+        f"max_logit_scale must be at least init_logit_scale {config.init_logit_scale}, or None for no bound, got "
+        f"{config.max_logit_scale}.",
+    )
+    require(
         config.vision.output_width == config.text.output_width,
         f"The towers' outputs differ in width: image {config.vision.output_width}, text {config.text.output_width}. "
         "Set embed_dim of one of them.",

@@ -99,18 +99,41 @@ class Normalize(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
+class AtMost(keras.constraints.Constraint):
+    """A weight that an optimizer's step leaves at `largest` or below."""
+
+    def __init__(self, largest: float):
+        self.largest = largest
+
+    def __call__(self, w):
+        return ops.minimum(w, self.largest)
+
+    def get_config(self):
+        return {"largest": self.largest}
+
+
+@keras.saving.register_keras_serializable("diptych")
 class PairLogits(keras.layers.Layer):
     """Holds what turns cosines into logits: scale t = exp(`log_logit_scale`) and `logit_bias` b, both learned float32
     scalars.
 
     Its call normalises the two towers' outputs. Logits are left to the objective, which may compute them in tiles.
     SigLIP starts at t = 10, b = -10 (Zhai et al. 2023, section 3.2); `bias_for_batch` gives the choice for small
-    batches.
+    batches. Optimizers bring t back to `max_logit_scale` after a step that takes it beyond: CLIP's bound is 100
+    (Radford et al. 2021, section 2.5), SigLIP has none.
     """
 
-    def __init__(self, *, init_logit_scale: float = 10.0, init_logit_bias: float | None = -10.0, **kwargs):
+    def __init__(
+        self,
+        *,
+        init_logit_scale: float = 10.0,
+        init_logit_bias: float | None = -10.0,
+        max_logit_scale: float | None = None,
+        **kwargs,
+    ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.init_logit_scale, self.init_logit_bias = init_logit_scale, init_logit_bias
+        self.max_logit_scale = max_logit_scale
 
     def build(self, image_shape, text_shape):
         if image_shape[-1] != text_shape[-1]:
@@ -119,8 +142,12 @@ class PairLogits(keras.layers.Layer):
                 "them a projection: `TextConfig(embed_dim=...)` or `VisionConfig(embed_dim=...)`."
             )
         constant = keras.initializers.Constant
+        bound = None if self.max_logit_scale is None else AtMost(math.log(self.max_logit_scale))
         self.log_logit_scale = self.add_weight(
-            name="log_logit_scale", shape=(), initializer=constant(math.log(self.init_logit_scale))
+            name="log_logit_scale",
+            shape=(),
+            initializer=constant(math.log(self.init_logit_scale)),
+            constraint=bound,
         )
         self.logit_bias = None
         if self.init_logit_bias is not None:
@@ -134,6 +161,7 @@ class PairLogits(keras.layers.Layer):
             **super().get_config(),
             "init_logit_scale": self.init_logit_scale,
             "init_logit_bias": self.init_logit_bias,
+            "max_logit_scale": self.max_logit_scale,
         }
 
 

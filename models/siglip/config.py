@@ -118,6 +118,8 @@ class SigLIPConfig:
     text: TextConfig
     init_logit_scale: float = 10.0
     init_logit_bias: float | None = -10.0
+    max_logit_scale: float | None = None
+    """The largest scale that training leaves; None for no bound, as in SigLIP."""
 
     def __post_init__(self):
         if isinstance(self.vision, Mapping):

@@ -61,6 +61,7 @@ class SigLIP(PretrainedPair):
             TextTransformer(config.text, name="text", **towers),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=config.init_logit_bias,
+            max_logit_scale=config.max_logit_scale,
             name=name,
         )
         self.config = config

@@ -81,7 +81,8 @@ class VisionTransformer(ImageTower):
         before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but not what.
 
         Args:
-            images: `[batch, size, size, 3]` in [-1, 1]; size is the tower's own or another multiple of its patch size.
+            images: `[batch, size, size, 3]` in [-1, 1], of any size from a patch on; pixels that fill no patch are
+                dropped, as at the tower's own size.
             mask_token: `[width]`.
             masked: bool `[batch, patches]`, the patches that it replaces; both or neither are given.
 
@@ -93,10 +94,10 @@ class VisionTransformer(ImageTower):
         """
         config = VisionConfig(**self._arguments["config"])
         height, width = images.shape[1:3]
-        if height != width or (height != config.image_size and (not height or height % config.patch_size)):
+        if height != width or not height or height < config.patch_size:
             raise ValueError(
-                f"encode takes square images of {config.image_size} px or another multiple of the patch size "
-                f"{config.patch_size}, got {height} x {width}."
+                f"encode takes square images that hold a patch of {config.patch_size} px at least, got {height} x "
+                f"{width}."
             )
         if (mask_token is None) != (masked is None):
             raise ValueError(

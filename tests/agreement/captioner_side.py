@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 
-from diptych.core.losses.captioning import captioning_loss, chunked_cross_entropy, combine_tasks
+from diptych.core.losses.captioning import captioning_loss, chunked_cross_entropy, combine_tasks, tasks_present
 from diptych.models.captioner.generation import generate
 from diptych.models.captioner.model import Captioner
 from tests.models.examples import forward, value_and_gradients
@@ -39,7 +39,7 @@ def evaluate(*, config: dict, weights: dict, batch: dict, dtype: str, rematerial
         return hidden, captioning_loss(keras.ops.reshape(token_losses, token_ids.shape), batch["weights"])
 
     def loss():
-        return keras.ops.mean(combine_tasks(features_and_losses()[1]))
+        return keras.ops.mean(combine_tasks(features_and_losses()[1], tasks_present(batch["weights"])))
 
     value, gradients = value_and_gradients(loss, [*named.values(), image])
     hidden, losses = forward(features_and_losses, batch)

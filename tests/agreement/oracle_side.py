@@ -1,6 +1,7 @@
 """The oracle's answer to the requests that workers get, in the same terms."""
 
 import re
+from collections.abc import Callable
 
 from tests.oracle.conditioning import conditions
 from tests.oracle.examples import draw_problem
@@ -44,6 +45,20 @@ def first_match(rules: dict[str, float], path: str) -> float:
     return next((value for pattern, value in rules.items() if re.fullmatch(pattern, path)), 1.0)
 
 
+def attention_heads(config) -> Callable:
+    """For the oracle's Adafactor: the layout of a two-tower model's attention kernels, by their names."""
+
+    def layout(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int] | None:
+        tower = {"image": config["vision"], "text": config["text"]}.get(path.partition("/")[0])
+        *_, part, name = path.split("/")
+        if tower is None or part not in ("attention", "map_head") or not name.endswith("_kernel"):
+            return None
+        head = tower["width"] // tower["num_heads"]
+        return ((-1, head, shape[1]), 0) if name == "out_kernel" else ((shape[0], -1, head), 1)
+
+    return layout
+
+
 def build_optimizer(
     *, name, learning_rate, weight_decay=0.0, learning_rate_multipliers=None, weight_decay_multipliers=None, **own
 ) -> tuple[Optimizer, "object"]:
@@ -74,6 +89,8 @@ def trajectory(
     config, weights, batches, *, optimizer, loss, dtype, clip_norm=None, ema_decay=None, keep=(), kind=None
 ) -> Trajectory:
     """What `train` should give. `kind` replaces the optimizer's class, to see a wrong one fail."""
+    if optimizer["name"] == "adafactor":
+        optimizer = {**optimizer, "heads": attention_heads(config)}
     built, schedule = build_optimizer(**optimizer)
     if kind is not None:
         built.__class__ = kind

@@ -151,11 +151,18 @@ class Backend:
             self._learner.train(_StopAfter(self._learner, stop_after))
             return [row["loss"] for row in read_metrics(run_folder.metrics) if "loss" in row]
 
-    def optimize(self, *, optimizer: dict, weights: dict, gradients: list[dict], fused: bool = False) -> dict:
-        """The weights after an optimizer alone has taken in a sequence of gradients; names without a slash."""
+    def optimize(
+        self, *, optimizer: dict, weights: dict, gradients: list[dict], heads: dict, fused: bool = False
+    ) -> dict:
+        """The weights after an optimizer alone has taken in a sequence of gradients; names without a slash. `heads`:
+        the layouts of attention kernels by name.
+        """
         import keras
 
         variables = [keras.Variable(value, dtype="float32", name=name) for name, value in weights.items()]
+        for variable in variables:
+            if variable.name in heads:
+                variable.heads_layout = heads[variable.name]
         built = _optimizer(**optimizer)
         built.build(variables)
         apply = lambda values: built.apply(values, variables)  # noqa: E731

@@ -34,7 +34,8 @@ class Answer:
 
 
 def captioner(config, weights, batch, *, image_nudge=1.0, token_nudge=1.0) -> Answer:
-    """Value and gradient of L = (1 / b t) Σ over sequences of the mean of their counted tokens' losses.
+    """Value and gradient of L = (1 / b) Σ over examples of the mean over their sequences, of which any token counts, of
+    the mean of their counted tokens' losses.
 
     `batch = {"token_ids": int [b, t, l], "weights": [b, t, l], "parallel": bool [b, t], "encoder_tokens": [b, n, c],
     "encoder_mask": bool [b, n]}`. The nudges multiply image tokens and what enters the blocks.
@@ -59,14 +60,17 @@ def captioner(config, weights, batch, *, image_nudge=1.0, token_nudge=1.0) -> An
     shares = counted / np.maximum(counted.sum(-1, keepdims=True), 1.0)
     losses = (token_losses.reshape(shares.shape) * shares).sum(-1)
 
-    dhidden, dkernel, dbias = backward_losses((shares / losses.size).reshape(-1))
+    present = counted.any(-1)
+    of_sequences = present / np.maximum(present.sum(-1, keepdims=True), 1) / len(losses)
+
+    dhidden, dkernel, dbias = backward_losses((shares * of_sequences[..., None]).reshape(-1))
     parameters.add("logits_bias", dbias)
     if tied:
         parameters.add(table, np.concatenate([dkernel.T, np.zeros((1, config["width"]))]))
     else:
         parameters.add("logits_kernel", dkernel)
     dimage = backward_decoder(dhidden.reshape(hidden.shape))
-    return Answer(hidden, losses, float(losses.mean()), parameters.gradients, dimage * image_nudge)
+    return Answer(hidden, losses, float((losses * of_sequences).sum()), parameters.gradients, dimage * image_nudge)
 
 
 def decoder(token_ids, image_tokens, parameters, config, *, parallel, encoder_mask, nudge=1.0):

@@ -57,7 +57,7 @@ class Optimizer:
         self.steps += 1
         updated = {}
         for path, weight in weights.items():
-            direction = self.direction(gradients[path], self.state.setdefault(path, {}))
+            direction = self.direction(gradients[path], self.state.setdefault(path, {"path": path}))
             rate = self.learning_rate * self.rate_share(path)
             decay = self.weight_decay * self.decay_share(path)
             updated[path] = weight - schedule * (rate * direction + decay * weight)
@@ -126,14 +126,40 @@ class Adafactor(Optimizer):
     β = min(beta_2_cap, 1 - k^-0.8) at update k, so 0 at the first. A tensor whose second-largest axis has 32 or more
     entries keeps the means r, c of g² + 1e-30 over its two largest axes: u = g / sqrt(r/mean(r) c). Others keep all of
     it. Then m = 0.9 m + 0.1 u, without bias correction, and m is the direction. No update clipping, no parameter
-    scaling.
+    scaling. A kernel of attention is one such tensor for each head.
+
+    Args:
+        heads: path, shape -> (shape with an axis of heads, that axis), None for a weight without heads.
     """
 
-    def __init__(self, *, beta_1: float = 0.9, beta_2_cap: float = 0.999, min_dim_size_to_factor: int = 32, **shared):
+    def __init__(
+        self,
+        *,
+        beta_1: float = 0.9,
+        beta_2_cap: float = 0.999,
+        min_dim_size_to_factor: int = 32,
+        heads: Callable = lambda path, shape: None,
+        **shared,
+    ):
         super().__init__(**shared)
         self.beta_1, self.beta_2_cap, self.min_dim_size_to_factor = beta_1, beta_2_cap, min_dim_size_to_factor
+        self.heads = heads
 
     def direction(self, gradient, state):
+        layout = self.heads(state["path"], gradient.shape)
+        if layout is None:
+            return self.of_one(gradient, state)
+        shape, axis = layout
+        of_heads = np.moveaxis(gradient.reshape(shape), axis, 0)
+        states = state.setdefault("heads", [{} for _ in of_heads])
+        directions = [self.of_one(head, own) for head, own in zip(of_heads, states, strict=True)]
+        for kept in ("size", "m"):
+            together = np.stack([np.broadcast_to(own[kept], of_heads.shape[1:]) for own in states], axis=axis)
+            state[kept] = together.reshape(gradient.shape)
+        return np.stack(directions, axis=axis).reshape(gradient.shape)
+
+    def of_one(self, gradient, state):
+        """The direction of a tensor that has no heads."""
         beta = min(self.beta_2_cap, 1.0 - self.steps**-0.8)
         squared = gradient**2 + 1e-30
         axes = self.factored_axes(gradient.shape)

@@ -17,7 +17,8 @@ LENGTHS = (9, 16, 25)
 STAGES = (
     Stage(name="captioning", schedule=(0.0, 0.5), losses=CAPTIONING),
     Stage(name="self_distillation", after="captioning", schedule=(0.5, 0.8), losses=COMPLETE),
-    Stage(name="larger", after="self_distillation", schedule=(0.8, 1.0), losses=COMPLETE, patch_size=6, image_size=30),
+    # 34 px in patches of 6 are 5 x 5, as So400m/14's 384 px are 27 x 27: a border belongs to no patch.
+    Stage(name="larger", after="self_distillation", schedule=(0.8, 1.0), losses=COMPLETE, patch_size=6, image_size=34),
     Stage(
         name="naflex",
         after="self_distillation",
@@ -33,7 +34,7 @@ STAGES = (
         after="self_distillation",
         schedule=None,
         stretch=0.2,
-        curation=Curation(reference="captioning", filter_ratio=0.5, chunks=2),
+        curation=Curation(reference="larger", filter_ratio=0.5, chunks=2),
         learning_rate=1e-4,
         order=2,
     ),

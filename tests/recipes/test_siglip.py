@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,11 @@ from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import Stage
+from diptych.engine.command_line import parse_recipe
+from diptych.engine.datasets.open import with_data
 from diptych.engine.training import run as training
+from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess, towers_config
+from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
@@ -52,6 +57,41 @@ def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
     often = f"--examples {STEPS * 16} --checkpoint-every 4 --evaluate-every 320 --no-tensorboard --ema-decay 0.9"
     paths = ["--train-data", str(photos), "--run-dir", str(run_dir)]
     return [sys.executable, "-m", "recipes.siglip", *small.split(), *often.split(), *paths, *more]
+
+
+def parsed(photos: Path, *flags: str):
+    """The recipe that a command line means, resolved by its data, and how its pictures become arrays."""
+    small = ["--train-data", str(photos), *flags]
+    recipe, data_set = with_data(parse_recipe(siglip.siglip(), small, program="siglip", description=""))
+    return recipe, recipe_preprocess(recipe, data_set)
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "augmented"),
+    [("photos", [], False), ("photos", ["--augment"], True), ("photos", ["--augment", "True"], True),
+     ("emoji", [], True), ("emoji", ["--no-augment"], False), ("scenes", [], False)],
+)  # fmt: skip
+def test_only_the_embedded_emoji_are_augmented_unless_asked(photos, data, flags, augmented):
+    recipe, preprocess = parsed(photos if data == "photos" else Path(data), *flags)
+    assert recipe.data.augment is augmented
+    assert bool(preprocess.augmentation) is augmented
+
+
+def test_the_resize_filter_is_chosen_by_a_flag_and_naflex_stays_antialiased(photos):
+    assert parsed(photos)[1].resize_method == "bilinear_antialias"
+    recipe, preprocess = parsed(photos, "--resize-method", "bilinear")
+    assert preprocess.resize_method == "bilinear"
+    stages = (
+        Stage(name="square", schedule=(0.0, 0.5)),
+        Stage(name="naflex", after="square", schedule=(0.5, 1.0), sequence_lengths=(4, 9), halve_from=9),
+    )
+    recipe = replace(recipe, stages=stages)
+    planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)
+    made = plan_examples(recipe, planned, preprocess, TERMS)
+    assert {name: stage.resize_method for name, stage in made.items()} == {
+        "square": "bilinear",
+        "naflex": "bilinear_antialias",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +132,6 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     learner = SimpleNamespace(model=model, ema=average, restore=lambda: 1, finished=True, total_steps=1)
     judged = SimpleNamespace(quick=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
     for name, stand_in in (
-        ("stage_preprocess", lambda *_: None),
         ("build_learner", lambda *_: learner),
         ("Evaluation", lambda *_: judged),
         ("card_of", lambda *_: {"config": {}}),

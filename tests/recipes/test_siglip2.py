@@ -10,15 +10,24 @@ import keras
 import numpy as np
 import pytest
 
+from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.sampling import Place
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.recipe import Captioning
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_student
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
-from diptych.engine.training.plan import plan_stages, recipe_preprocess, square_preset, towers_config
+from diptych.engine.training.plan import (
+    plan_examples,
+    plan_stages,
+    recipe_preprocess,
+    square_preset,
+    towers_config,
+)
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.recipes import siglip2
@@ -141,6 +150,60 @@ def test_the_papers_presets_are_planned(size, capsys):
     assert siglip2.siglip2(size).optimization.warmup_examples == 20_000 * 32_768
 
 
+@pytest.mark.parametrize("size", siglip2.SIZES)
+def test_what_every_stage_of_a_preset_needs_is_made_when_it_is_planned(size):
+    """Views, masks, targets and lengths fit the towers of each stage; nothing is allocated for it."""
+    whole = siglip2.siglip2(size)
+    whole = replace(whole, data=replace(whole.data, train_data="emoji", tokenizer=TOKENIZER_PATH, augment=False))
+    whole, data_set = with_data(replace(whole, run=replace(whole.run, dry_run=True)))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    examples = plan_examples(whole, planned, preprocess, TERMS)
+    assert list(examples) == [stage.name for stage in whole.stages]
+    for name, made in examples.items():
+        stage = planned[name]
+        assert bool(made.targets) == ("captioning" in stage.stage.losses), name
+        assert bool(made.naflex) == bool(stage.stage.sequence_lengths), name
+        assert bool(made.views) == ("distillation" in stage.stage.losses), name
+        if made.views:
+            assert made.views.grid**2 == stage.square.num_patches
+            assert made.views.masked_count == stage.square.num_patches // 2
+            assert made.views.local_size == round(stage.square.image_size * 3 / 8 / stage.square.patch_size) * (
+                stage.square.patch_size
+            )
+    if size == "So400m/14":
+        assert planned["patch14_384"].square.num_patches == 729
+        assert examples["patch14_384"].views.masked_count == 364
+
+
+def test_a_stage_may_have_local_views_of_its_own(tmp_path):
+    whole = recipe(tmp_path)
+    stages = [replace(stage, local_size=20) if stage.name == "larger" else stage for stage in whole.stages]
+    whole = replace(whole, stages=tuple(stages), distillation=replace(whole.distillation, local_size=9))
+    whole, data_set = with_data(whole)
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    sizes = {name: made.views and made.views.local_size for name, made in
+             plan_examples(whole, planned, preprocess, TERMS).items()}  # fmt: skip
+    assert (sizes["self_distillation"], sizes["larger"]) == (9, 20)
+
+
+def test_a_reference_reads_pictures_of_its_own_size(tmp_path):
+    """It was never trained on the learner's; nothing is resized but the pictures."""
+    whole, data_set = with_data(recipe(tmp_path))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    made = plan_examples(whole, planned, preprocess, TERMS)["curated"]
+    assert (made.image_size, made.reference_size) == (32, 34)
+    source = data_set.sources(0).train
+    fields, _ = made(source.record(0), source, Place(seed=0, example=0, stage=2))
+    assert fields["reference_image"].shape == (34, 34, 3)
+    same = replace(whole, reference="self_distillation")
+    assert plan_examples(same, plan_stages(same, planned["captioning"].config, TERMS), preprocess, TERMS)[
+        "curated"
+    ].reference_size is None  # fmt: skip
+
+
 def test_the_numbers_of_a_preset_are_those_of_the_models():
     whole = siglip2.siglip2("B/16")
     planned = plan_stages(whole, square_preset(whole)[0], TERMS)
@@ -189,7 +252,10 @@ def test_a_word_that_is_no_preset_is_refused(capsys):
     ("changes", "message"),
     [
         ({"only": ("nothing",)}, "There is no stage nothing; this run has captioning"),
-        ({"stages": (Stage(name="a", image_size=50, losses=STAGES[1].losses),)}, "multiple of patch_size"),
+        ({"stages": (Stage(name="a", local_size=7, losses=STAGES[1].losses),)}, "must hold a patch of 8 px at least"),
+        ({"captioning": Captioning(target_length=3)}, "expected at least"),
+        ({"reference": "nobody"}, "Stage curated chooses its batches by a reference: 'nobody' is neither a folder"),
+        ({"reference": "emoji_36_languages"}, "does not read this run's tokens"),
         ({"stages": (Stage(name="a", sequence_lengths=(2,)),)}, "at least 4"),
         ({"stages": (Stage(name="a", sequence_lengths=(9,), halve_from=9),), "batch": 7}, "multiple of 2"),
     ],

@@ -97,22 +97,36 @@ class ColourJitter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finish:
+    """Probabilities of what is done to a view at last: a Gaussian blur, and solarizing, which inverts pixels from 128
+    on.
+    """
+
+    blur: float = 0.0
+    solarize: float = 0.0
+
+    def __post_init__(self):
+        for name in ("blur", "solarize"):
+            _check_share(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """How a picture becomes views; a pure function of (pixels, rng).
 
-    global_size, local_size: sides of the square views, multiples of patch_size.   local_count: number of local views.
+    global_size, local_size: sides of the square views; pixels that fill no patch are seen by nobody, as in the tower.
+    local_count: number of local views.
     global_scale, local_scale: range of a crop's area, as a part of the picture's.   aspect: range of its width against
         its height.
     flip: probability of mirroring left and right.   colour: see `ColourJitter`; None for none.
-    global_blur, local_blur: probability of a Gaussian blur, whose deviation is drawn from blur_sigma (pixels of the
-        view).
-    solarize: probability that the global view's pixels from 128 on are inverted.
+    global_finishes: of which each global view draws one, evenly.   local_finish: of the local views.
+    blur_sigma: range of a blur's deviation, in pixels of the view.
     mask_ratio: part of the global view's patches that is masked: exactly floor(mask_ratio · patches) of them.
     masking: "random" draws patches evenly, "block" draws rectangles of iBOT's shapes (Zhou et al. 2022).
 
-    DINO has two global views, one blurred with probability 1.0 and never solarized, one with 0.1 and 0.2. Here is one,
-    and its defaults are their mean, which is our choice: SigLIP 2 names no number. For crops and flips alone, set
-    colour=None and no blur.
+    DINO has two global views, each with a finish of its own, which are the defaults. Here is one view, which draws one
+    of the two; that is our choice: SigLIP 2 names no number. For crops and flips alone, set colour=None and empty
+    finishes, `Finish()`.
     """
 
     declared: ClassVar[Mapping[str, ArrayField]] = VIEW_FIELDS
@@ -125,20 +139,21 @@ class Views:
     aspect: Range = (3 / 4, 4 / 3)
     flip: float = 0.5
     colour: ColourJitter | None = ColourJitter()
-    global_blur: float = 0.55
-    local_blur: float = 0.5
+    global_finishes: tuple[Finish, ...] = (Finish(blur=1.0), Finish(blur=0.1, solarize=0.2))
+    local_finish: Finish = Finish(blur=0.5)
     blur_sigma: Range = (0.1, 2.0)
-    solarize: float = 0.1
     mask_ratio: float = 0.5
     masking: Literal["random", "block"] = "random"
 
     def __post_init__(self):
-        for name in ("flip", "global_blur", "local_blur", "solarize", "mask_ratio"):
+        for name in ("flip", "mask_ratio"):
             _check_share(self, name)
+        if not self.global_finishes:
+            raise ValueError("Views.global_finishes must hold a Finish, of which the global view draws one, got none")
         for name in ("global_size", "local_size"):
             size = getattr(self, name)
-            if self.patch_size < 1 or size < 1 or size % self.patch_size:
-                raise ValueError(f"Views.{name} must be a multiple of patch_size {self.patch_size}, got {size}")
+            if not 1 <= self.patch_size <= size:
+                raise ValueError(f"Views.{name} must hold a patch of {self.patch_size} px at least, got {size}")
         if self.local_count < 0:
             raise ValueError(f"Views.local_count must be 0 or more, got {self.local_count}")
         for name, largest in (("global_scale", 1), ("local_scale", 1), ("aspect", math.inf), ("blur_sigma", math.inf)):
@@ -151,10 +166,15 @@ class Views:
             raise ValueError(f"Views.masking must be random or block, got {self.masking!r}")
 
     @property
+    def grid(self) -> int:
+        """Patches on a side of a global view: 27 of 14 px in 384."""
+        return self.global_size // self.patch_size
+
+    @property
     def masked_count(self) -> int:
         """Number of masked patches of a global view."""
         # The hundred-millionth keeps products like 0.29 · 100, which is 28.999999999999996, from losing a patch.
-        return math.floor(self.mask_ratio * (self.global_size // self.patch_size) ** 2 + 1e-8)
+        return math.floor(self.mask_ratio * self.grid**2 + 1e-8)
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Views of uint8 [height, width, 3].
@@ -167,21 +187,20 @@ class Views:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(f"Views are of pixels uint8 [height, width, 3], got {pixels.dtype} {pixels.shape}")
         picture = Image.fromarray(pixels)
-        global_view = self._view(picture, rng, self.global_size, self.global_scale, self.global_blur, self.solarize)
+        global_view = self._view(picture, rng, self.global_size, self.global_scale, self.global_finishes)
         local_views = np.empty((self.local_count, self.local_size, self.local_size, 3), np.uint8)
         for index in range(self.local_count):
-            view = self._view(picture, rng, self.local_size, self.local_scale, self.local_blur, 0.0)
+            view = self._view(picture, rng, self.local_size, self.local_scale, (self.local_finish,))
             local_views[index] = to_array(view)
-        grid = self.global_size // self.patch_size
         draw = masked_at_random if self.masking == "random" else masked_in_blocks
         return {
             "global_view": to_array(global_view),
             "local_views": local_views,
-            "masked_patches": draw(rng, grid, self.masked_count),
+            "masked_patches": draw(rng, self.grid, self.masked_count),
         }
 
     def _view(
-        self, picture: Image.Image, rng: np.random.Generator, size: int, scale: Range, blur: float, solarize: float
+        self, picture: Image.Image, rng: np.random.Generator, size: int, scale: Range, finishes: tuple[Finish, ...]
     ) -> Image.Image:
         # All numbers of a view in one call, whatever comes of them, so that no setting shifts what the next view draws.
         shares = rng.random(4 * _TRIES + 10).tolist()
@@ -194,9 +213,12 @@ class Views:
             matrix = self.colour.matrix(mean_colour, shares[1:7])
             if matrix is not None:
                 view = view.convert("RGB", tuple(matrix.ravel().tolist()))
-        if shares[7] < blur:
+        # One number draws the finish, and what is left of it whether that solarizes.
+        drawn, share = divmod(shares[9] * len(finishes), 1)
+        finish = finishes[int(drawn)]
+        if shares[7] < finish.blur:
             view = view.filter(ImageFilter.GaussianBlur(_between(shares[8], self.blur_sigma)))
-        return ImageOps.solarize(view, _SOLARIZED_ABOVE) if shares[9] < solarize else view
+        return ImageOps.solarize(view, _SOLARIZED_ABOVE) if share < finish.solarize else view
 
 
 def crop_box(size: tuple[int, int], scale: Range, aspect: Range, shares: list[float]) -> tuple[float, ...]:

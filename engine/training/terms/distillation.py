@@ -33,9 +33,13 @@ class Distillation(Matching):
         return self.compared(chunked_distillation, seen.model, features, taught["pooled"])
 
     @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        return cls.logits_bytes(recipe, rows, recipe.distillation.local_views)
+
+    @classmethod
     def flops(cls, recipe, planned, towers):
         options, vision = recipe.distillation, planned.square
-        small = replace(vision, image_size=local_size(vision, options.local_size))
+        small = replace(vision, image_size=local_size(recipe, planned))
         local = count_flops(replace(planned.config, vision=small), batch_size=planned.batch_size)["image"]
         head = planned.parts["global_head"].flops(planned.config)
         return 3 * options.local_views * (local + head) + head

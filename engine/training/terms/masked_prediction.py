@@ -27,7 +27,16 @@ class MaskedPrediction(Matching):
         return self.compared(chunked_masked_prediction, seen.model, features, gather_patches(taught["tokens"], places))
 
     @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        return cls.logits_bytes(recipe, rows * cls.hidden(recipe, planned), 1)
+
+    @classmethod
+    def hidden(cls, recipe, planned) -> int:
+        """Patches of a picture that the student does not see."""
+        return int(recipe.distillation.mask_ratio * planned.square.num_patches)
+
+    @classmethod
     def flops(cls, recipe, planned, towers):
-        hidden = int(recipe.distillation.mask_ratio * planned.square.num_patches)
+        hidden = cls.hidden(recipe, planned)
         head = planned.parts["patch_head"].flops(planned.config)
         return 3 * (towers.image + hidden * head) + hidden * head

@@ -7,14 +7,18 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from diptych.core.data.examples.views import Views
-from diptych.core.losses.distillation import mean_logits, updated_centre
+from diptych import backends
+from diptych.core.data.examples.views import Finish, Views
+from diptych.core.losses.distillation import mean_logits, rows_at_once, updated_centre
+from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss, Seen, to_model_range
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
+from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import StageTerm
-from diptych.models import VisionConfig
 from diptych.models.siglip.parts import HeadPart
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class Matching(StageTerm):
         teacher: with copies of the image tower and of the head.
         outputs: K, the number of prototypes of the head.
         temperatures: see there.
+        product: how logits are computed.
 
     Raises:
         ValueError: where there is no teacher.
@@ -51,13 +56,19 @@ class Matching(StageTerm):
     head: ClassVar[str]
     """Name of the part that gives the student's features."""
 
-    def __init__(self, teacher: EmaTeacher | None, outputs: int, temperatures: Temperatures | None = None):
+    def __init__(
+        self,
+        teacher: EmaTeacher | None,
+        outputs: int,
+        temperatures: Temperatures | None = None,
+        product: Product = float32_product,
+    ):
         if teacher is None or outputs < 1:
             raise ValueError(
                 "Self-distillation and masked prediction need a teacher and its number of outputs, got "
                 f"{teacher and 'a teacher'} and {outputs}. Give an EmaTeacher, or leave these losses out."
             )
-        self.teacher, self.temperatures = teacher, temperatures or Temperatures()
+        self.teacher, self.temperatures, self.product = teacher, temperatures or Temperatures(), product
         self.centre = keras.Variable(
             ops.zeros((outputs,)), dtype="float32", trainable=False, name=f"{self.name}_centre"
         )
@@ -71,22 +82,28 @@ class Matching(StageTerm):
             teacher_temperature=options.teacher_temperature,
             centre_momentum=options.centre_momentum,
         )
-        return cls(teacher, options.head_outputs, temperatures)
+        return cls(teacher, options.head_outputs, temperatures, backends.product(recipe.model.precision))
 
     @classmethod
     def examples(cls, recipe, planned, preprocess):
         options, vision = recipe.distillation, planned.square
         views = Views(
             global_size=vision.image_size,
-            local_size=local_size(vision, options.local_size),
+            local_size=local_size(recipe, planned),
             patch_size=vision.patch_size,
             local_count=options.local_views,
             mask_ratio=options.mask_ratio,
             masking=options.masking,
         )
         if not options.colour:
-            views = replace(views, colour=None, global_blur=0, local_blur=0, solarize=0)
+            views = replace(views, colour=None, global_finishes=(Finish(),), local_finish=Finish())
         return {"views": views}
+
+    @classmethod
+    def logits_bytes(cls, recipe: Recipe, rows: int, views: int) -> float:
+        """Memory of the logits of a chunk, of student and teacher, with their gradient."""
+        outputs = recipe.distillation.head_outputs
+        return 2.0 * min(rows, rows_at_once(views, outputs)) * (views + 1) * outputs * _FLOAT32_BYTES
 
     def global_view(self, seen: Seen):
         """The global views, in the model's range."""
@@ -119,6 +136,7 @@ class Matching(StageTerm):
             self.centre.value,
             student_temperature=self.temperatures.student_temperature,
             teacher_temperature=self.temperatures.teacher_temperature,
+            product=self.product,
         )
         return {"losses": losses, "mean_logits": ops.expand_dims(mean_logits(known, prototypes), 0)}
 
@@ -136,13 +154,19 @@ def head_part(recipe: Recipe, reads) -> HeadPart:
     )
 
 
-def local_size(vision: VisionConfig, given: int | None = None) -> int:
-    """Side of local views in pixels; 96 for 256 (DINO's is 96 for 224)."""
+def local_size(recipe: Recipe, planned: PlannedStage) -> int:
+    """Side of a stage's local views in pixels: the stage's own, the run's, or 96 for 256 (DINO's is 96 for 224).
+
+    Raises:
+        ValueError: for one that holds no patch.
+    """
+    vision = planned.square
+    given = planned.stage.local_size or recipe.distillation.local_size
     if given is None:
-        given = max(1, round(vision.image_size * 3 / 8 / vision.patch_size)) * vision.patch_size
-    if given % vision.patch_size:
+        return max(1, round(vision.image_size * 3 / 8 / vision.patch_size)) * vision.patch_size
+    if given < vision.patch_size:
         raise ValueError(
-            f"--local-size must be a multiple of the patch size {vision.patch_size}, got {given}; "
-            f"the nearest is {max(1, round(given / vision.patch_size)) * vision.patch_size}."
+            f"Stage {planned.stage.name}: a local view must hold a patch of {vision.patch_size} px at least, got "
+            f"{given} px. Raise --local-size, or give this Stage a local_size of its own."
         )
     return given

@@ -14,6 +14,7 @@ from diptych.core.losses.captioning import (
     combine_tasks,
     cross_entropy,
     task_means,
+    tasks_present,
 )
 from tests.models.examples import numpy_of, value_and_gradients
 from tests.oracle import captioner as oracle
@@ -215,17 +216,36 @@ def test_each_sequence_is_divided_by_its_own_number_of_counted_tokens():
     weights = np.array([[[0, 1, 1, 0], [1, 1, 1, 1]], [[1, 1, 1, 1], [0, 0, 0, 0]]], "uint8")
     got = numpy_of(captioning_loss(losses, weights))
     assert np.array_equal(got, [[2.5, 6.5], [3.0, 0.0]])
-    assert np.array_equal(numpy_of(combine_tasks(got)), [4.5, 1.5])
-    assert np.array_equal(numpy_of(combine_tasks(got, weighting="sum")), [9.0, 3.0])
-    assert np.array_equal(numpy_of(task_means(got, weights)), [2.75, 6.5])
-    assert np.array_equal(numpy_of(task_means(got, np.zeros_like(weights))), [0.0, 0.0])
+    present = numpy_of(tasks_present(weights))
+    assert np.array_equal(present, [[1, 1], [1, 0]])
+    assert np.array_equal(numpy_of(task_means(got, present)), [2.75, 6.5])
+    assert np.array_equal(numpy_of(task_means(got, np.zeros_like(present))), [0.0, 0.0])
+
+
+def test_an_example_without_boxes_weighs_as_much_as_one_with_boxes():
+    """By the mean; by the sum it weighs as many sequences as it has. One that has nothing at all costs nothing."""
+    losses, present = np.array([[3.0, 5.0, 4.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), np.tri(3)[[2, 0, 0]]
+    present[2] = 0
+    assert np.array_equal(numpy_of(combine_tasks(losses, present)), [4.0, 3.0, 0.0])
+    assert np.array_equal(numpy_of(combine_tasks(losses, present, weighting="sum")), [12.0, 3.0, 0.0])
+    variable = keras.Variable(losses.astype("float32"))
+    for weighting, of_a_row in (("mean", [1 / 3, 1 / 3, 1 / 3]), ("sum", [1, 1, 1])):
+        _, (gradient,) = value_and_gradients(
+            lambda weighting=weighting: ops.sum(combine_tasks(variable.value, present, weighting=weighting)),
+            [variable],
+        )
+        alone = [1, 0, 0]
+        assert np.allclose(numpy_of(gradient), [of_a_row, alone, [0, 0, 0]], rtol=1e-6)
 
 
 def test_the_losses_of_parts_are_the_losses_of_the_whole():
     rng = np.random.default_rng(0)
     losses, weights = rng.random((6, 3, 5)), rng.integers(0, 2, (6, 3, 5))
-    whole = numpy_of(combine_tasks(captioning_loss(losses, weights)))
-    parts = [numpy_of(combine_tasks(captioning_loss(losses[rows], weights[rows]))) for rows in (slice(4), slice(4, 6))]
+
+    def combined(rows):
+        return numpy_of(combine_tasks(captioning_loss(losses[rows], weights[rows]), tasks_present(weights[rows])))
+
+    whole, parts = combined(slice(6)), [combined(rows) for rows in (slice(4), slice(4, 6))]
     assert np.allclose(np.concatenate(parts), whole, rtol=1e-6)
 
 
@@ -239,4 +259,4 @@ def test_a_token_that_does_not_count_has_no_gradient():
 
 def test_another_weighting_is_refused():
     with pytest.raises(ValueError, match="must be mean or sum, got 'max'"):
-        combine_tasks(np.ones((2, 3)), weighting="max")
+        combine_tasks(np.ones((2, 3)), np.ones((2, 3)), weighting="max")

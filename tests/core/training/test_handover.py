@@ -6,6 +6,8 @@ import pytest
 
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
 from diptych.core.training.handover import hand_over
+from diptych.core.training.older_runs import slots_as_now
+from diptych.core.training.optimizers import OPTIMIZERS, Adafactor, AdamW
 
 
 def variable(shape, value, dtype="float32"):
@@ -104,6 +106,73 @@ def test_a_table_that_is_only_reshaped_keeps_its_slots():
     np.testing.assert_array_equal(value(groups["weights"][table]).ravel(), np.arange(8))
     assert (value(groups["optimizer"][f"{table}/momentum"]) == 3).all()
     assert handover.resized == ()
+
+
+def optimizer_groups(optimizer, *variables):
+    optimizer.build(list(variables))
+    return {"weights": {variable.path: variable for variable in variables}, "optimizer": optimizer.named_slots()}
+
+
+def end_of(groups) -> Checkpoint:
+    return Checkpoint(
+        step=0, groups={group: {name: value(v) for name, v in named.items()} for group, named in groups.items()},
+        state={},
+    )  # fmt: skip
+
+
+def named(name: str, shape, fill=0.0):
+    return keras.Variable(np.full(shape, fill, "float32"), name=name)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_weight_that_is_new_or_resized_begins_with_fresh_slots_and_a_fresh_count(name):
+    """Its first steps are those of a first step, beside weights that have made a thousand."""
+    choices = {"adamw": {"beta_2": 0.999}, "adafactor": {"beta_2_cap": 0.999}, "lion": {}}[name]
+    optimizer = OPTIMIZERS[name](1.0, **choices)
+    old = optimizer_groups(optimizer, named("kept", (2, 2)), named("table", (40, 33)))
+    saved = end_of(old)
+    for slot, array in saved.groups["optimizer"].items():
+        saved.groups["optimizer"][slot] = np.full_like(array, 1000 if slot.endswith(("updates", "iterations")) else 1)
+    weights = [named("kept", (2, 2)), named("table", (60, 33)), named("new", (3,))]
+    optimizer = OPTIMIZERS[name](1.0, **choices)
+    groups = optimizer_groups(optimizer, *weights)
+    hand_over(saved, groups, adapt=lambda path, array, shape: np.zeros(shape, "float32"))
+    counts = {name: float(value(v)) for name, v in groups["optimizer"].items() if name.endswith("/updates")}
+    assert counts == ({} if name == "lion" else {"kept/updates": 1000, "table/updates": 0, "new/updates": 0})
+    for slot, variable in groups["optimizer"].items():
+        assert value(variable).any() == (not slot.startswith(("table", "new"))), slot
+    moved = [np.zeros(weight.shape) for weight in weights]
+    for _ in range(20):
+        before = [value(weight) for weight in weights]
+        optimizer.apply([keras.ops.full(weight.shape, 0.3) for weight in weights], weights)
+        moved = [np.maximum(most, np.abs(value(w) - old)) for most, w, old in zip(moved, weights, before, strict=True)]
+    assert max(moved[1].max(), moved[2].max()) <= 1.001, "with an old count a step is up to 6.6 times the rate"
+    if name != "lion":
+        assert moved[1].max() > 0.8
+
+
+def test_slots_of_an_earlier_version_go_on_with_the_optimizers_counter():
+    optimizer = AdamW(1.0)
+    groups = optimizer_groups(optimizer, named("kept", (2,)), named("new", (3,)))
+    stored = {"iterations": np.array(7, np.int32), "kept/momentum": np.ones(2, "float32")}
+    stored["kept/velocity"] = np.ones(2, "float32")
+    slots = slots_as_now(stored, groups["optimizer"])
+    assert slots.keys() - stored.keys() == {"kept/updates"}
+    assert slots["kept/updates"] == 7
+    now = end_of(groups).groups["optimizer"]
+    assert slots_as_now(now, groups["optimizer"]) == now
+
+
+def test_second_moments_of_whole_attention_kernels_are_refused_in_a_sentence():
+    kernel = named("qkv_kernel", (40, 3 * 2 * 36))
+    stored = end_of(optimizer_groups(Adafactor(1.0), kernel)).groups["optimizer"]
+    del stored["qkv_kernel/updates"]
+    kernel.heads_layout = (40, 6, 36), 1
+    wanted = optimizer_groups(Adafactor(1.0), kernel)["optimizer"]
+    assert wanted["qkv_kernel/row_second_moment"].shape == (6, 36)
+    assert wanted["qkv_kernel/column_second_moment"].shape == (40, 6)
+    with pytest.raises(CheckpointError, match="kept Adafactor's second moments of qkv_kernel for the whole kernel"):
+        slots_as_now(stored, wanted)
 
 
 def test_trained_weights_are_not_lost_unless_that_is_meant():

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from diptych.core.training.optimizers import OPTIMIZERS, AdamW
+from diptych.core.training.optimizers import OPTIMIZERS, Adafactor, AdamW
 from diptych.core.training.schedules import Cosine
+from diptych.models.parts.attention import Attention
+from diptych.models.parts.heads import PairLogits
 
 
 def variable(name: str, value: float = 2.0):
@@ -83,6 +85,55 @@ def test_slots_are_named_after_their_weights(name):
     assert "iterations" in named
     assert {path.partition("/")[0] for path in named} == {"iterations", "kernel"}
     assert len(named) == 1 + len(optimizer.slot_names)
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "torch's fused kernel"])
+def test_a_bounded_weight_stays_within_its_bound_and_comes_back(name):
+    """As CLIP's temperature: at most 100, and free to fall again."""
+    if name not in OPTIMIZERS and keras.config.backend() != "torch":
+        pytest.skip("the fused kernel is torch's")
+    scale = PairLogits(init_logit_scale=90.0, max_logit_scale=100.0)
+    scale.build((None, 4), (None, 4))
+    weights = [scale.log_logit_scale, scale.logit_bias]
+    optimizer = OPTIMIZERS.get(name, AdamW)(0.2)
+    optimizer.build(weights)
+    apply = lambda gradients: optimizer.apply(gradients, weights)  # noqa: E731
+    if name not in OPTIMIZERS:
+        from diptych.backends.torch.optimizers import FusedAdamW
+
+        apply = FusedAdamW(optimizer, weights)
+    seen = []
+    for gradient in (-1.0, -1.0, -1.0, *[1.0] * 20):
+        apply([keras.ops.convert_to_tensor(np.float32(gradient))] * 2)
+        seen.append(float(np.exp(keras.ops.convert_to_numpy(weights[0].value))))
+    assert max(seen) == pytest.approx(100.0, rel=1e-5)
+    assert seen[-1] < 90
+    assert float(keras.ops.convert_to_numpy(weights[1].value)) != -10.0
+
+
+def test_attention_tells_how_its_kernels_are_made_of_heads():
+    """And Adafactor keeps a row and a column of each head, as where query, key and value are weights of their own."""
+    layer = Attention(num_heads=4, num_key_value_heads=2)
+    layer.build((None, 6, 144))
+    assert layer.qkv_kernel.heads_layout == ((144, 8, 36), 1)
+    assert layer.out_kernel.heads_layout == ((4, 36, 144), 0)
+    looking = Attention(num_heads=4)
+    looking.build((None, 6, 144), (None, 9, 50))
+    assert looking.query_kernel.heads_layout == ((144, 4, 36), 1)
+    assert looking.key_value_kernel.heads_layout == ((50, 8, 36), 1)
+    rng, shape = np.random.default_rng(0), (144, 4, 36)
+    values = rng.normal(size=shape).astype("float32")
+    whole, heads = looking.query_kernel, [keras.Variable(values[:, head], name=f"head_{head}") for head in range(4)]
+    whole.assign(values.reshape(144, 144))
+    one, many = Adafactor(0.1), Adafactor(0.1)
+    one.build([whole])
+    many.build(heads)
+    for _ in range(3):
+        gradient = rng.normal(size=shape).astype("float32") * rng.random((1, 4, 1)).astype("float32")
+        one.apply([keras.ops.convert_to_tensor(gradient.reshape(144, 144))], [whole])
+        many.apply([keras.ops.convert_to_tensor(gradient[:, head]) for head in range(4)], heads)
+    expected = np.stack([keras.ops.convert_to_numpy(head.value) for head in heads], axis=1)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(whole.value).reshape(shape), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_arguments_that_make_no_sense_are_refused():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from diptych.core.training.teacher import EmaTeacher, momentum_for_batch
+from diptych.core.training.teacher import EmaTeacher, momentum_at
 
 
 def dense(seed, width=3):
@@ -29,9 +29,10 @@ def test_a_teacher_of_another_width_is_refused():
         EmaTeacher({"head": dense(0)}, {}, momentum=0.9)
 
 
-def test_the_momentum_has_one_half_life_in_examples():
-    assert momentum_for_batch(16_384) == pytest.approx(0.966)
+def test_the_momentum_is_literal_and_scaled_it_has_one_half_life_in_examples():
+    assert momentum_at(32_768, 0.966) == momentum_at(128, 0.966) == 0.966
+    assert momentum_at(16_384, 0.966, 16_384) == pytest.approx(0.966)
     for batch in (256, 1_024, 4_096, 32_768):
-        assert momentum_for_batch(batch) ** (16_384 / batch) == pytest.approx(0.966)
+        assert momentum_at(batch, 0.966, 16_384) ** (16_384 / batch) == pytest.approx(0.966)
     # Figures that a paper on distillation with captions arrived at, at its own batch sizes.
-    assert momentum_for_batch(4_096) == pytest.approx(0.9914, abs=1e-4)
+    assert momentum_at(4_096, 0.966, 16_384) == pytest.approx(0.9914, abs=1e-4)

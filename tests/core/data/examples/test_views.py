@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from diptych.core.data.examples.views import ColourJitter, Views, crop_box, masked_at_random, masked_in_blocks
+from diptych.core.data.examples.views import ColourJitter, Finish, Views, crop_box, masked_at_random, masked_in_blocks
 from diptych.core.data.sampling import example_rng
 from tests.core.data.pictures import pixels
 
 SMALL = Views(global_size=32, local_size=16, patch_size=4, local_count=3)
-STILL = replace(SMALL, flip=0.0, colour=None, global_blur=0.0, local_blur=0.0, solarize=0.0)
+STILL = replace(SMALL, flip=0.0, colour=None, global_finishes=(Finish(),), local_finish=Finish())
 WHOLE = replace(STILL, global_scale=(1.0, 1.0), local_scale=(1.0, 1.0), aspect=(1.0, 1.0))
 NO_JITTER = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "greyscale": 0.0}
 MASKS = {"random": masked_at_random, "block": masked_in_blocks}
@@ -188,11 +188,13 @@ def test_jitter_and_greyscale_happen_as_often_as_they_say():
 def test_blur_and_solarize_are_pillows_and_solarize_is_the_global_views():
     image = pixels(5, 32, 32)
     image = (image.astype(int) + np.random.default_rng(0).integers(-20, 20, image.shape)).clip(0, 255).astype(np.uint8)
-    blurred = replace(WHOLE, global_blur=1.0, local_blur=1.0, blur_sigma=(1.5, 1.5))(image, example_rng(0, 0))
+    blur = Finish(blur=1.0)
+    blurring = replace(WHOLE, global_finishes=(blur,), local_finish=blur, blur_sigma=(1.5, 1.5))
+    blurred = blurring(image, example_rng(0, 0))
     expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5)))
     assert np.array_equal(blurred["global_view"], expected)
     assert np.ptp(blurred["local_views"][0].astype(int)) < np.ptp(squashed(image, 16).astype(int))
-    solarized = replace(WHOLE, solarize=1.0)(image, example_rng(0, 0))
+    solarized = replace(WHOLE, global_finishes=(Finish(solarize=1.0),))(image, example_rng(0, 0))
     assert np.array_equal(solarized["global_view"], np.asarray(ImageOps.solarize(Image.fromarray(image), 128)))
     assert np.array_equal(solarized["local_views"][0], squashed(image, 16))
 
@@ -200,7 +202,8 @@ def test_blur_and_solarize_are_pillows_and_solarize_is_the_global_views():
 def test_a_setting_leaves_the_draws_of_the_others_alone():
     image = pixels(4, 50, 70)
     plain = STILL(image, example_rng(0, 3))
-    for changed in ({"flip": 1.0}, {"colour": ColourJitter()}, {"global_blur": 1.0}, {"solarize": 1.0}):
+    finishes = [{"global_finishes": (Finish(**{name: 1.0}),)} for name in ("blur", "solarize")]
+    for changed in ({"flip": 1.0}, {"colour": ColourJitter()}, *finishes):
         made = replace(STILL, **changed)(image, example_rng(0, 3))
         assert not np.array_equal(made["global_view"], plain["global_view"])
         assert np.array_equal(made["masked_patches"], plain["masked_patches"])
@@ -271,13 +274,37 @@ def test_the_representation_names_every_setting():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"global_size": 30}, {"local_size": 0}, {"local_count": -1}, {"global_scale": (0.5, 1.2)},
+    [{"global_size": 3}, {"local_size": 0}, {"global_finishes": ()}, {"local_count": -1}, {"global_scale": (0.5, 1.2)},
      {"local_scale": (0.4, 0.1)},
      {"aspect": (0, 1)}, {"flip": 1.5}, {"mask_ratio": -0.1}, {"masking": "lines"}, {"blur_sigma": (0.0, 1.0)}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"Views.{next(iter(wrong))}"):
         replace(SMALL, **wrong)
+
+
+def test_blur_and_solarizing_come_from_one_of_dinos_two_finishes():
+    """Its first view is always blurred and never solarized, its second at 0.1 and 0.2: both at once are 0.01."""
+    views = replace(WHOLE, global_finishes=Views.global_finishes, blur_sigma=(1.5, 1.5), local_count=0)
+    image, count = pixels(5, 32, 32), 3000
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5))
+    kinds = {"neither": image, "blur": blurred, "solarize": ImageOps.solarize(Image.fromarray(image), 128)}
+    kinds |= {"both": ImageOps.solarize(blurred, 128)}
+    of = {np.asarray(kind).tobytes(): name for name, kind in kinds.items()}
+    seen = [of[views(image, example_rng(3, index))["global_view"].tobytes()] for index in range(count)]
+    for name, share in (("neither", 0.36), ("blur", 0.54), ("solarize", 0.09), ("both", 0.01)):
+        assert abs(seen.count(name) - share * count) < 4 * math.sqrt(share * (1 - share) * count), name
+
+
+def test_a_patch_that_does_not_divide_the_picture_leaves_a_border_unseen():
+    """As So400m/14 at 384 px: 27 x 27 patches, of which 364 are hidden."""
+    views = Views(global_size=384, local_size=100, patch_size=14, local_count=1)
+    assert (views.grid, views.masked_count) == (27, 364)
+    made = views(pixels(1, 40, 40), example_rng(0, 0))
+    assert made["global_view"].shape == (384, 384, 3)
+    assert made["local_views"].shape == (1, 100, 100, 3)
+    assert len(made["masked_patches"]) == 364
+    assert made["masked_patches"].max() < 27 * 27
 
 
 @pytest.mark.parametrize("wrong", [{"hue": 0.6}, {"greyscale": 2}, {"brightness": -0.1}])
