@@ -10,7 +10,7 @@ from diptych.core.training.learner import TrainingDiverged
 from diptych.core.training.run_folder import RunFolderError
 from diptych.engine.embedding.index_folder import IndexFolderError
 
-EXPECTED = (IndexFolderError, ImportError, OSError, ValueError)
+EXPECTED = (IndexFolderError, ImportError, OSError, TooManySkipped, ValueError)
 TRAINING_ERRORS = (CheckpointError, RunFolderError, TooManySkipped, TrainingDiverged, FileNotFoundError, ValueError)
 
 

@@ -21,11 +21,14 @@ _SHOWN = 3
 
 
 class TooManySkipped(RuntimeError):
-    """More records are bad than a run should put up with; `reasons` counts them by reason."""
+    """More records are bad than a run should put up with; `reasons` counts them by reason, `ledger` names them where
+    there is one.
+    """
 
     def __init__(self, message: str, reasons: Mapping[str, int]):
         super().__init__(message, dict(reasons))
         self.reasons = dict(reasons)
+        self.ledger: Ledger | None = None
 
     def __str__(self) -> str:
         return self.args[0]
@@ -59,10 +62,11 @@ class Ledger:
     however often. A ledger is pickled empty: what worker processes meet, they hand to the process that keeps it.
 
     Attributes:
-        name: of the data, for people.   size: records, bad ones included.
+        name: of the data, for people; "" where nobody gave it one.   size: records, bad ones included.
         max_skipped: share of the records that may be bad, in [0, 1]; one bad record alone never is too many, unless
             this is 0.
         skipped: records by name.   left_out: parts of records by reason.   passed_over: files by the rule that says so.
+        heard: is called with each record that is skipped.
     """
 
     def __init__(self, name: str, size: int = 0, max_skipped: float = 1.0):
@@ -70,6 +74,7 @@ class Ledger:
         self.skipped: dict[str, Skipped] = {}
         self.left_out: dict[str, Named] = {}
         self.passed_over: dict[str, Named] = {}
+        self.heard: Callable[[Ledger, Skipped], None] | None = None
 
     def __reduce__(self) -> tuple:
         return Ledger, (self.name, self.size, self.max_skipped)
@@ -79,7 +84,10 @@ class Ledger:
 
     def skip(self, skipped: Skipped) -> None:
         """Count a record; one that is counted already stays as it is."""
-        self.skipped.setdefault(skipped.name, skipped)
+        if skipped.name not in self.skipped:
+            self.skipped[skipped.name] = skipped
+            if self.heard is not None:
+                self.heard(self, skipped)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count a part of a record."""
@@ -99,7 +107,11 @@ class Ledger:
 
     def check(self) -> None:
         """Raises `TooManySkipped` where more records are bad than may be."""
-        check_skipped(self.skipped.values(), of=self.size, max_skipped=self.max_skipped, name=self.name)
+        try:
+            check_skipped(self.skipped.values(), of=self.size, max_skipped=self.max_skipped, name=self.name)
+        except TooManySkipped as error:
+            error.ledger = self
+            raise
 
     def what_was_seen(self) -> str:
         """For an error about data in which nothing is found: what was passed over, " Passed over were ...", or
@@ -110,12 +122,16 @@ class Ledger:
     def lines(self) -> Iterator[dict[str, Any]]:
         """A JSON object for each thing: data, what (skipped, left out, passed over), reason, name, detail."""
         for one in self.skipped.values():
-            yield self._line("skipped", one.reason, name=one.name, detail=one.detail)
+            yield self.line(one)
         for what, named in (("left out", self.left_out), ("passed over", self.passed_over)):
             for reason, those in named.items():
                 yield from (self._line(what, reason, name=name) for name in those.names)
                 if those.count > len(those.names):
                     yield self._line(what, reason, more=those.count - len(those.names))
+
+    def line(self, skipped: Skipped) -> dict[str, Any]:
+        """That of one skipped record."""
+        return self._line("skipped", skipped.reason, name=skipped.name, detail=skipped.detail)
 
     def restore(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Take up the records that an earlier process skipped; the rest is found anew by whoever opens the data."""
@@ -141,7 +157,7 @@ def ledger_of(source: Source | HasLedger) -> Ledger:
     """The ledger of a source; one that has none is given one."""
     ledger = getattr(source, "ledger", None)
     if ledger is None:
-        ledger = Ledger(type(source).__name__, len(source))  # type: ignore[arg-type]
+        ledger = Ledger("", len(source))  # type: ignore[arg-type]
         try:
             source.ledger = ledger  # type: ignore[union-attr]
         except AttributeError:  # a frozen one: it is counted for whoever asked, and forgotten
@@ -155,10 +171,10 @@ def name_of(source: Source | HasLedger, index: int) -> str | None:
     return named(index) if named is not None else None
 
 
-def tried(name: str, make: Callable[[], Answer]) -> Answer | Skipped:
-    """make(), or why it cannot be made."""
+def tried(name: str, make: Callable[..., Answer], *arguments: Any) -> Answer | Skipped:
+    """make(*arguments), or why it cannot be made."""
     try:
-        return make()
+        return make(*arguments)
     except BadExample as error:
         return Skipped(name, error.reason, error.detail)
 
@@ -166,10 +182,10 @@ def tried(name: str, make: Callable[[], Answer]) -> Answer | Skipped:
 def examined(source: Source, index: int, use: Callable[[Record], Answer]) -> Answer | Skipped:
     """use(record) of one record, or why it cannot be used; nothing is written down."""
     name = name_of(source, index)
-    record = tried(name or f"record {index}", lambda: source.record(index))
+    record = tried(name or f"record {index}", source.record, index)
     if isinstance(record, Skipped):
         return record
-    return tried(name or record.key, lambda: use(record))
+    return tried(name or record.key, use, record)
 
 
 def visit(
@@ -208,8 +224,9 @@ def check_skipped(skipped: Iterable[Skipped], *, of: int, max_skipped: float, na
         return
     reasons = Counter(one.reason for one in bad)
     raise TooManySkipped(
-        f"{len(bad):,} of {of:,} records of {name} cannot be used ({len(bad) / of:.1%}, and --max-skipped allows "
-        f"{max_skipped:.1%}): {reasons_with_names(bad)}. Repair or remove them, or raise --max-skipped.",
+        f"{len(bad):,} of {of:,} records of {name or 'the data'} cannot be used ({len(bad) / of:.1%}, and "
+        f"--max-skipped allows {max_skipped:.1%}): {reasons_with_names(bad)}. Repair or remove them, or raise "
+        "--max-skipped.",
         reasons,
     )
 

@@ -69,7 +69,7 @@ def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[It
                 caption=caption,
                 language=language,
             )
-            data = tried(_name(source, item), lambda reference=reference: source.read(reference))
+            data = tried(_name(source, item), source.read, reference)
             if isinstance(data, Skipped):
                 ledger.skip(data)
                 yield replace(item, status=data.reason), None
@@ -169,7 +169,7 @@ def usable_processors() -> int:
 
 
 def _prepare(processor: Any, data: bytes, name: str) -> dict[str, np.ndarray] | Skipped:
-    return tried(name, lambda: processor.images([data]))
+    return tried(name, processor.images, [data])
 
 
 def _gathered(run: list[tuple[Item, Future | None]], ledger: Ledger) -> Prepared:

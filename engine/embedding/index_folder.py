@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from diptych.core.data.ledger import Skipped
+from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.tables import pyarrow_module
 from diptych.engine.embedding.image_stream import GOOD, Item
 
@@ -47,6 +48,11 @@ class IndexFolder:
                 f"{self.path} holds no {CARD}: make an index first, python -m recipes.embed --index {self.path}"
             )
         self.card = card
+
+    @property
+    def reading(self) -> Reading:
+        """How the data were read."""
+        return Reading(**self.card.get("reading", {}))
 
     def has(self, part: Part) -> bool:
         """Whether the part was embedded, at least to some extent."""

@@ -70,6 +70,7 @@ class Loader:
         self.stall_seconds = stall_seconds
         self.position = 0
         self.skipped: Counter[str] = Counter()
+        self._ledger = ledger_of(source)
         self._bad: dict[str, Skipped] = {}
         self._examples_met = 0
         self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
@@ -149,17 +150,17 @@ class Loader:
         return batch
 
     def _count(self, batch: Batch) -> None:
-        ledger = ledger_of(self.examples.source)
+        ledger = self._ledger
         for one in batch.skipped:
             ledger.skip(one)
             self._bad.setdefault(one.name, one)
             self.skipped[one.reason] += 1
         self._examples_met += len(batch) + len(batch.skipped)
-        size = len(self.examples.source)
-        met = min(self._examples_met, size)
+        check_skipped(ledger.skipped.values(), of=ledger.size, max_skipped=self.max_skipped, name=ledger.name)
+        met = min(self._examples_met, ledger.size)
         # Fewer say nothing yet of all the others, unless a whole batch had to be replaced.
-        enough = met >= _RECORDS_BEFORE_JUDGING or len(batch.skipped) >= len(batch)
-        check_skipped(self._bad.values(), of=met if enough else size, max_skipped=self.max_skipped, name=ledger.name)
+        if met >= _RECORDS_BEFORE_JUDGING or len(batch.skipped) >= len(batch):
+            check_skipped(self._bad.values(), of=met, max_skipped=self.max_skipped, name=ledger.name)
 
 
 class _BackgroundThread:

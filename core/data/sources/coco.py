@@ -174,31 +174,24 @@ class CocoRegionSource:
         for number, annotation in enumerate(_objects(content, "annotations", path)):
             name = f"{path.name}: annotation {annotation.get('id', number)!r:.40}"
             boxes.put(annotation.get("id"), (annotation.get("image_id"), annotation.get("bbox")))
-            entry = self._kept(name, lambda annotation=annotation: images.find(annotation.get("image_id")))
+            entry = self._kept(name, images.find, annotation.get("image_id"))
             if entry is None:
                 continue
             if "caption" in annotation:
-                self._kept(name, lambda one=annotation, entry=entry: self._add_caption(entry, one))
+                self._kept(name, self._add_caption, entry, annotation)
             if annotation.get("iscrowd"):
                 self.ledger.pass_over("boxes around crowds (iscrowd)", name)
             elif "bbox" in annotation and annotation.get("category_id") is not None:  # else a reference points at it
-                self._kept(name, lambda one=annotation, entry=entry: self._add_region(entry, one, names))
+                self._kept(name, self._add_region, entry, annotation, names)
         for number, reference in enumerate(_objects(content, "refs", path)):
             name = f"{path.name}: reference {reference.get('ref_id', number)!r:.40}"
-
-            def add(reference: dict[str, Any] = reference) -> None:
-                image_id, bbox = reference.get("image_id"), reference.get("bbox")
-                if bbox is None and reference.get("ann_id") is not None:
-                    image_id, bbox = boxes.find(reference["ann_id"])
-                self._add_reference(images.find(image_id), reference, bbox)
-
-            self._kept(name, add)
+            self._kept(name, self._add_reference, reference, images, boxes)
         for join in (images, names, boxes):
             join.check()
 
-    def _kept(self, name: str, add: Callable[[], Any]) -> Any:
-        """What `add` returns; None, and the part is left out and counted, where it is of no use."""
-        done = tried(name, add)
+    def _kept(self, name: str, add: Callable[..., Any], *arguments: Any) -> Any:
+        """add(*arguments); None, and the part is left out and counted, where it is of no use."""
+        done = tried(name, add, *arguments)
         if isinstance(done, Skipped):
             self.ledger.leave_out(done.reason, f"{name}: {done.detail}")
             return None
@@ -211,7 +204,11 @@ class CocoRegionSource:
         name = _text(names.find(annotation["category_id"]), "region_category")
         entry.regions.append(Region(self._box(annotation["bbox"], entry), name, self.language))
 
-    def _add_reference(self, entry: _Entry, reference: dict[str, Any], bbox: Any) -> None:
+    def _add_reference(self, reference: dict[str, Any], images: Join[_Entry], boxes: Join[tuple[Any, Any]]) -> None:
+        image_id, bbox = reference.get("image_id"), reference.get("bbox")
+        if bbox is None and reference.get("ann_id") is not None:
+            image_id, bbox = boxes.find(reference["ann_id"])
+        entry = images.find(image_id)
         sentences = reference.get("sentences")
         if not isinstance(sentences, list):
             raise BadExample("region_text", "a reference has no list of sentences")
@@ -219,9 +216,7 @@ class CocoRegionSource:
         for number, sentence in enumerate(sentences):
             if isinstance(sentence, dict):
                 sentence = next((sentence[name] for name in _SENTENCE_FIELDS if name in sentence), None)
-            text = self._kept(
-                f"{entry.file_name}, sentence {number + 1}", lambda text=sentence: _text(text, "region_text")
-            )
+            text = self._kept(f"{entry.file_name}, sentence {number + 1}", _text, sentence, "region_text")
             if text is not None:
                 entry.regions.append(Region(box, text, self.language))
 
@@ -229,12 +224,15 @@ class CocoRegionSource:
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
             raise BadExample("region_box", f"a bbox is [x, y, width, height] in pixels, got {bbox!r:.100}")
         if entry.size is None:
-            size = tried(entry.file_name, lambda: upright_size(self.read(entry.file_name)))
+            size = tried(entry.file_name, self._picture_size, entry.file_name)
             entry.size = BadExample("image_size", size.detail) if isinstance(size, Skipped) else size
         if isinstance(entry.size, BadExample):
             raise entry.size
         left, top, width, height = bbox
         return relative_box(top, left, top + height, left + width, *entry.size)
+
+    def _picture_size(self, file_name: str) -> tuple[int, int]:
+        return upright_size(self.read(file_name))
 
 
 def _entry_of(image: Any, name: str) -> _Entry:

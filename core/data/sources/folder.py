@@ -1,5 +1,5 @@
-"""A folder of images with captions in a list (captions.jsonl, metadata.csv, ...), or in a .txt or .json file beside each
-image.
+"""A folder of images with captions in a list (captions.jsonl, metadata.csv and the like), or in a .txt or .json file
+beside each image.
 """
 
 import hashlib
@@ -98,10 +98,10 @@ class FolderSource:
         return read_regular_file(self.root / reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of all keys, of the names and sizes of images and caption files, of the text of the lists, and of what
-        some evenly chosen caption files and images hold.
+        """Hash of the fields that are read, of all keys, of the names and sizes of images and caption files, of the
+        text of the lists, and of what some evenly chosen caption files and images hold.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr((self._text_fields, self._image_fields)).encode())
         whole: list[str] = []
         for entry in self._entries:
             beside = [name for name, _, length in entry.captions if length < 0]
@@ -188,7 +188,7 @@ class FolderSource:
         captioned, seen = 0, dict.fromkeys(listed.columns)
         for number, (offset, length) in enumerate(listed.places(), 1):
             key = f"{here / name}:{number}"
-            found = tried(key, lambda place=(offset, length): self._listed(here, listed.fields(*place)))
+            found = tried(key, self._listed, here, listed, offset, length)
             if isinstance(found, Skipped):
                 entries[key] = _Entry(key, problem=found)
                 continue
@@ -203,18 +203,21 @@ class FolderSource:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
             self.ledger.pass_over(f"{rule}--caption-field names another)", str(here / name))
 
-    def _listed(self, here: PurePosixPath, fields: dict[str, Any]) -> tuple[PurePosixPath, dict[str, Any]]:
+    def _listed(
+        self, here: PurePosixPath, listed: ImageList, offset: int, length: int
+    ) -> tuple[PurePosixPath, dict[str, Any]]:
         """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries
         that name none, point out of the folder, or have captions that cannot be read.
         """
+        fields = listed.fields(offset, length)
         captions_from_fields(fields, self._text_fields)
         name = next((fields[field] for field in self._image_fields if isinstance(fields.get(field), str)), "")
         path = PurePosixPath(name)
         if not path.name:
             raise BadExample(
                 "image_missing",
-                f"none of {', '.join(self._image_fields)} names a file, and there are {', '.join(fields) or 'no fields'}"
-                "; --image-field names another",
+                f"none of {', '.join(self._image_fields)} names a file, of the fields {', '.join(fields)}: "
+                "--image-field chooses one",
             )
         if path.is_absolute() and path.is_relative_to(self.root.as_posix()):
             return path.relative_to(self.root.as_posix()), fields

@@ -64,8 +64,8 @@ class Join(Generic[Thing]):
         if self._unknown and not self._found:
             asked, there = (", ".join(f"{name!r:.40}" for name in some) for some in (self._unknown[:3], [*self][:3]))
             raise ValueError(
-                f"none of the {self._asked:,} times that {self._where} speaks of {self._what} by id is there one: asked "
-                f"for are {asked}, ..., and there are {there or 'none'}. Are the ids of one data set?"
+                f"none of the {self._asked:,} times that {self._where} speaks of {self._what} by id is there one: it "
+                f"asks for {asked}, ..., and there are {there or 'none'}. Are the ids of one data set?"
             )
 
     def __iter__(self):

@@ -45,12 +45,13 @@ class TableSource:
             self._groups += [(number, group) for group in range(len(group_lengths))]
             lengths += group_lengths
             columns.add(tuple(names))
-        self.image_column, self._other_columns = caption_columns(
-            sorted(columns)[0], self.paths[0].name, reading
-        )
+        self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
         self._text_columns = reading.captions_in(TEXT_FIELDS)
         for other in columns:
-            if caption_columns(other, "another file of the data set", reading) != (self.image_column, self._other_columns):
+            if caption_columns(other, "another file of the data set", reading) != (
+                self.image_column,
+                self._other_columns,
+            ):
                 raise ValueError(
                     f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
                 )
@@ -87,9 +88,11 @@ class TableSource:
         return image_bytes(self._table(group).column(self.image_column)[row].as_py())
 
     def fingerprint(self) -> str:
-        """Hash of the files' names, sizes and numbers of rows, and of what some evenly chosen parts of them hold."""
+        """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
+        chosen parts of them hold.
+        """
         sizes = [(path.name, path.stat().st_size) for path in self.paths]
-        digest = hashlib.sha256(repr((sizes, self._ends)).encode())
+        digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends)).encode())
         for (_, size), path in evenly(list(zip(sizes, self.paths, strict=True)), _SAMPLED_FILES):
             file = OpenFile(path)
             for offset, length in (*self._text_places(path), *_blocks(size)):

@@ -40,9 +40,9 @@ class WebDatasetSource:
     """One record a sample: the members of a shard whose names agree up to the first dot of the file name.
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
-    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links, devices and
-    repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the index of each
-    shard is kept there and used as long as the shard's size and time of change stay the same.
+    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links,
+    devices and repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the
+    index of each shard is kept there and used as long as the shard's size and time of change stay the same.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class WebDatasetSource:
         return self._read(*reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of the shards' file names, of the names, places and sizes of their members, and of what some evenly
-        chosen captions and images hold.
+        """Hash of the fields that are read, of the shards' file names, of the names, places and sizes of their members,
+        and of what some evenly chosen captions and images hold.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(self._text_fields).encode())
         captions: list[tuple[int, int, int]] = []
         images: list[tuple[int, int, int]] = []
         most = -(-SAMPLED_CAPTIONS // len(self.shards)), -(-SAMPLED_IMAGES // len(self.shards))
