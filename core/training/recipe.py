@@ -24,9 +24,9 @@ class Data:
 
     train_data: str = "emoji"
     """"emoji" for the embedded data ("scenes", "wide_scenes" or "noisy_scenes" of it, for `recipes.siglip2`); or a
-    folder of images with captions, WebDataset shards ("shards/{000..010}.tar"), Parquet files, COCO's JSON
-    ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
-    ("labelled:regions.jsonl:photos/")."""
+    folder of images with captions, a list of them (photos/train.csv), WebDataset shards ("shards/{000..010}.tar"),
+    Parquet files, COCO's JSON ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
+    ("labelled:regions.jsonl:photos/"); docs/data.md."""
     val_data: str | None = None
     """Pairs to evaluate on, in any of these forms. By default the embedded data's held-out designer and concepts, or
     `val_fraction` of your own data."""

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from diptych.core.data.ledger import Skipped
 from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.tables import pyarrow_module
 from diptych.engine.embedding.image_stream import GOOD, Item
@@ -85,11 +84,10 @@ class IndexFolder:
             return None
         return np.array([status == GOOD for status in self._statuses(part)], bool)
 
-    def skipped(self, part: Part = "images") -> list[Skipped]:
-        """The rows without an embedding, by their keys, and why they have none."""
+    def unusable(self, part: Part = "images") -> list[Item]:
+        """The rows without an embedding; their status says why they have none."""
         usable = self.usable(part)
-        bad = [] if usable is None else np.flatnonzero(~usable).tolist()
-        return [Skipped(item.key, item.status) for item in self.rows(bad, part)]
+        return [] if usable is None else self.rows(np.flatnonzero(~usable).tolist(), part)
 
     def rows(self, indices: Sequence[int], part: Part = "images") -> list[Item]:
         """What the rows at `indices` are, in that order."""

@@ -73,6 +73,7 @@ class Loader:
         self._ledger = ledger_of(source)
         self._bad: dict[str, Skipped] = {}
         self._examples_met = 0
+        self._fingerprint: str | None = None
         self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
@@ -101,10 +102,14 @@ class Loader:
         return self._assemble(number, [self.examples.rows(number, self.rows.start, self.rows.stop)])
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
-        examples = self.examples
-        parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data. It is
+        that of the data when it was first asked for.
+        """
+        if self._fingerprint is None:
+            examples = self.examples
+            parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
+            self._fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._fingerprint
 
     def close(self) -> None:
         """End the workers of every iterator that `batches` gave out."""
