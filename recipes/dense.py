@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     from diptych.core.files.json_objects import write_json
-    from diptych.core.report.ledger_text import ledger_text
+    from diptych.core.report.ledger_text import tell_left_out
     from diptych.engine.embedding.picture_features import PictureFeatures
     from diptych.engine.judging.dense.probes import dense_lines, write_dense_page
     from diptych.engine.judging.dense.reader import FeatureReader
@@ -67,8 +67,7 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
         f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
     )
     print("\n" + "\n".join(dense_lines(results)))
-    if any(reader.ledgers):
-        print(f"\n{ledger_text(reader.ledgers)}")
+    tell_left_out(reader.ledgers)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 

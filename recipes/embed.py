@@ -23,7 +23,7 @@ from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.report.ledger_text import ledger_text
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.card import plain
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
@@ -97,8 +97,7 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.")
             return stop.exit_status
-    if ledger:
-        print(ledger_text([ledger], left_out), flush=True)
+    tell_left_out([ledger], left_out)
     ledger.check()
     again = "" if options.index == Embed.index else f" --index {options.index}"
     print(f'Look through it:  python -m recipes.search{again} --query "what you look for"', flush=True)

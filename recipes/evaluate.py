@@ -98,7 +98,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     from diptych.core.data.ledger import ledger_of
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.evaluation_table import evaluation_text
-    from diptych.core.report.ledger_text import ledger_text
+    from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import StopSignals
     from diptych.engine.embedding.embedding_runs import Stopped
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
@@ -137,9 +137,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
         page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
-    ledgers = [ledger_of(each.source) for dataset in datasets for each in dataset.sets]
-    if any(ledgers):
-        print(f"\n{ledger_text(ledgers)}", flush=True)
+    tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 

@@ -37,7 +37,7 @@ from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet, square, write_page
 from diptych.core.report.charts.thumbnails import Thumbnails
-from diptych.core.report.ledger_text import ledger_text
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
@@ -143,8 +143,7 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
     print(f"Page: {page.resolve().as_uri()}", flush=True)
     ledger = ledger_of(source)
-    if ledger:
-        print(ledger_text([ledger]), flush=True)
+    tell_left_out([ledger])
     ledger.check()
     if not drawn:
         print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')

@@ -30,7 +30,7 @@ from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.small import FileSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
 from diptych.core.files.json_objects import write_json
-from diptych.core.report.ledger_text import ledger_text
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.image_stream import Item, embed_prepared, prepared_images
 from diptych.engine.embedding.progress import EmbeddingProgress
@@ -112,8 +112,7 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     write_json(options.output, found)
     sheet = page(options.output.with_suffix(".html"), found, pictures[:MOST_SHOWN])
     print(f"Sheet: {sheet.resolve().as_uri()}", flush=True)
-    if any(ledgers := [ledger_of(source) for source in sources]):
-        print(ledger_text(ledgers), flush=True)
+    tell_left_out(ledger_of(source) for source in sources)
     return 0
 
 

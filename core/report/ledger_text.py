@@ -7,6 +7,13 @@ from diptych.core.data.ledger import Ledger, Named, some_names
 _NAMES = 5
 
 
+def tell_left_out(ledgers: Iterable[Ledger], all_names: object = None) -> None:
+    """Prints it, where there is anything to say; arguments as for `ledger_text`."""
+    text = ledger_text(ledgers, all_names)
+    if text:
+        print(f"\n{text}", flush=True)
+
+
 def ledger_text(ledgers: Iterable[Ledger], all_names: object = None) -> str:
     """For people: records read of each data set, and what was not used by reason, the most frequent first.
 
@@ -14,7 +21,7 @@ def ledger_text(ledgers: Iterable[Ledger], all_names: object = None) -> str:
         ledgers: those of data without a name are shown where they hold something.
         all_names: the file that has all names; None where there is none.
     """
-    shown = [ledger for ledger in ledgers if ledger.name or ledger]
+    shown = list({id(ledger): ledger for ledger in ledgers if ledger.name or ledger}.values())
     lines = []
     for ledger in shown:
         read = ledger.size - len(ledger.skipped)

@@ -11,7 +11,7 @@ from diptych.core.data.ledger import TooManySkipped, visit
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile, write_left_out
 from diptych.core.data.records import Source
 from diptych.core.placement import Placement
-from diptych.core.report.ledger_text import ledger_text
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import CheckpointError
@@ -67,7 +67,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
     sources = open_data(recipe, data_set)
     if recipe.run.dry_run:
         print(plan_text(recipe, planned, terms))
-        print(ledger_text(sources.ledgers()))
+        tell_left_out(sources.ledgers())
         return 0
     named = f": {', '.join(planned)}" if len(recipe.stages) > 1 else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
@@ -101,7 +101,7 @@ def open_data(recipe: Recipe, data_set: DataSet) -> Sources:
         path = recipe.run.run_dir / LEFT_OUT
         if error.ledger is not None and not recipe.run.dry_run:
             write_left_out(path, [error.ledger])
-            print(ledger_text([error.ledger], path), flush=True)
+            tell_left_out([error.ledger], path)
         raise
 
 
@@ -113,7 +113,7 @@ def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[None]:
         with LeftOutFile(path, ledgers):
             yield
     finally:
-        print(f"\n{ledger_text(ledgers, path)}", flush=True)
+        tell_left_out(ledgers, path)
 
 
 def check_config(folder: RunFolder, recipe: Recipe) -> None:

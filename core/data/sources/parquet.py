@@ -143,17 +143,14 @@ class TableSource:
         return sum(table.nbytes for table in self._tables.values())
 
     def _image_path(self, table: Any, row: int) -> str | None:
-        return _path_in(table.column(self.image_column)[row])
+        cell = table.column(self.image_column)[row]
+        if not pyarrow_module().types.is_struct(cell.type) or not cell.is_valid or "path" not in list(cell):
+            return None
+        return cell["path"].as_py()  # of the path alone: the image bytes beside it would be copied for nothing
 
     @property
     def _key_columns(self) -> list[str]:
         return [name for name in self._other_columns if name in KEY_COLUMNS]
-
-
-def _path_in(cell: Any) -> str | None:
-    if not pyarrow_module().types.is_struct(cell.type) or not cell.is_valid or "path" not in list(cell):
-        return None
-    return cell["path"].as_py()  # of the path alone: the image bytes beside it would be copied for nothing
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:
@@ -225,9 +222,12 @@ class ArrowSource(TableSource):
 
     def _keys_of(self, path: Path) -> Iterator[tuple[Mapping[str, Any], str | None]]:
         for batch in self._batches(path)[0]:
-            keys = {name: batch.column(name) for name in self._key_columns}
-            for row, cell in enumerate(batch.column(self.image_column)):
-                yield {name: column[row].as_py() for name, column in keys.items()}, _path_in(cell)
+            keys = [batch.column(name).to_pylist() for name in self._key_columns]
+            images = batch.column(self.image_column)
+            place = images.type.get_field_index("path") if pyarrow_module().types.is_struct(images.type) else -1
+            paths = images.flatten()[place].to_pylist() if place >= 0 else [None] * batch.num_rows
+            for row, image_path in enumerate(paths):
+                yield {name: column[row] for name, column in zip(self._key_columns, keys, strict=True)}, image_path
 
     def _held_bytes(self) -> int:
         return 0
