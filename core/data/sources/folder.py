@@ -50,10 +50,11 @@ class _Entry:
 class FolderSource:
     """One record an image, or several images whose paths differ in the suffix only.
 
-    A list (captions or metadata, as .jsonl, .csv or .tsv) speaks for its directory and those below: only what its
-    entries name counts there, as {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...}
-    (see `captions.captions_from_fields`); several entries about one image add up. Elsewhere the captions of `a.jpg` are
-    the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too; hidden names are not.
+    A list (captions or metadata, as .jsonl, or as .csv or .tsv where there are no other captions) speaks for its
+    directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
+    the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`); several entries about one image add
+    up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too;
+    hidden names are not.
 
     Args:
         root: the folder.
@@ -131,18 +132,18 @@ class FolderSource:
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
         for name in only:
-            self._scan_list(PurePosixPath(), name, entries)
+            self._scan_list(PurePosixPath(), ImageList.of(self.root / name), entries)
         unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
         for directory, names, files in () if only else os.walk(self.root):
             names[:] = sorted(name for name in names if not name.startswith("."))
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
-            lists = [name for name in LISTS if name in files]
-            for name in lists:
-                self._scan_list(here, name, entries)
+            lists = self._lists_in(here, files)
+            for one in lists:
+                self._scan_list(here, one, entries)
             if lists or str(here.parent) in listed:
                 listed.add(str(here))
-                unlisted += [here / name for name in sorted(files) if name not in lists]
+                unlisted += [here / name for name in sorted(files) if name not in LISTS]
             else:
                 self._scan_files(here, sorted(files), entries)
         known = {image for entry in entries.values() for image in entry.images} if unlisted else set()
@@ -168,7 +169,36 @@ class FolderSource:
                 entries[key] = _Entry(key, captions=captions)
             entries[key].images.append(str(path))
         for path in others:
-            self._pass_over(path, images)
+            if path.name not in LISTS:
+                self._pass_over(path, images)
+
+    def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList]:
+        """The lists that a directory is read by. One of CSV is, where nothing else tells captions and it has columns
+        for both images and captions.
+        """
+        found = [name for name in LISTS if name in files]
+        lines = [name for name in found if name.endswith(".jsonl")]
+        stems = {path.stem for path in map(PurePosixPath, files) if path.suffix.lower() in IMAGE_SUFFIXES}
+        captions = {path.stem for path in map(PurePosixPath, files) if path.suffix in CAPTION_SUFFIXES}
+        lists = [ImageList.of(self.root / here / name) for name in lines]
+        for name in found[len(lines) :]:
+            table = tried(name, ImageList.of, self.root / here / name)
+            if lines or stems & captions:
+                rule = (
+                    f"a list beside {lines[0] if lines else 'captions of the names of images'}, which is read instead"
+                )
+            elif isinstance(table, Skipped):
+                rule = f"{table.reason}: {table.detail}"
+            elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._text_fields)):
+                rule = (
+                    f"no column of {', '.join(self._image_fields)}, or none of {', '.join(self._text_fields)} (there "
+                )
+                rule += f"are {', '.join(table.columns)}; --image-field and --caption-field name others)"
+            else:
+                lists.append(table)
+                continue
+            self.ledger.pass_over(rule, str(here / name))
+        return lists
 
     def _pass_over(self, path: PurePosixPath, images: set[str]) -> None:
         """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
@@ -183,11 +213,12 @@ class FolderSource:
             rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
         self.ledger.pass_over(rule, str(path))
 
-    def _scan_list(self, here: PurePosixPath, name: str, entries: dict[str, _Entry]) -> None:
-        listed = self._lists[str(here / name)] = ImageList.of(self.root / here / name)
+    def _scan_list(self, here: PurePosixPath, listed: ImageList, entries: dict[str, _Entry]) -> None:
+        name = str(here / listed.path.name)
+        self._lists[name] = listed
         captioned, seen = 0, dict.fromkeys(listed.columns)
         for number, (offset, length) in enumerate(listed.places(), 1):
-            key = f"{here / name}:{number}"
+            key = f"{name}:{number}"
             found = tried(key, self._listed, here, listed, offset, length)
             if isinstance(found, Skipped):
                 entries[key] = _Entry(key, problem=found)
@@ -198,10 +229,10 @@ class FolderSource:
             entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
             if str(image) not in entry.images:
                 entry.images.append(str(image))
-            entry.captions.append((str(here / name), offset, length))
+            entry.captions.append((name, offset, length))
         if not captioned:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
-            self.ledger.pass_over(f"{rule}--caption-field names another)", str(here / name))
+            self.ledger.pass_over(f"{rule}--caption-field names another)", name)
 
     def _listed(
         self, here: PurePosixPath, listed: ImageList, offset: int, length: int

@@ -32,7 +32,7 @@ class ImageList:
         """The list in a file; of CSV the delimiter is the one of comma, tab and semicolon that the header has most of.
 
         Raises:
-            ValueError: CSV whose header is not text.
+            BadExample: CSV whose header is not text.
         """
         if path.suffix == ".jsonl":
             return cls(path)
@@ -41,7 +41,7 @@ class ImageList:
             with path.open("rb") as file:
                 header = file.readline(min(length, MAX_CAPTION_FILE_BYTES)).decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"the first line of {path} is not UTF-8, and should name its columns: {error}") from None
+            raise BadExample("list_not_utf8", f"the first line of {path}, which names its columns: {error}") from None
         delimiter = max(_DELIMITERS, key=header.count)
         return cls(path, tuple(next(csv.reader([header], delimiter=delimiter), [])), delimiter)
 

@@ -85,3 +85,24 @@ def test_rows_that_are_of_no_use_are_records_with_a_reason(pictures):
         reasons.append(caught.value.reason)
     assert reasons == ["caption_not_csv", "image_missing", "caption_not_utf8", "caption_not_csv"]
     assert source.record_name(1) == "captions.csv:2"
+
+
+@pytest.mark.parametrize(
+    ("beside", "header", "told"),
+    [
+        ("captions.jsonl", "file_name,text", "a list beside captions.jsonl"),
+        ("0.txt", "file_name,text", "a list beside captions of the names of images"),
+        (None, "file_name,prompt", "there are file_name, prompt; --image-field"),
+        (None, "picture,text", "there are picture, text; --image-field"),
+        (None, "caf\xe9,text", "list_not_utf8"),
+    ],
+)
+def test_a_table_changes_nothing_where_other_captions_are_or_its_columns_are_not_known(pictures, beside, header, told):
+    if beside:
+        text = json.dumps({"file_name": "0.png", "text": "the one"}) if beside.endswith("l") else "the one"
+        (pictures / beside).write_text(text)
+    before = captions(FolderSource(pictures))
+    (pictures / "metadata.csv").write_bytes(f"{header}\n0.png,another\n".encode("latin-1"))
+    source = FolderSource(pictures)
+    assert captions(source) == before
+    assert told in source.ledger.what_was_seen()
