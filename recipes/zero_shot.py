@@ -99,7 +99,6 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
         images.append(image)
     if not pictures:
         raise ValueError(f"none of {len(images):,} images could be used: {reasons_with_names(skipped)}.")
-    check_skipped(skipped, of=len(images), max_skipped=options.reading.max_skipped, name=", ".join(options.images))
     found = {
         "model": options.model,
         "templates": list(templates),
@@ -113,6 +112,7 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     sheet = page(options.output.with_suffix(".html"), found, pictures[:MOST_SHOWN])
     print(f"Sheet: {sheet.resolve().as_uri()}", flush=True)
     tell_left_out(ledger_of(source) for source in sources)
+    check_skipped(skipped, of=len(images), max_skipped=options.reading.max_skipped, name=", ".join(options.images))
     return 0
 
 

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 MAX_SKIPPED = 0.05
 """The share of a data set's records that may be bad where a run says nothing else."""
 MOST_NAMES = 10_000  # of parts and passed-over files, for each reason; their number is always exact
-_SHOWN = 3
+_NAMES_SHOWN, _REASONS_SHOWN = 3, 10
 
 
 class TooManySkipped(RuntimeError):
@@ -114,9 +114,7 @@ class Ledger:
             raise
 
     def what_was_seen(self) -> str:
-        """For an error about data in which nothing is found: what was passed over, " Passed over were ...", or
-        nothing.
-        """
+        """For an error about data in which nothing is found: " Passed over: ...", or nothing."""
         return f" Passed over: {with_names(self.passed_over)}." if self.passed_over else ""
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -241,13 +239,24 @@ def reasons_with_names(skipped: Iterable[Skipped]) -> str:
 
 def with_names(found: Mapping[str, Named]) -> str:
     """Reasons with numbers and some names, the most frequent first."""
+    shown = [f"{reason} {named.count:,} ({some_names(named)})" for reason, named in most_frequent(found)]
+    return ", ".join(shown + (["..."] if len(found) > len(shown) else []))
+
+
+def most_frequent(found: Mapping[str, Named]) -> list[tuple[str, Named]]:
+    """The first few reasons, the most frequent first, as they can be printed."""
     ordered = sorted(found.items(), key=lambda item: -item[1].count)
-    return ", ".join(f"{reason} {named.count:,} ({some_names(named)})" for reason, named in ordered)
+    return [(printable(reason), named) for reason, named in ordered[:_REASONS_SHOWN]]
 
 
-def some_names(named: Named, most: int = _SHOWN) -> str:
-    """The first names: "a.jpg, b.jpg, c.jpg, ..."."""
-    return ", ".join([*named.names[:most], *(["..."] if named.count > most else [])])
+def some_names(named: Named, most: int = _NAMES_SHOWN) -> str:
+    """The first names, as they can be printed: "a.jpg, b.jpg, c.jpg, ..."."""
+    return ", ".join([*map(printable, named.names[:most]), *(["..."] if named.count > most else [])])
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that is no character to look at: names of files may hold any bytes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def listed(reasons: Mapping[str, int]) -> str:

@@ -1,7 +1,9 @@
 """The file that names everything of the data that was not used: a JSON object a line (`core.data.ledger.Ledger.lines`).
 
-{"data": "photos/", "what": "skipped", "reason": "image_truncated", "name": "a.jpg", "detail": "..."}
-{"data": "photos/", "what": "left out" or "passed over", "reason": ..., "name": ...}
+    {"data": "photos/", "what": "skipped", "reason": "image_truncated", "name": "a.jpg", "detail": "..."}
+    {"data": "photos/", "what": "left out" or "passed over", "reason": ..., "name": ...}
+
+Where a reason has more names than are kept, its last line has "more", their number, in place of "name".
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from diptych.core.data.ledger import Ledger, Named, some_names
+from diptych.core.data.ledger import Ledger, Named, most_frequent, some_names
 
 _NAMES = 5
 
@@ -35,5 +35,9 @@ def ledger_text(ledgers: Iterable[Ledger], all_names: object = None) -> str:
 
 
 def _lines(what: str, found: Mapping[str, Named]) -> list[str]:
-    ordered = sorted(found.items(), key=lambda item: -item[1].count)
-    return [f"  {what:<11} {named.count:>7,}  {reason}: {some_names(named, _NAMES)}" for reason, named in ordered]
+    lines = [
+        f"  {what:<11} {named.count:>7,}  {reason}: {some_names(named, _NAMES)}"
+        for reason, named in most_frequent(found)
+    ]
+    rest = sum(named.count for named in found.values()) - sum(named.count for _, named in most_frequent(found))
+    return [*lines, f"  {what:<11} {rest:>7,}  for {len(found) - len(lines)} other reasons"] if rest else lines

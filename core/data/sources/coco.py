@@ -135,18 +135,22 @@ class CocoRegionSource:
         own: list[Join[_Entry]] = []
         for path, content in contents:
             ids: Join[_Entry] = Join("images", "annotation_image", path)
-            before = dict(by_name)
+            before, seen = dict(by_name), set[tuple[int | str | None, str]]()
             for number, image in enumerate(content["images"]):
-                entry = _entry_of(image, f"{path.name}: image {number}")
+                given = plain_id(image.get("id")) if isinstance(image, dict) else None
+                entry = _entry_of(image, given, f"{path.name}: image {number}")
+                if entry.problem is None:
+                    if (given, entry.file_name) in seen:
+                        continue  # listed twice
+                    seen.add((given, entry.file_name))
                 known = before.get(entry.file_name) if entry.problem is None else None
                 if known is None:
                     self._entries.append(entry)
-                    if entry.problem is None:
-                        by_name.setdefault(entry.file_name, entry)
+                    by_name.setdefault(entry.file_name, entry)
                 elif known.size is None:
                     known.size = entry.size
-                ids.put(image.get("id") if isinstance(image, dict) else None, known or entry)
-                everywhere.put(image.get("id") if isinstance(image, dict) else None, known or entry)
+                for join in (ids, everywhere):
+                    join.put(given, known or entry)
             own.append(ids)
         for (path, content), ids in zip(contents, own, strict=True):
             self._read_annotations(path, content, ids if content["images"] else everywhere)
@@ -175,7 +179,7 @@ class CocoRegionSource:
             name = f"{path.name}: annotation {annotation.get('id', number)!r:.40}"
             boxes.put(annotation.get("id"), (annotation.get("image_id"), annotation.get("bbox")))
             entry = self._kept(name, images.find, annotation.get("image_id"))
-            if entry is None:
+            if entry is None or entry.problem is not None:
                 continue
             if "caption" in annotation:
                 self._kept(name, self._add_caption, entry, annotation)
@@ -209,6 +213,8 @@ class CocoRegionSource:
         if bbox is None and reference.get("ann_id") is not None:
             image_id, bbox = boxes.find(reference["ann_id"])
         entry = images.find(image_id)
+        if entry.problem is not None:
+            return
         sentences = reference.get("sentences")
         if not isinstance(sentences, list):
             raise BadExample("region_text", "a reference has no list of sentences")
@@ -235,15 +241,16 @@ class CocoRegionSource:
         return upright_size(self.read(file_name))
 
 
-def _entry_of(image: Any, name: str) -> _Entry:
-    if not isinstance(image, dict) or plain_id(image.get("id")) is None:
+def _entry_of(image: Any, given: int | str | None, name: str) -> _Entry:
+    """What a file says about an image, whose id is `given`; `name` is for one that has no file's."""
+    if given is None:
         return _Entry(name, problem=BadExample("image_id", f"{image!r:.100}"))
     file_name: Any = image.get("file_name")
     height: Any = image.get("height")
     width: Any = image.get("width")
     path = PurePosixPath(file_name if isinstance(file_name, str) else "")
     if not path.name:
-        return _Entry(name, problem=BadExample("image_missing", f"image {image['id']!r:.40} has no file_name"))
+        return _Entry(name, problem=BadExample("image_missing", f"image {given!r:.40} has no file_name"))
     if path.is_absolute() or ".." in path.parts or "\0" in str(path):
         return _Entry(name, problem=BadExample("image_outside_folder", str(path)[:200]))
     known = _is_number(height) and _is_number(width) and min(height, width) > 0

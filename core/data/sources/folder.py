@@ -119,7 +119,7 @@ class FolderSource:
 
     def _captions(self, name: str, offset: int, length: int) -> tuple[Caption, ...]:
         if length >= 0:
-            return captions_from_fields(self._lists[name].fields(offset, length), self._text_fields)
+            return captions_from_fields(self._lists[name].entry(offset, length), self._text_fields)
         data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
         return captions_from_json(data, self._text_fields) if name.endswith(".json") else captions_from_text(data)
 
@@ -217,15 +217,15 @@ class FolderSource:
         name = str(here / listed.path.name)
         self._lists[name] = listed
         captioned, seen = 0, dict.fromkeys(listed.columns)
-        for number, (offset, length) in enumerate(listed.places(), 1):
+        for number, (offset, length, line) in enumerate(listed.entries(), 1):
             key = f"{name}:{number}"
-            found = tried(key, self._listed, here, listed, offset, length)
+            found = tried(key, self._listed, here, listed, line)
             if isinstance(found, Skipped):
                 entries[key] = _Entry(key, problem=found)
                 continue
             image, fields = found
             seen |= dict.fromkeys(fields)
-            captioned += any(field in fields for field in self._text_fields)
+            captioned += any(fields.get(field) is not None for field in self._text_fields)
             entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
             if str(image) not in entry.images:
                 entry.images.append(str(image))
@@ -234,13 +234,11 @@ class FolderSource:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
             self.ledger.pass_over(f"{rule}--caption-field names another)", name)
 
-    def _listed(
-        self, here: PurePosixPath, listed: ImageList, offset: int, length: int
-    ) -> tuple[PurePosixPath, dict[str, Any]]:
+    def _listed(self, here: PurePosixPath, listed: ImageList, line: bytes) -> tuple[PurePosixPath, dict[str, Any]]:
         """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries
         that name none, point out of the folder, or have captions that cannot be read.
         """
-        fields = listed.fields(offset, length)
+        fields = listed.fields(line)
         captions_from_fields(fields, self._text_fields)
         name = next((fields[field] for field in self._image_fields if isinstance(fields.get(field), str)), "")
         path = PurePosixPath(name)

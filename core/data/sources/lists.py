@@ -64,11 +64,21 @@ class ImageList:
             if begin is not None:
                 yield begin, offset + length - begin
 
-    def fields(self, offset: int, length: int) -> dict[str, Any]:
-        """The fields of an entry; raises `BadExample` where they are none."""
+    def entries(self) -> Iterator[tuple[int, int, bytes]]:
+        """(offset, length, bytes) of each entry; of one that is too long to be used no more than shows it."""
+        with self.path.open("rb") as file:
+            for offset, length in self.places():
+                file.seek(offset)
+                yield offset, length, file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
+
+    def entry(self, offset: int, length: int) -> dict[str, Any]:
+        """The fields of the entry at a place; raises as `fields`."""
         with self.path.open("rb") as file:
             file.seek(offset)
-            line = file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
+            return self.fields(file.read(length))
+
+    def fields(self, line: bytes) -> dict[str, Any]:
+        """The fields in the bytes of an entry; raises `BadExample` where they are none."""
         if not self.columns:
             return object_from_json(line)
         if len(line) > MAX_CAPTION_FILE_BYTES:

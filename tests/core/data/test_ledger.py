@@ -149,3 +149,16 @@ def test_a_file_that_is_not_there_is_named():
     source = FileSource(["/nope.jpg"])
     assert list(visit(source, lambda record: source.read(record.images[0]))) == []
     assert with_names(ledger_of(source).skipped_by_reason) == "image_missing 1 (/nope.jpg)"
+
+
+def test_names_are_printed_whatever_bytes_they_hold_and_many_reasons_by_their_number():
+    ledger = Ledger("photos", 60)
+    ledger.skip(Skipped("caf\udce9\x1b[2J\n.jpg", "image_empty"))
+    for number in range(30):
+        ledger.pass_over(f"the suffix .{number}", f"x.{number}")
+    text = ledger_text([ledger])
+    assert r"caf\udce9\x1b[2J\n.jpg" in text
+    text.encode()
+    assert text.count("passed over") == 11
+    assert "20  for 20 other reasons" in text
+    assert ledger.what_was_seen().endswith(", ....")

@@ -256,6 +256,18 @@ def test_a_picture_whose_size_is_not_given_is_asked_where_it_has_boxes(tmp_path,
     assert source.ledger.left_out["image_size"].count == 1
 
 
+def test_an_image_that_is_listed_twice_is_one(tmp_path):
+    images = [{"id": 1, "file_name": "x.jpg"}, {"id": 1.0, "file_name": "x.jpg"}]
+    assert captions_of(joined(tmp_path, images, [{"image_id": 1, "caption": "here"}])) == {"x": ["here"]}
+
+
+def test_annotations_of_a_damaged_image_are_no_fault_of_their_own(tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "caption": "x"}
+    source = joined(tmp_path, [{"id": 1}], [box], categories=CATEGORIES)
+    assert problem(source, 0) == "image_missing"
+    assert not source.ledger.left_out
+
+
 def test_images_of_one_name_have_keys_of_their_own(tmp_path):
     images = [{"id": number, "file_name": f"x.{suffix}"} for number, suffix in enumerate(("jpg", "png", "gif"))]
     assert list(captions_of(joined(tmp_path, images, []))) == ["x", "x#1", "x#2"]
