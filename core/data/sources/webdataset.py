@@ -4,6 +4,7 @@ Nothing is extracted, no shell and no unpickling is involved: of each sample onl
 read.
 """
 
+import contextlib
 import hashlib
 import os
 from bisect import bisect_right
@@ -11,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import BadExample, Caption, Record
@@ -106,17 +109,15 @@ class WebDatasetSource:
         and of what some evenly chosen captions and images hold.
         """
         digest = hashlib.sha256(repr(self._text_fields).encode())
-        captions: list[tuple[int, int, int]] = []
-        images: list[tuple[int, int, int]] = []
-        most = -(-SAMPLED_CAPTIONS // len(self.shards)), -(-SAMPLED_IMAGES // len(self.shards))
-        for number, (shard, index) in enumerate(zip(self.shards, self._indices, strict=True)):
+        most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
+        for shard, index in zip(self.shards, self._indices, strict=True):
             digest.update(f"{shard.name} {index.fingerprint()}\n".encode())
-            of_image = index.members[:, 0] == IMAGE
-            for found, chosen, some in ((captions, ~of_image, most[0]), (images, of_image, most[1])):
-                places = index.members[chosen][:, 1:].tolist()
-                found += [(number, offset, size) for offset, size in evenly(places, max(some, 2))]
-        for number, offset, size in evenly(captions, SAMPLED_CAPTIONS) + evenly(images, SAMPLED_IMAGES):
-            digest.update(sampled_part(self._file(number).descriptor, offset, size))
+            with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
+                file = OpenFile(shard)
+                for images, some in most.items():
+                    places = np.flatnonzero((index.members[:, 0] == IMAGE) == images)
+                    for _, offset, size in index.members[evenly(places.tolist(), max(some, 2))].tolist():
+                        digest.update(sampled_part(file.descriptor, offset, size))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:
