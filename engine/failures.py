@@ -4,13 +4,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from diptych.core.data.loading.examples import TooManySkipped
+from diptych.core.data.ledger import TooManySkipped
 from diptych.core.training.checkpoint import CheckpointError
 from diptych.core.training.learner import TrainingDiverged
 from diptych.core.training.run_folder import RunFolderError
 from diptych.engine.embedding.index_folder import IndexFolderError
 
-EXPECTED = (IndexFolderError, ImportError, OSError, ValueError)
+EXPECTED = (IndexFolderError, ImportError, OSError, TooManySkipped, ValueError)
 TRAINING_ERRORS = (CheckpointError, RunFolderError, TooManySkipped, TrainingDiverged, FileNotFoundError, ValueError)
 
 

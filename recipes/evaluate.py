@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from diptych.core.data.sources.open import EMBEDDED
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
 
 FORMAT = "diptych-evaluation"
@@ -67,6 +68,7 @@ class Evaluate:
     """Threads that decode; by default as many as there are processors."""
     seed: int = 0
     """Of the drawing of shots and of the bootstrap."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, least, given in (
@@ -93,8 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.data.ledger import ledger_of
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.evaluation_table import evaluation_text
+    from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import StopSignals
     from diptych.engine.embedding.embedding_runs import Stopped
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
@@ -109,6 +113,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
             class_names=options.classnames,
             templates=options.templates,
             index_folder=folder / "shards",
+            reading=options.reading,
         )
         for spec in options.dataset
     ]
@@ -132,6 +137,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
         page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
+    tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 

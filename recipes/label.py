@@ -15,7 +15,7 @@ like: the same command goes on where it stopped.
 """
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.ledger import ledger_of, visit
+from diptych.core.data.records import Box, Record, Region, Source
 from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.open import LABELLED, open_source
 from diptych.core.data.sources.phrases import CATEGORIES, LONGEST_NGRAM
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
 from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
 from diptych.core.report.box_gallery import PAGE_SIDE, Located, with_boxes
@@ -35,6 +37,7 @@ from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet, square, write_page
 from diptych.core.report.charts.thumbnails import Thumbnails
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
@@ -76,6 +79,7 @@ class Label:
     """Boxes of a picture, the surest ones."""
     scenes: int = 200
     """How many, where they are the data."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, given in (("--most-regions", self.most_regions), ("--scenes", self.scenes)):
@@ -114,7 +118,7 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     if known is not None and known.shows_scenes:
         source: Source = evaluation_scenes(length=options.scenes, aspects=known.aspects)
     else:
-        source = open_source(options.data)
+        source = open_source(options.data, reading=options.reading)
     detector = open_detector(options, open_encoder)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     categories = [name for given in options.categories for name in (CATEGORIES if given == COMMON else (given,))]
@@ -138,6 +142,9 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     print(summary, flush=True)
     page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
     print(f"Page: {page.resolve().as_uri()}", flush=True)
+    ledger = ledger_of(source)
+    tell_left_out([ledger])
+    ledger.check()
     if not drawn:
         print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')
     return 0
@@ -160,12 +167,9 @@ def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]
         at an IoU of at least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
     """
     totals = dict.fromkeys(("pictures", "regions", "bad", "known", "found", "named"), 0)
-    for index in range(min(len(labelled), most)):
-        try:
-            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
-        except BadExample:
-            totals["bad"] += 1
-            continue
+    looked_at = range(min(len(labelled), most))
+    for index, record in visit(labelled, lambda record: record, looked_at):
+        known = known_boxes(labelled.source.record(index))
         totals["pictures"] += 1
         totals["regions"] += len(record.regions)
         totals["known"] += len(known)
@@ -176,6 +180,7 @@ def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]
             met = np.flatnonzero(box_iou(boxes, np.array(box)) >= SAME_BOX)
             totals["found"] += bool(len(met))
             totals["named"] += any(record.regions[place].text.lower() in names for place in met)
+    totals["bad"] = len(looked_at) - totals["pictures"]
     return totals
 
 
@@ -218,15 +223,15 @@ def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]
 def _page(summary: str, labelled: LabelledSource) -> str:
     """The first boxes, each on its picture."""
     cards: list[Markup] = []
-    for index in range(len(labelled)):
-        try:
-            record, known = labelled.record(index), known_boxes(labelled.source.record(index))
-            if not record.regions:
-                continue
-            picture = pixels_of(labelled, record.images[0])
-        except BadExample:
+
+    def shown_boxes(record: Record) -> tuple[Sequence[Region], np.ndarray | None]:
+        return record.regions, pixels_of(labelled, record.images[0]) if record.regions else None
+
+    for index, (regions, picture) in visit(labelled, shown_boxes):
+        if picture is None:
             continue
-        cards += [_card(picture, region, known) for region in record.regions[: SHOWN - len(cards)]]
+        known = known_boxes(labelled.source.record(index))
+        cards += [_card(picture, region, known) for region in regions[: SHOWN - len(cards)]]
         if len(cards) == SHOWN:
             break
     section = element("ul", cards, class_="hits") if cards else element("p", "No box was found.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diptych.core.data.ledger import Skipped
+
 ANY = math.inf
 
 
@@ -34,15 +36,14 @@ class Batch:
 
     `fields` go to the device: those that the preprocessing declares. The rest stays on the host: `index` int64 [batch]
     is the place of each example in the endless training order; `keys` and `languages` name its record and its caption's
-    language; `skipped` lists the (record key, reason) of the bad examples that were met and replaced while this batch
-    was made.
+    language; `skipped` lists the bad examples that were met and replaced while this batch was made.
     """
 
     fields: dict[str, np.ndarray] = field(repr=False)
     index: np.ndarray
     keys: tuple[str, ...] = field(repr=False)
     languages: tuple[str, ...] = field(repr=False)
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,5 +1,6 @@
 """Pictures and captions to evaluate on, read once and kept as arrays."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,8 @@ import numpy as np
 from diptych.core.data.batch import stack_examples
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.records import BadExample, Source
+from diptych.core.data.ledger import Skipped, reasons_with_names, visit
+from diptych.core.data.records import BadExample, Caption, Record, Source
 from diptych.core.data.sources.cache import pixels_of
 
 
@@ -62,7 +64,7 @@ def read_pairs(
     `alike` gives pictures that a caption fits equally well one label; by default each has its own. With a
     `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
 
-    Records that cannot be used are counted by reason, not raised; a set without any good record is an error. A source
+    Records that cannot be used are entered in the source's ledger; a set without any good record is an error. A source
     with `classes` must be good throughout, because labels go by position.
     """
     if sequence_length and preprocess.naflex is None:
@@ -78,17 +80,15 @@ def read_pairs(
     captions: list[str] = []
     languages: list[str] = []
     labels: list[int] = []
-    skipped: dict[str, int] = {}
-    for index in indices:
-        try:
-            record = source.record(index)
-            encoded = [(caption, preprocess.tokens(caption.text)) for caption in record.captions]
-            if not encoded or not record.images:
-                raise BadExample("caption_missing" if not encoded else "image_missing", record.key)
-            pixels = pixels_of(source, record.images[0])
-        except BadExample as error:
-            skipped[error.reason] = skipped.get(error.reason, 0) + 1
-            continue
+    skipped: list[Skipped] = []
+
+    def read(record: Record) -> tuple[list[tuple[Caption, np.ndarray]], np.ndarray]:
+        encoded = [(caption, preprocess.tokens(caption.text)) for caption in record.captions]
+        if not encoded or not record.images:
+            raise BadExample("caption_missing" if not encoded else "image_missing", record.key)
+        return encoded, pixels_of(source, record.images[0])
+
+    for _, (encoded, pixels) in visit(source, read, indices, skipped=skipped):
         for caption, ids in encoded:
             captions.append(caption.text)
             languages.append(caption.language)
@@ -98,9 +98,12 @@ def read_pairs(
         if sequence_length and preprocess.naflex:
             grids.append(preprocess.naflex.cut(pixels, sequence_length, preprocess.resize_method))
     if not images:
-        raise ValueError(f"{name}: none of {len(indices)} records can be evaluated on: {skipped or 'there are none'}.")
+        why = reasons_with_names(skipped) or "there are none"
+        raise ValueError(f"{name}: none of {len(indices)} records can be evaluated on: {why}.")
     if classes and skipped:
-        raise ValueError(f"{name}: labels go by position, and {sum(skipped.values())} records are bad: {skipped}.")
+        raise ValueError(
+            f"{name}: labels go by position, and {len(skipped)} records are bad: {reasons_with_names(skipped)}."
+        )
     pairs = PairSet(
         name=name,
         images=np.stack(images),
@@ -110,7 +113,7 @@ def read_pairs(
         tokens=np.stack(tokens),
         labels=np.arange(len(images)),
         classes=classes,
-        skipped=skipped,
+        skipped=Counter(one.reason for one in skipped),
         clipped=sum(preprocess.tokenizer.length(clean_caption(text)) > preprocess.context_length for text in captions),
         **(stack_examples(grids) if grids else {}),
     )

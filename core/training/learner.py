@@ -216,8 +216,8 @@ class Learner:
 
     def _count(self, batch) -> None:
         self._examples_read += len(batch) + len(batch.skipped)
-        for _, reason in batch.skipped:
-            self._skipped_examples[reason] = self._skipped_examples.get(reason, 0) + 1
+        for one in batch.skipped:
+            self._skipped_examples[one.reason] = self._skipped_examples.get(one.reason, 0) + 1
 
     def _evaluates(self) -> bool:
         if self.evaluate is None:

@@ -7,21 +7,15 @@ know.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from diptych.core.data.sources.reading import TO_TRAIN, Reading
+from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.stages import Stage, check_stages
 
 Alias = tyro.conf.arg
-HARMLESS = "harmless"
-
-
-def harmless(default: Any) -> Any:
-    """A field that changes how a run is carried out or shown, not what it computes: runs that differ in it continue
-    each other.
-    """
-    return field(default=default, metadata={HARMLESS: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +24,9 @@ class Data:
 
     train_data: str = "emoji"
     """"emoji" for the embedded data ("scenes", "wide_scenes" or "noisy_scenes" of it, for `recipes.siglip2`); or a
-    folder of images with captions, WebDataset shards ("shards/{000..010}.tar"), Parquet files, COCO's JSON
-    ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
-    ("labelled:regions.jsonl:photos/")."""
+    folder of images with captions, a list of them (photos/train.csv), WebDataset shards ("shards/{000..010}.tar"),
+    Parquet files, COCO's JSON ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
+    ("labelled:regions.jsonl:photos/"); docs/data.md."""
     val_data: str | None = None
     """Pairs to evaluate on, in any of these forms. By default the embedded data's held-out designer and concepts, or
     `val_fraction` of your own data."""
@@ -64,6 +58,7 @@ class Data:
     """Processes that decode; 0 for one background thread."""
     cache_megabytes: float = harmless(512.0)
     """Memory for decoded images of small data sets."""
+    reading: Reading = TO_TRAIN
 
 
 @dataclass(frozen=True, kw_only=True)

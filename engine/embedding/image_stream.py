@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.captions import clean_caption
+from diptych.core.data.ledger import Ledger, Skipped, examined, ledger_of, name_of, tried
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption, Record, Source
 
 GOOD = "ok"
@@ -46,16 +47,16 @@ class Prepared:
 def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Item, bytes | None]]:
     """Every image from (record, number) `start` on, with its encoded bytes, None where there are none to be had.
 
-    A record that cannot be read, or has no image, is one item all the same, so that it is counted.
+    A record that cannot be read, or has no image, is one item all the same, so that it is counted; it is entered in
+    the source's ledger, too.
     """
+    ledger = ledger_of(source)
     for index in range(start[0], len(source)):
-        try:
-            record = source.record(index)
-            if not record.images:
-                raise BadExample("image_missing", "the record has no image")
-        except BadExample as error:
+        record = examined(source, index, _with_images)
+        if isinstance(record, Skipped):
+            ledger.skip(record)
             if index > start[0] or start[1] == 0:
-                yield _unusable(index, error), None
+                yield _unusable(index, record), None
             continue
         caption, language = _chosen_caption(record)
         for number in range(start[1] if index == start[0] else 0, len(record.images)):
@@ -68,24 +69,29 @@ def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[It
                 caption=caption,
                 language=language,
             )
-            try:
-                yield item, source.read(reference)
-            except BadExample as error:
-                yield replace(item, status=error.reason), None
+            data = tried(_name(source, item), source.read, reference)
+            if isinstance(data, Skipped):
+                ledger.skip(data)
+                yield replace(item, status=data.reason), None
+            else:
+                yield item, data
 
 
 def captions(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[Item]:
     """Every caption from (record, number) `start` on; a record that cannot be read is one item."""
+    ledger = ledger_of(source)
     for index in range(start[0], len(source)):
-        try:
-            record = source.record(index)
-        except BadExample as error:
+        record = examined(source, index, lambda record: record)
+        if isinstance(record, Skipped):
+            ledger.skip(record)
             if index > start[0] or start[1] == 0:
-                yield _unusable(index, error)
+                yield _unusable(index, record)
             continue
         for number in range(start[1] if index == start[0] else 0, len(record.captions)):
             caption = record.captions[number]
             text, status = _cleaned(caption)
+            if status != GOOD:
+                ledger.leave_out(status, f"{name_of(source, index) or record.key}, caption {number + 1}")
             yield Item(
                 record=index,
                 number=number,
@@ -124,7 +130,7 @@ def prepared_images(
 
     def read() -> list[tuple[Item, Future | None]]:
         return [
-            (item, None if data is None else decoders.submit(_prepare, processor, data))
+            (item, None if data is None else decoders.submit(_prepare, processor, data, _name(source, item)))
             for item, data in islice(stream, batch_size)
         ]
 
@@ -132,7 +138,7 @@ def prepared_images(
     try:
         while run := ahead.popleft().result():
             ahead.append(reader.submit(read))
-            yield _gathered(run)
+            yield _gathered(run, ledger_of(source))
     finally:
         reader.shutdown(wait=True, cancel_futures=True)
         decoders.shutdown(wait=True, cancel_futures=True)
@@ -162,18 +168,16 @@ def usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepare(processor: Any, data: bytes) -> dict[str, np.ndarray] | BadExample:
-    try:
-        return processor.images([data])
-    except BadExample as error:
-        return error
+def _prepare(processor: Any, data: bytes, name: str) -> dict[str, np.ndarray] | Skipped:
+    return tried(name, processor.images, [data])
 
 
-def _gathered(run: list[tuple[Item, Future | None]]) -> Prepared:
+def _gathered(run: list[tuple[Item, Future | None]], ledger: Ledger) -> Prepared:
     items, arrays = [], []
     for item, future in run:
         prepared = None if future is None else future.result()
-        if isinstance(prepared, BadExample):
+        if isinstance(prepared, Skipped):
+            ledger.skip(prepared)
             item = replace(item, status=prepared.reason)
         elif prepared is not None:
             arrays.append(prepared)
@@ -182,15 +186,27 @@ def _gathered(run: list[tuple[Item, Future | None]]) -> Prepared:
     return Prepared(items, inputs, np.array([item.status == GOOD for item in items], bool))
 
 
-def _unusable(index: int, error: BadExample) -> Item:
+def _with_images(record: Record) -> Record:
+    if not record.images:
+        raise BadExample("image_missing", "the record has no image")
+    return record
+
+
+def _name(source: Source, item: Item) -> str:
+    """What an image is called in the ledger: as its record, with its number where it is not the first."""
+    name = name_of(source, item.record) or item.key
+    return f"{name}, image {item.number + 1}" if item.number else name
+
+
+def _unusable(index: int, skipped: Skipped) -> Item:
     return Item(
         record=index,
         number=0,
-        key=f"record {index}",
+        key=_storable(skipped.name),
         image="",
         caption="",
         language=UNKNOWN_LANGUAGE,
-        status=error.reason,
+        status=skipped.reason,
     )
 
 

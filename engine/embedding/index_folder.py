@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.tables import pyarrow_module
 from diptych.engine.embedding.image_stream import GOOD, Item
 
@@ -46,6 +47,11 @@ class IndexFolder:
                 f"{self.path} holds no {CARD}: make an index first, python -m recipes.embed --index {self.path}"
             )
         self.card = card
+
+    @property
+    def reading(self) -> Reading:
+        """How the data were read."""
+        return Reading(**self.card.get("reading", {}))
 
     def has(self, part: Part) -> bool:
         """Whether the part was embedded, at least to some extent."""
@@ -77,6 +83,11 @@ class IndexFolder:
         if not self.card[part]["skipped"]:
             return None
         return np.array([status == GOOD for status in self._statuses(part)], bool)
+
+    def unusable(self, part: Part = "images") -> list[Item]:
+        """The rows without an embedding; their status says why they have none."""
+        usable = self.usable(part)
+        return [] if usable is None else self.rows(np.flatnonzero(~usable).tolist(), part)
 
     def rows(self, indices: Sequence[int], part: Part = "images") -> list[Item]:
         """What the rows at `indices` are, in that order."""

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from diptych import backends
+from diptych.core.data.ledger import Skipped, check_skipped, ledger_of, name_of, reasons_with_names
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
 from diptych.engine.embedding.embedding_runs import Runs, fill, image_runs, text_runs
@@ -151,10 +152,15 @@ class StoredEmbeddings:
         index = IndexFolder(folder)
         usable = index.usable(part)
         kept = np.arange(index.count(part)) if usable is None else np.flatnonzero(usable)
-        skipped = dict(index.card[part]["skipped"])
+        ledger = ledger_of(source)
+        skipped = [Skipped(name_of(source, item.record) or item.key, item.status) for item in index.unusable(part)]
+        for one in skipped if part == "images" else ():  # those that an earlier process met
+            ledger.skip(one)
         if not len(kept):
-            raise ValueError(f"{name}: none can be used: {skipped or 'there are none'}.")
-        return Embedded(np.array(index.vectors(part)[kept], np.float32), index.rows(kept.tolist(), part), skipped)
+            raise ValueError(f"{name}: none can be used: {reasons_with_names(skipped) or 'there are none'}.")
+        check_skipped(skipped, of=index.count(part), max_skipped=ledger.max_skipped, name=name)
+        reasons = dict(index.card[part]["skipped"])
+        return Embedded(np.array(index.vectors(part)[kept], np.float32), index.rows(kept.tolist(), part), reasons)
 
     def _embed(
         self,

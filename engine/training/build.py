@@ -66,6 +66,7 @@ def build_learner(
         order=stage.order,
         rows=placement.rows(planned.loaded),
         workers=recipe.data.workers,
+        max_skipped=recipe.data.reading.max_skipped,
         cache_megabytes=recipe.data.cache_megabytes,
     )
     every = run.evaluate_every and max(1, run.evaluate_every // planned.batch_size)

@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.records import BadExample, Source
+from diptych.core.data.ledger import TooManySkipped, visit
+from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile, write_left_out
+from diptych.core.data.records import Source
 from diptych.core.placement import Placement
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import CheckpointError
@@ -64,17 +68,18 @@ def _run(recipe: Recipe, terms: Terms) -> int:
     preprocess = recipe_preprocess(recipe, data_set)
     planned = plan_stages(recipe, towers_config(recipe, preprocess), terms)
     examples = plan_examples(recipe, planned, preprocess, terms)
+    sources = open_data(recipe, data_set)
     if recipe.run.dry_run:
         print(plan_text(recipe, planned, terms))
+        tell_left_out(sources.ledgers())
         return 0
     named = f": {', '.join(planned)}" if len(recipe.stages) > 1 else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    sources = data_set.sources(recipe.run.seed)
     print(data_set.describe(sources), flush=True)
     if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in planned.values()):
         check_boxes(sources.train)
     placement = backends.placement(recipe.run.data_parallel)
-    with StopSignals() as stop, RunFolder(recipe.run.run_dir) as folder:
+    with StopSignals() as stop, RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         check_config(folder, recipe)
         results: dict[str, dict[str, Any]] = {}
         if len(recipe.stages) > 1:
@@ -90,6 +95,29 @@ def _run(recipe: Recipe, terms: Terms) -> int:
         if len(recipe.stages) > 1:
             write_results(folder.results, results)
     return 0
+
+
+def open_data(recipe: Recipe, data_set: DataSet) -> Sources:
+    """The sources of a run. Where too many of their records are bad, the run folder is left a file that names them."""
+    try:
+        return data_set.sources(recipe.run.seed)
+    except TooManySkipped as error:
+        path = recipe.run.run_dir / LEFT_OUT
+        if error.ledger is not None and not recipe.run.dry_run:
+            write_left_out(path, [error.ledger])
+            tell_left_out([error.ledger], path)
+        raise
+
+
+@contextlib.contextmanager
+def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[None]:
+    """However the block ends, tells what of the data was not used, and names it in the run folder."""
+    ledgers, path = sources.ledgers(), recipe.run.run_dir / LEFT_OUT
+    try:
+        with LeftOutFile(path, ledgers):
+            yield
+    finally:
+        tell_left_out(ledgers, path)
 
 
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
@@ -114,10 +142,8 @@ def check_data(recipe: Recipe) -> None:
 def check_boxes(source: Source, looked_at: int = 256) -> None:
     """Raises ValueError where none of the first records has boxes, which the decoder is to learn to write."""
     count = min(len(source), looked_at)
-    for index in range(count):
-        with contextlib.suppress(BadExample):
-            if source.record(index).regions:
-                return
+    if any(regions for _, regions in visit(source, lambda record: record.regions, range(count))):
+        return
     raise ValueError(
         f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded "
         "captions. Give data with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or "

@@ -245,6 +245,43 @@ def ended(main: Callable[[list[str]], int], arguments: list[str]) -> int:
         return left.code
 
 
+def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
+    """One in the split, one when it is decoded; the limit counts each once; a dry run tells what it has met."""
+    folder = write_photos(tmp_path / "photos", 60)
+    with (folder / "captions.jsonl").open("ab") as file:
+        file.write(b'{"file_name": "000.png", "caption": "\xff"}\n')
+    (folder / "007.png").write_bytes((folder / "007.png").read_bytes()[:60])
+    (folder / "late.bmp").write_bytes(b"")
+    _, _, _, *arguments = command(folder, tmp_path / "run", "--examples", "64")
+    assert siglip.main([*arguments, "--dry-run"]) == 0
+    assert f"{folder}: 60 of 61 records read" in capsys.readouterr().out
+    assert siglip.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"{folder}: 59 of 61 records read" in said
+    named = [json.loads(line) for line in (tmp_path / "run" / "left_out.jsonl").read_text().splitlines()]
+    assert {(line["what"], line["reason"], line["name"]) for line in named} == {
+        ("skipped", "caption_not_json", "captions.jsonl:61"),
+        ("skipped", "image_truncated", "007.png"),
+        ("passed over", "no entry of the list above it names it", "late.bmp"),
+    }
+    assert all(line["name"] in said for line in named)
+    assert siglip.main([*arguments, "--max-skipped", "0", "--run-dir", str(tmp_path / "strict")]) == 1
+    assert "1 of 61 records" in (told := capsys.readouterr().err)
+    assert "--max-skipped" in told
+    assert "captions.jsonl:61" in (tmp_path / "strict" / "left_out.jsonl").read_text()
+
+
+def test_data_without_captions_say_what_was_seen(tmp_path, capsys):
+    folder = write_photos(tmp_path / "photos", 20)
+    (folder / "captions.jsonl").rename(folder / "metadata.jsonl")
+    lines = (folder / "metadata.jsonl").read_text().replace('"caption"', '"prompt"')
+    (folder / "metadata.jsonl").write_text(lines)
+    _, _, _, *arguments = command(folder, tmp_path / "run", "--dry-run")
+    assert siglip.main(arguments) == 1
+    assert "the fields are file_name, prompt" in capsys.readouterr().err
+    assert siglip.main([*arguments, "--caption-field", "prompt"]) == 0
+
+
 def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
     run_dir = tmp_path / "run"
     run = subprocess.run(

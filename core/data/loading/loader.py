@@ -9,13 +9,14 @@ from itertools import pairwise
 
 from diptych.core.data.batch import Batch, join_rows
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.loading.examples import Examples, Rows, TooManySkipped, listed
+from diptych.core.data.ledger import MAX_SKIPPED, Skipped, check_skipped, ledger_of
+from diptych.core.data.loading.examples import Examples, Rows
 from diptych.core.data.loading.worker import WorkerPool
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
 from diptych.core.data.sources.cache import CachedSource
 
-_EXAMPLES_BEFORE_JUDGING = 200
+_RECORDS_BEFORE_JUDGING = 200
 _FEWEST_ROWS_A_PART = 8
 _CHECK_SECONDS = 0.5
 
@@ -28,9 +29,10 @@ class Loader:
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
         for none.
-    Bad examples are replaced and counted by reason in `skipped`; when more than `max_skip_fraction` of the examples met
-    are bad, `TooManySkipped` says how many and why. The first batch of each shape is held to what the preprocessing
-    declares. To resume, ask for `batches(start)` with the number of batches already used: `position`.
+    Bad examples are replaced, counted by reason in `skipped`, and their records entered in the source's ledger. When
+    more than the share `max_skipped` of the records met are bad, each counted once, `TooManySkipped` says which and
+    why. The first batch of each shape is held to what the preprocessing declares. To resume, ask for `batches(start)`
+    with the number of batches already used: `position`.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Loader:
         seed: int,
         workers: int = 0,
         prefetch: int = 4,
-        max_skip_fraction: float = 0.05,
+        max_skipped: float = MAX_SKIPPED,
         order: int = 0,
         rows: slice | None = None,
         cache_megabytes: float | None = 256,
@@ -64,11 +66,14 @@ class Loader:
         self.rows = range(batch_size)[rows or slice(None)]
         self.workers = workers
         self.prefetch = prefetch
-        self.max_skip_fraction = max_skip_fraction
+        self.max_skipped = max_skipped
         self.stall_seconds = stall_seconds
         self.position = 0
         self.skipped: Counter[str] = Counter()
+        self._ledger = ledger_of(source)
+        self._bad: dict[str, Skipped] = {}
         self._examples_met = 0
+        self._fingerprint: str | None = None
         self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
@@ -97,10 +102,14 @@ class Loader:
         return self._assemble(number, [self.examples.rows(number, self.rows.start, self.rows.stop)])
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
-        examples = self.examples
-        parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data. It is
+        that of the data when it was first asked for.
+        """
+        if self._fingerprint is None:
+            examples = self.examples
+            parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
+            self._fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._fingerprint
 
     def close(self) -> None:
         """End the workers of every iterator that `batches` gave out."""
@@ -146,18 +155,17 @@ class Loader:
         return batch
 
     def _count(self, batch: Batch) -> None:
-        self.skipped.update(reason for _, reason in batch.skipped)
+        ledger = self._ledger
+        for one in batch.skipped:
+            ledger.skip(one)
+            self._bad.setdefault(one.name, one)
+            self.skipped[one.reason] += 1
         self._examples_met += len(batch) + len(batch.skipped)
-        bad = self.skipped.total()
-        enough = self._examples_met >= _EXAMPLES_BEFORE_JUDGING or len(batch.skipped) >= len(batch)
-        if enough and bad > self.max_skip_fraction * self._examples_met:
-            worst = ", ".join(key for key, _ in batch.skipped[:5])
-            raise TooManySkipped(
-                f"{bad} of {self._examples_met} examples are bad ({bad / self._examples_met:.1%}, at most "
-                f"{self.max_skip_fraction:.1%} allowed): {listed(self.skipped)}. Lately: {worst}. "
-                "Repair or remove them, or raise max_skip_fraction.",
-                self.skipped,
-            )
+        check_skipped(ledger.skipped.values(), of=ledger.size, max_skipped=self.max_skipped, name=ledger.name)
+        met = min(self._examples_met, ledger.size)
+        # Fewer say nothing yet of all the others, unless a whole batch had to be replaced.
+        if met >= _RECORDS_BEFORE_JUDGING or len(batch.skipped) >= len(batch):
+            check_skipped(self._bad.values(), of=met, max_skipped=self.max_skipped, name=ledger.name)
 
 
 class _BackgroundThread:

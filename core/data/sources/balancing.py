@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.data.ledger import visit
+from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.source_view import SourceView
 
 AVERAGED = 4
@@ -264,9 +265,13 @@ class BalancedSource(SourceView):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def origin(self, index: int) -> int:
+        """The record's place in the source."""
+        return int(self._indices[index])
+
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
-        return self.source.record(int(self._indices[index]))
+        return self.source.record(self.origin(index))
 
     def fingerprint(self) -> str:
         """Of the source and the kept records."""
@@ -279,11 +284,7 @@ class BalancedSource(SourceView):
         readable: list[int] = []
         concerned: list[int] = []
         found: list[tuple[np.ndarray, np.ndarray]] = []
-        for index in range(len(self.source)):
-            try:
-                answer = attributes(self.source.record(index))
-            except BadExample:
-                continue
+        for index, answer in visit(self.source, attributes):
             if answer is not None:
                 concerned.append(len(readable))
                 found.append(answer)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diptych.core.data.image import decode
+from diptych.core.data.ledger import Ledger, ledger_of, name_of
 from diptych.core.data.records import Record, Source
 
 _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in dozens of languages
@@ -39,7 +40,7 @@ class CachedSource:
     """A source that remembers what it has read, up to `megabytes` of memory; it is pickled empty.
 
     Nothing is ever dropped: visits are even over an epoch, so whatever came first is as good to keep as anything else.
-    Bad examples are not remembered, and are met and counted each time anew. Pixels that the source calls cheap are not
+    Bad examples are not remembered, and are met each time anew. Pixels that the source calls cheap are not
     kept.
     """
 
@@ -52,6 +53,15 @@ class CachedSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def record_name(self, index: int) -> str | None:
+        """What the source calls the record."""
+        return name_of(self.source, index)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The source's own."""
+        return ledger_of(self.source)
 
     @property
     def cheap_pixels(self) -> bool:

@@ -1,7 +1,7 @@
 """The shapes in which data sets write captions down, brought to one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption
@@ -12,24 +12,24 @@ _ENTRY_TEXT = ("text", "caption")
 MAX_CAPTION_FILE_BYTES = 1_000_000
 
 
-def captions_from_fields(fields: Mapping[str, Any]) -> tuple[Caption, ...]:
+def captions_from_fields(fields: Mapping[str, Any], names: Sequence[str] = TEXT_FIELDS) -> tuple[Caption, ...]:
     """All captions in a JSON object or table row.
 
-    Each of the fields caption, text, captions, texts may hold a string, an object {"text" or "caption", "language",
+    Each of the fields that are named may hold a string, an object {"text" or "caption", "language",
     "weight"}, a list of such, or a mapping from language to string or strings. A field "language" tells the language of
     plain strings.
     """
     language = next((fields[name] for name in LANGUAGE_FIELDS if isinstance(fields.get(name), str)), UNKNOWN_LANGUAGE)
     captions: list[Caption] = []
-    for name in TEXT_FIELDS:
+    for name in names:
         if fields.get(name) is not None:
             captions += _captions(fields[name], language)
     return tuple(captions)
 
 
-def captions_from_json(data: bytes) -> tuple[Caption, ...]:
+def captions_from_json(data: bytes, names: Sequence[str] = TEXT_FIELDS) -> tuple[Caption, ...]:
     """The captions of a JSON object, as `captions_from_fields` reads it; raises `BadExample` where it is none."""
-    return captions_from_fields(object_from_json(data))
+    return captions_from_fields(object_from_json(data), names)
 
 
 def object_from_json(data: bytes) -> dict[str, Any]:

@@ -13,13 +13,15 @@ Reference: LAION-AI/CLIP_benchmark, README.md, "Creating a webdataset".
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import cast
 
 import numpy as np
 
-from diptych.core.data.records import BadExample
+from diptych.core.data.ledger import Skipped, tried, visit
 from diptych.core.data.sources.files import OpenFile, read_at
+from diptych.core.data.sources.shard_index import rule_of_suffix
 from diptych.core.data.sources.tar import Member, scan
 from diptych.core.data.sources.webdataset import WebDatasetSource
 
@@ -84,20 +86,17 @@ def shard_labels(source: WebDatasetSource) -> tuple[np.ndarray, dict[str, int]]:
         int64 [records], `NO_LABEL` for records without a label; {reason: records}. The reasons are label_missing and
         label_not_a_number; records that are damaged, or have no image, are counted where their images are read.
     """
+    source.ledger.passed_over.pop(rule_of_suffix(f".{LABEL_SUFFIX}"), None)  # they are read here
     labels = np.full(len(source), NO_LABEL, np.int64)
     reasons: dict[str, int] = {}
     of_shard: dict[int, dict[str, int | None]] = {}
-    for index in range(len(source)):
-        try:
-            record = source.record(index)
-        except BadExample:
+    for index, images in visit(source, lambda record: record.images):
+        if not images:
             continue
-        if not record.images:
-            continue
-        number, _, _ = cast(tuple[int, int, int], record.images[0])
+        number, _, _ = cast(tuple[int, int, int], images[0])
         if number not in of_shard:
             of_shard = {number: _labels_in(source.shards[number])}  # records come shard by shard
-        found = of_shard[number].get(record.key, NO_LABEL)
+        found = of_shard[number].get(source.member_name(index), NO_LABEL)
         if found is None or found < 0:
             reason = "label_not_a_number" if found is None else "label_missing"
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -132,12 +131,9 @@ def _labels_in(shard: Path) -> dict[str, int | None]:
 
 
 def _label(file: OpenFile, member: Member) -> int | None:
-    try:
-        text = read_at(file.descriptor, member.offset, member.size, kind="label", max_bytes=_MAX_LABEL_BYTES)
-        text = text.strip()
-        return int(text) if text.isdigit() else None
-    except BadExample:
-        return None
+    read = partial(read_at, file.descriptor, member.offset, member.size, kind="label", max_bytes=_MAX_LABEL_BYTES)
+    text = tried(member.name, read)
+    return int(text) if not isinstance(text, Skipped) and text.strip().isdigit() else None
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:

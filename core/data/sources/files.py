@@ -2,12 +2,17 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from diptych.core.data.records import BadExample
 
+Thing = TypeVar("Thing")
+
 MAX_IMAGE_FILE_BYTES = 100_000_000
+SAMPLED_BYTES = 4_096
+SAMPLED_CAPTIONS, SAMPLED_IMAGES = 2_048, 256
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
@@ -57,6 +62,36 @@ class OpenFile:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
+    """At most `most` of the things, evenly chosen, the first and the last among them."""
+    if len(things) <= most:
+        return list(things)
+    return [things[number * (len(things) - 1) // (most - 1)] for number in range(most)]
+
+
+def sampled_file(path: Path) -> bytes:
+    """What a fingerprint takes of a file's content: `SAMPLED_BYTES` from its middle; nothing where it cannot be read.
+
+    Sizes alone do not tell that a file was changed in place, and times would refuse a copy.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return b""
+    try:
+        return sampled_part(descriptor, 0, os.fstat(descriptor).st_size)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def sampled_part(descriptor: int, offset: int, size: int) -> bytes:
+    """As `sampled_file`, of `size` bytes from `offset` of an open file."""
+    return os.pread(descriptor, min(size, SAMPLED_BYTES), offset + max(size - SAMPLED_BYTES, 0) // 2)
 
 
 def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:

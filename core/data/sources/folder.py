@@ -1,29 +1,36 @@
-"""A folder of images with captions in captions.jsonl or metadata.jsonl, or in a .txt or .json file beside each
-image.
+"""A folder of images with captions in a list (captions.jsonl, metadata.csv and the like), or in a .txt or .json file
+beside each image.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from diptych.core.data.ledger import Ledger, Skipped, tried
 from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sources.captions import (
     MAX_CAPTION_FILE_BYTES,
+    TEXT_FIELDS,
     captions_from_fields,
     captions_from_json,
     captions_from_text,
-    object_from_json,
 )
 from diptych.core.data.sources.files import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
-    lines_with_offsets,
+    SAMPLED_CAPTIONS,
+    SAMPLED_IMAGES,
+    evenly,
     read_regular_file,
+    sampled_file,
 )
+from diptych.core.data.sources.lists import LISTS, ImageList
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 
-LISTS = ("captions.jsonl", "metadata.jsonl")
-IMAGE_FIELDS = ("file_name", "image", "file")
+IMAGE_FIELDS = ("file_name", "image", "file", "filepath")
+CAPTION_SUFFIXES = (".txt", ".json")
 
 
 @dataclass(slots=True)
@@ -37,25 +44,39 @@ class _Entry:
     captions: list[tuple[str, int, int]] = field(
         default_factory=list
     )  # file, offset, length; length -1: the whole file
-    problem: BadExample | None = None
+    problem: Skipped | None = None
 
 
 class FolderSource:
     """One record an image, or several images whose paths differ in the suffix only.
 
-    A captions.jsonl or metadata.jsonl speaks for its directory and those below: only what its lines name counts there,
-    as {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...} (see
-    `captions.captions_from_fields`); several lines about one image add up. Elsewhere the captions of `a.jpg` are the
-    lines of `a.txt`, or stand in `a.json`. Sub-directories are read too; hidden names are not.
+    A list (captions or metadata, as .jsonl, or as .csv or .tsv where there are no other captions) speaks for its
+    directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
+    the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`); several entries about one image add
+    up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too;
+    hidden names are not.
+
+    Args:
+        root: the folder.
+        only: names of lists in it; nothing else is looked at then.
+        reading: fields of the lists.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, *, only: tuple[str, ...] = (), reading: Reading = AS_USUAL):
         self.root = Path(root).absolute()
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}")
-        self._entries = list(self._scan().values())
+        self.ledger = Ledger(self.root.name, max_skipped=reading.max_skipped)
+        self._text_fields = reading.captions_in(TEXT_FIELDS)
+        self._image_fields = reading.images_in(IMAGE_FIELDS)
+        self._lists: dict[str, ImageList] = {}
+        self._entries = list(self._scan(only).values())
+        self.ledger.size = len(self._entries)
         if not self._entries:
-            raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) and no {' or '.join(LISTS)} under {self.root}")
+            raise ValueError(
+                f"no images ({', '.join(IMAGE_SUFFIXES)}) and no list of them ({', '.join(LISTS)}) under {self.root}."
+                f"{self.ledger.what_was_seen()}"
+            )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -68,31 +89,39 @@ class FolderSource:
         captions = [caption for place in entry.captions for caption in self._captions(*place)]
         return Record(entry.key, tuple(entry.images), tuple(captions))
 
+    def record_name(self, index: int) -> str:
+        """The path of the image, or the list's and a number of an entry that names none."""
+        entry = self._entries[index]
+        return entry.images[0] if entry.images else entry.key
+
     def read(self, reference: str) -> bytes:
         """The bytes of an image, given its path in the folder."""
         return read_regular_file(self.root / reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of all keys, of the names and sizes of images and caption files, and of the text of the .jsonl lists."""
-        digest = hashlib.sha256()
-        lists: set[str] = set()
+        """Hash of the fields that are read, of all keys, of the names and sizes of images and caption files, of the
+        text of the lists, and of what some evenly chosen caption files and images hold.
+        """
+        digest = hashlib.sha256(repr((self._text_fields, self._image_fields)).encode())
+        whole: list[str] = []
         for entry in self._entries:
-            files = [*entry.images, *(name for name, _, length in entry.captions if length < 0)]
-            lists.update(name for name, _, length in entry.captions if length >= 0)
+            beside = [name for name, _, length in entry.captions if length < 0]
+            files = [*entry.images, *beside]
             digest.update(repr((entry.key, [(name, self._size(name)) for name in files], entry.captions)).encode())
-        for name in sorted(lists):
+            whole += beside
+        for name in sorted({name for entry in self._entries for name, _, length in entry.captions if length >= 0}):
             with (self.root / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        images = [name for entry in self._entries for name in entry.images]
+        for name in evenly(whole, SAMPLED_CAPTIONS) + evenly(images, SAMPLED_IMAGES):
+            digest.update(sampled_file(self.root / name))
         return digest.hexdigest()
 
     def _captions(self, name: str, offset: int, length: int) -> tuple[Caption, ...]:
-        path = self.root / name
         if length >= 0:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return captions_from_json(file.read(length))
-        data = read_regular_file(path, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
-        return captions_from_json(data) if name.endswith(".json") else captions_from_text(data)
+            return captions_from_fields(self._lists[name].entry(offset, length), self._text_fields)
+        data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
+        return captions_from_json(data, self._text_fields) if name.endswith(".json") else captions_from_text(data)
 
     def _size(self, name: str) -> int:
         try:
@@ -100,63 +129,127 @@ class FolderSource:
         except (OSError, ValueError):
             return -1
 
-    def _scan(self) -> dict[str, _Entry]:
+    def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
+        for name in only:
+            self._scan_list(PurePosixPath(), ImageList.of(self.root / name), entries)
+        unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
-        for directory, names, files in os.walk(self.root):
+        for directory, names, files in () if only else os.walk(self.root):
             names[:] = sorted(name for name in names if not name.startswith("."))
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
-            lists = [name for name in LISTS if name in files]
-            for name in lists:
-                self._scan_list(here, name, entries)
+            lists = self._lists_in(here, files)
+            for one in lists:
+                self._scan_list(here, one, entries)
             if lists or str(here.parent) in listed:
                 listed.add(str(here))
+                unlisted += [here / name for name in sorted(files) if name not in LISTS]
             else:
                 self._scan_files(here, sorted(files), entries)
+        known = {image for entry in entries.values() for image in entry.images} if unlisted else set()
+        for path in unlisted:
+            if str(path) not in known:
+                self.ledger.pass_over("no entry of the list above it names it", str(path))
         return entries
 
     def _scan_files(self, here: PurePosixPath, files: list[str], entries: dict[str, _Entry]) -> None:
         present = set(files)
+        images: set[str] = set()
+        others: list[PurePosixPath] = []
         for name in files:
             path = here / name
             if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
+                others.append(path)
                 continue
+            images.add(path.stem)
             key = str(path.with_suffix(""))
             if key not in entries:
-                beside = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
+                beside = [path.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
                 captions = [(str(text), 0, -1) for text in beside if text.name in present]
                 entries[key] = _Entry(key, captions=captions)
             entries[key].images.append(str(path))
+        for path in others:
+            if path.name not in LISTS:
+                self._pass_over(path, images)
 
-    def _scan_list(self, here: PurePosixPath, name: str, entries: dict[str, _Entry]) -> None:
-        path = self.root / here / name
-        with path.open("rb") as file:
-            for number, (offset, length) in enumerate(lines_with_offsets(path, MAX_CAPTION_FILE_BYTES), 1):
-                file.seek(offset)
-                line = file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
-                try:
-                    image = _image_named(line)
-                except BadExample as error:
-                    key = f"{here / name}:{number}"
-                    entries[key] = _Entry(key, problem=error)
-                    continue
-                key = str(here / PurePosixPath(image).with_suffix(""))
-                entry = entries.setdefault(key, _Entry(key))
-                if str(here / image) not in entry.images:
-                    entry.images.append(str(here / image))
-                entry.captions.append((str(here / name), offset, length))
+    def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList]:
+        """The lists that a directory is read by. One of CSV is, where nothing else tells captions and it has columns
+        for both images and captions.
+        """
+        found = [name for name in LISTS if name in files]
+        lines = [name for name in found if name.endswith(".jsonl")]
+        stems = {path.stem for path in map(PurePosixPath, files) if path.suffix.lower() in IMAGE_SUFFIXES}
+        captions = {path.stem for path in map(PurePosixPath, files) if path.suffix in CAPTION_SUFFIXES}
+        lists = [ImageList.of(self.root / here / name) for name in lines]
+        for name in found[len(lines) :]:
+            table = tried(name, ImageList.of, self.root / here / name)
+            if lines or stems & captions:
+                rule = (
+                    f"a list beside {lines[0] if lines else 'captions of the names of images'}, which is read instead"
+                )
+            elif isinstance(table, Skipped):
+                rule = f"{table.reason}: {table.detail}"
+            elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._text_fields)):
+                rule = (
+                    f"no column of {', '.join(self._image_fields)}, or none of {', '.join(self._text_fields)} (there "
+                )
+                rule += f"are {', '.join(table.columns)}; --image-field and --caption-field name others)"
+            else:
+                lists.append(table)
+                continue
+            self.ledger.pass_over(rule, str(here / name))
+        return lists
 
+    def _pass_over(self, path: PurePosixPath, images: set[str]) -> None:
+        """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
+        if path.name.startswith("."):
+            rule = "names that begin with a dot"
+        elif path.suffix in CAPTION_SUFFIXES:
+            if path.stem in images:
+                return
+            rule = "captions without an image of their name"
+        else:
+            rule = f"the suffix {path.suffix.lower() or '(none)'}, where {', '.join(IMAGE_SUFFIXES)} are images, "
+            rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
+        self.ledger.pass_over(rule, str(path))
 
-def _image_named(line: bytes) -> str:
-    """The image a line of a list speaks of; raises `BadExample` for lines that are of no use or point out of the
-    folder.
-    """
-    fields = object_from_json(line)
-    captions_from_fields(fields)
-    name = next((fields[field] for field in IMAGE_FIELDS if isinstance(fields.get(field), str)), "")
-    path = PurePosixPath(name)
-    if not path.name:
-        raise BadExample("image_missing", f"none of the fields {', '.join(IMAGE_FIELDS)} names a file")
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise BadExample("image_outside_folder", name[:200])
-    return str(path)
+    def _scan_list(self, here: PurePosixPath, listed: ImageList, entries: dict[str, _Entry]) -> None:
+        name = str(here / listed.path.name)
+        self._lists[name] = listed
+        captioned, seen = 0, dict.fromkeys(listed.columns)
+        for number, (offset, length, line) in enumerate(listed.entries(), 1):
+            key = f"{name}:{number}"
+            found = tried(key, self._listed, here, listed, line)
+            if isinstance(found, Skipped):
+                entries[key] = _Entry(key, problem=found)
+                continue
+            image, fields = found
+            seen |= dict.fromkeys(fields)
+            captioned += any(fields.get(field) is not None for field in self._text_fields)
+            entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
+            if str(image) not in entry.images:
+                entry.images.append(str(image))
+            entry.captions.append((name, offset, length))
+        if not captioned:
+            rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
+            self.ledger.pass_over(f"{rule}--caption-field names another)", name)
+
+    def _listed(self, here: PurePosixPath, listed: ImageList, line: bytes) -> tuple[PurePosixPath, dict[str, Any]]:
+        """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries
+        that name none, point out of the folder, or have captions that cannot be read.
+        """
+        fields = listed.fields(line)
+        captions_from_fields(fields, self._text_fields)
+        name = next((fields[field] for field in self._image_fields if isinstance(fields.get(field), str)), "")
+        path = PurePosixPath(name)
+        if not path.name:
+            raise BadExample(
+                "image_missing",
+                f"none of {', '.join(self._image_fields)} names a file, of the fields {', '.join(fields)}: "
+                "--image-field chooses one",
+            )
+        if path.is_absolute() and path.is_relative_to(self.root.as_posix()):
+            return path.relative_to(self.root.as_posix()), fields
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise BadExample("image_outside_folder", name[:200])
+        return here / path, fields

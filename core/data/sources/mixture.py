@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.data.ledger import visit
+from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
 from diptych.core.data.sources.source_view import SourceView
 
@@ -93,9 +94,16 @@ class LanguageMixture(SourceView):
         records = self._records[language]
         return int(records[self._turn_at[index] % len(records)]), self.languages[language]
 
+    def origin(self, index: int) -> int:
+        """The record's place in the source."""
+        return self.place(index)[0]
+
     def fingerprint(self) -> str:
-        """Of the source, the shares, the length and the seed."""
-        return hashlib.sha256(f"mixture {self.source.fingerprint()} {self._choice}".encode()).hexdigest()
+        """Of the source, the shares, the length and the seed, and the records that they come to."""
+        digest = hashlib.sha256(f"mixture {self.source.fingerprint()} {self._choice} ".encode())
+        for records in self._records:
+            digest.update(records.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def shares(self) -> list[LanguageShare]:
         """What the mixture makes of each language, the most frequent first."""
@@ -109,7 +117,7 @@ class LanguageMixture(SourceView):
 def records_by_language(source: Source) -> dict[str, np.ndarray]:
     """language -> indices of the records with a caption in it, int64, ascending; languages in alphabetical order.
 
-    Unreadable records are passed over. The answers for the last few sources are kept in memory, by fingerprint.
+    Unreadable records are counted and skipped. The answers for the last few sources are kept in memory, by fingerprint.
 
     Raises:
         ValueError: no record has a caption.
@@ -117,11 +125,7 @@ def records_by_language(source: Source) -> dict[str, np.ndarray]:
     fingerprint = source.fingerprint()
     if fingerprint not in _REMEMBERED:
         found: dict[str, list[int]] = {}
-        for index in range(len(source)):
-            try:
-                languages = source.record(index).captions_by_language
-            except BadExample:
-                continue
+        for index, languages in visit(source, lambda record: record.captions_by_language):
             for language in languages:
                 found.setdefault(language, []).append(index)
         if not found:

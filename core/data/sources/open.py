@@ -4,8 +4,11 @@ import re
 from glob import has_magic, iglob
 from pathlib import Path
 
+from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.data.sources.lists import SUFFIXES as LIST_SUFFIXES
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 
 EMBEDDED = "emoji"
 SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
@@ -14,23 +17,29 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
     f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
-    "captions.jsonl, "
-    'metadata.jsonl or .txt files), WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
+    "captions.jsonl, metadata.jsonl, the same as .csv, or .txt files), such a list itself (photos/train.csv), "
+    'WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
     "a folder of "
     "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the "
     f"boxes that recipes.label found in it as {LABELLED}regions.jsonl:DATA"
 )
 
 
-def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> Source:
+def open_source(spec: str | Path, *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL) -> Source:
     """The source that a text stands for: "emoji", or one or several local files, or a folder.
 
     File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the
     files. "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
-    `index_folder` keeps the indices of tar shards. Raises FileNotFoundError or ValueError that say what would have been
-    right.
+    `index_folder` keeps the indices of tar shards; `reading` says which fields are meant, and how many records may be
+    bad. Raises FileNotFoundError or ValueError that say what would have been right.
     """
-    spec = str(spec)
+    source = _open(str(spec), index_folder, reading)
+    ledger = ledger_of(source)
+    ledger.name, ledger.max_skipped = str(spec), reading.max_skipped
+    return source
+
+
+def _open(spec: str, index_folder: str | Path | None, reading: Reading) -> Source:
     if spec == EMBEDDED:
         from diptych.core.data.emoji import EmojiSource
 
@@ -42,22 +51,22 @@ def open_source(spec: str | Path, *, index_folder: str | Path | None = None) -> 
 
         return CocoRegionSource.from_spec(spec)
     if spec.startswith(LABELLED):
-        return _open_labelled(spec, index_folder)
+        return _open_labelled(spec, index_folder, reading)
     if "://" in spec or spec.startswith("pipe:"):
         raise ValueError(f"{spec!r} is not on this machine: data is read from local files; {_ADVICE}")
     paths = _expanded(spec)
     if len(paths) == 1 and paths[0].is_dir():
-        return _open_folder(paths[0], index_folder)
-    return _open_files(paths, index_folder)
+        return _open_folder(paths[0], index_folder, reading)
+    return _open_files(paths, index_folder, reading)
 
 
-def _open_labelled(spec: str, index_folder: str | Path | None) -> Source:
+def _open_labelled(spec: str, index_folder: str | Path | None, reading: Reading) -> Source:
     from diptych.core.data.sources.region_labels import LabelledSource
 
     regions, _, data = spec.removeprefix(LABELLED).partition(":")
     if not regions or not data:
         raise ValueError(f'{spec!r} is not of the form "{LABELLED}regions.jsonl:DATA"; {_ADVICE}')
-    source = open_source(data, index_folder=index_folder)
+    source = open_source(data, index_folder=index_folder, reading=reading)
     if not Path(regions).is_file():
         raise FileNotFoundError(
             f"no file {regions}: label the data first, by python -m recipes.label --data {data} --output {regions}"
@@ -90,7 +99,7 @@ def _number_ranges(spec: str) -> list[str]:
     return names
 
 
-def _open_folder(folder: Path, index_folder: str | Path | None) -> Source:
+def _open_folder(folder: Path, index_folder: str | Path | None, reading: Reading) -> Source:
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise ValueError(
@@ -105,24 +114,32 @@ def _open_folder(folder: Path, index_folder: str | Path | None) -> Source:
                 f"{files[0].parent / (min(kinds) + '-*' + files[0].suffix)}"
             )
         if files:
-            return _open_files(files, index_folder)
+            source = _open_files(files, index_folder, reading)
+            for path in sorted(files[0].parent.iterdir()):
+                if path.is_file() and path not in files:
+                    ledger_of(source).pass_over(f"files beside {pattern}, which are read", path.name)
+            return source
     from diptych.core.data.sources.folder import FolderSource
 
-    return FolderSource(folder)
+    return FolderSource(folder, reading=reading)
 
 
-def _open_files(paths: list[Path], index_folder: str | Path | None) -> Source:
+def _open_files(paths: list[Path], index_folder: str | Path | None, reading: Reading) -> Source:
     suffixes = {path.suffix for path in paths}
     if suffixes == {".tar"}:
         from diptych.core.data.sources.webdataset import WebDatasetSource
 
-        return WebDatasetSource(paths, index_folder=index_folder)
+        return WebDatasetSource(paths, index_folder=index_folder, reading=reading)
     if suffixes == {".parquet"}:
         from diptych.core.data.sources.parquet import ParquetSource
 
-        return ParquetSource(paths)
+        return ParquetSource(paths, reading=reading)
     if suffixes == {".arrow"}:
         from diptych.core.data.sources.parquet import ArrowSource
 
-        return ArrowSource(paths)
+        return ArrowSource(paths, reading=reading)
+    if suffixes <= set(LIST_SUFFIXES) and len({path.parent for path in paths}) == 1:
+        from diptych.core.data.sources.folder import FolderSource
+
+        return FolderSource(paths[0].parent, only=tuple(path.name for path in paths), reading=reading)
     raise ValueError(f"cannot tell what kind of data {', '.join(map(str, paths[:5]))} is: {_ADVICE}")

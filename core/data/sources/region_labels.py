@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diptych.core.data.captions import clean_caption
+from diptych.core.data.ledger import Skipped, examined, ledger_of
 from diptych.core.data.records import BadExample, Box, Record, Region, Source
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.phrases import LONGEST_NGRAM, ngrams
@@ -154,17 +155,22 @@ def _found(
     source: Source, index: int, detector: Detector, threshold: float, most: int, longest: int, categories: Sequence[str]
 ) -> dict[str, Any]:
     """The line of one record."""
-    try:
-        record = source.record(index)
+
+    def detected(record: Record) -> tuple[dict[str, str], Sequence[Detection]]:
         if not record.images:
             raise BadExample("image_missing", record.key)
         phrases = dict.fromkeys(categories, "en")
         for caption in record.captions if longest else ():
             for phrase in ngrams(clean_caption(caption.text), longest=longest):
                 phrases.setdefault(phrase, caption.language)
-        detections = detector.detect(pixels_of(source, record.images[0]), list(phrases)) if phrases else []
-    except BadExample as error:
-        return {"index": index, "bad": error.reason}
+        pixels = pixels_of(source, record.images[0]) if phrases else None
+        return phrases, [] if pixels is None else detector.detect(pixels, list(phrases))
+
+    found = examined(source, index, detected)
+    if isinstance(found, Skipped):
+        ledger_of(source).skip(found)
+        return {"index": index, "bad": found.reason}
+    phrases, detections = found
     kept = sorted((one for one in detections if one.score >= threshold), key=lambda one: -one.score)[:most]
     regions = [Region(one.box, one.phrase, phrases[one.phrase], one.score) for one in kept]
     rows = [[[round(float(side), 5) for side in one.box], one.text, one.language, float(one.score)] for one in regions]

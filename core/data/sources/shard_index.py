@@ -4,18 +4,20 @@ import hashlib
 import json
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diptych.core.data.ledger import Named
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.tar import Damage, scan
 from diptych.core.files.atomic import replacing
 
 IMAGE, TEXT, JSON = range(3)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
-_FORMAT = 1
+_FORMAT = 2
+HIDDEN = "names that begin with a dot"
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class ShardIndex:
 
     keys: one a sample.   members: int64 [members, 3] of (kind, offset, size), sample after sample.
     starts: int64 [samples + 1], where each sample's members begin.   problems: (reason, detail) of each damage met.
+    passed_over: the members that are neither image nor caption, by the rule that says so.
     """
 
     keys: list[str]
     members: np.ndarray
     starts: np.ndarray
     problems: list[tuple[str, str]]
+    passed_over: dict[str, Named] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.problems)
@@ -74,6 +78,7 @@ def build_index(shard: Path) -> ShardIndex:
     """Read the headers of a shard."""
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     problems: list[tuple[str, str]] = []
+    passed_over: dict[str, Named] = {}
     with shard.open("rb", buffering=0) as file:
         for found in scan(file.fileno()):
             if isinstance(found, Damage):
@@ -83,6 +88,7 @@ def build_index(shard: Path) -> ShardIndex:
             stem, dot, suffix = path.name.partition(".")
             kind = _KINDS.get(dot + suffix.lower())
             if kind is None or not stem:
+                passed_over.setdefault(_rule(path), Named()).add(found.name[:200])
                 continue
             members = samples.setdefault(str(path.parent / stem), {})
             if suffix.lower() in members:
@@ -96,7 +102,21 @@ def build_index(shard: Path) -> ShardIndex:
         members=np.array(flat, np.int64).reshape(-1, 3),
         starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         problems=problems,
+        passed_over=passed_over,
     )
+
+
+def rule_of_suffix(suffix: str) -> str:
+    """The rule by which members with a suffix that is not read are passed over."""
+    return f"the suffix {suffix or '(none)'}, where {', '.join(_KINDS)} are read"
+
+
+def _rule(path: PurePosixPath) -> str:
+    if path.name.startswith("."):
+        return HIDDEN
+    if path.suffix.lower() in _KINDS:
+        return f"more than one dot in the name: what follows the first must be {', '.join(_KINDS)}"
+    return rule_of_suffix(path.suffix.lower())
 
 
 def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
@@ -105,14 +125,18 @@ def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
             described = json.loads(file["described"].tobytes())
             if described["shard"] != shard_state:
                 return None
-            return ShardIndex(described["keys"], file["members"], file["starts"], described["problems"])
+            passed_over = {rule: Named(count, names) for rule, (count, names) in described["passed_over"].items()}
+            return ShardIndex(described["keys"], file["members"], file["starts"], described["problems"], passed_over)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # not there, half-written or of another program: the index is built anew and written over it
 
 
 def _save(path: Path, shard_state: list[int], index: ShardIndex) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    described = json.dumps({"shard": shard_state, "keys": index.keys, "problems": index.problems})
+    passed_over = {rule: (named.count, named.names) for rule, named in index.passed_over.items()}
+    described = json.dumps(
+        {"shard": shard_state, "keys": index.keys, "problems": index.problems, "passed_over": passed_over}
+    )
     with replacing(path) as file:
         np.savez(
             file,

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import BadExample, Record, Source
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.data.sources.source_view import SourceView
 
 
 class FileSource:
@@ -15,6 +16,7 @@ class FileSource:
 
     def __init__(self, paths: Sequence[str | Path]):
         self.paths = [str(path) for path in paths]
+        self.ledger = Ledger("the files given", len(self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -22,6 +24,10 @@ class FileSource:
     def record(self, index: int) -> Record:
         """A record of one image, which need not be there."""
         return Record(self.paths[index], (self.paths[index],), ())
+
+    def record_name(self, index: int) -> str:
+        """The path as it was given."""
+        return self.paths[index]
 
     def read(self, reference: str) -> bytes:
         """The bytes of the file."""
@@ -37,22 +43,23 @@ class FileSource:
         return digest.hexdigest()
 
 
-class ChosenRecords:
+class ChosenRecords(SourceView):
     """Some records of a source, by their places in it, as a source."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
-        self.source, self.indices = source, list(indices)
+        super().__init__(source)
+        self.indices = list(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    def origin(self, index: int) -> int:
+        """The record's place in the source."""
+        return self.indices[index]
+
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
         return self.source.record(self.indices[index])
-
-    def read(self, reference: Any) -> bytes:
-        """As the source's own `read`."""
-        return self.source.read(reference)
 
     def fingerprint(self) -> str:
         """Of the source and the choice."""

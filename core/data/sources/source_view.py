@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diptych.core.data.ledger import Ledger, ledger_of, name_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.cache import has_cheap_pixels, pixels_of
 
@@ -11,6 +12,19 @@ class SourceView:
 
     def __init__(self, source: Source):
         self.source = source
+
+    def origin(self, index: int) -> int:
+        """The place in the source of the record that is shown at `index`."""
+        return index
+
+    def record_name(self, index: int) -> str | None:
+        """What the source calls the record."""
+        return name_of(self.source, self.origin(index))
+
+    @property
+    def ledger(self) -> Ledger:
+        """The source's own: what one view counts, none counts again."""
+        return ledger_of(self.source)
 
     def read(self, reference: object) -> bytes:
         """As the source's own `read`."""

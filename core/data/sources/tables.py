@@ -1,12 +1,13 @@
-"""Rows of tables as records: which columns hold images and captions, and how a row becomes a record."""
+"""Rows of tables as records: which columns hold images, captions and keys."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from diptych.core.data.records import BadExample, Record
-from diptych.core.data.sources.captions import LANGUAGE_FIELDS, TEXT_FIELDS, captions_from_fields
+from diptych.core.data.records import BadExample
+from diptych.core.data.sources.captions import LANGUAGE_FIELDS, TEXT_FIELDS
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES
+from diptych.core.data.sources.reading import Reading
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img")
 KEY_COLUMNS = ("key", "__key__", "id")
@@ -22,26 +23,25 @@ def pyarrow_module() -> Any:
     return pyarrow
 
 
-def caption_columns(columns: Sequence[str], where: str) -> tuple[str, list[str]]:
+def caption_columns(columns: Sequence[str], where: str, reading: Reading) -> tuple[str, list[str]]:
     """The image column and all columns that a record needs besides it; raises ValueError where one kind is missing."""
-    image = next((name for name in IMAGE_COLUMNS if name in columns), None)
-    texts = [name for name in TEXT_FIELDS if name in columns]
+    images, captions = reading.images_in(IMAGE_COLUMNS), reading.captions_in(TEXT_FIELDS)
+    image = next((name for name in images if name in columns), None)
+    texts = [name for name in captions if name in columns]
     if image is None or not texts:
         raise ValueError(
-            f"{where} has the columns {', '.join(columns)}; needed are an image column ({', '.join(IMAGE_COLUMNS)}) "
-            f"and a caption column ({', '.join(TEXT_FIELDS)}): rename them"
+            f"{where} has the columns {', '.join(columns)}; needed are an image column ({', '.join(images)}) "
+            f"and a caption column ({', '.join(captions)}): name yours by --image-field and --caption-field"
         )
     return image, texts + [name for name in (*KEY_COLUMNS, *LANGUAGE_FIELDS) if name in columns]
 
 
-def record_from_row(row: Mapping[str, Any], reference: object, image_path: str | None, fallback_key: str) -> Record:
-    """The record of a row; its key is a key column's value, else the image's own path without suffix, else
-    `fallback_key`.
-    """
+def key_of_row(row: Mapping[str, Any], image_path: str | None) -> str | None:
+    """A key column's value, else the image's own path without suffix, else None."""
     key = next((str(row[name]) for name in KEY_COLUMNS if row.get(name) is not None), None)
-    if key is None:
-        key = str(PurePosixPath(image_path).with_suffix("")) if image_path else fallback_key
-    return Record(key, (reference,), captions_from_fields(row))
+    if key is None and image_path and PurePosixPath(image_path).name:
+        key = str(PurePosixPath(image_path).with_suffix(""))
+    return key
 
 
 def image_bytes(cell: Any) -> bytes:

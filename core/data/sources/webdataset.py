@@ -4,18 +4,37 @@ Nothing is extracted, no shell and no unpickling is involved: of each sample onl
 read.
 """
 
+import contextlib
 import hashlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
+from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import BadExample, Caption, Record
-from diptych.core.data.sources.captions import MAX_CAPTION_FILE_BYTES, captions_from_json, captions_from_text
-from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, OpenFile, read_at
-from diptych.core.data.sources.shard_index import IMAGE, JSON, TEXT, ShardIndex, open_index
+from diptych.core.data.sources.captions import (
+    MAX_CAPTION_FILE_BYTES,
+    TEXT_FIELDS,
+    captions_from_json,
+    captions_from_text,
+)
+from diptych.core.data.sources.files import (
+    MAX_IMAGE_FILE_BYTES,
+    SAMPLED_CAPTIONS,
+    SAMPLED_IMAGES,
+    OpenFile,
+    evenly,
+    read_at,
+    sampled_part,
+)
+from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.core.data.sources.shard_index import IMAGE, JSON, ShardIndex, open_index
 
 _MOST_OPEN_FILES = 64
 
@@ -24,26 +43,35 @@ class WebDatasetSource:
     """One record a sample: the members of a shard whose names agree up to the first dot of the file name.
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
-    `captions.captions_from_fields`) its captions; other members are left alone. Damaged headers, links, devices and
-    repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the index of each
-    shard is kept there and used as long as the shard's size and time of change stay the same.
+    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links,
+    devices and repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the
+    index of each shard is kept there and used as long as the shard's size and time of change stay the same.
     """
 
-    def __init__(self, shards: Sequence[str | Path], *, index_folder: str | Path | None = None):
+    def __init__(
+        self, shards: Sequence[str | Path], *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL
+    ):
         self.shards = [Path(shard).absolute() for shard in shards]
         if not self.shards:
             raise ValueError("WebDatasetSource needs at least one shard")
         self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
         self._ends = list(accumulate(len(index) for index in self._indices))
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._text_fields = reading.captions_in(TEXT_FIELDS)
+        self._keys = UniqueKeys(self._all_keys)
+        self.ledger = Ledger(self.shards[0].name, len(self), reading.max_skipped)
+        for shard, index in zip(self.shards, self._indices, strict=True):
+            for rule, named in index.passed_over.items():
+                for name in named.names:
+                    self.ledger.pass_over(rule, f"{shard.name}: {name}")
+                self.ledger.passed_over[rule].count += named.count - len(named.names)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def record(self, index: int) -> Record:
-        """The record's key is the common part of its members' names."""
-        shard = bisect_right(self._ends, index)
-        place = index - (self._ends[shard - 1] if shard else 0)
+        """The record's key is the common part of its members' names, with its place where an earlier one has it."""
+        shard, place = self._place(index)
         shard_index = self._indices[shard]
         problem = shard_index.problem(place)
         if problem is not None:
@@ -57,22 +85,53 @@ class WebDatasetSource:
                 images.append((shard, offset, size))
                 continue
             data = self._read(shard, offset, size, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
-            captions += {TEXT: captions_from_text, JSON: captions_from_json}[kind](data)
-        return Record(key, tuple(images), tuple(captions))
+            captions += captions_from_json(data, self._text_fields) if kind == JSON else captions_from_text(data)
+        return Record(self._keys.key(key, index), tuple(images), tuple(captions))
+
+    def member_name(self, index: int) -> str:
+        """The common part of the names of a sample's members; "" for a damaged place."""
+        shard, place = self._place(index)
+        keys = self._indices[shard].keys
+        return keys[place] if place < len(keys) else ""
+
+    def record_name(self, index: int) -> str:
+        """The shard, and the sample in it or what is damaged there."""
+        shard, place = self._place(index)
+        problem = self._indices[shard].problem(place)
+        return f"{self.shards[shard].name}: {self.member_name(index) if problem is None else problem[1]}"
 
     def read(self, reference: tuple[int, int, int]) -> bytes:
         """The bytes of an image, given (number of the shard, offset, size)."""
         return self._read(*reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of the shards' file names and of the names, places and sizes of their members."""
-        digest = hashlib.sha256()
+        """Hash of the fields that are read, of the shards' file names, of the names, places and sizes of their members,
+        and of what some evenly chosen captions and images hold.
+        """
+        digest = hashlib.sha256(repr(self._text_fields).encode())
+        most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
         for shard, index in zip(self.shards, self._indices, strict=True):
             digest.update(f"{shard.name} {index.fingerprint()}\n".encode())
+            with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
+                file = OpenFile(shard)
+                for images, some in most.items():
+                    places = np.flatnonzero((index.members[:, 0] == IMAGE) == images)
+                    for _, offset, size in index.members[evenly(places.tolist(), max(some, 2))].tolist():
+                        digest.update(sampled_part(file.descriptor, offset, size))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_files": OrderedDict()}
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(shard, place in it) of a record."""
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def _all_keys(self) -> Iterator[str]:
+        for number, index in enumerate(self._indices):
+            yield from index.keys
+            yield from (f"{number} {place}" for place in range(len(index.problems)))
 
     def _read(self, shard: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
         try:

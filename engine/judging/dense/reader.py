@@ -1,6 +1,5 @@
 """Features of whole sets from one tower, with progress; those of patches lie in files, however many there are."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.image import decode, resize
-from diptych.core.data.loading.examples import listed
-from diptych.core.data.records import BadExample
+from diptych.core.data.ledger import Ledger, Skipped, name_of, reasons_with_names, tried
 from diptych.core.data.sources.segmentation import PixelMaps, nearest_pixels
 from diptych.engine.embedding.picture_features import BATCH, PictureFeatures
 from diptych.engine.embedding.progress import EmbeddingProgress
@@ -19,6 +17,8 @@ from diptych.engine.judging.dense.sets import ClassifiedPictures
 
 Fetch = Callable[[int], tuple[np.ndarray, Any]]
 """The number of a picture -> uint8 [h, w, 3], and what is known of it; raises BadExample for a damaged one."""
+Name = Callable[[int], str]
+"""The number of a picture -> what it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,21 @@ class FeatureReader:
         features: the tower.
         folder: for the files; whoever made it removes it.
         seed: of the choice where a set is not read whole.
+        max_skipped: share of a set's pictures that may be damaged.
+
+    Attributes:
+        ledgers: what each set left out, in the order of reading.
     """
 
-    def __init__(self, features: PictureFeatures, folder: Path, *, seed: int = 0):
+    def __init__(self, features: PictureFeatures, folder: Path, *, seed: int = 0, max_skipped: float = 1.0):
         self._features, self._folder, self._seed = features, folder, seed
+        self._max_skipped = max_skipped
+        self.ledgers: list[Ledger] = []
         self._files = 0
 
     def pictures(self, pictures: Sequence[np.ndarray], *, name: str) -> Patches:
         """Features of pictures uint8 [h, w, 3] each; `name` is for people."""
-        return self._patches(lambda number: (pictures[number], None), len(pictures), name)[0]
+        return self._patches(lambda number: (pictures[number], None), str, len(pictures), name)[0]
 
     def maps(self, maps: PixelMaps, *, side: int, name: str, most: int | None = None) -> MapFeatures:
         """Features of pictures, and their maps.
@@ -74,7 +80,7 @@ class FeatureReader:
                 shown.append(resize(picture, side))
             return picture, nearest_pixels(pixels, (side, side))
 
-        features, found = self._patches(fetch, len(chosen), name)
+        features, found = self._patches(fetch, lambda number: maps.name(int(chosen[number])), len(chosen), name)
         return MapFeatures(features=features, maps=np.stack(found), shown=shown)
 
     def classified(self, pictures: ClassifiedPictures) -> tuple[np.ndarray, np.ndarray]:
@@ -88,15 +94,19 @@ class FeatureReader:
             record = pictures.source.record(int(pictures.records[number]))
             return decode(pictures.source.read(record.images[0])), int(pictures.classes[number])
 
+        def picture_name(number: int) -> str:
+            record = int(pictures.records[number])
+            return name_of(pictures.source, record) or f"record {record}"
+
         pooled, labels = [], []
-        for some, known in self._batches(fetch, len(pictures.records), pictures.name):
+        for some, known in self._batches(fetch, picture_name, len(pictures.records), pictures.name):
             pooled.append(self._features(some)["pooled"])
             labels += known
         return np.concatenate(pooled), np.array(labels, np.int64)
 
-    def _patches(self, fetch: Fetch, count: int, name: str) -> tuple[Patches, list]:
+    def _patches(self, fetch: Fetch, named: Name, count: int, name: str) -> tuple[Patches, list]:
         done, pooled, known = 0, [], []
-        for pictures, those in self._batches(fetch, count, name):
+        for pictures, those in self._batches(fetch, named, count, name):
             patches, vectors = self._features.patches(pictures)
             if not done:
                 stored = self._file((count, *patches.shape[1:]))
@@ -111,26 +121,26 @@ class FeatureReader:
         path = self._folder / f"{self._files}.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
-    def _batches(self, fetch: Fetch, count: int, name: str) -> Iterator[tuple[list[np.ndarray], list]]:
+    def _batches(self, fetch: Fetch, named: Name, count: int, name: str) -> Iterator[tuple[list[np.ndarray], list]]:
         """Lists of pictures, and what is known of them."""
-        skipped = Counter[str]()
+        ledger = Ledger(name, count, self._max_skipped)
+        self.ledgers.append(ledger)
         print(f"{name}: {count:,} pictures", flush=True)
         with EmbeddingProgress("pictures", records=count, start=0) as progress:
             for start in range(0, count, BATCH):
                 numbers = range(start, min(start + BATCH, count))
                 pictures, known = [], []
                 for number in numbers:
-                    try:
-                        picture, about = fetch(number)
-                    except BadExample as error:
-                        skipped[error.reason] += 1
+                    found = tried(named(number), fetch, number)
+                    if isinstance(found, Skipped):
+                        ledger.skip(found)
                         continue
-                    pictures.append(picture)
-                    known.append(about)
+                    pictures.append(found[0])
+                    known.append(found[1])
                 if pictures:
                     yield pictures, known
                 progress.update(numbers.stop, len(numbers))
-        if skipped.total() == count:
-            raise ValueError(f"none of the {count:,} pictures of {name} could be used: {listed(skipped)}.")
-        if skipped:
-            print(f"{name}: left out {skipped.total():,} of {count:,} pictures: {listed(skipped)}", flush=True)
+        skipped = ledger.skipped.values()
+        if len(skipped) == count:
+            raise ValueError(f"none of the {count:,} pictures of {name} could be used: {reasons_with_names(skipped)}.")
+        ledger.check()

@@ -10,6 +10,7 @@ from diptych.core.data.examples.captioning import TARGET_FIELDS
 from diptych.core.data.examples.naflex import PATCH_FIELDS
 from diptych.core.data.examples.preprocess import IMAGE, SELECTION_NOISE, TEXT
 from diptych.core.data.examples.views import VIEW_FIELDS
+from diptych.core.data.ledger import Skipped
 
 FIELDS = {
     "image": IMAGE,
@@ -120,7 +121,7 @@ def test_pieces_are_whole_batches_and_join_to_the_batch(size, count):
     rng = np.random.default_rng(0)
     fields = {name: rng.integers(0, 2, array.shape).astype(array.dtype) for name, array in arrays(size * count).items()}
     fields["spatial_shapes"] += 1
-    whole = batch(size * count, fields=fields, skipped=(("bad", "image_empty"),))
+    whole = batch(size * count, fields=fields, skipped=(Skipped("bad", "image_empty"),))
     pieces = [piece.validate(FIELDS) for piece in whole.pieces(count)]
     assert {len(piece) for piece in pieces} == {size}
     for name, joined in join_rows([piece.arrays() for piece in pieces]).items():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diptych.core.data.batch import Batch
+from diptych.core.data.ledger import Skipped
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
@@ -34,7 +35,7 @@ class Numbers:
             index=np.arange(2, dtype=np.int64) + 2 * number,
             keys=(f"left {number}", f"right {number}"),
             languages=("und", "und"),
-            skipped=((f"broken {number}", "image_truncated"),) if number % 2 else (),
+            skipped=(Skipped(f"broken {number}", "image_truncated"),) if number % 2 else (),
         )
 
     def fingerprint(self):

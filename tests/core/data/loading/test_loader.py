@@ -18,7 +18,8 @@ from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.examples.views import Views
-from diptych.core.data.loading.examples import MOST_FAILURES_IN_A_ROW, TooManySkipped
+from diptych.core.data.ledger import TooManySkipped, ledger_of
+from diptych.core.data.loading.examples import MOST_FAILURES_IN_A_ROW
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.placement import Placement
@@ -59,8 +60,8 @@ def test_resuming_anywhere_gives_the_tail():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     bad = {7: "image_damaged", 30: "image_damaged"}
-    alone = digests(loader(bad=bad, max_skip_fraction=1.0), 5, 6)
-    assert digests(loader(bad=bad, workers=workers, max_skip_fraction=1.0), 5, 6) == alone
+    alone = digests(loader(bad=bad, max_skipped=1.0), 5, 6)
+    assert digests(loader(bad=bad, workers=workers, max_skipped=1.0), 5, 6) == alone
 
 
 def test_workers_make_every_part_of_their_rows():
@@ -156,14 +157,14 @@ def test_bad_examples_are_replaced_and_counted_by_reason():
     assert made.skipped["image_truncated"] >= 30
     assert made.skipped["image_too_large"] >= 3
     assert sum(map(len, (batch.skipped for batch in batches))) == made.skipped.total()
-    assert {key for batch in batches for key, _ in batch.skipped} == {f"record-{index}" for index in bad}
+    assert {one.name for batch in batches for one in batch.skipped} == {f"record-{index}" for index in bad}
     assert all(len(set(batch.keys)) == 20 for batch in batches), "a replacement repeats a record of its batch"
     assert not {key for batch in batches for key in batch.keys} & {f"record-{index}" for index in bad}
 
 
 def test_replacements_never_repeat_a_record_of_their_batch_even_across_epochs():
     bad = dict.fromkeys(range(0, 90, 3), "image_damaged")
-    made = loader(90, bad, batch_size=8, max_skip_fraction=1.0, preprocess=preprocess())
+    made = loader(90, bad, batch_size=8, max_skipped=1.0, preprocess=preprocess())
     batches = list(islice(made.batches(0), 60))
     assert made.skipped.total() > 100
     assert all(len(set(batch.keys)) == 8 for batch in batches)
@@ -195,24 +196,26 @@ class HostileSource:
 @pytest.mark.filterwarnings("ignore")
 def test_the_hostile_corpus_is_skipped_reason_by_reason():
     source = HostileSource()
-    made = loader(source=source, batch_size=len(source) // 2, max_skip_fraction=1.0, preprocess=preprocess())
+    made = loader(source=source, batch_size=len(source) // 2, max_skipped=1.0, preprocess=preprocess())
     skipped = [entry for batch in islice(made.batches(0), 2) for entry in batch.skipped]
     expected = {key: reason for key, _, _, reason in source.made if reason}
     assert len(expected) > 25
-    assert dict(skipped) == expected
-    assert Counter(reason for _, reason in skipped) == made.skipped
+    assert {one.name: one.reason for one in skipped} == expected
+    assert Counter(one.reason for one in skipped) == made.skipped
+    assert {one.name: one.reason for one in ledger_of(source).skipped.values()} == expected
 
 
 def test_too_many_bad_examples_stop_with_the_reasons():
     bad = dict.fromkeys(range(0, 400, 10), "image_truncated") | dict.fromkeys(range(5, 400, 40), "caption_empty")
     made = loader(400, bad, batch_size=20)
-    with pytest.raises(TooManySkipped, match=r"image_truncated \d+, caption_empty \d+") as caught:
+    with pytest.raises(TooManySkipped, match=r"image_truncated \d+ .*, caption_empty \d+") as caught:
         list(islice(made.batches(0), 30))
-    assert caught.value.reasons == dict(made.skipped)
-    assert "max_skip_fraction" in str(caught.value)
+    ledger = ledger_of(made.examples.source)
+    assert caught.value.reasons == {reason: named.count for reason, named in ledger.skipped_by_reason.items()}
+    assert "--max-skipped" in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert made.position >= 7, "one unlucky batch is no reason to stop"
-    allowed = loader(400, bad, batch_size=20, max_skip_fraction=0.2)
+    allowed = loader(400, bad, batch_size=20, max_skipped=0.2)
     assert len(list(islice(allowed.batches(0), 30))) == 30
 
 
@@ -224,7 +227,7 @@ def test_nothing_but_bad_examples_stops_at_once(workers):
 
 
 def test_a_few_records_can_still_be_replaced():
-    made = loader(12, dict.fromkeys(range(6), "image_damaged"), batch_size=12, max_skip_fraction=1.0)
+    made = loader(12, dict.fromkeys(range(6), "image_damaged"), batch_size=12, max_skipped=1.0)
     batch = next(made.batches(0))
     assert set(batch.keys) == {f"record-{index}" for index in range(6, 12)}
 
