@@ -48,7 +48,7 @@ class CuratedObjective(Objective):
         pieces = count // self.piece
         parts = []
         if pieces:
-            # Each piece takes every so manieth example, so that devices that share a batch by rows share each piece.
+            # A piece takes one of every `pieces` examples: devices that share a batch by rows then share each piece.
             cut = {name: ops.reshape(x[: pieces * self.piece], (-1, pieces, *x.shape[1:])) for name, x in seen.items()}
             cut = {name: ops.swapaxes(x, 0, 1) for name, x in cut.items()}
             embedded = ops.map(lambda piece: _embedded(model, piece), cut)

@@ -140,7 +140,7 @@ class Distillation:
     """Self-distillation and masked prediction: the teacher, the heads, the views."""
 
     teacher_momentum: float = 0.966
-    """Constant momentum of the teacher, at any batch size (SILC's, as accounts of it have it)."""
+    """Constant momentum of the teacher, at any batch size. No paper that we have read names the number."""
     teacher_momentum_batch: int | None = None
     """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
     half-life in examples. By default it is not scaled."""
@@ -290,7 +290,6 @@ def check_options(recipe: Recipe) -> None:
                 ("--head-hidden", distillation.head_hidden),
                 ("--head-bottleneck", distillation.head_bottleneck),
                 ("--head-outputs", distillation.head_outputs),
-                ("--local-views", distillation.local_views),
                 ("--local-size", distillation.local_size),
                 ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
             )

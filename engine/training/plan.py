@@ -82,7 +82,12 @@ def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
         ValueError: where the data's settings are not all given: resolve them by `engine.datasets.open.with_data`.
     """
     data = recipe.data
-    if data.context_length is None or data.captions_per_image is None or data.opening_examples is None:
+    if (
+        data.context_length is None
+        or data.captions_per_image is None
+        or data.opening_examples is None
+        or data.augment is None
+    ):
         raise ValueError("The recipe's data are not resolved: pass it through engine.datasets.open.with_data first.")
     share = data.english_share
     return Preprocess(

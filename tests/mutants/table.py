@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "weights[task, begin : end + 1] = 1", "weights[task, : end + 1] = 1",
            "tests/core/data/examples/test_captioning.py::test_without_regions_only_the_caption_counts"),
     Mutant("blur-and-solarizing-by-their-means", "core/data/examples/views.py",
-           "finish = finishes[int(drawn)]", "finish = Finish(blur=0.55, solarize=0.1) if len(finishes) > 1 else finishes[0]",
+           "finish = finishes[int(drawn)]", "finish = Finish(blur=0.55, solarize=0.1)",
            "tests/core/data/examples/test_views.py::test_blur_and_solarizing_come_from_one_of_dinos_two_finishes"),
     Mutant("reference-sees-the-learners-size", "core/data/examples/preprocess.py",
            "self.image(pixels, again, self.reference_size)", "self.image(pixels, again)",

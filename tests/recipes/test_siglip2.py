@@ -14,7 +14,7 @@ from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.sampling import Place
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
-from diptych.core.training.recipe import Captioning
+from diptych.core.training.recipe import Captioning, Distillation
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.datasets.open import with_data
@@ -254,6 +254,8 @@ def test_a_word_that_is_no_preset_is_refused(capsys):
         ({"only": ("nothing",)}, "There is no stage nothing; this run has captioning"),
         ({"stages": (Stage(name="a", local_size=7, losses=STAGES[1].losses),)}, "must hold a patch of 8 px at least"),
         ({"captioning": Captioning(target_length=3)}, "expected at least"),
+        ({"distillation": Distillation(mask_ratio=0.01)}, "--mask-ratio 0.01 hides none of 16 patches"),
+        ({"distillation": Distillation(local_views=0)}, "needs --local-views of at least 1, got 0"),
         ({"reference": "nobody"}, "Stage curated chooses its batches by a reference: 'nobody' is neither a folder"),
         ({"reference": "emoji_36_languages"}, "does not read this run's tokens"),
         ({"stages": (Stage(name="a", sequence_lengths=(2,)),)}, "at least 4"),
