@@ -58,6 +58,7 @@ def train_step(
       - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving
         them: between steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign
         the variables; the next step picks them up.
+      - `step.torn` says, after a call that raised, whether the state may lie between two steps: it is not to be saved.
       - `step.compilations` counts the shapes of batches it has been compiled for.
 
     Args:

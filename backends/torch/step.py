@@ -25,6 +25,7 @@ class TrainStep:
         self._device = self._weights[0].device
         self._apply = apply_updates(optimizer, self._variables)
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
+        self.torn = False
 
     def __call__(self, batch):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
@@ -36,6 +37,7 @@ class TrainStep:
             if finite:
                 if self._clip_norm is not None:
                     torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
+                self.torn = True
                 self._apply(gradients)
                 for follower in self._followers:
                     averages = [average.value for average in follower.averages]
@@ -45,6 +47,7 @@ class TrainStep:
                     variable.assign(total.updates[name])
                 for variable, value in zip(self._untrained, moved, strict=True):
                     variable.assign(value)
+                self.torn = False
         logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 

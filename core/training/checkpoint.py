@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.files.atomic import flush_to_disk
+from diptych.core.files.errors import Failure
 from diptych.core.training.faults import fault_point
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
@@ -31,7 +32,7 @@ _GROUP_FILE = re.compile(rf"{_GROUP.pattern}\.safetensors")
 Groups = dict[str, dict[str, np.ndarray]]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Failure):
     """A checkpoint could not be written, or none could be read; the message says which file and what to do."""
 
 

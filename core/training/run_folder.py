@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from diptych.core.files.errors import Failure
 from diptych.core.files.json_objects import write_json
 from diptych.core.training.card import command_line
 from diptych.core.training.checkpoint import remove_leftovers
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(Failure):
     """The folder cannot be used; the message says by whom it is held, or what is wrong with it, and what to do."""
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.core.training.signals import StopSignals
 from diptych.core.training.stages import Curation, Stage
 
 BATCH = 8
@@ -73,12 +74,14 @@ def recipe(folder: Path, stages=STAGES, *, steps: int = 20, seed: int = 0):
     )
 
 
-class StopAfter:
+class StopAfter(StopSignals):
     """Asks to stop once it has been asked so often whether to."""
 
-    exit_status, received = 130, "a test"
+    exit_status = 130
 
     def __init__(self, questions: int | None):
+        super().__init__()
+        self.received = "a test"
         self._left = questions
 
     def __enter__(self):

@@ -13,11 +13,12 @@ from diptych.core.data.batch import stack_examples
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.records import BadExample, Source
 from diptych.core.data.sampling import Order, Place
+from diptych.core.files.errors import Failure
 
 MOST_FAILURES_IN_A_ROW = 64
 
 
-class TooManySkipped(RuntimeError):
+class TooManySkipped(Failure):
     """More examples are bad than a run should put up with; `reasons` counts them by reason."""
 
     def __init__(self, message: str, reasons: Mapping[str, int]):

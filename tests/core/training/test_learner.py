@@ -46,6 +46,7 @@ class Counting:
 
     def __init__(self, model, bad=()):
         self.weight, self.bad = model.weights[0], set(bad)
+        self.torn = False
 
     def __call__(self, batch):
         number = int(batch["text"][0, 0])
