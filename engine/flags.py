@@ -4,17 +4,18 @@ import re
 from dataclasses import fields, is_dataclass
 
 
-def flag(field: str) -> str:
-    """The flag of a field, as tyro names it: "batch_size" -> "--batch-size"."""
-    return f"--{field.replace('_', '-')}"
+def flags_of(options: object, within: str = "") -> dict[str, str]:
+    """The flags of options, as tyro names them, by the fields' dotted names.
 
-
-def flags_of(options: object) -> dict[str, str]:
-    """The flags of options by the names of their fields, those of options within options included."""
+    Example: {"data.val_fraction": "--val-fraction", "optimization.batch_size": "--batch-size"}
+    """
     found: dict[str, str] = {}
     for part in fields(options) if is_dataclass(options) and not isinstance(options, type) else ():
         inner = getattr(options, part.name)
-        found |= flags_of(inner) if is_dataclass(inner) else {part.name: flag(part.name)}
+        if is_dataclass(inner):
+            found |= flags_of(inner, f"{within}{part.name}.")
+        else:
+            found[within + part.name] = f"--{part.name.replace('_', '-')}"
     return found
 
 
@@ -25,8 +26,8 @@ def with_flags(message: str, options: object) -> str:
     words are taken for fields: "model" and "examples" are words, too. Parts of paths, of calls and of longer names are
     left as they are.
     """
-    known = {field: flag for field, flag in flags_of(options).items() if "_" in field}
-    if not known:
+    known = {field.rpartition(".")[2]: flag for field, flag in flags_of(options).items()}
+    names = "|".join(sorted((name for name in known if "_" in name), key=len, reverse=True))
+    if not names:
         return message
-    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
     return re.sub(rf"(?<![\w/.\-])({names})(?![\w/\-]|\.\w|\s*=)", lambda found: known[found[0]], message)

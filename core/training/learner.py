@@ -89,7 +89,7 @@ class Learner:
     pieces: Callable[[Batch], int] | None = None
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int | None = None
-    config: Mapping | None = None
+    config: object = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
     log_every: int = 1
@@ -178,8 +178,10 @@ class Learner:
                 self._steps(batches, metrics, progress, stop)
             except Stopped:
                 self._leave(metrics, progress)
-            except BaseException as error:
-                self._save_after(error, metrics, progress)
+            except checkpoint.CheckpointError:  # saving is what failed
+                raise
+            except BaseException:
+                self._save_after_error(metrics, progress)
                 raise
 
     def _steps(self, batches, metrics, progress, stop) -> None:
@@ -228,17 +230,17 @@ class Learner:
         if self.steps_done != self._last_saved:
             self._save(metrics, leaving=True)
 
-    def _save_after(self, error: BaseException, metrics, progress) -> None:
-        """As `_leave`, after an error, which stays the one that is told."""
+    def _save_after_error(self, metrics, progress) -> None:
+        """As `_leave`, after an error, which stays the one that is raised."""
         if self._torn:
-            self.say(f"A step after step {self.steps_done} broke off in the middle: the newest checkpoint stands.")
+            progress.message(f"A step after step {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
         try:
             self._leave(metrics, progress)
-            self.say(f"Steps up to {self.steps_done} are saved.")
-        except Exception as second:
-            if second is not error:
-                self.say(f"Steps up to {self.steps_done} could not be saved, the newest checkpoint stands: {second}")
+        except Exception as error:
+            progress.message(f"Steps up to {self.steps_done} could not be saved, the newest checkpoint stands: {error}")
+        else:
+            progress.message(f"Steps up to {self.steps_done} are saved.")
 
     def _record(self, count: int, metrics, progress) -> None:
         """Writes down the first `count` finished steps that are not yet; from here on their numbers are on the host."""

@@ -25,7 +25,7 @@ class MetricsWriter:
     has no NaN or infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics`
     turns back. Without a path, as in a process that does not write, rows go nowhere.
 
-    A disk that takes no more ends no run: rows wait in memory, in `waiting`, and are tried again with each that follows.
+    A disk that takes no more ends no run: rows wait in memory, in `waiting`, and are tried again with the next.
 
     Args:
         path: of the file.
@@ -51,6 +51,9 @@ class MetricsWriter:
         self._begun = 0  # bytes of the first waiting row that are in the file
         if self.path is not None:
             _truncate(self.path, resume_step)
+            if self._waiting:  # they may have been written after the checkpoint that stored them
+                written = {line for _, line, _ in _lines(self.path)}
+                self._waiting = deque(row for row in self._waiting if row not in written)
         self._file = open(self.path or os.devnull, "ab", buffering=0)  # noqa: SIM115 (open for as long as the run)
 
     @property
@@ -67,11 +70,16 @@ class MetricsWriter:
         row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
         self._waiting.append(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._write_waiting()
-        if self._tensorboard:
-            try:
-                self._tensorboard.write(step, values)
-            except OSError as error:
-                self._give_up_tensorboard(error)
+        board = self._tensorboard
+        if board is None:
+            return
+        try:
+            board.write(step, values)
+        except OSError as error:
+            self._say(f"TensorBoard's file takes no more: {error}. It ends here; all rows are in {self.path}.")
+            self._tensorboard = None
+            with contextlib.suppress(OSError):
+                board.close()
 
     def sync(self) -> None:
         """Flush to the disk all rows that it takes. Call it before saving a checkpoint, so that no checkpoint is ahead
@@ -101,18 +109,12 @@ class MetricsWriter:
                     self._begun = 0
         except OSError as error:
             if not self._told:
-                self._say(f"{self.path} takes no more rows: {error}. They wait in memory and are tried again; free space.")
+                self._say(f"{self.path} takes no more rows: {error}. They wait in memory until there is space again.")
             self._told = True
             return
         if self._told:
             self._say(f"{self.path} takes rows again; none is missing.")
             self._told = False
-
-    def _give_up_tensorboard(self, error: OSError) -> None:
-        self._say(f"TensorBoard's file takes no more: {error}. It ends here; all rows are in {self.path}.")
-        with contextlib.suppress(OSError):
-            self._tensorboard.close()
-        self._tensorboard = None
 
     def __enter__(self) -> Self:
         return self

@@ -15,15 +15,13 @@ import numpy as np
 import pytest
 
 from diptych.backends.selection import installed_backends
-from diptych.core.placement import ALONE
 from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.ema import Ema
 from diptych.core.training.faults import FAULT_POINTS
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
-from diptych.core.training.stages import Stage
-from diptych.engine.training import run as training
+from diptych.engine.training import staged_run
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
@@ -89,20 +87,16 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     for variable in average.averages:
         variable.assign(variable + 1.0)
     path = model.trainable_variables[0].path
-    learner = SimpleNamespace(model=model, ema=average, restore=lambda: 1, finished=True, total_steps=1)
-    judged = SimpleNamespace(quick=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
-    for name, stand_in in (
-        ("stage_preprocess", lambda *_: None),
-        ("build_learner", lambda *_: learner),
-        ("Evaluation", lambda *_: judged),
-        ("card_of", lambda *_: {"config": {}}),
-        ("save_trained", lambda *_: seen.append(weights_of(model)[path])),
-    ):
-        monkeypatch.setattr(training, name, stand_in)
-    before, stop = weights_of(model)[path], SimpleNamespace(stop_requested=False)
-    planned, sources = SimpleNamespace(stage=Stage(name="training")), SimpleNamespace(train=None)
+    learner = SimpleNamespace(model=model, ema=average)
+    judged = SimpleNamespace(preprocess=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
+    monkeypatch.setattr(staged_run, "save_trained", lambda *_: seen.append(weights_of(model)[path]))
+    monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
+    before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
-        training.carry_out(siglip.siglip(), planned, folder, None, sources, None, {}, ALONE, stop)
+        others = dict.fromkeys(("data_set", "sources", "preprocess", "terms", "placement", "stop"))
+        staged_run.StagedRun(
+            recipe=siglip.siglip(), folder=folder, planned={"training": SimpleNamespace()}, **others
+        ).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
 
@@ -152,7 +146,7 @@ def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photo
     assert len(read_metrics(run_dir / "metrics.jsonl")) == len(outcome.rows)
     other = subprocess.run(command(photos, run_dir, "--lr", "0.1"), capture_output=True, text=True)
     assert other.returncode == 1
-    assert "learning_rate: stored 0.001, given 0.1" in other.stderr
+    assert "--learning-rate: stored 0.001, given 0.1" in other.stderr
     assert "--run-dir" in other.stderr
 
 
@@ -186,7 +180,7 @@ def test_a_polite_signal_saves_first(photos, tmp_path):
         (["--data-parallel", "3"], 2, "got 3 devices for 16 examples in 1 pieces"),
         (["--lock", "image"], 1, "matches no weight"),
         (["--loss-implementation", "pallas_gpu"], 1, "implementation='pallas_gpu' of the sigmoid loss cannot run here"),
-        (["--batch-size", "512"], 1, "lower batch_size"),
+        (["--batch-size", "512"], 1, "lower --batch-size"),
     ],
 )
 def test_a_wrong_flag_is_answered_with_what_to_do(photos, tmp_path, monkeypatch, capsys, flags, status, message):
