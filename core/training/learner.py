@@ -233,7 +233,7 @@ class Learner:
     def _save_after_error(self, metrics, progress) -> None:
         """As `_leave`, after an error, which stays the one that is raised."""
         if self._torn:
-            progress.message(f"A step after step {self.steps_done} broke off in the middle: the newest checkpoint stands.")
+            progress.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
         try:
             self._leave(metrics, progress)

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.loading.examples import MOST_FAILURES_IN_A_ROW, listed
+from diptych.core.data.loading.examples import listed
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import BadExample, Source
 from diptych.core.training.card import plain
@@ -18,6 +18,8 @@ from diptych.engine.training.planned_stage import PlannedStage
 
 GEMMA = 256_000
 """Pieces of SigLIP 2's vocabulary."""
+LOOKED_AT = 64
+"""Examples that a dry run makes."""
 
 
 def missing_flags(recipe: Recipe) -> list[str]:
@@ -104,7 +106,7 @@ def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, s
         order=planned.stage.order,
         cache_megabytes=None,
     )
-    rows = loader.examples.rows(0, 0, min(planned.loaded, MOST_FAILURES_IN_A_ROW))
+    rows = loader.examples.rows(0, 0, min(planned.loaded, LOOKED_AT))
     reasons: dict[str, int] = {}
     for _, reason in rows.skipped:
         reasons[reason] = reasons.get(reason, 0) + 1
