@@ -9,6 +9,7 @@ import tyro
 
 from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
 from diptych.core.training.recipe import Recipe
+from diptych.engine.flags import with_flags
 
 Options = TypeVar("Options")
 """A frozen dataclass; a recipe, for those that train."""
@@ -32,7 +33,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
         unset = not os.environ.get("KERAS_BACKEND")
         backend = select_backend()
     except (ValueError, BackendNotAvailable) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {with_flags(str(error), default)}", file=sys.stderr)
         sys.exit(2)
     if unset:
         print(f"KERAS_BACKEND is not set: using {backend}, the first installed of {', '.join(BACKENDS)}.", flush=True)
@@ -63,5 +64,5 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     try:
         return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
     except ValueError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {with_flags(str(error), recipe)}", file=sys.stderr)
         sys.exit(2)

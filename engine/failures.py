@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,8 +14,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exit_status(run: Callable[[], int], options: object = None) -> int:
-    """What `run` returns; 1, and the error in a sentence, where it raises an expected one. DIPTYCH_TRACEBACK=1 shows it
-    all.
+    """What `run` returns; 1, and the error in a sentence, where it raises an expected one; 130 after Ctrl-C.
+    DIPTYCH_TRACEBACK=1 shows it all.
 
     Args:
         run: a recipe, after its command line.
@@ -27,6 +28,9 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
             raise
         print(f"\n{type(error).__name__}: {with_flags(_sentence(error), options)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _sentence(error: Exception) -> str:

@@ -46,6 +46,11 @@ def test_an_expected_failure_is_a_sentence(error, words, capsys):
     assert "Traceback" not in printed
 
 
+def test_ctrl_c_is_no_fault(capsys):
+    assert exit_status(raising(KeyboardInterrupt())) == 130
+    assert "Stopped by SIGINT." in capsys.readouterr().err
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(KeyError):
         exit_status(raising(KeyError("x")))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,47 @@ def taken(pid: int) -> tuple[float, int, int]:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     files = len(os.listdir(f"/proc/{pid}/fd"))
     return int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])
+
+
+def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undisturbed, finished, monkeypatch):
+    def hangs(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+
+    results = finished / "results.json"
+    results.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_run.Evaluation, "finish", hangs)
+        started = time.monotonic()
+        assert siglip.main(arguments(photos, finished)) == 143
+        assert time.monotonic() - started < 30
+    assert not results.exists()
+    assert siglip.main(arguments(photos, finished)) == 0
+    retrieval = [read_results(run / "results.json")["training"]["retrieval"] for run in (finished, undisturbed[1])]
+    assert retrieval[0] == retrieval[1]
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    endless = ["--examples", "1600000", "--evaluate-every", "1600000", "--checkpoint-every", "100000"]
+    process = subprocess.Popen(
+        command(photos, run_dir, *endless, "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | FEW_THREADS,
+    )
+    while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 1
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "WorkerDied: data worker 0" in errors
+    assert "Traceback" not in errors
+    assert restore_latest(run_dir / "checkpoints").step == read_steps(run_dir)
 
 
 def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
