@@ -117,17 +117,16 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         try:
-            with stop.leaving_at_once():
-                labelled = label_regions(
-                    source,
-                    detector,
-                    options.output,
-                    threshold=options.threshold,
-                    most=options.most_regions,
-                    longest=options.longest_ngram,
-                    categories=tuple(dict.fromkeys(categories)),
-                    progress=_progress(stack),
-                )
+            labelled = label_regions(
+                source,
+                detector,
+                options.output,
+                threshold=options.threshold,
+                most=options.most_regions,
+                longest=options.longest_ngram,
+                categories=tuple(dict.fromkeys(categories)),
+                progress=_progress(stack, stop),
+            )
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.")
             return stop.exit_status
@@ -198,14 +197,16 @@ def sentences(found: dict[str, Any]) -> str:
     )
 
 
-def _progress(stack: ExitStack) -> Callable[[int, int], None]:
-    """Shows how far it is."""
+def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]:
+    """Shows how far it is, and raises `Stopped` once a signal came."""
     shown_progress: list[EmbeddingProgress] = []
 
     def update(done: int, total: int) -> None:
         if not shown_progress:
             shown_progress.append(stack.enter_context(EmbeddingProgress("pictures", records=total, start=done - 1)))
         shown_progress[0].update(done, 1)
+        if stop.stop_requested:
+            raise Stopped
 
     return update
 
