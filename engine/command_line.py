@@ -9,6 +9,7 @@ import tyro
 
 from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
 from diptych.core.training.recipe import Recipe
+from diptych.engine.failures import exit_status
 from diptych.engine.flags import with_flags
 
 Options = TypeVar("Options")
@@ -43,9 +44,13 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
 def train(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> int:
     """Runs a recipe with the command line's changes; returns the exit status."""
     recipe = parse_recipe(recipe, arguments, program=program, description=description)
-    from diptych.engine.training.run import run
 
-    return run(recipe)
+    def imported_and_run() -> int:
+        from diptych.engine.training.run import run
+
+        return run(recipe)
+
+    return exit_status(imported_and_run, recipe)  # a Ctrl-C that meets the imports is no fault either
 
 
 def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> Recipe:
