@@ -21,6 +21,7 @@ __all__ = [
     "device_name",
     "distributed_sigmoid_loss",
     "name",
+    "out_of_memory",
     "placement",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
@@ -104,3 +105,8 @@ def placement(devices: int = 1) -> Placement:
 def device_name() -> str | None:
     """The accelerator that the current backend computes on; None for the CPU."""
     return room().device_name()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of the current backend says that its device has no memory left."""
+    return room().out_of_memory(error)

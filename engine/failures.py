@@ -35,7 +35,7 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"This machine has no memory left{f' ({error})' if str(error) else ''}. Smaller batches need less."
+        return f"There is no memory left{f' ({error})' if str(error) else ''}. A smaller --batch-size needs less."
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error}. Free some space, then give the same command again."
     return str(error)

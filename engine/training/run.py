@@ -51,6 +51,10 @@ def _run(recipe: Recipe, terms: Terms) -> int:
                 _plan(recipe, terms) if recipe.run.dry_run else _carry_out(recipe, terms, stop)
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
+        except Exception as error:
+            if backends.out_of_memory(error):
+                raise MemoryError(str(error).partition("\n")[0]) from error
+            raise
     return stop.exit_status
 
 
@@ -88,7 +92,6 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     print(data_set.describe(sources), flush=True)
     check_sources(recipe, planned, sources)
     with RunFolder(recipe.run.run_dir) as folder:
-        check_config(folder, recipe)
         staged = StagedRun(
             recipe=recipe,
             folder=folder,
@@ -101,6 +104,7 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             stop=stop,
         )
         if several:
+            check_config(folder, recipe)
             folder.write_card(card_of(recipe))
         results: Results = {}
         for name in planned:

@@ -34,7 +34,7 @@ def raising(error: BaseException):
         (TrainingDiverged("t"), "TrainingDiverged: t"),
         (WorkerDied("w"), "WorkerDied: w"),
         (TimeoutError("hangs"), "TimeoutError: hangs"),
-        (MemoryError(), "no memory left. Smaller batches"),
+        (MemoryError(), "no memory left. A smaller --batch-size"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl"), "'metrics.jsonl'. Free some space"),
         (ValueError("lower batch_size to 60"), "ValueError: lower --batch-size to 60"),
     ],

@@ -240,7 +240,7 @@ def test_five_thousand_steps_take_no_more_memory_files_or_threads(photos, tmp_pa
         env=os.environ | FEW_THREADS,
     )
     try:
-        for steps in (1_000, 4_900):
+        for steps in (1_000, 4_500):
             while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < steps:
                 assert process.poll() is None
                 time.sleep(0.5)
@@ -259,10 +259,16 @@ def read_steps(run_dir: Path) -> int:
 
 
 def taken(pid: int) -> tuple[float, int, int]:
-    """Resident megabytes of a process, its open files and its threads."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    files = len(os.listdir(f"/proc/{pid}/fd"))
-    return int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])
+    """Resident megabytes of a process, its open files and its threads, the fewest in a second: some are for a
+    checkpoint alone.
+    """
+    found = []
+    for _ in range(50):
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        found.append((int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])))
+        time.sleep(0.02)
+    return tuple(min(values) for values in zip(*found, strict=True))
 
 
 def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undisturbed, finished, monkeypatch):

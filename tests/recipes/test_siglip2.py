@@ -137,9 +137,9 @@ def test_a_trunk_cut_into_stages_is_the_same_trunk(cut, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5 if THOROUGH else 1))
-def test_killed_inside_each_stage_it_ends_with_the_same_bits(cut, tmp_path, seed):
-    kills = killed_inside(tmp_path / "run", "cut", [stage.name for stage in CUT], seed)
-    assert kills >= len(CUT) - 1
+def test_killed_inside_stages_it_ends_with_the_same_bits(cut, tmp_path, seed):
+    names = [stage.name for stage in CUT][0 if THOROUGH else 1 :]
+    assert killed_inside(tmp_path / "run", "cut", names, seed) >= len(names) - 1
     for stage in CUT:
         assert_same_bits(end(cut, stage.name), end(tmp_path / "run", stage.name))
         assert losses(cut / stage.name) == losses(tmp_path / "run" / stage.name)
