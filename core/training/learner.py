@@ -1,7 +1,5 @@
 """The one training loop: batches in, steps, metrics, evaluations and checkpoints out."""
 
-import io
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,13 +15,11 @@ from diptych.core.files.errors import Failure
 from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
-from diptych.core.training.metrics import MetricsWriter
 from diptych.core.training.optimizers import PatternOptimizer
-from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.run_log import RunLog
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.core.training.teacher import EmaTeacher
-from diptych.core.training.tensorboard import TensorBoard
 from diptych.core.training.variables import arrays_of, assign_all
 
 
@@ -161,33 +157,34 @@ class Learner:
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
-        writes = self.placement.writes
-        tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard and writes else None
-        metrics = MetricsWriter(
-            self.folder.metrics if writes else None,
-            resume_step=start,
+        log = RunLog(
+            self.folder,
+            total_steps=self.total_steps,
+            start=start,
+            batch_size=self.batch_size,
+            log_every=self.log_every,
+            writes=self.placement.writes,
+            tensorboard=self.tensorboard,
             waiting=self._waiting_rows,
-            tensorboard=tensorboard,
             say=self.say,
         )
-        progress = Progress(self.total_steps, start, self.batch_size, stream=None if writes else io.StringIO())
         self._last_saved = start
         self._last_save = self._last_tick = time.monotonic()
-        with stop.finishing_first(), metrics, progress, closing(self.loader.batches(start)) as batches:
+        with stop.finishing_first(), log, closing(self.loader.batches(start)) as batches:
             try:
-                self._steps(batches, metrics, progress, stop)
+                self._steps(batches, log, stop)
             except Stopped:
-                self._leave(metrics, progress)
+                self._leave(log)
             except checkpoint.CheckpointError:  # saving is what failed
                 raise
             except BaseException:
-                self._save_after_error(metrics, progress)
+                self._save_after_error(log)
                 raise
 
-    def _steps(self, batches, metrics, progress, stop) -> None:
+    def _steps(self, batches, log, stop) -> None:
         if self._evaluation_due:
-            self._write_evaluation(metrics, progress, stop)
-            self._save(metrics)
+            self._write_evaluation(log, stop)
+            self._save(log)
         # A step is under way while the one before it is written down, or the device would wait for the host. After a
         # step that was not finite the next is written down at once, so that the run stops exactly at the last of a row
         # of them.
@@ -196,17 +193,17 @@ class Learner:
                 batch = next(batches)
             before = len(self._unrecorded)
             self._take(batch)
-            self._record(before, metrics, progress)
+            self._record(before, log)
             evaluates, saves = self._evaluates(), self._saves() or self.finished
             self._evaluation_due = evaluates
             if evaluates or saves or self._skipped_in_a_row:
-                self._record(len(self._unrecorded), metrics, progress)
+                self._record(len(self._unrecorded), log)
             if evaluates:
-                self._write_evaluation(metrics, progress, stop)
+                self._write_evaluation(log, stop)
             if evaluates or saves:
-                self._save(metrics)
+                self._save(log)
         if self._unrecorded:
-            self._leave(metrics, progress)
+            self._leave(log)
 
     def _take(self, batch: Batch) -> None:
         """One batch, trained on; what a checkpoint says of it changes with the weights."""
@@ -224,30 +221,30 @@ class Learner:
         self._unrecorded.append((self.steps_done, self.updates_done, batch.keys, logs))
         self._torn = False
 
-    def _leave(self, metrics, progress) -> None:
+    def _leave(self, log) -> None:
         """Writes down and saves all that is finished, at the end of whatever kind."""
-        self._record(len(self._unrecorded), metrics, progress)
+        self._record(len(self._unrecorded), log)
         if self.steps_done != self._last_saved:
-            self._save(metrics, leaving=True)
+            self._save(log, leaving=True)
 
-    def _save_after_error(self, metrics, progress) -> None:
+    def _save_after_error(self, log) -> None:
         """As `_leave`, after an error, which stays the one that is raised."""
         if self._torn:
-            progress.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
+            log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
         try:
-            self._leave(metrics, progress)
+            self._leave(log)
         except Exception as error:
-            progress.message(f"Steps up to {self.steps_done} could not be saved, the newest checkpoint stands: {error}")
+            log.message(f"Steps up to {self.steps_done} could not be saved, the newest checkpoint stands: {error}")
         else:
-            progress.message(f"Steps up to {self.steps_done} are saved.")
+            log.message(f"Steps up to {self.steps_done} are saved.")
 
-    def _record(self, count: int, metrics, progress) -> None:
+    def _record(self, count: int, log) -> None:
         """Writes down the first `count` finished steps that are not yet; from here on their numbers are on the host."""
         for _ in range(count):
-            self._record_step(*self._unrecorded[0], metrics, progress)
+            self._record_step(*self._unrecorded[0], log)
 
-    def _record_step(self, number, updates, keys, logs, metrics, progress) -> None:
+    def _record_step(self, number, updates, keys, logs, log) -> None:
         values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
@@ -257,18 +254,15 @@ class Learner:
         else:
             self.skipped_steps += 1
             self._skipped_in_a_row.append((number, keys))
-            progress.message(
+            log.message(
                 f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the "
                 f"step was skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
             )
         values["learning_rate"] = self.optimizer.rate_at(self.first_update + max(0, updates - 1 - self.skipped_steps))
-        speed = progress.examples_per_second
+        speed = log.examples_per_second
         if speed and self.flops_per_step and self.peak_flops_per_second:
             values["utilisation"] = self.flops_per_step * speed / self.batch_size / self.peak_flops_per_second
-        progress.update(number, values)
-        if number % self.log_every == 0 or number == self.total_steps:
-            row = {"examples": number * self.batch_size, **values, "skipped_steps": self.skipped_steps}
-            metrics.write(number, row | {"examples_per_second": speed, "seconds": self.seconds})
+        log.step(number, values, skipped_steps=self.skipped_steps, seconds=self.seconds)
         self._unrecorded.popleft()
         if len(self._skipped_in_a_row) >= self.max_skipped_in_a_row:
             listed = "\n".join(f"  step {step}: {', '.join(ids)}" for step, ids in self._skipped_in_a_row)
@@ -293,31 +287,28 @@ class Learner:
             return self.steps_done % self.checkpoint_every == 0
         return time.monotonic() - self._last_save >= self.checkpoint_seconds
 
-    def _write_evaluation(self, metrics, progress, stop) -> None:
+    def _write_evaluation(self, log, stop) -> None:
         started = time.monotonic()
         self.step.synchronize()
-        examples = self.steps_done * self.batch_size
         with self.ema.applied() if self.ema else nullcontext(), stop.leaving_at_once():
             numbers = self.evaluate() if self.evaluate else {}
         self._last_tick += time.monotonic() - started
-        metrics.write(self.steps_done, {"examples": examples, "evaluation": numbers})
+        log.evaluation(self.steps_done, numbers)
         self._evaluation_due = False
-        shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items() if math.isfinite(value))
-        progress.message(f"After {examples:,} examples: {shown}")
 
-    def _save(self, metrics, *, leaving: bool = False) -> None:
+    def _save(self, log, *, leaving: bool = False) -> None:
         self.step.synchronize()
         if self.placement.writes:
             try:
-                self._write_checkpoint(metrics)
+                self._write_checkpoint(log)
             except (checkpoint.CheckpointError, OSError) as error:
                 if self.finished or leaving:
                     raise
                 self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
         self._last_save = time.monotonic()
 
-    def _write_checkpoint(self, metrics) -> None:
-        metrics.sync()
+    def _write_checkpoint(self, log) -> None:
+        log.sync()
         groups = {group: arrays_of(variables) for group, variables in self.groups().items()}
         state = {
             "examples_seen": self.steps_done * self.batch_size,
@@ -329,7 +320,7 @@ class Learner:
             "data": self.loader.fingerprint(),
             "config": self.config,
             "evaluation_due": self._evaluation_due,
-            "waiting_rows": metrics.waiting,
+            "waiting_rows": log.waiting,
         }
         checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
         self._last_saved = self.steps_done
