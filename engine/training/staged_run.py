@@ -77,7 +77,9 @@ class StagedRun:
 
     def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Evaluation, dict]:
         """A stage's learner after its last step, what evaluates it, and its card."""
-        stage = planned.stage
+        stage, parent = planned.stage, None
+        if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
+            parent = self._end_of(stage.after)
         preprocess = stage_preprocess(self.recipe, planned, self.preprocess, self.terms)
         learner = build_learner(
             self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
@@ -85,15 +87,15 @@ class StagedRun:
         evaluation = Evaluation(self.recipe, planned, self.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
-        if (ended := ended_at(folder, self.recipe)) is not None:
+        if start and (ended := ended_at(folder, self.recipe)) is not None:
             print(
                 f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "
                 "with the learning rate that a run of so many has from here on."
             )
         elif start:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
-        elif stage.after is not None:
-            print(f"Stage {stage.name}: {begin(learner, self._end_of(stage.after), planned)}", flush=True)
+        elif parent is not None:
+            print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
