@@ -36,10 +36,10 @@ def warnings_of(
     if fresh and len(steps) >= FEWEST_STEPS:
         first, last = float(steps[0]["loss"]), mean_loss(steps[-(len(steps) // 10) :])
         if not last < first:
+            rate = max(row.get("learning_rate", math.nan) for row in steps)
             found.append(
                 f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned. Lower "
-                f"--learning-rate ({steps[-1].get('learning_rate', math.nan):.3g} at the end) or raise "
-                "--warmup-examples."
+                f"--learning-rate (its highest was {rate:.3g}) or raise --warmup-examples."
             )
     if recall <= chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / queries):
         found.append(

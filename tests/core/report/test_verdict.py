@@ -26,7 +26,7 @@ def test_a_run_that_learned_gets_no_warning():
 def test_a_loss_that_did_not_fall_is_told_with_both_values(last):
     (warning,) = warnings_of(rows(5.0, last), **LEARNED)
     assert "it began with 5" in warning
-    assert "--learning-rate (0.001 at the end)" in warning
+    assert "--learning-rate (its highest was 0.001)" in warning
     assert warnings_of(rows(5.0, last), **LEARNED | {"fresh": False}) == []
     assert warnings_of(rows(5.0, last, count=19), **LEARNED) == []
 
