@@ -11,6 +11,7 @@ from diptych.core.data.records import BadExample, Source
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
 from diptych.core.training.recipe import Recipe, harmless_fields
+from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
 from diptych.engine.training.plan import square_preset
@@ -61,8 +62,10 @@ def ended_at(folder: RunFolder, recipe: Recipe) -> int | None:
     stored = folder.stored_config()
     if stored is None or len(recipe.stages) > 1 or not folder.results.exists():
         return None
-    examples = stored.get("optimization", {}).get("examples", 0)
-    return examples if examples < recipe.optimization.examples else None
+    scored = next(iter(read_results(folder.results).values()), {})
+    examples, size = (stored.get("optimization", {}).get(name, 0) for name in ("examples", "batch_size"))
+    whole = scored.get("examples_seen", 0) > examples - size  # what does not fill a batch is left
+    return examples if whole and examples < recipe.optimization.examples else None
 
 
 def as_begun(recipe: Recipe) -> Recipe:

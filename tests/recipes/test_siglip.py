@@ -184,6 +184,8 @@ def test_a_run_that_goes_on_to_more_examples_is_not_finished_before(photos, fini
     with monkeypatch.context() as patched:
         patched.setattr(staged_run.Evaluation, "quick", lambda self: os.kill(os.getpid(), signal.SIGTERM) or {})
         assert siglip.main(arguments(photos, finished, *more, "--evaluate-every", "32")) == 143
+    assert siglip.main(arguments(photos, finished, "--examples", "160000")) == 1
+    assert f"--examples: stored {(STEPS + 4) * 16}, given 160000" in capsys.readouterr().err
     assert siglip.main(arguments(photos, finished, *more)) == 0
     assert f"up to batch {STEPS + 2} of {STEPS + 4}" in capsys.readouterr().out
     assert read_results(finished / "results.json")["training"]["examples_seen"] == (STEPS + 4) * 16
