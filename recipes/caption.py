@@ -168,7 +168,7 @@ def _page(answers: list[dict], located: list[Located]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the recipe with the command line's options; returns the exit status."""
     options = parse(Caption(), arguments, program="python -m recipes.caption", description=__doc__)
-    return exit_status(lambda: caption(options))
+    return exit_status(lambda: caption(options), options)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.failures import exit_status
 
-    return exit_status(lambda: dense(options, Encoder.open))
+    return exit_status(lambda: dense(options, Encoder.open), options)
 
 
 def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:

@@ -25,9 +25,9 @@ from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.card import plain
-from diptych.core.training.signals import StopSignals
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
-from diptych.engine.embedding.embedding_runs import Stopped, fill, image_runs, text_runs
+from diptych.engine.embedding.embedding_runs import fill, image_runs, text_runs
 from diptych.engine.embedding.index_folder import Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(Embed(), arguments, program="python -m recipes.embed", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: embed(options, Encoder.open))
+    return exit_status(lambda: embed(options, Encoder.open), options)
 
 
 def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
@@ -116,9 +116,9 @@ def _embed_part(
         print(f"{options.index} holds {_described(writer.card, part)}; going on from there.", flush=True)
     if part == "images":
         size, workers = options.batch_size, options.workers
-        runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers)
+        runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers, stop=stop)
     else:
-        runs = text_runs(source, encoder, start)
+        runs = text_runs(source, encoder, start, stop=stop)
     done = fill(writer, part, runs, records=len(source), start=start, stop=stop)
     print(
         f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} "

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.failures import exit_status
 
-    return exit_status(lambda: evaluate(options, Encoder.open))
+    return exit_status(lambda: evaluate(options, Encoder.open), options)
 
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
@@ -99,8 +99,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.evaluation_table import evaluation_text
     from diptych.core.report.ledger_text import tell_left_out
-    from diptych.core.training.signals import StopSignals
-    from diptych.engine.embedding.embedding_runs import Stopped
+    from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
@@ -128,7 +127,8 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
             stop=stop,
         )
         try:
-            results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
+            with stop.leaving_at_once():
+                results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status

@@ -38,7 +38,7 @@ from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet, square, write_page
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.ledger_text import tell_left_out
-from diptych.core.training.signals import StopSignals
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
 from diptych.engine.datasets.scenes import evaluation_scenes
@@ -99,16 +99,12 @@ class Label:
             )
 
 
-class Stopped(Exception):
-    """A signal asked to stop, between two records."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Labels, or goes on labelling; returns the exit status."""
     options = parse(Label(), arguments, program="python -m recipes.label", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: label(options, Encoder.open))
+    return exit_status(lambda: label(options, Encoder.open), options)
 
 
 def label(options: Label, open_encoder: Callable[[str], Any]) -> int:

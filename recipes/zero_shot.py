@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(ZeroShot(), arguments, program="python -m recipes.zero_shot", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: classify(options, Encoder.open))
+    return exit_status(lambda: classify(options, Encoder.open), options)
 
 
 def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.files.errors import Failure
 
 Answer = TypeVar("Answer")
 
@@ -20,7 +21,7 @@ MOST_NAMES = 10_000  # of parts and passed-over files, for each reason; their nu
 _NAMES_SHOWN, _REASONS_SHOWN = 3, 10
 
 
-class TooManySkipped(RuntimeError):
+class TooManySkipped(Failure):
     """More records are bad than a run should put up with; `reasons` counts them by reason, `ledger` names them where
     there is one.
     """

@@ -59,6 +59,8 @@ class Data:
     cache_megabytes: float = harmless(512.0)
     """Memory for decoded images of small data sets."""
     reading: Reading = TO_TRAIN
+    stall_seconds: float = harmless(600.0)
+    """How long a batch may take before its source is held to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +172,9 @@ class Run:
     run_dir: Path = harmless(Path("runs/siglip"))
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
-    evaluations: int = 12
+    evaluations: int = harmless(12)
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
-    evaluate_every: int | None = None
+    evaluate_every: int | None = harmless(None)
     """Examples between evaluations; by default `evaluations` of them in a stage."""
     checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""

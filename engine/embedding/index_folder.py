@@ -20,6 +20,7 @@ import numpy as np
 
 from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.tables import pyarrow_module
+from diptych.core.files.errors import Failure
 from diptych.engine.embedding.image_stream import GOOD, Item
 
 FORMAT = 1
@@ -32,7 +33,7 @@ VECTORS: dict[Part, str] = {"images": "vectors.npy", "texts": "text_vectors.npy"
 ROWS: dict[Part, str] = {"images": "rows", "texts": "text_rows"}
 
 
-class IndexFolderError(RuntimeError):
+class IndexFolderError(Failure):
     """The folder cannot be used; the message says why, and what to do."""
 
 

@@ -177,10 +177,11 @@ class StoredEmbeddings:
 
     def _image_runs(self, source: Source, start: tuple[int, int]) -> Runs:
         processor, size, workers = self.encoder.processor, self.batch_size, self.workers
-        return image_runs(source, processor, self._featurizer, start, batch_size=size, workers=workers)
+        featurizer = self._featurizer
+        return image_runs(source, processor, featurizer, start, batch_size=size, workers=workers, stop=self.stop)
 
     def _text_runs(self, source: Source, start: tuple[int, int]) -> Runs:
-        return text_runs(source, self.encoder, start)
+        return text_runs(source, self.encoder, start, stop=self.stop)
 
 
 @dataclass(frozen=True)

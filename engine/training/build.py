@@ -10,6 +10,7 @@ from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Source
 from diptych.core.placement import ALONE, Placement
+from diptych.core.training.card import plain
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner
@@ -68,6 +69,7 @@ def build_learner(
         workers=recipe.data.workers,
         max_skipped=recipe.data.reading.max_skipped,
         cache_megabytes=recipe.data.cache_megabytes,
+        stall_seconds=recipe.data.stall_seconds,
     )
     every = run.evaluate_every and max(1, run.evaluate_every // planned.batch_size)
     return Learner(
@@ -85,6 +87,7 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         objective_variables=objective.variables,
+        config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,

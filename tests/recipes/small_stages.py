@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.core.training.signals import StopSignals
 from diptych.core.training.stages import Curation, Stage
 
 BATCH = 8
@@ -74,25 +75,20 @@ def recipe(folder: Path, stages=STAGES, *, steps: int = 20, seed: int = 0):
     )
 
 
-class StopAfter:
+class StopAfter(StopSignals):
     """Asks to stop once it has been asked so often whether to."""
 
-    exit_status, received = 130, "a test"
-
     def __init__(self, questions: int | None):
+        super().__init__()
         self._left = questions
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     @property
     def stop_requested(self) -> bool:
         if self._left is None:
             return False
         self._left -= 1
+        if self._left < 0:
+            self.received = "SIGINT"
         return self._left < 0
 
 

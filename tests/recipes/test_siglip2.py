@@ -1,6 +1,7 @@
 """SigLIP 2's recipe as people run it: planned, carried out in stages, stopped anywhere, misused."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,13 +33,16 @@ from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
-from tests.recipes.small_stages import LENGTHS, STAGES, recipe
+from tests.recipes.interruptions import run_with_kills_inside
+from tests.recipes.photos import write_photos
+from tests.recipes.small_stages import CUT, LENGTHS, STAGES, recipe
 from tests.recipes.test_siglip import FEW_THREADS
 
 COMPILES = os.environ["KERAS_BACKEND"] != "torch"
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 # After how many questions whether to stop each start of a run is stopped. Where every start compiles, one list is
 # enough for a short run.
-QUESTIONS = [(14, 9, 8)] if COMPILES and not os.environ.get("DIPTYCH_THOROUGH") else [(14, 9, 8), (4, 12, 10)]
+QUESTIONS = [(14, 9, 8)] if COMPILES and not THOROUGH else [(14, 9, 8), (4, 12, 10)]
 
 
 def go(folder: Path, *options: str, status: int = 0) -> str:
@@ -129,10 +133,92 @@ def test_stopped_in_any_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, 
         assert_same_bits(end(folder, stage.name), end(tmp_path, stage.name))
 
 
-def test_a_trunk_cut_into_stages_is_the_same_trunk(tmp_path):
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cut") / "undisturbed"
+    go(folder, "--tree", "cut")
+    return folder
+
+
+def test_a_trunk_cut_into_stages_is_the_same_trunk(cut, tmp_path):
     go(tmp_path / "uncut", "--tree", "uncut")
-    go(tmp_path / "cut", "--tree", "cut")
-    assert_same_bits(end(tmp_path / "uncut", ""), end(tmp_path / "cut", "last"))
+    assert_same_bits(end(tmp_path / "uncut", ""), end(cut, "last"))
+
+
+@pytest.mark.parametrize("seed", range(5 if THOROUGH else 1))
+def test_killed_inside_stages_it_ends_with_the_same_bits(cut, tmp_path, seed):
+    names = [stage.name for stage in CUT][0 if THOROUGH else 1 :]
+    assert killed_inside(tmp_path / "run", "cut", names, seed) >= len(names) - 1
+    for stage in CUT:
+        assert_same_bits(end(cut, stage.name), end(tmp_path / "run", stage.name))
+        assert losses(cut / stage.name) == losses(tmp_path / "run" / stage.name)
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_inside_each_kind_of_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, seed):
+    folder, _ = undisturbed
+    names = [stage.name for stage in STAGES]
+    assert killed_inside(tmp_path / "run", "all", names, seed) >= len(names) - 2
+    for name in names:
+        assert_same_bits(end(folder, name), end(tmp_path / "run", name))
+        assert losses(folder / name) == losses(tmp_path / "run" / name)
+
+
+def killed_inside(folder: Path, tree: str, names: list[str], seed: int) -> int:
+    command = [sys.executable, "-m", "tests.recipes.small_stages", str(folder), "--tree", tree]
+    folder.mkdir()
+    return run_with_kills_inside(command, [folder / name for name in names], seed=seed, environment=FEW_THREADS)
+
+
+def losses(folder: Path) -> list[tuple[int, str]]:
+    return [(row["step"], row["loss"].hex()) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+def test_a_stage_never_begins_with_a_step_before_the_end(cut, tmp_path):
+    """Of the finished stage's two checkpoints the newer one is damaged: its last steps are taken again."""
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    shutil.rmtree(folder / "last")
+    (folder / "results.json").unlink()
+    flip_a_bit(folder / "second" / "checkpoints" / "step-00000014" / "weights.safetensors")
+    printed = go(folder, "--tree", "cut")
+    assert "The end of stage second is carried out again." in printed
+    assert "up to batch 12 of 14" in printed
+    for name in ("second", "last"):
+        assert_same_bits(end(cut, name), end(folder, name))
+        assert losses(cut / name) == losses(folder / name)
+
+
+def test_a_stage_without_a_good_checkpoint_is_an_error_and_no_other_beginning(cut, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    shutil.rmtree(folder / "last")
+    for path in (folder / "second" / "checkpoints").glob("step-*/weights.safetensors"):
+        flip_a_bit(path)
+    for _ in range(2):  # the second start is not silent either
+        assert training.run(recipe(folder, CUT)) == 1
+        assert "none is good" in capsys.readouterr().err
+        assert not list((folder / "last").glob("checkpoints/step-*"))
+
+
+def flip_a_bit(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(bytes(damaged))
+
+
+def test_a_stages_options_are_known_without_any_card(cut, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    for card in folder.rglob("card.json"):
+        card.unlink()
+    shutil.rmtree(folder / "last")
+    (folder / "results.json").unlink()
+    whole = recipe(folder, CUT)
+    changed = replace(whole, optimization=replace(whole.optimization, learning_rate=0.5))
+    assert training.run(changed) == 1
+    assert "--learning-rate: stored 0.001, given 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", siglip2.SIZES)
@@ -241,6 +327,27 @@ def test_the_ablations_runs_are_recipes():
 def test_a_preset_without_data_says_what_to_give(capsys):
     assert siglip2.main(["B/16"]) == 1
     assert "give --train-data" in capsys.readouterr().err
+
+
+def test_a_dry_run_opens_the_data_and_names_the_one_flag_that_is_missing(tmp_path, capsys):
+    assert siglip2.main(["B/16", "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "--train-data" in said
+    assert "--tokenizer" in said
+    photos = write_photos(tmp_path / "photos", 40)
+    small = "--no-require-boxes --batch-size 16 --examples 64000 --warmup-examples 320 --val-fraction 0.2"
+    given = ["--train-data", str(photos), *small.split()]
+    assert siglip2.main(["L/16", "--dry-run", *given]) == 0
+    printed = capsys.readouterr().out
+    assert "Of the first 16 examples 16 can be used." in printed
+    assert printed.splitlines()[-1].startswith("To carry it out, give --tokenizer")
+    assert "--train-data" not in printed
+    assert siglip2.main(["L/16", *given]) == 1
+    said = capsys.readouterr().err
+    assert "--tokenizer" in said
+    assert "--train-data" not in said
+    assert siglip2.main(["L/16", "--dry-run", "--train-data", str(tmp_path / "nothing")]) == 1
+    assert "no file or folder" in capsys.readouterr().err
 
 
 def test_a_word_that_is_no_preset_is_refused(capsys):

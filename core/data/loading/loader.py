@@ -4,13 +4,14 @@ import faulthandler
 import hashlib
 from collections import Counter, deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import pairwise
 
 from diptych.core.data.batch import Batch, join_rows
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import MAX_SKIPPED, Skipped, check_skipped, ledger_of
 from diptych.core.data.loading.examples import Examples, Rows
+from diptych.core.data.loading.threads import DaemonThreads
 from diptych.core.data.loading.worker import WorkerPool
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
@@ -173,7 +174,7 @@ class _BackgroundThread:
 
     def __init__(self, examples: Examples):
         self._examples = examples
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diptych-loader")
+        self._thread = DaemonThreads(1, "diptych-loader")
 
     def submit(self, batch: int, first: int, last: int) -> Future[Rows]:
         return self._thread.submit(self._examples.rows, batch, first, last)
@@ -185,4 +186,4 @@ class _BackgroundThread:
         faulthandler.dump_traceback()
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
