@@ -33,6 +33,7 @@ from diptych.engine.training.plan import (
     unread_preprocess,
 )
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.reference import require_references
 from diptych.engine.training.saved_model import save_trained
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.contrastive import implementation_name
@@ -67,6 +68,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
     if recipe.run.dry_run:
         print(plan_text(recipe, planned, terms))
         return 0
+    require_references(recipe, planned)
     named = f": {', '.join(planned)}" if len(recipe.stages) > 1 else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     sources = data_set.sources(recipe.run.seed)
