@@ -86,7 +86,7 @@ def _with_values(arguments: list[str], options: type) -> list[str]:
                 spelled |= {f"--{flag}": [f"--{flag}", "True"], f"--no-{flag}": [f"--{flag}", "False"]}
             elif is_dataclass(hint) and isinstance(hint, type):
                 waiting.append(hint)
-    followed = zip(arguments, [*arguments[1:], ""], strict=True)
+    followed = zip(arguments, [*arguments, ""][1:], strict=True)
     valued = [[argument] if after in _VALUES else spelled.get(argument, [argument]) for argument, after in followed]
     return [word for words in valued for word in words]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Curation, Stage
-from diptych.core.weights.hub import preset_folder
+from diptych.core.weights.hub import SCHEME, preset_folder
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, VisionConfig, from_preset
 from diptych.models.checkpoints import read_checkpoint
@@ -16,14 +16,14 @@ def plan_reference(
     recipe: Recipe, stage: Stage, config: SigLIPConfig, planned: Mapping[str, PlannedStage]
 ) -> SigLIPConfig | None:
     """What the reference of a stage is: of a stage of this run as planned, of a checkpoint as it says; None without
-    curation, and in a dry run where there is no checkpoint yet.
+    curation, and where there is no checkpoint yet. A dry run fetches none.
 
     Args:
         config: of the stage's own towers.
         planned: the stages before it.
 
     Raises:
-        ValueError: where it is not there, or does not take this stage's pictures and tokens.
+        ValueError: where it does not take this stage's pictures and tokens.
     """
     if stage.curation is None:
         return None
@@ -31,12 +31,28 @@ def plan_reference(
     if name in planned:
         reference = planned[name].config
     else:
-        place = _place(recipe, stage.curation)
-        if isinstance(place, str) and recipe.run.dry_run:
+        if recipe.run.dry_run and name.startswith(SCHEME):
             return None
-        reference = _config_at(place, stage)
+        try:
+            reference = _config_at(_place(recipe, stage.curation))
+        except FileNotFoundError:
+            return None
     _check(stage, name, config, reference)
     return reference
+
+
+def require_references(recipe: Recipe, planned: Mapping[str, PlannedStage]) -> None:
+    """Raises ValueError for a stage whose reference is not there."""
+    for name, stage in planned.items():
+        if stage.stage.curation is None or stage.reference is not None:
+            continue
+        try:
+            _config_at(_place(recipe, stage.stage.curation))
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"Stage {name} chooses its batches by a reference: {error} Name the checkpoint of one with "
+                "--reference, or leave such stages out by --only."
+            ) from error
 
 
 def load_reference(recipe: Recipe, curation: Curation, *, dtype: str) -> SigLIP:
@@ -61,16 +77,8 @@ def _place(recipe: Recipe, curation: Curation) -> Path | str:
     return name
 
 
-def _config_at(place: Path | str, stage: Stage):
-    if place in PRESETS:
-        return PRESETS[str(place)]
-    try:
-        return read_checkpoint(preset_folder(place, known=PRESETS)).config
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"Stage {stage.name} chooses its batches by a reference: {error} Name the checkpoint of one with "
-            "--reference, or leave such stages out by --only."
-        ) from error
+def _config_at(place: Path | str):
+    return PRESETS[str(place)] if place in PRESETS else read_checkpoint(preset_folder(place, known=PRESETS)).config
 
 
 def _check(stage: Stage, name: str, own: SigLIPConfig, reference) -> None:

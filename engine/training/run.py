@@ -35,6 +35,7 @@ from diptych.engine.training.plan import (
     unread_preprocess,
 )
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.reference import require_references
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
@@ -95,6 +96,7 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     preprocess = recipe_preprocess(recipe, data_set)
     planned = plan_stages(recipe, towers_config(recipe, preprocess), terms)
     examples = plan_examples(recipe, planned, preprocess, terms)
+    require_references(recipe, planned)
     sources = open_data(recipe, data_set)
     several = len(recipe.stages) > 1
     named = f": {', '.join(planned)}" if several else ""

@@ -12,27 +12,32 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.loading.loader import Loader
 from diptych.core.data.sampling import Place
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.objectives import Seen
 from diptych.core.training.recipe import Captioning, Distillation
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training import run as training
-from diptych.engine.training.build import build_student
+from diptych.engine.training.build import build_objective, build_student, build_teacher
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
 from diptych.engine.training.plan import (
     plan_examples,
     plan_stages,
     recipe_preprocess,
     square_preset,
+    stage_preprocess,
     towers_config,
 )
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
+from diptych.models.presets import PRESETS
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
+from tests.models.examples import forward
 from tests.recipes.interruptions import run_with_kills_inside
 from tests.recipes.photos import write_photos
 from tests.recipes.small_stages import CUT, LENGTHS, STAGES, recipe
@@ -260,6 +265,36 @@ def test_what_every_stage_of_a_preset_needs_is_made_when_it_is_planned(size):
     if size == "So400m/14":
         assert planned["patch14_384"].square.num_patches == 729
         assert examples["patch14_384"].views.masked_count == 364
+
+
+def test_so400ms_grid_of_27_goes_through_views_masks_targets_and_teacher(tmp_path, monkeypatch):
+    """384 px in patches of 14, with tiny towers: 729 patches, 364 of them hidden, and a border that nobody sees."""
+    size, scenes = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}, PRESETS["scenes"]
+    small = replace(scenes, vision=replace(scenes.vision, **size), text=replace(scenes.text, **size, embed_dim=16))
+    monkeypatch.setitem(PRESETS, "scenes", small)
+    whole = recipe(tmp_path, (Stage(name="fork", losses=STAGES[1].losses, patch_size=14, image_size=384),))
+    whole, data_set = with_data(replace(whole, optimization=replace(whole.optimization, batch_size=2)))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)["fork"]
+    made = stage_preprocess(whole, planned, preprocess, TERMS)
+    batches = Loader(data_set.sources(0).train, made, batch_size=2, seed=0, order=0).batches(0)
+    batch = next(batches).arrays()
+    batches.close()
+    assert batch["masked_patches"].shape == (2, 364)
+    assert (batch["global_view"].shape, batch["local_views"].shape) == ((2, 384, 384, 3), (2, 2, 140, 140, 3))
+    student = build_student(whole, planned)
+    teacher = build_teacher(whole, planned, student, TERMS)
+    goal = build_objective(whole, planned, teacher, TERMS)
+
+    def losses(batch):
+        taught = goal.terms["masked_prediction"].taught_features(Seen(student, batch))
+        assert taught["tokens"].shape == (2, 729, 16)
+        embedded, own = goal.forward(student, batch)
+        return goal.total(goal.losses(student, embedded) | own).logs
+
+    found = {name: float(keras.ops.convert_to_numpy(value)) for name, value in forward(losses, batch).items()}
+    assert found.keys() >= {f"{name}_loss" for name in STAGES[1].losses}
+    assert all(np.isfinite(value) for value in found.values())
 
 
 def test_a_stage_may_have_local_views_of_its_own(tmp_path):
