@@ -21,7 +21,9 @@ __all__ = [
     "device_name",
     "distributed_sigmoid_loss",
     "name",
+    "out_of_memory",
     "placement",
+    "product",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
     "train_step",
@@ -58,6 +60,7 @@ def train_step(
       - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving
         them: between steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign
         the variables; the next step picks them up.
+      - `step.torn` says, after a call that raised, whether the state may lie between two steps: it is not to be saved.
       - `step.compilations` counts the shapes of batches it has been compiled for.
 
     Args:
@@ -100,6 +103,18 @@ def placement(devices: int = 1) -> Placement:
     return Placement(process=process, processes=processes, devices=devices)
 
 
+def product(precision: str):
+    """How logits over a large table are computed in a run of this precision, "float32" or "bfloat16": a `Product`."""
+    from diptych.core.losses.products import bfloat16_product, float32_product
+
+    return bfloat16_product(room().multiply_bfloat16) if precision == "bfloat16" else float32_product
+
+
 def device_name() -> str | None:
     """The accelerator that the current backend computes on; None for the CPU."""
     return room().device_name()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of the current backend says that its device has no memory left."""
+    return room().out_of_memory(error)

@@ -1,5 +1,7 @@
 """The place of a run: this process among all that carry it out, and the devices that it computes on."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -50,3 +52,41 @@ class Placement:
 
 ALONE = Placement()
 """One process with one device."""
+
+_COUNTS = (
+    "WORLD_SIZE",  # torchrun, accelerate
+    "OMPI_COMM_WORLD_SIZE",  # Open MPI
+    "PMI_SIZE",  # MPICH, Intel MPI
+    "SLURM_STEP_NUM_TASKS",  # srun
+    "KERAS_DISTRIBUTION_NUM_PROCESSES",
+)
+
+
+def check_started_alone(environment: Mapping[str, str]) -> None:
+    """Raises ValueError where a launcher started this process as one of several, of which each would carry out a whole
+    run.
+
+    Slurm's SLURM_NTASKS alone does not mean that: a batch script has it, too, and is one process. srun's step has
+    SLURM_STEP_NUM_TASKS, and a task other than the first a SLURM_PROCID above 0.
+    """
+    found = {name: environment.get(name, "") for name in _COUNTS}
+    many = {name: count for name, count in found.items() if count.isdecimal() and int(count) > 1}
+    if (number := environment.get("SLURM_PROCID", "")).isdecimal() and int(number) > 0:
+        many["SLURM_PROCID"] = number
+    if (workers := _tensorflow_workers(environment.get("TF_CONFIG", ""))) > 1:
+        many["TF_CONFIG"] = f"{workers} workers"
+    if many:
+        said = ", ".join(f"{name}={value}" for name, value in many.items())
+        raise ValueError(
+            f"This process was started as one of several ({said}), and a run is carried out by one process: each would "
+            "train a model of its own. Start one process, with --data-parallel for the devices of a machine on jax. If "
+            f"independent runs are meant, start each with env -u {' -u '.join(many)}."
+        )
+
+
+def _tensorflow_workers(config: str) -> int:
+    try:
+        cluster = json.loads(config)["cluster"]
+        return sum(len(cluster.get(role, ())) for role in ("chief", "master", "worker"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return 0

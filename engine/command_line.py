@@ -9,6 +9,8 @@ import tyro
 
 from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
 from diptych.core.training.recipe import Recipe
+from diptych.engine.failures import exit_status
+from diptych.engine.flags import with_flags
 
 Options = TypeVar("Options")
 """A frozen dataclass; a recipe, for those that train."""
@@ -32,7 +34,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
         unset = not os.environ.get("KERAS_BACKEND")
         backend = select_backend()
     except (ValueError, BackendNotAvailable) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {with_flags(str(error), default)}", file=sys.stderr)
         sys.exit(2)
     if unset:
         print(f"KERAS_BACKEND is not set: using {backend}, the first installed of {', '.join(BACKENDS)}.", flush=True)
@@ -42,9 +44,13 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
 def train(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> int:
     """Runs a recipe with the command line's changes; returns the exit status."""
     recipe = parse_recipe(recipe, arguments, program=program, description=description)
-    from diptych.engine.training.run import run
 
-    return run(recipe)
+    def imported_and_run() -> int:
+        from diptych.engine.training.run import run
+
+        return run(recipe)
+
+    return exit_status(imported_and_run, recipe)  # a Ctrl-C that meets the imports is no fault either
 
 
 def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> Recipe:
@@ -63,7 +69,7 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     try:
         return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
     except ValueError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {with_flags(str(error), recipe)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -80,7 +86,7 @@ def _with_values(arguments: list[str], options: type) -> list[str]:
                 spelled |= {f"--{flag}": [f"--{flag}", "True"], f"--no-{flag}": [f"--{flag}", "False"]}
             elif is_dataclass(hint) and isinstance(hint, type):
                 waiting.append(hint)
-    followed = zip(arguments, [*arguments[1:], ""], strict=True)
+    followed = zip(arguments, [*arguments, ""][1:], strict=True)
     valued = [[argument] if after in _VALUES else spelled.get(argument, [argument]) for argument, after in followed]
     return [word for words in valued for word in words]
 

@@ -1,27 +1,41 @@
 """Failures that the person can mend, which end a recipe with a sentence and not with a traceback."""
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from diptych.core.data.ledger import TooManySkipped
-from diptych.core.training.checkpoint import CheckpointError
-from diptych.core.training.learner import TrainingDiverged
-from diptych.core.training.run_folder import RunFolderError
-from diptych.engine.embedding.index_folder import IndexFolderError
+from diptych.core.files.errors import Failure
+from diptych.engine.flags import with_flags
 
-EXPECTED = (IndexFolderError, ImportError, OSError, ValueError)
-TRAINING_ERRORS = (CheckpointError, RunFolderError, TooManySkipped, TrainingDiverged, FileNotFoundError, ValueError)
+EXPECTED = (Failure, ImportError, MemoryError, OSError, ValueError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def exit_status(run: Callable[[], int], expected: tuple[type[Exception], ...] = EXPECTED) -> int:
-    """What `run` returns; 1, and the error in a sentence, where it raises an expected one. DIPTYCH_TRACEBACK=1 shows it
-    all.
+def exit_status(run: Callable[[], int], options: object = None) -> int:
+    """What `run` returns; 1, and the error in a sentence, where it raises an expected one; 130 after Ctrl-C.
+    DIPTYCH_TRACEBACK=1 shows it all.
+
+    Args:
+        run: a recipe, after its command line.
+        options: what the command line gave; a message that names one of their fields is shown with its flag.
     """
     try:
         return run()
-    except expected as error:
+    except EXPECTED as error:
         if os.environ.get("DIPTYCH_TRACEBACK"):
             raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"\n{type(error).__name__}: {with_flags(_sentence(error), options)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped by SIGINT.", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"There is no memory left{f' ({error})' if str(error) else ''}. A smaller --batch-size needs less."
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error}. Free some space, then give the same command again."
+    return str(error)

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.serving.attention import attention_of
 
-    return exit_status(lambda: show(options, Encoder.open, attention_of))
+    return exit_status(lambda: show(options, Encoder.open, attention_of), options)
 
 
 def show(options: Demo, open_encoder: Callable[[str], Any], attention_of: Callable[[Any], Callable | None]) -> int:

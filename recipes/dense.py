@@ -33,12 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.failures import exit_status
 
-    return exit_status(lambda: dense(options, Encoder.open))
+    return exit_status(lambda: dense(options, Encoder.open), options)
 
 
 def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     from diptych.core.files.json_objects import write_json
+    from diptych.core.report.ledger_text import tell_left_out
     from diptych.engine.embedding.picture_features import PictureFeatures
     from diptych.engine.judging.dense.probes import dense_lines, write_dense_page
     from diptych.engine.judging.dense.reader import FeatureReader
@@ -51,7 +52,7 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     folder = options.output.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features-", dir=folder, ignore_cleanup_errors=True) as files:
-        reader = FeatureReader(features, Path(files), seed=options.seed)
+        reader = FeatureReader(features, Path(files), seed=options.seed, max_skipped=options.reading.max_skipped)
         results, pictures = Judge(options, reader, writer).judged(sets)
     evaluation = _header(options, towers) | {"results": _stored(results)}
     write_json(options.output, evaluation)
@@ -66,6 +67,7 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
         f"{', and where the decoder finds phrases' if 'localization' in results else ''}.",
     )
     print("\n" + "\n".join(dense_lines(results)))
+    tell_left_out(reader.ledgers)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 
@@ -86,7 +88,7 @@ def _opened(options: Dense) -> dict[str, Any]:
     if options.depth:
         sets["depth"] = dense_sets.open_depth(options.depth, scale=options.depth_scale)
     if options.neighbours:
-        sets["neighbours"] = dense_sets.open_neighbours(options.neighbours)
+        sets["neighbours"] = dense_sets.open_neighbours(options.neighbours, options.reading)
     if options.refcoco:
         sets["localization"] = dense_sets.open_phrases(options.refcoco, options.images)
     return sets

@@ -18,12 +18,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diptych.core.data.ledger import listed
+from diptych.core.data.ledger import ledger_of, listed
+from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import EMBEDDED, open_source
-from diptych.core.training.signals import StopSignals
+from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.core.report.ledger_text import tell_left_out
+from diptych.core.training.card import plain
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
-from diptych.engine.embedding.embedding_runs import Stopped, fill, image_runs, text_runs
+from diptych.engine.embedding.embedding_runs import fill, image_runs, text_runs
 from diptych.engine.embedding.index_folder import Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
@@ -53,6 +57,7 @@ class Embed:
     """Images that the model takes at a time."""
     workers: int | None = None
     """Threads that decode; by default as many as there are processors."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, given in (("--batch-size", self.batch_size), ("--workers", self.workers)):
@@ -65,12 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(Embed(), arguments, program="python -m recipes.embed", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: embed(options, Encoder.open))
+    return exit_status(lambda: embed(options, Encoder.open), options)
 
 
 def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    source = open_source(options.data, index_folder=options.index / "shards")
+    source = open_source(options.data, index_folder=options.index / "shards", reading=options.reading)
+    ledger, left_out = ledger_of(source), options.index / LEFT_OUT
     encoder = open_encoder(options.model)
     card = {
         "model": _absolute(options.model),
@@ -80,16 +86,19 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
         "data": _absolute(options.data),
         "data_fingerprint": source.fingerprint(),
         "records": len(source),
+        "reading": plain(options.reading),
         "dim": encoder.dim,
         "dtype": options.dtype,
     }
-    with IndexWriter(options.index, card) as writer, StopSignals() as stop:
+    with IndexWriter(options.index, card) as writer, StopSignals() as stop, LeftOutFile(left_out, [ledger]):
         try:
             for part in PARTS if options.texts else PARTS[:1]:
                 _embed_part(part, source, encoder, writer, stop, options)
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.")
             return stop.exit_status
+    tell_left_out([ledger], left_out)
+    ledger.check()
     again = "" if options.index == Embed.index else f" --index {options.index}"
     print(f'Look through it:  python -m recipes.search{again} --query "what you look for"', flush=True)
     return 0
@@ -107,9 +116,9 @@ def _embed_part(
         print(f"{options.index} holds {_described(writer.card, part)}; going on from there.", flush=True)
     if part == "images":
         size, workers = options.batch_size, options.workers
-        runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers)
+        runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers, stop=stop)
     else:
-        runs = text_runs(source, encoder, start)
+        runs = text_runs(source, encoder, start, stop=stop)
     done = fill(writer, part, runs, records=len(source), start=start, stop=stop)
     print(
         f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} "

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from diptych.core.data.sources.open import EMBEDDED
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
 
 FORMAT = "diptych-evaluation"
@@ -67,6 +68,7 @@ class Evaluate:
     """Threads that decode; by default as many as there are processors."""
     seed: int = 0
     """Of the drawing of shots and of the bootstrap."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, least, given in (
@@ -88,15 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.failures import exit_status
 
-    return exit_status(lambda: evaluate(options, Encoder.open))
+    return exit_status(lambda: evaluate(options, Encoder.open), options)
 
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.data.ledger import ledger_of
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.evaluation_table import evaluation_text
-    from diptych.core.training.signals import StopSignals
-    from diptych.engine.embedding.embedding_runs import Stopped
+    from diptych.core.report.ledger_text import tell_left_out
+    from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
@@ -109,6 +112,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
             class_names=options.classnames,
             templates=options.templates,
             index_folder=folder / "shards",
+            reading=options.reading,
         )
         for spec in options.dataset
     ]
@@ -123,7 +127,8 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
             stop=stop,
         )
         try:
-            results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
+            with stop.leaving_at_once():
+                results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
@@ -132,6 +137,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
         page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
+    tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 

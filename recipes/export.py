@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     compute_on_the_cpu()
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: export(options, lambda preset: Encoder.open(preset, dtype="float32")))
+    return exit_status(lambda: export(options, lambda preset: Encoder.open(preset, dtype="float32")), options)
 
 
 def export(options: Export, open_encoder: Callable[[str], Any]) -> int:

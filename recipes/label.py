@@ -15,7 +15,7 @@ like: the same command goes on where it stopped.
 """
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.ledger import visit
+from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.records import Box, Record, Region, Source
 from diptych.core.data.regions import box_iou
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.open import LABELLED, open_source
 from diptych.core.data.sources.phrases import CATEGORIES, LONGEST_NGRAM
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
 from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
 from diptych.core.report.box_gallery import PAGE_SIDE, Located, with_boxes
@@ -36,7 +37,8 @@ from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet, square, write_page
 from diptych.core.report.charts.thumbnails import Thumbnails
-from diptych.core.training.signals import StopSignals
+from diptych.core.report.ledger_text import tell_left_out
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
 from diptych.engine.datasets.scenes import evaluation_scenes
@@ -77,6 +79,7 @@ class Label:
     """Boxes of a picture, the surest ones."""
     scenes: int = 200
     """How many, where they are the data."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, given in (("--most-regions", self.most_regions), ("--scenes", self.scenes)):
@@ -96,16 +99,12 @@ class Label:
             )
 
 
-class Stopped(Exception):
-    """A signal asked to stop, between two records."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Labels, or goes on labelling; returns the exit status."""
     options = parse(Label(), arguments, program="python -m recipes.label", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: label(options, Encoder.open))
+    return exit_status(lambda: label(options, Encoder.open), options)
 
 
 def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
@@ -115,7 +114,7 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     if known is not None and known.shows_scenes:
         source: Source = evaluation_scenes(length=options.scenes, aspects=known.aspects)
     else:
-        source = open_source(options.data)
+        source = open_source(options.data, reading=options.reading)
     detector = open_detector(options, open_encoder)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     categories = [name for given in options.categories for name in (CATEGORIES if given == COMMON else (given,))]
@@ -139,6 +138,9 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     print(summary, flush=True)
     page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
     print(f"Page: {page.resolve().as_uri()}", flush=True)
+    ledger = ledger_of(source)
+    tell_left_out([ledger])
+    ledger.check()
     if not drawn:
         print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')
     return 0
@@ -217,7 +219,6 @@ def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]
 def _page(summary: str, labelled: LabelledSource) -> str:
     """The first boxes, each on its picture."""
     cards: list[Markup] = []
-
 
     def shown_boxes(record: Record) -> tuple[Sequence[Region], np.ndarray | None]:
         return record.regions, pixels_of(labelled, record.images[0]) if record.regions else None

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(Search(), arguments, program="python -m recipes.search", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: search(options, Encoder.open))
+    return exit_status(lambda: search(options, Encoder.open), options)
 
 
 def search(options: Search, open_encoder: Callable[[str], Any]) -> int:

@@ -5,8 +5,9 @@ Command:   KERAS_BACKEND=jax python -m recipes.siglip
 Own data:  KERAS_BACKEND=jax python -m recipes.siglip --train-data photos/ --run-dir runs/photos
 
 By default it learns emoji, drawn by eleven designers and named in 36 languages, and is judged on a twelfth designer's
-drawings. What differs from the paper, because the data are small and the machine is a laptop: tiny towers, pictures
-that are augmented, a batch of hundreds and a bias that fits it, English drawn more often than the other languages.
+drawings. What differs from the paper, because the data are small and the machine is a laptop: tiny towers, emoji that
+are augmented (pictures of your own are only resized, as in the paper), a batch of hundreds and a bias that fits it,
+English drawn more often than the other languages.
 """
 
 import sys

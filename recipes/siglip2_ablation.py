@@ -28,7 +28,7 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Curation, Stage
 from diptych.engine.command_line import parse
-from diptych.engine.failures import TRAINING_ERRORS, exit_status
+from diptych.engine.failures import exit_status
 from diptych.recipes.siglip2 import tiny
 
 CAPTIONING = {"contrastive": 1.0, "captioning": 1.0}
@@ -156,7 +156,7 @@ def results_by_seed(options: Ablation) -> dict[int, dict[str, dict[str, dict]]]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the ablation with the command line's options; returns the exit status."""
     options = parse(Ablation(), arguments, program="python -m recipes.siglip2_ablation", description=__doc__)
-    return exit_status(lambda: ablation(options), TRAINING_ERRORS)
+    return exit_status(lambda: ablation(options), options)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ import numpy as np
 import tyro
 
 from diptych.core.data.emoji.examples import example_drawings
-from diptych.core.data.ledger import listed
+from diptych.core.data.ledger import Skipped, check_skipped, ledger_of, reasons_with_names
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.small import FileSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
 from diptych.core.files.json_objects import write_json
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.image_stream import Item, embed_prepared, prepared_images
 from diptych.engine.embedding.progress import EmbeddingProgress
@@ -62,6 +64,7 @@ class ZeroShot:
     """Images that the model takes at a time."""
     workers: int | None = None
     """Threads that decode; by default as many as there are processors."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, given in (("--top-k", self.top_k), ("--batch-size", self.batch_size), ("--workers", self.workers)):
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(ZeroShot(), arguments, program="python -m recipes.zero_shot", description=__doc__)
     from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: classify(options, Encoder.open))
+    return exit_status(lambda: classify(options, Encoder.open), options)
 
 
 def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
@@ -84,23 +87,23 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     encoder = open_encoder(options.model)
     # SigLIP's labels are cleaned as its paper's evaluator does; CLIP's are left as they are.
     classes = embed_classes(labels, templates, encoder.embed_texts, canonicalize=encoder.logit_bias is not None)
-    images, skipped, pictures = [], Counter[str](), []
+    images, skipped, pictures = [], list[Skipped](), []
     for source, item, embedding in _embedded(sources, encoder, options):
         image: dict[str, Any] = {"key": item.key, "image": item.image, "status": item.status}
         if embedding is None:
-            skipped[item.status] += 1
+            skipped.append(Skipped(item.key, item.status))
         else:
             image |= {"truth": truths[item.key]} if item.key in truths else {}
             image |= {"best": best_labels(embedding @ classes.T, labels, encoder, top_k=options.top_k)}
             pictures.append((source, item, image))
         images.append(image)
     if not pictures:
-        raise ValueError(f"none of {len(images):,} images could be used: {listed(skipped)}.")
+        raise ValueError(f"none of {len(images):,} images could be used: {reasons_with_names(skipped)}.")
     found = {
         "model": options.model,
         "templates": list(templates),
         "labels": list(labels),
-        "skipped": dict(skipped),
+        "skipped": Counter(one.reason for one in skipped),
         "images": images,
     }
     print_table(found)
@@ -108,6 +111,8 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     write_json(options.output, found)
     sheet = page(options.output.with_suffix(".html"), found, pictures[:MOST_SHOWN])
     print(f"Sheet: {sheet.resolve().as_uri()}", flush=True)
+    tell_left_out(ledger_of(source) for source in sources)
+    check_skipped(skipped, of=len(images), max_skipped=options.reading.max_skipped, name=", ".join(options.images))
     return 0
 
 
@@ -122,7 +127,7 @@ def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, 
     if not labels:
         raise ValueError('no labels for these images: give --labels "cat,dog,polar bear", or a file with one a line.')
     files = [name for name in options.images if Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).is_dir()]
-    others = [open_source(name) for name in options.images if name not in files]
+    others = [open_source(name, reading=options.reading) for name in options.images if name not in files]
     return [*([FileSource(files)] if files else []), *others], labels, {}
 
 

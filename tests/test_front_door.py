@@ -3,6 +3,7 @@ them.
 """
 
 import ast
+import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -53,6 +54,26 @@ def test_the_command_lists_every_recipe_with_a_sentence(capsys):
     assert command.main([]) == 0
     printed = capsys.readouterr().out
     assert all(f"  {name}" in printed and about in printed for name, about in known.items())
+
+
+ALL_HELP = """
+import contextlib, io, sys
+from diptych.__main__ import main, recipes
+for name in recipes():
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
+        main([name, "--help"])
+    assert "--" in printed.getvalue(), name
+    print(name, *sorted({"keras", "jax", "torch", "tensorflow"} & set(sys.modules)))
+"""
+
+
+def test_no_help_imports_a_framework():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seen = python(ALL_HELP).splitlines()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert seen == sorted(command.recipes())
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * len(seen)
 
 
 def test_the_command_hands_the_words_on_and_gives_the_status_back(monkeypatch):

@@ -12,3 +12,8 @@ def device_name() -> str | None:
 def processes() -> tuple[int, int]:
     """The number of this process, and how many there are (`jax.distributed`)."""
     return jax.process_index(), jax.process_count()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device has no memory left."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -48,6 +48,11 @@ class TrainStep:
         return logs
 
     @property
+    def torn(self) -> bool:
+        """Whether the memory of the old state was given away for a new one that did not come."""
+        return self._state is not None and any(value.is_deleted() for value in jax.tree.leaves(self._state))
+
+    @property
     def compilations(self) -> int:
         """How many shapes of batches the step has been compiled for."""
         return self._compiled._cache_size()

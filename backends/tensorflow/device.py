@@ -12,3 +12,8 @@ def device_name() -> str | None:
 def processes() -> tuple[int, int]:
     """The number of this process, and how many there are: one, because steps are not built for `tf.distribute`."""
     return 0, 1
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device has no memory left."""
+    return isinstance(error, tf.errors.ResourceExhaustedError)

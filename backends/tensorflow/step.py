@@ -16,9 +16,14 @@ class TrainStep:
         self._weights = [v.value for v in self._variables]
         self._untrained = model.non_trainable_variables
         self._graph = tf.function(self._step, autograph=False)
+        self.torn = False
 
     def __call__(self, batch):
-        return self._graph({name: tf.convert_to_tensor(array) for name, array in batch.items()})
+        batch = {name: tf.convert_to_tensor(array) for name, array in batch.items()}
+        self.torn = True  # a graph that fails does not tell how far it came
+        logs = self._graph(batch)
+        self.torn = False
+        return logs
 
     @property
     def compilations(self) -> int:

@@ -13,3 +13,8 @@ def processes() -> tuple[int, int]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError)

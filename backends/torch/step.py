@@ -28,6 +28,7 @@ class TrainStep:
         self._device = self._weights[0].device
         self._apply = apply_updates(optimizer, self._variables)
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
+        self.torn = False
 
     def __call__(self, batch):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
@@ -38,6 +39,7 @@ class TrainStep:
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if self._clip_norm is not None:
                 torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
+            self.torn = True
             self._apply(gradients, finite)
             for follower in self._followers:
                 averages = [average.value for average in follower.averages]
@@ -47,6 +49,7 @@ class TrainStep:
             held = self._objective.variables
             keep([held[name].value for name in held], [total.updates[name] for name in held], where=finite)
             keep([variable.value for variable in self._untrained], moved, where=finite)
+            self.torn = False
         logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 

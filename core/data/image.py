@@ -16,6 +16,7 @@ ResizeMethod = Literal["bilinear", "bilinear_antialias", "bicubic_antialias", "b
 RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 
 _ORIENTATION_TAG = 0x0112
+_TURNED = (5, 6, 7, 8)  # orientations that lie on their side
 _RGB_BYTES = 3
 _PILLOW_FILTERS = {
     "bilinear_antialias": Image.Resampling.BILINEAR,
@@ -52,6 +53,19 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
     except Exception as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_damaged"
         raise BadExample(reason, f"{type(error).__name__}: {error}") from None
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels of an encoded picture as `decode` returns it, from its header alone; raises
+    `BadExample` where it is none.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            turned = "exif" in picture.info and picture.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
+    except Exception as error:  # hostile bytes make Pillow's parsers raise almost anything
+        raise BadExample("image_damaged", f"{type(error).__name__}: {error}") from None
+    return (width, height) if turned else (height, width)
 
 
 def rgb_pixels(picture: Image.Image) -> np.ndarray:

@@ -11,21 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.files.errors import Failure
 
 Answer = TypeVar("Answer")
 
 MAX_SKIPPED = 0.05
 """The share of a data set's records that may be bad where a run says nothing else."""
 MOST_NAMES = 10_000  # of parts and passed-over files, for each reason; their number is always exact
-_SHOWN = 3
+_NAMES_SHOWN, _REASONS_SHOWN = 3, 10
 
 
-class TooManySkipped(RuntimeError):
-    """More records are bad than a run should put up with; `reasons` counts them by reason."""
+class TooManySkipped(Failure):
+    """More records are bad than a run should put up with; `reasons` counts them by reason, `ledger` names them where
+    there is one.
+    """
 
     def __init__(self, message: str, reasons: Mapping[str, int]):
         super().__init__(message, dict(reasons))
         self.reasons = dict(reasons)
+        self.ledger: Ledger | None = None
 
     def __str__(self) -> str:
         return self.args[0]
@@ -59,10 +63,11 @@ class Ledger:
     however often. A ledger is pickled empty: what worker processes meet, they hand to the process that keeps it.
 
     Attributes:
-        name: of the data, for people.   size: records, bad ones included.
+        name: of the data, for people; "" where nobody gave it one.   size: records, bad ones included.
         max_skipped: share of the records that may be bad, in [0, 1]; one bad record alone never is too many, unless
             this is 0.
         skipped: records by name.   left_out: parts of records by reason.   passed_over: files by the rule that says so.
+        heard: is called with each record that is skipped.
     """
 
     def __init__(self, name: str, size: int = 0, max_skipped: float = 1.0):
@@ -70,6 +75,7 @@ class Ledger:
         self.skipped: dict[str, Skipped] = {}
         self.left_out: dict[str, Named] = {}
         self.passed_over: dict[str, Named] = {}
+        self.heard: Callable[[Ledger, Skipped], None] | None = None
 
     def __reduce__(self) -> tuple:
         return Ledger, (self.name, self.size, self.max_skipped)
@@ -79,7 +85,10 @@ class Ledger:
 
     def skip(self, skipped: Skipped) -> None:
         """Count a record; one that is counted already stays as it is."""
-        self.skipped.setdefault(skipped.name, skipped)
+        if skipped.name not in self.skipped:
+            self.skipped[skipped.name] = skipped
+            if self.heard is not None:
+                self.heard(self, skipped)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count a part of a record."""
@@ -99,23 +108,29 @@ class Ledger:
 
     def check(self) -> None:
         """Raises `TooManySkipped` where more records are bad than may be."""
-        check_skipped(self.skipped.values(), of=self.size, max_skipped=self.max_skipped, name=self.name)
+        try:
+            check_skipped(self.skipped.values(), of=self.size, max_skipped=self.max_skipped, name=self.name)
+        except TooManySkipped as error:
+            error.ledger = self
+            raise
 
     def what_was_seen(self) -> str:
-        """For an error about data in which nothing is found: what was passed over, " Passed over were ...", or
-        nothing.
-        """
+        """For an error about data in which nothing is found: " Passed over: ...", or nothing."""
         return f" Passed over: {with_names(self.passed_over)}." if self.passed_over else ""
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """A JSON object for each thing: data, what (skipped, left out, passed over), reason, name, detail."""
         for one in self.skipped.values():
-            yield self._line("skipped", one.reason, name=one.name, detail=one.detail)
+            yield self.line(one)
         for what, named in (("left out", self.left_out), ("passed over", self.passed_over)):
             for reason, those in named.items():
                 yield from (self._line(what, reason, name=name) for name in those.names)
                 if those.count > len(those.names):
                     yield self._line(what, reason, more=those.count - len(those.names))
+
+    def line(self, skipped: Skipped) -> dict[str, Any]:
+        """That of one skipped record."""
+        return self._line("skipped", skipped.reason, name=skipped.name, detail=skipped.detail)
 
     def restore(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Take up the records that an earlier process skipped; the rest is found anew by whoever opens the data."""
@@ -141,7 +156,7 @@ def ledger_of(source: Source | HasLedger) -> Ledger:
     """The ledger of a source; one that has none is given one."""
     ledger = getattr(source, "ledger", None)
     if ledger is None:
-        ledger = Ledger(type(source).__name__, len(source))  # type: ignore[arg-type]
+        ledger = Ledger("", len(source))  # type: ignore[arg-type]
         try:
             source.ledger = ledger  # type: ignore[union-attr]
         except AttributeError:  # a frozen one: it is counted for whoever asked, and forgotten
@@ -155,10 +170,10 @@ def name_of(source: Source | HasLedger, index: int) -> str | None:
     return named(index) if named is not None else None
 
 
-def tried(name: str, make: Callable[[], Answer]) -> Answer | Skipped:
-    """make(), or why it cannot be made."""
+def tried(name: str, make: Callable[..., Answer], *arguments: Any) -> Answer | Skipped:
+    """make(*arguments), or why it cannot be made."""
     try:
-        return make()
+        return make(*arguments)
     except BadExample as error:
         return Skipped(name, error.reason, error.detail)
 
@@ -166,10 +181,10 @@ def tried(name: str, make: Callable[[], Answer]) -> Answer | Skipped:
 def examined(source: Source, index: int, use: Callable[[Record], Answer]) -> Answer | Skipped:
     """use(record) of one record, or why it cannot be used; nothing is written down."""
     name = name_of(source, index)
-    record = tried(name or f"record {index}", lambda: source.record(index))
+    record = tried(name or f"record {index}", source.record, index)
     if isinstance(record, Skipped):
         return record
-    return tried(name or record.key, lambda: use(record))
+    return tried(name or record.key, use, record)
 
 
 def visit(
@@ -208,8 +223,9 @@ def check_skipped(skipped: Iterable[Skipped], *, of: int, max_skipped: float, na
         return
     reasons = Counter(one.reason for one in bad)
     raise TooManySkipped(
-        f"{len(bad):,} of {of:,} records of {name} cannot be used ({len(bad) / of:.1%}, and --max-skipped allows "
-        f"{max_skipped:.1%}): {reasons_with_names(bad)}. Repair or remove them, or raise --max-skipped.",
+        f"{len(bad):,} of {of:,} records of {name or 'the data'} cannot be used ({len(bad) / of:.1%}, and "
+        f"--max-skipped allows {max_skipped:.1%}): {reasons_with_names(bad)}. Repair or remove them, or raise "
+        "--max-skipped.",
         reasons,
     )
 
@@ -224,13 +240,24 @@ def reasons_with_names(skipped: Iterable[Skipped]) -> str:
 
 def with_names(found: Mapping[str, Named]) -> str:
     """Reasons with numbers and some names, the most frequent first."""
+    shown = [f"{reason} {named.count:,} ({some_names(named)})" for reason, named in most_frequent(found)]
+    return ", ".join(shown + (["..."] if len(found) > len(shown) else []))
+
+
+def most_frequent(found: Mapping[str, Named]) -> list[tuple[str, Named]]:
+    """The first few reasons, the most frequent first, as they can be printed."""
     ordered = sorted(found.items(), key=lambda item: -item[1].count)
-    return ", ".join(f"{reason} {named.count:,} ({some_names(named)})" for reason, named in ordered)
+    return [(printable(reason), named) for reason, named in ordered[:_REASONS_SHOWN]]
 
 
-def some_names(named: Named, most: int = _SHOWN) -> str:
-    """The first names: "a.jpg, b.jpg, c.jpg, ..."."""
-    return ", ".join([*named.names[:most], *(["..."] if named.count > most else [])])
+def some_names(named: Named, most: int = _NAMES_SHOWN) -> str:
+    """The first names, as they can be printed: "a.jpg, b.jpg, c.jpg, ..."."""
+    return ", ".join([*map(printable, named.names[:most]), *(["..."] if named.count > most else [])])
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that is no character to look at: names of files may hold any bytes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def listed(reasons: Mapping[str, int]) -> str:

@@ -1,17 +1,20 @@
 """The loss of a captioning decoder: cross-entropy over a vocabulary too large for its logits to be held at once.
 
-Everything here is float32, whatever it is given. Losses stay apart by token, then by sequence, then by example, so that
-parts of a batch can be put together in any order.
+Everything here is float32, whatever it is given, but for the operands of a `products.bfloat16_product`. Losses stay
+apart by token, then by sequence, then by example, so that parts of a batch can be put together in any order.
 """
 
+from functools import partial
 from typing import Literal
 
 from keras import ops, remat
 
+from diptych.core.losses.products import Product, float32_product
+
 TaskWeighting = Literal["mean", "sum"]
 
 
-def cross_entropy(hidden, kernel, bias, labels):
+def cross_entropy(hidden, kernel, bias, labels, product: Product = float32_product):
     """-log softmax(h · W + b) at the label, float32 `[tokens]`; all logits at once.
 
     Args:
@@ -19,13 +22,16 @@ def cross_entropy(hidden, kernel, bias, labels):
         kernel: W, `[width, vocabulary]`.
         bias: b, `[vocabulary]`.
         labels: int `[tokens]`, in [0, vocabulary).
+        product: how h · W is computed.
     """
-    logits = ops.matmul(ops.cast(hidden, "float32"), ops.cast(kernel, "float32")) + ops.cast(bias, "float32")
+    logits = product(hidden, kernel) + ops.cast(bias, "float32")
     at_label = ops.take_along_axis(logits, ops.expand_dims(ops.cast(labels, "int32"), 1), axis=1)[:, 0]
     return ops.logsumexp(logits, axis=1) - at_label
 
 
-def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int = 1024):
+def chunked_cross_entropy(
+    hidden, kernel, bias, labels, *, tokens_per_chunk: int = 1024, product: Product = float32_product
+):
     """`cross_entropy` a few tokens at a time, each computed again for its gradient: the logits of one chunk live at
     once.
 
@@ -34,6 +40,7 @@ def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int
 
     Args:
         tokens_per_chunk: rows of logits; the last chunk may have fewer.
+        product: as for `cross_entropy`.
 
     Raises:
         ValueError: for shapes that do not fit together, and for a number of tokens that is not known ahead.
@@ -52,7 +59,7 @@ def chunked_cross_entropy(hidden, kernel, bias, labels, *, tokens_per_chunk: int
     kernel, bias = ops.cast(kernel, "float32"), ops.cast(bias, "float32")
     labels = ops.cast(labels, "float32")  # exact below 2^24; tensorflow warns of integers where it may differentiate
     whole = tokens // tokens_per_chunk * tokens_per_chunk
-    chunk = remat(cross_entropy)
+    chunk = remat(partial(cross_entropy, product=product))
     parts = []
     if whole:
         rows = ops.reshape(hidden[:whole], (-1, tokens_per_chunk, width))
@@ -114,5 +121,6 @@ def task_means(losses, present):
     """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where
     none has. Arguments as for `combine_tasks`.
     """
+    present = ops.cast(present, "float32")
     total = ops.sum(ops.cast(losses, "float32") * present, axis=0)
     return total / ops.maximum(ops.sum(present, axis=0), 1.0)

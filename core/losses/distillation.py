@@ -2,13 +2,18 @@
 prototypes.
 
 SigLIP 2 (section 2.3) takes it from SILC (Naeem et al. 2023), whose loss is DINO's (Caron et al. 2021, section 3.1).
-All of it is computed in float32, and no gradient reaches the teacher or the centre.
+All of it is computed in float32, but for the operands of a `products.bfloat16_product`, and no gradient reaches the
+teacher or the centre.
 """
 
 from keras import ops, remat
 
-LOGITS_PER_CHUNK = 2**25
-"""Of student and teacher together: 128 MiB."""
+from diptych.core.losses.products import Product, float32_product
+
+LOGITS_PER_CHUNK, LEAST_ROWS = 2**25, 1_024
+"""Of student and teacher together: 128 MiB; but no fewer than so many rows of the student's, for which a product of
+matrices is worth its reading of the prototypes.
+"""
 
 
 def teacher_probabilities(teacher_logits, centre, *, temperature=0.04):
@@ -98,6 +103,7 @@ def chunked_distillation(
     student_temperature=0.1,
     teacher_temperature=0.04,
     rows_per_chunk: int | None = None,
+    product: Product = float32_product,
 ):
     """`view_distillation` of logits features · prototypes, of which no more than a chunk's exist at a time.
 
@@ -109,7 +115,8 @@ def chunked_distillation(
         student_prototypes, teacher_prototypes: last layers `[d, K]`, each column a prototype.
         centre, student_temperature, teacher_temperature: as for `distillation_loss`.
         rows_per_chunk: rows of the teacher's logits at a time; by default as many as have `LOGITS_PER_CHUNK` with their
-            views.
+            views, or `LEAST_ROWS` views.
+        product: how features · prototypes are computed.
 
     Returns:
         float32 `[n]`. The centre's update needs no logits: see `mean_logits`.
@@ -130,7 +137,7 @@ def chunked_distillation(
             f"{width}), got {tuple(teacher_features.shape)}."
         )
     if rows_per_chunk is None:
-        rows_per_chunk = max(1, LOGITS_PER_CHUNK // (outputs * (views + 1)))
+        rows_per_chunk = rows_at_once(views, outputs)
     student_features, student_prototypes = (_float32(x) for x in (student_features, student_prototypes))
     fixed = (teacher_features, teacher_prototypes, centre)
     teacher_features, teacher_prototypes, centre = (ops.stop_gradient(_float32(x)) for x in fixed)
@@ -139,10 +146,10 @@ def chunked_distillation(
     shared = (student_prototypes, teacher_prototypes, centre)
 
     def losses(student, teacher, student_prototypes, teacher_prototypes, centre):
-        logits = ops.matmul(ops.reshape(student, (-1, width)), student_prototypes)
+        logits = product(ops.reshape(student, (-1, width)), student_prototypes)
         return view_distillation(
             ops.reshape(logits, (-1, views, outputs)),
-            ops.matmul(teacher, teacher_prototypes),
+            product(teacher, teacher_prototypes),
             centre,
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
@@ -161,6 +168,11 @@ def chunked_distillation(
     return ops.concatenate(parts)
 
 
+def rows_at_once(views: int, outputs: int) -> int:
+    """How many of the teacher's rows have logits at a time, each with its views."""
+    return max(-(-LEAST_ROWS // views), LOGITS_PER_CHUNK // (outputs * (views + 1)))
+
+
 def mean_logits(features, prototypes):
     """The mean over all rows of features `[..., d]` · prototypes `[d, K]`: float32 `[K]`, without gradient.
 
@@ -173,7 +185,7 @@ def mean_logits(features, prototypes):
 def updated_centre(centre, teacher_mean, *, momentum: float = 0.9):
     """c <- m c + (1 - m) · mean of the teacher's logits over the whole batch, float32 `[K]`; after the centre was used.
 
-    For patches the mean is over images and patches (iBOT's code).
+    For patches the mean is over the masked ones of all images, as in DINOv2's code; iBOT's takes all patches.
 
     Reference: Caron et al. 2021, equation 4.
     """

@@ -7,6 +7,7 @@ name on the same file system, every file and the folder are flushed to disk, and
 verifies the manifest and falls back to the checkpoint before.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.files.atomic import flush_to_disk
+from diptych.core.files.errors import Failure
 from diptych.core.training.faults import fault_point
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
@@ -31,7 +33,7 @@ _GROUP_FILE = re.compile(rf"{_GROUP.pattern}\.safetensors")
 Groups = dict[str, dict[str, np.ndarray]]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Failure):
     """A checkpoint could not be written, or none could be read; the message says which file and what to do."""
 
 
@@ -143,6 +145,24 @@ def load(path: str | Path) -> Checkpoint:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"Checkpoint {path.name} cannot be used: {error}.") from error
     return Checkpoint(manifest["step"], groups, state)
+
+
+def load_step(folder: str | Path, step: int) -> Checkpoint:
+    """As `load`, the checkpoint of one step and no other; raises CheckpointError where it is damaged or not there."""
+    path = Path(folder) / f"step-{step:08d}"
+    if not path.is_dir():
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}.")
+    return load(path)
+
+
+def newest_state(folder: str | Path) -> dict | None:
+    """The state of the newest checkpoint whose state can be read, without a look at its arrays; None without one."""
+    for path in reversed(_complete_checkpoints(Path(folder))):
+        with contextlib.suppress(OSError, ValueError):
+            state = json.loads((path / "state.json").read_bytes())
+            if isinstance(state, dict):
+                return state
+    return None
 
 
 def remove_leftovers(folder: str | Path) -> list[str]:

@@ -6,43 +6,62 @@ import keras
 from keras import ops
 
 from diptych.core.training.curation import Scored, select_by_learnability
-from diptych.core.training.objectives import Captions, Objective, image_inputs
+from diptych.core.training.objectives import IMAGE_FIELDS, Captions, Objective, image_inputs
+
+REFERENCE_IMAGE = "reference_image"
+"""The field of a batch with the reference's own pictures."""
 
 
 class CuratedObjective(Objective):
     """Chooses `size` examples of each super-batch by learnability, and minimises another objective's terms on them.
 
-    Learner and reference embed the super-batch in pieces of `size`, without gradients. An image with several captions
-    is judged by its first.
+    Learner and reference embed the super-batch a piece after the other, without gradients; the reference reads
+    "reference_image", pictures of its own size, where a batch has them. An image with several captions is judged by its
+    first.
 
     Args:
         objective: what is minimised on the chosen examples.
         reference: two towers with scale and bias that take the same inputs, such as a `SigLIP`; never trained.
         size: examples to choose.
+        piece: examples that are embedded at a time; by default `size`.
     """
 
-    def __init__(self, objective: Objective, reference: keras.Model, *, size: int):
+    def __init__(self, objective: Objective, reference: keras.Model, *, size: int, piece: int | None = None):
         super().__init__(objective.terms, objective.weights)
-        self.reference, self.size = reference, size
+        self.reference, self.size, self.piece = reference, size, piece or size
         self.fixed = (*self.fixed, *reference.variables)
 
     def prepare(self, model, batch):
-        examples = {name: x for name, x in batch.items() if name != "selection_noise"}
+        examples = {name: x for name, x in batch.items() if name not in ("selection_noise", REFERENCE_IMAGE)}
+        own = {"image": batch[REFERENCE_IMAGE]} if REFERENCE_IMAGE in batch else {}
         chosen = select_by_learnability(
             self._scored(model, examples),
-            self._scored(self.reference, examples),
+            self._scored(self.reference, examples | own),
             size=self.size,
             noise=ops.transpose(batch["selection_noise"]),
         )
         return {name: ops.take(x, chosen, axis=0) for name, x in examples.items()}
 
     def _scored(self, model, batch) -> Scored:
-        images, texts = [], []
-        for start in range(0, batch["text"].shape[0], self.size):
-            piece = {name: x[start : start + self.size] for name, x in batch.items()}
-            captions = Captions(piece["text"])
-            ids = captions.token_ids if captions.captions == 1 else piece["text"][:, 0]
-            outputs = model(image_inputs(piece) | {"token_ids": ids})
-            images.append(outputs["image_embedding"])
-            texts.append(outputs["text_embedding"])
-        return Scored(ops.concatenate(images), ops.concatenate(texts), model.logit_scale, model.logit_bias)
+        seen = {name: batch[name] for name in (*IMAGE_FIELDS, "text") if name in batch}
+        count = batch["text"].shape[0]
+        pieces = count // self.piece
+        parts = []
+        if pieces:
+            # A piece takes one of every `pieces` examples: devices that share a batch by rows then share each piece.
+            cut = {name: ops.reshape(x[: pieces * self.piece], (-1, pieces, *x.shape[1:])) for name, x in seen.items()}
+            cut = {name: ops.swapaxes(x, 0, 1) for name, x in cut.items()}
+            embedded = ops.map(lambda piece: _embedded(model, piece), cut)
+            parts.append([ops.reshape(ops.swapaxes(x, 0, 1), (-1, x.shape[-1])) for x in embedded])
+        if rest := count % self.piece:
+            parts.append(_embedded(model, {name: x[-rest:] for name, x in seen.items()}))
+        images, texts = (ops.concatenate(some) for some in zip(*parts, strict=True))
+        return Scored(images, texts, model.logit_scale, model.logit_bias)
+
+
+def _embedded(model, batch):
+    """The embeddings of images and of their first captions, `[n, dim]` each."""
+    captions = Captions(batch["text"])
+    ids = captions.token_ids if captions.captions == 1 else batch["text"][:, 0]
+    outputs = model(image_inputs(batch) | {"token_ids": ids})
+    return outputs["image_embedding"], outputs["text_embedding"]

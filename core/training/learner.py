@@ -1,42 +1,41 @@
 """The one training loop: batches in, steps, metrics, evaluations and checkpoints out."""
 
-import io
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import keras
-import numpy as np
 
 from diptych.core.data.batch import Batch
 from diptych.core.data.loading.loader import Loader
+from diptych.core.files.errors import Failure
 from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
-from diptych.core.training.metrics import MetricsWriter
 from diptych.core.training.older_runs import slots_as_now
 from diptych.core.training.optimizers import PatternOptimizer
-from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
-from diptych.core.training.signals import StopSignals
+from diptych.core.training.run_log import RunLog
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.core.training.teacher import EmaTeacher
-from diptych.core.training.tensorboard import TensorBoard
+from diptych.core.training.variables import arrays_of, assign_all
 
 
 class Step(Protocol):
     """What `diptych.backends.train_step` builds."""
 
     compilations: int
+    torn: bool
 
     def __call__(self, batch: dict) -> dict: ...
 
     def synchronize(self) -> None: ...
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Failure):
     """Too many steps in a row had a loss or gradient that is not finite; the message names their examples."""
 
 
@@ -47,6 +46,9 @@ class Learner:
     A run is a pure function of its options: killed at any moment and started again, it ends with the same bits (on the
     same machine and number of threads), because the checkpoint holds weights, optimizer, moving average, counters and
     the place in the data, and metrics of later steps are cut off on resume.
+
+    Whatever ends it, a signal or an error in the data, the disk or the memory, finished steps are written down and
+    saved before it leaves. Only a step that an error tore in the middle is not: then the newest checkpoint stands.
 
     Args:
         model, optimizer, ema, teacher, step: what `diptych.backends.train_step` built, and from what; the model is
@@ -60,6 +62,7 @@ class Learner:
         pieces: into how many equal parts, each with an optimizer's step of its own, a batch is to be cut; None for one.
         evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the
             moving average's weights where there is one.
+        config: the plain configuration of the run, for its checkpoints to know.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
         tensorboard: whether metrics also go into TensorBoard files.
@@ -83,6 +86,7 @@ class Learner:
     pieces: Callable[[Batch], int] | None = None
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int | None = None
+    config: object = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
     log_every: int = 1
@@ -102,10 +106,19 @@ class Learner:
         self._skipped_examples: dict[str, int] = {}
         self._examples_read = 0
         self._skipped_in_a_row: list[tuple[int, tuple[str, ...]]] = []
+        self._unrecorded: deque[tuple[int, int, tuple[str, ...], list[dict]]] = deque()
+        self._waiting_rows: list[str] = []
+        self._evaluation_due = self._torn = False
 
     @property
     def finished(self) -> bool:
+        """Whether all steps have been taken."""
         return self.steps_done >= self.total_steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: all steps have been taken, and evaluated where they were to be."""
+        return self.finished and not self._evaluation_due
 
     @property
     def skipped_examples(self) -> dict[str, int]:
@@ -133,58 +146,107 @@ class Learner:
             )
         for group, variables in self.groups().items():
             arrays = saved.groups.get(group, {})
-            _assign(group, variables, slots_as_now(arrays, variables) if group == "optimizer" else arrays)
+            assign_all(group, variables, slots_as_now(arrays, variables) if group == "optimizer" else arrays)
         self.steps_done, self.skipped_steps = saved.step, saved.state["skipped_steps"]
         self.updates_done = saved.state.get("updates_done", saved.step - self.first_step)
         self.seconds = saved.state["seconds"]
         self._skipped_examples = dict(saved.state["skipped_examples"])
         self._examples_read = saved.state["examples_read"]
+        self._waiting_rows = saved.state.get("waiting_rows", [])
+        self._evaluation_due = saved.state.get("evaluation_due", False)
         return saved.step
 
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
-        writes = self.placement.writes
-        tensorboard = TensorBoard(self.folder.tensorboard, resume_step=start) if self.tensorboard and writes else None
-        metrics = MetricsWriter(self.folder.metrics if writes else None, resume_step=start, tensorboard=tensorboard)
-        progress = Progress(self.total_steps, start, self.batch_size, stream=None if writes else io.StringIO())
+        log = RunLog(
+            self.folder,
+            total_steps=self.total_steps,
+            start=start,
+            batch_size=self.batch_size,
+            log_every=self.log_every,
+            writes=self.placement.writes,
+            tensorboard=self.tensorboard,
+            waiting=self._waiting_rows,
+            say=self.say,
+        )
+        self._last_saved = start
+        self._last_save = self._last_tick = time.monotonic()
+        with stop.finishing_first(), log, closing(self.loader.batches(start)) as batches:
+            try:
+                self._steps(batches, log, stop)
+            except Stopped:
+                self._leave(log)
+            except checkpoint.CheckpointError:  # saving is what failed
+                raise
+            except BaseException:
+                self._save_after_error(log)
+                raise
+
+    def _steps(self, batches, log, stop) -> None:
+        if self._evaluation_due:
+            self._write_evaluation(log, stop)
+            self._save(log)
         # A step is under way while the one before it is written down, or the device would wait for the host. After a
         # step that was not finite the next is written down at once, so that the run stops exactly at the last of a row
         # of them.
-        pending = None
-        self._last_save = self._last_tick = time.monotonic()
-        batches = self.loader.batches(start)
-        with metrics, progress:
-            try:
-                while not self.finished and not stop.stop_requested:
-                    batch = next(batches)
-                    parts = self.pieces(batch) if self.pieces else 1
-                    logs = [self.step(piece.arrays()) for piece in batch.pieces(parts)]
-                    if pending:
-                        self._record(*pending, metrics, progress)
-                    self._count(batch)
-                    self.steps_done += 1
-                    self.updates_done += parts
-                    pending = (self.steps_done, self.updates_done, batch.keys, logs)
-                    evaluates, saves = self._evaluates(), self._saves() or self.finished
-                    if evaluates or saves or self._skipped_in_a_row:
-                        self._record(*pending, metrics, progress)
-                        pending = None
-                    if evaluates:
-                        self._write_evaluation(metrics, progress)
-                    if evaluates or saves:
-                        self._save(metrics)
-                if pending:
-                    self._record(*pending, metrics, progress)
-                    self._save(metrics)
-            except TrainingDiverged:
-                self._save(metrics)
-                raise
-            finally:
-                batches.close()
+        while not self.finished and not stop.stop_requested:
+            with stop.leaving_at_once():
+                batch = next(batches)
+            before = len(self._unrecorded)
+            self._take(batch)
+            self._record(before, log)
+            evaluates, saves = self._evaluates(), self._saves() or self.finished
+            self._evaluation_due = evaluates
+            if evaluates or saves or self._skipped_in_a_row:
+                self._record(len(self._unrecorded), log)
+            if evaluates:
+                self._write_evaluation(log, stop)
+            if evaluates or saves:
+                self._save(log)
+        if self._unrecorded:
+            self._leave(log)
 
-    def _record(self, number, updates, keys, logs, metrics, progress) -> None:
-        """Writes a finished step down; from here on its numbers are on the host."""
+    def _take(self, batch: Batch) -> None:
+        """One batch, trained on; what a checkpoint says of it changes with the weights."""
+        logs: list[dict] = []
+        self._torn = True
+        try:
+            for piece in batch.pieces(self.pieces(batch) if self.pieces else 1):
+                logs.append(self.step(piece.arrays()))
+        except BaseException:
+            self._torn = bool(logs) or self.step.torn
+            raise
+        self._count(batch)
+        self.steps_done += 1
+        self.updates_done += len(logs)
+        self._unrecorded.append((self.steps_done, self.updates_done, batch.keys, logs))
+        self._torn = False
+
+    def _leave(self, log) -> None:
+        """Writes down and saves all that is finished, at the end of whatever kind."""
+        self._record(len(self._unrecorded), log)
+        if self.steps_done != self._last_saved:
+            self._save(log, leaving=True)
+
+    def _save_after_error(self, log) -> None:
+        """As `_leave`, after an error, which stays the one that is raised."""
+        if self._torn:
+            log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
+            return
+        try:
+            self._leave(log)
+        except Exception as error:
+            log.message(f"Steps up to {self.steps_done} could not be saved, the newest checkpoint stands: {error}")
+        else:
+            log.message(f"Steps up to {self.steps_done} are saved.")
+
+    def _record(self, count: int, log) -> None:
+        """Writes down the first `count` finished steps that are not yet; from here on their numbers are on the host."""
+        for _ in range(count):
+            self._record_step(*self._unrecorded[0], log)
+
+    def _record_step(self, number, updates, keys, logs, log) -> None:
         values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
@@ -194,18 +256,16 @@ class Learner:
         else:
             self.skipped_steps += 1
             self._skipped_in_a_row.append((number, keys))
-            progress.message(
+            log.message(
                 f"Step {number}: the loss is {values['loss']} and the gradient norm {values['gradient_norm']}; the "
                 f"step was skipped ({self.skipped_steps} so far, {len(self._skipped_in_a_row)} in a row)."
             )
         values["learning_rate"] = self.optimizer.rate_at(self.first_update + max(0, updates - 1 - self.skipped_steps))
-        speed = progress.examples_per_second
+        speed = log.examples_per_second
         if speed and self.flops_per_step and self.peak_flops_per_second:
             values["utilisation"] = self.flops_per_step * speed / self.batch_size / self.peak_flops_per_second
-        progress.update(number, values)
-        if number % self.log_every == 0 or number == self.total_steps:
-            row = {"examples": number * self.batch_size, **values, "skipped_steps": self.skipped_steps}
-            metrics.write(number, row | {"examples_per_second": speed, "seconds": self.seconds})
+        log.step(number, values, skipped_steps=self.skipped_steps, seconds=self.seconds)
+        self._unrecorded.popleft()
         if len(self._skipped_in_a_row) >= self.max_skipped_in_a_row:
             listed = "\n".join(f"  step {step}: {', '.join(ids)}" for step, ids in self._skipped_in_a_row)
             raise TrainingDiverged(
@@ -229,26 +289,29 @@ class Learner:
             return self.steps_done % self.checkpoint_every == 0
         return time.monotonic() - self._last_save >= self.checkpoint_seconds
 
-    def _write_evaluation(self, metrics, progress) -> None:
+    def _write_evaluation(self, log, stop) -> None:
         started = time.monotonic()
         self.step.synchronize()
-        examples = self.steps_done * self.batch_size
-        with self.ema.applied() if self.ema else nullcontext():
+        with self.ema.applied() if self.ema else nullcontext(), stop.leaving_at_once():
             numbers = self.evaluate() if self.evaluate else {}
         self._last_tick += time.monotonic() - started
-        metrics.write(self.steps_done, {"examples": examples, "evaluation": numbers})
-        shown = ", ".join(f"{name} {value:.1%}" for name, value in numbers.items() if math.isfinite(value))
-        progress.message(f"After {examples:,} examples: {shown}")
+        log.evaluation(self.steps_done, numbers)
+        self._evaluation_due = False
 
-    def _save(self, metrics) -> None:
+    def _save(self, log, *, leaving: bool = False) -> None:
         self.step.synchronize()
         if self.placement.writes:
-            self._write_checkpoint(metrics)
+            try:
+                self._write_checkpoint(log)
+            except (checkpoint.CheckpointError, OSError) as error:
+                if self.finished or leaving:
+                    raise
+                self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
         self._last_save = time.monotonic()
 
-    def _write_checkpoint(self, metrics) -> None:
-        metrics.sync()
-        groups = {group: {name: _array(v) for name, v in named.items()} for group, named in self.groups().items()}
+    def _write_checkpoint(self, log) -> None:
+        log.sync()
+        groups = {group: arrays_of(variables) for group, variables in self.groups().items()}
         state = {
             "examples_seen": self.steps_done * self.batch_size,
             "skipped_steps": self.skipped_steps,
@@ -257,13 +320,12 @@ class Learner:
             "examples_read": self._examples_read,
             "seconds": self.seconds,
             "data": self.loader.fingerprint(),
+            "config": self.config,
+            "evaluation_due": self._evaluation_due,
+            "waiting_rows": log.waiting,
         }
-        try:
-            checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
-        except checkpoint.CheckpointError as error:
-            if self.finished:
-                raise
-            self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
+        checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
+        self._last_saved = self.steps_done
 
     def groups(self) -> dict[str, dict[str, keras.Variable]]:
         """All that a checkpoint holds, by group and name."""
@@ -281,25 +343,3 @@ def _means(logs: list[dict]) -> dict[str, float]:
     """The mean of each number over the steps that a batch took."""
     values = [{name: float(keras.ops.convert_to_numpy(value)) for name, value in log.items()} for log in logs]
     return {name: sum(log[name] for log in values) / len(values) for name in values[0]}
-
-
-def _array(variable) -> np.ndarray:
-    # A copy: the next step may reuse the memory that a NumPy view of the variable points into.
-    return np.array(keras.ops.convert_to_numpy(variable.value))
-
-
-def _assign(group: str, variables: dict, arrays: dict) -> None:
-    missing, unknown = sorted(variables.keys() - arrays.keys()), sorted(arrays.keys() - variables.keys())
-    shapes = [
-        f"{name}: stored {list(arrays[name].shape)}, expected {list(variable.shape)}"
-        for name, variable in variables.items()
-        if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape)
-    ]
-    if missing or unknown or shapes:
-        raise checkpoint.CheckpointError(
-            f"The checkpoint's {group} do not fit this model. Missing: {missing or 'none'}. Unknown: "
-            f"{unknown or 'none'}. Other shapes: {shapes or 'none'}. Use the options the run was started with, or "
-            "another --run-dir."
-        )
-    for name, variable in variables.items():
-        variable.assign(arrays[name])

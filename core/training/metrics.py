@@ -2,11 +2,13 @@
 on resume.
 """
 
+import contextlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,14 +24,42 @@ class MetricsWriter:
     Floats are written as Python's shortest exact spelling, so two runs are equal bit for bit when their rows are. JSON
     has no NaN or infinity; they are written as the strings "NaN", "Infinity" and "-Infinity", which `read_metrics`
     turns back. Without a path, as in a process that does not write, rows go nowhere.
+
+    A disk that takes no more ends no run: rows wait in memory, in `waiting`, and are tried again with the next.
+
+    Args:
+        path: of the file.
+        resume_step: the last step whose rows stay.
+        waiting: rows up to that step that are not in the file yet: `waiting` of the writer before.
+        tensorboard: takes the numbers of each row, too; it is given up when its disk is full.
+        say: is told, once, of a disk that takes no more.
     """
 
-    def __init__(self, path: str | Path | None, *, resume_step: int = 0, tensorboard: TensorBoard | None = None):
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        resume_step: int = 0,
+        waiting: Sequence[str] = (),
+        tensorboard: TensorBoard | None = None,
+        say: Callable[[str], None] = print,
+    ):
         self.path = None if path is None else Path(path)
-        self._tensorboard = tensorboard
+        self._tensorboard, self._say = tensorboard, say
+        self._told = False
+        self._waiting = deque(row.encode() + b"\n" for row in waiting)
+        self._begun = 0  # bytes of the first waiting row that are in the file
         if self.path is not None:
             _truncate(self.path, resume_step)
-        self._file = open(self.path or os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
+            if self._waiting:  # they may have been written after the checkpoint that stored them
+                written = {line for _, line, _ in _lines(self.path)}
+                self._waiting = deque(row for row in self._waiting if row not in written)
+        self._file = open(self.path or os.devnull, "ab", buffering=0)  # noqa: SIM115 (open for as long as the run)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The rows, as JSON, that could not be written yet; a checkpoint that stores them loses none."""
+        return [row.decode().rstrip("\n") for row in self._waiting]
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
         """Append one row (numbers, strings, None or plain containers; arrays of one element become numbers) and hand it
@@ -38,26 +68,53 @@ class MetricsWriter:
         A row survives the death of this process at once, and a loss of power after the next `sync`.
         """
         row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._tensorboard:
-            self._tensorboard.write(step, values)
+        self._waiting.append(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._write_waiting()
+        board = self._tensorboard
+        if board is None:
+            return
+        try:
+            board.write(step, values)
+        except OSError as error:
+            self._say(f"TensorBoard's file takes no more: {error}. It ends here; all rows are in {self.path}.")
+            self._tensorboard = None
+            with contextlib.suppress(OSError):
+                board.close()
 
     def sync(self) -> None:
-        """Flush all rows to the disk. Call it before saving a checkpoint, so that no checkpoint is ahead of its
-        metrics.
+        """Flush to the disk all rows that it takes. Call it before saving a checkpoint, so that no checkpoint is ahead
+        of its metrics and of what it stores of `waiting`.
         """
-        self._file.flush()
-        if self.path is not None:
+        self._write_waiting()
+        if self.path is not None and not self._waiting:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush to the disk and close, TensorBoard included; a second call does nothing."""
         if not self._file.closed:
-            self.sync()
+            try:
+                self.sync()
+            except OSError as error:
+                self._say(f"{self.path} may lack its last rows: {error}.")
             self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+    def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                self._begun += self._file.write(self._waiting[0][self._begun :])
+                if self._begun == len(self._waiting[0]):
+                    self._waiting.popleft()
+                    self._begun = 0
+        except OSError as error:
+            if not self._told:
+                self._say(f"{self.path} takes no more rows: {error}. They wait in memory until there is space again.")
+            self._told = True
+            return
+        if self._told:
+            self._say(f"{self.path} takes rows again; none is missing.")
+            self._told = False
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +143,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, dict | None]]:
     """Each line's number from 1, its bytes, and the row it holds, or None where it holds no complete row."""
-    if not path.exists():
+    if not path.is_file():
         return
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):

@@ -168,6 +168,10 @@ def to_model_range(images):
     return ops.cast(images, "float32") / 127.5 - 1.0
 
 
+IMAGE_FIELDS = ("image", "patches", "spatial_shapes")
+"""The fields of a batch that `image_inputs` reads, those of them that it has."""
+
+
 def image_inputs(batch: Mapping[str, Any]) -> dict:
     """The image tower's inputs, by name, from a batch's bytes."""
     if "patches" in batch:

@@ -24,9 +24,9 @@ class Data:
 
     train_data: str = "emoji"
     """"emoji" for the embedded data ("scenes", "wide_scenes" or "noisy_scenes" of it, for `recipes.siglip2`); or a
-    folder of images with captions, WebDataset shards ("shards/{000..010}.tar"), Parquet files, COCO's JSON
-    ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
-    ("labelled:regions.jsonl:photos/")."""
+    folder of images with captions, a list of them (photos/train.csv), WebDataset shards ("shards/{000..010}.tar"),
+    Parquet files, COCO's JSON ("coco:annotations.json:images/"), or any of these with boxes that `recipes.label` found
+    ("labelled:regions.jsonl:photos/"); docs/data.md."""
     val_data: str | None = None
     """Pairs to evaluate on, in any of these forms. By default the embedded data's held-out designer and concepts, or
     `val_fraction` of your own data."""
@@ -59,6 +59,8 @@ class Data:
     cache_megabytes: float = harmless(512.0)
     """Memory for decoded images of small data sets."""
     reading: Reading = TO_TRAIN
+    stall_seconds: float = harmless(600.0)
+    """How long a batch may take before its source is held to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,7 @@ class Distillation:
     """Self-distillation and masked prediction: the teacher, the heads, the views."""
 
     teacher_momentum: float = 0.966
-    """Constant momentum of the teacher, at any batch size (SILC's, as accounts of it have it)."""
+    """Constant momentum of the teacher, at any batch size. No paper that we have read names the number."""
     teacher_momentum_batch: int | None = None
     """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
     half-life in examples. By default it is not scaled."""
@@ -196,9 +198,9 @@ class Run:
     run_dir: Path = harmless(Path("runs/siglip"))
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
-    evaluations: int = 12
+    evaluations: int = harmless(12)
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
-    evaluate_every: int | None = None
+    evaluate_every: int | None = harmless(None)
     """Examples between evaluations; by default `evaluations` of them in a stage."""
     checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""
@@ -316,7 +318,6 @@ def check_options(recipe: Recipe) -> None:
                 ("--head-hidden", distillation.head_hidden),
                 ("--head-bottleneck", distillation.head_bottleneck),
                 ("--head-outputs", distillation.head_outputs),
-                ("--local-views", distillation.local_views),
                 ("--local-size", distillation.local_size),
                 ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
             )

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from diptych.core.files.errors import Failure
 from diptych.core.files.json_objects import write_json
 from diptych.core.training.card import command_line
-from diptych.core.training.checkpoint import remove_leftovers
+from diptych.core.training.checkpoint import newest_state, remove_leftovers
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(Failure):
     """The folder cannot be used; the message says by whom it is held, or what is wrong with it, and what to do."""
 
 
@@ -60,22 +61,27 @@ class RunFolder:
         self._release()
 
     def check_config(
-        self, config: Mapping, *, harmless: Iterable[str] = (), as_now: Callable[[Mapping], Mapping] | None = None
+        self,
+        config: Mapping,
+        *,
+        harmless: Iterable[str] = (),
+        as_now: Callable[[Mapping], Mapping] | None = None,
+        flags: Mapping[str, str] = {},
     ) -> None:
         """Refuse to continue with a configuration that would compute something else than the run stored here.
 
         `config` is the plain dictionary of the card (`card.plain`); fields are compared by dotted name, but those in
         `harmless`, which change how a run is carried out or shown, not what it computes. `as_now` brings what an
-        earlier diptych stored into today's form. Where no card is stored anything is accepted.
+        earlier diptych stored into today's form. Where neither card nor checkpoint is stored anything is accepted.
 
-        Raises: ConfigMismatch listing every differing field as stored and as given.
+        Raises: ConfigMismatch listing every differing field as stored and as given, by its flag where `flags` has one.
         """
-        card = self.read_card()
-        if card is None:
+        config_stored = self.stored_config()
+        if config_stored is None:
             return
-        stored, given = _flatten(as_now(card["config"]) if as_now else card["config"]), _flatten(_as_json(config))
+        stored, given = _flatten(as_now(config_stored) if as_now else config_stored), _flatten(_as_json(config))
         differing = [
-            f"  {name}: stored {_shown(stored, name)}, given {_shown(given, name)}"
+            f"  {flags.get(name, name)}: stored {_shown(stored, name)}, given {_shown(given, name)}"
             for name in sorted(stored.keys() | given.keys())
             if stored.get(name, _ABSENT) != given.get(name, _ABSENT) and name not in set(harmless)
         ]
@@ -85,6 +91,14 @@ class RunFolder:
                 + "\n".join(differing)
                 + "\nGive another --run-dir for a new run, or the stored options to resume this one."
             )
+
+    def stored_config(self) -> dict | None:
+        """The configuration of the run that is stored here: the card's, or without a card its newest checkpoint's."""
+        card = self.read_card()
+        if card is not None:
+            return card["config"]
+        state = newest_state(self.checkpoints)
+        return state.get("config") if state else None
 
     def read_card(self) -> dict | None:
         """The stored card, or None. Raises: RunFolderError when it is not readable."""

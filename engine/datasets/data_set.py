@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.ledger import Ledger, ledger_of
 from diptych.core.data.records import Source
 from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
 
@@ -17,6 +18,11 @@ class Sources:
 
     train: Source
     held_out: Mapping[str, Source]
+
+    def ledgers(self) -> list[Ledger]:
+        """What of the data is not used; one ledger where training and held-out records are of one source."""
+        found = [ledger_of(source) for source in (self.train, *self.held_out.values())]
+        return list({id(ledger): ledger for ledger in found}.values())
 
 
 def no_classes(source: Source) -> Classes | None:

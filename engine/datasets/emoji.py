@@ -15,7 +15,7 @@ from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.evaluation.pair_set import Classes
 from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.datasets.own import HELD_OUT
+from diptych.engine.datasets.own import HELD_OUT, open_captioned
 
 
 def emoji(data: Data) -> DataSet:
@@ -25,7 +25,7 @@ def emoji(data: Data) -> DataSet:
 
     def sources(seed: int) -> Sources:
         if data.val_data is not None:
-            return Sources(train=open_source(EMBEDDED), held_out={HELD_OUT: open_source(data.val_data)})
+            return Sources(train=open_source(EMBEDDED), held_out={HELD_OUT: open_captioned(data.val_data, data)})
         return Sources(train=open_source(EMBEDDED), held_out=evaluation_sources())
 
     return DataSet(

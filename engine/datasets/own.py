@@ -1,8 +1,10 @@
 """Data of one's own: a folder, shards, tables or COCO's JSON, of which a part is held out."""
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.ledger import Skipped, ledger_of, visit
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.data.sources.files import evenly
 from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
@@ -11,26 +13,44 @@ from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
 
 HELD_OUT = "Held-out pairs"
+RECORDS_ASKED, MORE_ASKED = 256, 16  # for captions, before data is taken to have none
 
 
 def own(data: Data) -> DataSet:
     """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out by key."""
 
     def sources(seed: int) -> Sources:
-        train = open_source(data.train_data)
+        train = open_captioned(data.train_data, data)
         if data.val_data is not None:
-            held_out = open_source(data.val_data)
+            held_out = open_captioned(data.val_data, data)
         else:
             held_out = Subset(train, fraction=data.val_fraction, held_out=True)
             train = Subset(train, fraction=data.val_fraction, held_out=False)
             if not len(held_out):
                 raise ValueError(
                     f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise "
-                    "--val-fraction or give --val-data."
+                    f"--val-fraction or give --val-data.{ledger_of(train).what_was_seen()}"
                 )
         return Sources(train=mixed(train, data, seed), held_out={HELD_OUT: held_out})
 
     return DataSet(name=data.train_data, sources=sources, tokenizer=TOKENIZER_PATH)
+
+
+def open_captioned(spec: str, data: Data) -> Source:
+    """The source that a text stands for; raises ValueError where none of the records that are looked at has a
+    caption: the first ones, then some of all.
+    """
+    source = open_source(spec, reading=data.reading)
+    everything, unreadable = range(len(source)), list[Skipped]()
+    asked = dict.fromkeys([*everything[:RECORDS_ASKED], *evenly(everything, MORE_ASKED)])
+    captioned = any(found for _, found in visit(source, lambda record: record.captions, asked, skipped=unreadable))
+    if not captioned and (not asked or len(unreadable) < len(asked)):
+        raise ValueError(
+            f"none of the {len(asked)} records of {spec} that were looked at has a caption."
+            f"{ledger_of(source).what_was_seen()} What is read is in docs/data.md; --caption-field names a field or "
+            "column of another name."
+        )
+    return source
 
 
 def mixed(source: Source, data: Data, seed: int) -> Source:

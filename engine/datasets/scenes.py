@@ -6,11 +6,10 @@ import numpy as np
 
 from diptych.core.data.emoji.concepts import SCENE_TOKENIZER_PATH
 from diptych.core.data.emoji.scenes import SEPARATOR, SceneSource, scene_evaluation_set
-from diptych.core.data.sources.open import open_source
 from diptych.core.evaluation.pair_set import PairSet
 from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.datasets.own import HELD_OUT
+from diptych.engine.datasets.own import HELD_OUT, open_captioned
 
 TRAINING_SCENES, EVALUATION_SCENES = 1_000_000, 500
 SETTINGS: dict[str, Any] = {
@@ -40,7 +39,7 @@ def scenes(data: Data, *, aspects: tuple[float, float] | None = None, wrong_capt
     def sources(seed: int) -> Sources:
         train = training_scenes(aspects=aspects, wrong_captions=wrong_captions)
         if data.val_data is not None:
-            return Sources(train=train, held_out={HELD_OUT: open_source(data.val_data)})
+            return Sources(train=train, held_out={HELD_OUT: open_captioned(data.val_data, data)})
         return Sources(train=train, held_out={"New scenes": evaluation_scenes(aspects=aspects)})
 
     return DataSet(

@@ -1,15 +1,15 @@
 """Embedding of a source into an index: images or captions run by run, committed every few seconds."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diptych.core.data.records import Source
-from diptych.core.training.signals import StopSignals
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
 from diptych.engine.embedding.index_folder import Part
 from diptych.engine.embedding.index_writer import IndexWriter
@@ -18,34 +18,45 @@ from diptych.engine.embedding.progress import EmbeddingProgress
 COMMIT_SECONDS = 10.0
 TEXT_BATCH = 256
 
+Run = TypeVar("Run")
 Runs = Generator[tuple[list[Item], np.ndarray], None, None]
 """Items, and what the model makes of them, float32 [items, dim]."""
 
 
-class Stopped(Exception):
-    """A signal asked to stop; everything computed so far is kept."""
-
-
 def image_runs(
-    source: Source, processor: Any, encoder: Any, start: tuple[int, int], *, batch_size: int, workers: int | None
+    source: Source,
+    processor: Any,
+    encoder: Any,
+    start: tuple[int, int],
+    *,
+    batch_size: int,
+    workers: int | None,
+    stop: StopSignals,
 ) -> Runs:
     """The images of a source from (record, image) on, prepared by a processor; `encoder` is as for `embed_prepared`."""
     prepared = prepared_images(source, processor, batch_size=batch_size, start=start, workers=workers)
     with closing(prepared):
-        for run in prepared:
+        while run := _waited_for(prepared, stop):
             yield run.items, embed_prepared(encoder, run, batch_size)
 
 
-def text_runs(source: Source, encoder: Any, start: tuple[int, int]) -> Runs:
+def text_runs(source: Source, encoder: Any, start: tuple[int, int], *, stop: StopSignals) -> Runs:
     """The captions of a source from (record, caption) on; those that cannot be used have vectors of zeros."""
     stream = captions(source, start)
-    while items := list(islice(stream, TEXT_BATCH)):
+    runs = iter(lambda: list(islice(stream, TEXT_BATCH)), [])
+    while items := _waited_for(runs, stop):
         good = [item.status == GOOD for item in items]
         vectors = np.zeros((len(items), encoder.dim), np.float32)
         if any(good):
             texts = [item.caption for item in items if item.status == GOOD]
             vectors[good] = encoder.embed_texts(texts, batch_size=TEXT_BATCH)
         yield items, vectors
+
+
+def _waited_for(runs: Iterator[Run], stop: StopSignals) -> Run | None:
+    """The next run, None after the last; a signal ends the wait for it."""
+    with stop.leaving_at_once():
+        return next(runs, None)
 
 
 def fill(
@@ -57,16 +68,23 @@ def fill(
         Stopped: a signal came; what was embedded is committed.
     """
     committed = time.monotonic()
-    with closing(runs), EmbeddingProgress(part, records=records, start=start[0]) as progress:
-        for items, vectors in runs:
-            writer.append(items, vectors)
-            progress.update(items[-1].record, len(items))  # of that record more may follow
-            if stop.stop_requested:
-                writer.commit()
-                raise Stopped
-            if time.monotonic() - committed > COMMIT_SECONDS:
-                writer.commit()
-                committed = time.monotonic()
+    with (
+        stop.finishing_first(),
+        closing(runs),
+        EmbeddingProgress(part, records=records, start=start[0]) as progress,
+    ):
+        try:
+            for items, vectors in runs:
+                writer.append(items, vectors)
+                progress.update(items[-1].record, len(items))  # of that record more may follow
+                if stop.stop_requested:
+                    raise Stopped
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    writer.commit()
+                    committed = time.monotonic()
+        except Stopped:
+            writer.commit()
+            raise
         progress.update(records, 0)
-    writer.finish()
+        writer.finish()
     return progress

@@ -6,7 +6,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.ledger import Ledger, Skipped, examined, ledger_of, name_of, tried
+from diptych.core.data.loading.threads import DaemonThreads
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption, Record, Source
 
 GOOD = "ok"
@@ -69,7 +70,7 @@ def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[It
                 caption=caption,
                 language=language,
             )
-            data = tried(_name(source, item), lambda reference=reference: source.read(reference))
+            data = tried(_name(source, item), source.read, reference)
             if isinstance(data, Skipped):
                 ledger.skip(data)
                 yield replace(item, status=data.reason), None
@@ -125,8 +126,8 @@ def prepared_images(
         workers: threads; None for as many as there are processors to use.
     """
     stream = images(source, start)
-    reader = ThreadPoolExecutor(1, thread_name_prefix="diptych-reader")
-    decoders = ThreadPoolExecutor(workers or usable_processors(), thread_name_prefix="diptych-decoder")
+    reader = DaemonThreads(1, "diptych-reader")
+    decoders = DaemonThreads(workers or usable_processors(), "diptych-decoder")
 
     def read() -> list[tuple[Item, Future | None]]:
         return [
@@ -140,8 +141,8 @@ def prepared_images(
             ahead.append(reader.submit(read))
             yield _gathered(run, ledger_of(source))
     finally:
-        reader.shutdown(wait=True, cancel_futures=True)
-        decoders.shutdown(wait=True, cancel_futures=True)
+        reader.close()
+        decoders.close()
 
 
 def embed_prepared(encoder: Any, run: Prepared, batch_size: int) -> np.ndarray:
@@ -169,7 +170,7 @@ def usable_processors() -> int:
 
 
 def _prepare(processor: Any, data: bytes, name: str) -> dict[str, np.ndarray] | Skipped:
-    return tried(name, lambda: processor.images([data]))
+    return tried(name, processor.images, [data])
 
 
 def _gathered(run: list[tuple[Item, Future | None]], ledger: Ledger) -> Prepared:

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from diptych.core.data.ledger import Skipped
+from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.tables import pyarrow_module
+from diptych.core.files.errors import Failure
 from diptych.engine.embedding.image_stream import GOOD, Item
 
 FORMAT = 1
@@ -32,7 +33,7 @@ VECTORS: dict[Part, str] = {"images": "vectors.npy", "texts": "text_vectors.npy"
 ROWS: dict[Part, str] = {"images": "rows", "texts": "text_rows"}
 
 
-class IndexFolderError(RuntimeError):
+class IndexFolderError(Failure):
     """The folder cannot be used; the message says why, and what to do."""
 
 
@@ -47,6 +48,11 @@ class IndexFolder:
                 f"{self.path} holds no {CARD}: make an index first, python -m recipes.embed --index {self.path}"
             )
         self.card = card
+
+    @property
+    def reading(self) -> Reading:
+        """How the data were read."""
+        return Reading(**self.card.get("reading", {}))
 
     def has(self, part: Part) -> bool:
         """Whether the part was embedded, at least to some extent."""
@@ -79,11 +85,10 @@ class IndexFolder:
             return None
         return np.array([status == GOOD for status in self._statuses(part)], bool)
 
-    def skipped(self, part: Part = "images") -> list[Skipped]:
-        """The rows without an embedding, by their keys, and why they have none."""
+    def unusable(self, part: Part = "images") -> list[Item]:
+        """The rows without an embedding; their status says why they have none."""
         usable = self.usable(part)
-        bad = [] if usable is None else np.flatnonzero(~usable).tolist()
-        return [Skipped(item.key, item.status) for item in self.rows(bad, part)]
+        return [] if usable is None else self.rows(np.flatnonzero(~usable).tolist(), part)
 
     def rows(self, indices: Sequence[int], part: Part = "images") -> list[Item]:
         """What the rows at `indices` are, in that order."""

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from diptych import backends
-from diptych.core.data.ledger import check_skipped, ledger_of, reasons_with_names
+from diptych.core.data.ledger import Skipped, check_skipped, ledger_of, name_of, reasons_with_names
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
 from diptych.engine.embedding.embedding_runs import Runs, fill, image_runs, text_runs
@@ -152,7 +152,10 @@ class StoredEmbeddings:
         index = IndexFolder(folder)
         usable = index.usable(part)
         kept = np.arange(index.count(part)) if usable is None else np.flatnonzero(usable)
-        skipped, ledger = index.skipped(part), ledger_of(source)
+        ledger = ledger_of(source)
+        skipped = [Skipped(name_of(source, item.record) or item.key, item.status) for item in index.unusable(part)]
+        for one in skipped if part == "images" else ():  # those that an earlier process met
+            ledger.skip(one)
         if not len(kept):
             raise ValueError(f"{name}: none can be used: {reasons_with_names(skipped) or 'there are none'}.")
         check_skipped(skipped, of=index.count(part), max_skipped=ledger.max_skipped, name=name)
@@ -174,10 +177,11 @@ class StoredEmbeddings:
 
     def _image_runs(self, source: Source, start: tuple[int, int]) -> Runs:
         processor, size, workers = self.encoder.processor, self.batch_size, self.workers
-        return image_runs(source, processor, self._featurizer, start, batch_size=size, workers=workers)
+        featurizer = self._featurizer
+        return image_runs(source, processor, featurizer, start, batch_size=size, workers=workers, stop=self.stop)
 
     def _text_runs(self, source: Source, start: tuple[int, int]) -> Runs:
-        return text_runs(source, self.encoder, start)
+        return text_runs(source, self.encoder, start, stop=self.stop)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _reopened(folder: IndexFolder) -> Source | None:
     """The data that the index was made of; None, with a word about it, where they have changed or gone."""
     data = folder.card["data"]
     try:
-        source = open_source(data, index_folder=folder.path / "shards")
+        source = open_source(data, index_folder=folder.path / "shards", reading=folder.reading)
     except (OSError, ValueError) as error:
         print(f"The images are not where they were, so the gallery is without them: {error}")
         return None

@@ -22,6 +22,7 @@ from diptych.core.data.sources.clip_benchmark import (
 )
 from diptych.core.data.sources.folder import FolderSource
 from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
 from diptych.engine.datasets.data_set import DataSet
@@ -81,6 +82,7 @@ def open_dataset(
     class_names: Path | None = None,
     templates: Path | None = None,
     index_folder: Path | None = None,
+    reading: Reading = AS_USUAL,
 ) -> Dataset:
     """The data set that a person means by what was typed.
 
@@ -91,6 +93,7 @@ def open_dataset(
         split: of folders that have several.
         class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
         index_folder: keeps the indices of tar shards.
+        reading: fields of captions and images, and how many records may be bad.
 
     Raises:
         FileNotFoundError, ValueError: saying what is missing and what would be right.
@@ -105,11 +108,11 @@ def open_dataset(
     folder = Path(spec)
     if folder.is_dir():
         if any(is_clip_benchmark(folder, name) for name in (split, *SPLITS)):
-            dataset = _clip_benchmark(folder, split, index_folder)
+            dataset = _clip_benchmark(folder, split, index_folder, reading)
         else:
-            dataset = _folder(folder, split, index_folder)
+            dataset = _folder(folder, split, index_folder, reading)
     else:
-        dataset = _pairs(spec, open_source(spec, index_folder=index_folder))
+        dataset = _pairs(spec, open_source(spec, index_folder=index_folder, reading=reading))
     return _with_prompts(dataset, class_names, templates)
 
 
@@ -133,16 +136,16 @@ def _classes(data_set: DataSet, source: Source) -> Labels | None:
     return Labels(names=classes.names, of_records=classes.labels, kinds=classes.prompts)
 
 
-def _clip_benchmark(folder: Path, split: str, index_folder: Path | None) -> Dataset:
+def _clip_benchmark(folder: Path, split: str, index_folder: Path | None, reading: Reading) -> Dataset:
     if dataset_type(folder) == "retrieval":
-        source = WebDatasetSource(shards_of(folder, split), index_folder=index_folder)
+        source = WebDatasetSource(shards_of(folder, split), index_folder=index_folder, reading=reading)
         return _captioned(f"{_name(folder)}, {split}", source)
     names = read_class_names(folder / CLASS_NAMES) if (folder / CLASS_NAMES).is_file() else ()
     templates = read_templates(folder / TEMPLATES) if (folder / TEMPLATES).is_file() else GENERAL_TEMPLATES
     sets = [
         _labelled_shards(
             f"{_name(folder)}, {part}",
-            WebDatasetSource(shards_of(folder, part), index_folder=index_folder),
+            WebDatasetSource(shards_of(folder, part), index_folder=index_folder, reading=reading),
             names,
             templates,
         )
@@ -151,16 +154,16 @@ def _clip_benchmark(folder: Path, split: str, index_folder: Path | None) -> Data
     return _classified(_name(folder), *sets)
 
 
-def _folder(folder: Path, split: str, index_folder: Path | None) -> Dataset:
+def _folder(folder: Path, split: str, index_folder: Path | None, reading: Reading) -> Dataset:
     """A folder of classes, of pictures with captions, of shards or tables; or of splits that are such folders."""
     root = folder / split if (folder / split).is_dir() else folder
     name = _name(folder) if root == folder else f"{_name(folder)}, {split}"
     classes = _class_folders(root)
     if root == folder and classes and set(classes) <= SPLITS:
         raise ValueError(f"{folder} holds the splits {', '.join(classes)}: choose one, --split {classes[0]}.")
-    source = FolderSource(root) if classes else None
+    source = FolderSource(root, reading=reading) if classes else None
     if source is None or _has_captions(source):
-        return _pairs(name, source or open_source(root, index_folder=index_folder))
+        return _pairs(name, source or open_source(root, index_folder=index_folder, reading=reading))
     train = folder / TRAIN
     if root in (folder, train) or not _class_folders(train):
         return _classified(_name(folder), _labelled_folder(name, source, classes))
@@ -168,7 +171,7 @@ def _folder(folder: Path, split: str, index_folder: Path | None) -> Dataset:
     return _classified(
         _name(folder),
         _labelled_folder(name, source, classes),
-        _labelled_folder(f"{_name(folder)}, {TRAIN}", FolderSource(train), classes),
+        _labelled_folder(f"{_name(folder)}, {TRAIN}", FolderSource(train, reading=reading), classes),
     )
 
 

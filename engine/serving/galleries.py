@@ -118,7 +118,7 @@ def index_gallery(path: Path, encoder: Any, model: str) -> Gallery:
 
 def _opened(folder: IndexFolder) -> Source | None:
     try:
-        return open_source(folder.card["data"], index_folder=folder.path / "shards")
+        return open_source(folder.card["data"], index_folder=folder.path / "shards", reading=folder.reading)
     except (OSError, ValueError) as error:
         print(f"The images are not where they were, so the page finds them without showing them: {error}", flush=True)
         return None

@@ -10,6 +10,7 @@ from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Source
 from diptych.core.placement import ALONE, Placement
+from diptych.core.training.card import plain
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner
@@ -19,13 +20,11 @@ from diptych.core.training.patterns import freeze
 from diptych.core.training.recipe import Optimization, Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES, Part
-from diptych.core.training.stages import Curation
 from diptych.core.training.teacher import EmaTeacher, momentum_at
 from diptych.engine.training.costs import training_flops
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, from_preset
-from diptych.models.siglip.adapting import adapt
 from diptych.models.siglip.student import Student
 
 
@@ -46,8 +45,9 @@ def build_learner(
     teacher = build_teacher(recipe, planned, student, terms)
     objective = build_objective(recipe, planned, teacher, terms, placement)
     if stage.curation:
-        reference = build_reference(recipe, planned, stage.curation)
-        objective = CuratedObjective(objective, reference, size=planned.batch_size)
+        reference = load_reference(recipe, stage.curation, dtype=policy(recipe))
+        piece = planned.batch_size // optimization.accum_freq
+        objective = CuratedObjective(objective, reference, size=planned.batch_size, piece=piece)
     step = backends.train_step(
         student,
         objective,
@@ -67,7 +67,9 @@ def build_learner(
         order=stage.order,
         rows=placement.rows(planned.loaded),
         workers=recipe.data.workers,
+        max_skipped=recipe.data.reading.max_skipped,
         cache_megabytes=recipe.data.cache_megabytes,
+        stall_seconds=recipe.data.stall_seconds,
     )
     every = run.evaluate_every and max(1, run.evaluate_every // planned.batch_size)
     return Learner(
@@ -85,6 +87,7 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         objective_variables=objective.variables,
+        config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
@@ -138,35 +141,6 @@ def build_objective(
     """The weighted terms of a stage, in the order in which `terms` has them."""
     weights = {name: planned.stage.losses[name] for name in terms if name in planned.stage.losses}
     return Objective({name: terms[name].build(recipe, planned, teacher, placement) for name in weights}, weights)
-
-
-def build_reference(recipe: Recipe, planned: PlannedStage, curation: Curation) -> SigLIP:
-    """The model that says what can be learnt, from a stage of this run or a checkpoint.
-
-    Raises:
-        ValueError: for a model that does not take this stage's pictures and tokens.
-    """
-    name = recipe.reference or curation.reference
-    folder = recipe.folder(name) / "model"
-    reference = from_preset(folder if folder.is_dir() else name, dtype=policy(recipe))
-    own, other = planned.config, reference.config
-    if not isinstance(other, SigLIPConfig) or (own.text.vocab_size, own.text.context_length) != (
-        other.text.vocab_size,
-        other.text.context_length,
-    ):
-        raise ValueError(
-            f"The reference {name} does not read this run's tokens: a vocabulary of {own.text.vocab_size:,} in "
-            f"{own.text.context_length} places is needed, got {other.text.vocab_size:,} in "
-            f"{other.text.context_length}. Train one with the same --tokenizer and --context-length."
-        )
-    if type(own.vision) is not type(other.vision):
-        raise ValueError(
-            f"The reference {name} takes other inputs than stage {planned.stage.name}: one is NaFlex, the other for "
-            "square pictures. `diptych.models.siglip.adapting` makes one of the other."
-        )
-    if isinstance(own.vision, NaFlexVisionConfig) or own.vision == other.vision:
-        return reference
-    return adapt(reference, image_size=own.vision.image_size)
 
 
 def build_schedule(optimization: Optimization):

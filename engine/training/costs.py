@@ -41,8 +41,12 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     if _taught(planned, terms) is not None:
         parts["teacher"] = mean["image"]  # its pass over the global view, which all terms read
     if planned.stage.curation:
-        # Learner and reference read every candidate; the reference is taken to be as large as the learner.
-        parts["selection"] = 2 * planned.loaded / planned.batch_size * (mean["image"] + mean["text"])
+        # Learner and reference read every candidate; one that is not there yet is taken to be as large as the learner.
+        reference: Mapping[str, float] = mean
+        if planned.reference is not None and not planned.naflex:
+            reference = count_flops(planned.reference, batch_size=planned.batch_size)
+        read = sum(model[tower] for model in (mean, reference) for tower in ("image", "text"))
+        parts["selection"] = planned.loaded / planned.batch_size * read
     return {**parts, "total": sum(parts.values())}
 
 

@@ -19,6 +19,7 @@ from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
+from diptych.core.report.verdict import warnings_of
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
@@ -57,7 +58,7 @@ class Evaluation:
         preprocess: Preprocess,
         student: Student,
     ):
-        self._recipe, self._planned, self._preprocess = recipe, planned, preprocess
+        self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
         self._data_set, self._sources, self._student = data_set, sources, student
         self._image_embedder, self._text_embedder = student.towers.image_embedder(), student.towers.text_embedder()
         self._sets: list[PairSet] | None = None
@@ -100,6 +101,7 @@ class Evaluation:
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
             "recall_by_length": self._recall_by_length(retrieval),
+            "warnings": self._warnings(read_metrics(folder.metrics), retrieval),
         }
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         if not self._recipe.run.report:
@@ -122,13 +124,27 @@ class Evaluation:
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
+    def _warnings(self, rows: list[dict], retrieval: Results) -> list[str]:
+        """What is wrong with the stage, as the headline's captions show."""
+        pairs = self.sets[0]
+        language = _headline_language(pairs)
+        labels = pairs.labels[pairs.caption_labels[pairs.in_language(language)]]
+        right = [len(relevant) for relevant in relevant_by_label(labels, pairs.labels)]
+        return warnings_of(
+            rows,
+            fresh=self._planned.stage.after is None,
+            recall=retrieval[pairs.name][language]["recall@1"],
+            chance=sum(right) / len(right) / len(pairs.labels),
+            queries=len(right),
+        )
+
     def _title(self) -> str:
         loss = "SigLIP" if self._recipe.optimization.loss == "sigmoid" else "CLIP"
         stage = f", stage {self._planned.stage.name}" if len(self._recipe.stages) > 1 else ""
         return f"{loss} on {self._data_set.name}{stage}"
 
     def _read(self, sequence_length: int | None) -> list[PairSet]:
-        return self._data_set.evaluation_sets(self._sources, self._preprocess, sequence_length=sequence_length)
+        return self._data_set.evaluation_sets(self._sources, self.preprocess, sequence_length=sequence_length)
 
     def _recall_by_length(self, retrieval: Results) -> dict[str, float]:
         """recall@1 of the first set by number of patches: for NaFlex at the lengths that were trained, and between
@@ -153,7 +169,7 @@ class Evaluation:
         return {k: float((ranks <= k).mean()) for k in ks}
 
     def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
-        prompts = [self._texts(np.stack([self._preprocess.tokens(p) for p in some])) for some in classes.prompts]
+        prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]
         scale = float(keras.ops.convert_to_numpy(self._student.logit_scale))
         return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
 
@@ -164,8 +180,8 @@ class Evaluation:
         pictures: dict[str, Any] = {}
         lengths = self._planned.stage.sequence_lengths
         features = PictureFeatures(self._student.towers, sequence_length=max(lengths, default=None))
-        if self._student.captioner is not None and isinstance(self._preprocess.targets, CaptionTargets):
-            writer = Writer(features, self._student.captioner, self._preprocess.targets)
+        if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
+            writer = Writer(features, self._student.captioner, self.preprocess.targets)
             boxes, pictures["located"] = locate_in_scenes(writer, scenes)
             results |= boxes
         if not lengths:

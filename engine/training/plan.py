@@ -11,6 +11,7 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Stage, chosen_stages
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.parts.heads import bias_for_batch
@@ -32,7 +33,8 @@ def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str,
                 f"{', '.join(terms)}."
             )
         parent = planned.get(stage.after or "")
-        planned[stage.name] = _planned(recipe, stage, parent, parent.config if parent else config, terms)
+        before = parent.config if parent else config
+        planned[stage.name] = _planned(recipe, stage, parent, _config_of(stage, before), planned, terms)
     return planned
 
 
@@ -80,7 +82,12 @@ def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
         ValueError: where the data's settings are not all given: resolve them by `engine.datasets.open.with_data`.
     """
     data = recipe.data
-    if data.context_length is None or data.captions_per_image is None or data.opening_examples is None:
+    if (
+        data.context_length is None
+        or data.captions_per_image is None
+        or data.opening_examples is None
+        or data.augment is None
+    ):
         raise ValueError("The recipe's data are not resolved: pass it through engine.datasets.open.with_data first.")
     share = data.english_share
     return Preprocess(
@@ -95,6 +102,28 @@ def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
     )
 
 
+def unread_preprocess(recipe: Recipe) -> Preprocess:
+    """How pictures become arrays where no data and no vocabulary are named: for plans, which make no example."""
+    config, vision = square_preset(recipe)
+    return Preprocess(
+        image_size=vision.image_size,
+        context_length=config.text.context_length,
+        tokenizer_path="",
+        augmentation=Augmentation() if recipe.data.augment else None,
+    )
+
+
+def plan_examples(
+    recipe: Recipe, planned: Mapping[str, PlannedStage], preprocess: Preprocess, terms: Terms
+) -> dict[str, Preprocess]:
+    """How the examples of each stage are made, by its name.
+
+    Raises:
+        ValueError: for views, targets or a vocabulary that do not fit together, of any stage.
+    """
+    return {name: stage_preprocess(recipe, stage, preprocess, terms) for name, stage in planned.items()}
+
+
 def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, terms: Terms) -> Preprocess:
     """How the examples of a stage are made, with the fields that its terms read."""
     stage, vision = planned.stage, planned.vision
@@ -102,7 +131,10 @@ def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preproce
         preprocess,
         image_size=vision.image_size if isinstance(vision, VisionConfig) else preprocess.image_size,
         naflex=planned.naflex,
+        # NaFlex is antialiased in big_vision, too.
+        resize_method="bilinear_antialias" if planned.naflex else preprocess.resize_method,
         selection_chunks=stage.curation.chunks if stage.curation else None,
+        reference_size=reference_size(planned),
     )
     for name in stage.losses:
         preprocess = replace(preprocess, **terms[name].examples(recipe, planned, preprocess))
@@ -110,9 +142,13 @@ def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preproce
 
 
 def _planned(
-    recipe: Recipe, stage: Stage, parent: PlannedStage | None, config: SigLIPConfig, terms: Terms
+    recipe: Recipe,
+    stage: Stage,
+    parent: PlannedStage | None,
+    config: SigLIPConfig,
+    planned: Mapping[str, PlannedStage],
+    terms: Terms,
 ) -> PlannedStage:
-    config = _config_of(stage, config)
     size = recipe.optimization.batch_size
     first, last = stage.batches(recipe.optimization.examples, size)
     naflex = None
@@ -141,6 +177,7 @@ def _planned(
         stage=stage,
         config=config,
         parts=_parts(recipe, stage, config, terms),
+        reference=plan_reference(recipe, stage, config, planned),
         naflex=naflex,
         first=first,
         last=last,

@@ -18,6 +18,7 @@ class PlannedStage:
         stage: as the recipe has it.
         config: of its towers.
         parts: what the model has beside the towers, by name.
+        reference: of the model by which batches are chosen; None where none is, or it is not known yet.
         naflex: its sequence lengths, None for square pictures.
         first, last: range of batch numbers, [first, last), in the numbering of the stage's data order.
         first_update: optimizer steps already taken when the stage starts (0 with a fresh optimizer).
@@ -30,6 +31,7 @@ class PlannedStage:
     stage: Stage
     config: SigLIPConfig
     parts: Mapping[str, Part]
+    reference: SigLIPConfig | None
     naflex: NaFlexLengths | None
     first: int
     last: int

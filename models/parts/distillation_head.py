@@ -10,6 +10,8 @@ from diptych.models.parts.heads import normalize
 from diptych.models.parts.initializers import Normal
 from diptych.models.parts.mlp import ACTIVATIONS
 
+_DINOS_SMALLEST_TOWER, _DINOS_HIDDEN, _DINOS_BOTTLENECK = 384, 2048, 256
+
 
 @keras.saving.register_keras_serializable("diptych")
 class DistillationHead(keras.layers.Layer):
@@ -21,9 +23,11 @@ class DistillationHead(keras.layers.Layer):
     magnitude fixed to 1).
 
     Kernels are drawn from N(0, 0.02²), biases are 0. (DINO's normal is cut off at ±2, a hundred deviations away, and
-    leaves the last layer to torch's uniform default; its directions are as even.) All kernels decay, `prototype_kernel`
-    too, as in DINO: decay cannot change its directions, but without it the kernel, whose gradient is at a right angle
-    to it, would only grow, and turn ever more slowly.
+    leaves the last layer to torch's uniform default; its directions are as even.) A kernel with fewer inputs than any
+    of DINO's (384 of its smallest tower, 2048 inside, 256 at the bottleneck) is drawn wider, by the root of their
+    ratio: else what reaches the normalisation is so short that its gradient drowns all others. All kernels decay,
+    `prototype_kernel` too, as in DINO: decay cannot change its directions, but without it the kernel, whose gradient is
+    at a right angle to it, would only grow, and turn ever more slowly.
 
     Args:
         hidden: width of the inner layers.
@@ -54,16 +58,19 @@ class DistillationHead(keras.layers.Layer):
     def build(self, input_shape):
         widths = [input_shape[-1], *[self.hidden] * (self.layers - 1), self.bottleneck]
 
-        def kernel(name, shape, **settings):
-            initializer = Normal(stddev=0.02, seed=f"{self.seed}/{name}")
+        def kernel(name, shape, dinos_inputs, **settings):
+            stddev = 0.02 * max(1.0, dinos_inputs / shape[0]) ** 0.5
+            initializer = Normal(stddev=stddev, seed=f"{self.seed}/{name}")
             return self.add_weight(name=name, shape=shape, initializer=initializer, **settings)
 
         self.maps = []
         for index in range(self.layers):
-            weight = kernel(f"layer_{index}_kernel", (widths[index], widths[index + 1]))
+            inputs = _DINOS_HIDDEN if index else _DINOS_SMALLEST_TOWER
+            weight = kernel(f"layer_{index}_kernel", (widths[index], widths[index + 1]), inputs)
             bias = self.add_weight(name=f"layer_{index}_bias", shape=(widths[index + 1],), initializer="zeros")
             self.maps.append((weight, bias))
-        self.prototype_kernel = kernel("prototype_kernel", (self.bottleneck, self.outputs), autocast=False)
+        shape = (self.bottleneck, self.outputs)
+        self.prototype_kernel = kernel("prototype_kernel", shape, _DINOS_BOTTLENECK, autocast=False)
 
     def features(self, x):
         """The normalised bottleneck, float32 `[..., bottleneck]`."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from diptych.core.training.signals import StopSignals
 from tests.agreement.native import limit_threads, native_gradients
 
 KEPT_MODELS = 8
@@ -223,10 +224,11 @@ def _build(config, dtype, seed):
     return SigLIP(SigLIPConfig(**config), dtype=dtype, seed=seed)
 
 
-class _StopAfter:
+class _StopAfter(StopSignals):
     """Asks the learner to stop after a step, as a signal would."""
 
     def __init__(self, learner, step: int):
+        super().__init__()
         self._learner, self._step = learner, step
 
     @property

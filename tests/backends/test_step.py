@@ -215,3 +215,53 @@ def test_the_same_steps_give_the_same_bits():
         step.synchronize()
         finals.append(values(model.weights))
     assert all(np.array_equal(finals[0][name], finals[1][name]) for name in finals[0])
+
+
+class Breaking(Contrastive):
+    """Breaks off in the forward pass of the batch number `at`."""
+
+    calls, at = 0, 0
+
+    def embed(self, *arguments):
+        self.calls += 1
+        if self.calls == self.at:
+            raise MemoryError
+        return super().embed(*arguments)
+
+
+def test_a_step_that_breaks_off_says_whether_its_state_is_whole():
+    term = Breaking()
+    model, _, _, step = build(objective=Objective({"contrastive": term}, {"contrastive": 1.0}), ema=0.9)
+    step(batch(0))
+    term.at = term.calls + 1
+    with pytest.raises(MemoryError):
+        step({name: array[:4] for name, array in batch(1).items()})  # another shape, which is compiled anew
+    assert step.torn == (keras.config.backend() == "tensorflow")
+    step.synchronize()
+    same, _, _, other = build(ema=0.9)
+    other(batch(0))
+    other.synchronize()
+    assert distance(values(model.variables), values(same.variables)) == 0
+    step(batch(2))
+    assert not step.torn
+
+
+def test_a_device_without_memory_is_known_by_its_own_error():
+    match keras.config.backend():
+        case "jax":
+            import jax
+
+            full, other = (
+                jax.errors.JaxRuntimeError(f"{code}: says XLA") for code in ("RESOURCE_EXHAUSTED", "INTERNAL")
+            )
+        case "torch":
+            import torch
+
+            full, other = torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error")
+        case _:
+            import tensorflow as tf
+
+            full = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+            other = tf.errors.InternalError(None, None, "says XLA")
+    assert backends.out_of_memory(full)
+    assert not backends.out_of_memory(other)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diptych.core.placement import ALONE, Placement
+from diptych.core.placement import ALONE, Placement, check_started_alone
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 1), (3, 2), (4, 4)])
@@ -27,3 +27,37 @@ def test_a_process_that_cannot_be_is_refused(given):
 def test_a_batch_that_cannot_be_dealt_out_says_what_could():
     with pytest.raises(ValueError, match="multiple of 6"):
         Placement(processes=3, devices=2).rows(16)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "4"},
+        {"PMI_SIZE": "2"},
+        {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+        {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+        {"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'},
+    ],
+)
+def test_one_of_several_processes_is_refused_by_the_name_that_says_so(environment):
+    with pytest.raises(ValueError, match="one of several") as refused:
+        check_started_alone(environment)
+    assert any(name in str(refused.value) for name in environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WORLD_SIZE": "1", "RANK": "0"},
+        {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"},  # a batch script, which is one process
+        {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'},
+        {"TF_CONFIG": "no JSON"},
+        {"WORLD_SIZE": "many"},
+    ],
+)
+def test_a_process_that_is_alone_is_not_refused(environment):
+    check_started_alone(environment)

@@ -27,6 +27,7 @@ REFUSED = [
     (TINY_TEXT, {"context_length": -2}, "context_length must be a positive integer, got -2"),
     (TINY_TEXT, {"pooling": "cls"}, "pooling of text must be last, first, gap or map, got 'cls'"),
     (TINY, {"init_logit_scale": 0.0}, "init_logit_scale must be positive, got 0.0"),
+    (TINY, {"max_logit_scale": 9.0}, "max_logit_scale must be at least init_logit_scale 10.0"),
     (TINY_VISION, {"position_stddev": 0.0}, "position_stddev must be positive, or None for width^-0.5, got 0.0"),
     (TINY, {"vision": replace(TINY_VISION, embed_dim=8)}, "image 8, text 16. Set embed_dim of one of them"),
 ]

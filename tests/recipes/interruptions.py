@@ -92,6 +92,28 @@ def run_with_kills(
     return _outcome(run_dir, _live(command, run_dir, environment, timeout_s), kills)
 
 
+def run_with_kills_inside(
+    command: Sequence[str],
+    stage_dirs: Sequence[str | Path],
+    *,
+    seed: int,
+    environment: Mapping[str, str] = {},
+    timeout_s: float = 600,
+) -> int:
+    """Run a command of several stages, with one SIGKILL inside each of the given folders of stages, in their order, and
+    then to its end; returns how many kills met their stage.
+
+    The moment is a random part of some tenths of a second after one of the first rows that the start adds to the
+    stage's metrics.
+    """
+    rng, met = random.Random(seed), 0
+    for stage_dir in stage_dirs:
+        moment = Moment(rng.randint(1, 4), rng.uniform(0, 0.2))
+        met += _live(command, stage_dir, environment, timeout_s, kill_at=moment).killed
+    assert not _live(command, stage_dirs[-1], environment, timeout_s).killed
+    return met
+
+
 def run_with_fault(
     command: Sequence[str],
     run_dir: str | Path,

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.core.training.signals import StopSignals
 from diptych.core.training.stages import Curation, Stage
 
 BATCH = 8
@@ -17,7 +18,8 @@ LENGTHS = (9, 16, 25)
 STAGES = (
     Stage(name="captioning", schedule=(0.0, 0.5), losses=CAPTIONING),
     Stage(name="self_distillation", after="captioning", schedule=(0.5, 0.8), losses=COMPLETE),
-    Stage(name="larger", after="self_distillation", schedule=(0.8, 1.0), losses=COMPLETE, patch_size=6, image_size=30),
+    # 34 px in patches of 6 are 5 x 5, as So400m/14's 384 px are 27 x 27: a border belongs to no patch.
+    Stage(name="larger", after="self_distillation", schedule=(0.8, 1.0), losses=COMPLETE, patch_size=6, image_size=34),
     Stage(
         name="naflex",
         after="self_distillation",
@@ -33,7 +35,7 @@ STAGES = (
         after="self_distillation",
         schedule=None,
         stretch=0.2,
-        curation=Curation(reference="captioning", filter_ratio=0.5, chunks=2),
+        curation=Curation(reference="larger", filter_ratio=0.5, chunks=2),
         learning_rate=1e-4,
         order=2,
     ),
@@ -73,25 +75,20 @@ def recipe(folder: Path, stages=STAGES, *, steps: int = 20, seed: int = 0):
     )
 
 
-class StopAfter:
+class StopAfter(StopSignals):
     """Asks to stop once it has been asked so often whether to."""
 
-    exit_status, received = 130, "a test"
-
     def __init__(self, questions: int | None):
+        super().__init__()
         self._left = questions
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     @property
     def stop_requested(self) -> bool:
         if self._left is None:
             return False
         self._left -= 1
+        if self._left < 0:
+            self.received = "SIGINT"
         return self._left < 0
 
 

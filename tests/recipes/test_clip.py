@@ -53,10 +53,11 @@ def test_it_is_siglips_run_but_for_loss_scale_and_folder():
     ours, theirs = clip(), siglip()
     assert ours.optimization.loss == "softmax"
     assert ours.model.init_logit_scale == pytest.approx(14.2857, abs=1e-4)
+    assert (ours.model.max_logit_scale, theirs.model.max_logit_scale) == (100.0, None)
     assert ours.run.run_dir != theirs.run.run_dir
     same = replace(
         ours,
-        model=replace(ours.model, init_logit_scale=theirs.model.init_logit_scale),
+        model=replace(ours.model, init_logit_scale=theirs.model.init_logit_scale, max_logit_scale=None),
         optimization=replace(ours.optimization, loss="sigmoid"),
         run=replace(ours.run, run_dir=theirs.run.run_dir),
     )
@@ -73,6 +74,7 @@ def test_towers_and_tokens_are_siglips_and_only_the_bias_is_gone():
     assert configs[0].vision == configs[1].vision
     assert configs[0].text == configs[1].text
     assert configs[0].init_logit_bias is None
+    assert (configs[0].max_logit_scale, configs[1].max_logit_scale) == (100.0, None)
     assert configs[1].init_logit_bias == pytest.approx(-np.log(127))
 
 

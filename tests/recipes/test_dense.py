@@ -183,8 +183,8 @@ def test_damaged_pictures_are_left_out_and_counted(sets, tmp_path, capsys):
     assert results["segmentation"]["voc, val"]["train_images"] == FITTED - 1
     assert results["segmentation"]["voc, val"]["images"] == JUDGED - 1
     said = capsys.readouterr().out
-    assert f"left out 1 of {FITTED} pictures: image_format 1" in said
-    assert f"left out 1 of {JUDGED} pictures: image_empty 1" in said
+    assert f"{FITTED - 1} of {FITTED} records read\n  skipped           1  image_format: 3\n" in said
+    assert f"{JUDGED - 1} of {JUDGED} records read\n  skipped           1  image_empty: 101\n" in said
     for seed in range(FITTED):
         (root / "voc" / "JPEGImages" / f"{seed}.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=f"image_empty {FITTED}"):

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diptych.core.data.ledger import TooManySkipped
 from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.reading import Reading
 from diptych.engine.embedding.image_stream import GOOD, Item, images, prepared_images
 from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.embedding.index_writer import IndexWriter
@@ -91,6 +93,16 @@ def test_rows_and_vectors_belong_together(photos, tmp_path):
     assert index.card["images"]["skipped"] == {"image_format": 1}
     assert (index.card["count"], index.card["finished"]) == (PHOTOS, True)
     assert index.usable().tolist() == [number != BAD for number in range(PHOTOS)]
+
+
+def test_more_bad_images_than_may_be_end_it_and_are_named(photos, tmp_path, capsys):
+    assert run(photos, tmp_path / "index", reading=Reading(max_skipped=0.1)) == 0
+    assert f"{PHOTOS - 1} of {PHOTOS} records read" in capsys.readouterr().out
+    for _ in range(2):  # also where nothing is left to be embedded
+        with pytest.raises(TooManySkipped, match=rf"1 of {PHOTOS} records .* image_format 1 \(007\.png\)"):
+            run(photos, tmp_path / "index", reading=Reading(max_skipped=0))
+    (line,) = (tmp_path / "index" / "left_out.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "007.png"
 
 
 def test_vectors_and_rows_survive_a_loss_of_power(photos, tmp_path, monkeypatch):

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +17,20 @@ import keras
 import numpy as np
 import pytest
 
+from diptych import backends
 from diptych.backends.selection import installed_backends
-from diptych.core.placement import ALONE
 from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.ema import Ema
-from diptych.core.training.faults import FAULT_POINTS
+from diptych.core.training.faults import FAULT_POINTS, FAULT_STATUS, FAULT_VARIABLE
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import Stage
-from diptych.engine.training import run as training
+from diptych.engine.command_line import parse_recipe
+from diptych.engine.datasets.open import with_data
+from diptych.engine.training import staged_run
+from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess, towers_config
+from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
@@ -33,6 +40,7 @@ from tests.recipes.photos import write_photos
 
 # DIPTYCH_KILLS=20 is the full number; a run of every test kills less often.
 KILLS = int(os.environ.get("DIPTYCH_KILLS", "2"))
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 STEPS = 60
 FEW_THREADS = {
     "OMP_NUM_THREADS": "1",
@@ -52,6 +60,41 @@ def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
     often = f"--examples {STEPS * 16} --checkpoint-every 4 --evaluate-every 320 --no-tensorboard --ema-decay 0.9"
     paths = ["--train-data", str(photos), "--run-dir", str(run_dir)]
     return [sys.executable, "-m", "recipes.siglip", *small.split(), *often.split(), *paths, *more]
+
+
+def parsed(photos: Path, *flags: str):
+    """The recipe that a command line means, resolved by its data, and how its pictures become arrays."""
+    small = ["--train-data", str(photos), *flags]
+    recipe, data_set = with_data(parse_recipe(siglip.siglip(), small, program="siglip", description=""))
+    return recipe, recipe_preprocess(recipe, data_set)
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "augmented"),
+    [("photos", [], False), ("photos", ["--augment"], True), ("photos", ["--augment", "True"], True),
+     ("emoji", [], True), ("emoji", ["--no-augment"], False), ("scenes", [], False)],
+)  # fmt: skip
+def test_only_the_embedded_emoji_are_augmented_unless_asked(photos, data, flags, augmented):
+    recipe, preprocess = parsed(photos if data == "photos" else Path(data), *flags)
+    assert recipe.data.augment is augmented
+    assert bool(preprocess.augmentation) is augmented
+
+
+def test_the_resize_filter_is_chosen_by_a_flag_and_naflex_stays_antialiased(photos):
+    assert parsed(photos)[1].resize_method == "bilinear_antialias"
+    recipe, preprocess = parsed(photos, "--resize-method", "bilinear")
+    assert preprocess.resize_method == "bilinear"
+    stages = (
+        Stage(name="square", schedule=(0.0, 0.5)),
+        Stage(name="naflex", after="square", schedule=(0.5, 1.0), sequence_lengths=(4, 9), halve_from=9),
+    )
+    recipe = replace(recipe, stages=stages)
+    planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)
+    made = plan_examples(recipe, planned, preprocess, TERMS)
+    assert {name: stage.resize_method for name, stage in made.items()} == {
+        "square": "bilinear",
+        "naflex": "bilinear_antialias",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +132,16 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     for variable in average.averages:
         variable.assign(variable + 1.0)
     path = model.trainable_variables[0].path
-    learner = SimpleNamespace(model=model, ema=average, restore=lambda: 1, finished=True, total_steps=1)
-    judged = SimpleNamespace(quick=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
-    for name, stand_in in (
-        ("stage_preprocess", lambda *_: None),
-        ("build_learner", lambda *_: learner),
-        ("Evaluation", lambda *_: judged),
-        ("card_of", lambda *_: {"config": {}}),
-        ("save_trained", lambda *_: seen.append(weights_of(model)[path])),
-    ):
-        monkeypatch.setattr(training, name, stand_in)
-    before, stop = weights_of(model)[path], SimpleNamespace(stop_requested=False)
-    planned, sources = SimpleNamespace(stage=Stage(name="training")), SimpleNamespace(train=None)
+    learner = SimpleNamespace(model=model, ema=average)
+    judged = SimpleNamespace(preprocess=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
+    monkeypatch.setattr(staged_run, "save_trained", lambda *_: seen.append(weights_of(model)[path]))
+    monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
+    before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
-        training.carry_out(siglip.siglip(), planned, folder, None, sources, None, {}, ALONE, stop)
+        others = dict.fromkeys(("data_set", "sources", "examples", "terms", "placement", "stop"))
+        staged_run.StagedRun(
+            recipe=siglip.siglip(), folder=folder, planned={"training": SimpleNamespace()}, **others
+        ).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
 
@@ -152,8 +191,182 @@ def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photo
     assert len(read_metrics(run_dir / "metrics.jsonl")) == len(outcome.rows)
     other = subprocess.run(command(photos, run_dir, "--lr", "0.1"), capture_output=True, text=True)
     assert other.returncode == 1
-    assert "learning_rate: stored 0.001, given 0.1" in other.stderr
+    assert "--learning-rate: stored 0.001, given 0.1" in other.stderr
     assert "--run-dir" in other.stderr
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path) -> Path:
+    """A copy of the undisturbed run."""
+    return shutil.copytree(undisturbed[1], tmp_path / "finished")
+
+
+def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
+    return command(photos, run_dir, *more)[3:]
+
+
+def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, capsys):
+    more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160"]
+    assert siglip.main(arguments(photos, finished, *more)) == 0
+    assert f"ended after {STEPS * 16:,} examples and goes on to {(STEPS + 4) * 16:,}" in capsys.readouterr().out
+    losses = {row["step"]: row["loss"].hex() for row in read_metrics(finished / "metrics.jsonl") if "loss" in row}
+    assert list(losses) == list(range(1, STEPS + 5))
+    assert undisturbed[0].by_step().items() <= losses.items()
+    assert read_results(finished / "results.json")["training"]["examples_seen"] == (STEPS + 4) * 16
+    assert siglip.main(arguments(photos, finished, *more)) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert siglip.main(arguments(photos, finished)) == 1
+    assert f"--examples: stored {(STEPS + 4) * 16}, given {STEPS * 16}" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_to_more_examples_is_not_finished_before(photos, finished, monkeypatch, capsys):
+    """The results of the shorter run are still there when it is stopped on the way."""
+    more = ["--examples", str((STEPS + 4) * 16)]
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_run.Evaluation, "quick", lambda self: os.kill(os.getpid(), signal.SIGTERM) or {})
+        assert siglip.main(arguments(photos, finished, *more, "--evaluate-every", "32")) == 143
+    assert siglip.main(arguments(photos, finished, "--examples", "160000")) == 1
+    assert f"--examples: stored {(STEPS + 4) * 16}, given 160000" in capsys.readouterr().err
+    assert siglip.main(arguments(photos, finished, *more)) == 0
+    assert f"up to batch {STEPS + 2} of {STEPS + 4}" in capsys.readouterr().out
+    assert read_results(finished / "results.json")["training"]["examples_seen"] == (STEPS + 4) * 16
+
+
+def test_a_run_knows_its_options_without_its_card(photos, finished, capsys):
+    (finished / "card.json").unlink()
+    assert siglip.main(arguments(photos, finished, "--lr", "0.1")) == 1
+    assert "--learning-rate: stored 0.001, given 0.1" in capsys.readouterr().err
+    assert siglip.main(arguments(photos, finished)) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_run_that_learned_nothing_says_so_in_its_last_lines(photos, tmp_path, capsys):
+    assert siglip.main(arguments(photos, tmp_path / "run", "--lr", "1000", "--examples", "320")) == 0
+    warning, *_ = capsys.readouterr().err.splitlines()[-2:]
+    assert warning.startswith("Warning: The loss ended at")
+    assert "Lower --learning-rate" in warning
+
+
+def test_one_of_several_processes_is_refused(photos, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(backends.room(), "processes", lambda: (0, 2))
+        assert siglip.main(arguments(photos, tmp_path / "run")) == 1
+    assert "by 2 processes together" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert siglip.main(arguments(photos, tmp_path / "other")) == 1
+    assert "WORLD_SIZE=2" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a batch is spread over devices on jax")
+@pytest.mark.parametrize("devices", [(2, 1), (1, 2)] if THOROUGH else [(2, 1)])
+def test_a_run_goes_on_with_another_number_of_devices(photos, undisturbed, tmp_path, devices):
+    expected, run_dir = undisturbed[0].rows, tmp_path / "run"
+    environment = {**FEW_THREADS, "XLA_FLAGS": f"{FEW_THREADS['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    before, after = (command(photos, run_dir, "--data-parallel", str(count)) for count in devices)
+    broken = subprocess.run(
+        before, capture_output=True, env=os.environ | environment | {FAULT_VARIABLE: "after_rename:7"}, check=False
+    )
+    assert broken.returncode == FAULT_STATUS
+    found = run_undisturbed(after, run_dir, environment=environment).rows
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (found, expected)]
+    np.testing.assert_allclose(*losses, rtol=3e-5)
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
+def test_five_thousand_steps_take_no_more_memory_files_or_threads(photos, tmp_path):
+    run_dir, measured = tmp_path / "run", []
+    process = subprocess.Popen(
+        command(photos, run_dir, "--examples", str(5_000 * 16), "--evaluate-every", "16000", "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        env=os.environ | FEW_THREADS,
+    )
+    try:
+        for steps in (1_500, 4_500):  # after the first evaluation
+            while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < steps:
+                assert process.poll() is None
+                time.sleep(0.5)
+            measured.append(taken(process.pid))
+        assert process.wait(timeout=300) == 0
+    finally:
+        process.kill()
+    (megabytes, *others), (megabytes_later, *others_later) = measured
+    assert megabytes_later - megabytes < 4
+    assert others_later == others
+    assert read_steps(run_dir) == 5_000
+
+
+def read_steps(run_dir: Path) -> int:
+    return sum("loss" in row for row in read_metrics(run_dir / "metrics.jsonl"))
+
+
+def taken(pid: int) -> tuple[float, int, int]:
+    """Resident megabytes of a process, its open files and its threads, the fewest in a second: some are for a
+    checkpoint alone.
+    """
+    found = []
+    for _ in range(50):
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        found.append((int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])))
+        time.sleep(0.02)
+    return tuple(min(values) for values in zip(*found, strict=True))
+
+
+def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undisturbed, finished, monkeypatch):
+    def hangs(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+
+    results = finished / "results.json"
+    results.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_run.Evaluation, "finish", hangs)
+        started = time.monotonic()
+        assert siglip.main(arguments(photos, finished)) == 143
+        assert time.monotonic() - started < 30
+    assert not results.exists()
+    assert siglip.main(arguments(photos, finished)) == 0
+    retrieval = [read_results(run / "results.json")["training"]["retrieval"] for run in (finished, undisturbed[1])]
+    assert retrieval[0] == retrieval[1]
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    endless = ["--examples", "1600000", "--evaluate-every", "1600000", "--checkpoint-every", "100000"]
+    process = subprocess.Popen(
+        command(photos, run_dir, *endless, "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | FEW_THREADS,
+    )
+    while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 1
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "WorkerDied: data worker 0" in errors
+    assert "Traceback" not in errors
+    assert restore_latest(run_dir / "checkpoints").step == read_steps(run_dir)
+
+
+def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
+    process = subprocess.Popen(
+        command(photos, tmp_path / "run"), stdout=subprocess.PIPE, text=True, env=os.environ | FEW_THREADS
+    )
+    while not process.stdout.readline().startswith("Data:"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 143
+    assert "Stopped by SIGTERM. The same command goes on from there." in output
 
 
 def test_a_polite_signal_saves_first(photos, tmp_path):
@@ -186,7 +399,7 @@ def test_a_polite_signal_saves_first(photos, tmp_path):
         (["--data-parallel", "3"], 2, "got 3 devices for 16 examples in 1 pieces"),
         (["--lock", "image"], 1, "matches no weight"),
         (["--loss-implementation", "pallas_gpu"], 1, "implementation='pallas_gpu' of the sigmoid loss cannot run here"),
-        (["--batch-size", "512"], 1, "lower batch_size"),
+        (["--batch-size", "512"], 1, "lower --batch-size"),
     ],
 )
 def test_a_wrong_flag_is_answered_with_what_to_do(photos, tmp_path, monkeypatch, capsys, flags, status, message):
@@ -204,6 +417,43 @@ def ended(main: Callable[[list[str]], int], arguments: list[str]) -> int:
         return main(arguments)
     except SystemExit as left:
         return left.code
+
+
+def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
+    """One in the split, one when it is decoded; the limit counts each once; a dry run tells what it has met."""
+    folder = write_photos(tmp_path / "photos", 60)
+    with (folder / "captions.jsonl").open("ab") as file:
+        file.write(b'{"file_name": "000.png", "caption": "\xff"}\n')
+    (folder / "007.png").write_bytes((folder / "007.png").read_bytes()[:60])
+    (folder / "late.bmp").write_bytes(b"")
+    _, _, _, *arguments = command(folder, tmp_path / "run", "--examples", "64")
+    assert siglip.main([*arguments, "--dry-run"]) == 0
+    assert f"{folder}: 60 of 61 records read" in capsys.readouterr().out
+    assert siglip.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"{folder}: 59 of 61 records read" in said
+    named = [json.loads(line) for line in (tmp_path / "run" / "left_out.jsonl").read_text().splitlines()]
+    assert {(line["what"], line["reason"], line["name"]) for line in named} == {
+        ("skipped", "caption_not_json", "captions.jsonl:61"),
+        ("skipped", "image_truncated", "007.png"),
+        ("passed over", "no entry of the list above it names it", "late.bmp"),
+    }
+    assert all(line["name"] in said for line in named)
+    assert siglip.main([*arguments, "--max-skipped", "0", "--run-dir", str(tmp_path / "strict")]) == 1
+    assert "1 of 61 records" in (told := capsys.readouterr().err)
+    assert "--max-skipped" in told
+    assert "captions.jsonl:61" in (tmp_path / "strict" / "left_out.jsonl").read_text()
+
+
+def test_data_without_captions_say_what_was_seen(tmp_path, capsys):
+    folder = write_photos(tmp_path / "photos", 20)
+    (folder / "captions.jsonl").rename(folder / "metadata.jsonl")
+    lines = (folder / "metadata.jsonl").read_text().replace('"caption"', '"prompt"')
+    (folder / "metadata.jsonl").write_text(lines)
+    _, _, _, *arguments = command(folder, tmp_path / "run", "--dry-run")
+    assert siglip.main(arguments) == 1
+    assert "the fields are file_name, prompt" in capsys.readouterr().err
+    assert siglip.main([*arguments, "--caption-field", "prompt"]) == 0
 
 
 def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):

@@ -1,6 +1,7 @@
 """SigLIP 2's recipe as people run it: planned, carried out in stages, stopped anywhere, misused."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,26 +11,43 @@ import keras
 import numpy as np
 import pytest
 
+from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.loading.loader import Loader
+from diptych.core.data.sampling import Place
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.objectives import Seen
+from diptych.core.training.recipe import Captioning, Distillation
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training import run as training
-from diptych.engine.training.build import build_student
+from diptych.engine.training.build import build_objective, build_student, build_teacher
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
-from diptych.engine.training.plan import plan_stages, recipe_preprocess, square_preset, towers_config
+from diptych.engine.training.plan import (
+    plan_examples,
+    plan_stages,
+    recipe_preprocess,
+    square_preset,
+    stage_preprocess,
+    towers_config,
+)
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
+from diptych.models.presets import PRESETS
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
-from tests.recipes.small_stages import LENGTHS, STAGES, recipe
+from tests.models.examples import forward
+from tests.recipes.interruptions import run_with_kills_inside
+from tests.recipes.photos import write_photos
+from tests.recipes.small_stages import CUT, LENGTHS, STAGES, recipe
 from tests.recipes.test_siglip import FEW_THREADS
 
 COMPILES = os.environ["KERAS_BACKEND"] != "torch"
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 # After how many questions whether to stop each start of a run is stopped. Where every start compiles, one list is
 # enough for a short run.
-QUESTIONS = [(14, 9, 8)] if COMPILES and not os.environ.get("DIPTYCH_THOROUGH") else [(14, 9, 8), (4, 12, 10)]
+QUESTIONS = [(14, 9, 8)] if COMPILES and not THOROUGH else [(14, 9, 8), (4, 12, 10)]
 
 
 def go(folder: Path, *options: str, status: int = 0) -> str:
@@ -120,10 +138,92 @@ def test_stopped_in_any_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, 
         assert_same_bits(end(folder, stage.name), end(tmp_path, stage.name))
 
 
-def test_a_trunk_cut_into_stages_is_the_same_trunk(tmp_path):
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cut") / "undisturbed"
+    go(folder, "--tree", "cut")
+    return folder
+
+
+def test_a_trunk_cut_into_stages_is_the_same_trunk(cut, tmp_path):
     go(tmp_path / "uncut", "--tree", "uncut")
-    go(tmp_path / "cut", "--tree", "cut")
-    assert_same_bits(end(tmp_path / "uncut", ""), end(tmp_path / "cut", "last"))
+    assert_same_bits(end(tmp_path / "uncut", ""), end(cut, "last"))
+
+
+@pytest.mark.parametrize("seed", range(5 if THOROUGH else 1))
+def test_killed_inside_stages_it_ends_with_the_same_bits(cut, tmp_path, seed):
+    names = [stage.name for stage in CUT][0 if THOROUGH else 1 :]
+    assert killed_inside(tmp_path / "run", "cut", names, seed) >= len(names) - 1
+    for stage in CUT:
+        assert_same_bits(end(cut, stage.name), end(tmp_path / "run", stage.name))
+        assert losses(cut / stage.name) == losses(tmp_path / "run" / stage.name)
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_inside_each_kind_of_stage_it_ends_with_the_same_bits(undisturbed, tmp_path, seed):
+    folder, _ = undisturbed
+    names = [stage.name for stage in STAGES]
+    assert killed_inside(tmp_path / "run", "all", names, seed) >= len(names) - 2
+    for name in names:
+        assert_same_bits(end(folder, name), end(tmp_path / "run", name))
+        assert losses(folder / name) == losses(tmp_path / "run" / name)
+
+
+def killed_inside(folder: Path, tree: str, names: list[str], seed: int) -> int:
+    command = [sys.executable, "-m", "tests.recipes.small_stages", str(folder), "--tree", tree]
+    folder.mkdir()
+    return run_with_kills_inside(command, [folder / name for name in names], seed=seed, environment=FEW_THREADS)
+
+
+def losses(folder: Path) -> list[tuple[int, str]]:
+    return [(row["step"], row["loss"].hex()) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+def test_a_stage_never_begins_with_a_step_before_the_end(cut, tmp_path):
+    """Of the finished stage's two checkpoints the newer one is damaged: its last steps are taken again."""
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    shutil.rmtree(folder / "last")
+    (folder / "results.json").unlink()
+    flip_a_bit(folder / "second" / "checkpoints" / "step-00000014" / "weights.safetensors")
+    printed = go(folder, "--tree", "cut")
+    assert "The end of stage second is carried out again." in printed
+    assert "up to batch 12 of 14" in printed
+    for name in ("second", "last"):
+        assert_same_bits(end(cut, name), end(folder, name))
+        assert losses(cut / name) == losses(folder / name)
+
+
+def test_a_stage_without_a_good_checkpoint_is_an_error_and_no_other_beginning(cut, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    shutil.rmtree(folder / "last")
+    for path in (folder / "second" / "checkpoints").glob("step-*/weights.safetensors"):
+        flip_a_bit(path)
+    for _ in range(2):  # the second start is not silent either
+        assert training.run(recipe(folder, CUT)) == 1
+        assert "none is good" in capsys.readouterr().err
+        assert not list((folder / "last").glob("checkpoints/step-*"))
+
+
+def flip_a_bit(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(bytes(damaged))
+
+
+def test_a_stages_options_are_known_without_any_card(cut, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    for card in folder.rglob("card.json"):
+        card.unlink()
+    shutil.rmtree(folder / "last")
+    (folder / "results.json").unlink()
+    whole = recipe(folder, CUT)
+    changed = replace(whole, optimization=replace(whole.optimization, learning_rate=0.5))
+    assert training.run(changed) == 1
+    assert "--learning-rate: stored 0.001, given 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", siglip2.SIZES)
@@ -139,6 +239,90 @@ def test_the_papers_presets_are_planned(size, capsys):
     losses = stages["self_distillation"].losses
     assert losses == {"contrastive": 1, "captioning": 1, "distillation": weight, "masked_prediction": weight / 4}
     assert siglip2.siglip2(size).optimization.warmup_examples == 20_000 * 32_768
+
+
+@pytest.mark.parametrize("size", siglip2.SIZES)
+def test_what_every_stage_of_a_preset_needs_is_made_when_it_is_planned(size):
+    """Views, masks, targets and lengths fit the towers of each stage; nothing is allocated for it."""
+    whole = siglip2.siglip2(size)
+    whole = replace(whole, data=replace(whole.data, train_data="emoji", tokenizer=TOKENIZER_PATH, augment=False))
+    whole, data_set = with_data(replace(whole, run=replace(whole.run, dry_run=True)))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    examples = plan_examples(whole, planned, preprocess, TERMS)
+    assert list(examples) == [stage.name for stage in whole.stages]
+    for name, made in examples.items():
+        stage = planned[name]
+        assert bool(made.targets) == ("captioning" in stage.stage.losses), name
+        assert bool(made.naflex) == bool(stage.stage.sequence_lengths), name
+        assert bool(made.views) == ("distillation" in stage.stage.losses), name
+        if made.views:
+            assert made.views.grid**2 == stage.square.num_patches
+            assert made.views.masked_count == stage.square.num_patches // 2
+            assert made.views.local_size == round(stage.square.image_size * 3 / 8 / stage.square.patch_size) * (
+                stage.square.patch_size
+            )
+    if size == "So400m/14":
+        assert planned["patch14_384"].square.num_patches == 729
+        assert examples["patch14_384"].views.masked_count == 364
+
+
+def test_so400ms_grid_of_27_goes_through_views_masks_targets_and_teacher(tmp_path, monkeypatch):
+    """384 px in patches of 14, with tiny towers: 729 patches, 364 of them hidden, and a border that nobody sees."""
+    size, scenes = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}, PRESETS["scenes"]
+    small = replace(scenes, vision=replace(scenes.vision, **size), text=replace(scenes.text, **size, embed_dim=16))
+    monkeypatch.setitem(PRESETS, "scenes", small)
+    whole = recipe(tmp_path, (Stage(name="fork", losses=STAGES[1].losses, patch_size=14, image_size=384),))
+    whole, data_set = with_data(replace(whole, optimization=replace(whole.optimization, batch_size=2)))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)["fork"]
+    made = stage_preprocess(whole, planned, preprocess, TERMS)
+    batches = Loader(data_set.sources(0).train, made, batch_size=2, seed=0, order=0).batches(0)
+    batch = next(batches).arrays()
+    batches.close()
+    assert batch["masked_patches"].shape == (2, 364)
+    assert (batch["global_view"].shape, batch["local_views"].shape) == ((2, 384, 384, 3), (2, 2, 140, 140, 3))
+    student = build_student(whole, planned)
+    teacher = build_teacher(whole, planned, student, TERMS)
+    goal = build_objective(whole, planned, teacher, TERMS)
+
+    def losses(batch):
+        taught = goal.terms["masked_prediction"].taught_features(Seen(student, batch))
+        assert taught["tokens"].shape == (2, 729, 16)
+        embedded, own = goal.forward(student, batch)
+        return goal.total(goal.losses(student, embedded) | own).logs
+
+    found = {name: float(keras.ops.convert_to_numpy(value)) for name, value in forward(losses, batch).items()}
+    assert found.keys() >= {f"{name}_loss" for name in STAGES[1].losses}
+    assert all(np.isfinite(value) for value in found.values())
+
+
+def test_a_stage_may_have_local_views_of_its_own(tmp_path):
+    whole = recipe(tmp_path)
+    stages = [replace(stage, local_size=20) if stage.name == "larger" else stage for stage in whole.stages]
+    whole = replace(whole, stages=tuple(stages), distillation=replace(whole.distillation, local_size=9))
+    whole, data_set = with_data(whole)
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    sizes = {name: made.views and made.views.local_size for name, made in
+             plan_examples(whole, planned, preprocess, TERMS).items()}  # fmt: skip
+    assert (sizes["self_distillation"], sizes["larger"]) == (9, 20)
+
+
+def test_a_reference_reads_pictures_of_its_own_size(tmp_path):
+    """It was never trained on the learner's; nothing is resized but the pictures."""
+    whole, data_set = with_data(recipe(tmp_path))
+    preprocess = recipe_preprocess(whole, data_set)
+    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
+    made = plan_examples(whole, planned, preprocess, TERMS)["curated"]
+    assert (made.image_size, made.reference_size) == (32, 34)
+    source = data_set.sources(0).train
+    fields, _ = made(source.record(0), source, Place(seed=0, example=0, stage=2))
+    assert fields["reference_image"].shape == (34, 34, 3)
+    same = replace(whole, reference="self_distillation")
+    assert plan_examples(same, plan_stages(same, planned["captioning"].config, TERMS), preprocess, TERMS)[
+        "curated"
+    ].reference_size is None  # fmt: skip
 
 
 def test_the_numbers_of_a_preset_are_those_of_the_models():
@@ -180,6 +364,27 @@ def test_a_preset_without_data_says_what_to_give(capsys):
     assert "give --train-data" in capsys.readouterr().err
 
 
+def test_a_dry_run_opens_the_data_and_names_the_one_flag_that_is_missing(tmp_path, capsys):
+    assert siglip2.main(["B/16", "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "--train-data" in said
+    assert "--tokenizer" in said
+    photos = write_photos(tmp_path / "photos", 40)
+    small = "--no-require-boxes --batch-size 16 --examples 64000 --warmup-examples 320 --val-fraction 0.2"
+    given = ["--train-data", str(photos), *small.split()]
+    assert siglip2.main(["L/16", "--dry-run", *given]) == 0
+    printed = capsys.readouterr().out
+    assert "Of the first 16 examples 16 can be used." in printed
+    assert printed.splitlines()[-1].startswith("To carry it out, give --tokenizer")
+    assert "--train-data" not in printed
+    assert siglip2.main(["L/16", *given]) == 1
+    said = capsys.readouterr().err
+    assert "--tokenizer" in said
+    assert "--train-data" not in said
+    assert siglip2.main(["L/16", "--dry-run", "--train-data", str(tmp_path / "nothing")]) == 1
+    assert "no file or folder" in capsys.readouterr().err
+
+
 def test_a_word_that_is_no_preset_is_refused(capsys):
     assert siglip2.main(["B/17"]) == 2
     assert "no preset 'B/17'; there are tiny, B/32" in capsys.readouterr().err
@@ -189,7 +394,12 @@ def test_a_word_that_is_no_preset_is_refused(capsys):
     ("changes", "message"),
     [
         ({"only": ("nothing",)}, "There is no stage nothing; this run has captioning"),
-        ({"stages": (Stage(name="a", image_size=50, losses=STAGES[1].losses),)}, "multiple of patch_size"),
+        ({"stages": (Stage(name="a", local_size=7, losses=STAGES[1].losses),)}, "must hold a patch of 8 px at least"),
+        ({"captioning": Captioning(target_length=3)}, "expected at least"),
+        ({"distillation": Distillation(mask_ratio=0.01)}, "--mask-ratio 0.01 hides none of 16 patches"),
+        ({"distillation": Distillation(local_views=0)}, "needs --local-views of at least 1, got 0"),
+        ({"reference": "nobody"}, "Stage curated chooses its batches by a reference: 'nobody' is neither a folder"),
+        ({"reference": "emoji_36_languages"}, "does not read this run's tokens"),
         ({"stages": (Stage(name="a", sequence_lengths=(2,)),)}, "at least 4"),
         ({"stages": (Stage(name="a", sequence_lengths=(9,), halve_from=9),), "batch": 7}, "multiple of 2"),
     ],

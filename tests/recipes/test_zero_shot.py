@@ -8,6 +8,8 @@ import pytest
 
 from diptych.core.data.emoji import HELD_OUT_DESIGNER
 from diptych.core.data.emoji.examples import EXAMPLES
+from diptych.core.data.ledger import TooManySkipped
+from diptych.core.data.sources.reading import Reading
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.engine.judging.zero_shot_results import best_labels
 from diptych.recipes.zero_shot import ZeroShot, classify
@@ -108,7 +110,13 @@ def test_bad_images_are_counted_and_do_not_stop_it(photos, tmp_path, capsys):
     assert results["skipped"] == {"image_empty": 1, "image_missing": 1}
     assert [image["status"] for image in results["images"]] == ["image_empty", "ok", "image_missing"]
     assert [image["key"] for image in results["images"]] == list(names)
-    assert "image_empty 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "image_empty 1" in said
+    assert names[2] in said
+    with pytest.raises(ValueError, match=r"none of 1 images could be used: image_missing 1 \(/nope\.jpg\)"):
+        found(tmp_path, images=("/nope.jpg",), labels=COLOURS)
+    with pytest.raises(TooManySkipped, match="--max-skipped"):
+        found(tmp_path, images=names, labels=COLOURS, reading=Reading(max_skipped=0.5))
 
 
 def test_the_sheet_shows_each_picture_with_its_bars_and_runs_nothing(photos, tmp_path):

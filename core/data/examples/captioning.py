@@ -123,6 +123,15 @@ class CaptionTargets:
         parallel = np.array(share_parallel < self.parallel_probability, np.bool_)
         return {"target_tokens": tokens, "target_weights": weights, "parallel": parallel}
 
+    def check(self, *, boxes: bool) -> None:
+        """Raises ValueError for a length that a prefix fills and, where there are to be boxes, for a vocabulary that
+        cannot spell them.
+        """
+        for task in range(len(TASKS)):
+            self._prefix(task)
+        if boxes:
+            _check_numbers(str(self.tokenizer_path))
+
     def prompt(self, question: Question, *, text: str = "", box: Box = (0.0, 0.0, 1.0, 1.0)) -> np.ndarray:
         """How a sequence begins that the decoder is to finish, int32 [length].
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,10 @@ from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 IMAGE = ArrayField(
     np.uint8, (("batch", "height", "width", 3),), (0, 255),
     "the picture squashed to the model's square, RGB; models map it to [-1, 1]",
+)
+REFERENCE_IMAGE = ArrayField(
+    np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
+    "the same picture at the size of the model that helps to choose batches",
 )
 TEXT = ArrayField(
     np.int32, (("batch", "context_length"), ("batch", "captions", "context_length")), (0, ANY),
@@ -110,6 +115,8 @@ class Preprocess:
         views: crops of the decoded picture for self-distillation.
         naflex: patches at the picture's own aspect instead of the square.
         selection_chunks: rounds of batch selection, for each of which an example gets its noise.
+        reference_size: side of the square images that the model reads which helps to choose batches, where it is not
+            `image_size`.
         makers: by name, what makes fields that terms of one's own ask for.
     """
 
@@ -126,6 +133,7 @@ class Preprocess:
     views: Views | None = None
     naflex: NaFlexLengths | None = None
     selection_chunks: int | None = None
+    reference_size: int | None = None
     makers: Mapping[str, Maker] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -171,6 +179,7 @@ class Preprocess:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
         pixels = pixels_of(source, reference)
+        again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
         if self.targets:
             fields |= self.targets(caption, regions, place.rng(Part.TARGETS))
@@ -179,6 +188,8 @@ class Preprocess:
         if self.selection_chunks:
             noise = place.rng(Part.SELECTION).gumbel(size=self.selection_chunks)
             fields["selection_noise"] = noise.astype(np.float32)
+        if self.reference_size:
+            fields["reference_image"] = self.image(pixels, again, self.reference_size)
         for name, make in self.makers.items():
             stream = np.random.default_rng([int(place.rng(Part.OWN).integers(1 << 62)), crc32(name.encode())])
             fields |= make(record, pixels, stream)
@@ -199,6 +210,8 @@ class Preprocess:
         ]
         if self.selection_chunks:
             declared.append({"selection_noise": SELECTION_NOISE})
+        if self.reference_size:
+            declared.append({"reference_image": REFERENCE_IMAGE})
         fields: dict[str, ArrayField] = {}
         for some in declared:
             if twice := sorted(fields.keys() & some.keys()):
@@ -214,11 +227,13 @@ class Preprocess:
             pixels = self.augmentation(pixels, rng)
         return self.naflex.cut(pixels, self.naflex.length_of(place.seed, place.stage, place.batch), self.resize_method)
 
-    def image(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """A decoded picture as models take it, uint8 [image_size, image_size, 3]; augmented only if `rng` is given."""
+    def image(self, pixels: np.ndarray, rng: np.random.Generator | None = None, size: int | None = None) -> np.ndarray:
+        """A decoded picture as models take it, uint8 [size, size, 3], by default of `image_size`; augmented only if
+        `rng` is given.
+        """
         if self.augmentation is None or rng is None:
-            return resize(pixels, self.image_size, method=self.resize_method)
-        return self.augmentation(pixels, rng, self.image_size)
+            return resize(pixels, size or self.image_size, method=self.resize_method)
+        return self.augmentation(pixels, rng, size or self.image_size)
 
     def tokens(self, text: str) -> np.ndarray:
         """Token ids of a caption, int32 [context_length]; do not write into it."""
@@ -250,6 +265,7 @@ class Preprocess:
             "views": self.views,
             "naflex": self.naflex,
             "selection_chunks": self.selection_chunks,
+            "reference_size": self.reference_size,
             "makers": self.makers or None,
         }
         if used := {name: part for name, part in parts.items() if part is not None}:

@@ -4,13 +4,14 @@ import faulthandler
 import hashlib
 from collections import Counter, deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import pairwise
 
 from diptych.core.data.batch import Batch, join_rows
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import MAX_SKIPPED, Skipped, check_skipped, ledger_of
 from diptych.core.data.loading.examples import Examples, Rows
+from diptych.core.data.loading.threads import DaemonThreads
 from diptych.core.data.loading.worker import WorkerPool
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
@@ -70,8 +71,10 @@ class Loader:
         self.stall_seconds = stall_seconds
         self.position = 0
         self.skipped: Counter[str] = Counter()
+        self._ledger = ledger_of(source)
         self._bad: dict[str, Skipped] = {}
         self._examples_met = 0
+        self._fingerprint: str | None = None
         self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self._open_makers: list[WorkerPool | _BackgroundThread] = []
 
@@ -100,10 +103,14 @@ class Loader:
         return self._assemble(number, [self.examples.rows(number, self.rows.start, self.rows.stop)])
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data."""
-        examples = self.examples
-        parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data. It is
+        that of the data when it was first asked for.
+        """
+        if self._fingerprint is None:
+            examples = self.examples
+            parts = (examples.source.fingerprint(), examples.preprocess.fingerprint(), examples.order)
+            self._fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._fingerprint
 
     def close(self) -> None:
         """End the workers of every iterator that `batches` gave out."""
@@ -149,17 +156,17 @@ class Loader:
         return batch
 
     def _count(self, batch: Batch) -> None:
-        ledger = ledger_of(self.examples.source)
+        ledger = self._ledger
         for one in batch.skipped:
             ledger.skip(one)
             self._bad.setdefault(one.name, one)
             self.skipped[one.reason] += 1
         self._examples_met += len(batch) + len(batch.skipped)
-        size = len(self.examples.source)
-        met = min(self._examples_met, size)
+        check_skipped(ledger.skipped.values(), of=ledger.size, max_skipped=self.max_skipped, name=ledger.name)
+        met = min(self._examples_met, ledger.size)
         # Fewer say nothing yet of all the others, unless a whole batch had to be replaced.
-        enough = met >= _RECORDS_BEFORE_JUDGING or len(batch.skipped) >= len(batch)
-        check_skipped(self._bad.values(), of=met if enough else size, max_skipped=self.max_skipped, name=ledger.name)
+        if met >= _RECORDS_BEFORE_JUDGING or len(batch.skipped) >= len(batch):
+            check_skipped(self._bad.values(), of=met, max_skipped=self.max_skipped, name=ledger.name)
 
 
 class _BackgroundThread:
@@ -167,7 +174,7 @@ class _BackgroundThread:
 
     def __init__(self, examples: Examples):
         self._examples = examples
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diptych-loader")
+        self._thread = DaemonThreads(1, "diptych-loader")
 
     def submit(self, batch: int, first: int, last: int) -> Future[Rows]:
         return self._thread.submit(self._examples.rows, batch, first, last)
@@ -179,4 +186,4 @@ class _BackgroundThread:
         faulthandler.dump_traceback()
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()

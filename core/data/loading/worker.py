@@ -19,19 +19,22 @@ import threading
 import time
 import traceback
 import types
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 from diptych.core.data.loading.examples import Examples, Rows
+from diptych.core.data.loading.threads import DaemonThreads
+from diptych.core.files.errors import Failure
 
 _START = "from diptych.core.data.loading.worker import serve; serve()"
 _REQUEST = struct.Struct("<qqq")
 _PARENT_POLL_SECONDS = 1.0
 _STACK_SECONDS = 0.5
+_END_SECONDS = 2.0
 _STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(Failure):
     """A worker process ended without being asked to."""
 
 
@@ -44,7 +47,7 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self.workers:
             self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="diptych-loader")
+        self._threads = DaemonThreads(workers, "diptych-loader")
 
     def submit(self, batch: int, first: int, last: int) -> Future[Rows]:
         """Rows first..last-1 of a batch, made by whichever worker is free."""
@@ -65,10 +68,10 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the workers at once: they hold nothing that could be lost."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.cancel()
         for worker in self.workers:
             worker.end()
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
     def _rows(self, batch: int, first: int, last: int) -> Rows:
         worker = self._idle.get()
@@ -118,13 +121,14 @@ class Worker:
             how += "; the system's out-of-memory killer does this" if -code == 9 else ""
         return WorkerDied(
             f"data worker {self.number} (process {self.process.pid}) {how}. Start again to resume; "
-            "fewer workers or a smaller prefetch need less memory."
+            "fewer --workers need less memory."
         )
 
     def end(self) -> None:
         """Kill the process and wait for it."""
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in a read that the system cannot interrupt
+            self.process.wait(_END_SECONDS)
         for stream in (self._requests, self._answers):
             with contextlib.suppress(OSError):
                 stream.close()

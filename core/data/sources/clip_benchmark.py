@@ -13,6 +13,7 @@ Reference: LAION-AI/CLIP_benchmark, README.md, "Creating a webdataset".
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from diptych.core.data.ledger import Skipped, tried, visit
 from diptych.core.data.sources.files import OpenFile, read_at
+from diptych.core.data.sources.shard_index import rule_of_suffix
 from diptych.core.data.sources.tar import Member, scan
 from diptych.core.data.sources.webdataset import WebDatasetSource
 
@@ -84,6 +86,7 @@ def shard_labels(source: WebDatasetSource) -> tuple[np.ndarray, dict[str, int]]:
         int64 [records], `NO_LABEL` for records without a label; {reason: records}. The reasons are label_missing and
         label_not_a_number; records that are damaged, or have no image, are counted where their images are read.
     """
+    source.ledger.passed_over.pop(rule_of_suffix(f".{LABEL_SUFFIX}"), None)  # they are read here
     labels = np.full(len(source), NO_LABEL, np.int64)
     reasons: dict[str, int] = {}
     of_shard: dict[int, dict[str, int | None]] = {}
@@ -128,11 +131,9 @@ def _labels_in(shard: Path) -> dict[str, int | None]:
 
 
 def _label(file: OpenFile, member: Member) -> int | None:
-    text = tried(
-        member.name,
-        lambda: read_at(file.descriptor, member.offset, member.size, kind="label", max_bytes=_MAX_LABEL_BYTES).strip(),
-    )
-    return int(text) if not isinstance(text, Skipped) and text.isdigit() else None
+    read = partial(read_at, file.descriptor, member.offset, member.size, kind="label", max_bytes=_MAX_LABEL_BYTES)
+    text = tried(member.name, read)
+    return int(text) if not isinstance(text, Skipped) and text.strip().isdigit() else None
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:

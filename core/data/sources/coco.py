@@ -6,7 +6,8 @@
      "refs": [{"ann_id" or "image_id" and "bbox", "sentences": ["the left dog", {"sent" or "raw": "..."}, ...]}, ...]}
 
 Boxes are in pixels of the image. An annotation with a category is a region named by it, every sentence of a reference
-one that tells it from the others; boxes around crowds (`iscrowd`) are left out.
+one that tells it from the others; boxes around crowds (`iscrowd`) are passed over. An image without height and width
+(or with numbers that are none) is asked itself where it has boxes.
 Reference: Lin et al. 2014, arXiv 1405.0312 (cocodataset.org, "Data format"); Kazemzadeh et al. 2014 for references.
 """
 
@@ -17,9 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from diptych.core.data.image import upright_size
+from diptych.core.data.ledger import Ledger, Skipped, tried
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Box, Caption, Record, Region
 from diptych.core.data.regions import relative_box
-from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.data.sources.files import (
+    MAX_IMAGE_FILE_BYTES,
+    SAMPLED_IMAGES,
+    evenly,
+    read_regular_file,
+    sampled_file,
+)
+from diptych.core.data.sources.joins import Join, plain_id
+from diptych.core.data.sources.keys import UniqueKeys
 
 MAX_ANNOTATION_FILE_BYTES = 2_000_000_000
 SCHEME = "coco:"  # "coco:annotations.json:images", for `open_source`
@@ -28,14 +39,15 @@ _SENTENCE_FIELDS = ("raw", "sent", "sentence", "text")
 _ADVICE = 'expected COCO\'s layout, {"images": [...], "annotations": [...]}'
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    """What the files say about one image, or the reason why it is of no use."""
+    """What the files say about one image, or the reason why it is of no use; its (height, width) where they are
+    known.
+    """
 
     key: str
-    file_name: str
-    height: float
-    width: float
+    file_name: str = ""
+    size: tuple[float, float] | BadExample | None = None
     captions: list[Caption] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     problem: BadExample | None = None
@@ -44,17 +56,21 @@ class _Entry:
 class CocoRegionSource:
     """One record an image; several files about the same images, such as COCO's instances and captions, add up.
 
+    Ids count within their file: images of several files are one where they have one file name, so that files which
+    number different pictures from 1 on go together. A file that lists no images speaks of those of the others, by ids
+    that one of them alone has.
+
     Args:
         annotations: one or several JSON files.
         images: the folder that their file names are relative to.
         language: of captions, category names and sentences.
 
-    An image with a damaged annotation is a bad example as a whole, whose reason names the damage. Every process reads
-    the files anew.
+    An annotation that is damaged, or about no image, is left out and counted in the ledger; the rest of its image
+    stays. Every process reads the files anew.
 
     Raises:
         FileNotFoundError: a file or the folder is not there.
-        ValueError: a file is not in this layout.
+        ValueError: a file is not in this layout, or none of its annotations fits an image, a category or a reference.
     """
 
     def __init__(
@@ -66,13 +82,14 @@ class CocoRegionSource:
         self.language = language
         if not self.images.is_dir():
             raise FileNotFoundError(f"no folder {self.images}")
+        self.ledger = Ledger(", ".join(path.name for path in self.annotations))
         self._digest = hashlib.sha256(language.encode())
-        entries: dict[Any, _Entry] = {}
-        for path in self.annotations:
-            self._read_file(path, entries)
-        self._entries = list(entries.values())
+        self._entries: list[_Entry] = []
+        self._read_files()
         if not self._entries:
             raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {_ADVICE}")
+        self.ledger.size = len(self)
+        self._keys = UniqueKeys(lambda: (entry.key for entry in self._entries))
 
     @classmethod
     def from_spec(cls, spec: str) -> "CocoRegionSource":
@@ -90,20 +107,55 @@ class CocoRegionSource:
         entry = self._entries[index]
         if entry.problem is not None:
             raise BadExample(entry.problem.reason, entry.problem.detail)
-        return Record(entry.key, (entry.file_name,), tuple(entry.captions), tuple(entry.regions))
+        key = self._keys.key(entry.key, index)
+        return Record(key, (entry.file_name,), tuple(entry.captions), tuple(entry.regions))
+
+    def record_name(self, index: int) -> str:
+        """The image's file name, or what stands in the place of one."""
+        return self._entries[index].file_name or self._entries[index].key
 
     def read(self, reference: str) -> bytes:
         """The bytes of an image, given its path in the folder."""
         return read_regular_file(self.images / reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of the annotation files' contents; images count by the names that these give them."""
-        return self._digest.hexdigest()
+        """Hash of the annotation files' contents, which name the images, and of what some evenly chosen images hold."""
+        digest = self._digest.copy()
+        for name in evenly([entry.file_name for entry in self._entries if entry.problem is None], SAMPLED_IMAGES):
+            digest.update(sampled_file(self.images / name))
+        return digest.hexdigest()
 
     def __reduce__(self) -> tuple:
         return _restored, (self.annotations, self.images, self.language)
 
-    def _read_file(self, path: Path, entries: dict[Any, _Entry]) -> None:
+    def _read_files(self) -> None:
+        by_name: dict[str, _Entry] = {}
+        everywhere: Join[_Entry] = Join("images", "annotation_image", "all files")
+        contents = [(path, self._content(path)) for path in self.annotations]
+        own: list[Join[_Entry]] = []
+        for path, content in contents:
+            ids: Join[_Entry] = Join("images", "annotation_image", path)
+            before, seen = dict(by_name), set[tuple[int | str | None, str]]()
+            for number, image in enumerate(content["images"]):
+                given = plain_id(image.get("id")) if isinstance(image, dict) else None
+                entry = _entry_of(image, given, f"{path.name}: image {number}")
+                if entry.problem is None:
+                    if (given, entry.file_name) in seen:
+                        continue  # listed twice
+                    seen.add((given, entry.file_name))
+                known = before.get(entry.file_name) if entry.problem is None else None
+                if known is None:
+                    self._entries.append(entry)
+                    by_name.setdefault(entry.file_name, entry)
+                elif known.size is None:
+                    known.size = entry.size
+                for join in (ids, everywhere):
+                    join.put(given, known or entry)
+            own.append(ids)
+        for (path, content), ids in zip(contents, own, strict=True):
+            self._read_annotations(path, content, ids if content["images"] else everywhere)
+
+    def _content(self, path: Path) -> dict[str, Any]:
         try:
             data = read_regular_file(path, kind="annotations", max_bytes=MAX_ANNOTATION_FILE_BYTES)
         except BadExample as error:
@@ -116,79 +168,93 @@ class CocoRegionSource:
             raise ValueError(f"{path} is not JSON ({error}); {_ADVICE}") from None
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise ValueError(f'{path} has no list "images"; {_ADVICE}')
-        for image in content["images"]:
-            _add_image(image, entries)
-        names = {
-            category["id"]: category["name"]
-            for category in _objects(content, "categories", path)
-            if _hashable(category.get("id")) and "name" in category
-        }
-        boxes: dict[Any, tuple[Any, Any]] = {}
-        for annotation in _objects(content, "annotations", path):
-            if _hashable(annotation.get("id")):
-                boxes[annotation.get("id")] = annotation.get("image_id"), annotation.get("bbox")
-            _change(entries, annotation.get("image_id"), self._annotate, annotation, names)
-        for reference in _objects(content, "refs", path):
-            image_id, bbox = reference.get("image_id"), reference.get("bbox")
-            if bbox is None and _hashable(reference.get("ann_id")):
-                image_id, bbox = boxes.get(reference.get("ann_id"), (image_id, None))
-            _change(entries, image_id, self._refer, reference, bbox)
+        return content
 
-    def _annotate(self, entry: _Entry, annotation: dict[str, Any], names: dict[Any, Any]) -> None:
-        if "caption" in annotation:
-            entry.captions.append(Caption(_text(annotation["caption"], "caption_not_text"), self.language))
-        if "bbox" not in annotation or annotation.get("iscrowd"):
+    def _read_annotations(self, path: Path, content: dict[str, Any], images: Join[_Entry]) -> None:
+        names: Join[Any] = Join("categories", "region_category", path)
+        boxes: Join[tuple[Any, Any]] = Join("annotations", "reference_annotation", path)
+        for category in _objects(content, "categories", path):
+            names.put(category.get("id"), category.get("name"))
+        for number, annotation in enumerate(_objects(content, "annotations", path)):
+            name = f"{path.name}: annotation {annotation.get('id', number)!r:.40}"
+            boxes.put(annotation.get("id"), (annotation.get("image_id"), annotation.get("bbox")))
+            entry = self._kept(name, images.find, annotation.get("image_id"))
+            if entry is None or entry.problem is not None:
+                continue
+            if "caption" in annotation:
+                self._kept(name, self._add_caption, entry, annotation)
+            if annotation.get("iscrowd"):
+                self.ledger.pass_over("boxes around crowds (iscrowd)", name)
+            elif "bbox" in annotation and annotation.get("category_id") is not None:  # else a reference points at it
+                self._kept(name, self._add_region, entry, annotation, names)
+        for number, reference in enumerate(_objects(content, "refs", path)):
+            name = f"{path.name}: reference {reference.get('ref_id', number)!r:.40}"
+            self._kept(name, self._add_reference, reference, images, boxes)
+        for join in (images, names, boxes):
+            join.check()
+
+    def _kept(self, name: str, add: Callable[..., Any], *arguments: Any) -> Any:
+        """add(*arguments); None, and the part is left out and counted, where it is of no use."""
+        done = tried(name, add, *arguments)
+        if isinstance(done, Skipped):
+            self.ledger.leave_out(done.reason, f"{name}: {done.detail}")
+            return None
+        return done
+
+    def _add_caption(self, entry: _Entry, annotation: dict[str, Any]) -> None:
+        entry.captions.append(Caption(_text(annotation["caption"], "caption_not_text"), self.language))
+
+    def _add_region(self, entry: _Entry, annotation: dict[str, Any], names: Join[Any]) -> None:
+        name = _text(names.find(annotation["category_id"]), "region_category")
+        entry.regions.append(Region(self._box(annotation["bbox"], entry), name, self.language))
+
+    def _add_reference(self, reference: dict[str, Any], images: Join[_Entry], boxes: Join[tuple[Any, Any]]) -> None:
+        image_id, bbox = reference.get("image_id"), reference.get("bbox")
+        if bbox is None and reference.get("ann_id") is not None:
+            image_id, bbox = boxes.find(reference["ann_id"])
+        entry = images.find(image_id)
+        if entry.problem is not None:
             return
-        category = annotation.get("category_id")
-        if category is None:
-            return  # only pointed at by a reference
-        if not _hashable(category) or category not in names:
-            raise BadExample("region_category", f"no category has the id {category!r:.40}")
-        name = _text(names[category], "region_category")
-        entry.regions.append(Region(_box(annotation["bbox"], entry), name, self.language))
-
-    def _refer(self, entry: _Entry, reference: dict[str, Any], bbox: Any) -> None:
         sentences = reference.get("sentences")
         if not isinstance(sentences, list):
             raise BadExample("region_text", "a reference has no list of sentences")
-        box = _box(bbox, entry)
-        for sentence in sentences:
+        box = self._box(bbox, entry)
+        for number, sentence in enumerate(sentences):
             if isinstance(sentence, dict):
                 sentence = next((sentence[name] for name in _SENTENCE_FIELDS if name in sentence), None)
-            entry.regions.append(Region(box, _text(sentence, "region_text"), self.language))
+            text = self._kept(f"{entry.file_name}, sentence {number + 1}", _text, sentence, "region_text")
+            if text is not None:
+                entry.regions.append(Region(box, text, self.language))
+
+    def _box(self, bbox: Any, entry: _Entry) -> Box:
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+            raise BadExample("region_box", f"a bbox is [x, y, width, height] in pixels, got {bbox!r:.100}")
+        if entry.size is None:
+            size = tried(entry.file_name, self._picture_size, entry.file_name)
+            entry.size = BadExample("image_size", size.detail) if isinstance(size, Skipped) else size
+        if isinstance(entry.size, BadExample):
+            raise entry.size
+        left, top, width, height = bbox
+        return relative_box(top, left, top + height, left + width, *entry.size)
+
+    def _picture_size(self, file_name: str) -> tuple[int, int]:
+        return upright_size(self.read(file_name))
 
 
-def _add_image(image: Any, entries: dict[Any, _Entry]) -> None:
-    if not isinstance(image, dict) or not _hashable(image.get("id")) or image.get("id") is None:
-        key = f"image without an id, number {len(entries)}"
-        entries[(key,)] = _Entry(key, "", 0, 0, problem=BadExample("image_id", f"{image!r:.100}"))
-        return
-    if image["id"] in entries:
-        return
-    name: Any = image.get("file_name")
+def _entry_of(image: Any, given: int | str | None, name: str) -> _Entry:
+    """What a file says about an image, whose id is `given`; `name` is for one that has no file's."""
+    if given is None:
+        return _Entry(name, problem=BadExample("image_id", f"{image!r:.100}"))
+    file_name: Any = image.get("file_name")
     height: Any = image.get("height")
     width: Any = image.get("width")
-    path = PurePosixPath(name if isinstance(name, str) else "")
-    entry = entries[image["id"]] = _Entry(str(image["id"]), str(path), 0, 0)
+    path = PurePosixPath(file_name if isinstance(file_name, str) else "")
     if not path.name:
-        entry.problem = BadExample("image_missing", f"image {image['id']!r:.40} has no file_name")
-    elif path.is_absolute() or ".." in path.parts or "\0" in str(path):
-        entry.problem = BadExample("image_outside_folder", str(path)[:200])
-    elif not _is_number(height) or not _is_number(width) or min(height, width) <= 0:
-        entry.problem = BadExample("image_size", f"{name[:100]} has the size {height!r:.40} x {width!r:.40}")
-    else:
-        entry.key, entry.height, entry.width = str(path.with_suffix("")), height, width
-
-
-def _change(entries: dict[Any, _Entry], image_id: Any, change: Callable[..., None], *arguments: Any) -> None:
-    """Add to the entry of an image, whose problem it becomes where that fails; what is about no image is of no use."""
-    entry = entries.get(image_id) if _hashable(image_id) else None
-    if entry is None or entry.problem is not None:
-        return
-    try:
-        change(entry, *arguments)
-    except BadExample as error:
-        entry.problem = error
+        return _Entry(name, problem=BadExample("image_missing", f"image {given!r:.40} has no file_name"))
+    if path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        return _Entry(name, problem=BadExample("image_outside_folder", str(path)[:200]))
+    known = _is_number(height) and _is_number(width) and min(height, width) > 0
+    return _Entry(str(path.with_suffix("")), str(path), (height, width) if known else None)
 
 
 def _objects(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
@@ -199,13 +265,6 @@ def _objects(content: dict[str, Any], name: str, path: Path) -> list[dict[str, A
     return found
 
 
-def _box(bbox: Any, entry: _Entry) -> Box:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise BadExample("region_box", f"a bbox is [x, y, width, height] in pixels, got {bbox!r:.100}")
-    left, top, width, height = bbox
-    return relative_box(top, left, top + height, left + width, entry.height, entry.width)
-
-
 def _text(value: Any, reason: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadExample(reason, f"a text is needed, got {value!r:.100}")
@@ -214,10 +273,6 @@ def _text(value: Any, reason: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, int | str)
 
 
 def _restored(annotations: list[Path], images: Path, language: str) -> CocoRegionSource:

@@ -1,5 +1,5 @@
-"""A folder of images with captions in a list (captions.jsonl, metadata.csv, ...), or in a .txt or .json file beside each
-image.
+"""A folder of images with captions in a list (captions.jsonl, metadata.csv and the like), or in a .txt or .json file
+beside each image.
 """
 
 import hashlib
@@ -50,10 +50,11 @@ class _Entry:
 class FolderSource:
     """One record an image, or several images whose paths differ in the suffix only.
 
-    A list (captions or metadata, as .jsonl, .csv or .tsv) speaks for its directory and those below: only what its
-    entries name counts there, as {"file_name" or "image": a path relative to the list, "caption" or "text": ..., ...}
-    (see `captions.captions_from_fields`); several entries about one image add up. Elsewhere the captions of `a.jpg` are
-    the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too; hidden names are not.
+    A list (captions or metadata, as .jsonl, or as .csv or .tsv where there are no other captions) speaks for its
+    directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
+    the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`); several entries about one image add
+    up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too;
+    hidden names are not.
 
     Args:
         root: the folder.
@@ -98,10 +99,10 @@ class FolderSource:
         return read_regular_file(self.root / reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of all keys, of the names and sizes of images and caption files, of the text of the lists, and of what
-        some evenly chosen caption files and images hold.
+        """Hash of the fields that are read, of all keys, of the names and sizes of images and caption files, of the
+        text of the lists, and of what some evenly chosen caption files and images hold.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr((self._text_fields, self._image_fields)).encode())
         whole: list[str] = []
         for entry in self._entries:
             beside = [name for name, _, length in entry.captions if length < 0]
@@ -118,7 +119,7 @@ class FolderSource:
 
     def _captions(self, name: str, offset: int, length: int) -> tuple[Caption, ...]:
         if length >= 0:
-            return captions_from_fields(self._lists[name].fields(offset, length), self._text_fields)
+            return captions_from_fields(self._lists[name].entry(offset, length), self._text_fields)
         data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
         return captions_from_json(data, self._text_fields) if name.endswith(".json") else captions_from_text(data)
 
@@ -131,18 +132,18 @@ class FolderSource:
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
         for name in only:
-            self._scan_list(PurePosixPath(), name, entries)
+            self._scan_list(PurePosixPath(), ImageList.of(self.root / name), entries)
         unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
         for directory, names, files in () if only else os.walk(self.root):
             names[:] = sorted(name for name in names if not name.startswith("."))
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
-            lists = [name for name in LISTS if name in files]
-            for name in lists:
-                self._scan_list(here, name, entries)
+            lists = self._lists_in(here, files)
+            for one in lists:
+                self._scan_list(here, one, entries)
             if lists or str(here.parent) in listed:
                 listed.add(str(here))
-                unlisted += [here / name for name in sorted(files) if name not in lists]
+                unlisted += [here / name for name in sorted(files) if name not in LISTS]
             else:
                 self._scan_files(here, sorted(files), entries)
         known = {image for entry in entries.values() for image in entry.images} if unlisted else set()
@@ -168,7 +169,36 @@ class FolderSource:
                 entries[key] = _Entry(key, captions=captions)
             entries[key].images.append(str(path))
         for path in others:
-            self._pass_over(path, images)
+            if path.name not in LISTS:
+                self._pass_over(path, images)
+
+    def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList]:
+        """The lists that a directory is read by. One of CSV is, where nothing else tells captions and it has columns
+        for both images and captions.
+        """
+        found = [name for name in LISTS if name in files]
+        lines = [name for name in found if name.endswith(".jsonl")]
+        stems = {path.stem for path in map(PurePosixPath, files) if path.suffix.lower() in IMAGE_SUFFIXES}
+        captions = {path.stem for path in map(PurePosixPath, files) if path.suffix in CAPTION_SUFFIXES}
+        lists = [ImageList.of(self.root / here / name) for name in lines]
+        for name in found[len(lines) :]:
+            table = tried(name, ImageList.of, self.root / here / name)
+            if lines or stems & captions:
+                rule = (
+                    f"a list beside {lines[0] if lines else 'captions of the names of images'}, which is read instead"
+                )
+            elif isinstance(table, Skipped):
+                rule = f"{table.reason}: {table.detail}"
+            elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._text_fields)):
+                rule = (
+                    f"no column of {', '.join(self._image_fields)}, or none of {', '.join(self._text_fields)} (there "
+                )
+                rule += f"are {', '.join(table.columns)}; --image-field and --caption-field name others)"
+            else:
+                lists.append(table)
+                continue
+            self.ledger.pass_over(rule, str(here / name))
+        return lists
 
     def _pass_over(self, path: PurePosixPath, images: set[str]) -> None:
         """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
@@ -183,38 +213,40 @@ class FolderSource:
             rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
         self.ledger.pass_over(rule, str(path))
 
-    def _scan_list(self, here: PurePosixPath, name: str, entries: dict[str, _Entry]) -> None:
-        listed = self._lists[str(here / name)] = ImageList.of(self.root / here / name)
+    def _scan_list(self, here: PurePosixPath, listed: ImageList, entries: dict[str, _Entry]) -> None:
+        name = str(here / listed.path.name)
+        self._lists[name] = listed
         captioned, seen = 0, dict.fromkeys(listed.columns)
-        for number, (offset, length) in enumerate(listed.places(), 1):
-            key = f"{here / name}:{number}"
-            found = tried(key, lambda place=(offset, length): self._listed(here, listed.fields(*place)))
+        for number, (offset, length, line) in enumerate(listed.entries(), 1):
+            key = f"{name}:{number}"
+            found = tried(key, self._listed, here, listed, line)
             if isinstance(found, Skipped):
                 entries[key] = _Entry(key, problem=found)
                 continue
             image, fields = found
             seen |= dict.fromkeys(fields)
-            captioned += any(field in fields for field in self._text_fields)
+            captioned += any(fields.get(field) is not None for field in self._text_fields)
             entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
             if str(image) not in entry.images:
                 entry.images.append(str(image))
-            entry.captions.append((str(here / name), offset, length))
+            entry.captions.append((name, offset, length))
         if not captioned:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
-            self.ledger.pass_over(f"{rule}--caption-field names another)", str(here / name))
+            self.ledger.pass_over(f"{rule}--caption-field names another)", name)
 
-    def _listed(self, here: PurePosixPath, fields: dict[str, Any]) -> tuple[PurePosixPath, dict[str, Any]]:
+    def _listed(self, here: PurePosixPath, listed: ImageList, line: bytes) -> tuple[PurePosixPath, dict[str, Any]]:
         """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries
         that name none, point out of the folder, or have captions that cannot be read.
         """
+        fields = listed.fields(line)
         captions_from_fields(fields, self._text_fields)
         name = next((fields[field] for field in self._image_fields if isinstance(fields.get(field), str)), "")
         path = PurePosixPath(name)
         if not path.name:
             raise BadExample(
                 "image_missing",
-                f"none of {', '.join(self._image_fields)} names a file, and there are {', '.join(fields) or 'no fields'}"
-                "; --image-field names another",
+                f"none of {', '.join(self._image_fields)} names a file, of the fields {', '.join(fields)}: "
+                "--image-field chooses one",
             )
         if path.is_absolute() and path.is_relative_to(self.root.as_posix()):
             return path.relative_to(self.root.as_posix()), fields

@@ -32,7 +32,7 @@ class ImageList:
         """The list in a file; of CSV the delimiter is the one of comma, tab and semicolon that the header has most of.
 
         Raises:
-            ValueError: CSV whose header is not text.
+            BadExample: CSV whose header is not text.
         """
         if path.suffix == ".jsonl":
             return cls(path)
@@ -41,7 +41,7 @@ class ImageList:
             with path.open("rb") as file:
                 header = file.readline(min(length, MAX_CAPTION_FILE_BYTES)).decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"the first line of {path} is not UTF-8, and should name its columns: {error}") from None
+            raise BadExample("list_not_utf8", f"the first line of {path}, which names its columns: {error}") from None
         delimiter = max(_DELIMITERS, key=header.count)
         return cls(path, tuple(next(csv.reader([header], delimiter=delimiter), [])), delimiter)
 
@@ -64,11 +64,24 @@ class ImageList:
             if begin is not None:
                 yield begin, offset + length - begin
 
-    def fields(self, offset: int, length: int) -> dict[str, Any]:
-        """The fields of an entry; raises `BadExample` where they are none."""
+    def entries(self) -> Iterator[tuple[int, int, bytes]]:
+        """(offset, length, bytes) of each entry; of one that is too long to be used no more than shows it."""
         with self.path.open("rb") as file:
-            file.seek(offset)
-            line = file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
+            for offset, length in self.places():
+                file.seek(offset)
+                yield offset, length, file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
+
+    def entry(self, offset: int, length: int) -> dict[str, Any]:
+        """The fields of the entry at a place; raises as `fields`, also where the list cannot be read any more."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                return self.fields(file.read(length))
+        except OSError as error:
+            raise BadExample("caption_unreadable", str(error)) from None
+
+    def fields(self, line: bytes) -> dict[str, Any]:
+        """The fields in the bytes of an entry; raises `BadExample` where they are none."""
         if not self.columns:
             return object_from_json(line)
         if len(line) > MAX_CAPTION_FILE_BYTES:

@@ -99,8 +99,11 @@ class LanguageMixture(SourceView):
         return self.place(index)[0]
 
     def fingerprint(self) -> str:
-        """Of the source, the shares, the length and the seed."""
-        return hashlib.sha256(f"mixture {self.source.fingerprint()} {self._choice}".encode()).hexdigest()
+        """Of the source, the shares, the length and the seed, and the records that they come to."""
+        digest = hashlib.sha256(f"mixture {self.source.fingerprint()} {self._choice} ".encode())
+        for records in self._records:
+            digest.update(records.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def shares(self) -> list[LanguageShare]:
         """What the mixture makes of each language, the most frequent first."""

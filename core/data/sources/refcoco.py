@@ -25,6 +25,9 @@ from typing import Any
 
 from PIL import Image
 
+from diptych.core.data.records import BadExample
+from diptych.core.data.sources.joins import Join
+
 HELD_OUT_SPLITS = ("val", "test", "testA", "testB")
 SPLITS = ("train", *HELD_OUT_SPLITS)
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
@@ -98,19 +101,22 @@ def read_original(instances: str | Path, references: str | Path, images: str | P
     content = _json(instances)
     if not isinstance(content, Mapping) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f'{instances} must be {{"images": [...], "annotations": [...]}}, as COCO\'s annotations are.')
-    image_of = {image.get("id"): image for _, image in _objects(instances, "images", content["images"])}
-    box_of = {
-        entry.get("id"): entry.get("bbox") for _, entry in _objects(instances, "annotations", content["annotations"])
-    }
+    image_of: Join[Any] = Join("images", "reference_image", instances)
+    box_of: Join[Any] = Join("annotations", "reference_annotation", instances)
+    for _, image in _objects(instances, "images", content["images"]):
+        image_of.put(image.get("id"), image)
+    for _, entry in _objects(instances, "annotations", content["annotations"]):
+        box_of.put(entry.get("id"), entry.get("bbox"))
     found: list[Referral] = []
     for number, reference in _objects(references, "references", _json(references)):
         where = f"reference {number} of {references}"
-        image, box = image_of.get(reference.get("image_id")), box_of.get(reference.get("ann_id"))
-        if image is None or box is None:
+        try:
+            image, box = image_of.find(reference.get("image_id")), box_of.find(reference.get("ann_id"))
+        except BadExample as error:
             raise ValueError(
-                f"{where} is about image {reference.get('image_id')} and annotation {reference.get('ann_id')}; "
-                f"{instances} does not hold both. Are they of the same data set?"
-            )
+                f"{where} is about image {reference.get('image_id')} and annotation {reference.get('ann_id')}, and in "
+                f"{instances} {error.detail}. Are they of the same data set?"
+            ) from None
         width, height = _numbers([image.get("width"), image.get("height")], 2, "size", where)
         file = _inside(images, _text(image, "file_name", where), where)
         found += _referrals(file, reference, _relative(_numbers(box, 4, "box", where), width, height, where), where)

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from diptych.core.data.ledger import visit
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.source_view import SourceView
@@ -32,9 +34,10 @@ class Subset(SourceView):
         return self.source.record(self.origin(index))
 
     def fingerprint(self) -> str:
-        """Of the source and the choice."""
-        choice = f"{self.source.fingerprint()} {self.fraction} {self.held_out}"
-        return hashlib.sha256(choice.encode()).hexdigest()
+        """Of the source, the choice, and the records that it comes to."""
+        digest = hashlib.sha256(f"{self.source.fingerprint()} {self.fraction} {self.held_out} ".encode())
+        digest.update(np.array(self._indices, "<i8").tobytes())
+        return digest.hexdigest()
 
 
 def _share(key: str) -> float:

@@ -4,6 +4,7 @@ Nothing is extracted, no shell and no unpickling is involved: of each sample onl
 read.
 """
 
+import contextlib
 import hashlib
 import os
 from bisect import bisect_right
@@ -11,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import BadExample, Caption, Record
@@ -40,9 +43,9 @@ class WebDatasetSource:
     """One record a sample: the members of a shard whose names agree up to the first dot of the file name.
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
-    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links, devices and
-    repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the index of each
-    shard is kept there and used as long as the shard's size and time of change stay the same.
+    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links,
+    devices and repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the
+    index of each shard is kept there and used as long as the shard's size and time of change stay the same.
     """
 
     def __init__(
@@ -102,21 +105,19 @@ class WebDatasetSource:
         return self._read(*reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """Hash of the shards' file names, of the names, places and sizes of their members, and of what some evenly
-        chosen captions and images hold.
+        """Hash of the fields that are read, of the shards' file names, of the names, places and sizes of their members,
+        and of what some evenly chosen captions and images hold.
         """
-        digest = hashlib.sha256()
-        captions: list[tuple[int, int, int]] = []
-        images: list[tuple[int, int, int]] = []
-        most = -(-SAMPLED_CAPTIONS // len(self.shards)), -(-SAMPLED_IMAGES // len(self.shards))
-        for number, (shard, index) in enumerate(zip(self.shards, self._indices, strict=True)):
+        digest = hashlib.sha256(repr(self._text_fields).encode())
+        most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
+        for shard, index in zip(self.shards, self._indices, strict=True):
             digest.update(f"{shard.name} {index.fingerprint()}\n".encode())
-            of_image = index.members[:, 0] == IMAGE
-            for found, chosen, some in ((captions, ~of_image, most[0]), (images, of_image, most[1])):
-                places = index.members[chosen][:, 1:].tolist()
-                found += [(number, offset, size) for offset, size in evenly(places, max(some, 2))]
-        for number, offset, size in evenly(captions, SAMPLED_CAPTIONS) + evenly(images, SAMPLED_IMAGES):
-            digest.update(sampled_part(self._file(number).descriptor, offset, size))
+            with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
+                file = OpenFile(shard)
+                for images, some in most.items():
+                    places = np.flatnonzero((index.members[:, 0] == IMAGE) == images)
+                    for _, offset, size in index.members[evenly(places.tolist(), max(some, 2))].tolist():
+                        digest.update(sampled_part(file.descriptor, offset, size))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from diptych.core.data.sources.reading import AS_USUAL, Reading
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
@@ -41,6 +43,7 @@ class Dense:
     """Results; the page is written beside it, as .html."""
     seed: int = 0
     """Of the choice of pictures and patches, and of the bootstrap."""
+    reading: Reading = AS_USUAL
 
     def __post_init__(self):
         for flag, given in (

@@ -131,7 +131,7 @@ class FeatureReader:
                 numbers = range(start, min(start + BATCH, count))
                 pictures, known = [], []
                 for number in numbers:
-                    found = tried(named(number), lambda number=number: fetch(number))
+                    found = tried(named(number), fetch, number)
                     if isinstance(found, Skipped):
                         ledger.skip(found)
                         continue

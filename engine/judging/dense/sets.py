@@ -9,6 +9,7 @@ import numpy as np
 from diptych.core.data.image import decode
 from diptych.core.data.records import BadExample, Source
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.refcoco import HELD_OUT_SPLITS, read_original, read_references
 from diptych.core.data.sources.segmentation import (
     AdeSegmentation,
@@ -91,11 +92,11 @@ def open_depth(folder: str | Path, *, scale: float) -> MapSets:
     )
 
 
-def open_neighbours(spec: str) -> tuple[ClassifiedPictures, list[ClassifiedPictures]]:
+def open_neighbours(spec: str, reading: Reading = AS_USUAL) -> tuple[ClassifiedPictures, list[ClassifiedPictures]]:
     """The set whose classes vote, and those that are classified: a data set of `recipes.evaluate` with a training
     split.
     """
-    dataset = open_dataset(spec)
+    dataset = open_dataset(spec, reading=reading)
     train = _classified(dataset.shots)
     tested = [found for each in dataset.sets if each is not dataset.shots and (found := _classified(each))]
     if train is None or not tested:

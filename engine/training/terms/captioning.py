@@ -4,6 +4,7 @@
 
 from keras import ops
 
+from diptych import backends
 from diptych.core.data.examples.captioning import TASKS, CaptionTargets
 from diptych.core.losses.captioning import (
     TaskWeighting,
@@ -14,14 +15,22 @@ from diptych.core.losses.captioning import (
     task_means,
     tasks_present,
 )
+from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.captioner.config import captioner_config, captioner_flops
 from diptych.models.siglip.parts import DecoderPart
 
-MOST_LOGITS = 2**25
-"""Of the decoder, that exist at a time: 128 MiB."""
+MOST_LOGITS, LEAST_TOKENS = 2**25, 1_024
+"""Of the decoder, that exist at a time: 128 MiB; but no fewer than those of so many tokens, for which a product of
+matrices is worth its reading of the kernel (a gigabyte at 256,000 words).
+"""
 _FLOAT32_BYTES = 4
+
+
+def tokens_at_once(vocabulary: int) -> int:
+    """How many tokens' logits exist at a time."""
+    return max(LEAST_TOKENS, MOST_LOGITS // vocabulary)
 
 
 class Captioning(StageTerm):
@@ -29,16 +38,17 @@ class Captioning(StageTerm):
 
     Args:
         task_weighting: how caption, referring expression and grounded caption become one loss (`combine_tasks`).
+        product: how logits are computed.
     """
 
     independent = True
 
-    def __init__(self, task_weighting: TaskWeighting = "mean"):
-        self.task_weighting = task_weighting
+    def __init__(self, task_weighting: TaskWeighting = "mean", product: Product = float32_product):
+        self.task_weighting, self.product = task_weighting, product
 
     @classmethod
     def build(cls, recipe, planned, teacher, placement):
-        return cls(recipe.captioning.task_weighting)
+        return cls(recipe.captioning.task_weighting, backends.product(recipe.model.precision))
 
     @classmethod
     def parts(cls, recipe, towers):
@@ -61,6 +71,8 @@ class Captioning(StageTerm):
             bins=options.box_bins,
             order=options.box_order,
         )
+        if preprocess.tokenizer_path:  # a plan may know none
+            targets.check(boxes=options.require_boxes)
         return {"targets": targets}
 
     def embed(self, seen):
@@ -78,11 +90,11 @@ class Captioning(StageTerm):
             captioner.logits_bias,
             ops.reshape(labels, (tokens,)),
         )
-        at_once = max(1, MOST_LOGITS // kernel.shape[1])
+        at_once = tokens_at_once(kernel.shape[1])
         if tokens <= at_once:  # few enough to be kept instead of computed twice
-            losses = cross_entropy(*arguments)
+            losses = cross_entropy(*arguments, product=self.product)
         else:
-            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once)
+            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once, product=self.product)
         losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
         return {"losses": losses, "present": tasks_present(weights)}
 
@@ -99,6 +111,8 @@ class Captioning(StageTerm):
 
     @classmethod
     def activation_bytes(cls, recipe, planned, rows):
-        """Of the decoder's features; logits are computed a chunk at a time."""
+        """Of the decoder's features, and of the logits of a chunk with their gradient."""
         c = planned.decoder
-        return rows * 3 * c.context_length * c.depth * (10 * c.width + 2 * c.mlp_dim) * _FLOAT32_BYTES
+        tokens = rows * 3 * c.context_length
+        features = tokens * c.depth * (10 * c.width + 2 * c.mlp_dim)
+        return (features + 2 * min(tokens, tokens_at_once(c.vocab_size)) * c.vocab_size) * _FLOAT32_BYTES

@@ -33,6 +33,19 @@ class Distillation(Matching):
         return self.compared(chunked_distillation, seen.model, features, taught["pooled"])
 
     @classmethod
+    def examples(cls, recipe, planned, preprocess):
+        if recipe.distillation.local_views < 1:
+            raise ValueError(
+                f"Stage {planned.stage.name}: self-distillation needs --local-views of at least 1, got "
+                f"{recipe.distillation.local_views}. Without local views leave the loss out."
+            )
+        return super().examples(recipe, planned, preprocess)
+
+    @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        return cls.logits_bytes(recipe, rows, recipe.distillation.local_views)
+
+    @classmethod
     def flops(cls, recipe, planned, towers):
         options, vision = recipe.distillation, planned.square
         small = replace(vision, image_size=local_size(recipe, planned))

@@ -27,7 +27,27 @@ class MaskedPrediction(Matching):
         return self.compared(chunked_masked_prediction, seen.model, features, gather_patches(taught["tokens"], places))
 
     @classmethod
+    def examples(cls, recipe, planned, preprocess):
+        made = super().examples(recipe, planned, preprocess)
+        if not made["views"].masked_count:
+            raise ValueError(
+                f"Stage {planned.stage.name}: --mask-ratio {recipe.distillation.mask_ratio} hides none of "
+                f"{planned.square.num_patches} patches, and masked prediction needs one at least. Raise it, or leave "
+                "the loss out."
+            )
+        return made
+
+    @classmethod
+    def activation_bytes(cls, recipe, planned, rows):
+        return cls.logits_bytes(recipe, rows * cls.hidden(recipe, planned), 1)
+
+    @classmethod
+    def hidden(cls, recipe, planned) -> int:
+        """Patches of a picture that the student does not see."""
+        return int(recipe.distillation.mask_ratio * planned.square.num_patches)
+
+    @classmethod
     def flops(cls, recipe, planned, towers):
-        hidden = int(recipe.distillation.mask_ratio * planned.square.num_patches)
+        hidden = cls.hidden(recipe, planned)
         head = planned.parts["patch_head"].flops(planned.config)
         return 3 * (towers.image + hidden * head) + hidden * head

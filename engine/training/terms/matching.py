@@ -7,14 +7,18 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from diptych import backends
 from diptych.core.data.examples.views import Finish, Views
-from diptych.core.losses.distillation import mean_logits, updated_centre
+from diptych.core.losses.distillation import mean_logits, rows_at_once, updated_centre
+from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss, Seen, to_model_range
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.siglip.parts import HeadPart
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class Matching(StageTerm):
         teacher: with copies of the image tower and of the head.
         outputs: K, the number of prototypes of the head.
         temperatures: see there.
+        product: how logits are computed.
 
     Raises:
         ValueError: where there is no teacher.
@@ -51,13 +56,19 @@ class Matching(StageTerm):
     head: ClassVar[str]
     """Name of the part that gives the student's features."""
 
-    def __init__(self, teacher: EmaTeacher | None, outputs: int, temperatures: Temperatures | None = None):
+    def __init__(
+        self,
+        teacher: EmaTeacher | None,
+        outputs: int,
+        temperatures: Temperatures | None = None,
+        product: Product = float32_product,
+    ):
         if teacher is None or outputs < 1:
             raise ValueError(
                 "Self-distillation and masked prediction need a teacher and its number of outputs, got "
                 f"{teacher and 'a teacher'} and {outputs}. Give an EmaTeacher, or leave these losses out."
             )
-        self.teacher, self.temperatures = teacher, temperatures or Temperatures()
+        self.teacher, self.temperatures, self.product = teacher, temperatures or Temperatures(), product
         self.centre = keras.Variable(
             ops.zeros((outputs,)), dtype="float32", trainable=False, name=f"{self.name}_centre"
         )
@@ -71,7 +82,7 @@ class Matching(StageTerm):
             teacher_temperature=options.teacher_temperature,
             centre_momentum=options.centre_momentum,
         )
-        return cls(teacher, options.head_outputs, temperatures)
+        return cls(teacher, options.head_outputs, temperatures, backends.product(recipe.model.precision))
 
     @classmethod
     def examples(cls, recipe, planned, preprocess):
@@ -87,6 +98,12 @@ class Matching(StageTerm):
         if not options.colour:
             views = replace(views, colour=None, global_finishes=(Finish(),), local_finish=Finish())
         return {"views": views}
+
+    @classmethod
+    def logits_bytes(cls, recipe: Recipe, rows: int, views: int) -> float:
+        """Memory of the logits of a chunk, of student and teacher, with their gradient."""
+        outputs = recipe.distillation.head_outputs
+        return 2.0 * min(rows, rows_at_once(views, outputs)) * (views + 1) * outputs * _FLOAT32_BYTES
 
     def global_view(self, seen: Seen):
         """The global views, in the model's range."""
@@ -119,6 +136,7 @@ class Matching(StageTerm):
             self.centre.value,
             student_temperature=self.temperatures.student_temperature,
             teacher_temperature=self.temperatures.teacher_temperature,
+            product=self.product,
         )
         return {"losses": losses, "mean_logits": ops.expand_dims(mean_logits(known, prototypes), 0)}
 

@@ -1,4 +1,10 @@
-"""The loop: what it writes, what it restores, and when it gives up."""
+"""The loop: what it writes, what it restores, when it gives up, and that it keeps what is done whatever ends it."""
+
+import errno
+import os
+import signal
+import threading
+import time
 
 import keras
 import numpy as np
@@ -6,6 +12,7 @@ import pytest
 
 from diptych.core.data.batch import Batch
 from diptych.core.data.ledger import Skipped
+from diptych.core.data.loading.worker import WorkerDied
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.ema import Ema
@@ -47,6 +54,7 @@ class Counting:
 
     def __init__(self, model, bad=()):
         self.weight, self.bad = model.weights[0], set(bad)
+        self.torn = False
 
     def __call__(self, batch):
         number = int(batch["text"][0, 0])
@@ -196,3 +204,203 @@ def test_a_process_that_does_not_write_trains_alike_and_leaves_nothing(folder, c
     assert not folder.metrics.exists()
     assert list(folder.checkpoints.iterdir()) == []
     assert capsys.readouterr().out == ""
+
+
+def failing_at(number, error):
+    """A loader's way to a batch, which breaks off before one of them."""
+
+    class Broken(Numbers):
+        def batch(self, wanted):
+            if wanted == number:
+                raise error
+            return super().batch(wanted)
+
+    return Broken()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerDied("data worker 0 was killed"),
+        TimeoutError("a source or a decoder hangs"),
+        MemoryError(),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        KeyError("a fault"),
+    ],
+)
+def test_whatever_breaks_the_data_off_the_finished_steps_are_saved(folder, capsys, error):
+    made = learner(folder)
+    made.loader = failing_at(7, error)
+    with pytest.raises(type(error)):
+        made.train(StopSignals())
+    assert "Steps up to 7 are saved." in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(folder.metrics)] == list(range(1, 8))
+    resumed = learner(folder)
+    assert resumed.restore() == 7
+    resumed.train(StopSignals())
+    assert weight(resumed) == sum(range(20))
+    assert [row["step"] for row in read_metrics(folder.metrics)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_step_that_breaks_off_is_saved_only_as_far_as_it_is_whole(folder, capsys, torn):
+    made = learner(folder, checkpoint_every=4)
+    step = made.step
+
+    class Breaking:
+        def __init__(self):
+            self.torn = torn
+            self.synchronize = step.synchronize
+
+        def __call__(self, batch):
+            if int(batch["text"][0, 0]) == 6:
+                raise MemoryError
+            return step(batch)
+
+    made.step = Breaking()
+    with pytest.raises(MemoryError):
+        made.train(StopSignals())
+    assert checkpoint.restore_latest(folder.checkpoints).step == (4 if torn else 6)
+    assert ("broke off in the middle" in capsys.readouterr().out) == torn
+
+
+def test_a_batch_of_which_a_piece_was_trained_on_is_not_saved(folder):
+    made = learner(folder, pieces=lambda batch: 2, checkpoint_every=4)
+    step, calls = made.step, []
+
+    class Breaking:
+        torn = False
+        synchronize = step.synchronize
+
+        def __call__(self, batch):
+            calls.append(batch)
+            if len(calls) == 12:
+                raise MemoryError
+            return step(batch)
+
+    made.step = Breaking()
+    with pytest.raises(MemoryError):
+        made.train(StopSignals())
+    assert checkpoint.restore_latest(folder.checkpoints).step == 4
+
+
+def test_a_full_disk_for_metrics_ends_nothing_and_no_row_is_missing(folder, capsys):
+    folder.metrics.symlink_to("/dev/full")
+    made = learner(folder)
+    made.train(StopSignals())
+    assert weight(made) == sum(range(20))
+    assert "No space left" in capsys.readouterr().out
+    folder.metrics.unlink()
+    resumed = learner(folder, total_steps=22)
+    assert resumed.restore() == 20
+    resumed.train(StopSignals())
+    assert [row["step"] for row in read_metrics(folder.metrics)] == list(range(1, 23))
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_for_checkpoints_is_told_and_fails_at_the_end(folder, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint, "write_safetensors", full)
+    made = learner(folder, checkpoint_every=5)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        made.train(StopSignals())
+    assert made.finished
+    printed = capsys.readouterr().out
+    assert printed.count("Training goes on") == 3
+    assert "the newest checkpoint stands" not in printed, "the same failure is told once, by the error"
+    assert [row["step"] for row in read_metrics(folder.metrics)] == list(range(1, 21))
+    monkeypatch.undo()
+    again = learner(folder)
+    assert again.restore() == 0
+    again.train(StopSignals())
+    assert weight(again) == sum(range(20))
+
+
+def test_a_signal_on_a_full_disk_does_not_claim_to_have_saved(folder, monkeypatch):
+    made, stop = learner(folder), StopSignals()
+    monkeypatch.setattr(checkpoint, "write_safetensors", full)
+    made.step = SignalStep(made.step, stop, 3)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        made.train(stop)
+
+
+class SignalStep:
+    """A step during which a signal comes."""
+
+    torn = False
+
+    def __init__(self, step, stop, number):
+        self.step, self.stop, self.number = step, stop, number
+        self.synchronize = step.synchronize
+
+    def __call__(self, batch):
+        if int(batch["text"][0, 0]) == self.number:
+            self.stop.received = "SIGTERM"
+        return self.step(batch)
+
+
+@pytest.fixture
+def soon():
+    """Sends this process a SIGTERM, some moments later."""
+    timers = []
+
+    def send(seconds=0.2):
+        timers.append(threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        timers[0].start()
+
+    yield send
+    for timer in timers:
+        timer.cancel()
+
+
+def test_a_signal_ends_the_wait_for_data(folder, soon):
+    class Waiting(Numbers):
+        def batch(self, number):
+            if number == 5:
+                soon()
+                threading.Event().wait(60)
+            return super().batch(number)
+
+    made = learner(folder)
+    made.loader = Waiting()
+    started = time.monotonic()
+    with StopSignals() as stop:
+        made.train(stop)
+    assert time.monotonic() - started < 10
+    assert stop.exit_status == 143
+    assert checkpoint.restore_latest(folder.checkpoints).step == 5
+
+
+@pytest.mark.parametrize("evaluate_every", [8, None], ids=["on the way", "at the end"])
+def test_a_signal_ends_an_evaluation_which_is_made_up_for(folder, soon, tmp_path, evaluate_every):
+    def slow():
+        soon()
+        threading.Event().wait(60)
+
+    made = learner(folder, evaluate=slow, evaluate_every=evaluate_every)
+    with StopSignals() as stop:
+        made.train(stop)
+    assert made.steps_done == (evaluate_every or 20)
+    assert not made.complete
+    resumed = learner(folder, evaluate=lambda: {"recall": 0.5}, evaluate_every=evaluate_every)
+    assert resumed.restore() == made.steps_done
+    resumed.train(StopSignals())
+    assert resumed.complete
+    with RunFolder(tmp_path / "undisturbed") as other:
+        learner(other, evaluate=lambda: {"recall": 0.5}, evaluate_every=evaluate_every).train(StopSignals())
+        expected = [(row["step"], row.get("loss"), row.get("evaluation")) for row in read_metrics(other.metrics)]
+    assert [(row["step"], row.get("loss"), row.get("evaluation")) for row in read_metrics(folder.metrics)] == expected
+
+
+def test_a_signal_before_the_first_batch_leaves_no_checkpoint(folder):
+    made, stop = learner(folder), StopSignals()
+    stop.received = "SIGTERM"
+    made.train(stop)
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_the_checkpoint_knows_the_options(folder):
+    learner(folder, total_steps=2, config={"optimization": {"batch_size": 2}}).train(StopSignals())
+    assert folder.stored_config() == {"optimization": {"batch_size": 2}}

@@ -1,7 +1,9 @@
 """Metrics are exact to the bit, survive a torn line, and after a resume hold no row of a step that was lost."""
 
+import errno
 import json
 import math
+import os
 import struct
 import warnings
 
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.training.metrics import MetricsWriter, read_metrics
+from diptych.core.training.tensorboard import TensorBoard
 from tests.core.weights.flushes import lost, record_flushes
 
 
@@ -145,3 +148,77 @@ def test_rows_survive_a_loss_of_power_once_they_are_synchronised(tmp_path, monke
         assert "metrics.jsonl" in lost(tmp_path, flushed)
         metrics.sync()
         assert "metrics.jsonl" not in lost(tmp_path, flushed)
+
+
+class FullDisk:
+    """Lies before a file: takes so many bytes and refuses the rest, until `room` is raised."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        return self.file.write(taken)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 45])
+def test_rows_wait_for_a_full_disk_and_none_is_missing(tmp_path, room):
+    said = []
+    with MetricsWriter(tmp_path / "m.jsonl", say=said.append) as metrics:
+        metrics._file = FullDisk(metrics._file, room)
+        for step in (1, 2, 3):
+            metrics.write(step, {"loss": 1 / step})
+        metrics.sync()
+        assert len(metrics.waiting) >= 1
+        metrics._file.room = 10**6
+        metrics.write(4, {"loss": 0.25})
+        assert metrics.waiting == []
+    assert [row["loss"] for row in read_metrics(tmp_path / "m.jsonl")] == [1 / step for step in (1, 2, 3, 4)]
+    assert len(said) == 2
+    assert "No space left" in said[0]
+    assert "none is missing" in said[1]
+
+
+@pytest.mark.parametrize("written_later", [False, True])
+def test_rows_that_a_checkpoint_kept_are_written_once_on_resume(tmp_path, written_later):
+    path = tmp_path / "m.jsonl"
+    first = MetricsWriter(path, say=lambda text: None)
+    first.write(1, {"loss": 1.0})
+    first._file = FullDisk(first._file, 5)
+    first.write(2, {"loss": 0.5})
+    first.write(3, {"loss": 0.25})
+    kept = first.waiting
+    first._file.room = 10**6 if written_later else 0
+    first.write(4, {"loss": 0.125})
+    with MetricsWriter(path, resume_step=3, waiting=kept) as metrics:
+        metrics.write(4, {"loss": 0.125})
+    assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1.0), (2, 0.5), (3, 0.25), (4, 0.125)]
+
+
+def test_a_device_that_is_always_full_ends_nothing(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.symlink_to("/dev/full")
+    said = []
+    with MetricsWriter(path, say=said.append) as metrics:
+        metrics.write(1, {"loss": 1.0})
+        metrics.sync()
+        assert metrics.waiting == ['{"step": 1, "loss": 1.0}']
+    assert len(said) == 1
+
+
+def test_a_full_disk_ends_tensorboards_file_and_nothing_else(tmp_path):
+    said = []
+    board = TensorBoard(tmp_path / "board")
+    board._file = FullDisk(board._file, 0)
+    with MetricsWriter(tmp_path / "m.jsonl", tensorboard=board, say=said.append) as metrics:
+        for step in (1, 2):
+            metrics.write(step, {"loss": 1.0})
+    assert steps(tmp_path / "m.jsonl") == [1, 2]
+    assert len(said) == 1
+    assert "TensorBoard" in said[0]

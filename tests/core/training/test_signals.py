@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from diptych.core.training.signals import STOP_SIGNALS, StopSignals
+from diptych.core.training.signals import STOP_SIGNALS, Stopped, StopSignals
 
 # Stops being able to run Python after the first signal, as inside a long compilation.
 STUBBORN = """
@@ -86,3 +87,32 @@ def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks():
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_signal_ends_a_wait_where_it_is():
+    started = time.monotonic()
+    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with StopSignals() as stop:
+        timer.start()
+        with pytest.raises(Stopped), stop.leaving_at_once():
+            threading.Event().wait(30)
+        assert stop.exit_status == 143
+        with pytest.raises(Stopped), stop.leaving_at_once():
+            raise AssertionError("entered after a signal")
+    assert time.monotonic() - started < 5
+
+
+def test_what_must_not_break_off_is_finished_first():
+    done = []
+
+    def save(stop):
+        with stop.finishing_first():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("saved")
+
+    with StopSignals() as stop:
+        with pytest.raises(Stopped), stop.leaving_at_once():
+            save(stop)
+        with stop.finishing_first():
+            done.append("outside nothing is raised")
+    assert done == ["saved", "outside nothing is raised"]

@@ -77,20 +77,49 @@ def test_a_zero_bottleneck_has_finite_gradients():
     assert all(np.isfinite(numpy_of(gradient)).all() for gradient in gradients)
 
 
-def test_initial_weights_are_dinos():
+def test_initial_weights_are_dinos_and_wider_where_fewer_inputs_come_in():
     head = DistillationHead(hidden=64, bottleneck=32, outputs=200, seed="7/teacher")
     head.build((None, 48))
+    wider = {"layer_0_kernel": 384 / 48, "layer_1_kernel": 2048 / 64, "layer_2_kernel": 2048 / 64}
+    wider |= {"prototype_kernel": 256 / 32}
     for weight in head.weights:
         if weight.name.endswith("bias"):
             assert np.abs(weight.numpy()).max() == 0
         else:
-            assert weight.numpy().std() == pytest.approx(0.02, rel=0.06)
-            assert abs(weight.numpy().mean()) < 0.002
+            deviation = 0.02 * wider[weight.name] ** 0.5
+            assert weight.numpy().std() == pytest.approx(deviation, rel=0.06)
+            assert abs(weight.numpy().mean()) < 0.1 * deviation
     again, other = (DistillationHead(hidden=64, bottleneck=32, outputs=200, seed=seed) for seed in ("7/teacher", "8/x"))
     again.build((None, 48))
     other.build((None, 48))
     assert np.array_equal(head.prototype_kernel.numpy(), again.prototype_kernel.numpy())
     assert not np.array_equal(head.prototype_kernel.numpy(), other.prototype_kernel.numpy())
+
+
+@pytest.mark.parametrize("width", [384, 768, 1152])
+def test_at_the_papers_widths_kernels_are_drawn_as_dinos(width):
+    head = DistillationHead(hidden=2048, bottleneck=256, outputs=300)
+    head.build((None, width))
+    kernels = [weight.numpy() for weight in head.weights if weight.name.endswith("kernel")]
+    assert [kernel.std() for kernel in kernels] == pytest.approx([0.02] * 4, rel=0.02)
+
+
+def test_a_narrow_heads_gradient_is_no_larger_than_a_wide_ones():
+    """Features of length one hear a change of a kernel by how short they were before: at 0.02 that is twenty times."""
+    sizes = []
+    for width, hidden, bottleneck in ((64, 128, 32), (768, 2048, 256)):
+        head = DistillationHead(hidden=hidden, bottleneck=bottleneck, outputs=64)
+        head.build((None, width))
+        x = np.random.default_rng(0).normal(size=(8, width)).astype("float32")
+        target = ops.one_hot(np.arange(8), 64)
+
+        def loss(head=head, x=x, target=target):
+            cross_entropy = -ops.sum(target * ops.log_softmax(head(ops.convert_to_tensor(x)) / 0.1), axis=-1)
+            return ops.mean(cross_entropy)
+
+        _, gradients = value_and_gradients(loss, head.trainable_variables)
+        sizes.append(float(np.sqrt(sum(np.sum(numpy_of(gradient) ** 2) for gradient in gradients))))
+    assert sizes[0] < 3 * sizes[1]
 
 
 def test_kernels_decay_and_biases_do_not():

@@ -51,6 +51,19 @@ def test_the_resize_method_is_the_one_asked_for(method):
     assert not np.array_equal(image, resize(pixels(1), 8))
 
 
+@pytest.mark.parametrize("augmentation", [None, Augmentation()])
+def test_a_reference_sees_the_same_picture_at_its_own_size(augmentation):
+    source, place = MemorySource(3), Place(0, 0)
+    make = preprocess(augmentation=augmentation)
+    plain, _ = make(source.record(2), source, place)
+    both, _ = replace(make, reference_size=12)(source.record(2), source, place)
+    larger, _ = replace(make, image_size=12)(source.record(2), source, place)
+    assert both["reference_image"].shape == (12, 12, 3)
+    assert np.array_equal(both["reference_image"], larger["image"])
+    assert np.array_equal(both["image"], plain["image"])
+    assert both.keys() == replace(make, reference_size=12).declared.keys()
+
+
 def test_a_caption_is_cleaned_and_a_bad_one_refused_whatever_its_type():
     make = preprocess()
     assert np.array_equal(make.tokens("  a\tfox\ufeff "), make.tokens("a fox"))
@@ -69,6 +82,7 @@ def test_fingerprints_differ_where_examples_do():
         {"language_weights": {"en": 1}},
         {"resize_method": "bilinear"},
         {"captions": 2},
+        {"reference_size": 12},
         {"opening_examples": 5},
         {"targets": SmallTargets()},
         {"targets": SmallTargets(7)},

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import pytest
+from PIL import Image
 
 from diptych.core.data.records import BadExample, Caption, Region, Source
 from diptych.core.data.sources.coco import CocoRegionSource
@@ -108,29 +109,35 @@ def test_references_point_at_annotations_or_bring_their_box(tmp_path):
         ({"caption": " "}, "caption_not_text"),
     ],
 )
-def test_a_damaged_annotation_spoils_its_image_alone(tmp_path, annotation, reason):
-    damaged = [{"id": 6, "image_id": 8} | annotation]
+def test_a_damaged_annotation_is_left_out_and_the_rest_of_its_image_stays(tmp_path, annotation, reason):
+    damaged = [{"id": 6, "image_id": 7} | annotation]
     source = opened(
         tmp_path, annotations=GOOD["annotations"] + damaged, categories=[*CATEGORIES, {"id": 3, "name": None}]
     )
-    assert problem(source, 1) == reason
     assert len(source.record(0).regions) == 2
+    assert source.record(0).captions == (Caption("A dog at a light."),)
+    assert list(source.ledger.left_out) == ["annotation_image", reason]
+    assert source.ledger.left_out[reason].count == 1
+    assert source.ledger.left_out[reason].names[0].startswith("annotations.json: annotation 6: ")
+    assert not source.ledger.skipped
 
 
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
-        ({"ann_id": 99, "image_id": 8, "sentences": ["x"]}, "region_box"),
+        ({"ann_id": 99, "image_id": 8, "sentences": ["x"]}, "reference_annotation"),
         ({"image_id": 8, "sentences": ["x"]}, "region_box"),
         ({"image_id": 8, "bbox": [0, 0, 5, 5]}, "region_text"),
         ({"image_id": 8, "bbox": [0, 0, 5, 5], "sentences": [{}]}, "region_text"),
         ({"image_id": 8, "bbox": [0, 0, 5, 5], "sentences": [3]}, "region_text"),
     ],
 )
-def test_a_damaged_reference_spoils_its_image_alone(tmp_path, reference, reason):
-    source = opened(tmp_path, refs=[reference])
-    assert problem(source, 1) == reason
-    source.record(0)
+def test_a_damaged_reference_is_left_out(tmp_path, reference, reason):
+    good = {"ann_id": 1, "sentences": ["the light"]}
+    source = opened(tmp_path, refs=[good, reference])
+    assert len(source.record(0).regions) == 3
+    assert source.record(1).regions == ()
+    assert source.ledger.left_out[reason].count == 1
 
 
 @pytest.mark.parametrize(
@@ -144,9 +151,6 @@ def test_a_damaged_reference_spoils_its_image_alone(tmp_path, reference, reason)
         ({"id": 9, "file_name": "../x.jpg", "height": 5, "width": 5}, "image_outside_folder"),
         ({"id": 9, "file_name": "/etc/passwd", "height": 5, "width": 5}, "image_outside_folder"),
         ({"id": 9, "file_name": "x\0.jpg", "height": 5, "width": 5}, "image_outside_folder"),
-        ({"id": 9, "file_name": "x.jpg", "height": 0, "width": 5}, "image_size"),
-        ({"id": 9, "file_name": "x.jpg", "width": 5}, "image_size"),
-        ({"id": 9, "file_name": "x.jpg", "height": "5", "width": 5}, "image_size"),
     ],
 )
 def test_a_damaged_image_is_a_record_with_a_reason(tmp_path, image, reason):
@@ -171,6 +175,102 @@ def test_a_damaged_image_is_a_record_with_a_reason(tmp_path, image, reason):
 def test_other_layouts_are_refused(tmp_path, content, complaint):
     with pytest.raises(ValueError, match=complaint):
         CocoRegionSource(write(tmp_path, content), tmp_path)
+
+
+def joined(tmp_path, images, annotations, **more) -> CocoRegionSource:
+    return CocoRegionSource(write(tmp_path, {"images": images, "annotations": annotations} | more), tmp_path)
+
+
+def captions_of(source) -> dict[str, list[str]]:
+    records = [source.record(index) for index in range(len(source))]
+    return {record.key: [caption.text for caption in record.captions] for record in records}
+
+
+def test_files_that_count_different_pictures_from_one_keep_them_apart(tmp_path):
+    paths = [
+        write(
+            tmp_path,
+            {
+                "images": [{"id": number, "file_name": f"{name}{number}.jpg"} for number in (1, 2)],
+                "annotations": [{"image_id": number, "caption": f"{name} {number}"} for number in (1, 2)],
+            },
+            f"{name}.json",
+        )
+        for name in ("train", "val")
+    ]
+    assert captions_of(CocoRegionSource(paths, tmp_path)) == {
+        f"{name}{number}": [f"{name} {number}"] for name in ("train", "val") for number in (1, 2)
+    }
+
+
+def test_a_file_without_images_speaks_of_those_of_the_others(tmp_path):
+    captions = {"images": [], "annotations": [{"image_id": 8, "caption": "Nothing."}]}
+    source = CocoRegionSource([write(tmp_path, captions, "a.json"), write(tmp_path, GOOD)], tmp_path)
+    assert captions_of(source) == {"a/one": ["A dog at a light."], "two": ["Nothing."]}
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(1, 1.0), (1, "1"), ("1", 1), (2.0, 2), ("007", "007"), ("a", "a")])
+def test_ids_are_one_however_they_are_written(tmp_path, stored, asked):
+    source = joined(tmp_path, [{"id": stored, "file_name": "x.jpg"}], [{"image_id": asked, "caption": "here"}])
+    assert captions_of(source) == {"x": ["here"]}
+
+
+@pytest.mark.parametrize("asked", [7, "01", 1.5, True, None, [1], float("nan"), "9" * 5_000])
+def test_annotations_that_fit_no_image_are_counted_and_refused_where_none_fits(tmp_path, asked):
+    images = [{"id": 1, "file_name": "x.jpg"}]
+    annotations = [{"image_id": asked, "caption": "lost"}, {"image_id": 1, "caption": "here"}]
+    source = joined(tmp_path, images, annotations)
+    assert captions_of(source) == {"x": ["here"]}
+    assert source.ledger.left_out["annotation_image"].count == 1
+    with pytest.raises(ValueError, match=r"none of the 1 times that .* speaks of images by id .*there are 1\."):
+        joined(tmp_path, images, annotations[:1])
+
+
+def test_categories_and_references_that_fit_nothing_at_all_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="speaks of categories by id .*there are 7"):
+        opened(tmp_path, categories=[{"id": 7, "name": "cat"}])
+    with pytest.raises(ValueError, match="speaks of annotations by id"):
+        opened(tmp_path, refs=[{"ann_id": 99, "sentences": ["x"]}])
+
+
+def test_ids_of_several_things_join_nothing(tmp_path):
+    images = [{"id": 1, "file_name": "x.jpg"}, {"id": "1", "file_name": "y.jpg"}, {"id": 2, "file_name": "z.jpg"}]
+    source = joined(tmp_path, images, [{"image_id": 1, "caption": "whose?"}, {"image_id": 2, "caption": "here"}])
+    assert captions_of(source) == {"x": [], "y": [], "z": ["here"]}
+    assert "several images" in source.ledger.left_out["annotation_image"].names[0]
+    source = opened(tmp_path, categories=[*CATEGORIES, {"id": 1, "name": "cat"}])
+    assert [region.text for region in source.record(0).regions] == ["traffic light"]
+
+
+@pytest.mark.parametrize("size", [{}, {"height": -1, "width": -1}, {"height": None, "width": 8}, {"height": "9"}])
+def test_a_picture_whose_size_is_not_given_is_asked_where_it_has_boxes(tmp_path, size):
+    picture = Image.new("RGB", (40, 20))
+    turned = picture.getexif()
+    turned[0x0112] = 6  # lies on its side: upright it is 20 wide and 40 high
+    picture.save(tmp_path / "x.jpg", exif=turned)
+    images = [{"id": number, "file_name": f"{name}.jpg"} | size for number, name in enumerate("xy")]
+    boxes = [{"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 10, 10]} for number in (0, 1)]
+    source = joined(tmp_path, images, [*boxes, {"image_id": 1, "caption": "no size is needed"}], categories=CATEGORIES)
+    assert source.record(0).regions == (Region((0.0, 0.0, 0.25, 0.5), "dog"),)
+    assert source.record(1).captions == (Caption("no size is needed"),), "y.jpg is not there, its captions are"
+    assert source.ledger.left_out["image_size"].count == 1
+
+
+def test_an_image_that_is_listed_twice_is_one(tmp_path):
+    images = [{"id": 1, "file_name": "x.jpg"}, {"id": 1.0, "file_name": "x.jpg"}]
+    assert captions_of(joined(tmp_path, images, [{"image_id": 1, "caption": "here"}])) == {"x": ["here"]}
+
+
+def test_annotations_of_a_damaged_image_are_no_fault_of_their_own(tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "caption": "x"}
+    source = joined(tmp_path, [{"id": 1}], [box], categories=CATEGORIES)
+    assert problem(source, 0) == "image_missing"
+    assert not source.ledger.left_out
+
+
+def test_images_of_one_name_have_keys_of_their_own(tmp_path):
+    images = [{"id": number, "file_name": f"x.{suffix}"} for number, suffix in enumerate(("jpg", "png", "gif"))]
+    assert list(captions_of(joined(tmp_path, images, []))) == ["x", "x#1", "x#2"]
 
 
 def test_missing_files_are_named(tmp_path):

@@ -128,3 +128,21 @@ def test_the_order_of_records_is_that_of_the_names(tmp_path):
     write_folder(tmp_path)
     keys = [FolderSource(tmp_path).record(index).key for index in range(12)]
     assert keys == sorted(keys)
+
+
+def test_files_that_are_not_read_are_counted_by_the_rule(tmp_path):
+    (tmp_path / "listed").mkdir()
+    for name in ("a.jpg", "b.bmp", "c.tif", "notes.md", "lonely.txt", ".hidden.jpg", "listed/a.jpg", "listed/b.jpg"):
+        (tmp_path / name).write_bytes(PICTURE)
+    (tmp_path / "listed" / "metadata.csv").write_text("file_name,text\na.jpg,a fox\n")
+    source = FolderSource(tmp_path)
+    assert len(source) == 2
+    named = [name for some in source.ledger.passed_over.values() for name in some.names]
+    assert sorted(named) == [".hidden.jpg", "b.bmp", "c.tif", "listed/b.jpg", "lonely.txt", "notes.md"]
+    assert len(source.ledger.passed_over) == 6
+
+
+def test_a_folder_in_which_nothing_is_read_says_what_was_seen(tmp_path):
+    (tmp_path / "b.bmp").write_bytes(PICTURE)
+    with pytest.raises(ValueError, match=r"no images .* Passed over: the suffix \.bmp, .* 1 \(b\.bmp\)"):
+        FolderSource(tmp_path)

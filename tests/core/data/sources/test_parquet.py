@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from diptych.core.data.records import BadExample, Caption
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.parquet import ArrowSource, ParquetSource
+from diptych.core.data.sources.reading import Reading
+from diptych.core.data.sources.subset import Subset
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.content import COUNT, write_arrow, write_parquet
 from tests.tree import ROOT
@@ -131,3 +134,50 @@ def test_splits_are_not_mixed_without_being_asked_to(tmp_path):
     with pytest.raises(ValueError, match="holds the splits test, train: choose one"):
         open_source(tmp_path)
     assert len(open_source(tmp_path / "data" / "train-*.parquet")) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["path", "id", "arrow"])
+def test_rows_with_one_key_have_keys_of_their_own(tmp_path, kind):
+    images = [{"bytes": PICTURE, "path": "image.png" if kind != "id" else None}] * 50
+    columns = {"image": images, "text": [f"number {n}" for n in range(50)]} | ({"id": [0] * 50} if kind == "id" else {})
+    if kind == "arrow":
+        path = tmp_path / "data.arrow"
+        table = pyarrow.table(columns)
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=7)
+        source = ArrowSource([path])
+    else:
+        source = _source(tmp_path, **columns)
+    keys = [source.record(index).key for index in range(50)]
+    assert len(set(keys)) == 50
+    assert keys[:2] == (["0", "0#1"] if kind == "id" else ["image", "image#1"])
+    assert 0 < len(Subset(source, fraction=0.3, held_out=True)) < 50
+
+
+def test_columns_of_other_names_are_read_by_a_flag(tmp_path):
+    path = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"picture": [PICTURE], "prompt": ["a fox"], "text": ["other"]}), path)
+    source = open_source(path, reading=Reading(caption_field="prompt", image_field="picture"))
+    assert source.record(0).captions == (Caption("a fox"),)
+    assert source.read(source.record(0).images[0]) == PICTURE
+    with pytest.raises(ValueError, match="--image-field"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("kind", ["Parquet", "Arrow"])
+def test_a_caption_changed_in_place_among_large_images_is_noticed(tmp_path, kind):
+    noise = np.random.default_rng(0).bytes(8_000_000)
+    images = [noise[start : start + 100_000] for start in range(0, len(noise), 100_000)]
+    table = pyarrow.table({"image": images, "text": [f"caption {number}" for number in range(len(images))]})
+    path = tmp_path / "data.table"
+    if kind == "Parquet":
+        pyarrow.parquet.write_table(table, path, compression="none", write_statistics=False)
+    else:
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    reader = ParquetSource if kind == "Parquet" else ArrowSource
+    before = reader([path]).fingerprint()
+    data = path.read_bytes()
+    assert data.count(b"caption 17") == 1
+    path.write_bytes(data.replace(b"caption 17", b"caption 71"))
+    assert reader([path]).fingerprint() != before

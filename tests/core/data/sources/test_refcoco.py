@@ -54,6 +54,15 @@ def test_both_layouts_give_the_same(tmp_path):
     assert read_original(instances, references, tmp_path / "images") == plain
 
 
+def test_ids_are_one_however_they_are_written(tmp_path):
+    instances, references = original(tmp_path)
+    as_now = read_original(instances, references, tmp_path)
+    texts = json.loads(references.read_text())
+    for reference in texts:
+        reference |= {"image_id": str(reference["image_id"]), "ann_id": float(reference["ann_id"])}
+    assert read_original(instances, write(tmp_path / "texts.json", texts), tmp_path) == as_now
+
+
 def test_a_size_that_is_not_written_down_is_that_of_the_file(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(pixels(0, height=20, width=40)))
     reference = {"image": "a.png", "box": [10, 5, 20, 10], "split": "train", "sentences": ["x"]}

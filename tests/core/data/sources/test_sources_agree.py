@@ -1,6 +1,9 @@
 """The same content gives the same records, whatever it is kept in."""
 
+import os
 import pickle
+import re
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -66,6 +69,24 @@ def test_fingerprints_tell_the_content_and_not_the_place(written, tmp_path):
     except ValueError:
         return  # so damaged that it does not open
     assert after != before or victim.suffix == ".tar", "bytes after the end of an archive are not content"
+
+
+def test_fingerprints_notice_captions_changed_in_place_and_not_a_copy(written, tmp_path):
+    """Of the same sizes; times alone would refuse the copy, too."""
+    before = _source(written).fingerprint()
+    copied = shutil.copytree(written, tmp_path / "copied")
+    for path in copied.rglob("*"):
+        os.utime(path, (0, 0))
+    assert _source(copied).fingerprint() == before
+    changed = 0
+    for path in copied.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            turned = re.sub(rb"number (\d+)", lambda found: b"number " + b"9" * len(found[1]), data)
+            changed += turned != data
+            path.write_bytes(turned)
+    assert changed
+    assert _source(copied).fingerprint() != before
 
 
 def test_a_loader_reads_them(written):

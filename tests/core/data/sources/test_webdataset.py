@@ -11,6 +11,7 @@ import pytest
 
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources import shard_index
+from diptych.core.data.sources.subset import Subset
 from diptych.core.data.sources.tar import Damage, Member, scan
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from tests.core.data.pictures import encoded, pixels
@@ -278,3 +279,39 @@ def test_a_shard_that_shrinks_while_it_is_read_is_noticed(shard):
     os.truncate(shard, reference[1] + 10)
     with pytest.raises(BadExample, match="image_truncated"):
         source.read(reference)
+
+
+def test_members_that_are_not_read_are_counted_by_the_rule(shard, tmp_path):
+    others = ("clip_22.05.jpg", "000.image.jpg", "a.bmp", "b.TIF", "000.npy", "._000.jpg", "noise")
+    with tarfile.open(shard, "a") as tar:
+        for name in others:
+            add_member(tar, name, PICTURE)
+    for source in (WebDatasetSource([shard], index_folder=tmp_path / "indices") for _ in range(2)):  # built, and read
+        assert len(source) == SAMPLES
+        named = {name.removeprefix("shard.tar: ") for some in source.ledger.passed_over.values() for name in some.names}
+        assert named == set(others)
+        rule = next(rule for rule in source.ledger.passed_over if rule.startswith("more than one dot"))
+        assert source.ledger.passed_over[rule].count == 2
+        assert "the suffix .bmp" in source.ledger.what_was_seen()
+
+
+def test_samples_of_several_shards_have_keys_of_their_own(shard, tmp_path):
+    other = tmp_path / "other.tar"
+    other.write_bytes(shard.read_bytes())
+    source = WebDatasetSource([shard, other])
+    keys = [source.record(index).key for index in range(len(source))]
+    assert keys[SAMPLES - 1 : SAMPLES + 2] == ["004", "000#5", "001#6"]
+    assert source.member_name(SAMPLES) == "000"
+
+
+@pytest.mark.parametrize("damage", ["name twice", "caption of bytes", "cut off"])
+def test_one_damaged_record_ends_no_split(shard, damage):
+    with tarfile.open(shard, "a") as tar:
+        add_member(tar, "000.jpg" if damage == "name twice" else "900.txt", b"caf\xe9" * 600)
+    if damage == "cut off":
+        os.truncate(shard, _header_offset(shard, "900.txt") + 1_000)
+    source = WebDatasetSource([shard])
+    parts = [Subset(source, fraction=0.5, held_out=held_out) for held_out in (True, False)]
+    assert sum(map(len, parts)) == SAMPLES
+    assert len(source.ledger.skipped) == 1
+    assert next(iter(source.ledger.skipped)).startswith("shard.tar: ")

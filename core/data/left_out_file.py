@@ -1,0 +1,74 @@
+"""The file that names everything of the data that was not used: a JSON object a line (`core.data.ledger.Ledger.lines`).
+
+    {"data": "photos/", "what": "skipped", "reason": "image_truncated", "name": "a.jpg", "detail": "..."}
+    {"data": "photos/", "what": "left out" or "passed over", "reason": ..., "name": ...}
+
+Where a reason has more names than are kept, its last line has "more", their number, in place of "name".
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from diptych.core.data.ledger import Ledger, Skipped
+from diptych.core.files.atomic import replacing
+
+LEFT_OUT = "left_out.jsonl"
+
+
+class LeftOutFile:
+    """Keeps the file of some ledgers while entered: what is skipped is in it at once, so that no kill loses a name.
+
+    Entering gives the ledgers what an earlier process of the same run skipped. Without anything to name there is no
+    file. A disk that is full stops no run: whatever is missing is written at the end, or told.
+    """
+
+    def __init__(self, path: Path, ledgers: Iterable[Ledger]):
+        self.path, self.ledgers = path, list(ledgers)
+
+    def __enter__(self) -> Self:
+        stored = list(_stored(self.path))
+        for ledger in self.ledgers:
+            ledger.restore(stored)
+            ledger.heard = self._append
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ledger in self.ledgers:
+            ledger.heard = None
+        self._write()
+
+    def _append(self, ledger: Ledger, skipped: Skipped) -> None:
+        with contextlib.suppress(OSError), self.path.open("ab") as file:
+            file.write(_line(ledger.line(skipped)))
+
+    def _write(self) -> None:
+        try:
+            if any(self.ledgers):
+                write_left_out(self.path, self.ledgers)
+        except OSError as error:
+            print(f"{self.path} cannot be written: {error}", flush=True)
+
+
+def write_left_out(path: Path, ledgers: Iterable[Ledger]) -> None:
+    """Replace the file by what the ledgers hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        for ledger in ledgers:
+            for line in ledger.lines():
+                file.write(_line(line))
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"  # names of files that are no UTF-8 are written as escapes
+
+
+def _stored(path: Path) -> Iterable[dict[str, Any]]:
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):  # cut off by a kill
+            found = json.loads(line)
+            if isinstance(found, dict):
+                yield found

@@ -1,0 +1,35 @@
+"""The values of Keras variables, as arrays that a checkpoint holds."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from diptych.core.training.checkpoint import CheckpointError
+
+
+def arrays_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Copies of the values, by name: a step may reuse the memory that a NumPy view of a variable points into."""
+    return {name: np.array(keras.ops.convert_to_numpy(variable.value)) for name, variable in variables.items()}
+
+
+def assign_all(group: str, variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+    """Gives each variable the array of its name.
+
+    Raises:
+        CheckpointError: where names or shapes differ, listing them; then nothing was assigned.
+    """
+    missing, unknown = sorted(variables.keys() - arrays.keys()), sorted(arrays.keys() - variables.keys())
+    shapes = [
+        f"{name}: stored {list(arrays[name].shape)}, expected {list(variable.shape)}"
+        for name, variable in variables.items()
+        if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape)
+    ]
+    if missing or unknown or shapes:
+        raise CheckpointError(
+            f"The checkpoint's {group} do not fit this model. Missing: {missing or 'none'}. Unknown: "
+            f"{unknown or 'none'}. Other shapes: {shapes or 'none'}. Use the options the run was started with, or "
+            "another --run-dir."
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])

@@ -1,0 +1,119 @@
+"""Checks of a run before its first step: whether options, data and folder allow it."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.ledger import listed, visit
+from diptych.core.data.loading.loader import Loader
+from diptych.core.data.records import Source
+from diptych.core.training.card import plain
+from diptych.core.training.older_runs import as_now
+from diptych.core.training.recipe import Recipe, harmless_fields
+from diptych.core.training.results import read_results
+from diptych.core.training.run_folder import RunFolder
+from diptych.engine.flags import flags_of
+from diptych.engine.training.plan import square_preset
+from diptych.engine.training.planned_stage import PlannedStage
+
+GEMMA = 256_000
+"""Pieces of SigLIP 2's vocabulary."""
+LOOKED_AT = 64
+"""Examples that a dry run makes."""
+
+
+def missing_flags(recipe: Recipe) -> list[str]:
+    """The flags without which a preset of the paper's cannot be carried out, each with what to give."""
+    missing = []
+    if not recipe.data.train_data:
+        missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
+    if recipe.data.tokenizer is None and square_preset(recipe)[0].text.vocab_size == GEMMA:
+        missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
+    return missing
+
+
+def check_data(recipe: Recipe) -> None:
+    """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
+    if missing := missing_flags(recipe):
+        raise ValueError(
+            f"The paper's presets bring no data and no vocabulary: give {' and '.join(missing)}, or add --dry-run to "
+            "see what they would cost."
+        )
+
+
+def check_config(folder: RunFolder, recipe: Recipe) -> None:
+    """Raises ConfigMismatch where the folder holds a run that would compute something else.
+
+    A run of one stage that has ended may be given more examples.
+    """
+    given = json.loads(json.dumps(plain(recipe)))
+    harmless = harmless_fields(recipe)
+    if ended_at(folder, recipe):
+        harmless.add("optimization.examples")
+    folder.check_config(
+        given,
+        harmless=harmless,
+        as_now=lambda stored: as_now(stored, given, recipe.unused()),
+        flags=flags_of(recipe),
+    )
+
+
+def ended_at(folder: RunFolder, recipe: Recipe) -> int | None:
+    """After how many examples a run ended that the recipe gives more of; None for any other.
+
+    Only a run of one stage can be given more: the stages of others begin and end at shares of all examples.
+    """
+    stored = folder.stored_config()
+    if stored is None or len(recipe.stages) > 1 or not folder.results.exists():
+        return None
+    scored = next(iter(read_results(folder.results).values()), {})
+    examples, size = (stored.get("optimization", {}).get(name, 0) for name in ("examples", "batch_size"))
+    whole = scored.get("examples_seen", 0) > examples - size  # what does not fill a batch is left
+    return examples if whole and examples < recipe.optimization.examples else None
+
+
+def as_begun(recipe: Recipe) -> Recipe:
+    """The recipe with what its run settled when it began, where the recipe itself says nothing.
+
+    By default the opening examples are a share of all examples. They lie at the beginning, and stay what they were when
+    more examples are given.
+    """
+    stored = RunFolder(recipe.run.run_dir).stored_config()
+    if recipe.data.opening_examples is not None or stored is None or len(recipe.stages) > 1:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, opening_examples=stored.get("data", {}).get("opening_examples")))
+
+
+def check_boxes(source: Source, looked_at: int = 256) -> None:
+    """Raises ValueError where none of the first records has boxes, which the decoder is to learn to write."""
+    count = min(len(source), looked_at)
+    if any(regions for _, regions in visit(source, lambda record: record.regions, range(count))):
+        return
+    raise ValueError(
+        f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded "
+        "captions. Give data with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or "
+        "train on captions alone with --no-require-boxes."
+    )
+
+
+def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source) -> str:
+    """How many of a stage's first examples can be used, as a sentence.
+
+    Raises:
+        ValueError: there are fewer records than a batch takes.
+        TooManySkipped: one bad example follows the other.
+    """
+    loader = Loader(
+        source,
+        preprocess,
+        batch_size=planned.loaded,
+        seed=recipe.run.seed,
+        order=planned.stage.order,
+        cache_megabytes=None,
+    )
+    rows = loader.examples.rows(0, 0, min(planned.loaded, LOOKED_AT))
+    reasons = Counter(skipped.reason for skipped in rows.skipped)
+    met = len(rows.keys) + len(rows.skipped)
+    bad = f"; {len(rows.skipped)} cannot be used: {listed(reasons)}" if reasons else ""
+    return f"Of the first {met} examples {len(rows.keys)} can be used{bad}."

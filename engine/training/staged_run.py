@@ -1,0 +1,168 @@
+"""A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diptych import backends
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.placement import Placement
+from diptych.core.training import checkpoint
+from diptych.core.training.card import plain, resolve_card
+from diptych.core.training.checkpoint import Checkpoint, CheckpointError
+from diptych.core.training.handover import hand_over
+from diptych.core.training.learner import Learner
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.results import read_results, write_results
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.signals import StopSignals
+from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.training.build import build_learner
+from diptych.engine.training.checks import check_config, ended_at
+from diptych.engine.training.evaluation import Evaluation
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.saved_model import save_trained
+from diptych.engine.training.terms.contrastive import implementation_name
+from diptych.engine.training.terms.stage_term import Terms
+from diptych.models.siglip.adapting import fit_weight
+
+Results = dict[str, dict[str, Any]]
+"""What stages scored, by their names (`core.training.results`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedRun:
+    """Everything that the stages of a run have in common.
+
+    Attributes:
+        folder: of the run, entered; each of several stages has one of its own in it.
+        planned: the stages by name, in order.
+        examples: how the examples of each stage are made, by its name.
+        stop: within its `leaving_at_once` all is carried out, but for steps and checkpoints.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    planned: Mapping[str, PlannedStage]
+    data_set: DataSet
+    sources: Sources
+    examples: Mapping[str, Preprocess]
+    terms: Terms
+    placement: Placement
+    stop: StopSignals
+
+    def carry_out(self, name: str) -> Results:
+        """A stage, from wherever it stands to its end; returns what it scored, by its name.
+
+        Raises:
+            Stopped: a signal came; what is finished is saved.
+        """
+        planned = self.planned[name]
+        with self._entered(name) as folder:
+            check_config(folder, self.recipe)
+            if results := finished(folder, planned):
+                print(f"{folder.path} is finished.", flush=True)
+                return results
+            learner, evaluation, card = self._trained(planned, folder)
+            with learner.ema.applied() if learner.ema else contextlib.nullcontext():
+                save_trained(learner.model, evaluation.preprocess, folder.path / "model")
+                results = {name: evaluation.finish(learner, folder, card)}
+            write_results(folder.results, results)
+            return results
+
+    def _entered(self, name: str) -> contextlib.AbstractContextManager[RunFolder]:
+        alone = len(self.recipe.stages) == 1
+        return contextlib.nullcontext(self.folder) if alone else RunFolder(self.recipe.folder(name))
+
+    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Evaluation, dict]:
+        """A stage's learner after its last step, what evaluates it, and its card."""
+        stage, parent = planned.stage, None
+        if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
+            parent = self._end_of(stage.after)
+        preprocess = self.examples[stage.name]
+        learner = build_learner(
+            self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
+        )
+        evaluation = Evaluation(self.recipe, planned, self.data_set, self.sources, preprocess, learner.model)
+        learner.evaluate = evaluation.quick
+        start = learner.restore()
+        if start and (ended := ended_at(folder, self.recipe)) is not None:
+            print(
+                f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "
+                "with the learning rate that a run of so many has from here on."
+            )
+        elif start:
+            print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
+        elif parent is not None:
+            print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
+        elif len(self.recipe.stages) > 1:
+            print(f"Stage {stage.name}: fresh weights", flush=True)
+        card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
+        if not learner.complete:
+            learner.train(self.stop)
+        return learner, evaluation, card
+
+    def _end_of(self, name: str) -> Checkpoint:
+        """The checkpoint of the very last step of a stage that has ended.
+
+        Where that one is damaged, the steps since the newest good one are taken again, which gives the same bits.
+
+        Raises:
+            CheckpointError: where no checkpoint of the stage is good.
+        """
+        folder, last = self.recipe.folder(name) / "checkpoints", self.planned[name].last
+        try:
+            return checkpoint.load_step(folder, last)
+        except CheckpointError as error:
+            print(f"{error} The end of stage {name} is carried out again.", flush=True)
+        if checkpoint.restore_latest(folder) is None:
+            raise CheckpointError(
+                f"{folder} holds no checkpoint to go on from. Move {folder.parent} away to begin it "
+                "again, or copy a checkpoint back into it."
+            )
+        with self._entered(name) as entered:
+            self._trained(self.planned[name], entered)
+        return checkpoint.load_step(folder, last)
+
+
+def finished(folder: RunFolder, planned: PlannedStage) -> Results | None:
+    """What a stage scored that has taken all of its examples; None for one that has not."""
+    if not folder.results.exists():  # written last of all
+        return None
+    results = read_results(folder.results, planned.stage.name)
+    examples = planned.examples_before + planned.examples
+    return results if results[planned.stage.name].get("examples_seen", examples) >= examples else None
+
+
+def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage) -> str:
+    """Gives a stage what the one before ended with; returns a sentence about it."""
+    towers = ("image/", "text/", "pair_logits/")
+    left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
+    handover = hand_over(
+        saved,
+        learner.groups(),
+        adapt=fit_weight,
+        keep_optimizer=planned.stage.schedule is not None,
+        may_leave=tuple(sorted(left)),
+        anew=planned.stage.fresh,
+    )
+    return str(handover)
+
+
+def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> dict:
+    """The card of a run, or of one of its stages with the model it resolved to."""
+    card = resolve_card(
+        recipe,
+        seed=recipe.run.seed,
+        backend=backends.name(),
+        implementation=implementation_name(recipe) if planned else "none",
+        parameters=learner.model.count_params() if learner else None,
+        flops_per_step=learner.flops_per_step if learner else None,
+        device=backends.device_name(),
+        peak_flops_per_second=learner.peak_flops_per_second if learner else None,
+    )
+    if planned is None:
+        return card
+    parts = {name: plain(part) for name, part in planned.parts.items()}
+    return card | {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}

@@ -1,0 +1,18 @@
+"""Keys that repeat in the data are unique in a source."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.core.data.sources.keys import UniqueKeys
+
+
+@given(st.lists(st.sampled_from(["image", "a", "b", "c", "é"]), max_size=30))
+def test_every_record_has_a_key_of_its_own_and_the_first_keeps_it(keys):
+    unique = UniqueKeys(lambda: iter(keys))
+    given_out = [unique.key(key, place) for place, key in enumerate(keys)]
+    assert len(set(given_out)) == len(keys)
+    for key in set(keys):
+        assert given_out[keys.index(key)] == key
+    assert all(key == own for key, own in zip(keys, given_out, strict=True) if Counter(keys)[key] == 1)

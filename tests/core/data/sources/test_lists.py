@@ -1,0 +1,117 @@
+"""Lists of images as other tools write them: CSV with commas or tabs, JSON lines with fields of other names."""
+
+import csv
+import json
+
+import pytest
+
+from diptych.core.data.records import BadExample, Caption
+from diptych.core.data.sources.folder import FolderSource
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.reading import Reading
+from tests.core.data.pictures import encoded, pixels
+
+PICTURE = encoded(pixels(0))
+TEXTS = ("a fox", 'the "red" fox, asleep', "two\nlines", "ein Fuchs; müde")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for number in range(len(TEXTS)):
+        (tmp_path / f"{number}.png").write_bytes(PICTURE)
+    return tmp_path
+
+
+def write_csv(path, names, rows, delimiter=",", encoding="utf-8"):
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(names)
+        writer.writerows(rows)
+    return path
+
+
+def captions(source) -> dict[str, list[Caption]]:
+    records = [source.record(index) for index in range(len(source))]
+    return {record.key: list(record.captions) for record in records}
+
+
+def expected() -> dict[str, list[Caption]]:
+    return {str(number): [Caption(text)] for number, text in enumerate(TEXTS)}
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_metadata_csv_of_imagefolder_is_read(pictures, delimiter, encoding):
+    rows = [(f"{number}.png", text) for number, text in enumerate(TEXTS)]
+    write_csv(pictures / "metadata.csv", ("file_name", "text"), rows, delimiter, encoding)
+    assert captions(FolderSource(pictures)) == expected()
+
+
+def test_a_list_of_open_clip_is_read_by_its_own_name(pictures):
+    rows = [(str(pictures / f"{number}.png"), text, "x") for number, text in enumerate(TEXTS)]
+    path = write_csv(pictures / "train.csv", ("filepath", "title", "other"), rows, "\t")
+    source = open_source(path, reading=Reading(caption_field="title"))
+    assert captions(source) == expected()
+    assert source.read(source.record(0).images[0]) == PICTURE
+
+
+def test_json_lines_with_other_fields_are_read_by_their_names(pictures):
+    lines = [{"picture": f"{number}.png", "prompt": text} for number, text in enumerate(TEXTS)]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    reading = Reading(caption_field="prompt", image_field="picture")
+    source = FolderSource(pictures, reading=reading)
+    assert captions(source) == expected()
+    prints = {FolderSource(pictures, reading=some).fingerprint() for some in (reading, Reading(image_field="picture"))}
+    assert len(prints) == 2
+
+
+def test_a_list_without_captions_says_which_fields_it_has(pictures):
+    (pictures / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "prompt": "a fox"}))
+    seen = FolderSource(pictures).ledger.what_was_seen()
+    assert "the fields are file_name, prompt" in seen
+    assert "--caption-field" in seen
+    assert "metadata.jsonl" in seen
+
+
+def test_rows_that_are_of_no_use_are_records_with_a_reason(pictures):
+    path = write_csv(pictures / "captions.csv", ("file_name", "caption"), [("0.png", "good"), ("1.png",), ("", "x")])
+    with path.open("ab") as file:
+        file.write(b'2.png,\xff\n3.png,"never closed\n')
+    source = FolderSource(pictures)
+    reasons = []
+    for index in range(1, len(source)):
+        with pytest.raises(BadExample) as caught:
+            source.record(index)
+        reasons.append(caught.value.reason)
+    assert reasons == ["caption_not_csv", "image_missing", "caption_not_utf8", "caption_not_csv"]
+    assert source.record_name(1) == "captions.csv:2"
+
+
+@pytest.mark.parametrize(
+    ("beside", "header", "told"),
+    [
+        ("captions.jsonl", "file_name,text", "a list beside captions.jsonl"),
+        ("0.txt", "file_name,text", "a list beside captions of the names of images"),
+        (None, "file_name,prompt", "there are file_name, prompt; --image-field"),
+        (None, "picture,text", "there are picture, text; --image-field"),
+        (None, "caf\xe9,text", "list_not_utf8"),
+    ],
+)
+def test_a_table_changes_nothing_where_other_captions_are_or_its_columns_are_not_known(pictures, beside, header, told):
+    if beside:
+        text = json.dumps({"file_name": "0.png", "text": "the one"}) if beside.endswith("l") else "the one"
+        (pictures / beside).write_text(text)
+    before = captions(FolderSource(pictures))
+    (pictures / "metadata.csv").write_bytes(f"{header}\n0.png,another\n".encode("latin-1"))
+    source = FolderSource(pictures)
+    assert captions(source) == before
+    assert told in source.ledger.what_was_seen()
+
+
+def test_a_list_that_has_gone_makes_bad_records_and_no_crash(pictures):
+    path = pictures / "metadata.jsonl"
+    path.write_text(json.dumps({"file_name": "0.png", "text": "a fox"}))
+    source = FolderSource(pictures)
+    path.unlink()
+    with pytest.raises(BadExample, match="caption_unreadable"):
+        source.record(0)

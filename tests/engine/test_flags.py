@@ -1,0 +1,37 @@
+"""Messages name what a person can type: the flag of a field, as the command line has it."""
+
+import pytest
+
+from diptych.engine.command_line import parse_recipe
+from diptych.engine.flags import flags_of, with_flags
+from diptych.recipes.siglip import siglip
+
+
+def test_the_flags_are_those_of_the_command_line(capsys):
+    recipe = siglip()
+    with pytest.raises(SystemExit):
+        parse_recipe(recipe, ["--help"], program="test", description=None)
+    shown = capsys.readouterr().out
+    unused = tuple(f"{name}." for name in recipe.unused()) + ("only", "reference", "stages")
+    flags = {field: flag for field, flag in flags_of(recipe).items() if not field.startswith(unused)}
+    assert len(flags) > 40
+    assert not [flag for flag in flags.values() if flag not in shown]
+    assert flags["optimization.batch_size"] == "--batch-size"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("lower batch_size to at most 60", "lower --batch-size to at most 60"),
+        ("raise stall_seconds.", "raise --stall-seconds."),
+        ("batch_size, image_size", "--batch-size, --image-size"),
+        ("photos/batch_size/a.jpg and batch_size.jpg", "photos/batch_size/a.jpg and batch_size.jpg"),
+        ("Encoder.open(batch_size=3) takes init_batch_size", "Encoder.open(batch_size=3) takes init_batch_size"),
+        ("a model of its own examples", "a model of its own examples"),
+        ("optimization.batch_size: stored 1", "optimization.batch_size: stored 1"),
+        ("no_such_field", "no_such_field"),
+    ],
+)
+def test_only_names_of_fields_are_replaced(message, shown):
+    assert with_flags(message, siglip()) == shown
+    assert with_flags(message, None) == message
