@@ -22,7 +22,7 @@ from diptych.core.training.recipe import Recipe
 from diptych.engine.command_line import train
 from diptych.recipes.siglip import siglip
 
-INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE = 1 / 0.07, 100.0
+MAX_LOGIT_SCALE = 100.0
 """Radford et al. 2021, section 2.5."""
 
 
@@ -31,7 +31,7 @@ def clip() -> Recipe:
     recipe = siglip()
     return replace(
         recipe,
-        model=replace(recipe.model, init_logit_scale=INITIAL_LOGIT_SCALE, max_logit_scale=MAX_LOGIT_SCALE),
+        model=replace(recipe.model, max_logit_scale=MAX_LOGIT_SCALE),
         optimization=replace(recipe.optimization, loss="softmax"),
         run=replace(recipe.run, run_dir=Path("runs/clip")),
     )

@@ -24,8 +24,6 @@ def siglip() -> Recipe:
         optimization=Optimization(
             examples=420_000,
             batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=1e-4,
         ),
         run=Run(),
     )

@@ -62,6 +62,7 @@ class Learner:
         pieces: into how many equal parts, each with an optimizer's step of its own, a batch is to be cut; None for one.
         evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the
             moving average's weights where there is one.
+        evaluate_first: whether it is evaluated before its first step, too.
         config: the plain configuration of the run, for its checkpoints to know.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
@@ -86,6 +87,7 @@ class Learner:
     pieces: Callable[[Batch], int] | None = None
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int | None = None
+    evaluate_first: bool = False
     config: object = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
@@ -108,7 +110,7 @@ class Learner:
         self._skipped_in_a_row: list[tuple[int, tuple[str, ...]]] = []
         self._unrecorded: deque[tuple[int, int, tuple[str, ...], list[dict]]] = deque()
         self._waiting_rows: list[str] = []
-        self._evaluation_due = self._torn = False
+        self._evaluation_due, self._torn = self.evaluate_first, False
 
     @property
     def finished(self) -> bool:

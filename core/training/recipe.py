@@ -101,6 +101,14 @@ class Model:
     """Leave the text tower as it is."""
     lock_text_unlocked_blocks: int = 0
     """With --lock-text, how many of its last blocks move all the same, with all that follows them."""
+    lora_rank: int | None = None
+    """Rank of low-rank adapters (LoRA): the towers stay as they are, and small products beside their kernels are
+    trained, which the saved model has added up. None for none."""
+    lora_alpha: float | None = None
+    """The adapters count alpha / rank times; by default twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Patterns of the kernels that get adapters, such as "text/.*/qkv_kernel"; by default all those of the towers'
+    blocks."""
     lock: tuple[str, ...] = ()
     """Patterns of further weights that stay as they are, such as "pair_logits/.*"."""
 
@@ -313,6 +321,7 @@ def check_options(recipe: Recipe) -> None:
                 ("--context-length", data.context_length),
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
+                ("--lora-rank", model.lora_rank),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
                 ("--head-hidden", distillation.head_hidden),
@@ -328,7 +337,7 @@ def check_options(recipe: Recipe) -> None:
             "for it. Leave it out, or choose --loss sigmoid.",
         ),
         (
-            model.max_logit_scale is None or model.max_logit_scale >= model.init_logit_scale,
+            model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),
             f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
             f"{model.max_logit_scale}.",
         ),
@@ -349,8 +358,13 @@ def check_options(recipe: Recipe) -> None:
             )
         ),
         *(
-            (given > 0, f"{flag} must be above 0, got {given}.")
+            (given is None or given > 0, f"{flag} must be above 0, got {given}.")
             for flag, given in (
+                ("--learning-rate", optimization.learning_rate),
+                ("--init-logit-scale", model.init_logit_scale),
+                ("--lora-alpha", model.lora_alpha),
+                ("--image-layer-decay", optimization.image_layer_decay),
+                ("--text-layer-decay", optimization.text_layer_decay),
                 ("--student-temperature", distillation.student_temperature),
                 ("--teacher-temperature", distillation.teacher_temperature),
             )

@@ -1,5 +1,6 @@
 """The parts of a stage, built: student, teacher, objective, optimizer, step, loader."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from diptych.engine.training.costs import training_flops
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
+from diptych.engine.training.tuning import locked_weights, rate_multipliers
 from diptych.models.siglip.student import Student
 
 
@@ -40,7 +42,7 @@ def build_learner(
     """Everything that trains a stage, put together."""
     optimization, run, stage = recipe.optimization, recipe.run, planned.stage
     student = build_student(recipe, planned)
-    optimizer = stage_optimizer(recipe, planned)
+    optimizer = stage_optimizer(recipe, planned, student)
     ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
     teacher = build_teacher(recipe, planned, student, terms)
     objective = build_objective(recipe, planned, teacher, terms, placement)
@@ -89,6 +91,7 @@ def build_learner(
         objective_variables=objective.variables,
         config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
+        evaluate_first=recipe.model.pretrained is not None and stage.after is None,
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
         tensorboard=run.tensorboard,
@@ -111,7 +114,8 @@ def build_student(recipe: Recipe, planned: PlannedStage) -> Student:
         dtype=policy(recipe),
         rematerialize=recipe.model.grad_checkpointing,
     )
-    freeze(student, (*recipe.model.lock, *planned.stage.lock))
+    locked = locked_weights(recipe.model, planned.config, [weight.path for weight in student.towers.weights])
+    freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked)))
     return student
 
 
@@ -144,8 +148,14 @@ def build_objective(
 
 
 def build_schedule(optimization: Optimization):
-    """The learning rate over the run's examples."""
+    """The learning rate over the run's examples.
+
+    Raises:
+        ValueError: where none is given: `engine.training.start.with_start` resolves it.
+    """
     warmup = optimization.warmup_examples
+    if optimization.learning_rate is None:
+        raise ValueError("The recipe is not resolved: pass it through engine.training.start.with_start first.")
     return SCHEDULES[optimization.schedule](
         optimization.learning_rate,
         batch_size=optimization.batch_size,
@@ -159,16 +169,18 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
     second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     return OPTIMIZERS[optimization.optimizer](
         schedule or build_schedule(optimization),
-        weight_decay=optimization.weight_decay,
+        weight_decay=optimization.weight_decay or 0.0,
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,
         **({second_moment: optimization.beta_2} if second_moment else {}),
     )
 
 
-def stage_optimizer(recipe: Recipe, planned: PlannedStage) -> PatternOptimizer:
+def stage_optimizer(recipe: Recipe, planned: PlannedStage, student: Student) -> PatternOptimizer:
     """The optimizer with the part of the schedule that the stage walks through, or with its own."""
-    optimization, stage = recipe.optimization, planned.stage
+    stage, trained = planned.stage, [variable.path for variable in student.trainable_variables]
+    rules = rate_multipliers(recipe.optimization, planned.config, trained)
+    optimization = replace(recipe.optimization, learning_rate_multipliers=rules)
     if stage.schedule is None:
         own = replace(
             optimization,

@@ -14,8 +14,8 @@ from diptych.core.training.recipe import Recipe, harmless_fields
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
-from diptych.engine.training.plan import square_preset
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.start import Start
 
 GEMMA = 256_000
 """Pieces of SigLIP 2's vocabulary."""
@@ -23,19 +23,19 @@ LOOKED_AT = 64
 """Examples that a dry run makes."""
 
 
-def missing_flags(recipe: Recipe) -> list[str]:
+def missing_flags(recipe: Recipe, start: Start) -> list[str]:
     """The flags without which a preset of the paper's cannot be carried out, each with what to give."""
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
-    if recipe.data.tokenizer is None and square_preset(recipe)[0].text.vocab_size == GEMMA:
+    if recipe.data.tokenizer is None and start.folder is None and start.config.text.vocab_size == GEMMA:
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
     return missing
 
 
-def check_data(recipe: Recipe) -> None:
+def check_data(recipe: Recipe, start: Start) -> None:
     """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
-    if missing := missing_flags(recipe):
+    if missing := missing_flags(recipe, start):
         raise ValueError(
             f"The paper's presets bring no data and no vocabulary: give {' and '.join(missing)}, or add --dry-run to "
             "see what they would cost."

@@ -80,6 +80,14 @@ class Evaluation:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
+    def pair_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
+        pairs = self.sets[0]
+        scale = float(keras.ops.convert_to_numpy(self._student.logit_scale))
+        scores = scale * self._images(pairs) @ self._texts(pairs.tokens).T
+        own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
+        return scores[own], scores[~own]
+
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None

@@ -12,11 +12,11 @@ from diptych.core.training.stages import Stage, chosen_stages
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
+from diptych.engine.training.start import Start, sized
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.parts.heads import bias_for_batch
-from diptych.models.presets import naflex_config, preset_config
-from diptych.models.siglip.parts import Part
+from diptych.models.presets import naflex_config
+from diptych.models.siglip.parts import ADAPTED, AdaptersPart, Part
 
 
 def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str, PlannedStage]:
@@ -38,44 +38,7 @@ def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str,
     return planned
 
 
-def square_preset(recipe: Recipe) -> tuple[SigLIPConfig, VisionConfig]:
-    """The preset that the recipe names, at the size of pictures that it names, and its image tower.
-
-    Raises:
-        ValueError: for a preset whose towers take other inputs than square pixels in [-1, 1] and any tokens.
-    """
-    config = preset_config(recipe.model.model)
-    if not (isinstance(config, SigLIPConfig) and isinstance(config.vision, VisionConfig)):
-        raise ValueError(
-            f"--model {recipe.model.model} cannot be trained by this recipe, which takes SigLIP's towers for square "
-            "images. With either loss choose emoji, siglip_b16_224 or another of that kind; CLIP's own towers and "
-            "NaFlex train with model.fit."
-        )
-    vision = replace(config.vision, image_size=recipe.model.image_size or config.vision.image_size)
-    return replace(config, vision=vision), vision
-
-
-def towers_config(recipe: Recipe, preprocess: Preprocess) -> SigLIPConfig:
-    """The preset's towers for the recipe's tokens, with the scale and bias that it begins with."""
-    config, _ = square_preset(recipe)
-    return replace(
-        config,
-        text=replace(config.text, vocab_size=preprocess.tokenizer.vocab_size, context_length=preprocess.context_length),
-        init_logit_scale=recipe.model.init_logit_scale,
-        init_logit_bias=initial_bias(recipe),
-        max_logit_scale=recipe.model.max_logit_scale,
-    )
-
-
-def initial_bias(recipe: Recipe) -> float | None:
-    """The sigmoid loss's bias at the start; None with the softmax loss, whose model has none."""
-    bias = recipe.model.init_logit_bias
-    if recipe.optimization.loss == "softmax":
-        return None
-    return bias_for_batch(recipe.optimization.batch_size) if bias is None else bias
-
-
-def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
+def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
     """How pictures and captions become arrays in the first stage.
 
     Raises:
@@ -91,26 +54,31 @@ def recipe_preprocess(recipe: Recipe, data_set: DataSet) -> Preprocess:
         raise ValueError("The recipe's data are not resolved: pass it through engine.datasets.open.with_data first.")
     share = data.english_share
     return Preprocess(
-        image_size=square_preset(recipe)[1].image_size,
+        image_size=picture_size(recipe, start),
         context_length=data.context_length,
         captions=data.captions_per_image,
         opening_examples=data.opening_examples,
-        tokenizer_path=data.tokenizer or data_set.tokenizer,
+        tokenizer_path=data.tokenizer or start.folder or data_set.tokenizer,
         augmentation=Augmentation() if data.augment else None,
         resize_method=data.resize_method,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )
 
 
-def unread_preprocess(recipe: Recipe) -> Preprocess:
+def unread_preprocess(recipe: Recipe, start: Start) -> Preprocess:
     """How pictures become arrays where no data and no vocabulary are named: for plans, which make no example."""
-    config, vision = square_preset(recipe)
     return Preprocess(
-        image_size=vision.image_size,
-        context_length=config.text.context_length,
+        image_size=picture_size(recipe, start),
+        context_length=start.config.text.context_length,
         tokenizer_path="",
         augmentation=Augmentation() if recipe.data.augment else None,
     )
+
+
+def picture_size(recipe: Recipe, start: Start) -> int:
+    """Side of the square pictures; for NaFlex that of the picture at which its positions are as they were learned."""
+    vision = sized(start.config.vision, recipe.model.image_size)
+    return vision.image_size if isinstance(vision, VisionConfig) else vision.position_grid * vision.patch_size
 
 
 def plan_examples(
@@ -200,6 +168,10 @@ def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> 
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order
         if name in stage.losses:
             parts |= terms[name].parts(recipe, config)
+    model = recipe.model
+    if model.lora_rank is not None:
+        alpha = 2.0 * model.lora_rank if model.lora_alpha is None else model.lora_alpha
+        parts["adapters"] = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
     return parts
 
 

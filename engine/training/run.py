@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from diptych import backends
 from diptych.core.data.ledger import TooManySkipped
@@ -30,13 +31,12 @@ from diptych.engine.training.plan import (
     plan_examples,
     plan_stages,
     recipe_preprocess,
-    square_preset,
-    towers_config,
     unread_preprocess,
 )
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
+from diptych.engine.training.start import described, sized, start_of, towers_config, with_start
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -67,15 +67,19 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
-    missing = missing_flags(recipe)
+    start = start_of(recipe)
+    recipe = with_start(recipe, start)
+    missing = missing_flags(recipe, start)
+    fresh = replace(start.config, vision=sized(start.config.vision, recipe.model.image_size))
     if not recipe.data.train_data:
-        planned = plan_stages(recipe, square_preset(recipe)[0], terms)
-        plan_examples(recipe, planned, unread_preprocess(recipe), terms)
+        planned = plan_stages(recipe, fresh, terms)
+        plan_examples(recipe, planned, unread_preprocess(recipe, start), terms)
         print(plan_text(recipe, planned, terms))
     else:
         recipe, data_set = with_data(recipe)
-        preprocess = recipe_preprocess(recipe, data_set)
-        config = square_preset(recipe)[0] if missing else towers_config(recipe, preprocess)
+        preprocess = recipe_preprocess(recipe, start, data_set)
+        config = fresh if missing else towers_config(recipe, start, preprocess)
+        print(described(recipe, start, config, preprocess.tokenizer_path))
         planned = plan_stages(recipe, config, terms)
         examples = plan_examples(recipe, planned, preprocess, terms)
         print(plan_text(recipe, planned, terms))
@@ -90,22 +94,27 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
-    check_data(recipe)
+    start = start_of(recipe)
+    recipe = with_start(recipe, start)
+    check_data(recipe, start)
     check_started_alone(os.environ)
     recipe, data_set = with_data(as_begun(recipe))
-    preprocess = recipe_preprocess(recipe, data_set)
-    planned = plan_stages(recipe, towers_config(recipe, preprocess), terms)
+    preprocess = recipe_preprocess(recipe, start, data_set)
+    config = towers_config(recipe, start, preprocess)
+    planned = plan_stages(recipe, config, terms)
     examples = plan_examples(recipe, planned, preprocess, terms)
     require_references(recipe, planned)
     sources = open_data(recipe, data_set)
     several = len(recipe.stages) > 1
     named = f": {', '.join(planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
+    print(described(recipe, start, config, preprocess.tokenizer_path))
     print(data_set.describe(sources), flush=True)
     check_sources(recipe, planned, sources)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         staged = StagedRun(
             recipe=recipe,
+            start=start,
             folder=folder,
             planned=planned,
             data_set=data_set,

@@ -13,8 +13,9 @@ from diptych.models.siglip.student import Student
 
 
 def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
-    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is
-    one.
+    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is one.
+
+    Low-rank adapters are added to the kernels that they belong to, and kept as a small file beside the model.
     """
     vision = student.config.vision
     pixels: FixedSize | NaFlex
@@ -24,7 +25,10 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
         pixels = NaFlex(
             patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
         )
-    student.towers.save_to_preset(folder, format="diptych")
+    with student.merged():
+        student.towers.save_to_preset(folder, format="diptych")
+    if student.adapters is not None:
+        student.adapters.save_to(folder)
     processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
     processor.save_to_preset(folder)
     if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):

@@ -7,6 +7,7 @@ from typing import Any
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
@@ -23,6 +24,7 @@ from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.saved_model import save_trained
+from diptych.engine.training.start import Start, anew, set_scale_and_bias
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
@@ -36,6 +38,7 @@ class StagedRun:
     """Everything that the stages of a run have in common.
 
     Attributes:
+        start: what its first stage begins from.
         folder: of the run, entered; each of several stages has one of its own in it.
         planned: the stages by name, in order.
         examples: how the examples of each stage are made, by its name.
@@ -43,6 +46,7 @@ class StagedRun:
     """
 
     recipe: Recipe
+    start: Start
     folder: RunFolder
     planned: Mapping[str, PlannedStage]
     data_set: DataSet
@@ -96,12 +100,25 @@ class StagedRun:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
             print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
+        elif self.start.checkpoint is not None:
+            print(f"{self.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
             learner.train(self.stop)
         return learner, evaluation, card
+
+    def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
+        """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
+        carried = begin(learner, self.start.weights(), planned, anew=anew(self.recipe))
+        size = self.recipe.optimization.batch_size
+        changed = set_scale_and_bias(
+            learner.model, self.recipe, lambda: fitted_bias(*evaluation.pair_scores(), batch_size=size)
+        )
+        if learner.ema:
+            learner.ema.restart()
+        return f"{carried}; {changed}" if changed else carried
 
     def _end_of(self, name: str) -> Checkpoint:
         """The checkpoint of the very last step of a stage that has ended.
@@ -135,17 +152,23 @@ def finished(folder: RunFolder, planned: PlannedStage) -> Results | None:
     return results if results[planned.stage.name].get("examples_seen", examples) >= examples else None
 
 
-def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage) -> str:
-    """Gives a stage what the one before ended with; returns a sentence about it."""
+def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: tuple[str, ...] = ()) -> str:
+    """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
+
+    Args:
+        anew: beginnings of the paths of further weights that stay fresh.
+    """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
+    if learner.model.logit_bias is None:
+        left.add("pair_logits/logit_bias")
     handover = hand_over(
         saved,
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
         may_leave=tuple(sorted(left)),
-        anew=planned.stage.fresh,
+        anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)
 

@@ -1,10 +1,13 @@
 """Where the towers of a run begin: fresh weights of a size, or a checkpoint with all that comes with it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diptych.core.data.examples.naflex import NaFlex
+import keras
+
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.processor.processor import Processor
 from diptych.core.training import checkpoint as saved
@@ -18,12 +21,13 @@ from diptych.models.presets import PRESETS, preset_config
 from diptych.models.pretrained import build_model, trained_preset
 from diptych.models.siglip.student import Student
 
-RELEASED_BATCH = 32_768
-"""Pairs in a batch of the released SigLIP and SigLIP 2 checkpoints (Tschannen et al. 2025, section 2.1)."""
-
 LENGTHS = (1 / 2, 1, 9 / 4, 49 / 16, 4)
 """SigLIP 2's numbers of patches, 128 to 1,024, over those of the square picture (Tschannen et al. 2025, section
 2.4.2)."""
+
+INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
+"""The temperature that fresh weights begin with, by the loss: Zhai et al. 2023, section 3.2, and Radford et al. 2021,
+section 2.5."""
 
 TOKEN_TABLE = "text/token_embedding/"
 
@@ -87,13 +91,15 @@ def start_of(recipe: Recipe) -> Start:
 
 
 def with_start(recipe: Recipe, start: Start) -> Recipe:
-    """The recipe with what its beginning decides where it said nothing: rate, decay, context length, NaFlex's sequence
-    lengths.
+    """The recipe with what its beginning decides where it said nothing: rate, decay, temperature, context length,
+    NaFlex's sequence lengths.
     """
     pretrained = start.checkpoint is not None
     optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
-    rate = 1e-5 if pretrained else 1e-3
-    decay = 0.0 if pretrained else 1e-4
+    rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    scale = recipe.model.init_logit_scale
+    if scale is None and not pretrained:
+        scale = INITIAL_SCALES[optimization.loss]
     stages = recipe.stages
     if isinstance(vision, NaFlexVisionConfig):
         lengths = recipe.model.sequence_lengths or tuple(round(vision.max_num_patches * part) for part in LENGTHS)
@@ -108,6 +114,7 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
         )
     return replace(
         recipe,
+        model=replace(recipe.model, init_logit_scale=scale),
         optimization=replace(
             optimization,
             learning_rate=rate if optimization.learning_rate is None else optimization.learning_rate,
@@ -121,23 +128,29 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     )
 
 
-def towers_of(recipe: Recipe, start: Start, *, vocab_size: int, context_length: int) -> SigLIPConfig:
+def towers_config(recipe: Recipe, start: Start, preprocess: Preprocess) -> SigLIPConfig:
     """The towers of the first stage: the beginning's for the recipe's pictures and tokens, with the scale and bias that
     fresh weights begin with.
     """
-    softmax = recipe.optimization.loss == "softmax"
-    scale, bias = recipe.model.init_logit_scale, recipe.model.init_logit_bias
-    if bias is None:
-        bias = bias_for_batch(recipe.optimization.batch_size)
+    vocab_size = preprocess.tokenizer.vocab_size
     if start.checkpoint is not None and recipe.data.tokenizer is None:
         vocab_size = start.config.text.vocab_size  # a table may have rows that no token asks for
     return replace(
         start.config,
         vision=sized(start.config.vision, recipe.model.image_size),
-        text=replace(start.config.text, vocab_size=vocab_size, context_length=context_length),
-        init_logit_scale=10.0 if scale is None else scale,
-        init_logit_bias=None if softmax else bias,
+        text=replace(start.config.text, vocab_size=vocab_size, context_length=preprocess.context_length),
+        init_logit_scale=recipe.model.init_logit_scale or start.config.init_logit_scale,
+        init_logit_bias=initial_bias(recipe),
+        max_logit_scale=recipe.model.max_logit_scale,
     )
+
+
+def initial_bias(recipe: Recipe) -> float | None:
+    """The sigmoid loss's bias at the start of fresh weights; None with the softmax loss, whose model has none."""
+    bias = recipe.model.init_logit_bias
+    if recipe.optimization.loss == "softmax":
+        return None
+    return bias_for_batch(recipe.optimization.batch_size) if bias is None else bias
 
 
 def sized(vision: VisionConfig | NaFlexVisionConfig, image_size: int | None) -> VisionConfig | NaFlexVisionConfig:
@@ -157,31 +170,27 @@ def anew(recipe: Recipe) -> tuple[str, ...]:
     return (TOKEN_TABLE,) if recipe.data.tokenizer else ()
 
 
-def set_scale_and_bias(student: Student, recipe: Recipe, start: Start) -> str:
+def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], float]) -> str:
     """Gives the loss of a run that began from a checkpoint its scale and bias; returns a sentence, empty where they are
     the checkpoint's.
+
+    Args:
+        fitted: the bias that fits the batch, at the scale that the student then has.
     """
     given, layer = recipe.model, student.pair_logits
     said: list[str] = []
     if given.init_logit_scale is not None:
         layer.log_logit_scale.assign(math.log(given.init_logit_scale))
         said.append(f"scale {given.init_logit_scale:g}, as --init-logit-scale says")
-    if layer.logit_bias is None:
-        return "; ".join(said)
-    size = recipe.optimization.batch_size
-    if given.init_logit_bias is not None:
+    if layer.logit_bias is not None and given.init_logit_bias is not None:
         layer.logit_bias.assign(given.init_logit_bias)
         said.append(f"bias {given.init_logit_bias:g}, as --init-logit-bias says")
-    elif start.config.init_logit_bias is None:
-        layer.logit_bias.assign(bias_for_batch(size))
-        said.append(f"bias {bias_for_batch(size):.2f}, that of a batch of {size:,}: the checkpoint has none")
-    elif size < RELEASED_BATCH:
-        before = float(student.logit_bias)
-        after = before + math.log((RELEASED_BATCH - 1) / (size - 1))
+    elif layer.logit_bias is not None and not given.keep_logit_bias:
+        before, after = float(keras.ops.convert_to_numpy(student.logit_bias)), fitted()
         layer.logit_bias.assign(after)
         said.append(
-            f"bias {before:.2f} raised to {after:.2f}, for {size - 1:,} negatives a pair instead of "
-            f"{RELEASED_BATCH - 1:,} (--init-logit-bias sets another)"
+            f"bias {after:.2f} where it was {before:.2f}, for {recipe.optimization.batch_size - 1:,} negatives a pair "
+            "(--keep-logit-bias leaves it, --init-logit-bias sets another)"
         )
     return "; ".join(said)
 
@@ -192,13 +201,14 @@ def described(recipe: Recipe, start: Start, config: SigLIPConfig, tokenizer: str
     pictures = (
         f"{vision.image_size} px" if isinstance(vision, VisionConfig) else f"NaFlex, {vision.max_num_patches} patches"
     )
-    million = sum(count_parameters(config).values()) / 1e6
+    million = count_parameters(config)["total"] / 1e6
     weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
     size = "" if start.checkpoint else f" of the size {start.name}"
     vocabulary = recipe.data.tokenizer or (start.name if start.folder else tokenizer)
     return (
         f"Begins from {weights}{size}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
-        f"{vision.patch_size}; {config.text.vocab_size:,} tokens of {vocabulary}, {config.text.context_length} a caption"
+        f"{vision.patch_size}; {config.text.vocab_size:,} tokens of {vocabulary}, "
+        f"{config.text.context_length} a caption"
     )
 
 

@@ -33,7 +33,7 @@ class TowerLayers:
 
 
 def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> list[str]:
-    """The paths of the weights that --lock-image and --lock-text hold still.
+    """The paths of the weights that --lock-image, --lock-text and --lora-rank hold still.
 
     Raises:
         ValueError: for more open blocks than a tower has, and for open blocks of a tower that is not locked.
@@ -50,7 +50,9 @@ def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> 
                 f"{flag}-unlocked-blocks is the number of last blocks that move with {flag}, from 0 to {tower.depth} "
                 f"of them; got {open_blocks} {'with' if lock else 'without'} {flag}."
             )
-        if lock:
+        if model.lora_rank is not None:
+            locked += [path for path in paths if tower.of(path) is not None]
+        elif lock:
             first_open = tower.depth + 1 - open_blocks if open_blocks else tower.depth + 2
             locked += [path for path in paths if (layer := tower.of(path)) is not None and layer < first_open]
     return locked

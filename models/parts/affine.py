@@ -6,7 +6,9 @@ from keras import ops
 def affine(x, kernel, bias=None):
     """x · kernel + bias over the last axis, `[..., in]` -> `[..., out]`, as one product of two matrices.
 
-    A kernel with a low-rank adapter (`parts.low_rank`) counts with it. XLA on the CPU computes a kernel's gradient from a batched product by transposing activations, at less than half the
+    A kernel with a low-rank adapter (`parts.low_rank`) counts with it.
+
+    XLA on the CPU computes a kernel's gradient from a batched product by transposing activations, at less than half the
     speed of the flat product.
     """
     if len(x.shape) > 2:

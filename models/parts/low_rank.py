@@ -1,11 +1,15 @@
 """Low-rank adapters: small trained updates of kernels that stay as they are (Hu et al. 2022, "LoRA")."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
+from diptych.core.files.json_objects import write_config
+from diptych.core.weights.safetensors import write_safetensors
 from diptych.models.parts.initializers import Normal
 
 
@@ -16,7 +20,7 @@ class LowRank(keras.layers.Layer):
         x · W + (alpha / rank) · (x · down) · up,    down `[in, rank]` from N(0, 1 / in), up `[rank, out]` from 0
 
     (section 4.1). As `up` starts at zero, so does the update. `attach` makes the kernels' own layers add it, by
-    `affine`, and `merged` gives the kernels that compute the same without it.
+    `affine`, and `merged_into` makes kernels that compute the same without it.
 
     Args:
         shapes: path of a kernel -> its shape.
@@ -45,17 +49,40 @@ class LowRank(keras.layers.Layer):
         for weight in weights:
             if weight.path in self.shapes:
                 if tuple(weight.shape) != self.shapes[weight.path]:
-                    raise ValueError(f"{weight.path} has the shape {weight.shape}, adapters {self.shapes[weight.path]}.")
+                    raise ValueError(
+                        f"{weight.path}: expected the shape {self.shapes[weight.path]}, got {weight.shape}."
+                    )
                 weight.low_rank = (self.down[weight.path], self.up[weight.path], self.alpha / self.rank)
 
-    def merged(self, path: str, kernel: np.ndarray) -> np.ndarray:
-        """The kernel with its adapter added, float32; a kernel without one as it is."""
-        if path not in self.shapes:
-            return kernel
-        down, up = (ops.convert_to_numpy(part[path].value) for part in (self.down, self.up))
-        return (kernel + self.alpha / self.rank * (down.astype(np.float64) @ up)).astype(kernel.dtype)
+    @contextmanager
+    def merged_into(self, weights: Sequence[keras.Variable]) -> Iterator[None]:
+        """Within the block the kernels among `weights` compute alone what they do with their adapters."""
+        kernels = [weight for weight in weights if weight.path in self.shapes]
+        varied = [*kernels, *self.up.values()]
+        before = [np.array(ops.convert_to_numpy(variable.value)) for variable in varied]
+        try:
+            for kernel, value in zip(kernels, before, strict=False):
+                down, up = (ops.convert_to_numpy(part[kernel.path].value) for part in (self.down, self.up))
+                product = self.alpha / self.rank * (down.astype(np.float64) @ up)
+                kernel.assign((value + product).astype(value.dtype))
+            for up in self.up.values():
+                up.assign(np.zeros(up.shape, "float32"))
+            yield
+        finally:
+            for variable, value in zip(varied, before, strict=True):
+                variable.assign(value)
+
+    def save_to(self, folder: Path) -> None:
+        """Writes adapters.safetensors, with "PATH/down" and "PATH/up" of each kernel, and rank and alpha as JSON."""
+        parts = {"down": self.down, "up": self.up}
+        arrays = {
+            f"{path}/{name}": np.array(ops.convert_to_numpy(variable.value))
+            for name, part in parts.items()
+            for path, variable in part.items()
+        }
+        write_safetensors(folder / "adapters.safetensors", arrays)
+        write_config(folder / "adapters.json", {"rank": self.rank, "alpha": self.alpha})
 
     def get_config(self):
         own = {"shapes": self.shapes, "rank": self.rank, "alpha": self.alpha, "seed": self.seed}
         return {**super().get_config(), **own}
-

@@ -107,8 +107,8 @@ class AdaptersPart:
     def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.low_rank import LowRank
 
-        sizes = {"rank": self.rank, "alpha": self.alpha, "shapes": self.shapes(towers)}
-        adapters = LowRank(**sizes, seed=f"{seed}/{name}", name=name, dtype=dtype)
+        shapes, draw = self.shapes(towers), f"{seed}/{name}"
+        adapters = LowRank(shapes=shapes, rank=self.rank, alpha=self.alpha, seed=draw, name=name, dtype=dtype)
         adapters.build()
         return adapters
 

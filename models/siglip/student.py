@@ -3,7 +3,8 @@
 The decoder is saved next to the towers; the other parts are discarded after training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -80,6 +81,15 @@ class Student(keras.Model):
     def text_features(self, token_ids, *, training: bool = False) -> dict:
         """As `SigLIP.text_features`."""
         return self.towers.text_features(token_ids, training=training)
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Within the block the towers' kernels hold what their adapters add; afterwards they are as they were."""
+        if self.adapters is None:
+            yield
+            return
+        with self.adapters.merged_into(self.towers.weights):
+            yield
 
     def followed(self, parts: Sequence[str]) -> dict:
         """What a teacher follows: the image tower with its MAP head, and the named parts."""

@@ -23,10 +23,10 @@ import numpy as np
 
 from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
+from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Box, Caption, Region
 from diptych.core.data.regions import BINS, BoxOrder, box_text, check_places, parse_box
 from diptych.core.data.tokenizers.base import Tokenizer
-from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.tokenizers.token_text import text_of
 
 TASKS = ("caption", "referring", "grounded")

@@ -16,11 +16,11 @@ from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
 from diptych.core.data.image import ResizeMethod, resize
+from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.records import Caption, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
-from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 
 # fmt: off
 IMAGE = ArrayField(

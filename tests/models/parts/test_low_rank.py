@@ -1,9 +1,12 @@
 """Low-rank adapters, on whichever backend Keras runs."""
 
+import json
+
 import numpy as np
 import pytest
 from keras import ops
 
+from diptych.core.weights.safetensors import read_tensors
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.siglip.parts import AdaptersPart
 from diptych.models.siglip.student import Student
@@ -39,9 +42,22 @@ def test_merged_kernels_compute_what_adapters_do():
     moved = pooled(student)
     assert np.abs(moved - pooled(SigLIP(CONFIG, seed=4))).max() > 0.1
     plain = SigLIP(CONFIG, seed=4)
-    for weight in plain.weights:
-        weight.assign(student.adapters.merged(weight.path, ops.convert_to_numpy(weight.value)))
+    with student.merged():
+        for own, merged in zip(plain.weights, student.towers.weights, strict=True):
+            own.assign(ops.convert_to_numpy(merged.value))
+        inside = pooled(student)
     np.testing.assert_allclose(pooled(plain), moved, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(inside, pooled(plain))
+    np.testing.assert_array_equal(pooled(student), moved)
+
+
+def test_adapters_are_a_small_file(tmp_path):
+    student = adapted()
+    student.adapters.save_to(tmp_path)
+    stored = read_tensors(tmp_path / "adapters.safetensors")
+    assert stored["text/encoder/block_01/mlp/in_kernel/down"].shape == (16, 3)
+    assert len(stored) == 2 * len(student.adapters.shapes)
+    assert json.loads((tmp_path / "adapters.json").read_text()) == {"rank": 3, "alpha": 6.0}
 
 
 def test_targets_choose_and_a_pattern_that_chooses_nothing_is_refused():
