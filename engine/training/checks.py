@@ -15,10 +15,8 @@ from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.engine.training.start import Start
+from diptych.engine.training.start import Start, lacks_vocabulary
 
-GEMMA = 256_000
-"""Pieces of SigLIP 2's vocabulary."""
 LOOKED_AT = 64
 """Examples that a dry run makes."""
 
@@ -28,7 +26,7 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
-    if recipe.data.tokenizer is None and start.folder is None and start.config.text.vocab_size == GEMMA:
+    if lacks_vocabulary(recipe, start):
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
     return missing
 

@@ -12,7 +12,7 @@ from diptych.core.training.stages import Stage, chosen_stages
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
-from diptych.engine.training.start import Start, sized
+from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.presets import naflex_config
@@ -58,20 +58,10 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
         context_length=data.context_length,
         captions=data.captions_per_image,
         opening_examples=data.opening_examples,
-        tokenizer_path=data.tokenizer or start.folder or data_set.tokenizer,
+        tokenizer_path="" if lacks_vocabulary(recipe, start) else data.tokenizer or start.folder or data_set.tokenizer,
         augmentation=Augmentation() if data.augment else None,
         resize_method=data.resize_method,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
-    )
-
-
-def unread_preprocess(recipe: Recipe, start: Start) -> Preprocess:
-    """How pictures become arrays where no data and no vocabulary are named: for plans, which make no example."""
-    return Preprocess(
-        image_size=picture_size(recipe, start),
-        context_length=start.config.text.context_length,
-        tokenizer_path="",
-        augmentation=Augmentation() if recipe.data.augment else None,
     )
 
 

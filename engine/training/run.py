@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 from diptych import backends
 from diptych.core.data.ledger import TooManySkipped
@@ -15,11 +14,9 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import Stopped, StopSignals
-from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.datasets.open import with_data
+from diptych.engine.datasets.data_set import Sources
 from diptych.engine.failures import exit_status
 from diptych.engine.training.checks import (
-    as_begun,
     check_boxes,
     check_config,
     check_data,
@@ -27,16 +24,9 @@ from diptych.engine.training.checks import (
     missing_flags,
 )
 from diptych.engine.training.costs import plan_text
-from diptych.engine.training.plan import (
-    plan_examples,
-    plan_stages,
-    recipe_preprocess,
-    unread_preprocess,
-)
-from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
-from diptych.engine.training.start import described, sized, start_of, towers_config, with_start
+from diptych.engine.training.start import described
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -67,68 +57,38 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
-    start = start_of(recipe)
-    recipe = with_start(recipe, start)
-    missing = missing_flags(recipe, start)
-    fresh = replace(start.config, vision=sized(start.config.vision, recipe.model.image_size))
-    if not recipe.data.train_data:
-        planned = plan_stages(recipe, fresh, terms)
-        plan_examples(recipe, planned, unread_preprocess(recipe, start), terms)
-        print(plan_text(recipe, planned, terms))
-    else:
-        recipe, data_set = with_data(recipe)
-        preprocess = recipe_preprocess(recipe, start, data_set)
-        config = fresh if missing else towers_config(recipe, start, preprocess)
-        print(described(recipe, start, config, preprocess.tokenizer_path))
-        planned = plan_stages(recipe, config, terms)
-        examples = plan_examples(recipe, planned, preprocess, terms)
-        print(plan_text(recipe, planned, terms))
-        sources = open_data(recipe, data_set)
-        print(data_set.describe(sources))
-        check_sources(recipe, planned, sources)
-        first, of_first = next(iter(planned.values())), next(iter(examples.values()))
-        print(judged_data(recipe, first, of_first, sources.train))
+    plan = plan_run(recipe, terms)
+    recipe, missing = plan.recipe, missing_flags(plan.recipe, plan.start)
+    print(described(plan.recipe, plan.start, plan.config))
+    print(plan_text(recipe, plan.planned, terms))
+    if recipe.data.train_data:
+        sources = open_data(plan)
+        first = next(iter(plan.planned))
+        print(judged_data(recipe, plan.planned[first], plan.examples[first], sources.train))
         tell_left_out(sources.ledgers())
     if missing:
         print(f"To carry it out, give {' and '.join(missing)}.")
 
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
-    start = start_of(recipe)
-    recipe = with_start(recipe, start)
-    check_data(recipe, start)
     check_started_alone(os.environ)
-    recipe, data_set = with_data(as_begun(recipe))
-    preprocess = recipe_preprocess(recipe, start, data_set)
-    config = towers_config(recipe, start, preprocess)
-    planned = plan_stages(recipe, config, terms)
-    examples = plan_examples(recipe, planned, preprocess, terms)
-    require_references(recipe, planned)
-    sources = open_data(recipe, data_set)
+    plan = plan_run(recipe, terms)
+    recipe = plan.recipe
+    check_data(recipe, plan.start)
+    require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
-    named = f": {', '.join(planned)}" if several else ""
+    named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    print(described(recipe, start, config, preprocess.tokenizer_path))
-    print(data_set.describe(sources), flush=True)
-    check_sources(recipe, planned, sources)
+    print(described(recipe, plan.start, plan.config), flush=True)
+    sources = open_data(plan)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
-        staged = StagedRun(
-            recipe=recipe,
-            start=start,
-            folder=folder,
-            planned=planned,
-            data_set=data_set,
-            sources=sources,
-            examples=examples,
-            terms=terms,
-            placement=backends.placement(recipe.run.data_parallel),
-            stop=stop,
-        )
+        placement = backends.placement(recipe.run.data_parallel)
+        staged = StagedRun(plan=plan, folder=folder, sources=sources, terms=terms, placement=placement, stop=stop)
         if several:
             check_config(folder, recipe)
             folder.write_card(card_of(recipe))
         results: Results = {}
-        for name in planned:
+        for name in plan.planned:
             results |= staged.carry_out(name)
         if several:
             write_results(folder.results, results)
@@ -137,22 +97,27 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)
 
 
-def check_sources(recipe: Recipe, planned: dict[str, PlannedStage], sources: Sources) -> None:
-    """Raises ValueError where a decoder is to learn boxes from data that have none."""
-    if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in planned.values()):
-        check_boxes(sources.train)
+def open_data(plan: RunPlan) -> Sources:
+    """The sources of a run, described. Where too many of their records are bad, the run folder is left a file that
+    names them.
 
-
-def open_data(recipe: Recipe, data_set: DataSet) -> Sources:
-    """The sources of a run. Where too many of their records are bad, the run folder is left a file that names them."""
+    Raises:
+        ValueError: where a decoder is to learn boxes from data that have none.
+        TooManySkipped: see `core.data.ledger`.
+    """
+    recipe = plan.recipe
     try:
-        return data_set.sources(recipe.run.seed)
+        sources = plan.data_set.sources(recipe.run.seed)
     except TooManySkipped as error:
         path = recipe.run.run_dir / LEFT_OUT
         if error.ledger is not None and not recipe.run.dry_run:
             write_left_out(path, [error.ledger])
             tell_left_out([error.ledger], path)
         raise
+    print(plan.data_set.describe(sources), flush=True)
+    if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in plan.planned.values()):
+        check_boxes(sources.train)
+    return sources
 
 
 @contextlib.contextmanager

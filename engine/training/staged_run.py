@@ -1,12 +1,10 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diptych import backends
-from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
@@ -18,13 +16,14 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
-from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.data_set import Sources
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.saved_model import save_trained
-from diptych.engine.training.start import Start, anew, set_scale_and_bias
+from diptych.engine.training.start import anew, set_scale_and_bias
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
@@ -38,23 +37,22 @@ class StagedRun:
     """Everything that the stages of a run have in common.
 
     Attributes:
-        start: what its first stage begins from.
+        plan: what is to be done.
         folder: of the run, entered; each of several stages has one of its own in it.
-        planned: the stages by name, in order.
-        examples: how the examples of each stage are made, by its name.
+        sources: the opened data.
         stop: within its `leaving_at_once` all is carried out, but for steps and checkpoints.
     """
 
-    recipe: Recipe
-    start: Start
+    plan: RunPlan
     folder: RunFolder
-    planned: Mapping[str, PlannedStage]
-    data_set: DataSet
     sources: Sources
-    examples: Mapping[str, Preprocess]
     terms: Terms
     placement: Placement
     stop: StopSignals
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
 
     def carry_out(self, name: str) -> Results:
         """A stage, from wherever it stands to its end; returns what it scored, by its name.
@@ -62,7 +60,7 @@ class StagedRun:
         Raises:
             Stopped: a signal came; what is finished is saved.
         """
-        planned = self.planned[name]
+        planned = self.plan.planned[name]
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
             if results := finished(folder, planned):
@@ -84,11 +82,11 @@ class StagedRun:
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
-        preprocess = self.examples[stage.name]
+        preprocess = self.plan.examples[stage.name]
         learner = build_learner(
             self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
         )
-        evaluation = Evaluation(self.recipe, planned, self.data_set, self.sources, preprocess, learner.model)
+        evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
         if start and (ended := ended_at(folder, self.recipe)) is not None:
@@ -100,8 +98,8 @@ class StagedRun:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
             print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
-        elif self.start.checkpoint is not None:
-            print(f"{self.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
+        elif self.plan.start.checkpoint is not None:
+            print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
@@ -111,7 +109,7 @@ class StagedRun:
 
     def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
-        carried = begin(learner, self.start.weights(), planned, anew=anew(self.recipe))
+        carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe))
         size = self.recipe.optimization.batch_size
         changed = set_scale_and_bias(
             learner.model, self.recipe, lambda: fitted_bias(*evaluation.pair_scores(), batch_size=size)
@@ -128,7 +126,7 @@ class StagedRun:
         Raises:
             CheckpointError: where no checkpoint of the stage is good.
         """
-        folder, last = self.recipe.folder(name) / "checkpoints", self.planned[name].last
+        folder, last = self.recipe.folder(name) / "checkpoints", self.plan.planned[name].last
         try:
             return checkpoint.load_step(folder, last)
         except CheckpointError as error:
@@ -139,7 +137,7 @@ class StagedRun:
                 "again, or copy a checkpoint back into it."
             )
         with self._entered(name) as entered:
-            self._trained(self.planned[name], entered)
+            self._trained(self.plan.planned[name], entered)
         return checkpoint.load_step(folder, last)
 
 

@@ -25,6 +25,9 @@ LENGTHS = (1 / 2, 1, 9 / 4, 49 / 16, 4)
 """SigLIP 2's numbers of patches, 128 to 1,024, over those of the square picture (Tschannen et al. 2025, section
 2.4.2)."""
 
+GEMMA = 256_000
+"""Pieces of SigLIP 2's vocabulary."""
+
 INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 """The temperature that fresh weights begin with, by the loss: Zhai et al. 2023, section 3.2, and Radford et al. 2021,
 section 2.5."""
@@ -128,13 +131,18 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     )
 
 
+def lacks_vocabulary(recipe: Recipe, start: Start) -> bool:
+    """Whether the size is made for Gemma's vocabulary, which diptych does not bring, and none is given."""
+    return recipe.data.tokenizer is None and start.folder is None and start.config.text.vocab_size == GEMMA
+
+
 def towers_config(recipe: Recipe, start: Start, preprocess: Preprocess) -> SigLIPConfig:
     """The towers of the first stage: the beginning's for the recipe's pictures and tokens, with the scale and bias that
     fresh weights begin with.
     """
-    vocab_size = preprocess.tokenizer.vocab_size
-    if start.checkpoint is not None and recipe.data.tokenizer is None:
-        vocab_size = start.config.text.vocab_size  # a table may have rows that no token asks for
+    # A checkpoint's table may have rows that no token asks for, and a size without its vocabulary can only be planned.
+    keeps = recipe.data.tokenizer is None and (start.checkpoint is not None or lacks_vocabulary(recipe, start))
+    vocab_size = start.config.text.vocab_size if keeps else preprocess.tokenizer.vocab_size
     return replace(
         start.config,
         vision=sized(start.config.vision, recipe.model.image_size),
@@ -195,7 +203,7 @@ def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], fl
     return "; ".join(said)
 
 
-def described(recipe: Recipe, start: Start, config: SigLIPConfig, tokenizer: str | Path) -> str:
+def described(recipe: Recipe, start: Start, config: SigLIPConfig) -> str:
     """What a run begins from, in a line for people: whence its weights, sizes and vocabulary come."""
     vision = config.vision
     pictures = (
@@ -204,7 +212,7 @@ def described(recipe: Recipe, start: Start, config: SigLIPConfig, tokenizer: str
     million = count_parameters(config)["total"] / 1e6
     weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
     size = "" if start.checkpoint else f" of the size {start.name}"
-    vocabulary = recipe.data.tokenizer or (start.name if start.folder else tokenizer)
+    vocabulary = recipe.data.tokenizer or (start.name if start.folder else "the embedded vocabulary")
     return (
         f"Begins from {weights}{size}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
         f"{vision.patch_size}; {config.text.vocab_size:,} tokens of {vocabulary}, "
