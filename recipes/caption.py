@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.data.image import decode
+from diptych.core.data.ledger import Skipped, reasons_with_names, visit
 from diptych.core.data.records import Box
-from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.data.sources.small import FileSource
 from diptych.core.evaluation.localization import accuracy_at_iou
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.box_gallery import STYLE, Located, box_gallery
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.sheet import sheet
+from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
 from diptych.engine.failures import exit_status
 from diptych.engine.training.targets_file import read_targets
@@ -131,13 +133,17 @@ def caption(options: Caption) -> int:
 def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[tuple[int, str, Box | None]]]:
     """Names, pixels, and (picture, phrase, true box or None) of what is to be found."""
     if options.image:
-        pictures = [
-            decode(read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)) for path in options.image
-        ]
+        source, skipped = FileSource(options.image), list[Skipped]()
+        found = list(visit(source, lambda record: decode(source.read(record.key)), skipped=skipped))
+        if not found:
+            raise ValueError(f"none of {len(source):,} pictures could be used: {reasons_with_names(skipped)}.")
+        if skipped:
+            tell_left_out([source.ledger])
+        pictures = [picture for _, picture in found]
         phrases: list[tuple[int, str, Box | None]] = [
             (place, text, None) for place in range(len(pictures)) for text in options.find
         ]
-        return [str(path) for path in options.image], pictures, phrases
+        return [source.paths[index] for index, _ in found], pictures, phrases
     from diptych.engine.datasets.scenes import evaluation_scenes
     from diptych.engine.judging.dense.scenes import read_scenes
 

@@ -1,9 +1,10 @@
 """Data of one's own: a folder, shards, tables or COCO's JSON, of which a part is held out."""
 
 from diptych.core.data.emoji import TOKENIZER_PATH
-from diptych.core.data.ledger import ledger_of, visit
+from diptych.core.data.ledger import Skipped, ledger_of, visit
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.data.sources.files import evenly
 from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
@@ -12,7 +13,7 @@ from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
 
 HELD_OUT = "Held-out pairs"
-RECORDS_ASKED = 256  # for captions, before data is taken to have none
+RECORDS_ASKED, MORE_ASKED = 256, 16  # for captions, before data is taken to have none
 
 
 def own(data: Data) -> DataSet:
@@ -36,14 +37,18 @@ def own(data: Data) -> DataSet:
 
 
 def open_captioned(spec: str, data: Data) -> Source:
-    """The source that a text stands for; raises ValueError where none of its first records has a caption."""
+    """The source that a text stands for; raises ValueError where none of the records that are looked at has a
+    caption: the first ones, then some of all.
+    """
     source = open_source(spec, reading=data.reading)
-    asked = range(min(len(source), RECORDS_ASKED))
-    found = [captions for _, captions in visit(source, lambda record: record.captions, asked)]
-    if not len(source) or (found and not any(found)):
+    everything, unreadable = range(len(source)), list[Skipped]()
+    asked = dict.fromkeys([*everything[:RECORDS_ASKED], *evenly(everything, MORE_ASKED)])
+    captioned = any(found for _, found in visit(source, lambda record: record.captions, asked, skipped=unreadable))
+    if not captioned and (not asked or len(unreadable) < len(asked)):
         raise ValueError(
-            f"none of the first {len(asked)} records of {spec} has a caption.{ledger_of(source).what_was_seen()} What "
-            "is read is in docs/data.md; --caption-field names a field or column of another name."
+            f"none of the {len(asked)} records of {spec} that were looked at has a caption."
+            f"{ledger_of(source).what_was_seen()} What is read is in docs/data.md; --caption-field names a field or "
+            "column of another name."
         )
     return source
 

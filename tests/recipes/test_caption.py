@@ -144,8 +144,12 @@ def test_a_wrong_box_or_picture_ends_in_a_sentence(stage, photos, tmp_path, caps
     assert "nowhere.png" in capsys.readouterr().err
     (tmp_path / "page.png").write_bytes(b"<!doctype html>")
     ask(stage, tmp_path, "--image", str(tmp_path / "page.png"), status=1)
-    assert "image_format" in capsys.readouterr().err
+    assert "image_format 1 (" in (told := capsys.readouterr().err)
+    assert "page.png" in told
     assert not (tmp_path / "out").exists()
+    results = ask(stage, tmp_path, "--image", str(tmp_path / "page.png"), photos[0])
+    assert [answer["picture"] for answer in results["answers"]] == [photos[0]]
+    assert "page.png" in capsys.readouterr().out
 
 
 def test_boxes_are_typed_with_or_without_commas():

@@ -76,7 +76,7 @@ class Processor:
         transformers does not do).
 
         Raises:
-            BadExample: for a file that is missing or no readable picture.
+            BadExample: for a file that is missing or no readable picture, which it names.
             TypeError, ValueError: for what is no picture at all, and for arrays of other shapes and dtypes, saying what
             to give.
         """
@@ -163,9 +163,9 @@ class Processor:
 def _pixels(item: Any, name: str) -> np.ndarray:
     """uint8 [height, width, 3] of one picture."""
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return decode(bytes(item))
+        return _decoded(bytes(item), name)
     if isinstance(item, (str, Path)):
-        return decode(read_regular_file(str(item), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES))
+        return _decoded(read_regular_file(str(item), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES), str(item))
     if isinstance(item, Image.Image):
         return rgb_pixels(item)
     if not isinstance(item, np.ndarray):
@@ -186,6 +186,13 @@ def _pixels(item: Any, name: str) -> np.ndarray:
         )
         raise ValueError(f"{name} has the shape {list(item.shape)}, expected [height, width, 3], RGB. {advice}")
     return item
+
+
+def _decoded(data: bytes, name: str) -> np.ndarray:
+    try:
+        return decode(data)
+    except BadExample as error:
+        raise BadExample(error.reason, f"{name}: {error.detail}" if error.detail else name) from None
 
 
 def _advice_on_floats(array: np.ndarray) -> str:

@@ -72,10 +72,13 @@ class ImageList:
                 yield offset, length, file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
 
     def entry(self, offset: int, length: int) -> dict[str, Any]:
-        """The fields of the entry at a place; raises as `fields`."""
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return self.fields(file.read(length))
+        """The fields of the entry at a place; raises as `fields`, also where the list cannot be read any more."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                return self.fields(file.read(length))
+        except OSError as error:
+            raise BadExample("caption_unreadable", str(error)) from None
 
     def fields(self, line: bytes) -> dict[str, Any]:
         """The fields in the bytes of an entry; raises `BadExample` where they are none."""

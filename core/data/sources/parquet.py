@@ -95,8 +95,10 @@ class TableSource:
         digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends)).encode())
         for (_, size), path in evenly(list(zip(sizes, self.paths, strict=True)), _SAMPLED_FILES):
             file = OpenFile(path)
-            for offset, length in (*self._text_places(path), *_blocks(size)):
+            for offset, length in _blocks(size):
                 digest.update(sampled_part(file.descriptor, offset, length))
+            for part in self._text_samples(path, file.descriptor):
+                digest.update(part)
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:
@@ -114,9 +116,9 @@ class TableSource:
         """The key columns and the image's path of each row of a file, without the images."""
         raise NotImplementedError
 
-    def _text_places(self, path: Path) -> list[tuple[int, int]]:
-        """(offset, length) of parts of a file in which captions stand, where that is known."""
-        return []
+    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
+        """What some evenly chosen parts of a file's captions hold, among images that are far larger."""
+        raise NotImplementedError
 
     def _all_keys(self) -> Iterator[str]:
         rows = (row for path in self.paths for row in self._keys_of(path))
@@ -182,8 +184,7 @@ class ParquetSource(TableSource):
                             left -= 1
                 yield from (({}, None) for _ in range(left))
 
-    def _text_places(self, path: Path) -> list[tuple[int, int]]:
-        places: list[tuple[int, int]] = []
+    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
             metadata = file.metadata
             for group in evenly(range(metadata.num_row_groups), _SAMPLED_GROUPS):
@@ -191,9 +192,8 @@ class ParquetSource(TableSource):
                     column = metadata.row_group(group).column(number)
                     if column.path_in_schema.partition(".")[0] in self._text_columns:
                         start = column.dictionary_page_offset or column.data_page_offset
-                        places.append((start, column.total_compressed_size))
-                        places += [(start + offset, length) for offset, length in _blocks(column.total_compressed_size)]
-        return places
+                        for offset, length in _blocks(column.total_compressed_size):
+                            yield sampled_part(descriptor, start + offset, length)
 
     def _load(self, path: Path, group: int) -> Any:
         with pyarrow_module().parquet.ParquetFile(path) as file:
@@ -228,6 +228,13 @@ class ArrowSource(TableSource):
             paths = images.flatten()[place].to_pylist() if place >= 0 else [None] * batch.num_rows
             for row, image_path in enumerate(paths):
                 yield {name: column[row] for name, column in zip(self._key_columns, keys, strict=True)}, image_path
+
+    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
+        for batch in evenly(self._batches(path)[0], _SAMPLED_GROUPS):
+            columns = [batch.column(name) for name in self._other_columns if name in self._text_columns]
+            for buffer in (buffer for column in columns for buffer in column.buffers() if buffer is not None):
+                for offset, length in _blocks(buffer.size):
+                    yield memoryview(buffer)[offset : offset + length].tobytes()
 
     def _held_bytes(self) -> int:
         return 0

@@ -48,7 +48,7 @@ class WordAttributes:
         found = np.zeros(len(self._words))
         for caption in record.captions:
             language = caption.language.replace("_", "-").partition("-")[0].lower()
-            text = _separated(caption.text)
+            text = _separated(caption.text) if isinstance(caption.text, str) else ""
             letters = text.replace(" ", "") if language in UNSPACED else ""
             for number, words in enumerate(self._words):
                 if not found[number]:

@@ -147,6 +147,9 @@ def test_pictures_that_cannot_be_read_have_a_reason(tmp_path):
         with pytest.raises(BadExample) as caught:
             processor().images([item])
         assert caught.value.reason == reason
+    (tmp_path / "page.png").write_bytes(b"nonsense")
+    with pytest.raises(BadExample, match=r"image_format: .*page\.png: not one of"):
+        processor().images([tmp_path / "page.png"])
 
 
 def test_texts_are_cleaned_as_in_training_unless_told_otherwise():

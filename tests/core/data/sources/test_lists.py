@@ -106,3 +106,12 @@ def test_a_table_changes_nothing_where_other_captions_are_or_its_columns_are_not
     source = FolderSource(pictures)
     assert captions(source) == before
     assert told in source.ledger.what_was_seen()
+
+
+def test_a_list_that_has_gone_makes_bad_records_and_no_crash(pictures):
+    path = pictures / "metadata.jsonl"
+    path.write_text(json.dumps({"file_name": "0.png", "text": "a fox"}))
+    source = FolderSource(pictures)
+    path.unlink()
+    with pytest.raises(BadExample, match="caption_unreadable"):
+        source.record(0)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from diptych.core.data.records import BadExample, Caption
@@ -161,3 +162,22 @@ def test_columns_of_other_names_are_read_by_a_flag(tmp_path):
     assert source.read(source.record(0).images[0]) == PICTURE
     with pytest.raises(ValueError, match="--image-field"):
         open_source(path)
+
+
+@pytest.mark.parametrize("kind", ["Parquet", "Arrow"])
+def test_a_caption_changed_in_place_among_large_images_is_noticed(tmp_path, kind):
+    noise = np.random.default_rng(0).bytes(8_000_000)
+    images = [noise[start : start + 100_000] for start in range(0, len(noise), 100_000)]
+    table = pyarrow.table({"image": images, "text": [f"caption {number}" for number in range(len(images))]})
+    path = tmp_path / "data.table"
+    if kind == "Parquet":
+        pyarrow.parquet.write_table(table, path, compression="none", write_statistics=False)
+    else:
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    reader = ParquetSource if kind == "Parquet" else ArrowSource
+    before = reader([path]).fingerprint()
+    data = path.read_bytes()
+    assert data.count(b"caption 17") == 1
+    path.write_bytes(data.replace(b"caption 17", b"caption 71"))
+    assert reader([path]).fingerprint() != before

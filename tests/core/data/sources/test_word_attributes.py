@@ -62,6 +62,7 @@ def test_what_names_no_group_has_no_attributes():
     attributes = WordAttributes(GROUPS, LABELS)
     assert attributes(record(("a chef", "en"))) is None
     assert attributes(record()) is None
+    assert attributes(record((7, "en"), (None, "en"))) is None, "what is no text is refused when it is used"
 
 
 @pytest.mark.parametrize(
