@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.data.records import BadExample
+from diptych.core.files.beginnings import mistaken
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
@@ -44,7 +45,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
     except BadExample:
         raise
     except UnidentifiedImageError:
-        raise BadExample("image_format", f"not one of {', '.join(FORMATS)}; begins with {data[:8]!r}") from None
+        expected = f"one of {', '.join(FORMATS)}"
+        what = mistaken(data, expected) or f"is none that is known: it begins with {data[:8]!r}, expected {expected}"
+        raise BadExample("image_format", what) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("image_too_large", str(error)) from None
     # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError,

@@ -20,6 +20,7 @@ from typing import Any
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Box, Caption, Record, Region
 from diptych.core.data.regions import relative_box
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.files.beginnings import mistaken
 
 MAX_ANNOTATION_FILE_BYTES = 2_000_000_000
 SCHEME = "coco:"  # "coco:annotations.json:images", for `open_source`
@@ -113,7 +114,8 @@ class CocoRegionSource:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); {_ADVICE}") from None
+            what = mistaken(data, "JSON") or f"is not JSON ({error})"
+            raise ValueError(f"{path} {what}; {_ADVICE}") from None
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise ValueError(f'{path} has no list "images"; {_ADVICE}')
         for image in content["images"]:

@@ -1,11 +1,11 @@
 """Reading files that others wrote: only regular ones, only up to a size, never beyond what was asked for."""
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from diptych.core.data.records import BadExample
+from diptych.core.files.regular import open_regular, regular_descriptor
 
 MAX_IMAGE_FILE_BYTES = 100_000_000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -14,17 +14,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 def read_regular_file(path: str | Path, *, kind: str, max_bytes: int) -> bytes:
     """All bytes of a file; raises `BadExample` with reason `<kind>_missing`, `_unreadable` or `_file_too_large`."""
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        descriptor = regular_descriptor(path)
     except FileNotFoundError:
         raise BadExample(f"{kind}_missing", f"no file {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadExample(f"{kind}_unreadable", str(error)) from None
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadExample(f"{kind}_unreadable", f"{path} is not a regular file")
-        return read_at(descriptor, 0, status.st_size, kind=kind, max_bytes=max_bytes)
+        return read_at(descriptor, 0, os.fstat(descriptor).st_size, kind=kind, max_bytes=max_bytes)
     except OSError as error:
         raise BadExample(f"{kind}_unreadable", str(error)) from None
     finally:
@@ -52,7 +48,7 @@ class OpenFile:
     """
 
     def __init__(self, path: str | Path):
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = regular_descriptor(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -63,7 +59,7 @@ def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
     """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in
     memory.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         offset = 0
         while line := file.readline(max_bytes):
             length = len(line)

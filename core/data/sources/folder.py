@@ -21,9 +21,12 @@ from diptych.core.data.sources.files import (
     lines_with_offsets,
     read_regular_file,
 )
+from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.regular import open_regular
 
 LISTS = ("captions.jsonl", "metadata.jsonl")
 IMAGE_FIELDS = ("file_name", "image", "file")
+_LIST_MISTAKEN = "caption_list_not_json"
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ class FolderSource:
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}")
         self._entries = list(self._scan().values())
+        problems = [entry.problem for entry in self._entries]
+        if problems and all(problem and problem.reason == _LIST_MISTAKEN for problem in problems):
+            raise ValueError(str(problems[0]))
         if not self._entries:
             raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) and no {' or '.join(LISTS)} under {self.root}")
 
@@ -130,7 +136,12 @@ class FolderSource:
 
     def _scan_list(self, here: PurePosixPath, name: str, entries: dict[str, _Entry]) -> None:
         path = self.root / here / name
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            beginning = file.read(BEGINNING_BYTES)
+            if beginning and (what := mistaken(beginning, "JSON")):
+                key = str(here / name)
+                entries[key] = _Entry(key, problem=BadExample(_LIST_MISTAKEN, f"{path} {what}"))
+                return
             for number, (offset, length) in enumerate(lines_with_offsets(path, MAX_CAPTION_FILE_BYTES), 1):
                 file.seek(offset)
                 line = file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))

@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.tables import caption_columns, image_bytes, pyarrow_module, record_from_row
+from diptych.core.files.beginnings import refuse_mistaken
 
 _MEGABYTE = 1_000_000
 
@@ -22,6 +23,9 @@ class TableSource:
     and how it is read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
     """
 
+    kind: ClassVar[str]
+    """The name of the format, as `beginnings` has it."""
+
     def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512):
         self.paths = [Path(path).absolute() for path in paths]
         if not self.paths:
@@ -31,6 +35,7 @@ class TableSource:
         lengths: list[int] = []
         columns: set[tuple[str, ...]] = set()
         for number, path in enumerate(self.paths):
+            refuse_mistaken(path, self.kind)
             try:
                 group_lengths, names = self._describe(path)
             except (OSError, pyarrow_module().ArrowException) as error:
@@ -111,6 +116,8 @@ class TableSource:
 class ParquetSource(TableSource):
     """Parquet files, such as the ones data sets on the Hugging Face hub consist of."""
 
+    kind = "Parquet"
+
     def _describe(self, path: Path) -> tuple[list[int], list[str]]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
             metadata = file.metadata
@@ -126,6 +133,8 @@ class ArrowSource(TableSource):
     """Arrow files as `datasets.Dataset.save_to_disk` writes them; mapped into memory, so that all groups can be
     kept.
     """
+
+    kind = "Arrow"
 
     def __init__(self, paths: Sequence[str | Path]):
         self._mapped: dict[Path, tuple[list[Any], Any]] = {}

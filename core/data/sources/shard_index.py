@@ -12,6 +12,7 @@ import numpy as np
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.tar import Damage, scan
 from diptych.core.files.atomic import replacing
+from diptych.core.files.regular import open_regular
 
 IMAGE, TEXT, JSON = range(3)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
@@ -74,7 +75,7 @@ def build_index(shard: Path) -> ShardIndex:
     """Read the headers of a shard."""
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     problems: list[tuple[str, str]] = []
-    with shard.open("rb", buffering=0) as file:
+    with open_regular(shard, buffering=0) as file:
         for found in scan(file.fileno()):
             if isinstance(found, Damage):
                 problems.append((found.reason, found.detail))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sources.captions import MAX_CAPTION_FILE_BYTES, captions_from_json, captions_from_text
-from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, OpenFile, read_at
+from diptych.core.data.sources.files import IMAGE_SUFFIXES, MAX_IMAGE_FILE_BYTES, OpenFile, read_at
 from diptych.core.data.sources.shard_index import IMAGE, JSON, TEXT, ShardIndex, open_index
 
 _MOST_OPEN_FILES = 64
@@ -34,11 +34,22 @@ class WebDatasetSource:
         if not self.shards:
             raise ValueError("WebDatasetSource needs at least one shard")
         self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
+        if not any(index.keys for index in self._indices):
+            raise ValueError(self._nothing_found())
         self._ends = list(accumulate(len(index) for index in self._indices))
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def _nothing_found(self) -> str:
+        for shard, index in zip(self.shards, self._indices, strict=True):
+            if index.problems:
+                return f"{shard} holds no samples ({BadExample(*index.problems[0])})"
+        return (
+            f"{self.shards[0]} holds no samples: none of its members is named as an image "
+            f"({', '.join(IMAGE_SUFFIXES)}) or as captions (.txt, .json)."
+        )
 
     def record(self, index: int) -> Record:
         """The record's key is the common part of its members' names."""
