@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from diptych.core.data.image_parts import MAX_SCANNED_PIXELS, count_scans
 from diptych.core.data.records import BadExample
 from diptych.core.files.beginnings import mistaken
 
@@ -27,12 +28,13 @@ _PILLOW_FILTERS = {
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> np.ndarray:
     """Pixels of an encoded picture, uint8 [height, width, 3], RGB.
 
-    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size is checked before any pixel is decoded, the
-    EXIF orientation is applied, transparency is laid on white, and 16-bit grey keeps its range. Whatever goes wrong is
-    a `BadExample`.
+    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size and the number of scans and other parts
+    (`image_parts`) are checked before any pixel is decoded, the EXIF orientation is applied, transparency is laid on
+    white, and 16-bit grey keeps its range. Whatever goes wrong is a `BadExample`.
     """
     if not data:
         raise BadExample("image_empty")
+    scans = count_scans(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -40,6 +42,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
                 raise BadExample(
                     "image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side"
                 )
+            if width * height * scans > MAX_SCANNED_PIXELS:
+                raise BadExample("image_too_slow", f"{scans} scans of {width} x {height} pixels")
             picture.load()
             return rgb_pixels(picture)
     except BadExample:

@@ -11,6 +11,7 @@ _SENTENCES = {
     "image_empty": (400, "The file is empty."),
     "image_format": (415, f"This is no picture that can be read here: give a {_READABLE} file."),
     "image_too_large": (413, f"The picture has too many pixels: at most {MAX_PIXELS // 1_000_000} million."),
+    "image_too_slow": (413, "The picture is made of so many parts that it would take too long to read."),
     "image_truncated": (422, "The picture ends too early: the file was cut off."),
     "image_damaged": (422, "The picture is damaged and cannot be read."),
     "image_missing": (404, "The picture is not where it was."),

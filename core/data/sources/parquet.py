@@ -12,15 +12,24 @@ from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.tables import caption_columns, image_bytes, pyarrow_module, record_from_row
 from diptych.core.files.beginnings import refuse_mistaken
 
+MAX_ROWS = 1_000_000_000  # of a group
+ROWS_AT_ONCE = 65_536
+MAX_EXPANSION = 20  # encoded pictures do not shrink, texts to a fifth
+MIN_UNPACKED_BYTES = 64_000_000  # which are harmless at any ratio
+
 _MEGABYTE = 1_000_000
+
+Group = tuple[int, int]
+"""A row group or record batch by its number, and the first of its rows."""
 
 
 class TableSource:
     """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see
     `captions.captions_from_fields`).
 
-    Rows are read by group: a row group of Parquet, a record batch of Arrow. Subclasses say how many rows each group has
-    and how it is read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
+    Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
+    has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
+    kept, up to `megabytes`.
     """
 
     kind: ClassVar[str]
@@ -31,17 +40,17 @@ class TableSource:
         if not self.paths:
             raise ValueError(f"{type(self).__name__} needs at least one file")
         self.megabytes = megabytes
-        self._groups: list[tuple[int, int]] = []  # file, group within the file
+        self._groups: list[tuple[int, Group]] = []  # file, group within the file
         lengths: list[int] = []
         columns: set[tuple[str, ...]] = set()
         for number, path in enumerate(self.paths):
             refuse_mistaken(path, self.kind)
             try:
-                group_lengths, names = self._describe(path)
+                groups, names = self._describe(path)
             except (OSError, pyarrow_module().ArrowException) as error:
                 raise ValueError(f"{path} cannot be read as a table: {error}") from None
-            self._groups += [(number, group) for group in range(len(group_lengths))]
-            lengths += group_lengths
+            self._groups += [(number, group) for group in groups]
+            lengths += groups.values()
             columns.add(tuple(names))
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name)
         for other in columns:
@@ -80,11 +89,11 @@ class TableSource:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tables": OrderedDict()}
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
-        """Rows of each group, and the names of the columns."""
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+        """The groups in their order with the rows of each, and the names of the columns."""
         raise NotImplementedError
 
-    def _load(self, path: Path, group: int) -> Any:
+    def _load(self, path: Path, group: Group) -> Any:
         """One group as an Arrow table with the image column and the others."""
         raise NotImplementedError
 
@@ -95,7 +104,7 @@ class TableSource:
             try:
                 table = self._load(self.paths[file], part)
             except (OSError, pyarrow_module().ArrowException) as error:
-                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part}: {error}") from None
+                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part[0]}: {error}") from None
             self._tables[group] = table
             while len(self._tables) > 1 and self._held_bytes() > self.megabytes * _MEGABYTE:
                 self._tables.popitem(last=False)
@@ -114,19 +123,52 @@ class TableSource:
 
 
 class ParquetSource(TableSource):
-    """Parquet files, such as the ones data sets on the Hugging Face hub consist of."""
+    """Parquet files, such as the ones data sets on the Hugging Face hub consist of.
+
+    A row group may have millions of rows that a few kilobytes describe: it is read in pieces of `ROWS_AT_ONCE`, and
+    values that the file holds once are held once.
+
+    Raises:
+        ValueError: for row groups that would unpack to far more than the file's size, too.
+    """
 
     kind = "Parquet"
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
             metadata = file.metadata
-            lengths = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            return lengths, file.schema_arrow.names
+            groups: dict[Group, int] = {}
+            allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                if group.num_rows > MAX_ROWS:
+                    raise ValueError(f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}.")
+                if group.total_byte_size > allowed:
+                    raise ValueError(
+                        f"{path}: row group {number} would unpack to {group.total_byte_size:,} bytes, at most "
+                        f"{allowed:,} are plausible for the file's size."
+                    )
+                for start in range(0, group.num_rows, ROWS_AT_ONCE):
+                    groups[number, start] = min(ROWS_AT_ONCE, group.num_rows - start)
+            return groups, file.schema_arrow.names
 
-    def _load(self, path: Path, group: int) -> Any:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
-            return file.read_row_group(group, columns=[self.image_column, *self._other_columns], use_threads=False)
+    def _load(self, path: Path, group: Group) -> Any:
+        (number, start), pyarrow = group, pyarrow_module()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            chunks = [file.metadata.row_group(number).column(column) for column in range(file.metadata.num_columns)]
+        repeated = [chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
+        pieces, place = [], 0
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=repeated) as file:
+            columns = [self.image_column, *self._other_columns]
+            batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
+            for batch in batches:
+                first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
+                if first < stop:
+                    pieces.append(batch.slice(first, stop - first))
+                place += batch.num_rows
+                if place >= start + ROWS_AT_ONCE:
+                    break
+        return pyarrow.Table.from_batches(pieces)
 
 
 class ArrowSource(TableSource):
@@ -143,13 +185,13 @@ class ArrowSource(TableSource):
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_mapped": {}}
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         batches, schema = self._batches(path)
-        return [batch.num_rows for batch in batches], schema.names
+        return {(number, 0): batch.num_rows for number, batch in enumerate(batches)}, schema.names
 
-    def _load(self, path: Path, group: int) -> Any:
+    def _load(self, path: Path, group: Group) -> Any:
         batches, _ = self._batches(path)
-        return pyarrow_module().Table.from_batches([batches[group]])
+        return pyarrow_module().Table.from_batches([batches[group[0]]])
 
     def _held_bytes(self) -> int:
         return 0

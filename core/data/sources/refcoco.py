@@ -25,6 +25,7 @@ from typing import Any
 
 from PIL import Image
 
+from diptych.core.data.image import FORMATS
 from diptych.core.files.beginnings import mistaken
 from diptych.core.files.regular import open_regular
 
@@ -182,7 +183,7 @@ def _inside(images: Path, name: str, where: str) -> Path:
 
 def _size_of(image: Path, where: str) -> tuple[int, int]:
     try:
-        with Image.open(image) as picture:
+        with open_regular(image) as file, Image.open(file, formats=FORMATS) as picture:
             return picture.size
     except FileNotFoundError:
         raise FileNotFoundError(
