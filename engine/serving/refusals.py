@@ -16,6 +16,7 @@ _SENTENCES = {
     "image_damaged": (422, "The picture is damaged and cannot be read."),
     "image_missing": (404, "The picture is not where it was."),
     "image_unreadable": (404, "The picture cannot be read from where it was."),
+    "caption_beyond_table": (422, "The text holds a token that the model does not know."),
     "caption_empty": (400, "The text holds no readable character."),
     "caption_nul": (400, "The text holds a NUL character."),
     "caption_surrogate": (400, "The text holds half a character (a surrogate)."),
