@@ -14,7 +14,7 @@ import numpy as np
 
 from diptych.models.parts.embeddings import TokenEmbedding
 
-PIXELS, IDS = ("images", "patches"), ("token_ids", "prompt_ids")
+PIXELS, IDS = ("images", "patches"), "token_ids"
 LARGEST_PIXEL = 8.0
 """Beyond what any normalisation gives: SigLIP's lie in [-1, 1], CLIP's in [-1.8, 2.2]."""
 _IMAGES_LOOKED_AT = 8
@@ -24,7 +24,7 @@ _INSIDE: ContextVar[bool] = ContextVar("inside a checked model", default=False)
 
 @keras.saving.register_keras_serializable("diptych")
 class CheckedModel(keras.Model):
-    """A Keras model whose `images` or `patches` are pixels in a model's range, and whose `token_ids` have rows.
+    """A functional Keras model whose `images` or `patches` are pixels in a model's range, and whose `token_ids` have rows.
 
     Looked at are dtypes, wherever it is called; NumPy arrays and lists, given to a call or to `fit`, `evaluate`,
     `predict` and their kin for a batch; and ids as tensors in eager calls on jax and tensorflow (torch refuses them
@@ -76,13 +76,13 @@ class CheckedModel(keras.Model):
         for name, value in self._by_name(inputs).items():
             if name in PIXELS:
                 _check_pixels(name, value)
-            elif name in IDS:
+            elif name == IDS:
                 _check_ids(name, value, next(_tables(self), None))
 
     def _by_name(self, inputs: Any) -> Mapping[str, Any]:
         if isinstance(inputs, Mapping):
             return inputs
-        names = [x.name for x in getattr(self, "inputs", None) or ()]
+        names = [x.name for x in self.inputs]
         if len(names) == 1:
             return {names[0]: inputs}
         return dict(zip(names, inputs, strict=False)) if isinstance(inputs, (list, tuple)) else {}

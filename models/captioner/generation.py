@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from diptych.models.captioner.model import Captioner
-from diptych.models.checked import CheckedModel
 from diptych.models.generation import NextLogits, continue_prompts
 
 
@@ -58,7 +57,7 @@ def generate(captioner: Captioner, encoder_tokens, prompt_ids, *, encoder_mask=N
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Generator(CheckedModel):
+class Generator(keras.Model):
     """`generate` for one batch after another: `predict_on_batch` compiles it once for each shape.
 
     >>> generator = Generator(captioner, steps=16)
