@@ -24,7 +24,7 @@ _INSIDE: ContextVar[bool] = ContextVar("inside a checked model", default=False)
 
 @keras.saving.register_keras_serializable("diptych")
 class CheckedModel(keras.Model):
-    """A functional Keras model whose `images` or `patches` are pixels in a model's range, and whose `token_ids` have rows.
+    """A functional Keras model whose `images` or `patches` are pixels in its range, and whose `token_ids` have rows.
 
     Looked at are dtypes, wherever it is called; NumPy arrays and lists, given to a call or to `fit`, `evaluate`,
     `predict` and their kin for a batch; and ids as tensors in eager calls on jax and tensorflow (torch refuses them
@@ -127,7 +127,7 @@ def _check_pixels(name: str, value: Any) -> None:
 
 def _check_ids(name: str, value: Any, rows: int | None) -> None:
     array = _host_array(value)
-    if array is None and keras.config.backend() != "torch" and not isinstance(value, keras.KerasTensor):
+    if array is None and keras.config.backend() != "torch" and keras.ops.is_tensor(value):
         try:
             array = np.asarray(value)
         except (TypeError, ValueError, NotImplementedError, RuntimeError):  # being traced, or of several hosts
