@@ -14,7 +14,7 @@ from importlib.util import find_spec
 PACKAGE = "diptych"
 CLASSES = {
     "core.training.optimizers": ("AdamW", "Lion", "Adafactor"),
-    "core.training.schedules": ("Cosine", "Linear", "InverseSquareRoot", "Part"),
+    "core.training.schedules": ("Cosine", "Linear", "Part"),
     "models.captioner.decoder_block": ("DecoderBlock",),
     "models.captioner.generation": ("Generator",),
     "models.captioner.model": ("TargetEmbedding", "Captioner"),
@@ -33,7 +33,7 @@ CLASSES = {
         "ClassToken",
     ),
     "models.parts.encoder": ("Encoder",),
-    "models.parts.heads": ("MapHead", "Projection", "Normalize", "PairLogits"),
+    "models.parts.heads": ("MapHead", "Projection", "Normalize", "AtMost", "PairLogits"),
     "models.parts.initializers": ("Normal", "XavierUniform", "LecunNormal"),
     "models.parts.mask_token": ("MaskToken",),
     "models.parts.mlp": ("Mlp",),
