@@ -174,7 +174,7 @@ class HostileSource:
 
     def __init__(self):
         good = encoded(pixels(0))
-        self.made = [(f"good-{index}", good, "a good caption", None) for index in range(60)]
+        self.made = [(f"good-{index}", good, "a good caption", None) for index in range(61)]
         self.made += [(f"picture: {name}", data, "fine", reason) for name, (data, reason) in refused_pictures().items()]
         self.made += [(f"caption: {name}", good, text, reason) for name, (text, reason) in refused_captions().items()]
 
