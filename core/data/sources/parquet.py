@@ -14,6 +14,7 @@ from diptych.core.files.beginnings import refuse_mistaken
 
 MAX_ROWS = 1_000_000_000  # of a group
 ROWS_AT_ONCE = 65_536
+MOST_DICTIONARY_BYTES = 1 << 30  # Arrow's dictionaries end at 2 GiB; what is larger than this is no small file
 MAX_EXPANSION = 20  # encoded pictures do not shrink, texts to a fifth
 MIN_UNPACKED_BYTES = 64_000_000  # which are harmless at any ratio
 
@@ -154,11 +155,15 @@ class ParquetSource(TableSource):
 
     def _load(self, path: Path, group: Group) -> Any:
         (number, start), pyarrow = group, pyarrow_module()
-        with pyarrow.parquet.ParquetFile(path) as file:
-            chunks = [file.metadata.row_group(number).column(column) for column in range(file.metadata.num_columns)]
-        repeated = [chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
+        metadata = pyarrow.parquet.read_metadata(path)
+        chunks = [metadata.row_group(number).column(column) for column in range(metadata.num_columns)]
+        repeated = [
+            chunk.path_in_schema
+            for chunk in chunks
+            if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size < MOST_DICTIONARY_BYTES
+        ]
         pieces, place = [], 0
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=repeated) as file:
+        with pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
             columns = [self.image_column, *self._other_columns]
             batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
             for batch in batches:
