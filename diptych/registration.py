@@ -60,7 +60,7 @@ class StandIn:
 
 def register() -> None:
     """Puts a stand-in for each class into Keras' registry, now or as soon as Keras is there."""
-    if "keras" in sys.modules:
+    if sys.modules.get("keras") is not None:
         _fill()
     else:
         sys.meta_path.insert(0, _OnceKerasIsThere())
@@ -80,12 +80,16 @@ class _OnceKerasIsThere(MetaPathFinder):
         if fullname != "keras":
             return None
         sys.meta_path.remove(self)
-        spec = find_spec("keras")
+        try:
+            spec = find_spec("keras")
+        finally:
+            sys.meta_path.insert(0, self)  # an import that fails is tried again
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module):
                 execute(module)
+                sys.meta_path.remove(self)
                 _fill()
 
             spec.loader.exec_module = exec_module

@@ -47,6 +47,10 @@ _KINDS = (
 """Name, first bytes, and what to do; the first that matches."""
 
 
+OTHERS_TEXT = ("a git-lfs pointer", "HTML", "XML")
+"""Kinds that a reader of plain text has to look for, since they are text."""
+
+
 def kind_of(beginning: bytes) -> str | None:
     """What a file of these first bytes is, such as "a git-lfs pointer" or "Parquet"; None where nothing tells."""
     found = _found(beginning)

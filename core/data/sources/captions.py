@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption
-from diptych.core.files.beginnings import kind_of, mistaken
+from diptych.core.files.beginnings import OTHERS_TEXT, kind_of, mistaken
 
 TEXT_FIELDS = ("caption", "text", "captions", "texts")
 LANGUAGE_FIELDS = ("language", "lang")
@@ -50,7 +50,7 @@ def captions_from_text(data: bytes) -> tuple[Caption, ...]:
     file's.
     """
     _refuse_large(data)
-    if kind_of(data) in ("a git-lfs pointer", "HTML"):  # which are UTF-8, too
+    if kind_of(data) in OTHERS_TEXT:
         raise BadExample("caption_not_text", mistaken(data, "captions") or "")
     try:
         lines = data.decode("utf-8").split("\n")

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from diptych.core.files.beginnings import refuse_mistaken
 
 MAX_ROWS = 1_000_000_000  # of a group
 ROWS_AT_ONCE = 65_536
+MOST_DICTIONARY_BYTES = 1 << 30  # Arrow's dictionaries end at 2 GiB; what is larger than this is no small file
 MAX_EXPANSION = 20  # encoded pictures do not shrink, texts to a fifth
 MIN_UNPACKED_BYTES = 64_000_000  # which are harmless at any ratio
 
@@ -225,18 +226,18 @@ class ParquetSource(TableSource):
             return groups, file.schema_arrow.names
 
     def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
-        with self._open(path) as file:
-            has_paths = _has_paths(file.schema_arrow.field(self.image_column).type)
-            wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths else [])]
-            begin = 0
-            for number in range(file.metadata.num_row_groups) if wanted else ():
-                row = begin
-                # A damaged group has no keys: its rows are bad when they are asked for.
-                with contextlib.suppress(OSError, pyarrow_module().ArrowException):
-                    for batch in self._rows(file, number, wanted):
-                        yield row, batch
-                        row += batch.num_rows
-                begin += file.metadata.row_group(number).num_rows
+        metadata = pyarrow_module().parquet.read_metadata(path)
+        has_paths = _has_paths(metadata.schema.to_arrow_schema().field(self.image_column).type)
+        wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths else [])]
+        begin = 0
+        for number in range(metadata.num_row_groups) if wanted else ():
+            row = begin
+            # A damaged group has no keys: its rows are bad when they are asked for.
+            with contextlib.suppress(OSError, pyarrow_module().ArrowException):
+                for batch in self._rows(path, metadata, number, wanted):
+                    yield row, batch
+                    row += batch.num_rows
+            begin += metadata.row_group(number).num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
@@ -252,8 +253,9 @@ class ParquetSource(TableSource):
     def _load(self, path: Path, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
-        with self._open(path) as file:
-            for batch in self._rows(file, number, [self.image_column, *self._other_columns]):
+        metadata, columns = pyarrow_module().parquet.read_metadata(path), [self.image_column, *self._other_columns]
+        with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
+            for batch in batches:
                 first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
                 if first < stop:
                     pieces.append(batch.slice(first, stop - first))
@@ -262,17 +264,16 @@ class ParquetSource(TableSource):
                     break
         return pyarrow_module().Table.from_batches(pieces)
 
-    def _open(self, path: Path) -> Any:
-        """The file, of which equal texts and pictures are held once."""
-        parquet = pyarrow_module().parquet
-        metadata = parquet.read_metadata(path)
-        columns = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-        repeated = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-        return parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated)
-
-    def _rows(self, file: Any, number: int, columns: list[str]) -> Iterator[Any]:
-        """The rows of a row group, some at a time."""
-        return file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
+    def _rows(self, path: Path, metadata: Any, number: int, columns: list[str]) -> Generator[Any, None, None]:
+        """The rows of a row group, `ROWS_AT_ONCE` at a time, in which equal texts and pictures are held once."""
+        chunks = [metadata.row_group(number).column(column) for column in range(metadata.num_columns)]
+        repeated = [
+            chunk.path_in_schema
+            for chunk in chunks
+            if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size < MOST_DICTIONARY_BYTES
+        ]
+        with pyarrow_module().parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
+            yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
 
 
 class ArrowSource(TableSource):

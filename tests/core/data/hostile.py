@@ -102,6 +102,7 @@ def accepted_pictures() -> dict[str, bytes]:
         "animated GIF": encoded(rgb, "GIF", save_all=True, append_images=[other]),
         "animated WebP": encoded(rgb, "WEBP", save_all=True, append_images=[other], quality=95),
         "interlaced GIF": encoded(rgb, "GIF", interlace=1),
+        "JPEG with restarts": encoded(rgb, "JPEG", restart_marker_blocks=1, quality=95),
         "progressive JPEG with a thumbnail in its EXIF": encoded(
             rgb, "JPEG", progressive=True, quality=95, exif=b"Exif\0\0" + b"\xff\xda" * 1000
         ),

@@ -60,6 +60,15 @@ def test_hostile_pictures_do_not_take_memory():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * MEBIBYTES_IN_KIBIBYTES
 
 
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP"])
+def test_of_a_thousand_frames_one_is_decoded(form):
+    frames = [Image.fromarray(np.full((64, 64, 3), shade % 256, np.uint8)) for shade in range(0, 3000, 3)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    start = time.process_time()
+    assert decode(data).max() < 3
+    assert time.process_time() - start < 0.1
+
+
 def test_sixteen_bit_grey_keeps_its_range():
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     picture = decode(encoded(Image.fromarray(ramp)))

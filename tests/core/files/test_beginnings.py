@@ -21,7 +21,7 @@ from diptych.core.data.sources.region_labels import LabelledSource
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.data.tokenizers.vocabularies import open_vocabulary
-from diptych.core.files.beginnings import kind_of, mistaken
+from diptych.core.files.beginnings import OTHERS_TEXT, kind_of, mistaken
 from diptych.core.files.fields import read_fields
 from diptych.core.files.json_objects import read_json
 from diptych.core.files.regular import open_regular
@@ -85,7 +85,7 @@ def test_readers_of_bytes_give_the_same_as_the_detail_of_a_bad_example(kind):
     data, advice = WRONG[kind]
     readers = [object_from_json]
     readers += [decode] if data else []  # of which "image_empty" says all
-    readers += [captions_from_text] if kind in ("a git-lfs pointer", "HTML") else []
+    readers += [captions_from_text] if kind in OTHERS_TEXT else []
     for read in readers:
         with pytest.raises(BadExample, match=f"is {kind}, expected .*{advice}"):
             read(data)
