@@ -95,7 +95,7 @@ class TableSource:
         """
         group = bisect_right(self._ends, index)
         row = index - (self._ends[group - 1] if group else 0)
-        table = self._table(group)
+        table = self._table(group, row)
         fields = {name: table.column(name)[row].as_py() for name in self._other_columns}
         key = key_of_row(fields, self._image_path(table, row))
         key = self.record_name(index) if key is None else self._unique.key(key, index)
@@ -109,7 +109,7 @@ class TableSource:
     def read(self, reference: tuple[int, int]) -> bytes:
         """The bytes of an image, given (number of the group, row in it)."""
         group, row = reference
-        return image_bytes(self._table(group).column(self.image_column)[row].as_py())
+        return image_bytes(self._table(group, row).column(self.image_column)[row].as_py())
 
     def fingerprint(self) -> str:
         """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
@@ -156,19 +156,24 @@ class TableSource:
                     paths = pyarrow.compute.struct_field(batch.column(self.image_column), "path")
                 yield from distinct_keys(columns, paths, begin + row)
 
-    def _table(self, group: int) -> Any:
+    def _table(self, group: int, row: int) -> Any:
+        """A group as a table that has the row."""
+        file, part = self._groups[group]
         table = self._tables.get(group)
         if table is None:
-            file, part = self._groups[group]
             try:
                 table = self._load(self.paths[file], part)
-            except (OSError, pyarrow_module().ArrowException) as error:
+            except (OSError, ValueError, pyarrow_module().ArrowException) as error:
                 raise BadExample("table_damaged", f"{self.paths[file].name}, group {part[0]}: {error}") from None
             self._tables[group] = table
             while len(self._tables) > 1 and self._held_bytes() > self.megabytes * _MEGABYTE:
                 self._tables.popitem(last=False)
         else:
             self._tables.move_to_end(group)
+        if row >= table.num_rows:
+            raise BadExample(
+                "table_damaged", f"{self.paths[file].name}, group {part[0]}: it has fewer rows than the file says"
+            )
         return table
 
     def _held_bytes(self) -> int:

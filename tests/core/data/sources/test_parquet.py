@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.records import BadExample, Caption
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.parquet import ArrowSource, ParquetSource
@@ -91,6 +92,21 @@ def test_a_group_damaged_later_is_a_bad_example(tmp_path):
         except BadExample as error:
             outcomes.add(error.reason)
     assert "table_damaged" in outcomes
+
+
+@pytest.mark.parametrize("at_once", [65_536, 10])
+def test_rows_that_a_file_only_says_it_has_are_bad_examples(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("diptych.core.data.sources.parquet.ROWS_AT_ONCE", at_once)
+    rows, path = 37, tmp_path / "few.parquet"
+    columns = {"image": [PICTURE] * rows, "caption": ["a fox"] * rows, "id": range(rows)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, store_schema=False)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(bytes([2 * rows]))] += 2 * 20  # as Thrift writes the number of a group's rows
+    path.write_bytes(data)
+    source = ParquetSource([path])
+    good = [index for index, _ in visit(source, lambda record: source.read(record.images[0]))]
+    assert (len(source), good) == (rows + 20, [*range(rows)])
+    assert source.ledger.skipped_by_reason["table_damaged"].count == 20
 
 
 def test_memory_is_bounded_by_the_groups_kept(tmp_path):
