@@ -1,12 +1,12 @@
 """Errors that the person in front of the screen can mend, those of weights and of the files they are in among them."""
 
-
-class Failure(RuntimeError):
-    """Something that did not work and that the person can mend; the message is a sentence that says how."""
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class Failure(RuntimeError):
+    """Something that did not work and that the person can mend; the message is a sentence that says how."""
 
 
 class WeightFileError(ValueError):

@@ -4,10 +4,11 @@ from tests.mutants.mutant import Mutant
 
 # How a step on torch brings the averages after the weights.
 FOLLOW = """\
-                for follower in self._followers:
-                    averages = [average.value for average in follower.averages]
-                    torch._foreach_mul_(averages, follower.decay)
-                    torch._foreach_add_(averages, [w.value for w in follower.weights], alpha=1 - follower.decay)
+            for follower in self._followers:
+                averages = [average.value for average in follower.averages]
+                moved_on = torch._foreach_mul(averages, follower.decay)
+                torch._foreach_add_(moved_on, [w.value for w in follower.weights], alpha=1 - follower.decay)
+                keep(averages, moved_on, where=finite)
 """
 
 # fmt: off
@@ -150,9 +151,6 @@ MUTANTS: tuple[Mutant, ...] = (
            "        for group, variables in self.groups().items():\n            arrays",
            '        for group, variables in self.groups().items():\n'
            '            if group == "optimizer":\n                continue\n            arrays',
-           "        for group, variables in self.groups().items():\n            assign_all",
-           '        for group, variables in self.groups().items():\n'
-           '            if group == "optimizer":\n                continue\n            assign_all',
            "tests/recipes/test_siglip.py::test_killed_inside_saving_a_run_ends_with_the_same_bits"),
     Mutant("skipped-examples-not-counted", "core/training/learner.py",
            "for one in batch.skipped:", "for one in ():",
@@ -370,19 +368,27 @@ MUTANTS: tuple[Mutant, ...] = (
            "probability += g.sum(dtype=torch.float64)", "probability -= g.sum(dtype=torch.float64)",
            "tests/backends/test_sigmoid_loss.py::test_the_explicit_gradients_are_those_of_the_oracle"),
     Mutant("torch-average-before-the-update", "backends/torch/step.py",
-           "                self._apply(gradients)\n" + FOLLOW, FOLLOW + "                self._apply(gradients)\n",
+           "            self._apply(gradients, finite)\n" + FOLLOW,
+           FOLLOW + "            self._apply(gradients, finite)\n",
            "tests/backends/test_step.py::test_the_average_follows_the_updated_weights"),
     Mutant("torch-decay-exchanged", "backends/torch/step.py",
            FOLLOW,
            FOLLOW.replace("averages, follower.decay", "averages, 1 - follower.decay").replace("alpha=1 - ", "alpha="),
            "tests/backends/test_step.py::test_the_average_follows_the_updated_weights"),
     Mutant("torch-centre-kept", "backends/torch/step.py",
-           "variable.assign(total.updates[name])", "variable.assign(variable)",
+           "[total.updates[name] for name in held]", "[held[name].value for name in held]",
            "tests/engine/training/test_terms.py::test_the_centre_takes_in_the_teachers_mean_after_it_was_used"),
     Mutant("torch-statistics-of-the-first-piece", "backends/torch/step.py",
            "            (embedded, own), untrained = self._in_scope(",
            "            (embedded, own), _ = self._in_scope(",
            "tests/backends/test_moving_statistics.py::test_weights_and_statistics_are_the_oracles_step_after_step"),
+    Mutant("torch-step-waits-for-its-rate", "backends/torch/optimizers.py",
+           'keras.ops.convert_to_tensor(self._optimizer.learning_rate, dtype="float32")',
+           "float(self._optimizer.learning_rate)",
+           "tests/backends/torch/test_waiting.py::test_a_step_does_not_wait"),
+    Mutant("torch-counts-a-step-that-was-none", "backends/torch/optimizers.py",
+           "iterations.assign_add(finite.to(iterations.value.dtype))", "iterations.assign_add(1)",
+           "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing"),
     Mutant("torch-nan-passes", "backends/torch/step.py",
            "finite = torch.isfinite(loss) & torch.isfinite(norm)", "finite = torch.isfinite(loss) | True",
            "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing"),
