@@ -1,7 +1,8 @@
 """diptych: the SigLIP family of image-text models, defined once in Keras 3 for jax, torch and tensorflow.
 
 Models, processors, the sigmoid loss and finished runs are reached from here. Keras, and with it a framework, is
-imported with the first name that needs it; `KERAS_BACKEND` says which.
+imported with the first name that needs it; `KERAS_BACKEND` says which. `keras.saving.load_model` opens `.keras` files
+of our models once this has been imported, before or after Keras.
 """
 
 from pathlib import Path
@@ -15,6 +16,10 @@ if (Path(__file__).parent / "core").is_file():
         "checkout as files. Clone again with `git clone -c core.symlinks=true` (on Windows with developer mode on, "
         "or inside WSL); CONTRIBUTING.md says more."
     )
+
+from diptych.registration import register
+
+register()
 
 if TYPE_CHECKING:
     from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients

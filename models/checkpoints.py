@@ -1,7 +1,6 @@
 """Checkpoints in and out, on disk or on the hub: the layout of each, and the table of names that applies."""
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from diptych.core.files.errors import as_settings
 from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.hub import preset_folder
-from diptych.core.weights.mapping import Table
+from diptych.core.weights.mapping import Table, WeightsMismatch
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.clip.config import CLIPConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.presets import PRESETS
 from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
@@ -40,6 +41,12 @@ class Checkpoint:
     weights: Path
     table: Callable[[Any, WeightFiles], Table] | None
 
+    def names(self, files: WeightFiles, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Table:
+        """The table for these weights, and a model of these shapes; before there is one, for the names in the files."""
+        if self.table is None:
+            return Table.same_names(files.shapes if shapes is None else shapes)
+        return self.table(self.config, files)
+
 
 def load_pair(
     preset: str | Path,
@@ -62,12 +69,44 @@ def load_pair(
         return build(_expected(preset, PRESETS[str(preset)], expected), **arguments)
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=PRESETS))
     config = _expected(preset, checkpoint.config, expected)
-    with shapes_only() if load_weights else nullcontext():
-        model = build(config, **arguments)
-    if load_weights:
-        with open_weights(checkpoint.weights) as files:
-            give_values(model, _values(checkpoint, model, files))
+    if not load_weights:
+        return build(config, **arguments)
+    with open_weights(checkpoint.weights) as files:
+        model, values = _pair(preset, checkpoint, files, lambda config: build(config, **arguments))
+        give_values(model, values)
     return model
+
+
+def stored_values(
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of both towers of a checkpoint by the paths that they have here, one by one; `build` makes the model of
+    a configuration.
+    """
+    with open_weights(checkpoint.weights) as files:
+        _, values = _pair(preset, checkpoint, files, build)
+        yield from values
+
+
+def _pair(
+    preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, build: Callable[[Config], Any]
+) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
+    """The model of a checkpoint, without values, and its values by path."""
+    config = checkpoint.config
+    _check_depths(checkpoint, [config.vision, config.text], files)
+    table = checkpoint.names(files)
+    if not table.holds("text/", files) and table.holds("image/", files, IMAGE_PREFIX):
+        raise ValueError(
+            f"{preset} holds an image tower alone: use {config.vision.describes}.from_preset, or a checkpoint of both "
+            "towers."
+        )
+    table.check(None, files)
+    with shapes_only():
+        model = build(config)
+    shapes = _shapes(model)
+    table = checkpoint.names(files, shapes)
+    table.check(shapes, files)
+    return model, table.load(files)
 
 
 def load_image_tower(
@@ -76,15 +115,15 @@ def load_image_tower(
     """The image tower of a preset, built by `build(config, **arguments)`; see `ImageTower.from_preset`."""
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
     config = _expected(preset, checkpoint.config.vision, expected)
-    with shapes_only():
-        tower = build(config, **arguments)
-    shapes = {variable.path: tuple(variable.shape) for variable in tower.weights}
     with open_weights(checkpoint.weights) as files:
+        _check_depths(checkpoint, [config], files)
         alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
-        table = (
-            Table.same_names(files.shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)
-        )
-        table = table.only("image/", without=IMAGE_PREFIX if alone else "")
+        without = IMAGE_PREFIX if alone else ""
+        checkpoint.names(files).only("image/", without=without).check(None, files)
+        with shapes_only():
+            tower = build(config, **arguments)
+        shapes = _shapes(tower)
+        table = checkpoint.names(files, shapes).only("image/", without=without)
         table.check(shapes, files)
         give_values(tower, table.load(files))
     return tower
@@ -105,12 +144,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".npz":
-        with open_weights(path) as files:
+        with open_weights(path) as files, as_settings(path):
             config: Config = big_vision.config_of(files)
         return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
     weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
     if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
-        with open_weights(weights) as files:
+        with open_weights(weights) as files, as_settings(folder / open_clip.CONFIG_FILE):
             config = open_clip.config_of(read_json(folder / open_clip.CONFIG_FILE), files)
         return Checkpoint(layout="open_clip", config=config, weights=weights, table=open_clip.table)
     archives = sorted(folder.glob("*.npz"))
@@ -121,9 +160,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} holds no checkpoint: expected config.json (transformers, keras-hub, diptych) or "
             f"{open_clip.CONFIG_FILE} beside safetensors or .weights.h5, or a big_vision .npz."
         )
-    fields = read_json(folder / "config.json")
+    with as_settings(folder / "config.json"):
+        return _described(path, folder / "config.json")
+
+
+def _described(path: Path, described_by: Path) -> Checkpoint:
+    """The checkpoint that a config.json describes."""
+    fields = read_json(described_by)
     if fields.get("model_type") in KINDS:
-        config = KINDS[fields["model_type"]](**fields["config"])
+        config: Config = KINDS[fields["model_type"]](**fields["config"])
         return Checkpoint(layout="diptych", config=config, weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
@@ -131,7 +176,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open_weights(path) as files:
             config = open_clip.trunk_config_of(files)
         return Checkpoint(layout="timm", config=config, weights=path, table=open_clip.trunk_table)
-    config = transformers.config_of(fields, folder / "config.json")
+    config = transformers.config_of(fields, described_by)
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
@@ -151,21 +196,23 @@ def save_pair(model, folder: Path, *, format: str) -> None:
     layouts[format].write(folder, config, arrays)
 
 
-def stored_values(checkpoint: Checkpoint, build: Callable[[Config], keras.Model]) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of a checkpoint by the paths that they have here, one by one; `build` makes the model of a
-    configuration.
+def _check_depths(checkpoint: Checkpoint, towers: Iterable[Any], files: WeightFiles) -> None:
+    """Raises WeightsMismatch for a tower of more layers than the files can hold, before names of each are made.
+
+    big_vision's configurations are the files' own shapes, in which one tensor may hold all layers.
     """
-    with shapes_only():
-        model = build(checkpoint.config)
-    with open_weights(checkpoint.weights) as files:
-        yield from _values(checkpoint, model, files)
+    most = len(files.shapes)
+    for tower in towers:
+        depth = sum(tower.stage_depths) if isinstance(tower, CLIPResNetConfig) else tower.depth
+        if depth > most and checkpoint.layout != "big_vision":
+            raise WeightsMismatch(
+                f"The configuration beside {files.source} describes {depth:,} layers, and the file holds no more than "
+                f"{most} tensors. Do they belong together? Fetch both again."
+            )
 
 
-def _values(checkpoint: Checkpoint, model: keras.Model, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
-    shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
-    table = Table.same_names(shapes) if checkpoint.table is None else checkpoint.table(checkpoint.config, files)
-    table.check(shapes, files)
-    return table.load(files)
+def _shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
+    return {variable.path: tuple(variable.shape) for variable in model.weights}
 
 
 def _reader(variable: keras.Variable) -> Callable[[], np.ndarray]:

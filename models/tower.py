@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 import keras
 
+from diptych.models.checked import CheckedModel
 from diptych.models.checkpoints import load_image_tower
 
 
@@ -13,7 +14,7 @@ def policy_of(dtype: str | None):
     return keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
 
-class Tower(keras.Model):
+class Tower(CheckedModel):
     """A functional Keras model whose `get_config` holds constructor arguments instead of a layer graph.
 
     So a `.keras` file stays readable, and loading it runs the constructor: the graph cannot drift from the code.

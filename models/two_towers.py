@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 import keras
 
+from diptych.models.checked import CheckedModel
 from diptych.models.checkpoints import load_pair, save_pair
 from diptych.models.parts.heads import Normalize, PairLogits
 from diptych.models.tower import Tower
@@ -93,7 +94,17 @@ class TwoTowers(Tower):
         # Only the encoder's graph up to the pooled vector: the token features are left out.
         pooled = keras.Model(encoder.input, encoder.output["pooled"], name=encoder.name)
         inputs = _as_called(_fresh_inputs(encoder))
-        return keras.Model(inputs, Normalize(name="normalize")(pooled(inputs)), name=name)
+        return CheckedModel(inputs, Normalize(name="normalize")(pooled(inputs)), name=name)
+
+
+def _refuse_ignored(**given) -> None:
+    for name, value in given.items():
+        if value is not None and not (isinstance(value, (list, dict)) and not value):
+            raise ValueError(
+                f"{name} was given, and would be ignored: the rows of a batch are pairs, each is contrasted with all "
+                "others, and the loss is the model's own (see batch_loss). Leave it out, or train with a loop of your "
+                "own."
+            )
 
 
 def _fresh_inputs(encoder: keras.Model) -> dict:
@@ -117,6 +128,54 @@ class PretrainedPair(TwoTowers):
 
     def get_config(self):
         return Tower.get_config(self)  # the towers follow from the configuration
+
+    def compile(
+        self, optimizer="rmsprop", loss=None, *, loss_weights=None, metrics=None, weighted_metrics=None, **settings
+    ):
+        """As in Keras, but that the rows of a batch are pairs, whose loss is the model's own.
+
+        Raises:
+            ValueError: for a loss, metrics and their weights, which would be ignored.
+        """
+        _refuse_ignored(loss=loss, loss_weights=loss_weights, metrics=metrics, weighted_metrics=weighted_metrics)
+        super().compile(optimizer, **settings)
+
+    def compile_from_config(self, config):
+        """Compiles a model that was saved compiled; Keras leaves this to whoever has a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, class_weight=None, sample_weight=None, validation_data=None, **kwargs):
+        """As in Keras; raises ValueError for targets, and weights of examples or classes, which pairs have not."""
+        _refuse_ignored(y=y, class_weight=class_weight, sample_weight=sample_weight)
+        if isinstance(validation_data, (list, tuple)):
+            _refuse_ignored(**dict(zip(("y", "sample_weight"), validation_data[1:], strict=False)))
+        return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, sample_weight=None, **kwargs):
+        """As in Keras; errors as for `fit`."""
+        _refuse_ignored(y=y, sample_weight=sample_weight)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """As in Keras; errors as for `fit`."""
+        _refuse_ignored(y=y, class_weight=class_weight, sample_weight=sample_weight)
+        return super().train_on_batch(x, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """As in Keras; errors as for `fit`."""
+        _refuse_ignored(y=y, sample_weight=sample_weight)
+        return super().test_on_batch(x, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss that `fit` minimises: `batch_loss`; errors as for `fit`, for what a data set brings along."""
+        _refuse_ignored(y=y, sample_weight=sample_weight)
+        return self.batch_loss(y_pred["image_embedding"], y_pred["text_embedding"])
+
+    def batch_loss(self, image_embedding, text_embedding):
+        """The loss of a batch, a scalar: embeddings `[batch, dim]` of which equal rows are pairs."""
+        raise NotImplementedError
 
     @classmethod
     def from_preset(

@@ -1,12 +1,16 @@
 """Encoded pictures to pixels: decoding what strangers send, and resizing as the SigLIP code bases do."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from diptych.core.data.image_parts import MAX_SCANNED_PIXELS, count_scans
 from diptych.core.data.records import BadExample
+from diptych.core.files.beginnings import mistaken
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
@@ -27,25 +31,46 @@ _PILLOW_FILTERS = {
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> np.ndarray:
     """Pixels of an encoded picture, uint8 [height, width, 3], RGB.
 
-    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size is checked before any pixel is decoded, the
-    EXIF orientation is applied, transparency is laid on white, and 16-bit grey keeps its range. Whatever goes wrong is
-    a `BadExample`.
+    Reads JPEG, PNG, WebP and GIF (of animations the first frame). The size and the number of scans and other parts
+    (`image_parts`) are checked before any pixel is decoded, the EXIF orientation is applied, transparency is laid on
+    white, and 16-bit grey keeps its range. Whatever goes wrong is a `BadExample`.
+    """
+    with _opened(data) as (picture, scans):
+        width, height = picture.size
+        if width * height > max_pixels or max(width, height) > max_side:
+            raise BadExample("image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side")
+        if width * height * scans > MAX_SCANNED_PIXELS:
+            raise BadExample("image_too_slow", f"{scans} scans of {width} x {height} pixels")
+        picture.load()
+        return rgb_pixels(picture)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels of an encoded picture as `decode` returns it, from its header alone; raises
+    `BadExample` where it is none.
+    """
+    with _opened(data) as (picture, _):
+        width, height = picture.size
+        return (width, height) if _orientation(picture) in _TURNED else (height, width)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[tuple[Image.Image, int]]:
+    """A picture whose header alone is read, and its scans (`image_parts`); what goes wrong here and in the block is a
+    `BadExample`.
     """
     if not data:
         raise BadExample("image_empty")
+    scans = count_scans(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels or max(width, height) > max_side:
-                raise BadExample(
-                    "image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side"
-                )
-            picture.load()
-            return rgb_pixels(picture)
+            yield picture, scans
     except BadExample:
         raise
     except UnidentifiedImageError:
-        raise BadExample("image_format", f"not one of {', '.join(FORMATS)}; begins with {data[:8]!r}") from None
+        expected = f"one of {', '.join(FORMATS)}"
+        what = mistaken(data, expected) or f"is none that is known: it begins with {data[:8]!r}, expected {expected}"
+        raise BadExample("image_format", what) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("image_too_large", str(error)) from None
     # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError,
@@ -53,19 +78,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
     except Exception as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_damaged"
         raise BadExample(reason, f"{type(error).__name__}: {error}") from None
-
-
-def upright_size(data: bytes) -> tuple[int, int]:
-    """(height, width) in pixels of an encoded picture as `decode` returns it, from its header alone; raises
-    `BadExample` where it is none.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            turned = "exif" in picture.info and picture.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
-    except Exception as error:  # hostile bytes make Pillow's parsers raise almost anything
-        raise BadExample("image_damaged", f"{type(error).__name__}: {error}") from None
-    return (width, height) if turned else (height, width)
 
 
 def rgb_pixels(picture: Image.Image) -> np.ndarray:
@@ -106,14 +118,17 @@ def to_array(picture: Image.Image) -> np.ndarray:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
+    return picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+
+
+def _orientation(picture: Image.Image) -> int:
     if "exif" not in picture.info:
-        return picture
+        return 1
     try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+        return picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
         # A picture with readable pixels is worth keeping when only its EXIF block is broken: it is taken as upright.
-        return picture
-    return picture if orientation == 1 else ImageOps.exif_transpose(picture)
+        return 1
 
 
 def _rgb_pixels(picture: Image.Image) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +55,12 @@ class Order:
         """Record to try instead of the bad one at `row`, for attempt = 1, 2, ...; may be one the batch holds already.
 
         It stands `attempt` batches further in the epoch in which the batch begins, so that two rows of one batch never
-        get the same record while `attempt * batch_size < size`; each time round the epoch begins one place later.
+        get the same record while `attempt * batch_size < size`. Where those steps would come back to a place, they go
+        on one place later: a row tries every record once before any again.
         """
         first_epoch = batch * self.batch_size // self.size
-        distance = attempt * self.batch_size
-        position = batch * self.batch_size + row - first_epoch * self.size + distance + distance // self.size
+        returns = attempt // (self.size // gcd(self.size, self.batch_size))
+        position = batch * self.batch_size + row - first_epoch * self.size + attempt * self.batch_size + returns
         return int(self._epoch_records(first_epoch, np.array([position % self.size]))[0])
 
     def _epoch_records(self, epoch: int, positions: np.ndarray) -> np.ndarray:

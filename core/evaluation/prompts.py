@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.evaluation.zero_shot import class_embeddings, class_prompts
+from diptych.core.files.beginnings import OTHERS_TEXT, kind_of, mistaken
 
 # For pictures of any kind. What is known about a data set makes better ones: "a satellite picture of {}."
 GENERAL_TEMPLATES = (
@@ -89,6 +90,8 @@ def embed_classes(
 
 def _texts(path: Path, what: str, dataset: str | None) -> tuple[str, ...]:
     text = path.read_text(encoding="utf-8-sig")
+    if kind_of(text.encode()) in OTHERS_TEXT:
+        raise ValueError(f"{path} {mistaken(text.encode(), what)}")
     found = _of_json(path, text, what, dataset) if path.suffix == ".json" else text.splitlines()
     texts = tuple(line.strip() for line in found if line.strip())
     if not texts:

@@ -1,5 +1,9 @@
 """Errors that the person in front of the screen can mend, those of weights and of the files they are in among them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class Failure(RuntimeError):
     """Something that did not work and that the person can mend; the message is a sentence that says how."""
@@ -11,3 +15,21 @@ class WeightFileError(ValueError):
 
 class HubError(Failure):
     """A model that could not be fetched from the hub; the message says why and what to do."""
+
+
+@contextmanager
+def as_settings(path: Path) -> Iterator[None]:
+    """Turns what a file's settings lack, or have of another kind, into a sentence that names the file.
+
+    Raises:
+        WeightFileError: where the block raises one of the errors by which Python finds that out.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise WeightFileError(f"{path} has no field {error}, which a model needs. Fetch the file again.") from error
+    except (TypeError, AttributeError, IndexError, OverflowError, ZeroDivisionError) as error:
+        raise WeightFileError(
+            f"{path} does not describe a model: a field is missing, unknown or of another kind than expected "
+            f"({error}). Fetch the file again."
+        ) from error

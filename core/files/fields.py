@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diptych.core.files.beginnings import mistaken
 from diptych.core.files.errors import WeightFileError
 from diptych.core.files.json_objects import parse_object
+from diptych.core.files.regular import open_regular
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -25,22 +27,24 @@ _NAMES = {
 }
 
 
-def read_limited(path: Path, max_bytes: int) -> bytes:
+def read_limited(path: Path, max_bytes: int, expected: str) -> bytes:
     """The bytes of a file; raises WeightFileError, a ValueError, when it is larger than `max_bytes`, before reading
-    more.
+    more, and when it is well known to be something else than `expected` (see `beginnings.mistaken`).
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise WeightFileError(
             f"{path} has {path.stat().st_size:,} bytes, expected at most {max_bytes:,}. Is it the right file?"
         )
+    if what := mistaken(data, expected):
+        raise WeightFileError(f"{path} {what}")
     return data
 
 
 def read_fields(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> "Fields":
     """The JSON object in a file; raises WeightFileError, a ValueError, for anything else."""
-    return Fields(str(path), parse_object(read_limited(path, max_bytes), str(path)))
+    return Fields(str(path), parse_object(read_limited(path, max_bytes, "JSON"), str(path)))
 
 
 class Fields:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diptych.core.files.atomic import replacing
+from diptych.core.files.beginnings import mistaken
 from diptych.core.files.errors import WeightFileError
+from diptych.core.files.regular import open_regular
 
 MAX_BYTES = 8_000_000
 
@@ -18,7 +20,7 @@ def read_json(path: Path) -> dict:
         WeightFileError: for a file that is no JSON object, names something twice, or has more than `MAX_BYTES`.
         OSError: for a file that cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise WeightFileError(f"{path} has more than {MAX_BYTES:,} bytes, which no configuration needs.")
@@ -34,7 +36,8 @@ def parse_object(raw: bytes, what: str) -> dict:
     try:
         found = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise WeightFileError(f"{what} is not JSON ({error}).") from error
+        reason = mistaken(raw, "JSON") or f"is not JSON ({error})."
+        raise WeightFileError(f"{what} {reason}") from error
     if not isinstance(found, dict):
         raise WeightFileError(f"{what} is a JSON {type(found).__name__}, expected an object.")
     return found

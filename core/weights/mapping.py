@@ -7,8 +7,9 @@ only move numbers, so a round trip is exact to the bit.
 import difflib
 import glob
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -137,11 +138,14 @@ class Table:
     Args:
         rules: in any order.
         ignored: patterns (`*.position_ids`) of names of theirs that are no weights.
+        within: the first parts of names (`vision_model`) that it is about, all others being somebody else's; None for
+            a table about the whole file.
     """
 
-    def __init__(self, rules: Iterable[Rule], *, ignored: Sequence[str] = ()):
+    def __init__(self, rules: Iterable[Rule], *, ignored: Sequence[str] = (), within: Collection[str] | None = None):
         self.rules = tuple(rules)
         self.ignored = tuple(ignored)
+        self.within = within
 
     @classmethod
     def same_names(cls, names: Iterable[str]) -> "Table":
@@ -149,32 +153,46 @@ class Table:
         return cls(Rule(name, name) for name in names)
 
     def only(self, prefix: str, *, without: str = "") -> "Table":
-        """The rules of ours under a prefix, the rest of theirs ignored; their names lose `without` at the front."""
+        """The rules of ours under a prefix, the rest of theirs ignored; their names lose `without` at the front.
+
+        What stands beside that part in the files, such as another model's classifier, is ignored too.
+        """
         rules = [rule for rule in self.rules if all(name.startswith(prefix) for name in rule.ours)]
         rest = [glob.escape(name) for rule in self.rules if rule not in rules for name in rule.theirs]
         renamed = [Rule(rule.ours, [name.removeprefix(without) for name in rule.theirs], rule.layout) for rule in rules]
-        return Table(renamed, ignored=[*self.ignored, *rest])
+        within = {_first_part(name) for rule in renamed for name in rule.theirs}
+        return Table(renamed, ignored=[*self.ignored, *rest], within=within)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], files: WeightFiles) -> None:
+    def holds(self, prefix: str, files: WeightFiles, without: str = "") -> bool:
+        """Whether the files have any weight that is ours under a prefix, by its name or one `without` its front."""
+        names = [name for rule in self.rules if rule.ours[0].startswith(prefix) for name in rule.theirs]
+        return any(name in files.shapes or (without and name.removeprefix(without) in files.shapes) for name in names)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]] | None, files: WeightFiles) -> None:
         """Compares names and shapes with those in the files, without reading a weight.
+
+        Args:
+            shapes: of the model's weights; None before there is a model: then names alone are compared.
 
         Raises:
             WeightsMismatch: listing all that is missing, left over or misshapen.
         """
         ours, theirs = ([name for rule in self.rules for name in getattr(rule, side)] for side in ("ours", "theirs"))
-        if wrong := set(ours) ^ set(shapes) | {name for name, count in Counter(ours).items() if count > 1}:
+        twice = {name for name, count in Counter(ours).items() if count > 1}
+        if wrong := twice | (set() if shapes is None else set(ours) ^ set(shapes)):
             raise WeightsMismatch(f"The table does not name each of the model's weights once: {_list(sorted(wrong))}.")
         missing = [name for name in theirs if name not in files.shapes]
         known = set(theirs)
         extra = [name for name in files.shapes if name not in known and not self._ignores(name)]
-        misshapen = [text for rule in self.rules for text in _misshapen(rule, shapes, files)]
+        misshapen = [text for rule in self.rules for text in _misshapen(rule, shapes, files)] if shapes else []
         if not (missing or extra or misshapen):
             return
         lines = [f"{files.source} does not hold the weights of this model."]
         lines += [f"{len(missing)} missing: {_list(missing)}"] if missing else []
         lines += [f"{len(extra)} left over: {_list(extra)}"] if extra else []
         lines += [f"{len(misshapen)} of another shape: {_list(misshapen)}"] if misshapen else []
-        raise WeightsMismatch("\n".join(lines + _likely_names(missing, extra)))
+        unknown = [name for name in files.shapes if name not in known]
+        raise WeightsMismatch("\n".join(lines + _likely_names(missing, unknown)))
 
     def load(self, files: WeightFiles) -> Iterator[tuple[str, np.ndarray]]:
         """Our names and float32 arrays, the largest first, so that no large one is read when memory is already full."""
@@ -195,6 +213,8 @@ class Table:
                 yield name, _part(rule, place, arrays)
 
     def _ignores(self, name: str) -> bool:
+        if self.within is not None and _first_part(name) not in self.within:
+            return True
         return any(fnmatchcase(name, pattern) for pattern in self.ignored)
 
 
@@ -221,6 +241,10 @@ def _misshapen(rule: Rule, shapes: Mapping[str, tuple[int, ...]], files: WeightF
         got = []
     if got != wanted or sum(map(math.prod, wanted)) != sum(map(math.prod, theirs)):
         yield f"{_with_shapes(rule.theirs, theirs)} for {_with_shapes(rule.ours, wanted)}"
+
+
+def _first_part(name: str) -> str:
+    return re.split("[./]", name, maxsplit=1)[0]
 
 
 def _with_shapes(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:

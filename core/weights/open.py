@@ -3,7 +3,9 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
 from diptych.core.files.errors import WeightFileError
+from diptych.core.files.regular import open_regular
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.hdf5 import Hdf5File
 from diptych.core.weights.npz import NpzFile
@@ -72,14 +74,17 @@ def find_weights(names: Collection[str]) -> str | None:
 
 def _open_file(path: Path) -> WeightFiles:
     """A file says by its first bytes what it is; what no format begins with is read as safetensors."""
-    with open(path, "rb") as file:
-        start = file.read(8)
+    with open_regular(path) as file:
+        start = file.read(BEGINNING_BYTES)
     if start.startswith(b"\x89HDF"):
         return Hdf5File(path)
     if start.startswith(b"PK") and path.suffix == ".npz":
         return NpzFile(path)
     if start.startswith(b"PK") or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         raise WeightFileError(f"{path} is a pickle, or an archive that may hold one. {_PICKLE_ADVICE}")
+    expected = {".npz": "a .npz archive", ".h5": "HDF5"}
+    if what := mistaken(start, expected.get(path.suffix, "safetensors")):
+        raise WeightFileError(f"{path} {what}")
     return SafetensorsFile(path)
 
 

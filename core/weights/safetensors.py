@@ -82,7 +82,10 @@ class SafetensorsFile(StoredWeights):
     def _read_header(self) -> None:
         length = int.from_bytes(self._file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            raise WeightFileError(f"{self.source}: a header of {length} bytes, at most {MAX_HEADER_BYTES}.")
+            raise WeightFileError(
+                f"{self.source} is no safetensors file: its first bytes announce a header of {length:,} bytes, "
+                f"expected at most {MAX_HEADER_BYTES:,}. Fetch it again."
+            )
         header = parse_object(self._file.read(length) or b"", f"{self.source}: the header")
         metadata = header.pop(METADATA, {})
         if len(header) > MAX_TENSORS:

@@ -10,9 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from diptych.core.data.processor.model_sizes import ModelSizes, check_together
 from diptych.core.data.processor.processor import Processor
 from diptych.models import from_preset
 from diptych.models.pretrained import trained_preset
+from diptych.models.siglip.config import NaFlexVisionConfig
 from diptych.models.two_towers import PretrainedPair
 
 
@@ -22,6 +24,19 @@ class Encoder:
 
     model: PretrainedPair
     processor: Processor
+
+    def __post_init__(self):
+        """Raises ValueError where the processor does not prepare what the model takes."""
+        vision, text = self.model.config.vision, self.model.config.text
+        naflex = isinstance(vision, NaFlexVisionConfig)
+        sizes = ModelSizes(
+            vocab_size=text.vocab_size,
+            context_length=text.context_length,
+            image_size=None if naflex else vision.image_size,
+            patch_size=vision.patch_size if naflex else None,
+        )
+        processor = self.processor
+        check_together(self.model.name, sizes, processor.pixels, processor.tokenizer, processor.context_length)
 
     @classmethod
     def open(cls, model: str | Path, *, revision: str | None = None, dtype: str | None = None) -> "Encoder":

@@ -25,6 +25,7 @@ from diptych.engine.training.checks import (
 )
 from diptych.engine.training.costs import plan_text
 from diptych.engine.training.reference import require_references
+from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
 from diptych.engine.training.start import described
 from diptych.engine.training.terms import TERMS

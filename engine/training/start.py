@@ -62,7 +62,7 @@ class Start:
         """The weights of its checkpoint, in the form in which a stage leaves its own."""
         if self.checkpoint is None:
             raise ValueError(f"{self.name} is a size, which has no weights to begin from.")
-        weights = dict(stored_values(self.checkpoint, build_model))
+        weights = dict(stored_values(self.name, self.checkpoint, build_model))
         return saved.Checkpoint(step=0, groups={"weights": weights, "optimizer": {}}, state={})
 
 

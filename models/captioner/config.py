@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diptych.models.parts.config_checks import MAX_DEPTH, MAX_SIZE, check_size
 from diptych.models.siglip.config import SigLIPConfig
 
 
@@ -31,9 +32,7 @@ class CaptionerConfig:
     def __post_init__(self):
         sizes = ("width", "depth", "mlp_dim", "num_heads", "vocab_size", "context_length", "encoder_width")
         for field in sizes:
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} must be a positive integer, got {value!r}.")
+            check_size(field, getattr(self, field), most=MAX_DEPTH if field == "depth" else MAX_SIZE)
         if self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of num_heads, got width {self.width} and {self.num_heads} heads."

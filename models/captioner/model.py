@@ -17,6 +17,7 @@ from typing import Self
 import keras
 from keras import ops
 
+from diptych.core.files.errors import as_settings
 from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.mapping import Table
 from diptych.core.weights.open import open_weights
@@ -226,7 +227,9 @@ class Captioner(keras.layers.Layer):
         if not (folder / CONFIG_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no captioner: expected {CONFIG_FILE} and {WEIGHTS_FILE}.")
         with shapes_only():
-            captioner = cls(CaptionerConfig(**read_json(folder / CONFIG_FILE)["config"]), **arguments)
+            with as_settings(folder / CONFIG_FILE):
+                config = CaptionerConfig(**read_json(folder / CONFIG_FILE)["config"])
+            captioner = cls(config, **arguments)
         variables = captioner.named_weights()
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
         with open_weights(folder / WEIGHTS_FILE) as files:

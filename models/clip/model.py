@@ -203,8 +203,6 @@ class CLIP(PretrainedPair):
         self.config = config
         self.remember(config=asdict(config), **arguments)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss that `fit` minimises: CLIP's softmax loss over the batch's pairs."""
-        return softmax_contrastive_loss(
-            y_pred["image_embedding"], y_pred["text_embedding"], logit_scale=self.logit_scale
-        )
+    def batch_loss(self, image_embedding, text_embedding):
+        """CLIP's softmax loss over the batch's pairs."""
+        return softmax_contrastive_loss(image_embedding, text_embedding, logit_scale=self.logit_scale)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from diptych.models.parts.config_checks import MAX_DEPTH, check_size
+
 REDUCTION = 32
 """Pixels to a row of the last stage's features: two halvings in the stem, one in each of the last three stages."""
 
@@ -25,13 +27,12 @@ class CLIPResNetConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "stage_depths", tuple(self.stage_depths))  # a list, where it comes from JSON
-        numbers = (*self.stage_depths, self.width, self.num_heads, self.image_size, self.embed_dim)
+        for depth in self.stage_depths:
+            check_size("each of stage_depths", depth, most=MAX_DEPTH)
+        for field in ("width", "num_heads", "image_size", "embed_dim"):
+            check_size(field, getattr(self, field))
         for condition, message in (
             (len(self.stage_depths) == 4, f"stage_depths must be four numbers, got {self.stage_depths}."),
-            (
-                all(isinstance(number, int) and number > 0 for number in numbers),
-                f"all sizes must be positive integers, got {self}.",
-            ),
             (self.width % 2 == 0, f"width must be even, since the stem starts with half of it, got {self.width}."),
             (
                 self.channels % self.num_heads == 0,

@@ -74,11 +74,11 @@ class SigLIP(PretrainedPair):
             return features
         return {**features, "mask": patch_places(inputs["spatial_shapes"], inputs["patches"].shape[1])[2]}
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss that `fit` minimises: `pair_loss` over the batch's pairs."""
+    def batch_loss(self, image_embedding, text_embedding):
+        """`pair_loss` over the batch's pairs."""
         return self.pair_loss(
-            y_pred["image_embedding"],
-            y_pred["text_embedding"],
+            image_embedding,
+            text_embedding,
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
         )

@@ -23,6 +23,7 @@ from diptych.core.weights.mapping import (
 from diptych.core.weights.npz import write_npz
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.weights.transformers import NO_BIAS
 
 FILE = "weights.npz"
 PREFIX = "params/"
@@ -104,6 +105,8 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     if isinstance(config, CLIPConfig):
         raise ValueError('big_vision has no CLIP. Save it with format="transformers", "open_clip" or "diptych".')
     vision, text = config.vision, config.text
+    if config.init_logit_bias is None:
+        raise ValueError(NO_BIAS.format("big_vision's"))
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             "What is read from big_vision's files pools images by attention without a projection and reads text at its "

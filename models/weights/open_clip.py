@@ -25,10 +25,10 @@ from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionCon
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.sizes import SIZES
+from diptych.models.weights import open_clip_fields
+from diptych.models.weights.open_clip_fields import CLIP_HEAD_WIDTH
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-_TIMM_SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
-_CLIP_HEAD_WIDTH = 64
 _TRUNK = "visual.trunk"
 
 
@@ -54,7 +54,7 @@ def config_of(fields: Mapping, files: WeightFiles) -> SigLIPConfig | CLIPConfig:
         image: CLIPResNetConfig | CLIPVisionConfig = CLIPResNetConfig(
             stage_depths=tuple(vision["layers"]),
             width=width,
-            num_heads=width * 32 // vision.get("head_width", _CLIP_HEAD_WIDTH),
+            num_heads=width * 32 // vision.get("head_width", CLIP_HEAD_WIDTH),
             image_size=vision.get("image_size", 224),
             embed_dim=model["embed_dim"],
         )
@@ -63,7 +63,7 @@ def config_of(fields: Mapping, files: WeightFiles) -> SigLIPConfig | CLIPConfig:
             width=width,
             depth=vision["layers"],
             mlp_dim=round(vision.get("mlp_ratio", 4.0) * width),
-            num_heads=width // vision.get("head_width", _CLIP_HEAD_WIDTH),
+            num_heads=width // vision.get("head_width", CLIP_HEAD_WIDTH),
             patch_size=vision.get("patch_size", 16),
             image_size=vision.get("image_size", 224),
             embed_dim=model["embed_dim"],
@@ -82,20 +82,9 @@ def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -
 
 def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> None:
     """Writes `open_clip_config.json` and `open_clip_model.safetensors`."""
-    fields = fields_of(config)
+    fields = open_clip_fields.fields_of(config)
     write_safetensors_folder(folder, table(config).save(arrays), stem="open_clip_model")
     write_config(folder / CONFIG_FILE, fields)
-
-
-def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
-    """The `open_clip_config.json` of a model.
-
-    Raises:
-        ValueError: for a model that open_clip cannot build.
-    """
-    if isinstance(config, CLIPConfig):
-        return {"model_cfg": _clip_fields(config)}
-    return {"model_cfg": _siglip_fields(config)}
 
 
 def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: WeightFiles) -> SigLIPConfig:
@@ -110,6 +99,7 @@ def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: Weight
             context_length=text["context_length"],
             embed_dim=model["embed_dim"],
         ),
+        init_logit_bias=-10.0 if "logit_bias" in files.shapes else None,
     )
 
 
@@ -170,7 +160,7 @@ def _siglip_rules(config: SigLIPConfig) -> list[Rule]:
         embedding += _block(f"image/encoder/block_{layer:02d}", f"{_TRUNK}.blocks.{layer}", _TIMM_NAMES)
     return [
         Rule("pair_logits/log_logit_scale", "logit_scale"),
-        Rule("pair_logits/logit_bias", "logit_bias"),
+        *([] if config.init_logit_bias is None else [Rule("pair_logits/logit_bias", "logit_bias")]),
         *embedding,
         *_norm("image/encoder/norm", f"{_TRUNK}.norm"),
         Rule(f"{pooling}/probe", f"{head}.latent"),
@@ -242,82 +232,3 @@ def _linear(ours: str, theirs: str) -> list[Rule]:
 
 def _norm(ours: str, theirs: str) -> list[Rule]:
     return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def _siglip_fields(config: SigLIPConfig) -> dict:
-    vision, text = config.vision, config.text
-    size = next(
-        (
-            n
-            for n, s in _TIMM_SIZES.items()
-            if SIZES[s] == (vision.width, vision.depth, vision.mlp_dim, vision.num_heads)
-        ),
-        None,
-    )
-    if size is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
-        raise ValueError(
-            f"open_clip builds SigLIP from timm's towers of sizes {', '.join(_TIMM_SIZES.values())}, pooled by "
-            f"attention without a projection, and text read at its last position with one; this model has {vision} and "
-            f"{text}. Save it with "
-            'format="diptych".'
-        )
-    if isinstance(vision, NaFlexVisionConfig):
-        tower = {
-            "timm_model_name": f"naflexvit_{size}_patch{vision.patch_size}_siglip",
-            "image_seq_len": vision.max_num_patches,
-            "image_size": vision.position_grid * vision.patch_size,
-        }
-    else:
-        name = f"vit_{size}_patch{vision.patch_size}_siglip_{vision.image_size}"
-        tower = {"timm_model_name": name, "image_size": vision.image_size}
-    return {
-        "embed_dim": vision.output_width,
-        "init_logit_bias": config.init_logit_bias,
-        "custom_text": True,
-        "vision_cfg": {**tower, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"},
-        "text_cfg": {
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "width": text.width,
-            "heads": text.num_heads,
-            "layers": text.depth,
-            "mlp_ratio": text.mlp_dim / text.width,
-            "no_causal_mask": True,
-            "proj_bias": True,
-            "pool_type": "last",
-            "norm_kwargs": {"eps": 1e-6},
-            "act_kwargs": {"approximate": "tanh"},
-        },
-    }
-
-
-def _clip_fields(config: CLIPConfig) -> dict:
-    vision, text = config.vision, config.text
-    if text.activation not in ("gelu", "quick_gelu") or text.eot_id is not None:
-        raise ValueError(
-            f"open_clip's CLIP has gelu or quick_gelu and reads text at its largest id, got {text.activation} and "
-            f"eot_id {text.eot_id}."
-        )
-    if isinstance(vision, CLIPResNetConfig):
-        head_width = vision.channels // vision.num_heads
-        tower: dict = {"layers": list(vision.stage_depths), "width": vision.width, "head_width": head_width}
-    elif vision.width != vision.num_heads * _CLIP_HEAD_WIDTH or vision.activation != text.activation:
-        raise ValueError(
-            f"open_clip's image towers have heads of {_CLIP_HEAD_WIDTH} and the text's activation, got {vision}."
-        )
-    else:
-        tower = {"layers": vision.depth, "width": vision.width, "patch_size": vision.patch_size}
-        tower["mlp_ratio"] = vision.mlp_dim / vision.width
-    return {
-        "embed_dim": vision.embed_dim,
-        "quick_gelu": text.activation == "quick_gelu",
-        "vision_cfg": {"image_size": vision.image_size, **tower},
-        "text_cfg": {
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "width": text.width,
-            "heads": text.num_heads,
-            "layers": text.depth,
-            "mlp_ratio": text.mlp_dim / text.width,
-        },
-    }

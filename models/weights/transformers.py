@@ -30,6 +30,7 @@ from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 IGNORED = ("*.position_ids",)
+NO_BIAS = '{} SigLIP has a logit bias, and this model none. Save it with format="open_clip" or "diptych".'
 NO_RESNET = 'transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".'
 
 _SIGLIP_TOWER = {
@@ -233,6 +234,8 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
     if isinstance(config, CLIPConfig):
         return _clip_fields(config)
     vision, text = config.vision, config.text
+    if config.init_logit_bias is None:
+        raise ValueError(NO_BIAS.format("transformers'"))
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             "transformers' SigLIP pools images by attention without a projection and reads text at its last position "

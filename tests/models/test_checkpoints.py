@@ -4,8 +4,10 @@ not fit.
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -216,6 +218,25 @@ def test_an_image_tower_is_read_alone(tmp_path, name):
             np.testing.assert_array_equal(value, expected[path], err_msg=path)
 
 
+@pytest.mark.parametrize("name", ["square", "naflex"])
+def test_of_a_classifier_the_image_tower_is_read_and_a_whole_model_is_not_made(tmp_path, name):
+    """What transformers' SiglipForImageClassification saves: the image tower under its prefix, and a classifier."""
+    model = _random(name)
+    model.save_to_preset(tmp_path)
+    tensors = read_tensors(tmp_path / "model.safetensors")
+    kept = {key: value for key, value in tensors.items() if key.startswith("vision_model.")}
+    classifier = {"classifier.weight": np.ones((3, 16), "float32"), "classifier.bias": np.ones(3, "float32")}
+    write_safetensors_folder(tmp_path, kept | classifier)
+    tower = type(model.image_encoder)
+    for path, value in _weights(tower.from_preset(tmp_path)).items():
+        np.testing.assert_array_equal(value, _weights(model)[path], err_msg=path)
+    with pytest.raises(ValueError, match=f"holds an image tower alone: use {tower.__name__}.from_preset"):
+        SigLIP.from_preset(tmp_path)
+    write_safetensors_folder(tmp_path, {key: value for key, value in kept.items() if "post_layernorm" not in key})
+    with pytest.raises(WeightsMismatch, match="2 missing: vision_model.post_layernorm"):
+        tower.from_preset(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["open_clip_siglip", "open_clip_naflex"])
 def test_an_image_tower_of_timm_is_read_alone(tmp_path, name):
     whole = from_preset(FOREIGN / name)
@@ -252,6 +273,55 @@ def test_what_is_asked_for_wrongly_is_refused(tmp_path):
         _random("clip").save_to_preset(tmp_path, format="keras")
     with pytest.raises(ValueError, match="big_vision has no CLIP"):
         _random("clip").save_to_preset(tmp_path, format="big_vision")
+
+
+def _set(folder: Path, file: str, path: str, value) -> None:
+    """Changes a field of a configuration, "config.text.depth"."""
+    fields = inner = read_json(folder / file)
+    *objects, last = path.split(".")
+    for name in objects:
+        inner = inner[name]
+    inner[last] = value
+    write_json(folder / file, fields)
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "value", "message"),
+    [
+        ("diptych", "config.text.depth", 10**9, "depth must be at most 1,000, got 1000000000"),
+        ("diptych", "config.vision.depth", 900, "describes 900 layers, and the file holds no more than"),
+        ("diptych", "config.text.depth", "x", "depth must be a positive integer, got 'x'"),
+        ("diptych", "config.text.vocab_size", 10**12, "vocab_size must be at most"),
+        ("diptych", "config.text.vocab_size", 10**6, "token_embedding/embedding .30, 24. for"),
+        ("diptych", "config.init_logit_scale", "x", "init_logit_scale must be positive, got 'x'"),
+        ("diptych", "config.init_logit_bias", [1], r"init_logit_bias must be a number, or None, got \[1\]"),
+        ("diptych", "config.surplus", 1, "does not describe a model.*surplus"),
+        ("diptych", "config", None, "does not describe a model"),
+        ("diptych", "config.vision", "B/16", "does not describe a model"),
+        ("transformers", "text_config.num_hidden_layers", 10**9, "depth must be at most 1,000"),
+        ("transformers", "text_config.num_hidden_layers", 999, "describes 999 layers, and the file holds no more than"),
+        ("transformers", "text_config.num_hidden_layers", 40, "608 missing: text_model.encoder.layers.2"),
+        ("transformers", "vision_config.hidden_size", 2**30, "width must be at most"),
+        ("transformers", "vision_config.image_size", 10**7, "position_embedding.weight .9, 16."),
+        ("transformers", "vision_config", "x", "does not describe a model"),
+        ("transformers", "text_config.hidden_size", None, "width must be a positive integer, got None"),
+    ],
+)
+def test_sizes_of_a_configuration_are_held_against_the_weights_at_once(tmp_path, layout, path, value, message):
+    _random("square").save_to_preset(tmp_path, format=layout)
+    _set(tmp_path, "config.json", path, value)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        from_preset(tmp_path)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("path", ["model_cfg", "model_cfg.text_cfg", "model_cfg.text_cfg.width", "model_cfg.embed_dim"])
+def test_what_an_open_clip_configuration_lacks_is_a_sentence(tmp_path, path):
+    shutil.copytree(FOREIGN / "open_clip_clip", tmp_path / "model")
+    _set(tmp_path / "model", "open_clip_config.json", path, None)
+    with pytest.raises(ValueError, match="open_clip_config.json (has no field|does not describe)|must be a positive"):
+        from_preset(tmp_path / "model")
 
 
 def test_another_activation_is_refused_rather_than_approximated(tmp_path):

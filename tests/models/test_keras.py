@@ -4,20 +4,30 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+import zipfile
 from dataclasses import replace
+from importlib import import_module
 
 import keras
 import numpy as np
 import pytest
 
+from diptych import registration
 from diptych.backends.selection import installed_backends
 from diptych.core.losses.contrastive import sigmoid_loss
-from diptych.models import SigLIP, TextTransformer, TwoTowers, VisionTransformer
+from diptych.models import CLIP, SigLIP, TextTransformer, TwoTowers, VisionTransformer
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.counting import count_parameters
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION, batch_for, forward, numpy_of
 
 SHALLOW = replace(TINY, vision=replace(TINY_VISION, depth=1))
 BATCH = batch_for(SHALLOW)
+BRIGHT = np.full(BATCH["images"].shape, 255.0, np.float32)
+TINY_CLIP = CLIPConfig(
+    vision=CLIPVisionConfig(width=8, depth=1, mlp_dim=8, num_heads=1, patch_size=5, image_size=10, embed_dim=8),
+    text=CLIPTextConfig(width=8, depth=1, mlp_dim=8, num_heads=1, vocab_size=20, context_length=6, embed_dim=8),
+)
 BACKEND = keras.config.backend()
 
 
@@ -180,11 +190,122 @@ def test_clone_model_copies_the_graph_and_from_config_the_class():
     assert_same_outputs(outer, clone, BATCH["images"])
 
 
+def tensors(inputs):
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+
+
+CALLS = {
+    "a call": lambda model, inputs: model(inputs),
+    "predict": lambda model, inputs: model.predict(inputs, verbose=0),
+    "predict_on_batch": lambda model, inputs: model.predict_on_batch(inputs),
+    "fit": lambda model, inputs: model.fit(inputs, verbose=0),
+    "evaluate": lambda model, inputs: model.evaluate(inputs, verbose=0),
+    "train_on_batch": lambda model, inputs: model.train_on_batch(inputs),
+    "test_on_batch": lambda model, inputs: model.test_on_batch(inputs),
+}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    model = SigLIP(SHALLOW)
+    model.compile(optimizer="sgd", jit_compile=False)
+    return model
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_cannot_be_right_is_refused_where_its_values_are_at_hand(compiled, name):
+    call, rows = CALLS[name], SHALLOW.text.vocab_size
+    for wrong in (rows, -1, 999_999):
+        ids = BATCH["token_ids"].copy()
+        ids[-1, 2] = wrong
+        message = f"token_ids lie between .*{wrong}.*expected 0 to {rows - 1}: the model's table has {rows} rows"
+        with pytest.raises(ValueError, match=message):
+            call(compiled, {**BATCH, "token_ids": ids})
+    with pytest.raises(ValueError, match="images are uint8, expected the normalised pixels"):
+        call(compiled, {**BATCH, "images": np.full(BATCH["images"].shape, 7, np.uint8)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # raised before anything is compiled
+        with pytest.raises(UserWarning, match=r"images hold values up to 255, .* Are they in 0\.\.255\?"):
+            call(compiled, {**BATCH, "images": BRIGHT})
+
+
+def test_towers_embedders_and_tensors_are_looked_at_too():
+    model = SigLIP(SHALLOW)
+    beyond = np.full((2, 6), SHALLOW.text.vocab_size, np.int32)
+    grey = np.full((2, 10, 10, 3), 128, np.uint8)
+    for text in (model.text_encoder, model.text_embedder(), TextTransformer(TINY_TEXT)):
+        with pytest.raises(ValueError, match="token_ids lie between 20 and 20"):
+            text.predict_on_batch(beyond)
+        with pytest.raises(ValueError, match="token_ids lie between 20 and 20"):
+            text(beyond.tolist())
+        with pytest.raises((ValueError, IndexError), match="token_ids lie between 20 and 20|index out of range"):
+            text(keras.ops.convert_to_tensor(beyond))
+    for image in (model.image_encoder, model.image_embedder()):
+        for given in (grey, keras.ops.convert_to_tensor(grey)):
+            with pytest.raises(ValueError, match="images are uint8"):
+                image(given)
+    for output in forward(model, tensors(BATCH)).values():
+        assert np.isfinite(numpy_of(output)).all()
+
+
+IGNORED = {
+    "loss": lambda model: model.compile("sgd", loss="mse"),
+    "loss by its place": lambda model: model.compile("sgd", "mse"),
+    "loss_weights": lambda model: model.compile("sgd", loss_weights=[1.0, 2.0]),
+    "metrics": lambda model: model.compile("sgd", metrics=["accuracy"]),
+    "weighted_metrics": lambda model: model.compile("sgd", weighted_metrics=["accuracy"]),
+    "y": lambda model: model.fit(BATCH, np.zeros(4), verbose=0),
+    "sample_weight": lambda model: model.fit(BATCH, sample_weight=np.zeros(4), verbose=0),
+    "class_weight": lambda model: model.fit(BATCH, class_weight={0: 2.0}, verbose=0),
+    "sample_weight of validation": lambda model: model.fit(BATCH, validation_data=(BATCH, None, np.ones(4)), verbose=0),
+    "sample_weight in evaluate": lambda model: model.evaluate(BATCH, sample_weight=np.ones(4), verbose=0),
+    "sample_weight in a step": lambda model: model.train_on_batch(BATCH, sample_weight=np.ones(4)),
+    "y of a data set": lambda model: model.compute_loss(y=np.ones(4), y_pred=forward(model, BATCH)),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize("kind", [SigLIP, CLIP])
+def test_arguments_that_would_be_ignored_are_refused_and_cost_no_weights(kind, name):
+    model = SigLIP(SHALLOW) if kind is SigLIP else CLIP(TINY_CLIP)
+    model.compile(optimizer="sgd", jit_compile=False)
+    before = [np.array(weight) for weight in model.get_weights()]
+    with pytest.raises(ValueError, match=f"{name.split()[0]} was given, and would be ignored"):
+        IGNORED[name](model)
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_stand_in_waits_for_each_class_and_makes_way_for_it():
+    registry = keras.saving.get_custom_objects()
+    for module in registration.CLASSES:
+        import_module(f"diptych.{module}")
+    ours = {key for key in registry if key.startswith("diptych>")}
+    assert ours == {f"diptych>{name}" for names in registration.CLASSES.values() for name in names}
+    assert all(isinstance(registry[key], type) for key in ours)
+    kept = registry.pop("diptych>SigLIP")
+    try:
+        registration.register()
+        assert not isinstance(registry["diptych>SigLIP"], type)
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(SigLIP(SHALLOW, seed=2)))
+        assert type(again) is SigLIP
+    finally:
+        registry["diptych>SigLIP"] = kept
+
+
+def test_a_keras_file_names_no_module_of_its_backend(tmp_path):
+    for model in (SigLIP(SHALLOW), SigLIP(SHALLOW).image_embedder()):
+        model.compile(optimizer=keras.optimizers.AdamW(1e-3))
+        model.save(tmp_path / "model.keras")
+        config = zipfile.ZipFile(tmp_path / "model.keras").read("config.json").decode()
+        assert '"class_name": "AdamW"' in config
+        assert "keras.src.backend" not in config
+
+
 LOAD_ELSEWHERE = """
 import sys
+import diptych
 import numpy as np
 import keras
-from diptych.models import SigLIP
 
 model, inputs, outputs = sys.argv[1:]
 predicted = keras.saving.load_model(model)(dict(np.load(inputs)))
@@ -197,6 +318,8 @@ def test_a_keras_file_opens_on_another_backend(tmp_path):
     installed = installed_backends()
     other = installed[(installed.index(BACKEND) + 1) % len(installed)]
     model = scrambled(SigLIP(SHALLOW))
+    model.compile(optimizer=keras.optimizers.AdamW(1e-3), jit_compile=False)
+    model.fit(BATCH, verbose=0)  # the optimizer has slots
     paths = [str(tmp_path / name) for name in ("model.keras", "inputs.npz", "outputs.npz")]
     model.save(paths[0])
     np.savez(paths[1], **BATCH)

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from tests.core.data.sources.content import add_member
 from tests.models.examples import numpy_of
 from tests.tree import ROOT
 
@@ -45,6 +47,10 @@ def names(tmp_path) -> dict:
     model.save_to_preset(folder)
     processor.save_to_preset(folder, format="transformers")
     model.save_to_preset(target, format="big_vision")
+    with tarfile.open(tmp_path / "shards.tar", "w") as tar:
+        for number in range(200):  # of which some are held out
+            add_member(tar, f"{number}.txt", b"a cat")
+            add_member(tar, f"{number}.jpg", b"")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), "uint8"))
     (program,) = re.findall(r"```python\n(.+?)```", DOCUMENT, re.S)
     imported: dict = {}

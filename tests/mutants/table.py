@@ -4,10 +4,11 @@ from tests.mutants.mutant import Mutant
 
 # How a step on torch brings the averages after the weights.
 FOLLOW = """\
-                for follower in self._followers:
-                    averages = [average.value for average in follower.averages]
-                    torch._foreach_mul_(averages, follower.decay)
-                    torch._foreach_add_(averages, [w.value for w in follower.weights], alpha=1 - follower.decay)
+            for follower in self._followers:
+                averages = [average.value for average in follower.averages]
+                moved_on = torch._foreach_mul(averages, follower.decay)
+                torch._foreach_add_(moved_on, [w.value for w in follower.weights], alpha=1 - follower.decay)
+                keep(averages, moved_on, where=finite)
 """
 
 # fmt: off
@@ -70,6 +71,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("reference-sees-the-learners-size", "core/data/examples/preprocess.py",
            "self.image(pixels, again, self.reference_size)", "self.image(pixels, again)",
            "tests/core/data/examples/test_preprocess.py::test_a_reference_sees_the_same_picture_at_its_own_size"),
+    Mutant("scans-of-a-picture-not-weighed", "core/data/image.py",
+           "if width * height * scans > MAX_SCANNED_PIXELS:", "if width * scans > MAX_SCANNED_PIXELS:",
+           "tests/core/data/test_image.py::test_hostile_pictures_are_refused_with_their_reason_and_at_once"),
+    Mutant("rows-of-a-group-from-its-beginning", "core/data/sources/parquet.py",
+           "first, stop = max(start - place, 0), ", "first, stop = 0, ",
+           "tests/core/data/sources/test_parquet.py::test_rows_of_a_group_read_in_pieces_are_those_of_the_group"),
+    Mutant("pointers-taken-for-weights", "core/files/beginnings.py",
+           'rb"version https://git-lfs\\.github\\.com/spec/"', 'rb"version https://git-lfs\\.com/spec/"',
+           "tests/core/files/test_beginnings.py::test_every_reader_names_a_well_known_wrong_file_and_what_to_do"),
+    Mutant("table-smaller-than-the-vocabulary", "core/data/processor/model_sizes.py",
+           "tokenizer.vocab_size > sizes.vocab_size and", "tokenizer.vocab_size > 2 * sizes.vocab_size and",
+           "tests/core/data/processor/test_files.py::test_files_of_one_folder_are_held_against_each_other"),
     # core/losses
     Mutant("dropped-negatives", "core/losses/contrastive.py",
            "ops.softplus(ops.where(is_pair, -logits, logits))", "ops.where(is_pair, ops.softplus(-logits), 0.0)",
@@ -138,9 +151,6 @@ MUTANTS: tuple[Mutant, ...] = (
            "        for group, variables in self.groups().items():\n            arrays",
            '        for group, variables in self.groups().items():\n'
            '            if group == "optimizer":\n                continue\n            arrays',
-           "        for group, variables in self.groups().items():\n            assign_all",
-           '        for group, variables in self.groups().items():\n'
-           '            if group == "optimizer":\n                continue\n            assign_all',
            "tests/recipes/test_siglip.py::test_killed_inside_saving_a_run_ends_with_the_same_bits"),
     Mutant("skipped-examples-not-counted", "core/training/learner.py",
            "for one in batch.skipped:", "for one in ():",
@@ -251,6 +261,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("narrow-heads-drawn-as-wide-ones", "models/parts/distillation_head.py",
            "max(1.0, dinos_inputs / shape[0])", "max(1.0, 0.0)",
            "tests/models/parts/test_distillation_head.py::test_a_narrow_heads_gradient_is_no_larger_than_a_wide_ones"),
+    Mutant("ids-looked-at-nowhere", "models/checked.py",
+           "    if not 0 <= array.min() <= array.max() < rows:\n", "    if not array.min() <= array.max() < 10**9:\n",
+           "tests/models/test_keras.py::test_towers_embedders_and_tensors_are_looked_at_too"),
+    Mutant("depth-not-held-against-the-file", "models/checkpoints.py",
+           'if depth > most and checkpoint.layout != "big_vision":', "if depth > most > 10**9:",
+           "tests/models/test_checkpoints.py::test_sizes_of_a_configuration_are_held_against_the_weights_at_once"),
     Mutant("decoder-sees-ahead", "models/captioner/model.py",
            "(places[:, None] >= places[None, :])", "(places[:, None] >= places[None, :] - 1)",
            "tests/models/captioner/test_captioner.py::test_a_causal_token_is_predicted_from_those_before_it_and_a_parallel_one_from_none"),
@@ -352,19 +368,27 @@ MUTANTS: tuple[Mutant, ...] = (
            "probability += g.sum(dtype=torch.float64)", "probability -= g.sum(dtype=torch.float64)",
            "tests/backends/test_sigmoid_loss.py::test_the_explicit_gradients_are_those_of_the_oracle"),
     Mutant("torch-average-before-the-update", "backends/torch/step.py",
-           "                self._apply(gradients)\n" + FOLLOW, FOLLOW + "                self._apply(gradients)\n",
+           "            self._apply(gradients, finite)\n" + FOLLOW,
+           FOLLOW + "            self._apply(gradients, finite)\n",
            "tests/backends/test_step.py::test_the_average_follows_the_updated_weights"),
     Mutant("torch-decay-exchanged", "backends/torch/step.py",
            FOLLOW,
            FOLLOW.replace("averages, follower.decay", "averages, 1 - follower.decay").replace("alpha=1 - ", "alpha="),
            "tests/backends/test_step.py::test_the_average_follows_the_updated_weights"),
     Mutant("torch-centre-kept", "backends/torch/step.py",
-           "variable.assign(total.updates[name])", "variable.assign(variable)",
+           "[total.updates[name] for name in held]", "[held[name].value for name in held]",
            "tests/engine/training/test_terms.py::test_the_centre_takes_in_the_teachers_mean_after_it_was_used"),
     Mutant("torch-statistics-of-the-first-piece", "backends/torch/step.py",
            "            (embedded, own), untrained = self._in_scope(",
            "            (embedded, own), _ = self._in_scope(",
            "tests/backends/test_moving_statistics.py::test_weights_and_statistics_are_the_oracles_step_after_step"),
+    Mutant("torch-step-waits-for-its-rate", "backends/torch/optimizers.py",
+           'keras.ops.convert_to_tensor(self._optimizer.learning_rate, dtype="float32")',
+           "float(self._optimizer.learning_rate)",
+           "tests/backends/torch/test_waiting.py::test_a_step_does_not_wait"),
+    Mutant("torch-counts-a-step-that-was-none", "backends/torch/optimizers.py",
+           "iterations.assign_add(finite.to(iterations.value.dtype))", "iterations.assign_add(1)",
+           "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing"),
     Mutant("torch-nan-passes", "backends/torch/step.py",
            "finite = torch.isfinite(loss) & torch.isfinite(norm)", "finite = torch.isfinite(loss) | True",
            "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing"),

@@ -9,6 +9,7 @@ from typing import Any
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.image import RESIZE_METHODS
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
+from diptych.core.data.processor.model_sizes import OPEN_CLIP_FILE
 from diptych.core.data.processor.transformers_images import (
     MOST_PATCHES,
     MOST_PIXELS_A_SIDE,
@@ -26,7 +27,6 @@ from diptych.core.files.fields import Fields, read_fields
 from diptych.core.files.json_objects import write_config
 
 OWN_FILE = "processor.json"
-OPEN_CLIP_FILE = "open_clip_config.json"
 PATTERNS = ("*.json", "*.model", "*.txt", "*.txt.gz")
 """The files of a checkpoint that a processor is read from."""
 
@@ -183,12 +183,6 @@ def _read_transformers(folder: Path) -> Parts:
     config = read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
     model_type = config.get("model_type", str, "")
     pixels = read_images(_image_fields(folder), model_type)
-    size = config.object("vision_config").optional("image_size", int)
-    if isinstance(pixels, FixedSize) and size is not None and pixels.input_size != (size, size):
-        raise ValueError(
-            f"{folder}: pictures are prepared as {pixels.height} x {pixels.width} pixels, but config.json says that "
-            f"the model takes {size} x {size}. Correct size in preprocessor_config.json."
-        )
     tokenizer = open_vocabulary(folder)
     return pixels, tokenizer, _context_length(folder, config, tokenizer), False
 

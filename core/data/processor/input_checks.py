@@ -67,14 +67,15 @@ def check_patches(patches: Any, spatial_shapes: Any, pixels: NaFlex) -> tuple[np
     return array, shapes
 
 
-def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int) -> np.ndarray:
+def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int, table_size: int) -> np.ndarray:
     """The array itself if it can be a model's `token_ids`, whole numbers [n, context_length], padded on the right.
 
     The text towers read a fixed place and have no mask: shorter, unpadded or left-padded texts give other vectors
     without any error.
 
     Raises:
-        ValueError: for another length, dtype or side of padding, and for ids that the vocabulary does not have.
+        ValueError: for another length, dtype or side of padding, and for ids from `table_size` on, which the model has
+            no row for.
     Warns:
         UserWarning: for texts without end-of-text.
     """
@@ -92,9 +93,9 @@ def check_token_ids(token_ids: Any, tokenizer: Tokenizer, context_length: int) -
         raise ValueError(f"token_ids have the shape {list(array.shape)}, expected [n, {context_length}]. {advice}")
     if array.dtype.kind not in "iu":
         raise ValueError(f"token_ids are {array.dtype}, expected int32. {advice}")
-    if array.size and not 0 <= array.min() <= array.max() < tokenizer.vocab_size:
+    if array.size and not 0 <= array.min() <= array.max() < table_size:
         raise ValueError(
-            f"token_ids lie between {array.min()} and {array.max()}, expected 0 to {tokenizer.vocab_size - 1}: this is "
+            f"token_ids lie between {array.min()} and {array.max()}, expected 0 to {table_size - 1}: this is "
             f"another model's vocabulary. {advice}"
         )
     _check_ends(array, tokenizer, advice)

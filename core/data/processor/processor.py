@@ -15,6 +15,7 @@ from diptych.core.data.image import decode, rgb_pixels
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.files import PATTERNS, WRITERS, own_settings, read_parts
 from diptych.core.data.processor.input_checks import check_images, check_patches, check_token_ids
+from diptych.core.data.processor.model_sizes import check_together, sizes_in
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.data.tokenizers.base import Tokenizer
@@ -34,10 +35,17 @@ class Processor:
         tokenizer, context_length: how texts become ids.
         clean_captions: whether texts are first cleaned as training cleans captions (`captions.clean_caption`);
             checkpoints that were trained elsewhere are given texts as they are.
+        table_size: the ids that the model has a row for, from 0 on; ids beyond are refused.
     """
 
     def __init__(
-        self, *, pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int, clean_captions: bool = True
+        self,
+        *,
+        pixels: FixedSize | NaFlex,
+        tokenizer: Tokenizer,
+        context_length: int,
+        clean_captions: bool = True,
+        table_size: int | None = None,
     ):
         if context_length < 2:
             raise ValueError(f"context_length must be 2 or more, got {context_length}.")
@@ -45,6 +53,7 @@ class Processor:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.clean_captions = clean_captions
+        self.table_size = min(tokenizer.vocab_size, table_size or tokenizer.vocab_size)
 
     @classmethod
     def from_preset(cls, preset: str | Path, *, revision: str | None = None) -> "Processor":
@@ -58,10 +67,20 @@ class Processor:
         Raises:
             FileNotFoundError: for what is not there, naming the files that were looked for.
             WeightFileError: a ValueError, for damaged files and settings that no model here could use.
+            ValueError: for files that are not of the model that the same folder describes, saying what differs.
         """
         path = preset_folder(preset, revision=revision, patterns=PATTERNS)
-        pixels, tokenizer, context_length, clean_captions = read_parts(path if path.is_dir() else path.parent)
-        return cls(pixels=pixels, tokenizer=tokenizer, context_length=context_length, clean_captions=clean_captions)
+        folder = path if path.is_dir() else path.parent
+        pixels, tokenizer, context_length, clean_captions = read_parts(folder)
+        sizes = sizes_in(folder)
+        check_together(str(preset), sizes, pixels, tokenizer, context_length)
+        return cls(
+            pixels=pixels,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            clean_captions=clean_captions,
+            table_size=sizes.vocab_size,
+        )
 
     def __call__(self, *, images: Any = None, texts: Any = None) -> dict[str, np.ndarray]:
         """What a model takes: the arrays of `images` and those of `texts`."""
@@ -88,7 +107,8 @@ class Processor:
         """Texts -> {"token_ids": int32 [n, context_length]}: the text, end-of-text, padding on the right; no mask.
 
         Raises:
-            BadExample: for texts that hold no readable character, or too many, where captions are cleaned.
+            BadExample: for texts that hold no readable character, or too many, where captions are cleaned; and for
+                tokens that the model has no row for.
             TypeError: for what is no text.
         """
         given = [texts] if isinstance(texts, str) else list(texts)
@@ -97,6 +117,10 @@ class Processor:
             if not isinstance(text, str):
                 raise TypeError(f"text {place} is a {type(text).__name__}, expected a str: decode bytes as UTF-8.")
             ids[place] = self.tokenizer.encode(self._cleaned(text), self.context_length)
+            if ids[place].max() >= self.table_size:
+                raise BadExample(
+                    "caption_beyond_table", f"token id {ids[place].max()}; the model has rows for {self.table_size:,}"
+                )
         return {"token_ids": ids}
 
     @property
@@ -123,7 +147,7 @@ class Processor:
 
     def check_token_ids(self, token_ids: Any) -> np.ndarray:
         """The array itself, if it is what `texts` returns: int32 [n, context_length], padded on the right."""
-        return check_token_ids(token_ids, self.tokenizer, self.context_length)
+        return check_token_ids(token_ids, self.tokenizer, self.context_length, self.table_size)
 
     def fingerprint(self) -> str:
         """A hash of everything that decides what a model is given: equal hashes give equal arrays."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption
+from diptych.core.files.beginnings import OTHERS_TEXT, kind_of, mistaken
 
 TEXT_FIELDS = ("caption", "text", "captions", "texts")
 LANGUAGE_FIELDS = ("language", "lang")
@@ -38,15 +39,19 @@ def object_from_json(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadExample("caption_not_json", str(error)) from None
+        raise BadExample("caption_not_json", mistaken(data, "JSON") or str(error)) from None
     if not isinstance(fields, dict):
         raise BadExample("caption_not_json", f"a JSON object is needed, got {type(fields).__name__}")
     return fields
 
 
 def captions_from_text(data: bytes) -> tuple[Caption, ...]:
-    """One caption a line, empty lines left out; raises `BadExample` where the bytes are not UTF-8."""
+    """One caption a line, empty lines left out; raises `BadExample` where the bytes are not UTF-8, or plainly another
+    file's.
+    """
     _refuse_large(data)
+    if kind_of(data) in OTHERS_TEXT:
+        raise BadExample("caption_not_text", mistaken(data, "captions") or "")
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -31,6 +31,7 @@ from diptych.core.data.sources.files import (
 )
 from diptych.core.data.sources.joins import Join, plain_id
 from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.files.beginnings import mistaken
 
 MAX_ANNOTATION_FILE_BYTES = 2_000_000_000
 SCHEME = "coco:"  # "coco:annotations.json:images", for `open_source`
@@ -89,7 +90,7 @@ class CocoRegionSource:
         if not self._entries:
             raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {_ADVICE}")
         self.ledger.size = len(self)
-        self._keys = UniqueKeys(lambda: (entry.key for entry in self._entries))
+        self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
 
     @classmethod
     def from_spec(cls, spec: str) -> "CocoRegionSource":
@@ -165,7 +166,8 @@ class CocoRegionSource:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); {_ADVICE}") from None
+            what = mistaken(data, "JSON") or f"is not JSON ({error})"
+            raise ValueError(f"{path} {what}; {_ADVICE}") from None
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise ValueError(f'{path} has no list "images"; {_ADVICE}')
         return content

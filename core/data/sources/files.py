@@ -1,12 +1,12 @@
 """Reading files that others wrote: only regular ones, only up to a size, never beyond what was asked for."""
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from diptych.core.data.records import BadExample
+from diptych.core.files.regular import open_regular, regular_descriptor
 
 Thing = TypeVar("Thing")
 
@@ -19,17 +19,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 def read_regular_file(path: str | Path, *, kind: str, max_bytes: int) -> bytes:
     """All bytes of a file; raises `BadExample` with reason `<kind>_missing`, `_unreadable` or `_file_too_large`."""
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        descriptor = regular_descriptor(path)
     except FileNotFoundError:
         raise BadExample(f"{kind}_missing", f"no file {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadExample(f"{kind}_unreadable", str(error)) from None
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadExample(f"{kind}_unreadable", f"{path} is not a regular file")
-        return read_at(descriptor, 0, status.st_size, kind=kind, max_bytes=max_bytes)
+        return read_at(descriptor, 0, os.fstat(descriptor).st_size, kind=kind, max_bytes=max_bytes)
     except OSError as error:
         raise BadExample(f"{kind}_unreadable", str(error)) from None
     finally:
@@ -57,7 +53,7 @@ class OpenFile:
     """
 
     def __init__(self, path: str | Path):
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = regular_descriptor(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -77,16 +73,10 @@ def sampled_file(path: Path) -> bytes:
     Sizes alone do not tell that a file was changed in place, and times would refuse a copy.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        file = OpenFile(path)
+        return sampled_part(file.descriptor, 0, os.fstat(file.descriptor).st_size)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return b""
-    try:
-        return sampled_part(descriptor, 0, os.fstat(descriptor).st_size)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
 
 
 def sampled_part(descriptor: int, offset: int, size: int) -> bytes:
@@ -98,7 +88,7 @@ def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
     """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in
     memory.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         offset = 0
         while line := file.readline(max_bytes):
             length = len(line)

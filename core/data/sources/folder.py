@@ -28,6 +28,7 @@ from diptych.core.data.sources.files import (
 )
 from diptych.core.data.sources.lists import LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.core.files.regular import open_regular
 
 IMAGE_FIELDS = ("file_name", "image", "file", "filepath")
 CAPTION_SUFFIXES = (".txt", ".json")
@@ -70,16 +71,20 @@ class FolderSource:
         self._text_fields = reading.captions_in(TEXT_FIELDS)
         self._image_fields = reading.images_in(IMAGE_FIELDS)
         self._lists: dict[str, ImageList] = {}
+        self._refused: list[Skipped] = []
         self._entries = list(self._scan(only).values())
         self.ledger.size = len(self._entries)
-        if not self._entries:
-            raise ValueError(
-                f"no images ({', '.join(IMAGE_SUFFIXES)}) and no list of them ({', '.join(LISTS)}) under {self.root}."
-                f"{self.ledger.what_was_seen()}"
-            )
+        if len(self._refused) == len(self._entries):
+            raise ValueError(self._nothing_found())
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _nothing_found(self) -> str:
+        what = f"no images ({', '.join(IMAGE_SUFFIXES)}) and no list of them ({', '.join(LISTS)}) under {self.root}."
+        for refused in self._refused[:1]:
+            what = f"{refused.reason}: {refused.detail}"
+        return f"{what}{self.ledger.what_was_seen()}"
 
     def record(self, index: int) -> Record:
         """The record's key is the image's path in the folder without its suffix."""
@@ -110,7 +115,7 @@ class FolderSource:
             digest.update(repr((entry.key, [(name, self._size(name)) for name in files], entry.captions)).encode())
             whole += beside
         for name in sorted({name for entry in self._entries for name, _, length in entry.captions if length >= 0}):
-            with (self.root / name).open("rb") as file:
+            with open_regular(self.root / name) as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         images = [name for entry in self._entries for name in entry.images]
         for name in evenly(whole, SAMPLED_CAPTIONS) + evenly(images, SAMPLED_IMAGES):
@@ -132,7 +137,7 @@ class FolderSource:
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
         for name in only:
-            self._scan_list(PurePosixPath(), ImageList.of(self.root / name), entries)
+            self._scan_list(PurePosixPath(), tried(name, ImageList.of, self.root / name), entries)
         unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
         for directory, names, files in () if only else os.walk(self.root):
@@ -172,21 +177,19 @@ class FolderSource:
             if path.name not in LISTS:
                 self._pass_over(path, images)
 
-    def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList]:
-        """The lists that a directory is read by. One of CSV is, where nothing else tells captions and it has columns
-        for both images and captions.
+    def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList | Skipped]:
+        """The lists that a directory is read by, or why they cannot be read. One of CSV is, where nothing else tells
+        captions and it has columns for both images and captions.
         """
         found = [name for name in LISTS if name in files]
         lines = [name for name in found if name.endswith(".jsonl")]
         stems = {path.stem for path in map(PurePosixPath, files) if path.suffix.lower() in IMAGE_SUFFIXES}
         captions = {path.stem for path in map(PurePosixPath, files) if path.suffix in CAPTION_SUFFIXES}
-        lists = [ImageList.of(self.root / here / name) for name in lines]
+        lists = [tried(str(here / name), ImageList.of, self.root / here / name) for name in lines]
         for name in found[len(lines) :]:
             table = tried(name, ImageList.of, self.root / here / name)
             if lines or stems & captions:
-                rule = (
-                    f"a list beside {lines[0] if lines else 'captions of the names of images'}, which is read instead"
-                )
+                rule = f"a list beside {lines[0] if lines else 'captions of the names of images'}, which counts instead"
             elif isinstance(table, Skipped):
                 rule = f"{table.reason}: {table.detail}"
             elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._text_fields)):
@@ -213,7 +216,11 @@ class FolderSource:
             rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
         self.ledger.pass_over(rule, str(path))
 
-    def _scan_list(self, here: PurePosixPath, listed: ImageList, entries: dict[str, _Entry]) -> None:
+    def _scan_list(self, here: PurePosixPath, listed: ImageList | Skipped, entries: dict[str, _Entry]) -> None:
+        if isinstance(listed, Skipped):
+            self._refused.append(listed)
+            entries[listed.name] = _Entry(listed.name, problem=listed)
+            return
         name = str(here / listed.path.name)
         self._lists[name] = listed
         captioned, seen = 0, dict.fromkeys(listed.columns)

@@ -10,16 +10,17 @@ class UniqueKeys:
     "image", "image#1", "image#2".
 
     Args:
-        keys: gives the keys of all records, in order; called once, or twice where some repeat.
+        keys: gives (key, place) of each record; of records with the same key the first and one other are enough. Called
+            once, or twice where some repeat.
     """
 
-    def __init__(self, keys: Callable[[], Iterable[str]]):
+    def __init__(self, keys: Callable[[], Iterable[tuple[str, int]]]):
         self._first: dict[str, int] = {}
-        hashes, counts = np.unique(np.fromiter(map(hash, keys()), np.int64), return_counts=True)
+        hashes, counts = np.unique(np.fromiter((hash(key) for key, _ in keys()), np.int64), return_counts=True)
         repeated = set(hashes[counts > 1].tolist())
-        for place, key in enumerate(keys() if repeated else ()):
+        for key, place in keys() if repeated else ():
             if hash(key) in repeated:
-                self._first.setdefault(key, place)
+                self._first[key] = min(place, self._first.get(key, place))
 
     def key(self, key: str, place: int) -> str:
         """The unique key of the record at a place, whose own is `key`."""

@@ -10,6 +10,8 @@ from typing import Any
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.captions import MAX_CAPTION_FILE_BYTES, object_from_json
 from diptych.core.data.sources.files import lines_with_offsets
+from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.regular import open_regular
 
 LISTS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "captions.tsv", "metadata.tsv")
 SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -32,14 +34,24 @@ class ImageList:
         """The list in a file; of CSV the delimiter is the one of comma, tab and semicolon that the header has most of.
 
         Raises:
-            BadExample: CSV whose header is not text.
+            BadExample: list_unreadable; list_mistaken, for what is well known to be something else (see
+                `beginnings.mistaken`); list_not_utf8, for CSV whose header is not text.
         """
-        if path.suffix == ".jsonl":
-            return cls(path)
-        _, length = next(lines_with_offsets(path, MAX_CAPTION_FILE_BYTES), (0, 0))
+        is_lines = path.suffix == ".jsonl"
         try:
-            with path.open("rb") as file:
-                header = file.readline(min(length, MAX_CAPTION_FILE_BYTES)).decode("utf-8-sig").strip("\r\n")
+            with open_regular(path) as file:
+                beginning = file.read(BEGINNING_BYTES)
+                file.seek(0)
+                first = b"" if is_lines else file.readline(MAX_CAPTION_FILE_BYTES)
+        except OSError as error:
+            raise BadExample("list_unreadable", str(error)) from None
+        what = mistaken(beginning, "JSON" if is_lines else "CSV")
+        if what and (beginning or not is_lines):  # an empty file is the beginning of one of lines
+            raise BadExample("list_mistaken", f"{path} {what}")
+        if is_lines:
+            return cls(path)
+        try:
+            header = first.decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError as error:
             raise BadExample("list_not_utf8", f"the first line of {path}, which names its columns: {error}") from None
         delimiter = max(_DELIMITERS, key=header.count)
@@ -52,7 +64,7 @@ class ImageList:
             yield from lines
             return
         next(lines, None)
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             begin, quotes = None, 0
             for offset, length in lines:
                 file.seek(offset)
@@ -66,7 +78,7 @@ class ImageList:
 
     def entries(self) -> Iterator[tuple[int, int, bytes]]:
         """(offset, length, bytes) of each entry; of one that is too long to be used no more than shows it."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             for offset, length in self.places():
                 file.seek(offset)
                 yield offset, length, file.read(min(length, MAX_CAPTION_FILE_BYTES + 1))
@@ -74,7 +86,7 @@ class ImageList:
     def entry(self, offset: int, length: int) -> dict[str, Any]:
         """The fields of the entry at a place; raises as `fields`, also where the list cannot be read any more."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(offset)
                 return self.fields(file.read(length))
         except OSError as error:

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import BadExample, Record
@@ -15,35 +15,59 @@ from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
 from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, sampled_part
 from diptych.core.data.sources.keys import UniqueKeys
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.tables import KEY_COLUMNS, caption_columns, image_bytes, key_of_row, pyarrow_module
+from diptych.core.data.sources.tables import (
+    KEY_COLUMNS,
+    caption_columns,
+    distinct_keys,
+    image_bytes,
+    key_of_row,
+    pyarrow_module,
+)
+from diptych.core.files.beginnings import refuse_mistaken
+
+MAX_ROWS = 1_000_000_000  # of a group
+ROWS_AT_ONCE = 65_536
+MOST_DICTIONARY_BYTES = 1 << 30  # Arrow's dictionaries end at 2 GiB; what is larger than this is no small file
+MAX_EXPANSION = 20  # encoded pictures do not shrink, texts to a fifth
+MIN_UNPACKED_BYTES = 64_000_000  # which are harmless at any ratio
 
 _MEGABYTE = 1_000_000
 _SAMPLED_FILES, _SAMPLED_GROUPS = 64, 32
+
+Group = tuple[int, int]
+"""A row group or record batch by its number, and the first of its rows."""
 
 
 class TableSource:
     """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see
     `captions.captions_from_fields`).
 
-    Rows are read by group: a row group of Parquet, a record batch of Arrow. Subclasses say how many rows each group has
-    and how it is read. An order at random visits the groups at random, so those last used are kept, up to `megabytes`.
+    Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
+    has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
+    kept, up to `megabytes`.
     """
+
+    kind: ClassVar[str]
+    """The name of the format, as `beginnings` has it."""
 
     def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512, reading: Reading = AS_USUAL):
         self.paths = [Path(path).absolute() for path in paths]
         if not self.paths:
             raise ValueError(f"{type(self).__name__} needs at least one file")
         self.megabytes = megabytes
-        self._groups: list[tuple[int, int]] = []  # file, group within the file
+        self._groups: list[tuple[int, Group]] = []  # file, group within the file
         lengths: list[int] = []
+        rows_of_files: list[int] = []
         columns: set[tuple[str, ...]] = set()
         for number, path in enumerate(self.paths):
+            refuse_mistaken(path, self.kind)
             try:
-                group_lengths, names = self._describe(path)
+                groups, names = self._describe(path)
             except (OSError, pyarrow_module().ArrowException) as error:
                 raise ValueError(f"{path} cannot be read as a table: {error}") from None
-            self._groups += [(number, group) for group in range(len(group_lengths))]
-            lengths += group_lengths
+            self._groups += [(number, group) for group in groups]
+            lengths += groups.values()
+            rows_of_files.append(sum(groups.values()))
             columns.add(tuple(names))
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
         self._text_columns = reading.captions_in(TEXT_FIELDS)
@@ -55,7 +79,7 @@ class TableSource:
                 raise ValueError(
                     f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
                 )
-        self._ends = list(accumulate(lengths))
+        self._ends, self._ends_of_files = list(accumulate(lengths)), list(accumulate(rows_of_files))
         if not self._ends or self._ends[-1] == 0:
             raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
         self._tables: OrderedDict[int, Any] = OrderedDict()
@@ -71,7 +95,7 @@ class TableSource:
         """
         group = bisect_right(self._ends, index)
         row = index - (self._ends[group - 1] if group else 0)
-        table = self._table(group)
+        table = self._table(group, row)
         fields = {name: table.column(name)[row].as_py() for name in self._other_columns}
         key = key_of_row(fields, self._image_path(table, row))
         key = self.record_name(index) if key is None else self._unique.key(key, index)
@@ -85,14 +109,14 @@ class TableSource:
     def read(self, reference: tuple[int, int]) -> bytes:
         """The bytes of an image, given (number of the group, row in it)."""
         group, row = reference
-        return image_bytes(self._table(group).column(self.image_column)[row].as_py())
+        return image_bytes(self._table(group, row).column(self.image_column)[row].as_py())
 
     def fingerprint(self) -> str:
         """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
         chosen parts of them hold.
         """
         sizes = [(path.name, path.stat().st_size) for path in self.paths]
-        digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends)).encode())
+        digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends_of_files)).encode())
         for (_, size), path in evenly(list(zip(sizes, self.paths, strict=True)), _SAMPLED_FILES):
             file = OpenFile(path)
             for offset, length in _blocks(size):
@@ -104,41 +128,52 @@ class TableSource:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tables": OrderedDict()}
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
-        """Rows of each group, and the names of the columns."""
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+        """The groups in their order with the rows of each, and the names of the columns."""
         raise NotImplementedError
 
-    def _load(self, path: Path, group: int) -> Any:
+    def _load(self, path: Path, group: Group) -> Any:
         """One group as an Arrow table with the image column and the others."""
         raise NotImplementedError
 
-    def _keys_of(self, path: Path) -> Iterator[tuple[Mapping[str, Any], str | None]]:
-        """The key columns and the image's path of each row of a file, without the images."""
+    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+        """Parts of a file as (number of its first row, record batch of the columns of keys and, where images are
+        {"bytes", "path"}, of at least these paths).
+        """
         raise NotImplementedError
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
         """What some evenly chosen parts of a file's captions hold, among images that are far larger."""
         raise NotImplementedError
 
-    def _all_keys(self) -> Iterator[str]:
-        rows = (row for path in self.paths for row in self._keys_of(path))
-        for number, (row, image_path) in enumerate(rows):
-            key = key_of_row(row, image_path)
-            yield self.record_name(number) if key is None else key
+    def _all_keys(self) -> Iterator[tuple[str, int]]:
+        pyarrow = pyarrow_module()
+        for begin, path in zip([0, *self._ends_of_files], self.paths, strict=False):
+            for row, batch in self._pieces_of_keys(path):
+                columns = {name: batch.column(name) for name in self._key_columns}
+                paths = None
+                if self.image_column in batch.schema.names and _has_paths(batch.schema.field(self.image_column).type):
+                    paths = pyarrow.compute.struct_field(batch.column(self.image_column), "path")
+                yield from distinct_keys(columns, paths, begin + row)
 
-    def _table(self, group: int) -> Any:
+    def _table(self, group: int, row: int) -> Any:
+        """A group as a table that has the row."""
+        file, part = self._groups[group]
         table = self._tables.get(group)
         if table is None:
-            file, part = self._groups[group]
             try:
                 table = self._load(self.paths[file], part)
-            except (OSError, pyarrow_module().ArrowException) as error:
-                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part}: {error}") from None
+            except (OSError, ValueError, pyarrow_module().ArrowException) as error:
+                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part[0]}: {error}") from None
             self._tables[group] = table
             while len(self._tables) > 1 and self._held_bytes() > self.megabytes * _MEGABYTE:
                 self._tables.popitem(last=False)
         else:
             self._tables.move_to_end(group)
+        if row >= table.num_rows:
+            raise BadExample(
+                "table_damaged", f"{self.paths[file].name}, group {part[0]}: it has fewer rows than the file says"
+            )
         return table
 
     def _held_bytes(self) -> int:
@@ -155,34 +190,59 @@ class TableSource:
         return [name for name in self._other_columns if name in KEY_COLUMNS]
 
 
+def _has_paths(images: Any) -> bool:
+    """Whether the values of an Arrow type have a path."""
+    return pyarrow_module().types.is_struct(images) and images.get_field_index("path") >= 0
+
+
 def _blocks(size: int) -> list[tuple[int, int]]:
     """(offset, length) of parts of a file of so many bytes, evenly chosen."""
     return [(offset, SAMPLED_BYTES) for offset in evenly(range(0, size, SAMPLED_BYTES), SAMPLED_IMAGES)]
 
 
 class ParquetSource(TableSource):
-    """Parquet files, such as the ones data sets on the Hugging Face hub consist of."""
+    """Parquet files, such as the ones data sets on the Hugging Face hub consist of.
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+    A row group may have millions of rows that a few kilobytes describe: it is read in pieces of `ROWS_AT_ONCE`, and
+    values that the file holds once are held once.
+
+    Raises:
+        ValueError: for row groups that would unpack to far more than the file's size, too.
+    """
+
+    kind = "Parquet"
+
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
             metadata = file.metadata
-            lengths = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            return lengths, file.schema_arrow.names
+            groups: dict[Group, int] = {}
+            allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                if group.num_rows > MAX_ROWS:
+                    raise ValueError(f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}.")
+                if group.total_byte_size > allowed:
+                    raise ValueError(
+                        f"{path}: row group {number} would unpack to {group.total_byte_size:,} bytes, at most "
+                        f"{allowed:,} are plausible for the file's size."
+                    )
+                for start in range(0, group.num_rows, ROWS_AT_ONCE):
+                    groups[number, start] = min(ROWS_AT_ONCE, group.num_rows - start)
+            return groups, file.schema_arrow.names
 
-    def _keys_of(self, path: Path) -> Iterator[tuple[Mapping[str, Any], str | None]]:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
-            column = file.schema_arrow.field(self.image_column)
-            paths = pyarrow_module().types.is_struct(column.type) and column.type.get_field_index("path") >= 0
-            wanted = [*self._key_columns, *([f"{self.image_column}.path"] if paths else [])]
-            for group in range(file.metadata.num_row_groups):
-                left = file.metadata.row_group(group).num_rows
-                # A damaged group has no keys: its rows are bad when they are asked for.
-                with contextlib.suppress(OSError, pyarrow_module().ArrowException):
-                    for batch in file.iter_batches(row_groups=[group], columns=wanted, use_threads=False):
-                        for row in batch.to_pylist() if wanted else ():
-                            yield row, (row.get(self.image_column) or {}).get("path")
-                            left -= 1
-                yield from (({}, None) for _ in range(left))
+    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+        metadata = pyarrow_module().parquet.read_metadata(path)
+        has_paths = _has_paths(metadata.schema.to_arrow_schema().field(self.image_column).type)
+        wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths else [])]
+        begin = 0
+        for number in range(metadata.num_row_groups) if wanted else ():
+            row = begin
+            # A damaged group has no keys: its rows are bad when they are asked for.
+            with contextlib.suppress(OSError, pyarrow_module().ArrowException):
+                for batch in self._rows(path, metadata, number, wanted):
+                    yield row, batch
+                    row += batch.num_rows
+            begin += metadata.row_group(number).num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
@@ -195,15 +255,38 @@ class ParquetSource(TableSource):
                         for offset, length in _blocks(column.total_compressed_size):
                             yield sampled_part(descriptor, start + offset, length)
 
-    def _load(self, path: Path, group: int) -> Any:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
-            return file.read_row_group(group, columns=[self.image_column, *self._other_columns], use_threads=False)
+    def _load(self, path: Path, group: Group) -> Any:
+        number, start = group
+        pieces, place = [], 0
+        metadata, columns = pyarrow_module().parquet.read_metadata(path), [self.image_column, *self._other_columns]
+        with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
+            for batch in batches:
+                first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
+                if first < stop:
+                    pieces.append(batch.slice(first, stop - first))
+                place += batch.num_rows
+                if place >= start + ROWS_AT_ONCE:
+                    break
+        return pyarrow_module().Table.from_batches(pieces)
+
+    def _rows(self, path: Path, metadata: Any, number: int, columns: list[str]) -> Generator[Any, None, None]:
+        """The rows of a row group, `ROWS_AT_ONCE` at a time, in which equal texts and pictures are held once."""
+        chunks = [metadata.row_group(number).column(column) for column in range(metadata.num_columns)]
+        repeated = [
+            chunk.path_in_schema
+            for chunk in chunks
+            if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size < MOST_DICTIONARY_BYTES
+        ]
+        with pyarrow_module().parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
+            yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
 
 
 class ArrowSource(TableSource):
     """Arrow files as `datasets.Dataset.save_to_disk` writes them; mapped into memory, so that all groups can be
     kept.
     """
+
+    kind = "Arrow"
 
     def __init__(self, paths: Sequence[str | Path], *, reading: Reading = AS_USUAL):
         self._mapped: dict[Path, tuple[list[Any], Any]] = {}
@@ -212,22 +295,19 @@ class ArrowSource(TableSource):
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_mapped": {}}
 
-    def _describe(self, path: Path) -> tuple[list[int], list[str]]:
+    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         batches, schema = self._batches(path)
-        return [batch.num_rows for batch in batches], schema.names
+        return {(number, 0): batch.num_rows for number, batch in enumerate(batches)}, schema.names
 
-    def _load(self, path: Path, group: int) -> Any:
+    def _load(self, path: Path, group: Group) -> Any:
         batches, _ = self._batches(path)
-        return pyarrow_module().Table.from_batches([batches[group]])
+        return pyarrow_module().Table.from_batches([batches[group[0]]])
 
-    def _keys_of(self, path: Path) -> Iterator[tuple[Mapping[str, Any], str | None]]:
+    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+        row = 0
         for batch in self._batches(path)[0]:
-            keys = [batch.column(name).to_pylist() for name in self._key_columns]
-            images = batch.column(self.image_column)
-            place = images.type.get_field_index("path") if pyarrow_module().types.is_struct(images.type) else -1
-            paths = images.flatten()[place].to_pylist() if place >= 0 else [None] * batch.num_rows
-            for row, image_path in enumerate(paths):
-                yield {name: column[row] for name, column in zip(self._key_columns, keys, strict=True)}, image_path
+            yield row, batch
+            row += batch.num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
         for batch in evenly(self._batches(path)[0], _SAMPLED_GROUPS):

@@ -25,8 +25,11 @@ from typing import Any
 
 from PIL import Image
 
+from diptych.core.data.image import FORMATS
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.joins import Join
+from diptych.core.files.beginnings import mistaken
+from diptych.core.files.regular import open_regular
 
 HELD_OUT_SPLITS = ("val", "test", "testA", "testB")
 SPLITS = ("train", *HELD_OUT_SPLITS)
@@ -124,14 +127,15 @@ def read_original(instances: str | Path, references: str | Path, images: str | P
 
 
 def _json(path: Path) -> Any:
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     # Protocol 2 and later begin with 0x80; the older ones are text, and go by their name.
     if data[:1] == b"\x80" or path.suffix in (".p", ".pkl", ".pickle"):
         raise ValueError(f"{path} is a pickle and is not opened: {_HOW_TO_CONVERT}")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None
+        raise ValueError(f"{path} {mistaken(data, 'JSON') or f'is not JSON: {error}.'}") from None
 
 
 def _objects(path: Path, kind: str, values: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -184,7 +188,7 @@ def _inside(images: Path, name: str, where: str) -> Path:
 
 def _size_of(image: Path, where: str) -> tuple[int, int]:
     try:
-        with Image.open(image) as picture:
+        with open_regular(image) as file, Image.open(file, formats=FORMATS) as picture:
             return picture.size
     except FileNotFoundError:
         raise FileNotFoundError(

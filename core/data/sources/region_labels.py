@@ -23,6 +23,8 @@ from diptych.core.data.records import BadExample, Box, Record, Region, Source
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.phrases import LONGEST_NGRAM, ngrams
 from diptych.core.data.sources.source_view import SourceView
+from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.regular import open_regular
 
 THRESHOLD = 0.3
 MOST_REGIONS = 32
@@ -84,7 +86,7 @@ class LabelledSource(SourceView):
         """
         record = self.source.record(index)
         begin, end = self._offsets[index : index + 2]
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(begin)
             found = _parsed(file.read(end - begin))
         if found.get("index") != index:
@@ -186,7 +188,11 @@ class _Lines:
 
     @classmethod
     def of(cls, path: Path) -> "_Lines":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            beginning = file.read(BEGINNING_BYTES)
+            if beginning and (what := mistaken(beginning, "JSON")):
+                raise ValueError(f"{path} {what}")
+            file.seek(0)
             first = file.readline()
             if not first.endswith(b"\n"):
                 return cls({}, np.zeros(1, np.int64))

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.data.image import MAX_PIXELS, decode, resize
+from diptych.core.data.image_parts import count_scans
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import IMAGE_SUFFIXES, MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.files.beginnings import mistaken
 
 IGNORE = 255
 """The label of pixels that do not count: borders of objects, and what nobody labelled."""
@@ -186,6 +188,9 @@ def nearest_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _plain_map(path: Path) -> np.ndarray:
     """The numbers of a PNG's pixels, not their colours: uint8 or int32 [height, width]."""
     data = read_regular_file(path, kind="map", max_bytes=MAX_IMAGE_FILE_BYTES)
+    if what := mistaken(data, "PNG"):
+        raise BadExample("map_damaged", f"{path} {what}")
+    count_scans(data)  # refuses a file of too many parts
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as file:
             if file.width * file.height > MAX_PIXELS:

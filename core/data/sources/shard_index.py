@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diptych.core.data.ledger import Named
-from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.data.sources.files import IMAGE_SUFFIXES, OpenFile
 from diptych.core.data.sources.tar import Damage, scan
 from diptych.core.files.atomic import replacing
 
@@ -79,22 +79,22 @@ def build_index(shard: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     problems: list[tuple[str, str]] = []
     passed_over: dict[str, Named] = {}
-    with shard.open("rb", buffering=0) as file:
-        for found in scan(file.fileno()):
-            if isinstance(found, Damage):
-                problems.append((found.reason, found.detail))
-                continue
-            path = PurePosixPath(found.name)
-            stem, dot, suffix = path.name.partition(".")
-            kind = _KINDS.get(dot + suffix.lower())
-            if kind is None or not stem:
-                passed_over.setdefault(_rule(path), Named()).add(found.name[:200])
-                continue
-            members = samples.setdefault(str(path.parent / stem), {})
-            if suffix.lower() in members:
-                problems.append(("tar_name_repeated", found.name[:200]))
-                continue
-            members[suffix.lower()] = (kind, found.offset, found.size)
+    file = OpenFile(shard)
+    for found in scan(file.descriptor):
+        if isinstance(found, Damage):
+            problems.append((found.reason, found.detail))
+            continue
+        path = PurePosixPath(found.name)
+        stem, dot, suffix = path.name.partition(".")
+        kind = _KINDS.get(dot + suffix.lower())
+        if kind is None or not stem:
+            passed_over.setdefault(_rule(path), Named()).add(found.name[:200])
+            continue
+        members = samples.setdefault(str(path.parent / stem), {})
+        if suffix.lower() in members:
+            problems.append(("tar_name_repeated", found.name[:200]))
+            continue
+        members[suffix.lower()] = (kind, found.offset, found.size)
     lengths = [len(members) for members in samples.values()]
     flat = [member for members in samples.values() for member in members.values()]
     return ShardIndex(

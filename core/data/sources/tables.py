@@ -1,6 +1,6 @@
 """Rows of tables as records: which columns hold images, captions and keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,11 +11,13 @@ from diptych.core.data.sources.reading import Reading
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img")
 KEY_COLUMNS = ("key", "__key__", "id")
+_IMAGE_PATH, _PLACE = "image path", "place"
 
 
 def pyarrow_module() -> Any:
     """pyarrow, or an ImportError that says how to get it."""
     try:
+        import pyarrow.compute
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
@@ -42,6 +44,36 @@ def key_of_row(row: Mapping[str, Any], image_path: str | None) -> str | None:
     if key is None and image_path and PurePosixPath(image_path).name:
         key = str(PurePosixPath(image_path).with_suffix(""))
     return key
+
+
+def distinct_keys(columns: Mapping[str, Any], image_paths: Any, begin: int) -> Iterator[tuple[str, int]]:
+    """(key, place) of rows that have a key of their own: of equal rows the first, and one more where there are several.
+
+    Args:
+        columns: Arrow arrays [rows] of the key columns.
+        image_paths: an Arrow array [rows] of the images' paths, or None.
+        begin: place of the first row.
+    """
+    names = [*columns, *([] if image_paths is None else [_IMAGE_PATH])]
+    if not names:
+        return
+    arrays = [*columns.values(), *([] if image_paths is None else [image_paths])]
+    places = range(begin, begin + len(arrays[0]))
+    rows = pyarrow_module().table([*map(_comparable, arrays), pyarrow_module().array(places)], [*names, _PLACE])
+    grouped = rows.group_by(names, use_threads=False).aggregate([(_PLACE, "min"), (_PLACE, "max")])
+    for row in grouped.to_pylist():
+        key = key_of_row(row, row.get(_IMAGE_PATH))
+        if key is not None:
+            for place in {row[f"{_PLACE}_min"], row[f"{_PLACE}_max"]}:
+                yield key, place
+
+
+def _comparable(array: Any) -> Any:
+    """The array itself, or as texts where Arrow cannot tell equal values of its type."""
+    types = pyarrow_module().types
+    if not types.is_nested(array.type) and not isinstance(array.type, pyarrow_module().BaseExtensionType):
+        return array
+    return pyarrow_module().array([None if one is None else str(one) for one in array.to_pylist()], "string")
 
 
 def image_bytes(cell: Any) -> bytes:

@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+
 BLOCK = 512
 _SEARCH_BYTES = 1 << 20
 _LARGEST_EXTENSION = 1 << 20
+_MOST_DIGITS = 19  # of a file's largest size, 2**63 - 1
 _ZEROS = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")
 _REFUSED = {
@@ -50,8 +53,8 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
     hide the rest (Python's tarfile takes a zeroed header for the end of the archive and says nothing).
     """
     end = os.fstat(descriptor).st_size
-    if end == 0:
-        yield Damage("tar_empty", "the file has 0 bytes", 0)
+    if what := mistaken(os.pread(descriptor, BEGINNING_BYTES, 0), "a tar archive"):
+        yield Damage("tar_mistaken" if end else "tar_empty", what, 0)
         return
     offset, long_name, long_size = 0, None, None
     while True:
@@ -74,6 +77,8 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
             if kind in b"xL" and size > _LARGEST_EXTENSION:
                 raise _BadHeader(f"a name of {size} bytes")
             data = offset + BLOCK
+            if kind in b"xLgK" and data + size > end:
+                raise EOFError(f"a header should have {size} bytes, {end - data} are there")
             if kind == b"x":
                 long_name, long_size = _pax(os.pread(descriptor, size, data), long_name, long_size)
             elif kind == b"L":
@@ -128,17 +133,22 @@ def _pax(data: bytes, name: str | None, size: int | None) -> tuple[str | None, i
     """Name and size from the "length key=value" records of a pax header."""
     while data:
         length, _, rest = data.partition(b" ")
-        if not length.isdigit() or not len(length) < int(length) <= len(data):
+        if not _is_count(length) or not len(length) < int(length) <= len(data):
             raise _BadHeader("a pax header that does not add up")
         key, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "replace")
         elif key == b"size":
-            if not value.isdigit():
-                raise _BadHeader("a pax size that is no number")
+            if not _is_count(value):
+                raise _BadHeader("a pax size that is no number of bytes")
             size = int(value)
         data = data[int(length) :]
     return name, size
+
+
+def _is_count(digits: bytes) -> bool:
+    """Whether this can be a number of bytes: `int` takes time in the square of the digits, and refuses thousands."""
+    return digits.isdigit() and len(digits) <= _MOST_DIGITS
 
 
 def _next_header(descriptor: int, offset: int, end: int) -> int | None:

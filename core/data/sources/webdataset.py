@@ -24,6 +24,7 @@ from diptych.core.data.sources.captions import (
     captions_from_text,
 )
 from diptych.core.data.sources.files import (
+    IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_CAPTIONS,
     SAMPLED_IMAGES,
@@ -65,9 +66,20 @@ class WebDatasetSource:
                 for name in named.names:
                     self.ledger.pass_over(rule, f"{shard.name}: {name}")
                 self.ledger.passed_over[rule].count += named.count - len(named.names)
+        if not any(index.keys for index in self._indices):
+            raise ValueError(self._nothing_found())
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def _nothing_found(self) -> str:
+        for shard, index in zip(self.shards, self._indices, strict=True):
+            if index.problems:
+                return f"{shard} holds no samples ({BadExample(*index.problems[0])}).{self.ledger.what_was_seen()}"
+        return (
+            f"{self.shards[0]} holds no samples: none of its members is named as an image "
+            f"({', '.join(IMAGE_SUFFIXES)}) or as captions (.txt, .json).{self.ledger.what_was_seen()}"
+        )
 
     def record(self, index: int) -> Record:
         """The record's key is the common part of its members' names, with its place where an earlier one has it."""
@@ -128,10 +140,11 @@ class WebDatasetSource:
         shard = bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _all_keys(self) -> Iterator[str]:
-        for number, index in enumerate(self._indices):
-            yield from index.keys
-            yield from (f"{number} {place}" for place in range(len(index.problems)))
+    def _all_keys(self) -> Iterator[tuple[str, int]]:
+        for end, index in zip(self._ends, self._indices, strict=True):
+            yield from zip(
+                index.keys, range(end - len(index), end), strict=False
+            )  # problems, which come last, have none
 
     def _read(self, shard: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
         try:

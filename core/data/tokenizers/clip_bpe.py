@@ -74,13 +74,15 @@ class ClipTokenizer(Tokenizer):
             vocabulary, beside = read_fields(path, MAX_TOKENIZER_BYTES), path.with_name("merges.txt")
             if not beside.is_file():
                 raise FileNotFoundError(f"{path} needs its merges.txt beside it, which is not there.")
-            merges = _pairs(_text(read_limited(beside, MAX_TOKENIZER_BYTES), beside).split("\n"), str(beside))
+            merges = _pairs(
+                _text(read_limited(beside, MAX_TOKENIZER_BYTES, "a list of merges"), beside).split("\n"), str(beside)
+            )
             return cls(_ids(vocabulary), merges, pad_id=pad_id)
         if path.suffix == ".json":
             model = read_fields(path, MAX_TOKENIZER_BYTES).object("model")
             merges = _pairs(model.get("merges", list, []), model.where)
             return cls(_ids(model.object("vocab")), merges, pad_id=pad_id)
-        data = read_limited(path, MAX_TOKENIZER_BYTES)
+        data = read_limited(path, MAX_TOKENIZER_BYTES, "gzip-compressed")
         lines = _text(_unzipped(data, path) if data[:2] == b"\x1f\x8b" else data, path).split("\n")
         merges = _pairs(lines[1 : 1 + RELEASED_MERGES], str(path))
         return cls(released_vocabulary(merges), merges, pad_id=pad_id)

@@ -26,8 +26,9 @@ def open_tokenizer(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer file at {path}: give a SentencePiece .model or a tokenizer.json")
-    data = read_limited(path, MAX_TOKENIZER_BYTES)
     is_json = path.suffix == ".json"
+    expected = {".json": "JSON", ".gz": "gzip-compressed", ".txt": "gzip-compressed"}
+    data = read_limited(path, MAX_TOKENIZER_BYTES, expected.get(path.suffix, "a SentencePiece model"))
     if path.name == "vocab.json" or path.suffix in (".txt", ".gz") or (is_json and _CLIP_MARK.search(data)):
         return ClipTokenizer.open(path, pad_id=pad_id)
     tokenizer: Tokenizer = (HuggingFaceTokenizer if is_json else SentencePieceTokenizer)(data, pad_id=pad_id)

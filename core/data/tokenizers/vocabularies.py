@@ -1,14 +1,16 @@
 """The tokenizer of a checkpoint's folder: the place of its vocabulary, and the token that pads."""
 
+import warnings
 from pathlib import Path
 
 from diptych.core.data.tokenizers.base import Tokenizer
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer
 from diptych.core.data.tokenizers.open import open_tokenizer
-from diptych.core.files.fields import Fields, read_fields
+from diptych.core.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from diptych.core.files.fields import MAX_TOKENIZER_BYTES, Fields, read_fields
 
 # SentencePiece's own files come first: the tokenizer.json beside them is a conversion, and reading it needs one package
-# more.
+# more. Where it has other tokens, it was changed after the conversion, and counts, as in transformers.
 VOCABULARY_FILES = (
     "tokenizer.model",
     "spiece.model",
@@ -18,6 +20,7 @@ VOCABULARY_FILES = (
     "bpe_simple_vocab_16e6.txt.gz",
 )
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+CONVERTED = "tokenizer.json"
 STRIP_PUNCTUATION = "strip_punctuation"
 """A field of tokenizer_config.json that only we write."""
 
@@ -43,8 +46,13 @@ def open_vocabulary(folder: Path) -> Tokenizer:
     The tokenizer pads with the pad token that tokenizer_config.json or special_tokens_map.json names. Where they are
     silent, T5's vocabularies pad with end-of-text, as SigLIP was trained, CLIP's with end-of-text, others with their
     own pad token.
+
+    Warns:
+        UserWarning: where a SentencePiece model and the tokenizer.json beside it have different tokens.
     """
     tokenizer = open_tokenizer(vocabulary_file(folder))
+    if isinstance(tokenizer, SentencePieceTokenizer) and (folder / CONVERTED).is_file():
+        tokenizer = _as_converted(tokenizer, folder / CONVERTED)
     tokenizer.strip_punctuation = is_t5_vocabulary(tokenizer)
     settings = [read_fields(folder / name) for name in SETTINGS_FILES if (folder / name).is_file()]
     ours = next((fields for fields in settings if STRIP_PUNCTUATION in fields), None)
@@ -57,6 +65,24 @@ def open_vocabulary(folder: Path) -> Tokenizer:
     elif is_t5_vocabulary(tokenizer):
         tokenizer.pad_id = tokenizer.eos_id
     return tokenizer
+
+
+def _as_converted(tokenizer: SentencePieceTokenizer, path: Path) -> Tokenizer:
+    """The tokenizer itself, or that of the tokenizer.json beside it where this has tokens that it has not."""
+    fields = read_fields(path, MAX_TOKENIZER_BYTES)
+    pieces = fields.object("model").values.get("vocab")
+    tokens = dict(pieces) if isinstance(pieces, dict) else dict(enumerate(pieces)) if isinstance(pieces, list) else {}
+    added = [token for token in fields.get("added_tokens", list, []) if isinstance(token, dict)]
+    others = [token for token in added if tokenizer.token_id(str(token.get("content"))) != token.get("id")]
+    if len(tokens) <= tokenizer.vocab_size and not others:
+        return tokenizer
+    named = f", such as {others[0].get('content')!r}" if others else ""
+    warnings.warn(
+        f"{path} has tokens that the {tokenizer.file_name} beside it has not{named}. It is read, as transformers does; "
+        "remove the file that is not the model's.",
+        stacklevel=4,
+    )
+    return open_tokenizer(path)
 
 
 def is_t5_vocabulary(tokenizer: Tokenizer) -> bool:

@@ -27,6 +27,13 @@ def bomb_png(side: int, rows: int) -> bytes:
     return _png(side, side, 0, 1, packer.compress(row * rows) + packer.flush())
 
 
+def jpeg_of_scans(side: int, more: int) -> bytes:
+    """A progressive JPEG of ten scans, the last of which is repeated: valid, small and slow."""
+    data = encoded(np.full((side, side, 3), (200, 30, 30), np.uint8), "JPEG", progressive=True, quality=50)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * more + data[end:]
+
+
 def _jpeg() -> bytes:
     return encoded(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8), "JPEG")
 
@@ -62,6 +69,14 @@ def refused_pictures() -> dict[str, tuple[bytes, str]]:
             "image_damaged",
         ),
         "PNG without pixels": (_png(8, 8, 0, 8, b""), "image_truncated"),
+        "JPEG of 1,010 scans": (jpeg_of_scans(3200, more=1000), "image_too_slow"),
+        "JPEG of 60 large scans": (jpeg_of_scans(6400, more=50), "image_too_slow"),
+        "JPEG of a million comments": (_jpeg()[:2] + b"\xff\xfe\0\3a" * 1_000_000 + _jpeg()[2:], "image_too_slow"),
+        "PNG of half a million chunks": (
+            _png(8, 8, 0, 8, zlib.compress(bytes(72)), _chunk(b"teSt", b"") * 500_000),
+            "image_too_slow",
+        ),
+        "GIF of a million comments": (encoded(noise, "GIF")[:13] + b"!\xfe\1a\0" * 1_000_000, "image_too_slow"),
         "PNG of 0 x 0": (_png(0, 0, 0, 8, zlib.compress(b"")), "image_format"),
     }
 
@@ -87,6 +102,10 @@ def accepted_pictures() -> dict[str, bytes]:
         "animated GIF": encoded(rgb, "GIF", save_all=True, append_images=[other]),
         "animated WebP": encoded(rgb, "WEBP", save_all=True, append_images=[other], quality=95),
         "interlaced GIF": encoded(rgb, "GIF", interlace=1),
+        "JPEG with restarts": encoded(rgb, "JPEG", restart_marker_blocks=1, quality=95),
+        "progressive JPEG with a thumbnail in its EXIF": encoded(
+            rgb, "JPEG", progressive=True, quality=95, exif=b"Exif\0\0" + b"\xff\xda" * 1000
+        ),
         "progressive JPEG": encoded(rgb, "JPEG", progressive=True, quality=95),
     }
 

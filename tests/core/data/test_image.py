@@ -4,7 +4,7 @@ import random
 import resource
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.core.data.image import decode, resize
+from diptych.core.data.image import decode, resize, upright_size
 from diptych.core.data.records import BadExample
 from tests.core.data.hostile import accepted_pictures, refused_pictures
 from tests.core.data.pictures import encoded, pixels
@@ -35,6 +35,8 @@ def test_hostile_pictures_are_refused_with_their_reason_and_at_once(name):
     with quiet(), pytest.raises(BadExample) as caught:
         decode(data)
     assert caught.value.reason == reason
+    with quiet(), suppress(BadExample):  # a header may be all right
+        upright_size(data)
     assert time.process_time() - start < 1
 
 
@@ -42,6 +44,7 @@ def test_hostile_pictures_are_refused_with_their_reason_and_at_once(name):
 def test_every_kind_of_file_shows_the_same_picture(name):
     with quiet():
         picture = decode(accepted_pictures()[name])
+        assert upright_size(accepted_pictures()[name]) == picture.shape[:2]
     assert picture.shape == (24, 32, 3)
     assert picture.dtype == np.uint8
     assert np.abs(picture.astype(int) - pixels(3)).mean() < 3
@@ -55,6 +58,15 @@ def test_hostile_pictures_do_not_take_memory():
         with quiet(), pytest.raises(BadExample):
             decode(data)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * MEBIBYTES_IN_KIBIBYTES
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP"])
+def test_of_a_thousand_frames_one_is_decoded(form):
+    frames = [Image.fromarray(np.full((64, 64, 3), shade % 256, np.uint8)) for shade in range(0, 3000, 3)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    start = time.process_time()
+    assert decode(data).max() < 3
+    assert time.process_time() - start < 0.1
 
 
 def test_sixteen_bit_grey_keeps_its_range():

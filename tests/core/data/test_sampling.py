@@ -112,6 +112,13 @@ def test_replacements_of_one_batch_differ_from_each_other_and_stay_in_range(size
     assert _repeats(firsts) == 0
 
 
+@given(st.integers(1, 60), st.integers(1, 70), seeds)
+def test_a_row_tries_every_record_once_before_any_again(size, batch_size, seed):
+    order = Order(size, batch_size, seed)
+    tried = [int(order.records(0)[0]), *(order.replacement(0, 0, attempt) for attempt in range(1, size))]
+    assert sorted(tried) == list(range(size))
+
+
 @pytest.mark.parametrize("wrong", [(0, 1, 0), (5, 0, 0), (5, 1, -1), (5, 1, 2**64)])
 def test_impossible_orders_are_refused(wrong):
     with pytest.raises(ValueError, match="seed|size"):

@@ -15,6 +15,14 @@ from diptych.core.evaluation.prompts import (
 from diptych.core.evaluation.zero_shot import canonicalize
 
 
+def test_a_page_or_a_pointer_is_no_list_of_names(tmp_path):
+    path = tmp_path / "names.txt"
+    for content, what in (("version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"), ("<html>", "HTML")):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=f"names.txt is {what}, expected"):
+            read_class_names(path)
+
+
 def test_templates_are_lines_in_either_notation(tmp_path):
     path = tmp_path / "templates.txt"
     path.write_text("a photo of a {c}.\n\n  {} in the wild  \n", encoding="utf-8")

@@ -25,7 +25,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, value):
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"", "not JSON"),
+        (b"", "is empty, expected JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"a": 1' + b"0" * 5000 + b"}", "not JSON"),

@@ -20,6 +20,7 @@ STATUS = {
     "image_empty": 400,
     "image_format": 415,
     "image_too_large": 413,
+    "image_too_slow": 413,
     "image_truncated": 422,
     "image_damaged": 422,
 }

@@ -175,7 +175,7 @@ class HostileSource:
 
     def __init__(self):
         good = encoded(pixels(0))
-        self.made = [(f"good-{index}", good, "a good caption", None) for index in range(60)]
+        self.made = [(f"good-{index}", good, "a good caption", None) for index in range(61)]
         self.made += [(f"picture: {name}", data, "fine", reason) for name, (data, reason) in refused_pictures().items()]
         self.made += [(f"caption: {name}", good, text, reason) for name, (text, reason) in refused_captions().items()]
 
@@ -196,6 +196,7 @@ class HostileSource:
 @pytest.mark.filterwarnings("ignore")
 def test_the_hostile_corpus_is_skipped_reason_by_reason():
     source = HostileSource()
+    assert len(source) % 2 == 0, "two batches are an epoch"
     made = loader(source=source, batch_size=len(source) // 2, max_skipped=1.0, preprocess=preprocess())
     skipped = [entry for batch in islice(made.batches(0), 2) for entry in batch.skipped]
     expected = {key: reason for key, _, _, reason in source.made if reason}

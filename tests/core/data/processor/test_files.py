@@ -8,7 +8,11 @@ import pytest
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
 from diptych.core.data.processor.processor import Processor
+from diptych.core.data.records import BadExample
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer
+from diptych.core.data.tokenizers.export import tokenizer_definition
+from diptych.core.data.tokenizers.open import open_tokenizer
+from diptych.core.data.tokenizers.vocabularies import open_vocabulary
 from tests.core.data.tokenizers.small_vocabularies import clip_tokenizer, lengthened, sentencepiece_model
 
 CLIP = Normalization(mean=CLIP_MEAN, std=CLIP_STD)
@@ -51,6 +55,11 @@ NAFLEX_V5 = {
         "rescale_factor": 0.00392156862745098,
     },
 }
+
+
+def open_bytes(model: bytes, folder):
+    (folder / "tokenizer.model").write_bytes(model)
+    return open_tokenizer(folder / "tokenizer.model")
 
 
 def squashed(side: int, method: str = "bicubic_antialias") -> FixedSize:
@@ -160,7 +169,7 @@ def test_siglips_english_checkpoints_strip_punctuation_and_pad_with_end_of_text(
 
 
 def test_open_clips_folders_are_read(tmp_path):
-    model = {"embed_dim": 64, "vision_cfg": {"image_size": 32}, "text_cfg": {"context_length": 77, "vocab_size": 1114}}
+    model = {"embed_dim": 64, "vision_cfg": {"image_size": 32}, "text_cfg": {"context_length": 77, "vocab_size": 1372}}
     given = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "interpolation": "bicubic", "resize_mode": "shortest"}
     folder = folder_with(tmp_path, vocabulary=False, open_clip_config={"model_cfg": model, "preprocess_cfg": given})
     (folder / "tokenizer.json").write_bytes(clip_tokenizer().data)
@@ -180,6 +189,84 @@ def test_open_clips_siglip_is_squashed(tmp_path):
     found = Processor.from_preset(folder)
     assert found.pixels == squashed(224)
     assert (found.context_length, found.tokenizer.pad_id, found.tokenizer.eos_id) == (64, 0, 1)
+
+
+OWN_TEXT = {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 1, "vocab_size": 1500, "context_length": 64}
+OWN_VISION = {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 1, "patch_size": 16, "image_size": 224}
+HUB_TEXT = {"vocab_size": 1500}
+
+
+def own_model(*, vision=OWN_VISION, **text) -> dict:
+    return {"model_type": "diptych_siglip", "config": {"text": OWN_TEXT | text, "vision": vision}}
+
+
+def hub_model(model_type="siglip", **text) -> dict:
+    return {"model_type": model_type, "text_config": HUB_TEXT | text, "vision_config": {}}
+
+
+TOGETHER = {
+    "ours": (own_model(), None),
+    "ours, a table with rows to spare": (own_model(vocab_size=2000), None),
+    "ours, a smaller table": (own_model(vocab_size=1499), "vocabulary has 1,500 tokens, the model's table 1,499 rows"),
+    "ours, longer texts": (own_model(context_length=32), "prepared as 64 ids, the model takes 32"),
+    "ours, other images": (
+        own_model(vision=OWN_VISION | {"image_size": 256}),
+        "prepared as 224 x 224 pixels, the model takes 256 x 256",
+    ),
+    "ours, NaFlex": (own_model(vision=OWN_VISION | {"position_grid": 16}), "one of processor and model is for NaFlex"),
+    "the hub's": (hub_model(), None),
+    "the hub's, a smaller table": (hub_model(vocab_size=1000), "the model's table 1,000 rows"),
+    "the hub's, longer texts": (hub_model(max_position_embeddings=16), "prepared as 64 ids, the model takes 16"),
+    "the hub's, NaFlex": (hub_model("siglip2"), "one of processor and model is for NaFlex"),
+    "an image tower alone": ({"model_type": "siglip", "vision_config": {}}, None),
+    "another kind of model": ({"model_type": "bert", "vocab_size": 3}, None),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_files_of_one_folder_are_held_against_each_other(name, tmp_path):
+    config, message = TOGETHER[name]
+    vocabulary = open_bytes(sentencepiece_model("gemma"), tmp_path)
+    Processor(pixels=squashed(224), tokenizer=vocabulary, context_length=64).save_to_preset(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if message is None:
+        found = Processor.from_preset(tmp_path)
+        assert found.texts("a red fox")["token_ids"].max() < found.table_size <= 1500
+        return
+    with pytest.raises(ValueError, match=f"{tmp_path}: processor and model do not belong together: .*{message}"):
+        Processor.from_preset(tmp_path)
+
+
+def test_of_a_larger_t5_vocabulary_what_has_a_row_is_used_and_the_rest_refused(tmp_path):
+    """As in the released multilingual SigLIP, whose table lacks mT5's sentinels."""
+    config = {"model_type": "siglip", "text_config": {"vocab_size": 32_000}, "vision_config": {"image_size": 384}}
+    folder = folder_with(tmp_path, vocabulary=False, preprocessor_config=SIGLIP_V4, config=config)
+    (folder / "spiece.model").write_bytes(lengthened(sentencepiece_model("t5"), 32_100))
+    found = Processor.from_preset(folder)
+    ids = found.texts("a red fox")["token_ids"]
+    found.check_token_ids(ids)
+    ids[0, 0] = 32_000
+    with pytest.raises(ValueError, match="lie between 1 and 32000, expected 0 to 31999"):
+        found.check_token_ids(ids)
+    found.tokenizer.encode = lambda text, length: ids[0]
+    with pytest.raises(BadExample, match="caption_beyond_table: token id 32000; the model has rows for 32,000"):
+        found.texts("a sentinel")
+
+
+def test_a_tokenizer_json_that_was_added_to_counts_and_is_named(tmp_path):
+    pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
+    plain = open_bytes(sentencepiece_model("gemma"), tmp_path)
+    definition = tokenizer_definition(plain, 64)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    assert open_vocabulary(tmp_path).fingerprint() == plain.fingerprint(), "the same tokens: the model file is read"
+    token = {"content": "<fox>", "id": plain.vocab_size, "special": False, "normalized": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    definition["added_tokens"].append(token | flags)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.warns(UserWarning, match=r"tokenizer.json has tokens that the tokenizer.model .* such as '<fox>'"):
+        enlarged = open_vocabulary(tmp_path)
+    assert enlarged.vocab_size == plain.vocab_size + 1
+    assert plain.vocab_size in enlarged.encode("a <fox>", 16)
 
 
 REFUSED = {
@@ -218,7 +305,7 @@ REFUSED = {
     "an image processor that is a list": ({"processor_config": {"image_processor": []}}, "expected an object"),
     "another size than the model's": (
         {"preprocessor_config": SIGLIP_V4, "config": {"model_type": "siglip", "vision_config": {"image_size": 224}}},
-        "384 x 384 pixels, but config.json says that the model takes 224 x 224",
+        "prepared as 384 x 384 pixels, the model takes 224 x 224",
     ),
     "an endless text": (
         {"preprocessor_config": SIGLIP_V4, "config": {"text_config": {"max_position_embeddings": 10**7}}},

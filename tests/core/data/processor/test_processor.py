@@ -148,7 +148,7 @@ def test_pictures_that_cannot_be_read_have_a_reason(tmp_path):
             processor().images([item])
         assert caught.value.reason == reason
     (tmp_path / "page.png").write_bytes(b"nonsense")
-    with pytest.raises(BadExample, match=r"image_format: .*page\.png: not one of"):
+    with pytest.raises(BadExample, match=r"image_format: .*page\.png: is none that is known"):
         processor().images([tmp_path / "page.png"])
 
 

@@ -1,6 +1,7 @@
 """Keys that repeat in the data are unique in a source."""
 
 from collections import Counter
+from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from diptych.core.data.sources.keys import UniqueKeys
 
 @given(st.lists(st.sampled_from(["image", "a", "b", "c", "é"]), max_size=30))
 def test_every_record_has_a_key_of_its_own_and_the_first_keeps_it(keys):
-    unique = UniqueKeys(lambda: iter(keys))
+    unique = UniqueKeys(lambda: zip(keys, count(), strict=False))
     given_out = [unique.key(key, place) for place, key in enumerate(keys)]
     assert len(set(given_out)) == len(keys)
     for key in set(keys):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.records import BadExample, Caption
 from diptych.core.data.sources.folder import FolderSource
 from diptych.core.data.sources.open import open_source
@@ -106,6 +107,28 @@ def test_a_table_changes_nothing_where_other_captions_are_or_its_columns_are_not
     source = FolderSource(pictures)
     assert captions(source) == before
     assert told in source.ledger.what_was_seen()
+
+
+def test_a_list_of_another_kind_is_counted_beside_others_and_keeps_its_directory(pictures):
+    (pictures / "good").mkdir()
+    (pictures / "good" / "a.png").write_bytes(PICTURE)
+    (pictures / "captions.jsonl").write_bytes(b"<!DOCTYPE html><html>Please log in</html>")
+    (pictures / "metadata.csv").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (pictures / "good" / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a fox"}))
+    source = FolderSource(pictures)
+    skipped: list = []
+    assert [record.key for _, record in visit(source, lambda record: record, skipped=skipped)] == ["good/a"]
+    assert [(one.name, one.reason) for one in skipped] == [("captions.jsonl", "list_mistaken")]
+    assert "is HTML, expected JSON" in skipped[0].detail
+    seen = source.ledger.what_was_seen()
+    assert "no entry of the list above it names it 4" in seen
+    assert "a list beside captions.jsonl, which counts instead 1" in seen
+    (pictures / "good.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a fox"}))
+    for name in ("captions.jsonl", "metadata.csv"):
+        both = FolderSource(pictures, only=(name, "good.jsonl"))
+        assert [both.record_name(index) for index in range(len(both))] == [name, "0.png"]
+        with pytest.raises(ValueError, match=rf"list_mistaken: {pictures / name} is .*, expected (JSON|CSV)\. "):
+            FolderSource(pictures, only=(name,))
 
 
 def test_a_list_that_has_gone_makes_bad_records_and_no_crash(pictures):

@@ -2,23 +2,26 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.records import BadExample, Caption
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.parquet import ArrowSource, ParquetSource
 from diptych.core.data.sources.reading import Reading
 from diptych.core.data.sources.subset import Subset
 from tests.core.data.pictures import encoded, pixels
-from tests.core.data.sources.content import COUNT, write_arrow, write_parquet
+from tests.core.data.sources.content import COUNT, content_of, write_arrow, write_parquet
 from tests.tree import ROOT
 
 pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
 pytest.importorskip("pyarrow.parquet", reason="pyarrow is built without Parquet")
 
 PICTURE = encoded(pixels(0))
+COUNTED = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool())  # has to outlive what is taken from it
 
 
 def _source(tmp_path, **columns) -> ParquetSource:
@@ -91,6 +94,21 @@ def test_a_group_damaged_later_is_a_bad_example(tmp_path):
     assert "table_damaged" in outcomes
 
 
+@pytest.mark.parametrize("at_once", [65_536, 10])
+def test_rows_that_a_file_only_says_it_has_are_bad_examples(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("diptych.core.data.sources.parquet.ROWS_AT_ONCE", at_once)
+    rows, path = 37, tmp_path / "few.parquet"
+    columns = {"image": [PICTURE] * rows, "caption": ["a fox"] * rows, "id": range(rows)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, store_schema=False)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(bytes([2 * rows]))] += 2 * 20  # as Thrift writes the number of a group's rows
+    path.write_bytes(data)
+    source = ParquetSource([path])
+    good = [index for index, _ in visit(source, lambda record: source.read(record.images[0]))]
+    assert (len(source), good) == (rows + 20, [*range(rows)])
+    assert source.ledger.skipped_by_reason["table_damaged"].count == 20
+
+
 def test_memory_is_bounded_by_the_groups_kept(tmp_path):
     write_parquet(tmp_path / "a.parquet", rows_a_group=2)
     source = ParquetSource([tmp_path / "a.parquet"], megabytes=0)
@@ -101,6 +119,79 @@ def test_memory_is_bounded_by_the_groups_kept(tmp_path):
     for index in range(COUNT):
         roomy.record(index)
     assert len(roomy._tables) == COUNT // 2
+
+
+def repeated(value, rows: int):
+    """A column of one value, which a file holds once."""
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.nulls(rows, pyarrow.int32()).fill_null(0), pyarrow.array([value])
+    )
+
+
+@pytest.mark.parametrize("form", ["bytes", "bytes and path"])
+@pytest.mark.parametrize(("rows", "picture"), [(400_000, PICTURE), (3_000, PICTURE + bytes(1_000_000))])
+def test_a_small_file_of_many_rows_takes_little_memory_and_time(tmp_path, form, rows, picture):
+    image = repeated(picture, rows)
+    if form == "bytes and path":
+        image = pyarrow.StructArray.from_arrays([image, repeated("a.png", rows)], ["bytes", "path"])
+    table = pyarrow.table({"image": image, "caption": repeated("a fox", rows)})
+    path = tmp_path / "many.parquet"
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=rows, store_schema=False, dictionary_pagesize_limit=1 << 24, compression="none"
+    )
+    assert path.stat().st_size < 2_000_000
+    kept = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(COUNTED)
+    start = time.process_time()
+    try:
+        source = ParquetSource([path])
+        for index in (rows - 1, 0):
+            record = source.record(index)
+            assert source.read(record.images[0]) == picture
+            assert record.captions == (Caption("a fox"),)
+    finally:
+        pyarrow.set_memory_pool(kept)
+    assert COUNTED.max_memory() < 64_000_000
+    assert time.process_time() - start < 1
+
+
+def test_rows_of_a_group_read_in_pieces_are_those_of_the_group(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "a.parquet", rows_a_group=COUNT)
+    whole = content_of(ParquetSource([tmp_path / "a.parquet"]))
+    monkeypatch.setattr("diptych.core.data.sources.parquet.ROWS_AT_ONCE", 3)
+    pieces = ParquetSource([tmp_path / "a.parquet"])
+    assert content_of(pieces) == whole
+    assert len(pieces._groups) == -(-COUNT // 3)
+
+
+@pytest.mark.parametrize("kind", [ParquetSource, ArrowSource])
+@pytest.mark.parametrize("column", ["path", "key", "list"])
+def test_keys_of_rows_read_in_pieces_are_unique_and_the_first_keeps_its_own(tmp_path, monkeypatch, kind, column):
+    names = ["a", "b", "a", None, "b", "c", "a", "d", "d", None]
+    monkeypatch.setattr("diptych.core.data.sources.parquet.ROWS_AT_ONCE", 3)
+    paths = []
+    for number, some in enumerate((names[:4], names[4:])):
+        image = [{"bytes": PICTURE, "path": name and column == "path" and f"{name}.png" or None} for name in some]
+        given = {} if column == "path" else {"id": [[name] if column == "list" and name else name for name in some]}
+        table = pyarrow.table({"image": image, "caption": ["a fox"] * len(some)} | given)
+        paths.append(tmp_path / f"{number}.{kind.kind.lower()}")
+        if kind is ParquetSource:
+            pyarrow.parquet.write_table(table, paths[-1], row_group_size=5)
+        else:
+            with pyarrow.ipc.new_stream(paths[-1], table.schema) as writer:
+                writer.write_table(table, max_chunksize=3)
+    source = kind(paths)
+    a, b, c, d = (f"['{name}']" if column == "list" else name for name in "abcd")
+    expected = [a, b, f"{a}#2", f"{paths[0].name}:3", f"{b}#4", c, f"{a}#6", d, f"{d}#8", f"{paths[1].name}:9"]
+    assert [source.record(index).key for index in range(len(names))] == expected
+
+
+def test_a_group_that_would_unpack_to_far_more_than_its_file_is_refused(tmp_path):
+    path = tmp_path / "bomb.parquet"
+    table = pyarrow.table({"image": [PICTURE], "caption": ["a" * 100_000_000]})
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    with pytest.raises(ValueError, match=r"bomb.parquet: row group 0 would unpack to 100,\d+,\d+ bytes, at most"):
+        ParquetSource([path])
 
 
 def test_arrow_files_of_both_forms_are_read(tmp_path):

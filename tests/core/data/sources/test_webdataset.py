@@ -1,5 +1,6 @@
 """Shards as strangers write them: nothing hostile is followed, nothing damaged passes unnoticed, the rest is read."""
 
+import gzip
 import io
 import os
 import random
@@ -192,6 +193,58 @@ def test_a_repeated_name_is_reported_and_the_first_is_kept(tmp_path):
     good, reasons = _read(WebDatasetSource([path]))
     assert good["a"].captions[0].text == "first"
     assert reasons == ["tar_name_repeated"]
+
+
+@pytest.mark.parametrize("keyword", ["path", "size"])
+@pytest.mark.parametrize("part", ["length", "value"])
+def test_thousands_of_digits_in_a_pax_header_cost_their_member_alone(tmp_path, keyword, part):
+    path = tmp_path / "digits.tar"
+    digits = b"9" * 4999  # more than `int` takes
+    header = tarfile.TarInfo("pax")
+    header.type = tarfile.XHDTYPE
+    record = digits + b" " + keyword.encode() + b"=1\n" if part == "length" else b"5010 size=" + digits + b"\n"
+    header.size = len(record)
+    with tarfile.open(path, "w") as tar:
+        add_member(tar, "a.jpg", PICTURE)
+        add_member(tar, "a.txt", b"a")
+        tar.addfile(header, io.BytesIO(record))
+        add_member(tar, "b.jpg", PICTURE)
+        add_member(tar, "b.txt", b"b")
+    good, reasons = _read(WebDatasetSource([path]))
+    assert _complete(good) == ["a", "b"]
+    assert reasons == ["tar_header_damaged"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_says_it_is_larger_than_any_file_hides_nothing(tmp_path, kind):
+    path = tmp_path / "huge.tar"
+    header = tarfile.TarInfo("huge")
+    header.type, header.size = kind, 1 << 80
+    with path.open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+    with tarfile.open(tmp_path / "good.tar", "w") as tar:
+        add_member(tar, "a.jpg", PICTURE)
+        add_member(tar, "a.txt", b"a")
+    with path.open("ab") as file:
+        file.write((tmp_path / "good.tar").read_bytes())
+    good, reasons = _read(WebDatasetSource([path]))
+    assert (_complete(good), reasons) == (["a"], ["tar_truncated"])
+
+
+def test_a_shard_of_another_kind_is_counted_beside_others_and_refused_alone(shard, tmp_path):
+    packed = tmp_path / "packed.tar"
+    packed.write_bytes(gzip.compress(shard.read_bytes()))
+    good, reasons = _read(WebDatasetSource([packed, shard]))
+    assert (len(_complete(good)), reasons) == (SAMPLES, ["tar_mistaken"])
+    with pytest.raises(ValueError, match=r"packed.tar holds no samples .*is gzip-compressed, .* Unpack it with gunzip"):
+        WebDatasetSource([packed])
+    (tmp_path / "zeros.tar").write_bytes(bytes(10_240))
+    with pytest.raises(ValueError, match=r"zeros.tar holds no samples: none of its members is named as an image"):
+        WebDatasetSource([tmp_path / "zeros.tar"])
+    with tarfile.open(tmp_path / "arrays.tar", "w") as tar:
+        add_member(tar, "a.npy", b"1")
+    with pytest.raises(ValueError, match=r"named as an image .* Passed over: the suffix \.npy.*\(arrays.tar: a.npy\)"):
+        WebDatasetSource([tmp_path / "arrays.tar"])
 
 
 def test_empty_and_joined_archives(shard, tmp_path):

@@ -205,10 +205,10 @@ def test_files_are_looked_for_in_order_and_missed_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("tokenizer.model", b"", "no SentencePiece model"),
+        ("tokenizer.model", b"", "is empty, expected a SentencePiece model"),
         ("tokenizer.model", b"\x0a\xff\xff\xff\xff\x0f", "no SentencePiece model"),
-        ("tokenizer.model", b"{}", "no SentencePiece model"),
-        ("tokenizer.json", b"", r"no tokenizer\.json"),
+        ("tokenizer.model", b"{}", "is JSON, expected a SentencePiece model"),
+        ("tokenizer.json", b"", "is empty, expected JSON"),
         ("tokenizer.json", b"[" * 100_000, r"no tokenizer\.json"),
         ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": 3}}', r"no tokenizer\.json"),
         ("tokenizer.json", b'{"model": {"end_of_word_suffix": "</w>", "vocab": 3}}', "an object"),
