@@ -72,8 +72,8 @@ def _step(name: str, options):
     from diptych.engine.training.build import build_objective, build_student, build_teacher, stage_optimizer
     from diptych.engine.training.costs import training_flops
     from diptych.engine.training.plan import plan_stages
+    from diptych.engine.training.start import start_of, with_start
     from diptych.engine.training.terms import TERMS
-    from diptych.models.presets import preset_config
     from diptych.recipes.siglip2 import tiny
 
     losses = {
@@ -92,11 +92,15 @@ def _step(name: str, options):
             recipe.distillation, head_outputs=options.head_outputs, head_hidden=2048, head_bottleneck=256, local_views=8
         ),
     )
-    (planned,) = plan_stages(recipe, preset_config(options.preset), TERMS).values()
+    start = start_of(recipe)
+    recipe = with_start(recipe, start)
+    (planned,) = plan_stages(recipe, start.config, TERMS).values()
     student = build_student(recipe, planned)
     teacher = build_teacher(recipe, planned, student, TERMS)
     objective = build_objective(recipe, planned, teacher, TERMS)
-    step = backends.train_step(student, objective, stage_optimizer(recipe, planned), clip_norm=1.0, teacher=teacher)
+    step = backends.train_step(
+        student, objective, stage_optimizer(recipe, planned, student), clip_norm=1.0, teacher=teacher
+    )
     batch = _batch(planned, recipe)
 
     def run():

@@ -1,6 +1,6 @@
 """Checkpoints in and out, on disk or on the hub: the layout of each, and the table of names that applies."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,9 @@ def load_pair(
 def stored_values(
     preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of both towers of a checkpoint by the paths that they have here, one by one; `build` makes the model of
-    a configuration.
+    """The weights of both towers of a checkpoint by the paths that they have here, one by one.
+
+    `build` makes the model of a configuration.
     """
     with open_weights(checkpoint.weights) as files:
         _, values = _pair(preset, checkpoint, files, build)

@@ -48,8 +48,6 @@ def siglip2(size: str) -> Recipe:
             examples=EXAMPLES,
             batch_size=BATCH_SIZE,
             warmup_examples=WARMUP_EXAMPLES,
-            learning_rate=1e-3,
-            weight_decay=1e-4,
         ),
         run=Run(run_dir=Path("runs") / f"siglip2-{size.lower().replace('/', '')}", evaluations=4, devices=2_048),
         stages=stages(weight=weight, resolutions=resolutions, naflex=naflex, filter_ratio=filter_ratio),
@@ -147,7 +145,7 @@ def tiny() -> Recipe:
     return Recipe(
         data=Data(train_data="scenes", augment=False),
         model=Model(model="scenes"),
-        optimization=Optimization(examples=60_000, batch_size=32, learning_rate=1e-3, weight_decay=1e-4),
+        optimization=Optimization(examples=60_000, batch_size=32),
         captioning=Captioning(target_length=20, box_bins=10, decoder_depth=1),
         distillation=Distillation(
             teacher_momentum=0.99, head_hidden=256, head_bottleneck=64, head_outputs=1024, local_views=4

@@ -238,9 +238,8 @@ class _StopAfter(StopSignals):
 
 def _build_learner(run_folder, *, steps, batch_size):
     """The default recipe, shortened, without evaluation."""
-    from diptych.engine.datasets.open import with_data
     from diptych.engine.training.build import build_learner
-    from diptych.engine.training.plan import plan_stages, recipe_preprocess, stage_preprocess, towers_config
+    from diptych.engine.training.run_plan import plan_run
     from diptych.engine.training.terms import TERMS
     from diptych.recipes.siglip import siglip
 
@@ -250,13 +249,11 @@ def _build_learner(run_folder, *, steps, batch_size):
     )
     run = replace(recipe.run, run_dir=run_folder.path, tensorboard=False)
     data = replace(recipe.data, context_length=64, captions_per_image=1, opening_examples=0)
-    recipe, data_set = with_data(replace(recipe, data=data, optimization=optimization, run=run))
+    plan = plan_run(replace(recipe, data=data, optimization=optimization, run=run), TERMS)
     # Captions of all languages alike, in which the steps do not magnify roundings as they do with more English.
-    recipe = replace(recipe, data=replace(recipe.data, english_share=None))
-    preprocess = recipe_preprocess(recipe, data_set)
-    planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)["training"]
-    preprocess = stage_preprocess(recipe, planned, preprocess, TERMS)
-    return build_learner(recipe, planned, preprocess, data_set.sources(0).train, run_folder, TERMS)
+    preprocess = replace(plan.examples["training"], language_weights=None)
+    source = plan.data_set.sources(0).train
+    return build_learner(plan.recipe, plan.planned["training"], preprocess, source, run_folder, TERMS)
 
 
 class _OwnLoss:

@@ -16,8 +16,8 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
-from diptych.engine.datasets.open import with_data
-from diptych.engine.training.plan import recipe_preprocess, towers_config
+from diptych.engine.training.run_plan import plan_run
+from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 from diptych.models import SigLIP, from_preset
 from diptych.recipes.clip import clip
@@ -52,12 +52,12 @@ def run_dir(photos, tmp_path_factory) -> Path:
 def test_it_is_siglips_run_but_for_loss_scale_and_folder():
     ours, theirs = clip(), siglip()
     assert ours.optimization.loss == "softmax"
-    assert ours.model.init_logit_scale == pytest.approx(14.2857, abs=1e-4)
+    assert config_of(ours).init_logit_scale == pytest.approx(14.2857, abs=1e-4)
     assert (ours.model.max_logit_scale, theirs.model.max_logit_scale) == (100.0, None)
     assert ours.run.run_dir != theirs.run.run_dir
     same = replace(
         ours,
-        model=replace(ours.model, init_logit_scale=theirs.model.init_logit_scale, max_logit_scale=None),
+        model=replace(ours.model, max_logit_scale=None),
         optimization=replace(ours.optimization, loss="sigmoid"),
         run=replace(ours.run, run_dir=theirs.run.run_dir),
     )
@@ -65,8 +65,7 @@ def test_it_is_siglips_run_but_for_loss_scale_and_folder():
 
 
 def config_of(recipe):
-    recipe, data_set = with_data(recipe)
-    return towers_config(recipe, recipe_preprocess(recipe, data_set))
+    return plan_run(recipe, TERMS).config
 
 
 def test_towers_and_tokens_are_siglips_and_only_the_bias_is_gone():

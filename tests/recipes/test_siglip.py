@@ -27,9 +27,8 @@ from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import Stage
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.datasets.open import with_data
 from diptych.engine.training import staged_run
-from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess, towers_config
+from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
@@ -65,8 +64,8 @@ def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
 def parsed(photos: Path, *flags: str):
     """The recipe that a command line means, resolved by its data, and how its pictures become arrays."""
     small = ["--train-data", str(photos), *flags]
-    recipe, data_set = with_data(parse_recipe(siglip.siglip(), small, program="siglip", description=""))
-    return recipe, recipe_preprocess(recipe, data_set)
+    plan = plan_run(parse_recipe(siglip.siglip(), small, program="siglip", description=""), TERMS)
+    return plan.recipe, plan.preprocess
 
 
 @pytest.mark.parametrize(
@@ -88,9 +87,7 @@ def test_the_resize_filter_is_chosen_by_a_flag_and_naflex_stays_antialiased(phot
         Stage(name="square", schedule=(0.0, 0.5)),
         Stage(name="naflex", after="square", schedule=(0.5, 1.0), sequence_lengths=(4, 9), halve_from=9),
     )
-    recipe = replace(recipe, stages=stages)
-    planned = plan_stages(recipe, towers_config(recipe, preprocess), TERMS)
-    made = plan_examples(recipe, planned, preprocess, TERMS)
+    made = plan_run(replace(recipe, stages=stages), TERMS).examples
     assert {name: stage.resize_method for name, stage in made.items()} == {
         "square": "bilinear",
         "naflex": "bilinear_antialias",
@@ -138,10 +135,9 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
     before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
-        others = dict.fromkeys(("data_set", "sources", "examples", "terms", "placement", "stop"))
-        staged_run.StagedRun(
-            recipe=siglip.siglip(), folder=folder, planned={"training": SimpleNamespace()}, **others
-        ).carry_out("training")
+        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": SimpleNamespace()})
+        others = dict.fromkeys(("sources", "terms", "placement", "stop"))
+        staged_run.StagedRun(plan=plan, folder=folder, **others).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
 

@@ -20,18 +20,12 @@ from diptych.core.training.objectives import Seen
 from diptych.core.training.recipe import Captioning, Distillation
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
-from diptych.engine.datasets.open import with_data
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_objective, build_student, build_teacher
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
-from diptych.engine.training.plan import (
-    plan_examples,
-    plan_stages,
-    recipe_preprocess,
-    square_preset,
-    stage_preprocess,
-    towers_config,
-)
+from diptych.engine.training.plan import plan_examples, plan_stages
+from diptych.engine.training.run_plan import plan_run
+from diptych.engine.training.start import start_of
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.presets import PRESETS
@@ -123,8 +117,7 @@ def test_naflex_is_compiled_once_a_length(undisturbed):
 
 
 def _config(whole=None):
-    whole, data_set = with_data(whole or recipe(Path("x")))
-    return towers_config(whole, recipe_preprocess(whole, data_set))
+    return plan_run(whole or recipe(Path("x")), TERMS).config
 
 
 @pytest.mark.parametrize("questions", QUESTIONS)
@@ -246,10 +239,8 @@ def test_what_every_stage_of_a_preset_needs_is_made_when_it_is_planned(size):
     """Views, masks, targets and lengths fit the towers of each stage; nothing is allocated for it."""
     whole = siglip2.siglip2(size)
     whole = replace(whole, data=replace(whole.data, train_data="emoji", tokenizer=TOKENIZER_PATH, augment=False))
-    whole, data_set = with_data(replace(whole, run=replace(whole.run, dry_run=True)))
-    preprocess = recipe_preprocess(whole, data_set)
-    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
-    examples = plan_examples(whole, planned, preprocess, TERMS)
+    plan = plan_run(replace(whole, run=replace(whole.run, dry_run=True)), TERMS)
+    planned, examples = plan.planned, plan.examples
     assert list(examples) == [stage.name for stage in whole.stages]
     for name, made in examples.items():
         stage = planned[name]
@@ -273,10 +264,8 @@ def test_so400ms_grid_of_27_goes_through_views_masks_targets_and_teacher(tmp_pat
     small = replace(scenes, vision=replace(scenes.vision, **size), text=replace(scenes.text, **size, embed_dim=16))
     monkeypatch.setitem(PRESETS, "scenes", small)
     whole = recipe(tmp_path, (Stage(name="fork", losses=STAGES[1].losses, patch_size=14, image_size=384),))
-    whole, data_set = with_data(replace(whole, optimization=replace(whole.optimization, batch_size=2)))
-    preprocess = recipe_preprocess(whole, data_set)
-    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)["fork"]
-    made = stage_preprocess(whole, planned, preprocess, TERMS)
+    plan = plan_run(replace(whole, optimization=replace(whole.optimization, batch_size=2)), TERMS)
+    whole, data_set, planned, made = plan.recipe, plan.data_set, plan.planned["fork"], plan.examples["fork"]
     batches = Loader(data_set.sources(0).train, made, batch_size=2, seed=0, order=0).batches(0)
     batch = next(batches).arrays()
     batches.close()
@@ -301,20 +290,15 @@ def test_a_stage_may_have_local_views_of_its_own(tmp_path):
     whole = recipe(tmp_path)
     stages = [replace(stage, local_size=20) if stage.name == "larger" else stage for stage in whole.stages]
     whole = replace(whole, stages=tuple(stages), distillation=replace(whole.distillation, local_size=9))
-    whole, data_set = with_data(whole)
-    preprocess = recipe_preprocess(whole, data_set)
-    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
-    sizes = {name: made.views and made.views.local_size for name, made in
-             plan_examples(whole, planned, preprocess, TERMS).items()}  # fmt: skip
+    examples = plan_run(whole, TERMS).examples
+    sizes = {name: made.views and made.views.local_size for name, made in examples.items()}
     assert (sizes["self_distillation"], sizes["larger"]) == (9, 20)
 
 
 def test_a_reference_reads_pictures_of_its_own_size(tmp_path):
     """It was never trained on the learner's; nothing is resized but the pictures."""
-    whole, data_set = with_data(recipe(tmp_path))
-    preprocess = recipe_preprocess(whole, data_set)
-    planned = plan_stages(whole, towers_config(whole, preprocess), TERMS)
-    made = plan_examples(whole, planned, preprocess, TERMS)["curated"]
+    plan = plan_run(recipe(tmp_path), TERMS)
+    whole, data_set, preprocess, made = plan.recipe, plan.data_set, plan.preprocess, plan.examples["curated"]
     assert (made.image_size, made.reference_size) == (32, 34)
     source = data_set.sources(0).train
     fields, _ = made(source.record(0), source, Place(seed=0, example=0, stage=2))
@@ -327,7 +311,7 @@ def test_a_reference_reads_pictures_of_its_own_size(tmp_path):
 
 def test_the_numbers_of_a_preset_are_those_of_the_models():
     whole = siglip2.siglip2("B/16")
-    planned = plan_stages(whole, square_preset(whole)[0], TERMS)
+    planned = plan_stages(whole, start_of(whole).config, TERMS)
     assert planned["captioning"].last == planned["self_distillation"].first == 976_562
     assert planned["trunk"].last == 1_220_703
     assert planned["trunk_curated"].loaded == 65_536
