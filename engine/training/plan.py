@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import NaFlexLengths
@@ -53,12 +54,15 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
     ):
         raise ValueError("The recipe's data are not resolved: pass it through engine.datasets.open.with_data first.")
     share = data.english_share
+    vocabulary: str | Path = data.tokenizer or start.folder or data_set.tokenizer
+    if lacks_vocabulary(recipe, start) and not data.train_data:
+        vocabulary = ""  # a plan of a size makes no example
     return Preprocess(
         image_size=picture_size(recipe, start),
         context_length=data.context_length,
         captions=data.captions_per_image,
         opening_examples=data.opening_examples,
-        tokenizer_path="" if lacks_vocabulary(recipe, start) else data.tokenizer or start.folder or data_set.tokenizer,
+        tokenizer_path=vocabulary,
         augmentation=Augmentation() if data.augment else None,
         resize_method=data.resize_method,
         language_weights=None if share is None else {"en": share, "*": 1 - share},

@@ -119,10 +119,9 @@ def test_a_bias_for_the_softmax_loss_is_refused(photos, tmp_path):
     assert "the softmax loss has no bias" in refused.stdout + refused.stderr
 
 
-@pytest.mark.parametrize("preset", ["clip_vit_base_patch32", "siglip2_base_patch16_naflex"])
-def test_towers_that_the_recipe_cannot_feed_are_refused_by_name(preset):
-    with pytest.raises(ValueError, match=f"--model {preset} cannot be trained"):
-        config_of(replace(clip(), model=replace(clip().model, model=preset)))
+def test_towers_that_the_recipe_cannot_feed_are_refused_by_name():
+    with pytest.raises(ValueError, match="--model clip_vit_base_patch32 cannot be trained"):
+        config_of(replace(clip(), model=replace(clip().model, model="clip_vit_base_patch32")))
 
 
 @pytest.mark.parametrize("init_logit_bias", [None, -2.0])

@@ -23,7 +23,7 @@ from diptych.core.training.stages import Stage
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_objective, build_student, build_teacher
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
-from diptych.engine.training.plan import plan_examples, plan_stages
+from diptych.engine.training.plan import plan_stages
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.start import start_of
 from diptych.engine.training.terms import TERMS
@@ -298,15 +298,13 @@ def test_a_stage_may_have_local_views_of_its_own(tmp_path):
 def test_a_reference_reads_pictures_of_its_own_size(tmp_path):
     """It was never trained on the learner's; nothing is resized but the pictures."""
     plan = plan_run(recipe(tmp_path), TERMS)
-    whole, data_set, preprocess, made = plan.recipe, plan.data_set, plan.preprocess, plan.examples["curated"]
+    whole, data_set, made = plan.recipe, plan.data_set, plan.examples["curated"]
     assert (made.image_size, made.reference_size) == (32, 34)
     source = data_set.sources(0).train
     fields, _ = made(source.record(0), source, Place(seed=0, example=0, stage=2))
     assert fields["reference_image"].shape == (34, 34, 3)
     same = replace(whole, reference="self_distillation")
-    assert plan_examples(same, plan_stages(same, planned["captioning"].config, TERMS), preprocess, TERMS)[
-        "curated"
-    ].reference_size is None  # fmt: skip
+    assert plan_run(same, TERMS).examples["curated"].reference_size is None
 
 
 def test_the_numbers_of_a_preset_are_those_of_the_models():
