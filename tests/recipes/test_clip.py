@@ -23,6 +23,7 @@ from diptych.models import SigLIP, from_preset
 from diptych.recipes.clip import clip
 from diptych.recipes.siglip import siglip
 from tests.models.examples import TINY, numpy_of
+from tests.recipes.golden import check_losses
 from tests.recipes.photos import write_photos
 
 STEPS = 40
@@ -75,6 +76,10 @@ def test_towers_and_tokens_are_siglips_and_only_the_bias_is_gone():
     assert configs[0].init_logit_bias is None
     assert (configs[0].max_logit_scale, configs[1].max_logit_scale) == (100.0, None)
     assert configs[1].init_logit_bias == pytest.approx(-np.log(127))
+
+
+def test_the_losses_are_the_golden_ones(run_dir):
+    check_losses("clip", run_dir / "metrics.jsonl")
 
 
 def test_a_users_folder_is_learned_judged_and_reported(run_dir):

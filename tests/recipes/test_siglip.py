@@ -34,6 +34,7 @@ from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
 from tests.models.examples import TINY
+from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos
 
@@ -98,6 +99,10 @@ def test_the_resize_filter_is_chosen_by_a_flag_and_naflex_stays_antialiased(phot
 def undisturbed(photos, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
     return run_undisturbed(command(photos, run_dir), run_dir, environment=FEW_THREADS), run_dir
+
+
+def test_the_losses_are_the_golden_ones(undisturbed):
+    check_losses("siglip", undisturbed[1] / "metrics.jsonl")
 
 
 def test_a_users_folder_is_learned_and_judged(undisturbed):

@@ -32,6 +32,7 @@ from diptych.models.presets import PRESETS
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
 from tests.models.examples import forward
+from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_with_kills_inside
 from tests.recipes.photos import write_photos
 from tests.recipes.small_stages import CUT, LENGTHS, STAGES, recipe
@@ -71,6 +72,11 @@ def assert_same_bits(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages") / "undisturbed"
     return folder, go(folder)
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+def test_the_losses_are_the_golden_ones(undisturbed, stage):
+    check_losses(f"siglip2 {stage}", undisturbed[0] / stage / "metrics.jsonl")
 
 
 def test_every_kind_of_stage_is_carried_out(undisturbed):
