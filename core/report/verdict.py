@@ -53,3 +53,29 @@ def mean_loss(rows: Sequence[Mapping]) -> float:
     """The mean of the finite losses of rows, those of steps that were not skipped; NaN where there is none."""
     finite = [loss for row in rows if math.isfinite(loss := float(row["loss"]))]
     return sum(finite) / len(finite) if finite else math.nan
+
+
+def before_training(rows: Sequence[Mapping]) -> dict[str, float]:
+    """What the evaluation before the first step found, by name, with "validation_loss"; empty where there was none."""
+    return _found(next((row for row in rows if "evaluation" in row and row["examples"] == 0), None))
+
+
+def gained(rows: Sequence[Mapping]) -> str:
+    """A sentence on what training changed of the numbers that were taken before it; empty where none were."""
+    before = before_training(rows)
+    after = _found(next((row for row in reversed(rows) if "evaluation" in row), None))
+    changes = [
+        f"{name} {_shown(name, before[name])} -> {_shown(name, after[name])}" for name in before if name in after
+    ]
+    return f"Before training and after: {', '.join(changes)}" if changes else ""
+
+
+def _found(row: Mapping | None) -> dict[str, float]:
+    if row is None:
+        return {}
+    loss = {"validation_loss": row["validation_loss"]} if "validation_loss" in row else {}
+    return {**row["evaluation"], **loss}
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.4g}" if name == "validation_loss" else f"{value:.1%}"

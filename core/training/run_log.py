@@ -11,6 +11,9 @@ from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.tensorboard import TensorBoard
 
+LOSS = "loss"
+"""The name of what an evaluation finds that is no share between 0 and 1: the loss on held-out pairs."""
+
 
 class RunLog:
     """Rows of metrics and progress, of a process that writes; of another nothing.
@@ -70,8 +73,15 @@ class RunLog:
     def evaluation(self, number: int, values: Mapping[str, float]) -> None:
         """What an evaluation after a step found."""
         examples = number * self._batch_size
-        self._metrics.write(number, {"examples": examples, "evaluation": values})
-        shown = ", ".join(f"{name} {value:.1%}" for name, value in values.items() if math.isfinite(value))
+        row = {"examples": examples, "evaluation": {name: share for name, share in values.items() if name != LOSS}}
+        if LOSS in values:
+            row["validation_loss"] = values[LOSS]
+        self._metrics.write(number, row)
+        shown = ", ".join(
+            f"{name} {value:.4g}" if name == LOSS else f"{name} {value:.1%}"
+            for name, value in values.items()
+            if math.isfinite(value)
+        )
         self.message(f"After {examples:,} examples: {shown}")
 
     def message(self, text: str) -> None:

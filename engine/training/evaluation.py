@@ -16,14 +16,16 @@ from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
 from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
+from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
-from diptych.core.report.verdict import warnings_of
+from diptych.core.report.verdict import before_training, gained, warnings_of
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.run_log import LOSS
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.engine.judging.dense.probes import (
@@ -36,6 +38,7 @@ from diptych.engine.judging.dense.probes import (
     write_dense_page,
 )
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import VisionConfig
 from diptych.models.siglip.student import Student
 
@@ -71,11 +74,12 @@ class Evaluation:
         return self._sets
 
     def quick(self) -> dict[str, float]:
-        """Recall in one language and zero-shot accuracy on the first set: what is watched during training."""
+        """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
         language, images = _headline_language(pairs), self._images(pairs)
         recalls = self._recalls(pairs, images, language, ks=(1, 5))
         numbers = {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
+        numbers[LOSS] = self._loss(pairs, images, language)
         if pairs.classes:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
@@ -109,9 +113,12 @@ class Evaluation:
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
             "recall_by_length": self._recall_by_length(retrieval),
+            "before": before_training(read_metrics(folder.metrics)),
             "warnings": self._warnings(read_metrics(folder.metrics), retrieval),
         }
         print("\n" + results_text(retrieval, zero_shots), flush=True)
+        if told := gained(read_metrics(folder.metrics)):
+            print(told, flush=True)
         if not self._recipe.run.report:
             return results
         if self._data_set.shows_scenes:
@@ -140,7 +147,7 @@ class Evaluation:
         right = [len(relevant) for relevant in relevant_by_label(labels, pairs.labels)]
         return warnings_of(
             rows,
-            fresh=self._planned.stage.after is None,
+            fresh=self._planned.stage.after is None and self._recipe.model.pretrained is None,
             recall=retrieval[pairs.name][language]["recall@1"],
             chance=sum(right) / len(right) / len(pairs.labels),
             queries=len(right),
@@ -175,6 +182,21 @@ class Evaluation:
         relevant = relevant_by_label(pairs.labels[pairs.caption_labels[chosen]], pairs.labels)
         ranks = first_relevant_ranks(self._texts(pairs.tokens[chosen]), images, relevant)
         return {k: float((ranks <= k).mean()) for k in ks}
+
+    def _loss(self, pairs: PairSet, images: np.ndarray, language: str) -> float:
+        """The loss of pictures with their first captions in a language, in batches of the size that is trained with.
+
+        Pictures beyond the last whole batch are left, unless all make less than one.
+        """
+        chosen = np.flatnonzero(pairs.in_language(language))
+        shown, first = np.unique(pairs.caption_labels[chosen], return_index=True)
+        x, y = images[shown], self._texts(pairs.tokens[chosen[first]])
+        loss = sigmoid_loss if self._recipe.optimization.loss == "sigmoid" else softmax_loss
+        scalars = {"logit_scale": self._student.logit_scale, "logit_bias": self._student.logit_bias}
+        size = min(self._planned.batch_size, len(shown))
+        batches = range(0, len(shown) - size + 1, size)
+        losses = [loss(x[start : start + size], y[start : start + size], **scalars) for start in batches]
+        return float(np.mean([keras.ops.convert_to_numpy(value) for value in losses]))
 
     def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
         prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]

@@ -57,6 +57,13 @@ def training_figures(
     with np.errstate(divide="ignore", invalid="ignore"):
         threshold = threshold_cosine(scale, bias)
     quantities = [
+        (
+            "Validation loss",
+            "on held-out pairs, in batches of the size that is trained with",
+            column(rows, "validation_loss"),
+            "loss",
+            False,
+        ),
         ("Learning rate", "rate of the main parameter group", column(rows, "learning_rate"), "rate", False),
         ("Temperature", "t = exp(t′), the factor of every cosine", scale, "t", False),
         ("Bias", "b, the logit of a pair of cosine 0", bias, "b", False),
