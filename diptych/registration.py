@@ -60,7 +60,7 @@ class StandIn:
 
 def register() -> None:
     """Puts a stand-in for each class into Keras' registry, now or as soon as Keras is there."""
-    if sys.modules.get("keras") is not None:
+    if hasattr(sys.modules.get("keras"), "saving"):  # Keras' own import may be under way
         _fill()
     else:
         sys.meta_path.insert(0, _OnceKerasIsThere())

@@ -1,6 +1,7 @@
 """Every line of docs/migration.md is run, in order: ours on this backend, and transformers' where it is installed."""
 
 import importlib.util
+import io
 import os
 import re
 import shlex
@@ -47,10 +48,12 @@ def names(tmp_path) -> dict:
     model.save_to_preset(folder)
     processor.save_to_preset(folder, format="transformers")
     model.save_to_preset(target, format="big_vision")
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(encoded, "JPEG")
     with tarfile.open(tmp_path / "shards.tar", "w") as tar:
         for number in range(200):  # of which some are held out
             add_member(tar, f"{number}.txt", b"a cat")
-            add_member(tar, f"{number}.jpg", b"")
+            add_member(tar, f"{number}.jpg", encoded.getvalue())
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), "uint8"))
     (program,) = re.findall(r"```python\n(.+?)```", DOCUMENT, re.S)
     imported: dict = {}
