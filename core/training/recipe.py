@@ -47,9 +47,10 @@ class Data:
     augment: bool | None = None
     """Random zoom, shift, rotation and colour of the training images (--augment, --no-augment). By default of the
     embedded emoji alone; SigLIP itself only resizes."""
-    resize_method: Literal["bilinear_antialias", "bilinear"] = "bilinear_antialias"
-    """How pictures become squares: Pillow's antialiased filter, as transformers prepares SigLIP 2, or big_vision's
-    (TensorFlow's), which is not antialiased. NaFlex is antialiased in either code."""
+    resize_method: Literal["bilinear_antialias", "bilinear"] | None = None
+    """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
+    filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased. NaFlex
+    is antialiased in either code."""
     language_temperature: float = 1.0
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records

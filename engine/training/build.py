@@ -148,16 +148,10 @@ def build_objective(
 
 
 def build_schedule(optimization: Optimization):
-    """The learning rate over the run's examples.
-
-    Raises:
-        ValueError: where none is given: `engine.training.start.with_start` resolves it.
-    """
+    """The learning rate over the run's examples."""
     warmup = optimization.warmup_examples
-    if optimization.learning_rate is None:
-        raise ValueError("The recipe is not resolved: pass it through engine.training.start.with_start first.")
     return SCHEDULES[optimization.schedule](
-        optimization.learning_rate,
+        _given(optimization.learning_rate),
         batch_size=optimization.batch_size,
         total_examples=optimization.examples,
         warmup_examples=optimization.examples // 20 if warmup is None else warmup,
@@ -169,11 +163,18 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
     second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     return OPTIMIZERS[optimization.optimizer](
         schedule or build_schedule(optimization),
-        weight_decay=optimization.weight_decay or 0.0,
+        weight_decay=_given(optimization.weight_decay),
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,
         **({second_moment: optimization.beta_2} if second_moment else {}),
     )
+
+
+def _given(number: float | None) -> float:
+    """Raises ValueError for a rate or decay that is not known yet."""
+    if number is None:
+        raise ValueError("The recipe is not resolved: pass it through engine.training.start.with_start first.")
+    return number
 
 
 def stage_optimizer(recipe: Recipe, planned: PlannedStage, student: Student) -> PatternOptimizer:

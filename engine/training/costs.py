@@ -73,12 +73,13 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     activations = most * (1 + views / pairs["training"])
     activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     weights = _FLOAT32_BYTES * parameters["total"] / devices
+    moved = weights if planned.trained is None else _FLOAT32_BYTES * planned.trained / devices
     parts = {
         "weights": weights,
-        "gradients": weights,
-        "optimizer": _SLOTS[optimization.optimizer] * weights,
+        "gradients": moved,
+        "optimizer": _SLOTS[optimization.optimizer] * moved,
         "teacher": _FLOAT32_BYTES * parameters["teacher"] / devices,
-        "ema": weights if optimization.ema_decay else 0.0,
+        "ema": moved if optimization.ema_decay else 0.0,
         "activations": activations,
     }
     return {**parts, "total": sum(parts.values())}
@@ -104,7 +105,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
         rows.append(
             (
                 name,
-                stage.stage.after or "fresh",
+                stage.stage.after or ("checkpoint" if recipe.model.pretrained else "fresh"),
                 _pictures(stage),
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",

@@ -1,5 +1,6 @@
 """Plans: from a recipe and its data set to what each stage will train, before anything is built."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from diptych.core.training.curation import super_batch_size
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Stage, chosen_stages
 from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.training.build import build_student
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.abstract import shapes_only
 from diptych.models.presets import naflex_config
 from diptych.models.siglip.parts import ADAPTED, AdaptersPart, Part
 
@@ -64,7 +67,7 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
         opening_examples=data.opening_examples,
         tokenizer_path=vocabulary,
         augmentation=Augmentation() if data.augment else None,
-        resize_method=data.resize_method,
+        resize_method=data.resize_method or start.resize_method,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )
 
@@ -135,7 +138,7 @@ def _planned(
             f"--batch-size that is a multiple of {stage.curation.chunks}."
         )
     goes_on = parent is not None and stage.schedule is not None
-    return PlannedStage(
+    made = PlannedStage(
         stage=stage,
         config=config,
         parts=_parts(recipe, stage, config, terms),
@@ -149,6 +152,12 @@ def _planned(
         loaded=loaded,
         examples_before=parent.examples_before + parent.examples if parent else 0,
     )
+    model = recipe.model
+    if not (model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank):
+        return made
+    with shapes_only():
+        student = build_student(recipe, made)
+    return replace(made, trained=sum(math.prod(weight.shape) for weight in student.trainable_variables))
 
 
 def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> Mapping[str, Part]:

@@ -25,6 +25,7 @@ class PlannedStage:
         updates: optimizer steps in this stage.
         batch_size: examples that a batch trains on.
         loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
+        trained: scalars that move; None for all of them.
         examples_before: examples that its weights have seen when it starts.
     """
 
@@ -39,6 +40,7 @@ class PlannedStage:
     updates: int
     batch_size: int
     loaded: int
+    trained: int | None = None
     examples_before: int
 
     @property

@@ -110,10 +110,13 @@ class StagedRun:
     def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
         carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe))
-        size = self.recipe.optimization.batch_size
-        changed = set_scale_and_bias(
-            learner.model, self.recipe, lambda: fitted_bias(*evaluation.pair_scores(), batch_size=size)
-        )
+
+        def fitted() -> float | None:
+            pairs, others = evaluation.pair_scores()
+            few = not pairs.size or not others.size
+            return None if few else fitted_bias(pairs, others, batch_size=self.recipe.optimization.batch_size)
+
+        changed = set_scale_and_bias(learner.model, self.recipe, fitted)
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried

@@ -9,6 +9,7 @@ import keras
 
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import ResizeMethod
+from diptych.core.data.pixels import Normalization
 from diptych.core.data.processor.processor import Processor
 from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Recipe
@@ -89,6 +90,12 @@ def start_of(recipe: Recipe) -> Start:
                 "--tokenizer."
             ) from error
         return Start(name=model.pretrained, config=config, checkpoint=checkpoint)
+    pixels = processor.pixels
+    if pixels.normalization != Normalization() or getattr(pixels, "shortest_edge", None):
+        raise ValueError(
+            f"--pretrained {model.pretrained} crops pictures, or does not bring their values to -1..1. Recipes train "
+            "towers whose pictures are squashed and lie in -1..1, as SigLIP's do."
+        )
     folder = path if path.is_dir() else path.parent
     return Start(name=model.pretrained, config=config, checkpoint=checkpoint, folder=folder, processor=processor)
 
@@ -178,12 +185,12 @@ def anew(recipe: Recipe) -> tuple[str, ...]:
     return (TOKEN_TABLE,) if recipe.data.tokenizer else ()
 
 
-def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], float]) -> str:
+def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], float | None]) -> str:
     """Gives the loss of a run that began from a checkpoint its scale and bias; returns a sentence, empty where they are
     the checkpoint's.
 
     Args:
-        fitted: the bias that fits the batch, at the scale that the student then has.
+        fitted: the bias that fits the batch, at the scale that the student then has; None where that cannot be known.
     """
     given, layer = recipe.model, student.pair_logits
     said: list[str] = []
@@ -195,6 +202,8 @@ def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], fl
         said.append(f"bias {given.init_logit_bias:g}, as --init-logit-bias says")
     elif layer.logit_bias is not None and not given.keep_logit_bias:
         before, after = float(keras.ops.convert_to_numpy(student.logit_bias)), fitted()
+        if after is None:
+            return "; ".join([*said, "bias as it was, because there are too few held-out pairs to fit one"])
         layer.logit_bias.assign(after)
         said.append(
             f"bias {after:.2f} where it was {before:.2f}, for {recipe.optimization.batch_size - 1:,} negatives a pair "
@@ -213,6 +222,8 @@ def described(recipe: Recipe, start: Start, config: SigLIPConfig) -> str:
     weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
     size = "" if start.checkpoint else f" of the size {start.name}"
     vocabulary = recipe.data.tokenizer or (start.name if start.folder else "the embedded vocabulary")
+    if lacks_vocabulary(recipe, start):
+        vocabulary = "Gemma's vocabulary"
     return (
         f"Begins from {weights}{size}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
         f"{vision.patch_size}; {config.text.vocab_size:,} tokens of {vocabulary}, "

@@ -77,6 +77,35 @@ def test_sizes_vocabulary_and_rates_come_with_a_checkpoint(checkpoint):
     assert (fresh.optimization.learning_rate, fresh.optimization.weight_decay) == (1e-3, 1e-4)
 
 
+def test_pictures_are_resized_as_the_checkpoints_are(model, tmp_path):
+    model.save_to_preset(tmp_path, format="diptych")
+    tokenizer = open_tokenizer(TOKENIZER_PATH)
+
+    def with_pixels(**settings) -> Path:
+        pixels = FixedSize(height=16, width=16, **settings)
+        Processor(pixels=pixels, tokenizer=tokenizer, context_length=6).save_to_preset(tmp_path)
+        return tmp_path
+
+    made = plan(with_pixels(resize="bicubic_antialias"))
+    assert made.examples["training"].resize_method == "bicubic_antialias"
+    assert plan(tmp_path, "--resize-method", "bilinear").examples["training"].resize_method == "bilinear"
+    with pytest.raises(ValueError, match="crops pictures"):
+        plan(with_pixels(shortest_edge=20))
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained"),
+    [
+        ((), None),
+        (("--lora-rank", "2"), 2 * 2 * 2 * (64 + 32 + 40 + 40) + 2),
+        (("--lock-image", "--lock-text"), 2),
+    ],
+)
+def test_a_plan_counts_what_moves(checkpoint, flags, trained):
+    stage = plan(checkpoint, *flags).planned["training"]
+    assert stage.trained == trained
+
+
 def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_path):
     to_naflex(model, max_num_patches=16).save_to_preset(tmp_path, format="diptych")
     flags = ("--tokenizer", str(TOKENIZER_PATH))
