@@ -331,7 +331,7 @@ def test_what_is_embedded_once_is_not_embedded_again(tmp_path, colours):
 def test_a_stopped_evaluation_goes_on_where_it_stopped(tmp_path, colours, capsys):
     undisturbed = judged(tmp_path / "other", colours)
     options = Evaluate(dataset=(str(colours),), output=tmp_path / "out" / "results.json", batch_size=2, workers=1)
-    told = CountingProcessor(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    told = CountingProcessor(4 * PER_COLOUR - 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert evaluate(options, lambda name: TowerEncoder(processor=told)) == 143
     assert "The same command goes on from there" in capsys.readouterr().out
     assert not options.output.exists()
