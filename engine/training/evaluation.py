@@ -2,7 +2,8 @@
 scenes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,14 @@ class Evaluation:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
         language, images = _headline_language(pairs), self._images(pairs)
-        recalls = self._recalls(pairs, images, language, ks=(1, 5))
+        chosen = pairs.in_language(language)
+        texts, owners = self._texts(pairs.tokens[chosen]), pairs.caption_labels[chosen]
+        recalls = _recalls(pairs, images, texts, owners, ks=(1, 5))
         numbers = {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
-        numbers[LOSS] = self._loss(pairs, images, language)
+        scalars = {"logit_scale": self._student.logit_scale, "logit_bias": self._student.logit_bias}
+        pair_loss = sigmoid_loss if self._recipe.optimization.loss == "sigmoid" else softmax_loss
+        size = self._planned.batch_size
+        numbers[LOSS] = held_out_loss(images, texts, owners, partial(pair_loss, **scalars), batch_size=size)
         if pairs.classes:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
@@ -173,30 +179,10 @@ class Evaluation:
         between = [round((a + b) / 2) for a, b in zip(trained, trained[1:], strict=False)]
         for length in sorted({*trained, *between}):
             pairs = self._read(length)[0]
-            found[str(length)] = self._recalls(pairs, self._images(pairs), _headline_language(pairs), ks=(1,))[1]
+            chosen = pairs.in_language(_headline_language(pairs))
+            texts, owners = self._texts(pairs.tokens[chosen]), pairs.caption_labels[chosen]
+            found[str(length)] = _recalls(pairs, self._images(pairs), texts, owners, ks=(1,))[1]
         return found
-
-    def _recalls(self, pairs: PairSet, images: np.ndarray, language: str, ks: tuple[int, ...]) -> dict[int, float]:
-        """Text to image, from the captions of one language."""
-        chosen = pairs.in_language(language)
-        relevant = relevant_by_label(pairs.labels[pairs.caption_labels[chosen]], pairs.labels)
-        ranks = first_relevant_ranks(self._texts(pairs.tokens[chosen]), images, relevant)
-        return {k: float((ranks <= k).mean()) for k in ks}
-
-    def _loss(self, pairs: PairSet, images: np.ndarray, language: str) -> float:
-        """The loss of pictures with their first captions in a language, in batches of the size that is trained with.
-
-        Pictures beyond the last whole batch are left, unless all make less than one.
-        """
-        chosen = np.flatnonzero(pairs.in_language(language))
-        shown, first = np.unique(pairs.caption_labels[chosen], return_index=True)
-        x, y = images[shown], self._texts(pairs.tokens[chosen[first]])
-        loss = sigmoid_loss if self._recipe.optimization.loss == "sigmoid" else softmax_loss
-        scalars = {"logit_scale": self._student.logit_scale, "logit_bias": self._student.logit_bias}
-        size = min(self._planned.batch_size, len(shown))
-        batches = range(0, len(shown) - size + 1, size)
-        losses = [loss(x[start : start + size], y[start : start + size], **scalars) for start in batches]
-        return float(np.mean([keras.ops.convert_to_numpy(value) for value in losses]))
 
     def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
         prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]
@@ -258,6 +244,35 @@ class Evaluation:
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )
+
+
+def held_out_loss(
+    images: np.ndarray, texts: np.ndarray, owners: np.ndarray, pair_loss: Callable[..., Any], *, batch_size: int
+) -> float:
+    """The mean loss of held-out pairs, in batches of the size that is trained with.
+
+    Pictures beyond the last whole batch are left, unless all of them make less than one.
+
+    Args:
+        images: unit vectors float32 [images, dim].
+        texts: unit vectors float32 [texts, dim].
+        owners: int64 [texts], the place of each text's picture; of several texts of a picture the first one counts.
+        pair_loss: the loss of two arrays of as many rows, which are pairs.
+        batch_size: pairs of a batch.
+    """
+    shown, first = np.unique(owners, return_index=True)
+    x, y = images[shown], texts[first]
+    size = min(batch_size, len(shown))
+    losses = [pair_loss(x[at : at + size], y[at : at + size]) for at in range(0, len(shown) - size + 1, size)]
+    return float(np.mean([keras.ops.convert_to_numpy(loss) for loss in losses]))
+
+
+def _recalls(
+    pairs: PairSet, images: np.ndarray, texts: np.ndarray, owners: np.ndarray, ks: tuple[int, ...]
+) -> dict[int, float]:
+    """Text to image."""
+    ranks = first_relevant_ranks(texts, images, relevant_by_label(pairs.labels[owners], pairs.labels))
+    return {k: float((ranks <= k).mean()) for k in ks}
 
 
 def _headline_language(pairs: PairSet) -> str:

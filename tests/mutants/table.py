@@ -327,6 +327,17 @@ MUTANTS: tuple[Mutant, ...] = (
            'Rule(f"{ours}/scale", f"{theirs}/scale"), Rule(f"{ours}/bias", f"{theirs}/bias")',
            'Rule(f"{ours}/scale", f"{theirs}/bias"), Rule(f"{ours}/bias", f"{theirs}/scale")',
            "tests/models/test_big_vision_names.py::test_a_files_towers_compute_what_flax_would"),
+    Mutant("adapters-without-their-factor", "models/parts/affine.py",
+           "y += scale * ops.matmul(", "y += ops.matmul(",
+           "tests/models/parts/test_low_rank.py::test_merged_kernels_compute_what_adapters_do"),
+    # engine
+    Mutant("one-block-too-many-is-open", "engine/training/tuning.py",
+           "tower.depth + 1 - open_blocks", "tower.depth - open_blocks",
+           "tests/engine/training/test_tuning.py::test_open_blocks_are_the_last_and_all_behind_them_moves"),
+    Mutant("checkpoint-not-taken", "engine/training/staged_run.py",
+           "elif self.plan.start.checkpoint is not None:", "elif None is not None:",
+           "tests/recipes/test_pretrained.py::test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_"
+           "first_step"),
     # backends/jax
     Mutant("jax-scale-without-gradient", "backends/jax/sigmoid_loss/loss.py",
            "dt = (swept.sums.cosine + jnp.sum(g * cosine)) / denominator", "dt = jnp.zeros_like(t)",
