@@ -35,6 +35,7 @@ CLASSES = {
     "models.parts.encoder": ("Encoder",),
     "models.parts.heads": ("MapHead", "Projection", "Normalize", "AtMost", "PairLogits"),
     "models.parts.initializers": ("Normal", "XavierUniform", "LecunNormal"),
+    "models.parts.low_rank": ("LowRank",),
     "models.parts.mask_token": ("MaskToken",),
     "models.parts.mlp": ("Mlp",),
     "models.parts.norms": ("LayerNorm", "RMSNorm"),

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -168,9 +169,11 @@ class Backend:
         built.build(variables)
         apply = lambda values: built.apply(values, variables)  # noqa: E731
         if fused:
+            import torch
+
             from diptych.backends.torch.optimizers import FusedAdamW
 
-            apply = FusedAdamW(built, variables)
+            apply = partial(FusedAdamW(built, variables), finite=torch.tensor(True))
         for values in gradients:
             apply([keras.ops.convert_to_tensor(values[name]) for name in weights])
         return {name: _array(variable) for name, variable in zip(weights, variables, strict=True)}

@@ -1,5 +1,7 @@
 """The decay convention and the per-weight rates of the optimizers; their equations are judged in tests/agreement."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -99,9 +101,11 @@ def test_a_bounded_weight_stays_within_its_bound_and_comes_back(name):
     optimizer.build(weights)
     apply = lambda gradients: optimizer.apply(gradients, weights)  # noqa: E731
     if name not in OPTIMIZERS:
+        import torch
+
         from diptych.backends.torch.optimizers import FusedAdamW
 
-        apply = FusedAdamW(optimizer, weights)
+        apply = partial(FusedAdamW(optimizer, weights), finite=torch.tensor(True))
     seen = []
     for gradient in (-1.0, -1.0, -1.0, *[1.0] * 20):
         apply([keras.ops.convert_to_tensor(np.float32(gradient))] * 2)
