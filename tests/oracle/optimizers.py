@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+ROUNDINGS = 4
+"""Of a term of a momentum in each step: of the decay, of the product, of the sum, and of what was stored before."""
+
 
 def global_norm(gradients: Mapping[str, np.ndarray]) -> float:
     """The 2-norm of all gradients taken as one vector."""
@@ -70,22 +73,28 @@ class Optimizer:
         """Roundings that the last update has more than other updates, because something cancelled."""
         return 0.0
 
-    def uncertainty(self, path: str, error: np.ndarray) -> np.ndarray:
+    def uncertainty(self, path: str, error: np.ndarray, roundoff: float) -> np.ndarray:
         """How far the last direction of a weight may be off when its last gradient was off by `error`, entry by entry.
 
         Called once after each step: the errors of earlier gradients live on in the momentum, so also in a row whose
-        last gradient is exactly 0.
+        last gradient is exactly 0, and so do the roundings of what was added up, though it may have cancelled.
 
         AdamW and Adafactor divide by the size of past gradients, so an entry whose gradients are mere rounding errors
         moves at the full rate in a direction that nobody can foretell. (The attention's key biases are such: a softmax
         does not see them.) Error over size, twice because the size is off as well; 4 bounds the difference of two
         directions.
         """
-        return np.minimum(4.0, 2.0 * self.error_of_momentum(self.state[path], error))
+        return np.minimum(4.0, 2.0 * self.error_of_momentum(self.state[path], error, roundoff))
 
-    def error_of_momentum(self, state, error) -> np.ndarray:
+    def error_of_momentum(self, state, error, roundoff) -> np.ndarray:
         """The error of the direction's numerator over the direction's size; it moves on as the momentum does."""
         raise NotImplementedError
+
+
+def _mean(decay: float, earlier, new) -> tuple[np.ndarray, np.ndarray]:
+    """decay · earlier + (1 - decay) · new, and the sum of its terms' sizes, which its roundings are shares of."""
+    terms = decay * earlier, (1 - decay) * new
+    return terms[0] + terms[1], np.abs(terms[0]) + np.abs(terms[1])
 
 
 def _relative(error, size) -> np.ndarray:
@@ -104,16 +113,17 @@ class AdamW(Optimizer):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def direction(self, gradient, state):
-        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * gradient
+        state["m"], state["terms"] = _mean(self.beta_1, state.get("m", 0.0), gradient)
         state["v"] = self.beta_2 * state.get("v", 0.0) + (1 - self.beta_2) * gradient**2
         m = state["m"] / (1 - self.beta_1**self.steps)
         v = state["v"] / (1 - self.beta_2**self.steps)
         state["size"] = np.sqrt(v) + self.epsilon
         return m / state["size"]
 
-    def error_of_momentum(self, state, error):
-        state["error"] = self.beta_1 * state.get("error", 0.0) + (1 - self.beta_1) * error
-        return _relative(state["error"] / (1 - self.beta_1**self.steps), state["size"])
+    def error_of_momentum(self, state, error, roundoff):
+        state["error"], _ = _mean(self.beta_1, state.get("error", 0.0), error)
+        state["error"] += ROUNDINGS * roundoff * state["terms"]
+        return _relative(np.maximum(state["error"] / (1 - self.beta_1**self.steps), error), state["size"])
 
     def cancellation(self):
         """1 - βᵏ is off by a rounding of 1, so by 1 / (1 - βᵏ) of its own."""
@@ -153,7 +163,7 @@ class Adafactor(Optimizer):
         of_heads = np.moveaxis(gradient.reshape(shape), axis, 0)
         states = state.setdefault("heads", [{} for _ in of_heads])
         directions = [self.of_one(head, own) for head, own in zip(of_heads, states, strict=True)]
-        for kept in ("size", "m"):
+        for kept in ("size", "m", "terms"):
             together = np.stack([np.broadcast_to(own[kept], of_heads.shape[1:]) for own in states], axis=axis)
             state[kept] = together.reshape(gradient.shape)
         return np.stack(directions, axis=axis).reshape(gradient.shape)
@@ -172,11 +182,12 @@ class Adafactor(Optimizer):
             state["r"] = beta * state.get("r", 0.0) + (1 - beta) * rows
             state["c"] = beta * state.get("c", 0.0) + (1 - beta) * columns
             state["size"] = np.sqrt(state["r"] / state["r"].mean(second, keepdims=True)) * np.sqrt(state["c"])
-        state["m"] = self.beta_1 * state.get("m", 0.0) + (1 - self.beta_1) * gradient / state["size"]
+        state["m"], state["terms"] = _mean(self.beta_1, state.get("m", 0.0), gradient / state["size"])
         return state["m"]
 
-    def error_of_momentum(self, state, error):
-        state["error"] = self.beta_1 * state.get("error", 0.0) + (1 - self.beta_1) * _relative(error, state["size"])
+    def error_of_momentum(self, state, error, roundoff):
+        state["error"], _ = _mean(self.beta_1, state.get("error", 0.0), _relative(error, state["size"]))
+        state["error"] += ROUNDINGS * roundoff * state["terms"]
         return state["error"]
 
     def factored_axes(self, shape) -> tuple[int, int] | None:
@@ -200,14 +211,14 @@ class Lion(Optimizer):
 
     def direction(self, gradient, state):
         m = state.get("m", np.zeros_like(gradient))
-        state["m"] = self.beta_2 * m + (1 - self.beta_2) * gradient
-        state["before_sign"] = self.beta_1 * m + (1 - self.beta_1) * gradient
+        state["m"], state["terms"] = _mean(self.beta_2, m, gradient)
+        state["before_sign"], state["sign_terms"] = _mean(self.beta_1, m, gradient)
         return np.sign(state["before_sign"])
 
-    def uncertainty(self, path, error):
+    def uncertainty(self, path, error, roundoff):
         """A sign is right or wrong: 2 where what it is taken of is within its error of 0, else 0."""
         state = self.state[path]
         earlier = state.get("error", np.zeros_like(error))
-        state["error"] = self.beta_2 * earlier + (1 - self.beta_2) * error
-        before_sign = self.beta_1 * earlier + (1 - self.beta_1) * error
+        state["error"] = _mean(self.beta_2, earlier, error)[0] + ROUNDINGS * roundoff * state["terms"]
+        before_sign = _mean(self.beta_1, earlier, error)[0] + ROUNDINGS * roundoff * state["sign_terms"]
         return np.where((np.abs(state["before_sign"]) <= before_sign) & (before_sign > 0), 2.0, 0.0)

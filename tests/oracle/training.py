@@ -47,7 +47,7 @@ class Descent:
             moved = np.abs(weight - before[path])
             self.allowed[path] = (
                 self.allowed[path]
-                + rate * self._optimizer.uncertainty(path, errors[path])
+                + rate * self._optimizer.uncertainty(path, errors[path], self._roundoff)
                 + self._roundoff * (roundings * moved + 2 * np.abs(weight))
             )
 
