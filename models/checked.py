@@ -127,6 +127,7 @@ def _check_pixels(name: str, value: Any) -> None:
 
 def _check_ids(name: str, value: Any, rows: int | None) -> None:
     array = _host_array(value)
+    # torch refuses such ids itself, and a value that is read would break the graphs that it compiles and exports.
     if array is None and keras.config.backend() != "torch" and keras.ops.is_tensor(value):
         try:
             array = np.asarray(value)

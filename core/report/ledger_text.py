@@ -1,4 +1,4 @@
-"""What of the data was read, skipped, left out and passed over, as plain text."""
+"""Table of what of the data was read, skipped, left out and passed over, as plain text."""
 
 from collections.abc import Iterable, Mapping
 

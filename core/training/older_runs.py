@@ -1,4 +1,4 @@
-"""What an earlier diptych stored of a run, configuration and optimizer, in the form that both have now, so that the run
+"""Configurations and optimizers of runs that an earlier diptych began, in the form that both have now, so that they
 can be gone on with.
 """
 

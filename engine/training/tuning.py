@@ -1,6 +1,4 @@
-"""What moves in a run and how fast: towers that stay locked but for their last blocks, and rates that fall from layer
-to layer.
-"""
+"""Locked towers and layer-wise rates: which weights of a run stay as they are, and how fast the others move."""
 
 import re
 from collections.abc import Mapping, Sequence

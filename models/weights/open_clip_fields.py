@@ -56,12 +56,7 @@ def _siglip_fields(config: SigLIPConfig) -> dict:
         "custom_text": True,
         "vision_cfg": {**tower, "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"},
         "text_cfg": {
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "width": text.width,
-            "heads": text.num_heads,
-            "layers": text.depth,
-            "mlp_ratio": _mlp_ratio(text),
+            **_text_sizes(text),
             "no_causal_mask": True,
             "proj_bias": True,
             "pool_type": "last",
@@ -84,6 +79,18 @@ def _timm_tower(vision: VisionConfig | NaFlexVisionConfig) -> dict | None:
         fits = vision.image_size in image_sizes.get(vision.patch_size, ())
         name, image_size = f"vit_{size}_patch{vision.patch_size}_siglip_{vision.image_size}", vision.image_size
     return {"timm_model_name": name, "image_size": image_size} if fits else None
+
+
+def _text_sizes(text: TextConfig | CLIPTextConfig) -> dict:
+    """The fields of text_cfg that all of open_clip's text towers have."""
+    return {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.num_heads,
+        "layers": text.depth,
+        "mlp_ratio": _mlp_ratio(text),
+    }
 
 
 def _mlp_ratio(config: TextConfig | CLIPTextConfig | CLIPVisionConfig) -> float:
@@ -113,12 +120,5 @@ def _clip_fields(config: CLIPConfig) -> dict:
         "embed_dim": vision.embed_dim,
         "quick_gelu": text.activation == "quick_gelu",
         "vision_cfg": {"image_size": vision.image_size, **tower},
-        "text_cfg": {
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "width": text.width,
-            "heads": text.num_heads,
-            "layers": text.depth,
-            "mlp_ratio": _mlp_ratio(text),
-        },
+        "text_cfg": _text_sizes(text),
     }
