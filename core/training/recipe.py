@@ -33,9 +33,11 @@ class Data:
     val_fraction: float = 0.05
     """Share of your own records held out for evaluation where val_data is not given."""
     tokenizer: Path | None = None
-    """A SentencePiece .model or a tokenizer.json; by default the embedded one (8,000 pieces, 36 languages)."""
+    """A SentencePiece .model, a tokenizer.json, or the folder of a checkpoint that has one; by default that of
+    --pretrained, else the embedded one (8,000 pieces, 36 languages)."""
     context_length: int | None = None
-    """Tokens a caption, end-of-text included. By default 12 for the embedded data, whose names are short, else 64."""
+    """Tokens a caption, end-of-text included. By default as many as --pretrained has, else 12 for the embedded data,
+    whose names are short, and 64 for others."""
     english_share: float | None = None
     """Share of captions drawn in English where a record has several languages. By default 0.15 for the embedded data,
     else captions are drawn evenly."""

@@ -101,6 +101,7 @@ class Evaluation:
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None
+        rows = read_metrics(folder.metrics)
         for pairs in self.sets:
             images, texts = self._images(pairs), self._texts(pairs.tokens)
             retrieval[pairs.name] = recall_by_language(
@@ -119,11 +120,11 @@ class Evaluation:
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
             "recall_by_length": self._recall_by_length(retrieval),
-            "before": before_training(read_metrics(folder.metrics)),
-            "warnings": self._warnings(read_metrics(folder.metrics), retrieval),
+            "before": before_training(rows),
+            "warnings": self._warnings(rows, retrieval),
         }
         print("\n" + results_text(retrieval, zero_shots), flush=True)
-        if told := gained(read_metrics(folder.metrics)):
+        if told := gained(rows):
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
@@ -132,7 +133,7 @@ class Evaluation:
         data = ReportData(
             title=self._title(),
             card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
-            metrics=read_metrics(folder.metrics),
+            metrics=rows,
             retrieval=retrieval,
             zero_shot=zero_shots,
             samples=samples,
