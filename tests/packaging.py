@@ -47,7 +47,9 @@ def build(target: Path, root: Path = ROOT) -> Path:
         _setuptools("build_sdist", tree, target)
         (source,) = target.glob("*.tar.gz")
         with tarfile.open(source) as archive:
-            archive.extractall(temporary, filter="data")
+            # Python 3.11.2, which Debian 12 has, knows no filters.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(temporary)
         _setuptools("build_wheel", Path(temporary) / source.name.removesuffix(".tar.gz"), target)
     (wheel,) = target.glob("*.whl")
     return wheel
