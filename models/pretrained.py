@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import load_pair
+from diptych.models.checkpoints import Config, load_pair
+from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.presets import PRESETS
@@ -34,8 +36,10 @@ def trained_preset(name: str | Path) -> str | Path:
     return run if (run / "config.json").is_file() else name
 
 
-def build_model(config: SigLIPConfig | CLIPConfig, **arguments) -> PretrainedPair:
+def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier:
     """The model that a configuration describes, with fresh weights."""
+    if isinstance(config, ClassifierConfig):
+        return classifier_of(config, **arguments)
     if isinstance(config, CLIPConfig):
         return CLIP(config, **arguments)
     return SigLIP(config, **arguments)

@@ -11,7 +11,8 @@ from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.siglip.model import SigLIP
+from diptych.models.siglip.model import SigLIP, siglip_image_tower
+from diptych.models.tower import ImageTower
 
 KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/embedding"
 TEXT_POSITIONS = "text/position_embedding/embedding"
@@ -95,3 +96,20 @@ def fit_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     old_side = math.isqrt(value.size // width)
     new_side = math.isqrt(math.prod(shape) // width)
     return resize_positions(value.reshape(old_side, old_side, width), new_side).reshape(shape)
+
+
+def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
+    """An image tower that pools its tokens otherwise ("map", "gap", "cls"), with this tower's weights; those that it
+    has not are drawn by the tower's seed, and those that are not needed are left out.
+    """
+    arguments = tower.get_config()
+    if arguments["config"]["pooling"] == pooling:
+        return tower
+    options = {name: arguments[name] for name in ("seed", "dtype", "rematerialize", "name")}
+    config = type(tower).config_class(**arguments["config"] | {"pooling": pooling})
+    new = siglip_image_tower(config, **options)
+    values = {variable.path: variable for variable in tower.weights}
+    for variable in new.weights:
+        if (old := values.get(variable.path)) is not None:
+            variable.assign(np.array(keras.ops.convert_to_numpy(old.value)))
+    return new

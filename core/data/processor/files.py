@@ -50,6 +50,17 @@ def read_parts(folder: Path) -> Parts:
     return _read_transformers(folder)
 
 
+def read_pixels(folder: Path) -> FixedSize | NaFlex:
+    """How pictures become pixels alone, from a checkpoint's folder, which may have no vocabulary; errors as for
+    `read_parts`.
+    """
+    if (folder / OWN_FILE).is_file():
+        return own_pixels(read_fields(folder / OWN_FILE).object("image"))
+    if (folder / OPEN_CLIP_FILE).is_file():
+        return _open_clip_pixels(read_fields(folder / OPEN_CLIP_FILE))
+    return _transformers_pixels(folder)
+
+
 def own_settings(pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int, clean: bool) -> dict[str, Any]:
     """The content of processor.json."""
     return {
@@ -72,6 +83,18 @@ def write_own(folder: Path, parts: Parts) -> None:
     tokenizer = parts[1]
     _write_bytes(folder / tokenizer.file_name, tokenizer.data)
     write_config(folder / OWN_FILE, own_settings(*parts))
+
+
+def write_own_pixels(folder: Path, pixels: FixedSize | NaFlex) -> None:
+    """Writes a processor.json that says nothing of texts."""
+    write_config(folder / OWN_FILE, {"image": pixels.settings()})
+
+
+def write_transformers_pixels(folder: Path, pixels: FixedSize | NaFlex) -> None:
+    """Writes preprocessor_config.json alone; raises ValueError for a way of resizing that transformers does not
+    have.
+    """
+    write_config(folder / "preprocessor_config.json", write_images(pixels))
 
 
 def write_transformers(folder: Path, parts: Parts) -> None:
@@ -146,10 +169,11 @@ def _read_own(folder: Path) -> Parts:
     tokenizer.lower_case = text.get("lower_case", bool, tokenizer.lower_case)
     tokenizer.strip_punctuation = text.get("strip_punctuation", bool, tokenizer.strip_punctuation)
     context_length = text.count("context_length", 64, most=MOST_TOKENS)
-    return _own_pixels(image), tokenizer, context_length, text.get("clean_captions", bool, True)
+    return own_pixels(image), tokenizer, context_length, text.get("clean_captions", bool, True)
 
 
-def _own_pixels(fields: Fields) -> FixedSize | NaFlex:
+def own_pixels(fields: Fields) -> FixedSize | NaFlex:
+    """How pictures become pixels, from what `settings` of either kind gives."""
     kind, method = fields.require("kind", str), fields.get("resize", str, "bilinear_antialias")
     if method not in RESIZE_METHODS:
         raise fields.wrong("resize", f"one of {', '.join(RESIZE_METHODS)}")
@@ -180,11 +204,17 @@ def _own_pixels(fields: Fields) -> FixedSize | NaFlex:
 
 
 def _read_transformers(folder: Path) -> Parts:
-    config = read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
-    model_type = config.get("model_type", str, "")
-    pixels = read_images(_image_fields(folder), model_type)
-    tokenizer = open_vocabulary(folder)
-    return pixels, tokenizer, _context_length(folder, config, tokenizer), False
+    pixels, tokenizer = _transformers_pixels(folder), open_vocabulary(folder)
+    return pixels, tokenizer, _context_length(folder, _model_fields(folder), tokenizer), False
+
+
+def _transformers_pixels(folder: Path) -> FixedSize | NaFlex:
+    return read_images(_image_fields(folder), _model_fields(folder).get("model_type", str, ""))
+
+
+def _model_fields(folder: Path) -> Fields:
+    path = folder / "config.json"
+    return read_fields(path) if path.is_file() else Fields(str(folder), {})
 
 
 def _context_length(folder: Path, config: Fields, tokenizer: Tokenizer) -> int:
@@ -216,8 +246,17 @@ def _image_fields(folder: Path) -> Fields:
 
 
 def _read_open_clip(folder: Path) -> Parts:
-    """open_clip pads CLIP's texts with 0, and resizes the shortest side and crops unless told to squash."""
+    """open_clip pads CLIP's texts with 0."""
     fields = read_fields(folder / OPEN_CLIP_FILE)
+    text = fields.object("model_cfg").object("text_cfg")
+    pixels, tokenizer = _open_clip_pixels(fields), open_vocabulary(folder)
+    if isinstance(tokenizer, ClipTokenizer) and "hf_tokenizer_name" not in text:
+        tokenizer.pad_id = 0
+    return pixels, tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
+
+
+def _open_clip_pixels(fields: Fields) -> FixedSize:
+    """open_clip resizes the shortest side and crops unless told to squash."""
     model, preprocessing = fields.object("model_cfg"), fields.object("preprocess_cfg")
     side = model.object("vision_cfg").count("image_size", RELEASED_SIZE, most=MOST_PIXELS_A_SIDE)
     method = preprocessing.get("interpolation", str, "bicubic")
@@ -226,7 +265,7 @@ def _read_open_clip(folder: Path) -> Parts:
     mode = preprocessing.get("resize_mode", str, "shortest")
     if mode not in ("shortest", "squash"):
         raise preprocessing.wrong("resize_mode", "shortest or squash")
-    pixels = FixedSize(
+    return FixedSize(
         height=side,
         width=side,
         resize="bicubic_antialias" if method == "bicubic" else "bilinear_antialias",
@@ -235,11 +274,6 @@ def _read_open_clip(folder: Path) -> Parts:
             mean=preprocessing.three("mean", CLIP_MEAN), std=preprocessing.three("std", CLIP_STD)
         ),
     )
-    text = model.object("text_cfg")
-    tokenizer = open_vocabulary(folder)
-    if isinstance(tokenizer, ClipTokenizer) and "hf_tokenizer_name" not in text:
-        tokenizer.pad_id = 0
-    return pixels, tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
 
 
 def _unknown_token(definition: dict[str, Any]) -> str:
@@ -254,3 +288,9 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 WRITERS: dict[str, Callable[[Path, Parts], None]] = {"diptych": write_own, "transformers": write_transformers}
 """How a processor is written, by the name of the format."""
+
+IMAGE_WRITERS: dict[str, Callable[[Path, FixedSize | NaFlex], None]] = {
+    "diptych": write_own_pixels,
+    "transformers": write_transformers_pixels,
+}
+"""How the pictures' half of a processor is written, by the name of the format."""
