@@ -73,13 +73,15 @@ def check_box(box: Box) -> None:
 class Record:
     """One thing with one or more images and captions; images are references that only their source can read.
 
-    `regions` belong to the first image.
+    `regions` belong to the first image. `labels` are the classes that the record is of, by name or by number in decimal
+    (`sources.labels`).
     """
 
     key: str
     images: tuple[object, ...]
     captions: tuple[Caption, ...] = field(repr=False)
     regions: tuple[Region, ...] = field(default=(), repr=False)
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def captions_by_language(self) -> dict[str, tuple[Caption, ...]]:

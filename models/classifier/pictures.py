@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.data.processor.image_processor import ImageProcessor, Item
+from diptych.core.data.sources.labels import ClassNames
 from diptych.models.classifier.config import ClassifierConfig
 
 _PICTURES = (bytes, str, Path, Image.Image)
@@ -89,18 +90,13 @@ def targets_of(config: ClassifierConfig, labels: Sequence[Any]) -> np.ndarray:
     """Classes, by name or number -> int32 [n]; with several labels, sequences of them -> float32 [n, classes].
 
     Raises:
-        ValueError: for a class that there is none of.
+        BadExample: a ValueError, for a class that there is none of.
     """
-    numbers: dict[Any, int] = {name: number for number, name in enumerate(config.classes)}
+    names = ClassNames(config.classes)
 
     def number(label: Any) -> int:
-        found = numbers.get(label) if isinstance(label, str) else int(label)
-        if found is None or not 0 <= found < len(config.classes):
-            raise ValueError(
-                f"{label!r} is none of the model's {len(config.classes)} classes: {', '.join(config.classes[:10])}"
-                f"{', ...' if len(config.classes) > 10 else ''}."
-            )
-        return found
+        known = not isinstance(label, str) and 0 <= int(label) < len(config.classes)
+        return int(label) if known else names.number(str(label))
 
     if not config.several_labels:
         return np.array([number(label) for label in labels], np.int32)

@@ -14,6 +14,7 @@ from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
 from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, sampled_part
 from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.tables import (
     KEY_COLUMNS,
@@ -21,6 +22,8 @@ from diptych.core.data.sources.tables import (
     distinct_keys,
     image_bytes,
     key_of_row,
+    label_columns,
+    label_names,
     pyarrow_module,
 )
 from diptych.core.files.beginnings import refuse_mistaken
@@ -39,8 +42,8 @@ Group = tuple[int, int]
 
 
 class TableSource:
-    """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see
-    `captions.captions_from_fields`).
+    """One record a row: an image column (encoded bytes, or {"bytes", "path"}), captions (see
+    `captions.captions_from_fields`) and labels (see `labels.labels_from_fields`).
 
     Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
     has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
@@ -70,7 +73,9 @@ class TableSource:
             rows_of_files.append(sum(groups.values()))
             columns.add(tuple(names))
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
-        self._text_columns = reading.captions_in(TEXT_FIELDS)
+        self._text_columns, self._label_fields = reading.captions_in(TEXT_FIELDS), reading.labels_in(LABEL_FIELDS)
+        self._label_columns = label_columns(sorted(columns)[0], reading)
+        self.class_names = label_names(self._schema(self.paths[0]).metadata, self._label_columns)
         for other in columns:
             if caption_columns(other, "another file of the data set", reading) != (
                 self.image_column,
@@ -96,10 +101,11 @@ class TableSource:
         group = bisect_right(self._ends, index)
         row = index - (self._ends[group - 1] if group else 0)
         table = self._table(group, row)
-        fields = {name: table.column(name)[row].as_py() for name in self._other_columns}
+        fields = {name: table.column(name)[row].as_py() for name in (*self._other_columns, *self._label_columns)}
         key = key_of_row(fields, self._image_path(table, row))
         key = self.record_name(index) if key is None else self._unique.key(key, index)
-        return Record(key, ((group, row),), captions_from_fields(fields, self._text_columns))
+        labels = labels_from_fields(fields, self._label_fields, self.class_names)
+        return Record(key, ((group, row),), captions_from_fields(fields, self._text_columns), labels=labels)
 
     def record_name(self, index: int) -> str:
         """The file, and the row in all of them."""
@@ -127,6 +133,10 @@ class TableSource:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tables": OrderedDict()}
+
+    def _schema(self, path: Path) -> Any:
+        """The Arrow schema of a file."""
+        raise NotImplementedError
 
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         """The groups in their order with the rows of each, and the names of the columns."""
@@ -212,6 +222,9 @@ class ParquetSource(TableSource):
 
     kind = "Parquet"
 
+    def _schema(self, path: Path) -> Any:
+        return pyarrow_module().parquet.read_schema(path)
+
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         with pyarrow_module().parquet.ParquetFile(path) as file:
             metadata = file.metadata
@@ -258,7 +271,10 @@ class ParquetSource(TableSource):
     def _load(self, path: Path, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
-        metadata, columns = pyarrow_module().parquet.read_metadata(path), [self.image_column, *self._other_columns]
+        metadata, columns = (
+            pyarrow_module().parquet.read_metadata(path),
+            [self.image_column, *self._other_columns, *self._label_columns],
+        )
         with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
             for batch in batches:
                 first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
@@ -318,6 +334,9 @@ class ArrowSource(TableSource):
 
     def _held_bytes(self) -> int:
         return 0
+
+    def _schema(self, path: Path) -> Any:
+        return self._batches(path)[1]
 
     def _batches(self, path: Path) -> tuple[list[Any], Any]:
         if path not in self._mapped:

@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     paths, names = pictures(tmp_path, 3)
     model = drawn()
     model.compile()
-    with pytest.raises(ValueError, match="'horse' is none of the model's 3 classes: cat, dog, a bird"):
+    with pytest.raises(ValueError, match="'horse' is none of the 3 classes: cat, dog, a bird"):
         model.fit(paths, ["cat", "dog", "horse"])
     with pytest.raises(ValueError, match="got 3 and 2"):
         model.fit(paths, names[:2])
