@@ -4,21 +4,26 @@ Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch s
 counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
 """
 
+from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Tower = Vision | TextConfig | CLIPTextConfig
-Config = SigLIPConfig | CLIPConfig
+Config = SigLIPConfig | CLIPConfig | ClassifierConfig
 
 _FLOAT32_BYTES = 4
 
 
 def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
-    bias.
+    bias. Of a classifier {"image", "classifier", "total"}.
     """
+    if isinstance(config, ClassifierConfig):
+        image = count_tower_parameters(config.vision)
+        head = (config.vision.output_width + 1) * len(config.classes)
+        return {"image": image, "classifier": head, "total": image + head}
     parts = {
         "image": count_tower_parameters(_vision(config)),
         "text": count_tower_parameters(config.text),
@@ -59,16 +64,18 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, text = _forward_flops(_vision(config)), _forward_flops(config.text)
-    loss = 6 * batch_size * config.vision.output_width
+    image, *others = map(_forward_flops, _towers(config))
+    text = sum(others)
+    loss = 6 * batch_size * config.vision.output_width if others else 0
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += _blocks_flops(_vision(config)) + _blocks_flops(config.text)
+        training += sum(map(_blocks_flops, _towers(config)))
     return {"image": image, "text": text, "loss": loss, "training": training}
 
 
 def _towers(config: Config) -> list[Tower]:
-    return [_vision(config), config.text]
+    image: list[Tower] = [_vision(config)]
+    return image if isinstance(config, ClassifierConfig) else [*image, config.text]
 
 
 def _vision(config: Config) -> Vision:
@@ -141,6 +148,8 @@ def estimate_memory(
         for tower in _towers(config)
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
+    if isinstance(config, ClassifierConfig):
+        pairs = 0
     parts = {
         "weights": weights,
         "gradients": weights,
@@ -169,5 +178,5 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = config.text.vocab_size * config.text.width
+    table = 0 if isinstance(config, ClassifierConfig) else config.text.vocab_size * config.text.width
     return compute_bytes * (count_parameters(config)["total"] - table)

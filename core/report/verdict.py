@@ -17,9 +17,7 @@ def warnings_of(
 ) -> list[str]:
     """What is wrong with a run that has ended, a sentence each; empty where nothing is.
 
-    - Steps were skipped because they were not finite.
-    - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
-      of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
+    - What `training_warnings` finds in its metrics.
     - Recall@1 is at most two standard errors, √(chance · (1 - chance) / queries), above what guessing gives.
 
     Args:
@@ -28,6 +26,22 @@ def warnings_of(
         recall: recall@1 of the held-out captions, from 0 to 1.
         chance: of a picture drawn at random to be right, the mean over the captions.
         queries: how many captions there are.
+    """
+    found = training_warnings(rows, fresh=fresh)
+    return found + no_better_than_chance(
+        "The right picture comes first for", recall, chance=chance, count=queries, of="held-out captions"
+    )
+
+
+def training_warnings(rows: Sequence[Mapping], *, fresh: bool) -> list[str]:
+    """What the metrics of a run say is wrong with it, a sentence each.
+
+    - Steps were skipped because they were not finite.
+    - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
+      of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
+
+    Args:
+        rows, fresh: as for `warnings_of`.
     """
     steps = [row for row in rows if "loss" in row]
     found = []
@@ -41,12 +55,16 @@ def warnings_of(
                 f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned. Lower "
                 f"--learning-rate (its highest was {rate:.3g}) or raise --warmup-examples."
             )
-    if recall <= chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / queries):
-        found.append(
-            f"The right picture comes first for {recall:.1%} of {queries:,} held-out captions, and guessing gives "
-            f"{chance:.1%}: that is no better than chance."
-        )
     return found
+
+
+def no_better_than_chance(what: str, share: float, *, chance: float, count: int, of: str) -> list[str]:
+    """A sentence on a share of right answers that is at most two standard errors above what guessing gives; none for
+    another.
+    """
+    if share > chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / count):
+        return []
+    return [f"{what} {share:.1%} of {count:,} {of}, and guessing gives {chance:.1%}: that is no better than chance."]
 
 
 def mean_loss(rows: Sequence[Mapping]) -> float:

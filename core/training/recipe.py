@@ -203,6 +203,25 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Classification:
+    """A classifier: its classes and its head (docs/fine_tuning.md)."""
+
+    classes: Path | None = None
+    """A file that names the classes, one a line, in their order; by default those that the training data have."""
+    several_labels: bool = False
+    """Let a picture have any number of labels, each with a sigmoid of its own; in a cell they are separated by |."""
+    pooling: Literal["map", "gap", "cls"] | None = None
+    """What the head reads: "map", SigLIP's attention pooling; "gap", the mean of the patch tokens, as transformers'
+    classifier; "cls", a class token. By default what the checkpoint has."""
+    fresh_pooling: bool = False
+    """Draw the attention pooling anew, to be learned with the head."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    mixup: float = 0.0
+    """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """How the run is carried out and shown."""
 
@@ -250,6 +269,7 @@ class Recipe:
     optimization: Optimization
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
+    classification: Classification = Classification()
     run: Run
     only: tuple[str, ...] = harmless(())
     """Stages to carry out, with what they go on from; by default all."""
@@ -270,6 +290,7 @@ class Recipe:
         asked = {
             "captioning": self.weighs("captioning"),
             "distillation": self.weighs("distillation", "masked_prediction"),
+            "classification": self.weighs("classification"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }
@@ -351,8 +372,10 @@ def check_options(recipe: Recipe) -> None:
             for flag, given in (
                 ("--parallel-probability", captioning.parallel_probability),
                 ("--mask-ratio", distillation.mask_ratio),
+                ("--label-smoothing", recipe.classification.label_smoothing),
             )
         ),
+        (recipe.classification.mixup >= 0, f"--mixup must be 0 or more, got {recipe.classification.mixup}."),
         *(
             (0 < given < 1, f"{flag} lies between 0 and 1, both excluded, got {given}.")
             for flag, given in (

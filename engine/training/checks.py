@@ -31,9 +31,9 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
     return missing
 
 
-def check_data(recipe: Recipe, start: Start) -> None:
+def check_missing(missing: list[str]) -> None:
     """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
-    if missing := missing_flags(recipe, start):
+    if missing:
         raise ValueError(
             f"The paper's presets bring no data and no vocabulary: give {' and '.join(missing)}, or add --dry-run to "
             "see what they would cost."

@@ -19,15 +19,13 @@ from diptych.engine.failures import exit_status
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
-    check_data,
+    check_missing,
     judged_data,
-    missing_flags,
 )
 from diptych.engine.training.costs import plan_text
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
-from diptych.engine.training.start import described
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -59,8 +57,8 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
     plan = plan_run(recipe, terms)
-    recipe, missing = plan.recipe, missing_flags(plan.recipe, plan.start)
-    print(described(plan.recipe, plan.start, plan.config))
+    recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
+    print(plan.task.described(plan.recipe, plan.start, plan.config))
     print(plan_text(recipe, plan.planned, terms))
     if recipe.data.train_data:
         sources = open_data(plan)
@@ -75,12 +73,12 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     check_started_alone(os.environ)
     plan = plan_run(recipe, terms)
     recipe = plan.recipe
-    check_data(recipe, plan.start)
+    check_missing(plan.task.missing_flags(recipe, plan.start))
     require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    print(described(recipe, plan.start, plan.config), flush=True)
+    print(plan.task.described(recipe, plan.start, plan.config), flush=True)
     sources = open_data(plan)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         placement = backends.placement(recipe.run.data_parallel)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych import backends
-from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
@@ -19,11 +18,9 @@ from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
-from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
-from diptych.engine.training.saved_model import save_trained
-from diptych.engine.training.start import anew, set_scale_and_bias
+from diptych.engine.training.task import Judge, Task
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
@@ -54,6 +51,10 @@ class StagedRun:
     def recipe(self) -> Recipe:
         return self.plan.recipe
 
+    @property
+    def task(self) -> Task:
+        return self.plan.task
+
     def carry_out(self, name: str) -> Results:
         """A stage, from wherever it stands to its end; returns what it scored, by its name.
 
@@ -68,7 +69,7 @@ class StagedRun:
                 return results
             learner, evaluation, card = self._trained(planned, folder)
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
-                save_trained(learner.model, evaluation.preprocess, folder.path / "model")
+                self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
                 results = {name: evaluation.finish(learner, folder, card)}
             write_results(folder.results, results)
             return results
@@ -77,7 +78,7 @@ class StagedRun:
         alone = len(self.recipe.stages) == 1
         return contextlib.nullcontext(self.folder) if alone else RunFolder(self.recipe.folder(name))
 
-    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Evaluation, dict]:
+    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Judge, dict]:
         """A stage's learner after its last step, what evaluates it, and its card."""
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
@@ -86,7 +87,7 @@ class StagedRun:
         learner = build_learner(
             self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
         )
-        evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
+        evaluation = self.task.judge(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
         if start and (ended := ended_at(folder, self.recipe)) is not None:
@@ -107,16 +108,11 @@ class StagedRun:
             learner.train(self.stop)
         return learner, evaluation, card
 
-    def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
+    def _begin_pretrained(self, learner: Learner, evaluation: Judge, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
-        carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe))
-
-        def fitted() -> float | None:
-            pairs, others = evaluation.pair_scores()
-            few = not pairs.size or not others.size
-            return None if few else fitted_bias(pairs, others, batch_size=self.recipe.optimization.batch_size)
-
-        changed = set_scale_and_bias(learner.model, self.recipe, fitted)
+        start, fresh = self.plan.start, self.task.anew(self.recipe, self.plan.start, planned.config)
+        carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=self.task.may_leave)
+        changed = self.task.settle(learner, self.recipe, evaluation)
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried
@@ -153,22 +149,30 @@ def finished(folder: RunFolder, planned: PlannedStage) -> Results | None:
     return results if results[planned.stage.name].get("examples_seen", examples) >= examples else None
 
 
-def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: tuple[str, ...] = ()) -> str:
+def begin(
+    learner: Learner,
+    saved: Checkpoint,
+    planned: PlannedStage,
+    *,
+    anew: tuple[str, ...] = (),
+    may_leave: tuple[str, ...] = (),
+) -> str:
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
         anew: beginnings of the paths of further weights that stay fresh.
+        may_leave: beginnings of further saved weights that the stage may have no place for.
     """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
-    if learner.model.logit_bias is None:
+    if getattr(learner.model, "logit_bias", None) is None:
         left.add("pair_logits/logit_bias")
     handover = hand_over(
         saved,
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=tuple(sorted(left)),
+        may_leave=(*sorted(left), *may_leave),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)
@@ -180,7 +184,7 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
         recipe,
         seed=recipe.run.seed,
         backend=backends.name(),
-        implementation=implementation_name(recipe) if planned else "none",
+        implementation=implementation_name(recipe) if planned and recipe.weighs("contrastive") else "none",
         parameters=learner.model.count_params() if learner else None,
         flops_per_step=learner.flops_per_step if learner else None,
         device=backends.device_name(),

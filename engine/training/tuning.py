@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from diptych.core.training.patterns import multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import SigLIPConfig
+from diptych.models import ClassifierConfig, SigLIPConfig
 
 _BLOCK = re.compile(r"encoder/block_(\d+)/")
 _BELOW = ("patch_embedding/", "token_embedding/", "position_embedding/", "class_token/")
@@ -30,18 +30,25 @@ class TowerLayers:
         return self.depth + 1 if block is None else int(block.group(1)) + 1
 
 
-def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> list[str]:
+def tower_layers(config: SigLIPConfig | ClassifierConfig) -> list[TowerLayers]:
+    """Those of each tower that a model has."""
+    image = TowerLayers("image", config.vision.depth)
+    return [image] if isinstance(config, ClassifierConfig) else [image, TowerLayers("text", config.text.depth)]
+
+
+def locked_weights(model: Model, config: SigLIPConfig | ClassifierConfig, paths: Sequence[str]) -> list[str]:
     """The paths of the weights that --lock-image, --lock-text and --lora-rank hold still.
 
     Raises:
         ValueError: for more open blocks than a tower has, and for open blocks of a tower that is not locked.
     """
-    asked = (
-        (TowerLayers("image", config.vision.depth), model.lock_image, model.lock_image_unlocked_blocks),
-        (TowerLayers("text", config.text.depth), model.lock_text, model.lock_text_unlocked_blocks),
-    )
+    asked = {
+        "image": (model.lock_image, model.lock_image_unlocked_blocks),
+        "text": (model.lock_text, model.lock_text_unlocked_blocks),
+    }
     locked: list[str] = []
-    for tower, lock, open_blocks in asked:
+    for tower in tower_layers(config):
+        lock, open_blocks = asked[tower.name]
         flag = f"--lock-{tower.name}"
         if not 0 <= open_blocks <= tower.depth or (open_blocks and not lock):
             raise ValueError(
@@ -56,20 +63,20 @@ def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> 
     return locked
 
 
-def rate_multipliers(optimization: Optimization, config: SigLIPConfig, paths: Sequence[str]) -> Mapping[str, float]:
+def rate_multipliers(
+    optimization: Optimization, config: SigLIPConfig | ClassifierConfig, paths: Sequence[str]
+) -> Mapping[str, float]:
     """Pattern -> factor on the rate of each weight: --learning-rate-multipliers, times the layer's own.
 
     A tower's layers are its embeddings, its blocks, and what follows them; with a decay of d, layer i of depth + 1 has
     the rate d^(depth + 1 - i), as in BEiT (Bao et al. 2022) and timm.
     """
-    decays = (
-        (TowerLayers("image", config.vision.depth), optimization.image_layer_decay),
-        (TowerLayers("text", config.text.depth), optimization.text_layer_decay),
-    )
-    if all(decay is None for _, decay in decays):
+    decays = {"image": optimization.image_layer_decay, "text": optimization.text_layer_decay}
+    if all(decay is None for decay in decays.values()):
         return optimization.learning_rate_multipliers
     factors = dict(zip(paths, multipliers(optimization.learning_rate_multipliers, paths), strict=True))
-    for tower, decay in decays:
+    for tower in tower_layers(config):
+        decay = decays[tower.name]
         for path in paths:
             if decay is not None and (layer := tower.of(path)) is not None:
                 factors[path] *= decay ** (tower.depth + 1 - layer)

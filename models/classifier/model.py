@@ -253,8 +253,8 @@ def _refuse_another_head(
 ) -> None:
     if classes is not None and tuple(classes) != config.classes:
         raise ValueError(
-            f"{preset} tells {len(config.classes)} other classes apart ({', '.join(config.classes[:3])}, ...), and would "
-            "lose its head. Leave classes out, or give its encoder a new head: "
+            f"{preset} tells {len(config.classes)} other classes apart ({', '.join(config.classes[:3])}, ...), and "
+            "would lose its head. Leave classes out, or give its encoder a new head: "
             "ImageClassifier(ImageClassifier.from_preset(...).encoder, classes)."
         )
     if pooling not in (None, config.vision.pooling):

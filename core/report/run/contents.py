@@ -64,6 +64,19 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrongAnswers:
+    """Pictures that a classifier was wrong about, the surest answers first."""
+
+    thumbnails: np.ndarray  # uint8 [shown, height, width, 3]
+    keys: Sequence[str]  # [shown], what the data call them
+    truths: Sequence[str]  # [shown], classes
+    answers: Sequence[str]  # [shown], classes
+    probabilities: Sequence[float]  # [shown], of the answers
+    of_truths: Sequence[float]  # [shown], of the true classes
+    count: int  # of all wrong answers
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything `write_report` shows."""
 
@@ -81,6 +94,9 @@ class ReportData:
     # multilingual.recall_by_language: {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries",
     # "gallery", "image_to_text": {...}}. The first set makes the headline.
     zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
+    classified: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # {name of the set: result of classification.classification or several_labels.several_labels} of a classifier
+    wrong: WrongAnswers | None = None
     samples: Samples | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
@@ -94,16 +110,19 @@ class ReportData:
         arrays: dict[str, Any] = {}
         plain: dict[str, Any] = {}
         for part in dataclasses.fields(self):
-            if part.name != "samples":
+            if part.name not in _WITH_ARRAYS:
                 plain[part.name] = getattr(self, part.name)
-        if self.samples is not None:
-            plain["samples"] = {}
-            for part in dataclasses.fields(Samples):
-                value = getattr(self.samples, part.name)
+        for name, kind in _WITH_ARRAYS.items():
+            whole = getattr(self, name)
+            if whole is None:
+                continue
+            plain[name] = {}
+            for part in dataclasses.fields(kind):
+                value = getattr(whole, part.name)
                 if isinstance(value, np.ndarray):
-                    arrays[part.name] = value
+                    arrays[f"{_PREFIXES[name]}{part.name}"] = value
                 else:
-                    plain["samples"][part.name] = list(value) if isinstance(value, tuple) else value
+                    plain[name][part.name] = list(value) if isinstance(value, tuple) else value
         text = json.dumps(plain, ensure_ascii=True, default=_plain)
         np.savez_compressed(path, plain=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
 
@@ -119,8 +138,18 @@ class ReportData:
                 raise ValueError(f"{path} is not the data of a report: it holds {sorted(stored)}, and no 'plain'.")
             plain = json.loads(stored["plain"].tobytes())
             arrays = {name: stored[name] for name in stored.files if name != "plain"}
-        samples = plain.pop("samples", None)
-        return cls(**plain, samples=Samples(**samples, **arrays) if samples is not None else None)
+        for name, kind in _WITH_ARRAYS.items():
+            if (part := plain.pop(name, None)) is not None:
+                known = {field.name for field in dataclasses.fields(kind)}
+                begins = _PREFIXES[name]
+                own = {key.removeprefix(begins): value for key, value in arrays.items() if key.startswith(begins)}
+                plain[name] = kind(**part, **{key: value for key, value in own.items() if key in known - part.keys()})
+        return cls(**plain)
+
+
+_WITH_ARRAYS: Mapping[str, Any] = {"samples": Samples, "wrong": WrongAnswers}
+_PREFIXES = {"samples": "", "wrong": "wrong_"}
+"""Of the names of their arrays in the file."""
 
 
 def _plain(value: object) -> object:
