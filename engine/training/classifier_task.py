@@ -129,9 +129,8 @@ def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Prepr
     names = data_set.class_names.names
     if isinstance(own, ClassifierConfig) and set(names) <= set(own.classes):
         names = own.classes
-    return ClassifierConfig(
-        vision=replace(vision, pooling=pooling), classes=names, several_labels=options.several_labels
-    )
+    pooled: Any = {"pooling": pooling}
+    return ClassifierConfig(vision=replace(vision, **pooled), classes=names, several_labels=options.several_labels)
 
 
 def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:

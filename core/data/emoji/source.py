@@ -71,8 +71,8 @@ class EmojiSource:
         return self._entries[index][0]
 
     def record(self, index: int) -> Record:
-        """The record's key is the concept's hexcode; captions are grouped by language, a language's name first; its label is
-        its group.
+        """The record's key is the concept's hexcode, its label the concept's group; captions are grouped by language, a
+        language's name first.
         """
         if index not in self._records:
             self._records[index] = self._make_record(index)

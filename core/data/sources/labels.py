@@ -104,7 +104,8 @@ def class_names_in(source: Source, *, several: bool = False) -> ClassNames:
 class RecordLabels:
     """A class for each record of a source.
 
-    of_records: int64 [records], `NO_LABEL` where there is none.   unlabelled: records without a usable label, by reason.
+    of_records: int64 [records], `NO_LABEL` where there is none.
+    unlabelled: records without a usable label, by reason.
     """
 
     of_records: np.ndarray

@@ -17,7 +17,7 @@ from diptych.core.report.run.matrix import confusion_figure
 
 MOST_NAMED = 40
 """Classes of a table with names; of more, those of the most frequent confusions are named, and all are on a map."""
-_NAMED_OF_MANY = 24
+_NAMED_OF_MANY = 16
 _RIGHT, _WRONG = (38, 120, 178), (205, 62, 48)
 _MAP_PIXELS = 720
 
@@ -54,7 +54,7 @@ def confusion_panel(result: Mapping[str, Any], title: str = "Confusion") -> Mark
         parts += [
             element("h3", f"The {len(named)} classes of the most frequent confusions"),
             element("p", "Percent of the images of a row that were taken for a column.", class_="says"),
-            _table(part_of(result, named)),
+            element("div", confusion_figure(part_of(result, named), cell=26), class_="scroll"),
             element("h3", "Most frequent confusions"),
             _list(confused),
         ]
