@@ -40,6 +40,5 @@ def sigmoid_cross_entropy(logits, targets, *, smoothing: float = 0.0):
     """
     logits, targets = ops.cast(logits, "float32"), ops.cast(targets, "float32")
     targets = (1.0 - smoothing) * targets + smoothing / 2.0
-    # log(1 + exp(-|z|)) has no overflow on either side.
-    each = ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
-    return ops.sum(each, axis=-1)
+    # A sum of max(z, 0) and log(1 + exp(-|z|)) has no derivative at 0, where a fresh head begins.
+    return ops.sum(ops.softplus(logits) - logits * targets, axis=-1)

@@ -49,9 +49,10 @@ def wrong_gallery(wrong: WrongAnswers) -> Markup:
             element("small", "answer ", caption_text(answer, limit=40), " ", shown(said, probability(said))),
             element("small", "truth ", caption_text(truth, limit=40), " ", shown(true, probability(true))),
         ]
-        half = element("span", thumbnails.picture(place, f"{key}: {answer}, in truth {truth}", "wrong"), lines)
+        picture = thumbnails.picture(place, f"{key}: {answer}, in truth {truth}", "wrong")
         head = element("p", caption_text(key, limit=60), class_="query")
-        rows.append(element("li", head, element("div", element("span", half, class_="half")), class_="mistake"))
+        halves = element("div", element("span", picture, lines, class_="half"), class_="halves")
+        rows.append(element("li", head, halves, class_="mistake"))
     says = f"The surest {len(rows):,} of {wrong.count:,} wrong answers."
     return element(
         "div",
