@@ -114,7 +114,7 @@ class ImageClassifier(Tower):
             validation_data = self._batches(*validation_data, batch_size=batch_size)
         if are_pictures(x):
             batches = self._batches(x, y, batch_size=batch_size, shuffle=shuffle)
-            with keeping_values(self):
+            with keeping_values(self, batches):
                 return super().fit(batches, validation_data=validation_data, **settings)
         if not isinstance(x, keras.utils.PyDataset) and y is not None:
             settings |= {"batch_size": batch_size, "shuffle": shuffle}
@@ -123,15 +123,17 @@ class ImageClassifier(Tower):
     def evaluate(self, x=None, y=None, *, batch_size: int | None = None, **settings):
         """As in Keras, of pictures too; arguments and errors as for `fit`."""
         if are_pictures(x):
-            with keeping_values(self):
-                return super().evaluate(self._batches(x, y, batch_size=batch_size), **settings)
+            batches = self._batches(x, y, batch_size=batch_size)
+            with keeping_values(self, batches):
+                return super().evaluate(batches, **settings)
         return super().evaluate(x, y, batch_size=batch_size, **settings)
 
     def predict(self, x, *, batch_size: int | None = None, **settings):
         """Logits, float32 [n, classes], of pictures or of what Keras takes; `x` as for `fit`."""
         if are_pictures(x):
-            with keeping_values(self):
-                return super().predict(self._batches(x, None, batch_size=batch_size), **settings)
+            batches = self._batches(x, None, batch_size=batch_size)
+            with keeping_values(self, batches):
+                return super().predict(batches, **settings)
         return super().predict(x, batch_size=batch_size, **settings)
 
     def classify(self, pictures: Item | Iterable[Item], *, top_k: int | None = 5) -> list[dict[str, float]]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.data.processor.image_processor import ImageProcessor, Item
+from diptych.core.data.records import BadExample
 from diptych.core.data.sources.labels import ClassNames
 from diptych.models.classifier.config import ClassifierConfig
 
@@ -25,6 +26,9 @@ class PictureBatches(keras.utils.PyDataset):
         targets: [pictures, ...], or None.
         batch_size: the last batch may be smaller.
         shuffle: whether the order changes with each epoch, as NumPy draws it from seed 0.
+
+    Attributes:
+        error: what a picture was refused for.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class PictureBatches(keras.utils.PyDataset):
         self._processor, self._targets, self._batch_size = processor, targets, batch_size
         self._rng = np.random.default_rng(0) if shuffle else None
         self._order = np.arange(len(self._pictures))
+        self.error: BadExample | None = None
         self.on_epoch_end()
 
     def __len__(self) -> int:
@@ -50,7 +55,11 @@ class PictureBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple:
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs = self._processor.images([self._pictures[row] for row in rows])
+        try:
+            inputs = self._processor.images([self._pictures[row] for row in rows])
+        except BadExample as error:
+            self.error = error
+            raise
         return (inputs,) if self._targets is None else (inputs, self._targets[rows])
 
     def on_epoch_end(self) -> None:
@@ -60,10 +69,12 @@ class PictureBatches(keras.utils.PyDataset):
 
 
 @contextmanager
-def keeping_values(model: keras.Model) -> Iterator[None]:
-    """Around a loop of Keras: where a picture ends it by an error, the model's variables have their values afterwards.
+def keeping_values(model: keras.Model, batches: PictureBatches) -> Iterator[None]:
+    """Around a loop of Keras over pictures: where one ends it by an error, that error is raised as it is, and the
+    model's variables have their values afterwards.
 
-    On jax Keras takes them out of the model until the loop has ended, and never gives them back after an error.
+    On jax Keras takes them out of the model until the loop has ended, and never gives them back after an error; on
+    tensorflow the error arrives as text within another.
     """
     optimizer = getattr(model, "optimizer", None)
     held = [(variable, variable.value) for variable in (*model.variables, *(optimizer.variables if optimizer else ()))]
@@ -74,6 +85,8 @@ def keeping_values(model: keras.Model) -> Iterator[None]:
         for variable, value in held:
             if variable._value is None:
                 variable.assign(value)
+        if batches.error is not None:
+            raise batches.error from None
         raise
 
 

@@ -23,6 +23,7 @@ CONFIG = SigLIPConfig(
     text=TextConfig(**SIZE, vocab_size=60, context_length=6, embed_dim=16),
 )
 NAMES = ("blue", "green", "red")
+ON_JAX = pytest.mark.skipif(keras.config.backend() != "jax", reason="nothing in it depends on the backend")
 SHORT = ("--batch-size", "16", "--val-fraction", "0.4", "--no-tensorboard", "--warmup-examples", "0")
 
 
@@ -94,6 +95,7 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
     assert np.mean([next(iter(answer)) == truth for answer, truth in zip(answers, truths, strict=True)]) > 0.9
 
 
+@ON_JAX
 def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pair, checkpoint, pictures, tmp_path):
     assert train("attention_probe", pictures, checkpoint, tmp_path / "a", "--examples", "16") == 0
     assert moved(ImageClassifier.from_preset(tmp_path / "a" / "model"), pair) == {"map_head"}
@@ -104,6 +106,7 @@ def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pai
     assert moved(model, pair) == {"patch_embedding", "position_embedding", "encoder"}
 
 
+@ON_JAX
 def test_a_run_that_was_broken_off_ends_with_the_same_bits(checkpoint, pictures, tmp_path):
     flags = ("--examples", "64", "--checkpoint-every", "1", "--mixup", "0.2")
     folders = [tmp_path / "whole", tmp_path / "broken"]
@@ -120,6 +123,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bits(checkpoint, pictures,
         assert value.tobytes() == other[path].tobytes(), path
 
 
+@ON_JAX
 def test_labels_in_a_list_are_held_against_the_classes(checkpoint, pictures, tmp_path, capsys):
     paths = sorted(pictures.rglob("*.png"))
     rows = [f"{path},{path.parent.name if place else 'mauve'}" for place, path in enumerate(paths)]
@@ -134,6 +138,7 @@ def test_labels_in_a_list_are_held_against_the_classes(checkpoint, pictures, tmp
     (pictures / "train.csv").unlink()
 
 
+@ON_JAX
 def test_several_labels_are_learned_by_a_sigmoid_each(checkpoint, pictures, tmp_path):
     paths = sorted(pictures.rglob("*.png"))
     labels = [path.parent.name + ("|bright" if path.parent.name != "blue" else "") for path in paths]
@@ -148,6 +153,7 @@ def test_several_labels_are_learned_by_a_sigmoid_each(checkpoint, pictures, tmp_
     assert scored["chance"] < 0.6
 
 
+@ON_JAX
 def test_a_naflex_tower_is_trained_on_its_own_patches(pair, pictures, tmp_path):
     to_naflex(pair, max_num_patches=9).save_to_preset(tmp_path / "naflex", format="transformers")
     assert train("linear_probe", pictures, tmp_path / "naflex", tmp_path / "run", "--examples", "16") == 0
