@@ -10,8 +10,8 @@ Presets, given as the first word, say what moves:
 - linear_probe: the head alone; the image tower stays as it is.
 - attention_probe: the head and an attention pooling that is drawn anew, on the tokens of the tower as it is.
 - full (the default): everything, as Beyer's tutorial of big_vision fine-tunes So400m/14 (lba_bv_tuto,
-  lines_siglip.py): Adafactor at 1e-5, no weight decay, gradients clipped to norm 1, batches of 32, a cosine after 10%
-  of warm-up, a head that begins at zero.
+  lines_siglip.py): Adafactor at 1e-5, no weight decay, gradients clipped to norm 1, batches of 32, a cosine, a head
+  that begins at zero. Its warm-up is a tenth of the run, and here a twentieth, as in the other recipes.
 
 Labels come from folders by class, a list with a column label, .cls files in shards, or a column of tables. By default
 it learns the nine groups of the emoji standard from the embedded drawings, from the checkpoint that comes along, and is
@@ -36,7 +36,6 @@ def full() -> Recipe:
             examples=20_000,
             batch_size=32,
             optimizer="adafactor",
-            warmup_examples=2_000,
         ),
         run=Run(run_dir=Path("runs/classifier")),
         stages=(Stage(name="training", losses={"classification": 1.0}),),

@@ -217,6 +217,11 @@ class Classification:
     """Draw the attention pooling anew, to be learned with the head."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
+    random_crop: float | None = None
+    """Cut a random part out of each training picture, of at least this share of its area: 0.05 for training from
+    scratch, as in big_vision, 0.5 or more for fine-tuning. None for none."""
+    flip: float = 0.0
+    """How often training pictures are mirrored left and right."""
     mixup: float = 0.0
     """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""
 
@@ -373,7 +378,12 @@ def check_options(recipe: Recipe) -> None:
                 ("--parallel-probability", captioning.parallel_probability),
                 ("--mask-ratio", distillation.mask_ratio),
                 ("--label-smoothing", recipe.classification.label_smoothing),
+                ("--flip", recipe.classification.flip),
             )
+        ),
+        (
+            0 < (recipe.classification.random_crop or 1) <= 1,
+            f"--random-crop is a share of the area, above 0 and at most 1, got {recipe.classification.random_crop}.",
         ),
         (recipe.classification.mixup >= 0, f"--mixup must be 0 or more, got {recipe.classification.mixup}."),
         *(

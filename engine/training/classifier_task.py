@@ -10,6 +10,7 @@ import numpy as np
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.image_processor import ImageProcessor
 from diptych.core.training import checkpoint as saved
@@ -107,13 +108,19 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
 
 def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
     """How pictures become arrays, without texts."""
+    options, method = recipe.classification, recipe.data.resize_method or start.resize_method
+    changes = Augmentation() if recipe.data.augment else None
+    augmentation: Augmentation | RandomCrop | None = changes
+    if options.random_crop is not None or options.flip:
+        area = 1.0 if options.random_crop is None else options.random_crop
+        augmentation = RandomCrop(area=area, flip=options.flip, resize_method=method, then=changes)
     return Preprocess(
         image_size=picture_size(recipe, start),
         context_length=1,
         tokenizer_path="",
         captions=0,
-        augmentation=Augmentation() if recipe.data.augment else None,
-        resize_method=recipe.data.resize_method or start.resize_method,
+        augmentation=augmentation,
+        resize_method=method,
     )
 
 

@@ -24,7 +24,7 @@ CONFIG = SigLIPConfig(
 )
 NAMES = ("blue", "green", "red")
 ON_JAX = pytest.mark.skipif(keras.config.backend() != "jax", reason="nothing in it depends on the backend")
-SHORT = ("--batch-size", "16", "--val-fraction", "0.4", "--no-tensorboard", "--warmup-examples", "0")
+SHORT = ("--batch-size", "16", "--val-fraction", "0.4", "--no-tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
 def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pair, checkpoint, pictures, tmp_path):
     assert train("attention_probe", pictures, checkpoint, tmp_path / "a", "--examples", "16") == 0
     assert moved(ImageClassifier.from_preset(tmp_path / "a" / "model"), pair) == {"map_head"}
-    flags = ("--examples", "32", "--pooling", "gap", "--label-smoothing", "0.1", "--mixup", "0.2", "--lr", "1e-2")
+    changes = ("--label-smoothing", "0.1", "--mixup", "0.2", "--random-crop", "0.5", "--flip", "0.5")
+    flags = ("--examples", "48", "--pooling", "gap", "--lr", "1e-2", *changes)
     assert train("full", pictures, checkpoint, tmp_path / "b", *flags) == 0
     model = ImageClassifier.from_preset(tmp_path / "b" / "model")
     assert model.config.vision.pooling == "gap"

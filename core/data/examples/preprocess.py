@@ -15,6 +15,7 @@ from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
+from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, Record, Region, Source
@@ -124,7 +125,7 @@ class Preprocess:
     image_size: int
     context_length: int
     tokenizer_path: str | Path
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | RandomCrop | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
     captions: int = 1
