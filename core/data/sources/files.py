@@ -1,12 +1,13 @@
 """Reading files that others wrote: only regular ones, only up to a size, never beyond what was asked for."""
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from diptych.core.data.records import BadExample
-from diptych.core.files.regular import open_regular, regular_descriptor
+from diptych.core.files.regular import regular_descriptor
 
 Thing = TypeVar("Thing")
 
@@ -84,18 +85,15 @@ def sampled_part(descriptor: int, offset: int, size: int) -> bytes:
     return os.pread(descriptor, min(size, SAMPLED_BYTES), offset + max(size - SAMPLED_BYTES, 0) // 2)
 
 
-def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in
-    memory.
+def lines_of(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, length, bytes) of each line of a file, its end included; of a line longer than `max_bytes` no more than
+    that is held in memory. A byte order mark at the beginning belongs to no line.
     """
-    with open_regular(path) as file:
-        offset = 0
-        while line := file.readline(max_bytes):
-            length = len(line)
-            blank = not line.strip()
-            while not line.endswith(b"\n") and (line := file.readline(max_bytes)):
-                length += len(line)
-                blank = blank and not line.strip()
-            if not blank:
-                yield offset, length
-            offset += length
+    offset = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+    file.seek(offset)
+    while beginning := file.readline(max_bytes):
+        length, part = len(beginning), beginning
+        while not part.endswith(b"\n") and (part := file.readline(max_bytes)):
+            length += len(part)
+        yield offset, length, beginning
+        offset += length
