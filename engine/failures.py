@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from diptych.core.files.errors import Failure
 from diptych.engine.flags import with_flags
@@ -21,6 +22,7 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
         run: a recipe, after its command line.
         options: what the command line gave; a message that names one of their fields is shown with its flag.
     """
+    _print_any_name()
     try:
         return run()
     except EXPECTED as error:
@@ -31,6 +33,12 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _print_any_name() -> None:
+    """Let names of files and captions be printed that have no bytes in the terminal's encoding: as escapes."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _sentence(error: Exception) -> str:

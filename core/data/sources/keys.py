@@ -5,6 +5,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 
+def name_bytes(name: str) -> bytes:
+    """The bytes of a key or of a file's name, to be hashed: UTF-8, also where the name is none, as names of files may
+    be.
+    """
+    return name.encode("utf-8", "surrogatepass")
+
+
 class UniqueKeys:
     """Keys as the data have them, but that a record whose key an earlier one has gets its place in the source added:
     "image", "image#1", "image#2". So does a record whose own key looks as if one of these had been made for it: beside

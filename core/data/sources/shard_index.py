@@ -11,12 +11,13 @@ import numpy as np
 
 from diptych.core.data.ledger import Named
 from diptych.core.data.sources.files import IMAGE_SUFFIXES, OpenFile
+from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.tar import Damage, scan
 from diptych.core.files.atomic import replacing
 
 IMAGE, TEXT, JSON = range(3)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
-_FORMAT = 2
+_FORMAT = 3
 HIDDEN = "names that begin with a dot"
 
 
@@ -61,7 +62,7 @@ def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
     status = shard.stat()
     if folder is None:
         return build_index(shard)
-    name = hashlib.sha256(str(shard).encode()).hexdigest()[:24]
+    name = hashlib.sha256(name_bytes(str(shard))).hexdigest()[:24]
     path = Path(folder) / f"{shard.stem}-{name}.npz"
     shard_state = [_FORMAT, status.st_size, status.st_mtime_ns]
     index = _load(path, shard_state)

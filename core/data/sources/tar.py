@@ -82,7 +82,7 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
             if kind == b"x":
                 long_name, long_size = _pax(os.pread(descriptor, size, data), long_name, long_size)
             elif kind == b"L":
-                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "replace")
+                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif kind not in (b"g", b"K"):
                 name, size = long_name or name, size if long_size is None else long_size
                 long_name = long_size = None
@@ -114,7 +114,7 @@ def _parse(block: bytes) -> tuple[str, int, bytes]:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes) -> int:
@@ -137,7 +137,7 @@ def _pax(data: bytes, name: str | None, size: int | None) -> tuple[str | None, i
             raise _BadHeader("a pax header that does not add up")
         key, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
         if key == b"path":
-            name = value.decode("utf-8", "replace")
+            name = value.decode("utf-8", "surrogateescape")
         elif key == b"size":
             if not _is_count(value):
                 raise _BadHeader("a pax size that is no number of bytes")

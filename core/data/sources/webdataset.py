@@ -33,7 +33,7 @@ from diptych.core.data.sources.files import (
     read_at,
     sampled_part,
 )
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.keys import UniqueKeys, name_bytes
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.shard_index import IMAGE, JSON, ShardIndex, open_index
 
@@ -123,7 +123,7 @@ class WebDatasetSource:
         digest = hashlib.sha256(repr(self._text_fields).encode())
         most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
         for shard, index in zip(self.shards, self._indices, strict=True):
-            digest.update(f"{shard.name} {index.fingerprint()}\n".encode())
+            digest.update(name_bytes(f"{shard.name} {index.fingerprint()}\n"))
             with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
                 file = OpenFile(shard)
                 for images, some in most.items():

@@ -5,9 +5,9 @@ import pytest
 from diptych.core.data.emoji import EmojiSource
 from diptych.core.data.sources.folder import FolderSource
 from diptych.core.data.sources.open import open_source
-from diptych.core.data.sources.region_labels import Detection, LabelledSource, label_regions
+from diptych.core.data.sources.region_labels import LabelledSource, label_regions
 from diptych.core.data.sources.webdataset import WebDatasetSource
-from tests.core.data.sources.content import COUNT, write_folder, write_tars
+from tests.core.data.sources.content import COUNT, Everywhere, write_folder, write_tars
 
 
 def test_emoji_is_the_embedded_data():
@@ -28,16 +28,6 @@ def test_number_ranges_and_stars_name_shards(tmp_path):
     assert len(opened) == COUNT
     write_tars(tmp_path / "plain", 3)
     assert len(open_source(tmp_path / "plain" / "*-00[01].tar")) == COUNT * 2 // 3
-
-
-class Everywhere:
-    """Sees each phrase in the same box."""
-
-    def detect(self, pixels, phrases):
-        return [Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in phrases]
-
-    def fingerprint(self):
-        return "everywhere"
 
 
 @pytest.mark.parametrize("shards", [False, True])
