@@ -4,6 +4,7 @@ beside each image.
 
 import hashlib
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +27,7 @@ from diptych.core.data.sources.files import (
     read_regular_file,
     sampled_file,
 )
+from diptych.core.data.sources.keys import UniqueKeys
 from diptych.core.data.sources.lists import LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.files.regular import open_regular
@@ -34,10 +36,10 @@ IMAGE_FIELDS = ("file_name", "image", "file", "filepath")
 CAPTION_SUFFIXES = (".txt", ".json")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """What stands in the folder under one key: images and where their captions are, or the reason why it is of no
-    use.
+    use. An image that a list names is alone; of others those whose paths differ in the suffix only are together.
     """
 
     key: str
@@ -49,7 +51,7 @@ class _Entry:
 
 
 class FolderSource:
-    """One record an image, or several images whose paths differ in the suffix only.
+    """One record an image; where no list is, images whose paths differ in the suffix only are one.
 
     A list (captions or metadata, as .jsonl, or as .csv or .tsv where there are no other captions) speaks for its
     directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
@@ -72,7 +74,8 @@ class FolderSource:
         self._image_fields = reading.images_in(IMAGE_FIELDS)
         self._lists: dict[str, ImageList] = {}
         self._refused: list[Skipped] = []
-        self._entries = list(self._scan(only).values())
+        self._entries = list(dict.fromkeys(self._scan(only).values()))
+        self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
         self.ledger.size = len(self._entries)
         if len(self._refused) == len(self._entries):
             raise ValueError(self._nothing_found())
@@ -87,12 +90,14 @@ class FolderSource:
         return f"{what}{self.ledger.what_was_seen()}"
 
     def record(self, index: int) -> Record:
-        """The record's key is the image's path in the folder without its suffix."""
+        """The record's key is the image's path in the folder without its suffix, with its place where an earlier one
+        has it.
+        """
         entry = self._entries[index]
         if entry.problem is not None:
             raise BadExample(entry.problem.reason, entry.problem.detail)
         captions = [caption for place in entry.captions for caption in self._captions(*place)]
-        return Record(entry.key, tuple(entry.images), tuple(captions))
+        return Record(self._keys.key(entry.key, index), tuple(entry.images), tuple(captions))
 
     def record_name(self, index: int) -> str:
         """The path of the image, or the list's and a number of an entry that names none."""
@@ -135,6 +140,7 @@ class FolderSource:
             return -1
 
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
+        """The entry of each image by its path, and those of no use by their names."""
         entries: dict[str, _Entry] = {}
         for name in only:
             self._scan_list(PurePosixPath(), tried(name, ImageList.of, self.root / name), entries)
@@ -151,31 +157,31 @@ class FolderSource:
                 unlisted += [here / name for name in sorted(files) if name not in LISTS]
             else:
                 self._scan_files(here, sorted(files), entries)
-        known = {image for entry in entries.values() for image in entry.images} if unlisted else set()
         for path in unlisted:
-            if str(path) not in known:
+            if str(path) not in entries:
                 self.ledger.pass_over("no entry of the list above it names it", str(path))
         return entries
 
     def _scan_files(self, here: PurePosixPath, files: list[str], entries: dict[str, _Entry]) -> None:
         present = set(files)
-        images: set[str] = set()
+        together: dict[str, _Entry] = {}
         others: list[PurePosixPath] = []
         for name in files:
             path = here / name
             if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
                 others.append(path)
                 continue
-            images.add(path.stem)
-            key = str(path.with_suffix(""))
-            if key not in entries:
+            if str(path) in entries:
+                continue  # a list elsewhere names it
+            if path.stem not in together:
                 beside = [path.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
                 captions = [(str(text), 0, -1) for text in beside if text.name in present]
-                entries[key] = _Entry(key, captions=captions)
-            entries[key].images.append(str(path))
+                together[path.stem] = _Entry(str(path.with_suffix("")), captions=captions)
+            together[path.stem].images.append(str(path))
+            entries[str(path)] = together[path.stem]
         for path in others:
             if path.name not in LISTS:
-                self._pass_over(path, images)
+                self._pass_over(path, together)
 
     def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList | Skipped]:
         """The lists that a directory is read by, or why they cannot be read. One of CSV is, where nothing else tells
@@ -203,7 +209,7 @@ class FolderSource:
             self.ledger.pass_over(rule, str(here / name))
         return lists
 
-    def _pass_over(self, path: PurePosixPath, images: set[str]) -> None:
+    def _pass_over(self, path: PurePosixPath, images: Container[str]) -> None:
         """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
         if path.name.startswith("."):
             rule = "names that begin with a dot"
@@ -233,9 +239,7 @@ class FolderSource:
             image, fields = found
             seen |= dict.fromkeys(fields)
             captioned += any(fields.get(field) is not None for field in self._text_fields)
-            entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
-            if str(image) not in entry.images:
-                entry.images.append(str(image))
+            entry = entries.setdefault(str(image), _Entry(str(image.with_suffix("")), [str(image)]))
             entry.captions.append((name, offset, length))
         if not captioned:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "

@@ -80,6 +80,31 @@ def test_metadata_csv_of_imagefolder_is_read(pictures, delimiter, encoding):
     assert captions(FolderSource(pictures)) == expected()
 
 
+def test_images_that_differ_in_suffix_only_are_records_of_their_own_in_a_list(pictures):
+    (pictures / "1.jpg").write_bytes(PICTURE)
+    rows = [("1.png", "cat"), ("0.png", "fox"), ("1.jpg", "dog"), ("1.png", "kitten")]
+    write_csv(pictures / "metadata.csv", ("file_name", "text"), rows)
+    source = FolderSource(pictures)
+    assert captions(source) == {
+        "1": [Caption("cat"), Caption("kitten")],
+        "0": [Caption("fox")],
+        "1#2": [Caption("dog")],
+    }
+    assert [source.record(index).images for index in range(3)] == [("1.png",), ("0.png",), ("1.jpg",)]
+
+
+def test_an_image_that_a_list_elsewhere_names_is_one_record(pictures):
+    (pictures / "lists").mkdir()
+    for name in ("a", "z"):  # before and after the list, in the order of the walk
+        (pictures / name).mkdir()
+        (pictures / name / "x.png").write_bytes(PICTURE)
+    rows = [(pictures / "a" / "x.png", "first"), (pictures / "z" / "x.png", "last")]
+    write_csv(pictures / "lists" / "metadata.csv", ("file_name", "text"), rows)
+    found = captions(FolderSource(pictures))
+    assert (found["a/x"], found["z/x"]) == ([Caption("first")], [Caption("last")])
+    assert len(found) == len(TEXTS) + 2
+
+
 def test_a_list_of_open_clip_is_read_by_its_own_name(pictures):
     rows = [(str(pictures / f"{number}.png"), text, "x") for number, text in enumerate(TEXTS)]
     path = write_csv(pictures / "train.csv", ("filepath", "title", "other"), rows, "\t")
