@@ -14,6 +14,8 @@ Thing = TypeVar("Thing")
 MAX_IMAGE_FILE_BYTES = 100_000_000
 SAMPLED_BYTES = 4_096
 SAMPLED_CAPTIONS, SAMPLED_IMAGES = 2_048, 256
+HIDDEN = "names that begin with a dot"
+"""The rule by which such files, folders and members are passed over."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 

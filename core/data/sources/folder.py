@@ -19,6 +19,7 @@ from diptych.core.data.sources.captions import (
     captions_from_text,
 )
 from diptych.core.data.sources.files import (
+    HIDDEN,
     IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_CAPTIONS,
@@ -28,7 +29,7 @@ from diptych.core.data.sources.files import (
     sampled_file,
 )
 from diptych.core.data.sources.keys import UniqueKeys
-from diptych.core.data.sources.lists import LISTS, ImageList
+from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.files.regular import open_regular
 
@@ -146,9 +147,13 @@ class FolderSource:
             self._scan_list(PurePosixPath(), tried(name, ImageList.of, self.root / name), entries)
         unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
-        for directory, names, files in () if only else os.walk(self.root):
-            names[:] = sorted(name for name in names if not name.startswith("."))
+
+        def refuse(error: OSError) -> None:
+            self._refuse(Skipped(os.path.relpath(error.filename, self.root), "folder_unreadable", str(error)), entries)
+
+        for directory, names, files in () if only else os.walk(self.root, onerror=refuse):
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
+            names[:] = self._folders_to_read(here, sorted(names))
             lists = self._lists_in(here, files)
             for one in lists:
                 self._scan_list(here, one, entries)
@@ -161,6 +166,19 @@ class FolderSource:
             if str(path) not in entries:
                 self.ledger.pass_over("no entry of the list above it names it", str(path))
         return entries
+
+    def _folders_to_read(self, here: PurePosixPath, names: list[str]) -> list[str]:
+        """Those of the folders in a directory that are walked into; the others are counted."""
+        rules = {name: self._rule_of_folder(here / name) for name in names}
+        for name, rule in rules.items():
+            if rule:
+                self.ledger.pass_over(rule, f"{here / name}/")
+        return [name for name in names if not rules[name]]
+
+    def _rule_of_folder(self, path: PurePosixPath) -> str:
+        if path.name.startswith("."):
+            return HIDDEN
+        return "links to folders, which are not followed" if (self.root / path).is_symlink() else ""
 
     def _scan_files(self, here: PurePosixPath, files: list[str], entries: dict[str, _Entry]) -> None:
         present = set(files)
@@ -212,11 +230,13 @@ class FolderSource:
     def _pass_over(self, path: PurePosixPath, images: Container[str]) -> None:
         """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
         if path.name.startswith("."):
-            rule = "names that begin with a dot"
+            rule = HIDDEN
         elif path.suffix in CAPTION_SUFFIXES:
             if path.stem in images:
                 return
             rule = "captions without an image of their name"
+        elif path.name in PARQUET_LISTS:
+            rule = "a list in Parquet, which is not read beside images: write it as CSV"
         else:
             rule = f"the suffix {path.suffix.lower() or '(none)'}, where {', '.join(IMAGE_SUFFIXES)} are images, "
             rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
@@ -224,8 +244,7 @@ class FolderSource:
 
     def _scan_list(self, here: PurePosixPath, listed: ImageList | Skipped, entries: dict[str, _Entry]) -> None:
         if isinstance(listed, Skipped):
-            self._refused.append(listed)
-            entries[listed.name] = _Entry(listed.name, problem=listed)
+            self._refuse(listed, entries)
             return
         name = str(here / listed.path.name)
         self._lists[name] = listed
@@ -244,6 +263,11 @@ class FolderSource:
         if not captioned:
             rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
             self.ledger.pass_over(f"{rule}--caption-field names another)", name)
+
+    def _refuse(self, what: Skipped, entries: dict[str, _Entry]) -> None:
+        """Enter a list or a folder that cannot be read."""
+        self._refused.append(what)
+        entries[what.name] = _Entry(what.name, problem=what)
 
     def _listed(self, here: PurePosixPath, listed: ImageList, line: bytes) -> tuple[PurePosixPath, dict[str, Any]]:
         """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries

@@ -15,6 +15,7 @@ from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
 from diptych.core.files.regular import open_regular
 
 LISTS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "captions.tsv", "metadata.tsv")
+PARQUET_LISTS = ("captions.parquet", "metadata.parquet")  # which imagefolder has, too; they are not read
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 _DELIMITERS = (",", "\t", ";")
 

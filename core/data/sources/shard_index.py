@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diptych.core.data.ledger import Named
-from diptych.core.data.sources.files import IMAGE_SUFFIXES, OpenFile
+from diptych.core.data.sources.files import HIDDEN, IMAGE_SUFFIXES, OpenFile
 from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.tar import Damage, scan
 from diptych.core.files.atomic import replacing
@@ -18,7 +18,6 @@ from diptych.core.files.atomic import replacing
 IMAGE, TEXT, JSON = range(3)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
 _FORMAT = 3
-HIDDEN = "names that begin with a dot"
 
 
 @dataclass(frozen=True)
