@@ -22,7 +22,7 @@ import numpy as np
 from diptych.core.data.ledger import Skipped, tried, visit
 from diptych.core.data.sources.files import OpenFile, read_at
 from diptych.core.data.sources.shard_index import rule_of_suffix
-from diptych.core.data.sources.tar import Member, scan
+from diptych.core.data.sources.tar import Member, scan, scan_file
 from diptych.core.data.sources.webdataset import WebDatasetSource
 
 CLASS_NAMES = "classnames.txt"
@@ -108,8 +108,7 @@ def shard_labels(source: WebDatasetSource) -> tuple[np.ndarray, dict[str, int]]:
 def has_labels(shards: Sequence[Path]) -> bool:
     """Whether the first shard that holds anything holds a label."""
     for shard in shards:
-        file = OpenFile(shard)
-        names = [found.name for found in scan(file.descriptor) if isinstance(found, Member)]
+        names = [found.name for found in scan_file(shard) if isinstance(found, Member)]
         if names:
             return any(_key_and_suffix(name)[1] == LABEL_SUFFIX for name in names)
     return False

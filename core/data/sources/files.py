@@ -70,6 +70,14 @@ def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
     return [things[number * (len(things) - 1) // (most - 1)] for number in range(most)]
 
 
+def file_size(path: str | Path) -> int:
+    """The bytes of a file, -1 where they cannot be told."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return -1
+
+
 def sampled_file(path: Path) -> bytes:
     """What a fingerprint takes of a file's content: `SAMPLED_BYTES` from its middle; nothing where it cannot be read.
 

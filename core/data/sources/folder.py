@@ -25,6 +25,7 @@ from diptych.core.data.sources.files import (
     SAMPLED_CAPTIONS,
     SAMPLED_IMAGES,
     evenly,
+    file_size,
     read_regular_file,
     sampled_file,
 )
@@ -118,7 +119,8 @@ class FolderSource:
         for entry in self._entries:
             beside = [name for name, _, length in entry.captions if length < 0]
             files = [*entry.images, *beside]
-            digest.update(repr((entry.key, [(name, self._size(name)) for name in files], entry.captions)).encode())
+            sizes = [(name, file_size(self.root / name)) for name in files]
+            digest.update(repr((entry.key, sizes, entry.captions)).encode())
             whole += beside
         for name in sorted({name for entry in self._entries for name, _, length in entry.captions if length >= 0}):
             with open_regular(self.root / name) as file:
@@ -133,12 +135,6 @@ class FolderSource:
             return captions_from_fields(self._lists[name].entry(offset, length), self._text_fields)
         data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
         return captions_from_json(data, self._text_fields) if name.endswith(".json") else captions_from_text(data)
-
-    def _size(self, name: str) -> int:
-        try:
-            return os.stat(self.root / name).st_size
-        except (OSError, ValueError):
-            return -1
 
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         """The entry of each image by its path, and those of no use by their names."""

@@ -81,7 +81,7 @@ def _expanded(spec: str) -> list[Path]:
     for name in _number_ranges(spec):
         literal = Path(name).exists() or not has_magic(name)
         found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
-        if not found or not all(path.exists() for path in found):
+        if not found or (literal and not found[0].exists()):  # what a pattern finds and cannot be read is counted
             raise FileNotFoundError(f"no file or folder {name}: {_ADVICE}")
         paths += found
     return paths

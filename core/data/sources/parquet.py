@@ -9,10 +9,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
-from diptych.core.data.ledger import Ledger
+from diptych.core.data.ledger import Ledger, Skipped, tried
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
-from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, sampled_part
+from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, file_size, sampled_part
 from diptych.core.data.sources.keys import UniqueKeys
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.tables import (
@@ -24,6 +24,7 @@ from diptych.core.data.sources.tables import (
     pyarrow_module,
 )
 from diptych.core.files.beginnings import refuse_mistaken
+from diptych.core.files.errors import WeightFileError
 
 MAX_ROWS = 1_000_000_000  # of a group
 ROWS_AT_ONCE = 65_536
@@ -45,6 +46,12 @@ class TableSource:
     Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
     has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
     kept, up to `megabytes`.
+
+    A file that cannot be read, is another than its name says, or is too large is one record that raises `BadExample`
+    (table_unreadable, table_mistaken, table_too_large).
+
+    Raises:
+        ValueError: no file is of use, or they differ in their columns, or have no rows.
     """
 
     kind: ClassVar[str]
@@ -56,19 +63,23 @@ class TableSource:
             raise ValueError(f"{type(self).__name__} needs at least one file")
         self.megabytes = megabytes
         self._groups: list[tuple[int, Group]] = []  # file, group within the file
+        self._refused: dict[int, Skipped] = {}  # files of no use, each of which counts as one row
         lengths: list[int] = []
         rows_of_files: list[int] = []
         columns: set[tuple[str, ...]] = set()
         for number, path in enumerate(self.paths):
-            refuse_mistaken(path, self.kind)
-            try:
-                groups, names = self._describe(path)
-            except (OSError, pyarrow_module().ArrowException) as error:
-                raise ValueError(f"{path} cannot be read as a table: {error}") from None
+            described = tried(path.name, self._described, path)
+            if isinstance(described, Skipped):
+                self._refused[number] = described
+                groups = {(0, 0): 1}
+            else:
+                groups, names = described
+                columns.add(tuple(names))
             self._groups += [(number, group) for group in groups]
             lengths += groups.values()
             rows_of_files.append(sum(groups.values()))
-            columns.add(tuple(names))
+        if not columns:
+            raise ValueError(self._refused[0].detail)
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
         self._text_columns = reading.captions_in(TEXT_FIELDS)
         for other in columns:
@@ -80,7 +91,7 @@ class TableSource:
                     f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
                 )
         self._ends, self._ends_of_files = list(accumulate(lengths)), list(accumulate(rows_of_files))
-        if not self._ends or self._ends[-1] == 0:
+        if sum(lengths) == len(self._refused):
             raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self.ledger = Ledger(self.paths[0].name, len(self), reading.max_skipped)
@@ -115,11 +126,13 @@ class TableSource:
         """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
         chosen parts of them hold.
         """
-        sizes = [(path.name, path.stat().st_size) for path in self.paths]
+        sizes = [(path.name, file_size(path)) for path in self.paths]
         digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends_of_files)).encode())
-        for (_, size), path in evenly(list(zip(sizes, self.paths, strict=True)), _SAMPLED_FILES):
+        for number, path in evenly(list(enumerate(self.paths)), _SAMPLED_FILES):
+            if number in self._refused:
+                continue
             file = OpenFile(path)
-            for offset, length in _blocks(size):
+            for offset, length in _blocks(sizes[number][1]):
                 digest.update(sampled_part(file.descriptor, offset, length))
             for part in self._text_samples(path, file.descriptor):
                 digest.update(part)
@@ -128,8 +141,20 @@ class TableSource:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tables": OrderedDict()}
 
+    def _described(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+        """As `_describe`; raises `BadExample` (table_mistaken, table_unreadable) for a file of no use."""
+        try:
+            refuse_mistaken(path, self.kind)
+            return self._describe(path)
+        except WeightFileError as error:
+            raise BadExample("table_mistaken", str(error)) from None
+        except (OSError, UnicodeError, pyarrow_module().ArrowException) as error:
+            raise BadExample("table_unreadable", f"{path} cannot be read as a table: {error}") from None
+
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
-        """The groups in their order with the rows of each, and the names of the columns."""
+        """The groups in their order with the rows of each, and the names of the columns; raises `BadExample`
+        (table_too_large) for a file whose groups are beyond reason.
+        """
         raise NotImplementedError
 
     def _load(self, path: Path, group: Group) -> Any:
@@ -148,8 +173,8 @@ class TableSource:
 
     def _all_keys(self) -> Iterator[tuple[str, int]]:
         pyarrow = pyarrow_module()
-        for begin, path in zip([0, *self._ends_of_files], self.paths, strict=False):
-            for row, batch in self._pieces_of_keys(path):
+        for number, (begin, path) in enumerate(zip([0, *self._ends_of_files], self.paths, strict=False)):
+            for row, batch in self._pieces_of_keys(path) if number not in self._refused else ():
                 columns = {name: batch.column(name) for name in self._key_columns}
                 paths = None
                 if self.image_column in batch.schema.names and _has_paths(batch.schema.field(self.image_column).type):
@@ -159,6 +184,8 @@ class TableSource:
     def _table(self, group: int, row: int) -> Any:
         """A group as a table that has the row."""
         file, part = self._groups[group]
+        if file in self._refused:
+            raise BadExample(self._refused[file].reason, self._refused[file].detail)
         table = self._tables.get(group)
         if table is None:
             try:
@@ -204,10 +231,8 @@ class ParquetSource(TableSource):
     """Parquet files, such as the ones data sets on the Hugging Face hub consist of.
 
     A row group may have millions of rows that a few kilobytes describe: it is read in pieces of `ROWS_AT_ONCE`, and
-    values that the file holds once are held once.
-
-    Raises:
-        ValueError: for row groups that would unpack to far more than the file's size, too.
+    values that the file holds once are held once. A file with row groups that would unpack to far more than its size is
+    of no use.
     """
 
     kind = "Parquet"
@@ -220,11 +245,15 @@ class ParquetSource(TableSource):
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 if group.num_rows > MAX_ROWS:
-                    raise ValueError(f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}.")
+                    raise BadExample(
+                        "table_too_large",
+                        f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}",
+                    )
                 if group.total_byte_size > allowed:
-                    raise ValueError(
+                    raise BadExample(
+                        "table_too_large",
                         f"{path}: row group {number} would unpack to {group.total_byte_size:,} bytes, at most "
-                        f"{allowed:,} are plausible for the file's size."
+                        f"{allowed:,} are plausible for the file's size",
                     )
                 for start in range(0, group.num_rows, ROWS_AT_ONCE):
                     groups[number, start] = min(ROWS_AT_ONCE, group.num_rows - start)

@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.regular import open_regular
 
 BLOCK = 512
+UNREADABLE = "tar_unreadable"
 _SEARCH_BYTES = 1 << 20
 _LARGEST_EXTENSION = 1 << 20
 _MOST_DIGITS = 19  # of a file's largest size, 2**63 - 1
@@ -44,6 +47,15 @@ class Damage:
 
 class _BadHeader(ValueError):
     pass
+
+
+def scan_file(path: Path) -> Iterator[Member | Damage]:
+    """As `scan`, of a file that may not be readable, which is a damage, too."""
+    try:
+        with open_regular(path) as file:
+            yield from scan(file.fileno())
+    except OSError as error:
+        yield Damage(UNREADABLE, error.strerror or str(error), 0)
 
 
 def scan(descriptor: int) -> Iterator[Member | Damage]:

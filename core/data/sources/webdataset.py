@@ -44,9 +44,10 @@ class WebDatasetSource:
     """One record a sample: the members of a shard whose names agree up to the first dot of the file name.
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
-    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links,
-    devices and repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the
-    index of each shard is kept there and used as long as the shard's size and time of change stay the same.
+    `captions.captions_from_fields`) its captions; other members are passed over, and counted. A shard that cannot be
+    read, damaged headers, links, devices and repeated names are records that raise `BadExample`, so that they are
+    counted. With `index_folder` the index of each shard is kept there and used as long as the shard's size and time of
+    change stay the same.
     """
 
     def __init__(

@@ -67,6 +67,40 @@ def test_sources_survive_pickling_before_and_after_use(written):
     assert fresh.fingerprint() == used.fingerprint() == source.fingerprint()
 
 
+@pytest.mark.parametrize("bad", ["pipe", "page", "empty", "dangling link", "folder"])
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("tar shards", "tar"), ("Parquet", "parquet"), ("Arrow on disk", "arrow")]
+)
+def test_a_file_that_cannot_be_read_is_a_record_beside_others_and_refused_alone(tmp_path, kind, suffix, bad):
+    if kind != "tar shards":
+        pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    path = tmp_path / "set" / f"00-bad.{suffix}"
+    KINDS[kind](tmp_path / "set")
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "page": lambda: path.write_text("<!doctype html><p>Not found</p>"),
+        "empty": path.touch,
+        "dangling link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "folder": path.mkdir,
+    }
+    make[bad]()
+    for spec in (tmp_path / "set", tmp_path / "set" / f"*.{suffix}"):
+        source = open_source(spec, index_folder=tmp_path / "index")
+        good = visit(source, lambda record, of=source: (record.key, (of.read(record.images[0]), record.captions)))
+        assert dict(found for _, found in good) == content.expected()
+        assert [Path(one.name.partition(":")[0]).name for one in source.ledger.skipped.values()] == [path.name]
+        assert len(source) == content.COUNT + 1
+    before = source.fingerprint()
+    assert pickle.loads(pickle.dumps(source)).fingerprint() == before
+    (tmp_path / "set").rename(tmp_path / "elsewhere")
+    assert open_source(tmp_path / "elsewhere").fingerprint() == before
+    for other in (tmp_path / "elsewhere").glob(f"*.{suffix}"):
+        if other.name != path.name:
+            other.unlink()
+    with pytest.raises(ValueError, match=path.name):
+        open_source(tmp_path / "elsewhere")
+
+
 def test_fingerprints_tell_the_content_and_not_the_place(written, tmp_path):
     before = _source(written).fingerprint()
     moved = tmp_path / "elsewhere"
