@@ -129,7 +129,11 @@ class CocoRegionSource:
 
     def _read_files(self) -> None:
         by_name: dict[str, _Entry] = {}
-        contents = [(path, coco_content(path, self._digest)) for path in self.annotations]
+        contents: list[tuple[Path, dict[str, Any]]] = []
+        for path in self.annotations:
+            content, digest = coco_content(path)
+            contents.append((path, content))
+            self._digest.update(digest)
         files = [CocoIds(path, content) for path, content in contents]
         for (path, content), ids in zip(contents, files, strict=True):
             self._read_images(path, content, ids.images, by_name)

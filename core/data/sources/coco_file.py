@@ -41,8 +41,8 @@ class CocoIds:
         return self.images, self.categories, self.annotations
 
 
-def coco_content(path: Path, digest: "hashlib._Hash") -> dict[str, Any]:
-    """The lists of a file by their names; a list alone is one of references. What the file holds is added to a digest.
+def coco_content(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The lists of a file by their names, and the file's SHA-256; a list alone is one of references.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,7 +53,6 @@ def coco_content(path: Path, digest: "hashlib._Hash") -> dict[str, Any]:
     except BadExample as error:
         kind = FileNotFoundError if error.reason.endswith("missing") else ValueError
         raise kind(f"cannot read {path}: {error}") from None
-    digest.update(hashlib.sha256(data).digest())
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -65,7 +64,7 @@ def coco_content(path: Path, digest: "hashlib._Hash") -> dict[str, Any]:
         raise ValueError(f"{path} has none of the lists {', '.join(_LISTS)}; {ADVICE}")
     if not isinstance(content.get("images", []), list):
         raise ValueError(f'"images" in {path} is not a list; {ADVICE}')
-    return content
+    return content, hashlib.sha256(data).digest()
 
 
 def objects(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:

@@ -128,9 +128,11 @@ def _open_folder(folder: Path, index_folder: str | Path | None, reading: Reading
 
 def _has_images_or_lists(folder: Path) -> bool:
     """Whether there is an image or a list of them in a folder or below, as `FolderSource` reads them."""
-    return any(
-        name in LISTS or name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(folder) for name in names
-    )
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name in LISTS or (name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".") for name in names):
+            return True
+    return False
 
 
 def _pass_over_beside(source: Source, folder: Path, files: list[Path], pattern: str) -> None:
