@@ -4,7 +4,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 
 from diptych.core.files.errors import Failure
@@ -22,9 +23,9 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
         run: a recipe, after its command line.
         options: what the command line gave; a message that names one of their fields is shown with its flag.
     """
-    _print_any_name()
     try:
-        return run()
+        with _any_name_printed():
+            return run()
     except EXPECTED as error:
         if os.environ.get("DIPTYCH_TRACEBACK"):
             raise
@@ -35,10 +36,18 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _print_any_name() -> None:
-    """Let names of files and captions be printed that have no bytes in the terminal's encoding: as escapes."""
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+@contextmanager
+def _any_name_printed() -> Iterator[None]:
+    """Names of files and captions that have no bytes in the terminal's encoding are printed as escapes."""
+    terminal = sys.stdout
+    if not isinstance(terminal, TextIOWrapper) or terminal.errors != "strict":
+        yield
+        return
+    terminal.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        terminal.reconfigure(errors="strict")
 
 
 def _sentence(error: Exception) -> str:

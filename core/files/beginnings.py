@@ -22,7 +22,7 @@ _KINDS = (
     (
         "HTML",
         rb"(?is)(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?"
-        rb"<(!doctype\s+html\b|html\s*>|html\s[^<>]*=|(head|body)\b[^<>]*>[^<]*</?[a-z])",  # "<head of a cat" is a text
+        rb"<(!doctype\s+html\b|html\s*>|html\s[^<>]*=|(head|body)\b[^<>]*>[^<]*<[/!a-z])",  # "<head of a cat" is a text
         _PAGE,
     ),
     ("XML", rb"(?is)(\xef\xbb\xbf)?\s*<\?xml\b", _PAGE),

@@ -68,4 +68,5 @@ def test_any_name_can_be_printed(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict", write_through=True)
     monkeypatch.setattr("sys.stdout", terminal)
     assert exit_status(lambda: print("photos/caf\udce9 \u7d75") or 3) == 3
+    assert terminal.errors == "strict"
     assert terminal.buffer.getvalue() == b"photos/caf\\udce9 \\u7d75\n"
