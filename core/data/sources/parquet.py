@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
@@ -148,7 +149,7 @@ class TableSource:
             return self._describe(path)
         except WeightFileError as error:
             raise BadExample("table_mistaken", str(error)) from None
-        except (OSError, UnicodeError, pyarrow_module().ArrowException) as error:
+        except (OSError, pyarrow_module().ArrowException) as error:
             raise BadExample("table_unreadable", f"{path} cannot be read as a table: {error}") from None
 
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
@@ -238,7 +239,7 @@ class ParquetSource(TableSource):
     kind = "Parquet"
 
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
+        with _parquet_file(path) as file:
             metadata = file.metadata
             groups: dict[Group, int] = {}
             allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
@@ -260,7 +261,7 @@ class ParquetSource(TableSource):
             return groups, file.schema_arrow.names
 
     def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
-        metadata = pyarrow_module().parquet.read_metadata(path)
+        metadata = _parquet_metadata(path)
         has_paths = _has_paths(metadata.schema.to_arrow_schema().field(self.image_column).type)
         wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths else [])]
         begin = 0
@@ -274,7 +275,7 @@ class ParquetSource(TableSource):
             begin += metadata.row_group(number).num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
+        with _parquet_file(path) as file:
             metadata = file.metadata
             for group in evenly(range(metadata.num_row_groups), _SAMPLED_GROUPS):
                 for number in range(metadata.num_columns):
@@ -287,7 +288,7 @@ class ParquetSource(TableSource):
     def _load(self, path: Path, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
-        metadata, columns = pyarrow_module().parquet.read_metadata(path), [self.image_column, *self._other_columns]
+        metadata, columns = _parquet_metadata(path), [self.image_column, *self._other_columns]
         with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
             for batch in batches:
                 first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
@@ -306,8 +307,23 @@ class ParquetSource(TableSource):
             for chunk in chunks
             if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size < MOST_DICTIONARY_BYTES
         ]
-        with pyarrow_module().parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
+        with _parquet_file(path, metadata=metadata, read_dictionary=repeated) as file:
             yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
+
+
+@contextlib.contextmanager
+def _parquet_file(path: Path, **options: Any) -> Iterator[Any]:
+    """A Parquet file as pyarrow has it, which encodes names as UTF-8 itself where they are not bytes already."""
+    with (
+        pyarrow_module().OSFile(os.fsencode(path)) as file,
+        pyarrow_module().parquet.ParquetFile(file, **options) as read,
+    ):
+        yield read
+
+
+def _parquet_metadata(path: Path) -> Any:
+    with _parquet_file(path) as file:
+        return file.metadata
 
 
 class ArrowSource(TableSource):
@@ -351,7 +367,7 @@ class ArrowSource(TableSource):
     def _batches(self, path: Path) -> tuple[list[Any], Any]:
         if path not in self._mapped:
             pyarrow = pyarrow_module()
-            file = pyarrow.memory_map(str(path))
+            file = pyarrow.memory_map(os.fsencode(path))
             try:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = list(reader)

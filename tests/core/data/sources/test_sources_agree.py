@@ -183,6 +183,16 @@ def named_so(folder: Path, kind: str) -> Source:
     return open_source(pictures)
 
 
+@pytest.mark.parametrize("kind", ["Parquet", "Arrow on disk"])
+def test_tables_in_folders_of_such_names_are_read(tmp_path, kind):
+    pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    KINDS[kind](tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / NOT_TEXT)
+    source = open_source(tmp_path / NOT_TEXT)
+    assert content.content_of(pickle.loads(pickle.dumps(source))) == content.expected()
+    assert len(source.fingerprint()) == 64
+
+
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("kind", ["folder", "list", "tar", "COCO"])
 def test_names_that_are_no_text_pass_through_every_view(tmp_path, kind, view):
