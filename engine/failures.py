@@ -4,7 +4,9 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 
 from diptych.core.files.errors import Failure
 from diptych.engine.flags import with_flags
@@ -22,7 +24,8 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
         options: what the command line gave; a message that names one of their fields is shown with its flag.
     """
     try:
-        return run()
+        with _any_name_printed():
+            return run()
     except EXPECTED as error:
         if os.environ.get("DIPTYCH_TRACEBACK"):
             raise
@@ -31,6 +34,20 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+@contextmanager
+def _any_name_printed() -> Iterator[None]:
+    """Names of files and captions that have no bytes in the terminal's encoding are printed as escapes."""
+    terminal = sys.stdout
+    if not isinstance(terminal, TextIOWrapper) or terminal.errors != "strict":
+        yield
+        return
+    terminal.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        terminal.reconfigure(errors="strict")
 
 
 def _sentence(error: Exception) -> str:

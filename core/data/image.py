@@ -10,9 +10,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.data.image_parts import MAX_SCANNED_PIXELS, count_scans
 from diptych.core.data.records import BadExample
-from diptych.core.files.beginnings import mistaken
+from diptych.core.files.beginnings import kind_of, mistaken
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "WebP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 32_768
 
@@ -68,9 +68,7 @@ def _opened(data: bytes) -> Iterator[tuple[Image.Image, int]]:
     except BadExample:
         raise
     except UnidentifiedImageError:
-        expected = f"one of {', '.join(FORMATS)}"
-        what = mistaken(data, expected) or f"is none that is known: it begins with {data[:8]!r}, expected {expected}"
-        raise BadExample("image_format", what) from None
+        raise _unidentified(data) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("image_too_large", str(error)) from None
     # Hostile bytes make Pillow's parsers raise almost anything: OSError, SyntaxError, struct.error, IndexError,
@@ -78,6 +76,15 @@ def _opened(data: bytes) -> Iterator[tuple[Image.Image, int]]:
     except Exception as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_damaged"
         raise BadExample(reason, f"{type(error).__name__}: {error}") from None
+
+
+def _unidentified(data: bytes) -> BadExample:
+    """Why Pillow does not know a file for one of `FORMATS`."""
+    kind, expected = kind_of(data), f"one of {', '.join(FORMATS)}"
+    if kind in FORMATS:
+        return BadExample("image_damaged", f"begins as {kind}, and its header cannot be read: fetch or write it again")
+    what = mistaken(data, expected) or f"is none that is known: it begins with {data[:8]!r}, expected {expected}"
+    return BadExample("image_format", what)
 
 
 def rgb_pixels(picture: Image.Image) -> np.ndarray:

@@ -19,7 +19,12 @@ _KINDS = (
         "Only the pointer was cloned: run `git lfs pull` in its folder, or download the file itself.",
     ),
     ("SVG", rb"(?is)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg\b", ""),
-    ("HTML", rb"(?is)(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", _PAGE),
+    (
+        "HTML",
+        rb"(?is)(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?"
+        rb"<(!doctype\s+html\b|html\s*>|html\s[^<>]*=|(head|body)\b[^<>]*>[^<]*<[/!a-z])",  # "<head of a cat" is a text
+        _PAGE,
+    ),
     ("XML", rb"(?is)(\xef\xbb\xbf)?\s*<\?xml\b", _PAGE),
     ("gzip-compressed", rb"\x1f\x8b", "Unpack it with gunzip."),
     ("bzip2-compressed", rb"BZh[1-9]1AY&SY", "Unpack it with bunzip2."),

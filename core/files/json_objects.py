@@ -65,9 +65,16 @@ def write_json(path: Path, value: object) -> None:
     _write(path, text)
 
 
+def json_bytes(text: str) -> bytes:
+    """JSON text as UTF-8. Names of files may hold bytes that are none, which Python has as surrogates: these are
+    escaped, and read as the same names.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _write(path: Path, text: str) -> None:
     with replacing(path) as file:
-        file.write(text.encode() + b"\n")
+        file.write(json_bytes(text) + b"\n")
 
 
 def _finite(value: object) -> object:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from diptych.core.files.atomic import replacing
+from diptych.core.files.json_objects import json_bytes
 from diptych.core.training.tensorboard import TensorBoard
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -68,7 +69,7 @@ class MetricsWriter:
         A row survives the death of this process at once, and a loss of power after the next `sync`.
         """
         row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
-        self._waiting.append(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._waiting.append(json_bytes(json.dumps(row, ensure_ascii=False, allow_nan=False)) + b"\n")
         self._write_waiting()
         board = self._tensorboard
         if board is None:

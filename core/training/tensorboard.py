@@ -69,7 +69,7 @@ def _float(field: int, value: float) -> bytes:
 
 
 def _text(field: int, value: str) -> bytes:
-    return _message(field, value.encode())
+    return _message(field, value.encode("utf-8", "backslashreplace"))
 
 
 def _message(field: int, value: bytes) -> bytes:

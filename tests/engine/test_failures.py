@@ -1,6 +1,7 @@
 """What a person can mend ends a recipe with a sentence and status 1; a fault of ours keeps its traceback."""
 
 import errno
+import io
 import os
 
 import pytest
@@ -61,3 +62,11 @@ def test_a_variable_shows_all_of_an_expected_failure(monkeypatch):
     with pytest.raises(ValueError, match="x"):
         exit_status(raising(ValueError("x")))
     assert exit_status(lambda: 3) == 3
+
+
+def test_any_name_can_be_printed(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict", write_through=True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert exit_status(lambda: print("photos/caf\udce9 \u7d75") or 3) == 3
+    assert terminal.errors == "strict"
+    assert terminal.buffer.getvalue() == b"photos/caf\\udce9 \\u7d75\n"

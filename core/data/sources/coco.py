@@ -12,7 +12,6 @@ Reference: Lin et al. 2014, arXiv 1405.0312 (cocodataset.org, "Data format"); Ka
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from diptych.core.data.image import upright_size
 from diptych.core.data.ledger import Ledger, Skipped, tried
 from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Box, Caption, Record, Region
 from diptych.core.data.regions import relative_box
+from diptych.core.data.sources.coco_file import ADVICE, CocoIds, coco_content, objects
 from diptych.core.data.sources.files import (
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_IMAGES,
@@ -31,13 +31,10 @@ from diptych.core.data.sources.files import (
 )
 from diptych.core.data.sources.joins import Join, plain_id
 from diptych.core.data.sources.keys import UniqueKeys
-from diptych.core.files.beginnings import mistaken
 
-MAX_ANNOTATION_FILE_BYTES = 2_000_000_000
 SCHEME = "coco:"  # "coco:annotations.json:images", for `open_source`
 
 _SENTENCE_FIELDS = ("raw", "sent", "sentence", "text")
-_ADVICE = 'expected COCO\'s layout, {"images": [...], "annotations": [...]}'
 
 
 @dataclass(slots=True, eq=False)
@@ -55,11 +52,12 @@ class _Entry:
 
 
 class CocoRegionSource:
-    """One record an image; several files about the same images, such as COCO's instances and captions, add up.
+    """One record an image; several files about the same images, such as COCO's instances and captions, or RefCOCO's
+    instances and references, add up.
 
     Ids count within their file: images of several files are one where they have one file name, so that files which
-    number different pictures from 1 on go together. A file that lists no images speaks of those of the others, by ids
-    that one of them alone has.
+    number different pictures from 1 on go together. A file that lists no images, no categories or no boxes speaks of
+    those of the others, by ids that one of them alone has.
 
     Args:
         annotations: one or several JSON files.
@@ -88,7 +86,7 @@ class CocoRegionSource:
         self._entries: list[_Entry] = []
         self._read_files()
         if not self._entries:
-            raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {_ADVICE}")
+            raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {ADVICE}")
         self.ledger.size = len(self)
         self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
 
@@ -131,56 +129,43 @@ class CocoRegionSource:
 
     def _read_files(self) -> None:
         by_name: dict[str, _Entry] = {}
-        everywhere: Join[_Entry] = Join("images", "annotation_image", "all files")
-        contents = [(path, self._content(path)) for path in self.annotations]
-        own: list[Join[_Entry]] = []
-        for path, content in contents:
-            ids: Join[_Entry] = Join("images", "annotation_image", path)
-            before, seen = dict(by_name), set[tuple[int | str | None, str]]()
-            for number, image in enumerate(content["images"]):
-                given = plain_id(image.get("id")) if isinstance(image, dict) else None
-                entry = _entry_of(image, given, f"{path.name}: image {number}")
-                if entry.problem is None:
-                    if (given, entry.file_name) in seen:
-                        continue  # listed twice
-                    seen.add((given, entry.file_name))
-                known = before.get(entry.file_name) if entry.problem is None else None
-                if known is None:
-                    self._entries.append(entry)
-                    by_name.setdefault(entry.file_name, entry)
-                elif known.size is None:
-                    known.size = entry.size
-                for join in (ids, everywhere):
-                    join.put(given, known or entry)
-            own.append(ids)
-        for (path, content), ids in zip(contents, own, strict=True):
-            self._read_annotations(path, content, ids if content["images"] else everywhere)
+        contents: list[tuple[Path, dict[str, Any]]] = []
+        for path in self.annotations:
+            content, digest = coco_content(path)
+            contents.append((path, content))
+            self._digest.update(digest)
+        files = [CocoIds(path, content) for path, content in contents]
+        for (path, content), ids in zip(contents, files, strict=True):
+            self._read_images(path, content, ids.images, by_name)
+        for joins in zip(*(ids.joins for ids in files), strict=True):
+            listed = [join for join in joins if join.listed]
+            for join in joins:
+                if not join.listed:
+                    join.borrow(listed)
+        for (path, content), ids in zip(contents, files, strict=True):
+            self._read_annotations(path, content, ids)
 
-    def _content(self, path: Path) -> dict[str, Any]:
-        try:
-            data = read_regular_file(path, kind="annotations", max_bytes=MAX_ANNOTATION_FILE_BYTES)
-        except BadExample as error:
-            kind = FileNotFoundError if error.reason.endswith("missing") else ValueError
-            raise kind(f"cannot read {path}: {error}") from None
-        self._digest.update(hashlib.sha256(data).digest())
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            what = mistaken(data, "JSON") or f"is not JSON ({error})"
-            raise ValueError(f"{path} {what}; {_ADVICE}") from None
-        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-            raise ValueError(f'{path} has no list "images"; {_ADVICE}')
-        return content
+    def _read_images(self, path: Path, content: dict[str, Any], ids: Join[_Entry], by_name: dict[str, _Entry]) -> None:
+        before, seen = dict(by_name), set[tuple[int | str | None, str]]()
+        for number, image in enumerate(content.get("images", [])):
+            given = plain_id(image.get("id")) if isinstance(image, dict) else None
+            entry = _entry_of(image, given, f"{path.name}: image {number}")
+            if entry.problem is None:
+                if (given, entry.file_name) in seen:
+                    continue  # listed twice
+                seen.add((given, entry.file_name))
+            known = before.get(entry.file_name) if entry.problem is None else None
+            if known is None:
+                self._entries.append(entry)
+                by_name.setdefault(entry.file_name, entry)
+            elif known.size is None:
+                known.size = entry.size
+            ids.put(given, known or entry)
 
-    def _read_annotations(self, path: Path, content: dict[str, Any], images: Join[_Entry]) -> None:
-        names: Join[Any] = Join("categories", "region_category", path)
-        boxes: Join[tuple[Any, Any]] = Join("annotations", "reference_annotation", path)
-        for category in _objects(content, "categories", path):
-            names.put(category.get("id"), category.get("name"))
-        for number, annotation in enumerate(_objects(content, "annotations", path)):
+    def _read_annotations(self, path: Path, content: dict[str, Any], ids: CocoIds) -> None:
+        for number, annotation in enumerate(objects(content, "annotations", path)):
             name = f"{path.name}: annotation {annotation.get('id', number)!r:.40}"
-            boxes.put(annotation.get("id"), (annotation.get("image_id"), annotation.get("bbox")))
-            entry = self._kept(name, images.find, annotation.get("image_id"))
+            entry = self._kept(name, ids.images.find, annotation.get("image_id"))
             if entry is None or entry.problem is not None:
                 continue
             if "caption" in annotation:
@@ -188,11 +173,11 @@ class CocoRegionSource:
             if annotation.get("iscrowd"):
                 self.ledger.pass_over("boxes around crowds (iscrowd)", name)
             elif "bbox" in annotation and annotation.get("category_id") is not None:  # else a reference points at it
-                self._kept(name, self._add_region, entry, annotation, names)
-        for number, reference in enumerate(_objects(content, "refs", path)):
+                self._kept(name, self._add_region, entry, annotation, ids.categories)
+        for number, reference in enumerate(objects(content, "refs", path)):
             name = f"{path.name}: reference {reference.get('ref_id', number)!r:.40}"
-            self._kept(name, self._add_reference, reference, images, boxes)
-        for join in (images, names, boxes):
+            self._kept(name, self._add_reference, reference, ids)
+        for join in ids.joins:
             join.check()
 
     def _kept(self, name: str, add: Callable[..., Any], *arguments: Any) -> Any:
@@ -210,10 +195,10 @@ class CocoRegionSource:
         name = _text(names.find(annotation["category_id"]), "region_category")
         entry.regions.append(Region(self._box(annotation["bbox"], entry), name, self.language))
 
-    def _add_reference(self, reference: dict[str, Any], images: Join[_Entry], boxes: Join[tuple[Any, Any]]) -> None:
-        image_id, bbox = reference.get("image_id"), reference.get("bbox")
+    def _add_reference(self, reference: dict[str, Any], ids: CocoIds) -> None:
+        images, image_id, bbox = ids.images, reference.get("image_id"), reference.get("bbox")
         if bbox is None and reference.get("ann_id") is not None:
-            image_id, bbox = boxes.find(reference["ann_id"])
+            images, image_id, bbox = ids.annotations.find(reference["ann_id"])
         entry = images.find(image_id)
         if entry.problem is not None:
             return
@@ -257,14 +242,6 @@ def _entry_of(image: Any, given: int | str | None, name: str) -> _Entry:
         return _Entry(name, problem=BadExample("image_outside_folder", str(path)[:200]))
     known = _is_number(height) and _is_number(width) and min(height, width) > 0
     return _Entry(str(path.with_suffix("")), str(path), (height, width) if known else None)
-
-
-def _objects(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
-    """The objects in a list of the file; an absent list is an empty one."""
-    found = content.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ValueError(f'"{name}" in {path} is not a list of objects; {_ADVICE}')
-    return found
 
 
 def _text(value: Any, reason: str) -> str:

@@ -1,18 +1,21 @@
 """Reading files that others wrote: only regular ones, only up to a size, never beyond what was asked for."""
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from diptych.core.data.records import BadExample
-from diptych.core.files.regular import open_regular, regular_descriptor
+from diptych.core.files.regular import regular_descriptor
 
 Thing = TypeVar("Thing")
 
 MAX_IMAGE_FILE_BYTES = 100_000_000
 SAMPLED_BYTES = 4_096
 SAMPLED_CAPTIONS, SAMPLED_IMAGES = 2_048, 256
+HIDDEN = "names that begin with a dot"
+"""The rule by which such files, folders and members are passed over."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
@@ -67,6 +70,14 @@ def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
     return [things[number * (len(things) - 1) // (most - 1)] for number in range(most)]
 
 
+def file_size(path: str | Path) -> int:
+    """The bytes of a file, -1 where they cannot be told."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return -1
+
+
 def sampled_file(path: Path) -> bytes:
     """What a fingerprint takes of a file's content: `SAMPLED_BYTES` from its middle; nothing where it cannot be read.
 
@@ -84,18 +95,15 @@ def sampled_part(descriptor: int, offset: int, size: int) -> bytes:
     return os.pread(descriptor, min(size, SAMPLED_BYTES), offset + max(size - SAMPLED_BYTES, 0) // 2)
 
 
-def lines_with_offsets(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each line that is not blank; of a line longer than `max_bytes` no more than that is held in
-    memory.
+def lines_of(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, length, bytes) of each line of a file, its end included; of a line longer than `max_bytes` no more than
+    that is held in memory. A byte order mark at the beginning belongs to no line.
     """
-    with open_regular(path) as file:
-        offset = 0
-        while line := file.readline(max_bytes):
-            length = len(line)
-            blank = not line.strip()
-            while not line.endswith(b"\n") and (line := file.readline(max_bytes)):
-                length += len(line)
-                blank = blank and not line.strip()
-            if not blank:
-                yield offset, length
-            offset += length
+    offset = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+    file.seek(offset)
+    while beginning := file.readline(max_bytes):
+        length, part = len(beginning), beginning
+        while not part.endswith(b"\n") and (part := file.readline(max_bytes)):
+            length += len(part)
+        yield offset, length, beginning
+        offset += length

@@ -4,6 +4,7 @@ beside each image.
 
 import hashlib
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,16 +19,19 @@ from diptych.core.data.sources.captions import (
     object_from_json,
 )
 from diptych.core.data.sources.files import (
+    HIDDEN,
     IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_CAPTIONS,
     SAMPLED_IMAGES,
     evenly,
+    file_size,
     read_regular_file,
     sampled_file,
 )
+from diptych.core.data.sources.keys import UniqueKeys
 from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
-from diptych.core.data.sources.lists import LISTS, ImageList
+from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.files.regular import open_regular
 
@@ -35,10 +39,10 @@ IMAGE_FIELDS = ("file_name", "image", "file", "filepath")
 CAPTION_SUFFIXES = (".txt", ".json")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """What stands in the folder under one key: images and where their captions are, or the reason why it is of no
-    use.
+    use. An image that a list names is alone; of others those whose paths differ in the suffix only are together.
     """
 
     key: str
@@ -50,7 +54,7 @@ class _Entry:
 
 
 class FolderSource:
-    """One record an image, or several images whose paths differ in the suffix only.
+    """One record an image; where no list is, images whose paths differ in the suffix only are one.
 
     A list (captions or metadata, as .jsonl, or as .csv or .tsv where there are no other captions) speaks for its
     directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
@@ -75,7 +79,8 @@ class FolderSource:
         self._label_fields = reading.labels_in(LABEL_FIELDS)
         self._lists: dict[str, ImageList] = {}
         self._refused: list[Skipped] = []
-        self._entries = list(self._scan(only).values())
+        self._entries = list(dict.fromkeys(self._scan(only).values()))
+        self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
         self.ledger.size = len(self._entries)
         if len(self._refused) == len(self._entries):
             raise ValueError(self._nothing_found())
@@ -94,7 +99,9 @@ class FolderSource:
         return f"{what}{self.ledger.what_was_seen()}"
 
     def record(self, index: int) -> Record:
-        """The record's key is the image's path in the folder without its suffix."""
+        """The record's key is the image's path in the folder without its suffix, with its place where an earlier one
+        has it.
+        """
         entry = self._entries[index]
         if entry.problem is not None:
             raise BadExample(entry.problem.reason, entry.problem.detail)
@@ -104,7 +111,7 @@ class FolderSource:
         folder, inside, _ = entry.key.partition("/")
         if inside and not labels and not any(length >= 0 for _, _, length in entry.captions):
             labels = {folder: None}
-        return Record(entry.key, tuple(entry.images), tuple(captions), labels=tuple(labels))
+        return Record(self._keys.key(entry.key, index), tuple(entry.images), tuple(captions), labels=tuple(labels))
 
     def record_name(self, index: int) -> str:
         """The path of the image, or the list's and a number of an entry that names none."""
@@ -124,7 +131,8 @@ class FolderSource:
         for entry in self._entries:
             beside = [name for name, _, length in entry.captions if length < 0]
             files = [*entry.images, *beside]
-            digest.update(repr((entry.key, [(name, self._size(name)) for name in files], entry.captions)).encode())
+            sizes = [(name, file_size(self.root / name)) for name in files]
+            digest.update(repr((entry.key, sizes, entry.captions)).encode())
             whole += beside
         for name in sorted({name for entry in self._entries for name, _, length in entry.captions if length >= 0}):
             with open_regular(self.root / name) as file:
@@ -145,21 +153,20 @@ class FolderSource:
             fields = object_from_json(data)
         return captions_from_fields(fields, self._text_fields), labels_from_fields(fields, self._label_fields)
 
-    def _size(self, name: str) -> int:
-        try:
-            return os.stat(self.root / name).st_size
-        except (OSError, ValueError):
-            return -1
-
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
+        """The entry of each image by its path, and those of no use by their names."""
         entries: dict[str, _Entry] = {}
         for name in only:
             self._scan_list(PurePosixPath(), tried(name, ImageList.of, self.root / name), entries)
         unlisted: list[PurePosixPath] = []
         listed: set[str] = set()
-        for directory, names, files in () if only else os.walk(self.root):
-            names[:] = sorted(name for name in names if not name.startswith("."))
+
+        def refuse(error: OSError) -> None:
+            self._refuse(Skipped(os.path.relpath(error.filename, self.root), "folder_unreadable", str(error)), entries)
+
+        for directory, names, files in () if only else os.walk(self.root, onerror=refuse):
             here = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
+            names[:] = self._folders_to_read(here, sorted(names))
             lists = self._lists_in(here, files)
             for one in lists:
                 self._scan_list(here, one, entries)
@@ -168,31 +175,44 @@ class FolderSource:
                 unlisted += [here / name for name in sorted(files) if name not in LISTS]
             else:
                 self._scan_files(here, sorted(files), entries)
-        known = {image for entry in entries.values() for image in entry.images} if unlisted else set()
         for path in unlisted:
-            if str(path) not in known:
+            if str(path) not in entries:
                 self.ledger.pass_over("no entry of the list above it names it", str(path))
         return entries
 
+    def _folders_to_read(self, here: PurePosixPath, names: list[str]) -> list[str]:
+        """Those of the folders in a directory that are walked into; the others are counted."""
+        rules = {name: self._rule_of_folder(here / name) for name in names}
+        for name, rule in rules.items():
+            if rule:
+                self.ledger.pass_over(rule, f"{here / name}/")
+        return [name for name in names if not rules[name]]
+
+    def _rule_of_folder(self, path: PurePosixPath) -> str:
+        if path.name.startswith("."):
+            return HIDDEN
+        return "links to folders, which are not followed" if (self.root / path).is_symlink() else ""
+
     def _scan_files(self, here: PurePosixPath, files: list[str], entries: dict[str, _Entry]) -> None:
         present = set(files)
-        images: set[str] = set()
+        together: dict[str, _Entry] = {}
         others: list[PurePosixPath] = []
         for name in files:
             path = here / name
             if path.suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
                 others.append(path)
                 continue
-            images.add(path.stem)
-            key = str(path.with_suffix(""))
-            if key not in entries:
+            if str(path) in entries:
+                continue  # a list elsewhere names it
+            if path.stem not in together:
                 beside = [path.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
                 captions = [(str(text), 0, -1) for text in beside if text.name in present]
-                entries[key] = _Entry(key, captions=captions)
-            entries[key].images.append(str(path))
+                together[path.stem] = _Entry(str(path.with_suffix("")), captions=captions)
+            together[path.stem].images.append(str(path))
+            entries[str(path)] = together[path.stem]
         for path in others:
             if path.name not in LISTS:
-                self._pass_over(path, images)
+                self._pass_over(path, together)
 
     def _lists_in(self, here: PurePosixPath, files: list[str]) -> list[ImageList | Skipped]:
         """The lists that a directory is read by, or why they cannot be read. One of CSV is, where nothing else tells
@@ -220,14 +240,16 @@ class FolderSource:
             self.ledger.pass_over(rule, str(here / name))
         return lists
 
-    def _pass_over(self, path: PurePosixPath, images: set[str]) -> None:
+    def _pass_over(self, path: PurePosixPath, images: Container[str]) -> None:
         """Count a file that is no image, unless its captions are an image's; `images` are the stems beside it."""
         if path.name.startswith("."):
-            rule = "names that begin with a dot"
+            rule = HIDDEN
         elif path.suffix in CAPTION_SUFFIXES:
             if path.stem in images:
                 return
             rule = "captions without an image of their name"
+        elif path.name in PARQUET_LISTS:
+            rule = "a list in Parquet, which is not read beside images: write it as CSV"
         else:
             rule = f"the suffix {path.suffix.lower() or '(none)'}, where {', '.join(IMAGE_SUFFIXES)} are images, "
             rule += f"{', '.join(CAPTION_SUFFIXES)} captions, and {', '.join(LISTS)} lists of them"
@@ -235,8 +257,7 @@ class FolderSource:
 
     def _scan_list(self, here: PurePosixPath, listed: ImageList | Skipped, entries: dict[str, _Entry]) -> None:
         if isinstance(listed, Skipped):
-            self._refused.append(listed)
-            entries[listed.name] = _Entry(listed.name, problem=listed)
+            self._refuse(listed, entries)
             return
         name = str(here / listed.path.name)
         self._lists[name] = listed
@@ -250,13 +271,16 @@ class FolderSource:
             image, fields = found
             seen |= dict.fromkeys(fields)
             captioned += any(fields.get(field) is not None for field in self._said_fields)
-            entry = entries.setdefault(str(image.with_suffix("")), _Entry(str(image.with_suffix(""))))
-            if str(image) not in entry.images:
-                entry.images.append(str(image))
+            entry = entries.setdefault(str(image), _Entry(str(image.with_suffix("")), [str(image)]))
             entry.captions.append((name, offset, length))
         if not captioned:
             rule = f"no entry has a field {', '.join(self._said_fields)} (the fields are {', '.join(seen)}; "
             self.ledger.pass_over(f"{rule}--caption-field and --label-field name others)", name)
+
+    def _refuse(self, what: Skipped, entries: dict[str, _Entry]) -> None:
+        """Enter a list or a folder that cannot be read."""
+        self._refused.append(what)
+        entries[what.name] = _Entry(what.name, problem=what)
 
     def _listed(self, here: PurePosixPath, listed: ImageList, line: bytes) -> tuple[PurePosixPath, dict[str, Any]]:
         """The path in the folder of the image that an entry speaks of, and the entry; raises `BadExample` for entries

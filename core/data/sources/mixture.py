@@ -15,6 +15,7 @@ import numpy as np
 from diptych.core.data.ledger import visit
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.source_view import SourceView
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -189,5 +190,5 @@ def _spread(places: np.ndarray, start: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _rng(seed: int, name: str) -> np.random.Generator:
     """Random numbers that depend on the seed and a language, and not on which other languages there are."""
-    key = hashlib.sha256(f"{seed} {name}".encode()).digest()[:16]
+    key = hashlib.sha256(name_bytes(f"{seed} {name}")).digest()[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))

@@ -1,5 +1,6 @@
 """The source of records that a person's words mean."""
 
+import os
 import re
 from glob import has_magic, iglob
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
+from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS
 from diptych.core.data.sources.lists import SUFFIXES as LIST_SUFFIXES
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 
@@ -79,7 +81,7 @@ def _expanded(spec: str) -> list[Path]:
     for name in _number_ranges(spec):
         literal = Path(name).exists() or not has_magic(name)
         found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
-        if not found or not all(path.exists() for path in found):
+        if not found or (literal and not found[0].exists()):  # what a pattern finds and cannot be read is counted
             raise FileNotFoundError(f"no file or folder {name}: {_ADVICE}")
         paths += found
     return paths
@@ -107,6 +109,8 @@ def _open_folder(folder: Path, index_folder: str | Path | None, reading: Reading
         )
     for pattern in ("*.tar", "*.parquet", "data/*.parquet", "*.arrow"):
         files = sorted(path for path in folder.glob(pattern) if not path.name.startswith((".", "cache-")))
+        if files and {path.name for path in files} <= set(PARQUET_LISTS) and _has_images_or_lists(folder):
+            continue  # a list of images, as imagefolder has it
         kinds = {match.group(1) for path in files if (match := _SPLIT.match(path.name))}
         if len(kinds) > 1:
             raise ValueError(
@@ -115,13 +119,28 @@ def _open_folder(folder: Path, index_folder: str | Path | None, reading: Reading
             )
         if files:
             source = _open_files(files, index_folder, reading)
-            for path in sorted(files[0].parent.iterdir()):
-                if path.is_file() and path not in files:
-                    ledger_of(source).pass_over(f"files beside {pattern}, which are read", path.name)
+            _pass_over_beside(source, folder, files, pattern)
             return source
     from diptych.core.data.sources.folder import FolderSource
 
     return FolderSource(folder, reading=reading)
+
+
+def _has_images_or_lists(folder: Path) -> bool:
+    """Whether there is an image or a list of them in a folder or below, as `FolderSource` reads them."""
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name in LISTS or (name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".") for name in names):
+            return True
+    return False
+
+
+def _pass_over_beside(source: Source, folder: Path, files: list[Path], pattern: str) -> None:
+    """Count what stands beside the files of a folder that are read."""
+    held = files[0].parent
+    for path in sorted({*folder.iterdir(), *held.iterdir()} - {*files, held}):
+        name = path.relative_to(folder).as_posix()
+        ledger_of(source).pass_over(f"what is beside {pattern}, which are read", f"{name}/" if path.is_dir() else name)
 
 
 def _open_files(paths: list[Path], index_folder: str | Path | None, reading: Reading) -> Source:

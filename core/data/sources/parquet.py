@@ -1,32 +1,16 @@
 """Parquet and Arrow files as a source with random access, Hugging Face data sets in either form among them."""
 
 import contextlib
-import hashlib
-from bisect import bisect_right
-from collections import OrderedDict
+import os
 from collections.abc import Generator, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from diptych.core.data.ledger import Ledger
-from diptych.core.data.records import BadExample, Record
-from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
-from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, sampled_part
-from diptych.core.data.sources.keys import UniqueKeys
-from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
+from diptych.core.data.records import BadExample
+from diptych.core.data.sources.files import evenly, sampled_part
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.tables import (
-    KEY_COLUMNS,
-    caption_columns,
-    distinct_keys,
-    image_bytes,
-    key_of_row,
-    label_columns,
-    label_names,
-    pyarrow_module,
-)
-from diptych.core.files.beginnings import refuse_mistaken
+from diptych.core.data.sources.table_source import SAMPLED_GROUPS, Group, TableSource, blocks, has_paths
+from diptych.core.data.sources.tables import pyarrow_module
 
 MAX_ROWS = 1_000_000_000  # of a group
 ROWS_AT_ONCE = 65_536
@@ -34,219 +18,46 @@ MOST_DICTIONARY_BYTES = 1 << 30  # Arrow's dictionaries end at 2 GiB; what is la
 MAX_EXPANSION = 20  # encoded pictures do not shrink, texts to a fifth
 MIN_UNPACKED_BYTES = 64_000_000  # which are harmless at any ratio
 
-_MEGABYTE = 1_000_000
-_SAMPLED_FILES, _SAMPLED_GROUPS = 64, 32
-
-Group = tuple[int, int]
-"""A row group or record batch by its number, and the first of its rows."""
-
-
-class TableSource:
-    """One record a row: an image column (encoded bytes, or {"bytes", "path"}), captions (see
-    `captions.captions_from_fields`) and labels (see `labels.labels_from_fields`).
-
-    Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
-    has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
-    kept, up to `megabytes`.
-    """
-
-    kind: ClassVar[str]
-    """The name of the format, as `beginnings` has it."""
-
-    def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512, reading: Reading = AS_USUAL):
-        self.paths = [Path(path).absolute() for path in paths]
-        if not self.paths:
-            raise ValueError(f"{type(self).__name__} needs at least one file")
-        self.megabytes = megabytes
-        self._groups: list[tuple[int, Group]] = []  # file, group within the file
-        lengths: list[int] = []
-        rows_of_files: list[int] = []
-        columns: set[tuple[str, ...]] = set()
-        for number, path in enumerate(self.paths):
-            refuse_mistaken(path, self.kind)
-            try:
-                groups, names = self._describe(path)
-            except (OSError, pyarrow_module().ArrowException) as error:
-                raise ValueError(f"{path} cannot be read as a table: {error}") from None
-            self._groups += [(number, group) for group in groups]
-            lengths += groups.values()
-            rows_of_files.append(sum(groups.values()))
-            columns.add(tuple(names))
-        self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
-        self._text_columns, self._label_fields = reading.captions_in(TEXT_FIELDS), reading.labels_in(LABEL_FIELDS)
-        self._label_columns = label_columns(sorted(columns)[0], reading)
-        self.class_names = label_names(self._schema(self.paths[0]).metadata, self._label_columns)
-        for other in columns:
-            if caption_columns(other, "another file of the data set", reading) != (
-                self.image_column,
-                self._other_columns,
-            ):
-                raise ValueError(
-                    f"the files of one data set differ in their columns: {' and '.join(map(str, columns))}"
-                )
-        self._ends, self._ends_of_files = list(accumulate(lengths)), list(accumulate(rows_of_files))
-        if not self._ends or self._ends[-1] == 0:
-            raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
-        self._tables: OrderedDict[int, Any] = OrderedDict()
-        self.ledger = Ledger(self.paths[0].name, len(self), reading.max_skipped)
-        self._unique = UniqueKeys(self._all_keys)
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def record(self, index: int) -> Record:
-        """The record's key is the row's key or id, else the image's path, else "<file>:<row>"; the row is added where
-        an earlier one has the same.
-        """
-        group = bisect_right(self._ends, index)
-        row = index - (self._ends[group - 1] if group else 0)
-        table = self._table(group, row)
-        fields = {name: table.column(name)[row].as_py() for name in (*self._other_columns, *self._label_columns)}
-        key = key_of_row(fields, self._image_path(table, row))
-        key = self.record_name(index) if key is None else self._unique.key(key, index)
-        labels = labels_from_fields(fields, self._label_fields, self.class_names)
-        return Record(key, ((group, row),), captions_from_fields(fields, self._text_columns), labels=labels)
-
-    def record_name(self, index: int) -> str:
-        """The file, and the row in all of them."""
-        file, _ = self._groups[bisect_right(self._ends, index)]
-        return f"{self.paths[file].name}:{index}"
-
-    def read(self, reference: tuple[int, int]) -> bytes:
-        """The bytes of an image, given (number of the group, row in it)."""
-        group, row = reference
-        return image_bytes(self._table(group, row).column(self.image_column)[row].as_py())
-
-    def fingerprint(self) -> str:
-        """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
-        chosen parts of them hold.
-        """
-        sizes = [(path.name, path.stat().st_size) for path in self.paths]
-        digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends_of_files)).encode())
-        for (_, size), path in evenly(list(zip(sizes, self.paths, strict=True)), _SAMPLED_FILES):
-            file = OpenFile(path)
-            for offset, length in _blocks(size):
-                digest.update(sampled_part(file.descriptor, offset, length))
-            for part in self._text_samples(path, file.descriptor):
-                digest.update(part)
-        return digest.hexdigest()
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_tables": OrderedDict()}
-
-    def _schema(self, path: Path) -> Any:
-        """The Arrow schema of a file."""
-        raise NotImplementedError
-
-    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
-        """The groups in their order with the rows of each, and the names of the columns."""
-        raise NotImplementedError
-
-    def _load(self, path: Path, group: Group) -> Any:
-        """One group as an Arrow table with the image column and the others."""
-        raise NotImplementedError
-
-    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
-        """Parts of a file as (number of its first row, record batch of the columns of keys and, where images are
-        {"bytes", "path"}, of at least these paths).
-        """
-        raise NotImplementedError
-
-    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
-        """What some evenly chosen parts of a file's captions hold, among images that are far larger."""
-        raise NotImplementedError
-
-    def _all_keys(self) -> Iterator[tuple[str, int]]:
-        pyarrow = pyarrow_module()
-        for begin, path in zip([0, *self._ends_of_files], self.paths, strict=False):
-            for row, batch in self._pieces_of_keys(path):
-                columns = {name: batch.column(name) for name in self._key_columns}
-                paths = None
-                if self.image_column in batch.schema.names and _has_paths(batch.schema.field(self.image_column).type):
-                    paths = pyarrow.compute.struct_field(batch.column(self.image_column), "path")
-                yield from distinct_keys(columns, paths, begin + row)
-
-    def _table(self, group: int, row: int) -> Any:
-        """A group as a table that has the row."""
-        file, part = self._groups[group]
-        table = self._tables.get(group)
-        if table is None:
-            try:
-                table = self._load(self.paths[file], part)
-            except (OSError, ValueError, pyarrow_module().ArrowException) as error:
-                raise BadExample("table_damaged", f"{self.paths[file].name}, group {part[0]}: {error}") from None
-            self._tables[group] = table
-            while len(self._tables) > 1 and self._held_bytes() > self.megabytes * _MEGABYTE:
-                self._tables.popitem(last=False)
-        else:
-            self._tables.move_to_end(group)
-        if row >= table.num_rows:
-            raise BadExample(
-                "table_damaged", f"{self.paths[file].name}, group {part[0]}: it has fewer rows than the file says"
-            )
-        return table
-
-    def _held_bytes(self) -> int:
-        return sum(table.nbytes for table in self._tables.values())
-
-    def _image_path(self, table: Any, row: int) -> str | None:
-        cell = table.column(self.image_column)[row]
-        if not pyarrow_module().types.is_struct(cell.type) or not cell.is_valid or "path" not in list(cell):
-            return None
-        return cell["path"].as_py()  # of the path alone: the image bytes beside it would be copied for nothing
-
-    @property
-    def _key_columns(self) -> list[str]:
-        return [name for name in self._other_columns if name in KEY_COLUMNS]
-
-
-def _has_paths(images: Any) -> bool:
-    """Whether the values of an Arrow type have a path."""
-    return pyarrow_module().types.is_struct(images) and images.get_field_index("path") >= 0
-
-
-def _blocks(size: int) -> list[tuple[int, int]]:
-    """(offset, length) of parts of a file of so many bytes, evenly chosen."""
-    return [(offset, SAMPLED_BYTES) for offset in evenly(range(0, size, SAMPLED_BYTES), SAMPLED_IMAGES)]
-
 
 class ParquetSource(TableSource):
     """Parquet files, such as the ones data sets on the Hugging Face hub consist of.
 
     A row group may have millions of rows that a few kilobytes describe: it is read in pieces of `ROWS_AT_ONCE`, and
-    values that the file holds once are held once.
-
-    Raises:
-        ValueError: for row groups that would unpack to far more than the file's size, too.
+    values that the file holds once are held once. A file with row groups that would unpack to far more than its size is
+    of no use.
     """
 
     kind = "Parquet"
 
     def _schema(self, path: Path) -> Any:
-        return pyarrow_module().parquet.read_schema(path)
+        return _parquet_metadata(path).schema.to_arrow_schema()
 
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
+        with _parquet_file(path) as file:
             metadata = file.metadata
             groups: dict[Group, int] = {}
             allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 if group.num_rows > MAX_ROWS:
-                    raise ValueError(f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}.")
+                    raise BadExample(
+                        "table_too_large",
+                        f"{path}: row group {number} has {group.num_rows:,} rows, at most {MAX_ROWS:,}",
+                    )
                 if group.total_byte_size > allowed:
-                    raise ValueError(
+                    raise BadExample(
+                        "table_too_large",
                         f"{path}: row group {number} would unpack to {group.total_byte_size:,} bytes, at most "
-                        f"{allowed:,} are plausible for the file's size."
+                        f"{allowed:,} are plausible for the file's size",
                     )
                 for start in range(0, group.num_rows, ROWS_AT_ONCE):
                     groups[number, start] = min(ROWS_AT_ONCE, group.num_rows - start)
             return groups, file.schema_arrow.names
 
     def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
-        metadata = pyarrow_module().parquet.read_metadata(path)
-        has_paths = _has_paths(metadata.schema.to_arrow_schema().field(self.image_column).type)
-        wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths else [])]
+        metadata = _parquet_metadata(path)
+        images = metadata.schema.to_arrow_schema().field(self.image_column).type
+        wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths(images) else [])]
         begin = 0
         for number in range(metadata.num_row_groups) if wanted else ():
             row = begin
@@ -258,23 +69,20 @@ class ParquetSource(TableSource):
             begin += metadata.row_group(number).num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
-        with pyarrow_module().parquet.ParquetFile(path) as file:
+        with _parquet_file(path) as file:
             metadata = file.metadata
-            for group in evenly(range(metadata.num_row_groups), _SAMPLED_GROUPS):
+            for group in evenly(range(metadata.num_row_groups), SAMPLED_GROUPS):
                 for number in range(metadata.num_columns):
                     column = metadata.row_group(group).column(number)
                     if column.path_in_schema.partition(".")[0] in self._text_columns:
                         start = column.dictionary_page_offset or column.data_page_offset
-                        for offset, length in _blocks(column.total_compressed_size):
+                        for offset, length in blocks(column.total_compressed_size):
                             yield sampled_part(descriptor, start + offset, length)
 
     def _load(self, path: Path, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
-        metadata, columns = (
-            pyarrow_module().parquet.read_metadata(path),
-            [self.image_column, *self._other_columns, *self._label_columns],
-        )
+        metadata, columns = _parquet_metadata(path), self._columns
         with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
             for batch in batches:
                 first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
@@ -293,8 +101,23 @@ class ParquetSource(TableSource):
             for chunk in chunks
             if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size < MOST_DICTIONARY_BYTES
         ]
-        with pyarrow_module().parquet.ParquetFile(path, metadata=metadata, read_dictionary=repeated) as file:
+        with _parquet_file(path, metadata=metadata, read_dictionary=repeated) as file:
             yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
+
+
+@contextlib.contextmanager
+def _parquet_file(path: Path, **options: Any) -> Iterator[Any]:
+    """A Parquet file as pyarrow has it, which encodes names as UTF-8 itself where they are not bytes already."""
+    with (
+        pyarrow_module().OSFile(os.fsencode(path)) as file,
+        pyarrow_module().parquet.ParquetFile(file, **options) as read,
+    ):
+        yield read
+
+
+def _parquet_metadata(path: Path) -> Any:
+    with _parquet_file(path) as file:
+        return file.metadata
 
 
 class ArrowSource(TableSource):
@@ -326,10 +149,10 @@ class ArrowSource(TableSource):
             row += batch.num_rows
 
     def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
-        for batch in evenly(self._batches(path)[0], _SAMPLED_GROUPS):
+        for batch in evenly(self._batches(path)[0], SAMPLED_GROUPS):
             columns = [batch.column(name) for name in self._other_columns if name in self._text_columns]
             for buffer in (buffer for column in columns for buffer in column.buffers() if buffer is not None):
-                for offset, length in _blocks(buffer.size):
+                for offset, length in blocks(buffer.size):
                     yield memoryview(buffer)[offset : offset + length].tobytes()
 
     def _held_bytes(self) -> int:
@@ -341,7 +164,7 @@ class ArrowSource(TableSource):
     def _batches(self, path: Path) -> tuple[list[Any], Any]:
         if path not in self._mapped:
             pyarrow = pyarrow_module()
-            file = pyarrow.memory_map(str(path))
+            file = pyarrow.memory_map(os.fsencode(path))
             try:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = list(reader)

@@ -24,6 +24,7 @@ from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.phrases import LONGEST_NGRAM, ngrams
 from diptych.core.data.sources.source_view import SourceView
 from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.json_objects import json_bytes
 from diptych.core.files.regular import open_regular
 
 THRESHOLD = 0.3
@@ -233,6 +234,6 @@ def _resume(descriptor: int, path: Path, header: dict[str, Any]) -> int:
 
 
 def _append(descriptor: int, line: dict[str, Any]) -> None:
-    data = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    data = json_bytes(json.dumps(line, ensure_ascii=False, separators=(",", ":"))) + b"\n"
     while data:
         data = data[os.write(descriptor, data) :]

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diptych.core.data.ledger import Named
-from diptych.core.data.sources.files import IMAGE_SUFFIXES, OpenFile
-from diptych.core.data.sources.tar import Damage, scan
+from diptych.core.data.sources.files import HIDDEN, IMAGE_SUFFIXES
+from diptych.core.data.sources.keys import name_bytes
+from diptych.core.data.sources.tar import UNREADABLE, Damage, scan_file
 from diptych.core.files.atomic import replacing
 
 IMAGE, TEXT, JSON, LABEL = range(4)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON, ".cls": LABEL}
-_FORMAT = 3
-HIDDEN = "names that begin with a dot"
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,27 @@ class ShardIndex:
 
 
 def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
-    """The index of a shard, from `folder` if one is there that fits, otherwise built (and written there)."""
-    status = shard.stat()
+    """The index of a shard, from `folder` if one is there that fits, otherwise built (and written there, unless the
+    shard cannot be read: a later start may be able to).
+    """
+    try:
+        status = shard.stat()
+    except OSError:
+        return build_index(shard)  # which says so
     if folder is None:
         return build_index(shard)
-    name = hashlib.sha256(str(shard).encode()).hexdigest()[:24]
+    name = hashlib.sha256(name_bytes(str(shard))).hexdigest()[:24]
     path = Path(folder) / f"{shard.stem}-{name}.npz"
     shard_state = [_FORMAT, status.st_size, status.st_mtime_ns]
     index = _load(path, shard_state)
-    if index is None:
-        index = build_index(shard)
-        try:
+    if index is not None:
+        return index
+    index = build_index(shard)
+    try:
+        if not any(reason == UNREADABLE for reason, _ in index.problems):
             _save(path, shard_state, index)
-        except OSError as error:  # a full or read-only disk: the index is in memory, only the next start is slower
-            warnings.warn(f"the index of {shard} could not be kept as {path}: {error}", stacklevel=2)
+    except OSError as error:  # a full or read-only disk: the index is in memory, only the next start is slower
+        warnings.warn(f"the index of {shard} could not be kept as {path}: {error}", stacklevel=2)
     return index
 
 
@@ -79,8 +86,7 @@ def build_index(shard: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     problems: list[tuple[str, str]] = []
     passed_over: dict[str, Named] = {}
-    file = OpenFile(shard)
-    for found in scan(file.descriptor):
+    for found in scan_file(shard):
         if isinstance(found, Damage):
             problems.append((found.reason, found.detail))
             continue

@@ -6,6 +6,7 @@ import numpy as np
 
 from diptych.core.data.ledger import visit
 from diptych.core.data.records import Record, Source
+from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.source_view import SourceView
 
 
@@ -42,4 +43,4 @@ class Subset(SourceView):
 
 def _share(key: str) -> float:
     """The key's place in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(name_bytes(key)).digest()[:8], "big") / 2**64

@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
+from diptych.core.files.regular import open_regular
 
 BLOCK = 512
+UNREADABLE = "tar_unreadable"
 _SEARCH_BYTES = 1 << 20
 _LARGEST_EXTENSION = 1 << 20
 _MOST_DIGITS = 19  # of a file's largest size, 2**63 - 1
@@ -46,6 +49,15 @@ class _BadHeader(ValueError):
     pass
 
 
+def scan_file(path: Path) -> Iterator[Member | Damage]:
+    """As `scan`, of a file that may not be readable, which is a damage, too."""
+    try:
+        with open_regular(path) as file:
+            yield from scan(file.fileno())
+    except OSError as error:
+        yield Damage(UNREADABLE, error.strerror or str(error), 0)
+
+
 def scan(descriptor: int) -> Iterator[Member | Damage]:
     """All regular members of an open tar file (ustar, GNU and pax headers) in their order, and each damage met.
 
@@ -82,7 +94,7 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
             if kind == b"x":
                 long_name, long_size = _pax(os.pread(descriptor, size, data), long_name, long_size)
             elif kind == b"L":
-                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "replace")
+                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif kind not in (b"g", b"K"):
                 name, size = long_name or name, size if long_size is None else long_size
                 long_name = long_size = None
@@ -114,7 +126,7 @@ def _parse(block: bytes) -> tuple[str, int, bytes]:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes) -> int:
@@ -137,7 +149,7 @@ def _pax(data: bytes, name: str | None, size: int | None) -> tuple[str | None, i
             raise _BadHeader("a pax header that does not add up")
         key, _, value = rest[: int(length) - len(length) - 1].rstrip(b"\n").partition(b"=")
         if key == b"path":
-            name = value.decode("utf-8", "replace")
+            name = value.decode("utf-8", "surrogateescape")
         elif key == b"size":
             if not _is_count(value):
                 raise _BadHeader("a pax size that is no number of bytes")

@@ -34,7 +34,7 @@ from diptych.core.data.sources.files import (
     read_at,
     sampled_part,
 )
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.keys import UniqueKeys, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_index
@@ -46,9 +46,10 @@ class WebDatasetSource:
     """One record a sample: the members of a shard whose names agree up to the first dot of the file name.
 
     Members .jpg, .jpeg, .png, .webp and .gif are its images, the lines of .txt and the captions in .json (see
-    `captions.captions_from_fields`) its captions; other members are passed over, and counted. Damaged headers, links,
-    devices and repeated names are records that raise `BadExample`, so that they are counted. With `index_folder` the
-    index of each shard is kept there and used as long as the shard's size and time of change stay the same.
+    `captions.captions_from_fields`) its captions; other members are passed over, and counted. A shard that cannot be
+    read, damaged headers, links, devices and repeated names are records that raise `BadExample`, so that they are
+    counted. With `index_folder` the index of each shard is kept there and used as long as the shard's size and time of
+    change stay the same.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class WebDatasetSource:
         digest = hashlib.sha256(repr(self._text_fields).encode())
         most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
         for shard, index in zip(self.shards, self._indices, strict=True):
-            digest.update(f"{shard.name} {index.fingerprint()}\n".encode())
+            digest.update(name_bytes(f"{shard.name} {index.fingerprint()}\n"))
             with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
                 file = OpenFile(shard)
                 for images, some in most.items():

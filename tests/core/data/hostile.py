@@ -77,7 +77,11 @@ def refused_pictures() -> dict[str, tuple[bytes, str]]:
             "image_too_slow",
         ),
         "GIF of a million comments": (encoded(noise, "GIF")[:13] + b"!\xfe\1a\0" * 1_000_000, "image_too_slow"),
-        "PNG of 0 x 0": (_png(0, 0, 0, 8, zlib.compress(b"")), "image_format"),
+        "PNG of 0 x 0": (_png(0, 0, 0, 8, zlib.compress(b"")), "image_damaged"),
+        "three bytes of a JPEG": (b"\xff\xd8\xff damaged", "image_damaged"),
+        "a PNG cut in its header": (encoded(noise)[:13], "image_damaged"),
+        "a WebP cut in its header": (encoded(noise, "WEBP")[:14], "image_damaged"),
+        "a GIF cut in its header": (encoded(noise, "GIF")[:8], "image_damaged"),
     }
 
 

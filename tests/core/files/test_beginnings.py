@@ -99,6 +99,10 @@ def test_what_is_of_the_right_kind_or_of_none_is_left_to_its_reader(tmp_path):
     assert "is safetensors, expected JSON" in (mistaken(stored, "JSON") or "")
     for beginning in (b"{}", b'\xef\xbb\xbf{"a": 1}', b"[[1, 2]]", b'[\n {"a"'):
         assert mistaken(beginning, "JSON") is None
+    for beginning in (b"<head of a cat", b"<body> of a cat", b"<html of a cat", b"<bodies <3"):
+        assert kind_of(beginning) is None
+    for page in (b"<HTML><p>No", b"<html lang=en", b"<head><title>No", b"<body class=x>No</body>"):
+        assert kind_of(page) == "HTML"
     for beginning in (b"a red fox", b"[sic] as it was", b"{curly}", b"\x0a\x0b\x0a\x05<unk>", bytes(512)):
         assert kind_of(beginning) is None
     kinds = {name.split()[-1]: kind_of(data) for name, data in accepted_pictures().items()}

@@ -46,6 +46,12 @@ def test_numbers_that_json_has_not_become_null(tmp_path):
     assert read_json(tmp_path / "results.json") == {"recall": None, "all": [1.5, None]}
 
 
+def test_names_of_files_that_are_no_text_are_read_as_they_were(tmp_path):
+    write_json(tmp_path / "card.json", {"train_data": "photos/caf\udce9/é"})
+    assert read_json(tmp_path / "card.json") == {"train_data": "photos/caf\udce9/é"}
+    assert "é" in (tmp_path / "card.json").read_text(encoding="utf-8")
+
+
 def test_results_keep_the_order_of_their_names(tmp_path):
     write_json(tmp_path / "results.json", {"b": 1, "a": 2})
     assert list(read_json(tmp_path / "results.json")) == ["b", "a"]

@@ -185,7 +185,7 @@ def test_a_bad_file_is_told_and_the_page_goes_on(browser, site, tmp_path):
     opened(browser, site, LABELS)
     before = browser.evaluate("document.getElementById('picture').src")
     for data, words in (
-        (refused_pictures()["SVG that reads a file"][0], "JPEG, PNG, WEBP or GIF"),
+        (refused_pictures()["SVG that reads a file"][0], "JPEG, PNG, WebP or GIF"),
         (refused_pictures()["half a JPEG"][0], "cut off"),
         (bytes(10_000_001), "10 MB"),
     ):

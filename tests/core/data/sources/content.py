@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 from diptych.core.data.records import Caption, Record, Source
+from diptych.core.data.sources.region_labels import Detection
 from tests.core.data.pictures import encoded, pixels
 
 COUNT = 12
@@ -135,3 +136,13 @@ def write_arrow(folder: Path, *, files: int = 2) -> None:
             writer.write_table(part, max_chunksize=4)
     (folder / "state.json").write_text("{}")
     (folder / "dataset_info.json").write_text("{}")
+
+
+class Everywhere:
+    """Sees each phrase in the same box."""
+
+    def detect(self, pixels, phrases):
+        return [Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in phrases]
+
+    def fingerprint(self):
+        return "everywhere"

@@ -165,8 +165,10 @@ def test_a_damaged_image_is_a_record_with_a_reason(tmp_path, image, reason):
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ([], 'no list "images"'),
-        ({"images": 3}, 'no list "images"'),
+        ([], "no images in"),
+        ([1], '"refs" in .* is not a list of objects'),
+        ({"version": 3}, "none of the lists images, annotations, categories, refs"),
+        ({"images": 3}, '"images" in .* is not a list'),
         ({"images": []}, "no images in"),
         ({"images": IMAGES, "annotations": {}}, '"annotations" in .* is not a list of objects'),
         ({"images": IMAGES, "categories": [1]}, '"categories" in .* is not a list of objects'),
@@ -207,6 +209,43 @@ def test_a_file_without_images_speaks_of_those_of_the_others(tmp_path):
     captions = {"images": [], "annotations": [{"image_id": 8, "caption": "Nothing."}]}
     source = CocoRegionSource([write(tmp_path, captions, "a.json"), write(tmp_path, GOOD)], tmp_path)
     assert captions_of(source) == {"a/one": ["A dog at a light."], "two": ["Nothing."]}
+
+
+BOXES = [{"id": number, "image_id": 7, "category_id": 2, "bbox": [20, 10, 100, 30]} for number in (1, 2)]
+REFERENCES = [{"ann_id": 2, "image_id": 7, "ref_id": 4, "category_id": 2, "split": "val", "sentences": [{"raw": "it"}]}]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [{"images": IMAGES, "annotations": BOXES, "categories": CATEGORIES}, REFERENCES],
+        [{"refs": REFERENCES}, {"images": IMAGES, "annotations": BOXES, "categories": CATEGORIES}],
+        [{"images": IMAGES, "annotations": BOXES, "categories": CATEGORIES}, {"images": [], "refs": REFERENCES}],
+        [{"images": IMAGES}, {"annotations": BOXES}, {"categories": CATEGORIES}, {"refs": REFERENCES}],
+        [{"images": IMAGES, "annotations": BOXES, "categories": CATEGORIES, "refs": REFERENCES}],
+    ],
+)
+@pytest.mark.parametrize("captions", [False, True])
+def test_images_annotations_categories_and_references_may_stand_in_files_of_their_own(tmp_path, files, captions):
+    if captions:  # whose ids are those of boxes, too
+        files = [*files, {"images": IMAGES, "annotations": [{"id": 2, "image_id": 8, "caption": "Nothing."}]}]
+    names = [write(tmp_path, content, f"{number}.json") for number, content in enumerate(files)]
+    source = CocoRegionSource.from_spec(f"coco:{','.join(map(str, names))}:{tmp_path}")
+    assert sorted(region.text for region in source.record(0).regions) == ["it", "traffic light", "traffic light"]
+    assert [caption.text for caption in source.record(1).captions] == ["Nothing."] * captions
+    assert not source.ledger.left_out
+
+
+def test_references_by_an_id_that_several_files_have_are_left_out(tmp_path):
+    first = {"images": IMAGES, "annotations": BOXES, "categories": CATEGORIES}
+    other = {"images": [{"id": 7, "file_name": "b.jpg", "height": 99, "width": 99}], "annotations": BOXES[1:]}
+    references = [REFERENCES[0], REFERENCES[0] | {"ann_id": 1}]
+    contents = (first, other | {"categories": CATEGORIES}, references)
+    paths = [write(tmp_path, content, f"{number}.json") for number, content in enumerate(contents)]
+    source = CocoRegionSource(paths, tmp_path)
+    assert [region.text for region in source.record(0).regions].count("it") == 1
+    (name,) = source.ledger.left_out["reference_annotation"].names
+    assert "2 is the id of several annotations" in name
 
 
 @pytest.mark.parametrize(("stored", "asked"), [(1, 1.0), (1, "1"), ("1", 1), (2.0, 2), ("007", "007"), ("a", "a")])

@@ -1,7 +1,9 @@
 """A folder's records; lines and names that are of no use become records with a reason."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +142,39 @@ def test_files_that_are_not_read_are_counted_by_the_rule(tmp_path):
     named = [name for some in source.ledger.passed_over.values() for name in some.names]
     assert sorted(named) == [".hidden.jpg", "b.bmp", "c.tif", "listed/b.jpg", "lonely.txt", "notes.md"]
     assert len(source.ledger.passed_over) == 6
+
+
+def test_folders_that_are_not_walked_into_are_counted(tmp_path):
+    for name in ("a", ".cache", "elsewhere/deep"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    for name in ("photos/a/x.jpg", "photos/.cache/y.jpg", "outside/z.jpg"):
+        (tmp_path / name).write_bytes(PICTURE)
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "photos" / "elsewhere" / "deep" / "up").symlink_to(tmp_path / "photos")
+    source = FolderSource(tmp_path / "photos")
+    assert [source.record(index).key for index in range(len(source))] == ["a/x"]
+    assert {rule: named.names for rule, named in source.ledger.passed_over.items()} == {
+        "names that begin with a dot": [".cache/"],
+        "links to folders, which are not followed": ["linked/", "elsewhere/deep/up/"],
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_counted_and_refused_alone(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jpg").write_bytes(PICTURE)
+    scandir = os.scandir
+
+    def without_permission(path):
+        """As for somebody who is not root."""
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_permission)
+    assert _problems(FolderSource(tmp_path)) == {"closed": "folder_unreadable"}
+    with pytest.raises(ValueError, match="folder_unreadable: .*closed"):
+        FolderSource(tmp_path / "closed")
 
 
 def test_a_folder_in_which_nothing_is_read_says_what_was_seen(tmp_path):

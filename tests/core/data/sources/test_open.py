@@ -3,11 +3,12 @@
 import pytest
 
 from diptych.core.data.emoji import EmojiSource
+from diptych.core.data.records import Caption
 from diptych.core.data.sources.folder import FolderSource
 from diptych.core.data.sources.open import open_source
-from diptych.core.data.sources.region_labels import Detection, LabelledSource, label_regions
+from diptych.core.data.sources.region_labels import LabelledSource, label_regions
 from diptych.core.data.sources.webdataset import WebDatasetSource
-from tests.core.data.sources.content import COUNT, write_folder, write_tars
+from tests.core.data.sources.content import COUNT, Everywhere, picture, write_folder, write_parquet, write_tars
 
 
 def test_emoji_is_the_embedded_data():
@@ -28,16 +29,6 @@ def test_number_ranges_and_stars_name_shards(tmp_path):
     assert len(opened) == COUNT
     write_tars(tmp_path / "plain", 3)
     assert len(open_source(tmp_path / "plain" / "*-00[01].tar")) == COUNT * 2 // 3
-
-
-class Everywhere:
-    """Sees each phrase in the same box."""
-
-    def detect(self, pixels, phrases):
-        return [Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in phrases]
-
-    def fingerprint(self):
-        return "everywhere"
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -89,3 +80,43 @@ def test_a_folder_of_splits_asks_for_one(tmp_path):
     (tmp_path / "dataset_dict.json").write_text("{}")
     with pytest.raises(ValueError, match="choose one"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", None])
+@pytest.mark.parametrize("name", ["metadata.parquet", "captions.parquet"])
+def test_a_list_in_parquet_is_passed_over_beside_images_and_lists(tmp_path, name, suffix):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.JPG").write_bytes(picture(0))
+    (tmp_path / name).write_bytes(b"PAR1")
+    if suffix == ".csv":
+        (tmp_path / "metadata.csv").write_text("file_name,text\nsub/a.JPG,a fox\n")
+    elif suffix == ".jsonl":
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "sub/a.JPG", "text": "a fox"}')
+    source = open_source(tmp_path)
+    assert isinstance(source, FolderSource)
+    assert source.record(0).captions == ((Caption("a fox"),) if suffix else ())
+    assert [some.names for some in source.ledger.passed_over.values()] == [[name]]
+    (tmp_path / "sub" / "a.JPG").unlink()
+    if not suffix:
+        with pytest.raises(ValueError, match=name):
+            open_source(tmp_path)
+
+
+def test_everything_beside_the_files_that_are_read_is_counted(tmp_path):
+    write_tars(tmp_path, 2)
+    for name in ("README.md", ".gitattributes", "more/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    seen = open_source(tmp_path).ledger.passed_over
+    assert {rule: named.names for rule, named in seen.items()} == {
+        "what is beside *.tar, which are read": [".gitattributes", "README.md", "more/"]
+    }
+
+
+def test_what_is_beside_the_folder_of_the_files_is_counted_too(tmp_path):
+    pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    write_parquet(tmp_path / "data" / "train-0.parquet")
+    for name in ("README.md", "data/notes.txt"):
+        (tmp_path / name).write_text("x")
+    seen = open_source(tmp_path).ledger.passed_over
+    assert [named.names for named in seen.values()] == [["README.md", "data/notes.txt"]]

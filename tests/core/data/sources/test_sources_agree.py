@@ -1,5 +1,6 @@
 """The same content gives the same records, whatever it is kept in."""
 
+import json
 import os
 import pickle
 import re
@@ -9,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.records import Source
+from diptych.core.data.sources.balancing import BalancedSource
+from diptych.core.data.sources.cache import CachedSource
+from diptych.core.data.sources.mixture import LanguageMixture
 from diptych.core.data.sources.open import open_source
-from tests.core.data.pictures import preprocess
+from diptych.core.data.sources.region_labels import label_regions
+from diptych.core.data.sources.small import ChosenRecords
+from diptych.core.data.sources.source_view import SourceView
+from diptych.core.data.sources.subset import Subset
+from diptych.core.data.sources.word_attributes import WordAttributes
+from tests.core.data.pictures import encoded, pixels, preprocess
 from tests.core.data.sources import content
 
 KINDS = {
@@ -57,6 +67,40 @@ def test_sources_survive_pickling_before_and_after_use(written):
     assert fresh.fingerprint() == used.fingerprint() == source.fingerprint()
 
 
+@pytest.mark.parametrize("bad", ["pipe", "page", "empty", "dangling link", "folder"])
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("tar shards", "tar"), ("Parquet", "parquet"), ("Arrow on disk", "arrow")]
+)
+def test_a_file_that_cannot_be_read_is_a_record_beside_others_and_refused_alone(tmp_path, kind, suffix, bad):
+    if kind != "tar shards":
+        pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    path = tmp_path / "set" / f"00-bad.{suffix}"
+    KINDS[kind](tmp_path / "set")
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "page": lambda: path.write_text("<!doctype html><p>Not found</p>"),
+        "empty": path.touch,
+        "dangling link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "folder": path.mkdir,
+    }
+    make[bad]()
+    for spec in (tmp_path / "set", tmp_path / "set" / f"*.{suffix}"):
+        source = open_source(spec, index_folder=tmp_path / "index")
+        good = visit(source, lambda record, of=source: (record.key, (of.read(record.images[0]), record.captions)))
+        assert dict(found for _, found in good) == content.expected()
+        assert [Path(one.name.partition(":")[0]).name for one in source.ledger.skipped.values()] == [path.name]
+        assert len(source) == content.COUNT + 1
+    before = source.fingerprint()
+    assert pickle.loads(pickle.dumps(source)).fingerprint() == before
+    (tmp_path / "set").rename(tmp_path / "elsewhere")
+    assert open_source(tmp_path / "elsewhere").fingerprint() == before
+    for other in (tmp_path / "elsewhere").glob(f"*.{suffix}"):
+        if other.name != path.name:
+            other.unlink()
+    with pytest.raises(ValueError, match=path.name):
+        open_source(tmp_path / "elsewhere")
+
+
 def test_fingerprints_tell_the_content_and_not_the_place(written, tmp_path):
     before = _source(written).fingerprint()
     moved = tmp_path / "elsewhere"
@@ -96,3 +140,70 @@ def test_a_loader_reads_them(written):
     batches.close()
     assert keys == set(content.KEYS)
     assert not loader.skipped
+
+
+VIEWS = {
+    "held out": lambda source, _: Subset(source, fraction=1.0, held_out=True),
+    "chosen": lambda source, _: ChosenRecords(source, range(len(source))),
+    "mixture": lambda source, _: LanguageMixture(source),
+    "balanced": lambda source, _: BalancedSource(source, WordAttributes({"threes": ["3"], "fours": ["4"]}, {})),
+    "labelled": lambda source, path: label_regions(source, content.Everywhere(), path / "regions.jsonl"),
+    "cached": lambda source, _: CachedSource(source, 1),
+}
+NOT_TEXT = os.fsdecode(b"caf\xe9")  # names of files are bytes
+
+
+def write_coco(folder: Path, names: list[str]) -> None:
+    """COCO's layout of the pictures in a folder."""
+    images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate(names)]
+    captions = [{"image_id": number, "caption": f"picture {number}"} for number in range(len(names))]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": captions}))
+
+
+def named_so(folder: Path, kind: str) -> Source:
+    """Pictures of names that are no text, in a folder of such a name."""
+    names = [f"{NOT_TEXT}-{number}" for number in range(8)]
+    pictures = folder / NOT_TEXT
+    pictures.mkdir()
+    files = {f"{name}.png": encoded(pixels(number)) for number, name in enumerate(names)}
+    files |= {f"{name}.txt": f"picture {number}".encode() for number, name in enumerate(names)}
+    if kind == "tar":
+        with content.tarfile.open(pictures / f"{NOT_TEXT}.tar", "w") as tar:
+            for name, data in files.items():
+                content.add_member(tar, name, data)
+        return open_source(pictures, index_folder=folder / "index")
+    for name, data in files.items():
+        (pictures / name).write_bytes(data)
+    if kind == "list":
+        lines = [{"file_name": f"{name}.png", "text": f"picture {number}"} for number, name in enumerate(names)]
+        (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    if kind == "COCO":
+        write_coco(pictures, names)
+        return open_source(f"coco:{pictures / 'a.json'}:{pictures}")
+    return open_source(pictures)
+
+
+@pytest.mark.parametrize("kind", ["Parquet", "Arrow on disk"])
+def test_tables_in_folders_of_such_names_are_read(tmp_path, kind):
+    pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    KINDS[kind](tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / NOT_TEXT)
+    source = open_source(tmp_path / NOT_TEXT)
+    assert content.content_of(pickle.loads(pickle.dumps(source))) == content.expected()
+    assert len(source.fingerprint()) == 64
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", ["folder", "list", "tar", "COCO"])
+def test_names_that_are_no_text_pass_through_every_view(tmp_path, kind, view):
+    source = named_so(tmp_path, kind)
+    shown = VIEWS[view](source, tmp_path)
+    keys = [record.key for _, record in visit(shown, lambda record: record)]
+    assert {NOT_TEXT in key for key in keys} == {True}
+    assert view == "balanced" or len(set(keys)) == len(source) == 8
+    assert shown.read(shown.record(0).images[0]).startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(shown)).fingerprint() == shown.fingerprint()
+
+
+def test_every_view_is_among_them():
+    assert len(SourceView.__subclasses__()) == len(VIEWS) - 1  # a cache is none

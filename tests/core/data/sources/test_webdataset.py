@@ -13,7 +13,7 @@ import pytest
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources import shard_index
 from diptych.core.data.sources.subset import Subset
-from diptych.core.data.sources.tar import Damage, Member, scan
+from diptych.core.data.sources.tar import Damage, Member, scan, scan_file
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.content import add_member, content_of, expected, write_tars
@@ -292,7 +292,7 @@ def test_the_index_is_kept_and_used_until_the_shard_changes(tmp_path, monkeypatc
     first = WebDatasetSource(shards, index_folder=folder)
     assert len(list(folder.iterdir())) == len(shards)
     built = []
-    monkeypatch.setattr(shard_index, "scan", lambda descriptor: built.append(1) or scan(descriptor))
+    monkeypatch.setattr(shard_index, "scan_file", lambda shard: built.append(1) or scan_file(shard))
     again = WebDatasetSource(shards, index_folder=folder)
     assert not built
     assert content_of(again) == content_of(first) == expected()
