@@ -184,7 +184,7 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
         recipe,
         seed=recipe.run.seed,
         backend=backends.name(),
-        implementation=implementation_name(recipe) if planned and recipe.weighs("contrastive") else "none",
+        implementation=implementation_name(recipe) if planned and not recipe.weighs("classification") else "none",
         parameters=learner.model.count_params() if learner else None,
         flops_per_step=learner.flops_per_step if learner else None,
         device=backends.device_name(),

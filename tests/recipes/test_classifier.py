@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.trained_run import load_run
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import ImageClassifier, SigLIP, SigLIPConfig, TextConfig, VisionConfig
@@ -81,7 +82,7 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
     out = capsys.readouterr().out
     assert "a fresh head for 3 classes (blue, green, red), one label a picture" in out
     assert "fresh 2 (classifier)" in out
-    model = ImageClassifier.from_preset(tmp_path / "model")
+    model = load_run(tmp_path).model
     assert model.config.classes == NAMES
     assert moved(model, pair) == set()
     rows = [row["evaluation"] for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
