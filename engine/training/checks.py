@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import replace
 
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import listed, visit
+from diptych.core.data.ledger import visit
 from diptych.core.data.loading.loader import Loader
+from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
