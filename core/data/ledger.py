@@ -1,8 +1,9 @@
 """The ledger of a data set: what of it is not used, each thing once, by its name and a reason; and the one way to visit
 records, which keeps it.
 
-Three kinds are told apart. A record is skipped where it, or its picture, cannot be used. A part, such as one box of
-many, is left out of a record that is used. A file that is not data by its name is passed over, by a rule.
+Three kinds are told apart. A record is skipped where it, all its pictures or all its captions cannot be used. A part,
+such as one box of many, is left out of a record that is used. A file that is not data by its name is passed over, by a
+rule.
 """
 
 from collections import Counter
@@ -75,7 +76,8 @@ class Ledger:
         self.left_out: dict[str, Named] = {}
         self.passed_over: dict[str, Named] = {}
         self.heard: Callable[[dict[str, Any]], None] | None = None
-        self._parts: dict[int, dict[str, str]] = {}  # place -> part -> reason
+        self._parts: dict[int, tuple[LeftOut, ...]] = {}  # by their record's place, and without a detail
+        self._shared: dict[tuple[LeftOut, ...], tuple[LeftOut, ...]] = {}  # the parts of millions of records are alike
 
     def __reduce__(self) -> tuple:
         return Ledger, (self.name, self.size, self.max_skipped)
@@ -90,23 +92,24 @@ class Ledger:
         if skipped.place in self.skipped:
             return
         self.skipped[skipped.place] = skipped
-        for part, reason in self._parts.pop(skipped.place, {}).items():
-            self.left_out[reason].remove(f"{skipped.name}, {part}")
-            if not self.left_out[reason].count:
-                del self.left_out[reason]
+        for part in self._parts.pop(skipped.place, ()):
+            self.left_out[part.reason].remove(f"{skipped.name}, {part.part}")
+            if not self.left_out[part.reason].count:
+                del self.left_out[part.reason]
         self._tell(self.line(skipped))
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Count a part of no record, such as an annotation about no image."""
+        """Count what joins no record, or not all of one, when the data are opened: an annotation about no image."""
         self.left_out.setdefault(reason, Named()).add(name)
 
     def leave_out_parts(self, record: RecordParts) -> None:
         """Count the parts of a record that are left out, each once."""
         place, name, parts = record
         for part in parts if place not in self.skipped else ():
-            known = self._parts.setdefault(place, {})
-            if part.part not in known:
-                known[part.part] = part.reason
+            known = self._parts.get(place, ())
+            if all(one.part != part.part for one in known):
+                together = (*known, part._replace(detail=""))
+                self._parts[place] = self._shared.setdefault(together, together)
                 full_name = f"{name}, {part.part}"
                 if self.left_out.setdefault(part.reason, Named()).add(full_name, place):
                     self._tell(self._line("left out", part.reason, name=full_name, record=place))
@@ -160,6 +163,8 @@ class Ledger:
             name, reason, place = line.get("name"), line.get("reason"), line.get("record")
             if line.get("data") != self.name or not isinstance(name, str) or not isinstance(place, int):
                 continue
+            if not 0 <= place < self.size:
+                continue  # of other data
             if line.get("what") == "skipped":
                 self.skip(Skipped(name, str(reason), line.get("detail", ""), place))
             elif line.get("what") == "left out":

@@ -26,14 +26,18 @@ class LeftOutFile:
     Entering it changes nothing, so that a command that is refused leaves the file as it was. From `begin` on what is
     skipped is in it at once, so that no kill loses a name. Without anything to name there is no file. A disk that is
     full stops no run: whatever is missing is written at the end, or told.
+
+    Attributes:
+        is_of_the_run: whether it was begun or restored, and so speaks of these ledgers.
     """
 
     def __init__(self, path: Path, ledgers: Iterable[Ledger]):
         self.path, self.ledgers = path, list(ledgers)
-        self._begun = False
+        self.is_of_the_run = self._begun = False
 
     def restore(self) -> None:
         """Give the ledgers what earlier processes of the same run met."""
+        self.is_of_the_run = True
         stored = list(_stored(self.path))
         for ledger in self.ledgers:
             ledger.restore(stored)
@@ -44,7 +48,7 @@ class LeftOutFile:
         """
         if self._begun:
             return
-        self._begun = True
+        self.is_of_the_run = self._begun = True
         if not anew:
             self.restore()
         for ledger in self.ledgers:

@@ -141,4 +141,4 @@ def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[LeftOutFile]:
         with left_out:
             yield left_out
     finally:
-        tell_left_out(ledgers, left_out.path if left_out.path.exists() else None)
+        tell_left_out(ledgers, left_out.path if left_out.is_of_the_run else None)

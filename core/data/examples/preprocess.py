@@ -180,14 +180,12 @@ class Preprocess:
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
-        bad_images: list[LeftOut] = []
         if regions:
             pixels = pixels_of(source, record.images[0])
         else:
-            pixels = usable_pixels(source, record, record.images.index(reference), left_out=bad_images)
+            pixels = usable_pixels(source, record, record.images.index(reference), left_out=left_out)
         if left_out is not None:
             left_out += (*record.caption_parts.left_out, *(record.region_parts.left_out if self.targets else ()))
-            left_out += bad_images
         again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
         if self.targets:
