@@ -98,6 +98,13 @@ class Ledger:
                 del self.left_out[part.reason]
         self._tell(self.line(skipped))
 
+    def enter(self, skipped: Iterable[Skipped], left_out: Iterable[RecordParts]) -> None:
+        """Count what another process, or a thread, has met."""
+        for one in skipped:
+            self.skip(one)
+        for record in left_out:
+            self.leave_out_parts(record)
+
     def leave_out(self, reason: str, name: str) -> None:
         """Count what joins no record, or not all of one, when the data are opened: an annotation about no image."""
         self.left_out.setdefault(reason, Named()).add(name)

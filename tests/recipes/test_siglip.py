@@ -430,6 +430,10 @@ def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     _, _, _, *arguments = command(folder, tmp_path / "run", "--examples", "64")
     assert siglip.main([*arguments, "--dry-run"]) == 0
     assert f"{folder}: 60 of 61 records read" in capsys.readouterr().out
+    assert siglip.main([*arguments, "--dry-run", "--batch-size", "48"]) == 0
+    said = capsys.readouterr().out
+    assert "1 cannot be used: image_truncated 1" in said
+    assert f"{folder}: 59 of 61 records read" in said
     assert siglip.main(arguments) == 0
     said = capsys.readouterr().out
     assert f"{folder}: 59 of 61 records read" in said

@@ -159,12 +159,10 @@ class Loader:
 
     def _count(self, batch: Batch) -> None:
         ledger = self._ledger
+        ledger.enter(batch.skipped, batch.left_out)
         for one in batch.skipped:
-            ledger.skip(one)
             self._bad.setdefault(one.place, one)
             self.skipped[one.reason] += 1
-        for record in batch.left_out:
-            ledger.leave_out_parts(record)
         self._examples_met += len(batch) + len(batch.skipped)
         check_skipped(ledger.skipped.values(), of=ledger.size, max_skipped=self.max_skipped, name=ledger.name)
         met = min(self._examples_met, ledger.size)
