@@ -31,10 +31,9 @@ class Loader:
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
         for none.
     Bad examples are replaced, counted by reason in `skipped`, and their records entered in the source's ledger, as are
-    the bad parts of others. When
-    more than the share `max_skipped` of the records met are bad, each counted once, `TooManySkipped` says which and
-    why. The first batch of each shape is held to what the preprocessing declares. To resume, ask for `batches(start)`
-    with the number of batches already used: `position`.
+    the bad parts of others. When more than the share `max_skipped` of the records met are bad, each counted once,
+    `TooManySkipped` says which and why. The first batch of each shape is held to what the preprocessing declares. To
+    resume, ask for `batches(start)` with the number of batches already used: `position`.
     """
 
     def __init__(

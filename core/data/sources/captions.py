@@ -71,7 +71,7 @@ def _captions(value: Any, language: str) -> list[Caption]:
 
 def _entry(entry: Any, language: str) -> list[Caption]:
     if not isinstance(entry, Mapping):
-        return [Caption(entry, language)]  # what is no text, and no weight below, `Record.caption_parts` leaves out
+        return [Caption(entry, language)]  # `Record.caption_parts` leaves out what is no text, or has no weight
     # A table fills the fields that an entry lacks with None.
     text = next((entry[name] for name in _ENTRY_TEXT if entry.get(name) is not None), "")
     own_language = next((entry[name] for name in LANGUAGE_FIELDS if isinstance(entry.get(name), str)), language)
