@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import replace
 
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import listed, visit
+from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.loading.loader import Loader
+from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
@@ -96,7 +97,7 @@ def check_boxes(source: Source, looked_at: int = 256) -> None:
 
 
 def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source) -> str:
-    """How many of a stage's first examples can be used, as a sentence.
+    """How many of a stage's first examples can be used, as a sentence; what cannot is entered in the source's ledger.
 
     Raises:
         ValueError: there are fewer records than a batch takes.
@@ -111,6 +112,7 @@ def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, s
         cache_megabytes=None,
     )
     rows = loader.examples.rows(0, 0, min(planned.loaded, LOOKED_AT))
+    ledger_of(source).enter(rows.skipped, rows.left_out)
     reasons = Counter(skipped.reason for skipped in rows.skipped)
     met = len(rows.keys) + len(rows.skipped)
     bad = f"; {len(rows.skipped)} cannot be used: {listed(reasons)}" if reasons else ""

@@ -82,9 +82,17 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     print(described(recipe, plan.start, plan.config), flush=True)
     sources = open_data(plan)
-    with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
+    with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources) as left_out:
         placement = backends.placement(recipe.run.data_parallel)
-        staged = StagedRun(plan=plan, folder=folder, sources=sources, terms=terms, placement=placement, stop=stop)
+        staged = StagedRun(
+            plan=plan,
+            folder=folder,
+            sources=sources,
+            left_out=left_out,
+            terms=terms,
+            placement=placement,
+            stop=stop,
+        )
         if several:
             check_config(folder, recipe)
             folder.write_card(card_of(recipe))
@@ -99,8 +107,8 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
 
 
 def open_data(plan: RunPlan) -> Sources:
-    """The sources of a run, described. Where too many of their records are bad, the run folder is left a file that
-    names them.
+    """The sources of a run, described. Where too many of their records are bad, a file names them in the run folder,
+    unless that holds a run already, whose data they need not be.
 
     Raises:
         ValueError: where a decoder is to learn boxes from data that have none.
@@ -110,9 +118,10 @@ def open_data(plan: RunPlan) -> Sources:
     try:
         sources = plan.data_set.sources(recipe.run.seed)
     except TooManySkipped as error:
-        path = recipe.run.run_dir / LEFT_OUT
         if error.ledger is not None and not recipe.run.dry_run:
-            write_left_out(path, [error.ledger])
+            path = None if RunFolder(recipe.run.run_dir).stored_config() else recipe.run.run_dir / LEFT_OUT
+            if path is not None:
+                write_left_out(path, [error.ledger])
             tell_left_out([error.ledger], path)
         raise
     print(plan.data_set.describe(sources), flush=True)
@@ -122,11 +131,14 @@ def open_data(plan: RunPlan) -> Sources:
 
 
 @contextlib.contextmanager
-def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[None]:
-    """However the block ends, tells what of the data was not used, and names it in the run folder."""
-    ledgers, path = sources.ledgers(), recipe.run.run_dir / LEFT_OUT
+def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[LeftOutFile]:
+    """However the block ends, tells what of the data was not used; the file in the run folder names it once the block
+    has begun it.
+    """
+    ledgers = sources.ledgers()
+    left_out = LeftOutFile(recipe.run.run_dir / LEFT_OUT, ledgers)
     try:
-        with LeftOutFile(path, ledgers):
-            yield
+        with left_out:
+            yield left_out
     finally:
-        tell_left_out(ledgers, path)
+        tell_left_out(ledgers, left_out.path if left_out.is_of_the_run else None)

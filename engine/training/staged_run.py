@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych import backends
+from diptych.core.data.left_out_file import LeftOutFile
 from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
@@ -40,12 +41,14 @@ class StagedRun:
         plan: what is to be done.
         folder: of the run, entered; each of several stages has one of its own in it.
         sources: the opened data.
+        left_out: names what of them is not used; begun as soon as a stage goes on with them.
         stop: within its `leaving_at_once` all is carried out, but for steps and checkpoints.
     """
 
     plan: RunPlan
     folder: RunFolder
     sources: Sources
+    left_out: LeftOutFile
     terms: Terms
     placement: Placement
     stop: StopSignals
@@ -64,6 +67,7 @@ class StagedRun:
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
             if results := finished(folder, planned):
+                self.left_out.restore()
                 print(f"{folder.path} is finished.", flush=True)
                 return results
             learner, evaluation, card = self._trained(planned, folder)
@@ -89,6 +93,7 @@ class StagedRun:
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
+        self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
             print(
                 f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "

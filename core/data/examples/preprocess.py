@@ -17,7 +17,8 @@ from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
 from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
-from diptych.core.data.records import Caption, Record, Region, Source
+from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.records import Caption, LeftOut, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
@@ -162,23 +163,29 @@ class Preprocess:
         if self.selection_chunks is not None and self.selection_chunks < 1:
             raise ValueError(f"selection_chunks must be 1 or more, or None, got {self.selection_chunks}")
 
-    def __call__(self, record: Record, source: Source, place: Place) -> tuple[dict[str, np.ndarray], str]:
+    def __call__(
+        self, record: Record, source: Source, place: Place, left_out: list[LeftOut] | None = None
+    ) -> tuple[dict[str, np.ndarray], str]:
         """The fields of one example as `declared` has them, without the batch axis, and the (first) caption's language.
 
-        All of a batch is in the opening or none, by the place of its first example.
+        All of a batch is in the opening or none, by the place of its first example. Captions, regions and images that
+        cannot be used are as if the record did not have them, and those that were met are added to `left_out`.
         """
         rng = place.rng()
         opening = place.batch * place.batch_size < self.opening_examples
         weights = {self.opening_language: 1.0} if opening else self.language_weights
         reference, caption = draw(record, rng, weights)
-        regions = record.regions if self.targets else ()
-        if regions:
-            reference = record.images[0]
+        regions = record.region_parts.usable if self.targets else ()
         tokens = self.tokens(caption.text)
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
-        pixels = pixels_of(source, reference)
+        if regions:
+            pixels = pixels_of(source, record.images[0])
+        else:
+            pixels = usable_pixels(source, record, record.images.index(reference), left_out=left_out)
+        if left_out is not None:
+            left_out += (*record.caption_parts.left_out, *(record.region_parts.left_out if self.targets else ()))
         again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
         if self.targets:

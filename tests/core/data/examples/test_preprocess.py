@@ -177,6 +177,28 @@ def test_targets_are_of_the_first_caption_and_of_the_image_that_the_regions_are_
     assert seen == {0, 1}
 
 
+def test_regions_and_captions_without_a_text_are_as_if_they_were_not_there():
+    class Spoilt(TwoImages):
+        def record(self, index):
+            good = super().record(index)
+            regions = (Region((0.0, 0.0, 1.0, 1.0), ""), *good.regions)
+            return replace(good, captions=(Caption("\u200b", "en"), *good.captions), regions=regions)
+
+    make, left_out = preprocess(captions=2, targets=SmallTargets()), []
+    for index in range(8):
+        place = Place(0, index)
+        good, bad = (kind(4) for kind in (TwoImages, Spoilt))
+        (expected, _), (fields, _) = (
+            make(good.record(index % 4), good, place),
+            make(bad.record(index % 4), bad, place, left_out),
+        )
+        assert all(np.array_equal(fields[name], expected[name]) for name in expected)
+    assert {(one.part, one.reason) for one in left_out} == {
+        ("caption 1", "caption_empty"),
+        ("region 1", "caption_empty"),
+    }
+
+
 def test_noise_of_selection_is_gumbel():
     source, make = MemorySource(1), preprocess(selection_chunks=5)
     noise = np.stack([make(source.record(0), source, Place(0, index))[0]["selection_noise"] for index in range(2000)])
