@@ -268,6 +268,14 @@ def gpu(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.gpu", *session.posargs, external=True)
 
 
+@nox.session
+def tpu(session: nox.Session) -> None:
+    """The kernels and the ring for TPUs by their own compiler, which needs no TPU: a minute and 500 MB to install."""
+    session.install("jax", "libtpu", "-e", ".[dev]")
+    variables = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    session.run("python", "-m", "pytest", "tests/tpu", *session.posargs, env=variables)
+
+
 @nox.session(venv_backend="none", requires=["everything"])
 def benchmark(session: nox.Session) -> None:
     """Time everything in benchmarks/ and print its tables; with -- NAME, one of them."""
