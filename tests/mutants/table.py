@@ -436,7 +436,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "list(direct[len(joined) :])", "[torch.zeros_like(g) for g in direct[len(joined) :]]",
            "tests/backends/test_step.py::test_pieces_contrast_every_pair_of_the_batch"),
     Mutant("torch-cotangent-ignored", "backends/torch/sigmoid_loss/loss.py",
-           "[(cotangent * g).to(x.dtype)", "[g.to(x.dtype)",
+           "torch.mul(g, cotangent, out=", "torch.mul(g, torch.ones_like(cotangent), out=",
            "tests/backends/torch/test_operator.py::test_the_compiler_takes_it_as_one_graph"),
     # backends/tensorflow
     Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/sigmoid_loss/loss.py",

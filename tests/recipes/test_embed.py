@@ -110,11 +110,13 @@ def twins(folder: Path) -> Path:
     and one caption of record 1.
     """
     write_photos(folder, PHOTOS)
-    with (folder / "captions.jsonl").open("a") as file:
-        for number in range(4):
-            caption = "\u200b" if number == 1 else "once more"
-            file.write(json.dumps({"file_name": f"{number:03d}.webp", "caption": caption}) + "\n")
+    for number, line in enumerate((folder / "captions.jsonl").read_text().splitlines()):
+        captions = [json.loads(line)["caption"]]
+        if number < 4:
+            captions.append("\u200b" if number == 1 else "once more")
             (folder / f"{number:03d}.webp").write_bytes((folder / f"{number:03d}.png").read_bytes())
+        (folder / f"{number:03d}.txt").write_text("\n".join(captions))
+    (folder / "captions.jsonl").unlink()
     for name in ("002.png", "003.png", "003.webp"):
         (folder / name).write_bytes(b"")
     return folder
