@@ -3,7 +3,7 @@ scenes.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,20 @@ Results = dict[str, Any]
 """What a stage scored, as results.json has it (`core.training.results`)."""
 
 
+def _merged(judging: Callable) -> Callable:
+    """A method of an evaluation that judges the towers as they are saved, with what their adapters add.
+
+    Keras compiles embedders that know of the towers' weights alone: on jax adapters would stay what they were then.
+    """
+
+    @wraps(judging)
+    def with_adapters(self, *arguments):
+        with self._student.merged():
+            return judging(self, *arguments)
+
+    return with_adapters
+
+
 class Evaluation:
     """Evaluates a stage's student on the pairs that the data set holds out; they are decoded when first needed."""
 
@@ -74,6 +88,7 @@ class Evaluation:
             self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
         return self._sets
 
+    @_merged
     def quick(self) -> dict[str, float]:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
@@ -90,6 +105,7 @@ class Evaluation:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
+    @_merged
     def pair_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
         pairs = self.sets[0]
@@ -98,6 +114,7 @@ class Evaluation:
         own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
         return scores[own], scores[~own]
 
+    @_merged
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None

@@ -10,9 +10,12 @@ import pytest
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.subset import Subset
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
@@ -64,6 +67,16 @@ def train(photos: Path, checkpoint: Path, folder: Path, *flags: str) -> int:
     flags = ("--examples", "32", "--batch-size", "16", "--val-fraction", "0.3", "--no-report", *flags)
     own = ["--train-data", str(photos), "--pretrained", str(checkpoint), "--run-dir", str(folder), "--no-tensorboard"]
     return siglip.main([*own, *flags])
+
+
+def held_out_loss(folder: Path, photos: Path) -> float:
+    """The sigmoid loss of a saved model on the pairs that `train` holds out, which are fewer than a batch."""
+    encoder, held_out = Encoder.open(folder), Subset(open_source(str(photos)), fraction=0.3, held_out=True)
+    records = [held_out.record(place) for place in range(len(held_out))]
+    images = encoder.embed_images([held_out.read(record.images[0]) for record in records])
+    texts = encoder.embed_texts([record.captions[0].text for record in records])
+    logits = encoder.logit_scale * images.astype(np.float64) @ texts.T + encoder.logit_bias
+    return np.logaddexp(0, (1 - 2 * np.eye(len(records))) * logits).sum() / len(records)
 
 
 def test_sizes_vocabulary_and_rates_come_with_a_checkpoint(checkpoint):
@@ -159,6 +172,9 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
         for product in ("attention/qkv", "attention/out", "mlp/in", "mlp/out")
     }
     assert (tmp_path / "model" / "adapters.safetensors").stat().st_size < 10_000
+    reported = [row["validation_loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
+    assert reported[-1] == pytest.approx(held_out_loss(tmp_path, photos), rel=1e-5)
+    assert abs(reported[-1] - reported[0]) > 0.01
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):
