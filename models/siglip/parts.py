@@ -98,11 +98,14 @@ ADAPTED = (".*/encoder/block_.*/(attention|mlp)/.*_kernel",)
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptersPart:
-    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks (`parts.low_rank`)."""
+    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks, but for those that are
+    locked (`parts.low_rank`).
+    """
 
     rank: int
     alpha: float
     targets: tuple[str, ...] = ADAPTED
+    locked: tuple[str, ...] = ()
 
     def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.low_rank import LowRank
@@ -131,7 +134,7 @@ class AdaptersPart:
                     f"The pattern {target!r} of --lora-targets matches none of the blocks' kernels, which are called "
                     f"{', '.join(list(shapes)[:4])} and so on."
                 )
-        return {path: shape for path, shape in shapes.items() if path in chosen}
+        return {path: shape for path, shape in shapes.items() if path in chosen.difference(self.locked)}
 
 
 def refuse_naflex(towers: SigLIPConfig) -> None:
