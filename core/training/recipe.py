@@ -315,7 +315,7 @@ def check_options(recipe: Recipe) -> None:
         ),
         (
             0 <= (optimization.warmup_examples or 0) < optimization.examples,
-            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of "
+            f"--warmup-examples must be at least 0 and less than --examples, got {optimization.warmup_examples} of "
             f"{optimization.examples}.",
         ),
         *(
@@ -332,7 +332,41 @@ def check_options(recipe: Recipe) -> None:
                 ("--head-outputs", distillation.head_outputs),
                 ("--local-size", distillation.local_size),
                 ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
+                ("--evaluations", run.evaluations),
+                ("--evaluate-every", run.evaluate_every),
+                ("--checkpoint-every", run.checkpoint_every),
+                ("--log-every", run.log_every),
+                ("--devices", run.devices),
             )
+        ),
+        *(
+            (given is None or given >= 0, f"{flag} must not be negative, got {given}.")
+            for flag, given in (
+                ("--workers", data.workers),
+                ("--cache-megabytes", data.cache_megabytes),
+                ("--seed", run.seed),
+                ("--weight-decay", optimization.weight_decay),
+                ("--learning-rate-multipliers", min(optimization.learning_rate_multipliers.values(), default=0)),
+                ("--weight-decay-multipliers", min(optimization.weight_decay_multipliers.values(), default=0)),
+            )
+        ),
+        *(
+            (
+                needed or not given,
+                f"{flag} says more of {other}, which is not given: give {other}, or leave {flag} out.",
+            )
+            for flag, given, other, needed in (
+                ("--lora-alpha", model.lora_alpha, "--lora-rank", model.lora_rank),
+                ("--lora-targets", model.lora_targets, "--lora-rank", model.lora_rank),
+                ("--lock-image-unlocked-blocks", model.lock_image_unlocked_blocks, "--lock-image", model.lock_image),
+                ("--lock-text-unlocked-blocks", model.lock_text_unlocked_blocks, "--lock-text", model.lock_text),
+                ("--keep-logit-bias", model.keep_logit_bias, "--pretrained", model.pretrained),
+            )
+        ),
+        (
+            not model.keep_logit_bias or (optimization.loss != "softmax" and model.init_logit_bias is None),
+            "--keep-logit-bias begins with the sigmoid loss's bias of the checkpoint: leave it out with --loss softmax, "
+            "which has none, and with --init-logit-bias, which sets another.",
         ),
         (
             optimization.loss == "sigmoid" or model.init_logit_bias is None,
@@ -358,6 +392,15 @@ def check_options(recipe: Recipe) -> None:
             for flag, given in (
                 ("--teacher-momentum", distillation.teacher_momentum),
                 ("--centre-momentum", distillation.centre_momentum),
+                ("--beta-2", optimization.beta_2),
+                *([] if optimization.ema_decay is None else [("--ema-decay", optimization.ema_decay)]),
+            )
+        ),
+        *(
+            (given is None or 0 < given <= 1, f"{flag} is above 0 and at most 1, got {given}.")
+            for flag, given in (
+                ("--image-layer-decay", optimization.image_layer_decay),
+                ("--text-layer-decay", optimization.text_layer_decay),
             )
         ),
         *(
@@ -366,8 +409,9 @@ def check_options(recipe: Recipe) -> None:
                 ("--learning-rate", optimization.learning_rate),
                 ("--init-logit-scale", model.init_logit_scale),
                 ("--lora-alpha", model.lora_alpha),
-                ("--image-layer-decay", optimization.image_layer_decay),
-                ("--text-layer-decay", optimization.text_layer_decay),
+                ("--grad-clip-norm", optimization.grad_clip_norm),
+                ("--language-temperature", data.language_temperature),
+                ("--stall-seconds", data.stall_seconds),
                 ("--student-temperature", distillation.student_temperature),
                 ("--teacher-temperature", distillation.teacher_temperature),
             )

@@ -84,7 +84,9 @@ def adapted(**model) -> set[str]:
 
 
 def test_adapters_keep_to_the_blocks_that_are_not_locked():
-    image, text = ({f"{name}/encoder/block_{n:02d}" for n in range(depth)} for name, depth in (("image", 3), ("text", 2)))
+    image, text = (
+        {f"{name}/encoder/block_{n:02d}" for n in range(depth)} for name, depth in (("image", 3), ("text", 2))
+    )
     assert adapted() == image | text
     assert adapted(lock_text=True) == image
     assert adapted(lock_image=True, lock_image_unlocked_blocks=1) == {"image/encoder/block_02"} | text
@@ -99,7 +101,9 @@ def test_adapters_have_the_rate_of_the_layer_that_they_adapt():
     part = adapters(Model(lora_rank=2), CONFIG)
     layer = part.build(CONFIG, name="adapters", seed=0, dtype=None, rematerialize=False)
     rules = rate_multipliers(replace(OPTIMIZATION, image_layer_decay=0.5), CONFIG, [w.path for w in layer.weights])
-    factors = {weight.path: next(f for rule, f in rules.items() if re.fullmatch(rule, weight.path)) for weight in layer.weights}
+    factors = {
+        weight.path: next(f for rule, f in rules.items() if re.fullmatch(rule, weight.path)) for weight in layer.weights
+    }
     for kernel, pair in ((kernel, (layer.down[kernel], layer.up[kernel])) for kernel in layer.shapes):
         block = int(kernel.partition("block_")[2][:2])
         expected = 0.5 ** (3 - block) if kernel.startswith("image/") else 1.0
