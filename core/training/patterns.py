@@ -13,8 +13,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"The pattern {pattern!r} is no regular expression: {error}. A pattern matches the whole of a path, such as "
-            "image/encoder/.*/mlp/in_kernel."
+            f"The pattern {pattern!r} is no regular expression: {error}. Patterns match a whole path, as "
+            "image/encoder/.*/mlp/in_kernel does."
         ) from error
 
 
@@ -58,6 +58,7 @@ def freeze(model, patterns: Sequence[str]) -> list[str]:
     if not model.trainable_variables:
         more = f" and {len(patterns) - 3:,} more" if len(patterns) > 3 else ""
         raise ValueError(
-            f"The patterns {', '.join(patterns[:3])}{more} freeze every weight: nothing is left to train. Leave one out."
+            f"The patterns {', '.join(patterns[:3])}{more} freeze every weight: nothing is left to train. Leave out "
+            "one of them."
         )
     return [variable.path for variable in frozen]

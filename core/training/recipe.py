@@ -365,8 +365,8 @@ def check_options(recipe: Recipe) -> None:
         ),
         (
             not model.keep_logit_bias or (optimization.loss != "softmax" and model.init_logit_bias is None),
-            "--keep-logit-bias begins with the checkpoint's bias of the sigmoid loss: leave it out with --loss softmax, "
-            "which has none, and with --init-logit-bias, which sets another.",
+            "--keep-logit-bias begins with the checkpoint's bias of the sigmoid loss. Leave it out with --loss "
+            "softmax, which has none, and with --init-logit-bias, which sets another.",
         ),
         (
             optimization.loss == "sigmoid" or model.init_logit_bias is None,

@@ -17,9 +17,11 @@ from diptych.core.training.metrics import read_metrics
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.run_plan import RunPlan, plan_run
+from diptych.engine.training.start import set_scale_and_bias
 from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
 from diptych.models.siglip.adapting import to_naflex
+from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
 from tests.recipes.photos import write_photos
 
@@ -145,6 +147,16 @@ def test_weights_alone_need_their_vocabulary_named(model, tmp_path):
     model.save_to_preset(tmp_path, format="diptych")
     with pytest.raises(ValueError, match=r"brings no vocabulary.*--tokenizer"):
         plan(tmp_path)
+
+
+def test_a_temperature_beyond_the_bound_begins_at_it(checkpoint):
+    made = plan(checkpoint, "--max-logit-scale", "5", "--loss", "softmax")
+    assert (made.config.init_logit_scale, made.config.max_logit_scale) == (5.0, 5.0)
+    student = Student(replace(made.config, max_logit_scale=None))
+    student.pair_logits.log_logit_scale.assign(np.log(117.3))
+    said = set_scale_and_bias(student, made.recipe, lambda: None)
+    assert said == "scale 5, the most that --max-logit-scale leaves, where it was 117.3"
+    assert float(keras.ops.convert_to_numpy(student.logit_scale)) == pytest.approx(5)
 
 
 def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_first_step(
