@@ -67,6 +67,11 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     flags = make_dataclass("Recipe", shown, frozen=True, kw_only=True, namespace={"__doc__": Recipe.__doc__})
     changed = parse(flags(), arguments, program=program, description=description)
     try:
+        if changed.model.pretrained and changed.model.model != recipe.model.model:
+            raise ValueError(
+                f"--model {changed.model.model} is a size for fresh weights, and --pretrained brings sizes and weights. "
+                "Leave one of them out."
+            )
         return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
     except ValueError as error:
         print(f"{program}: {with_flags(str(error), recipe)}", file=sys.stderr)

@@ -35,3 +35,9 @@ def test_the_flags_are_those_of_the_command_line(capsys):
 def test_only_names_of_fields_are_replaced(message, shown):
     assert with_flags(message, siglip()) == shown
     assert with_flags(message, None) == message
+
+
+def test_a_size_and_a_checkpoint_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(siglip(), ["--model", "siglip_b16_224", "--pretrained", "a"], program="test", description=None)
+    assert "test: --model siglip_b16_224 is a size for fresh weights" in capsys.readouterr().err

@@ -49,6 +49,11 @@ def test_a_wrong_field_is_named_with_its_value(config, change, message):
         (lambda: vision_size("B/x"), "got 'B/x'"),
         (lambda: vision_size("X/16"), "Unknown size 'X'"),
         (lambda: preset_config("siglip2_base_patch16_255"), "Near matches: siglip2_base_patch16_256"),
+        (
+            lambda: preset_config("emoji_36_languages"),
+            "is a checkpoint, and the name of a size is expected.*--pretrained",
+        ),
+        (lambda: preset_config("hf://google/siglip2-base-patch16-256"), "is a checkpoint"),
         (lambda: preset_config("%%%"), "All names are in diptych.models.presets.PRESETS"),
     ],
 )
