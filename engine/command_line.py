@@ -69,7 +69,7 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     try:
         if changed.model.pretrained and changed.model.model != recipe.model.model:
             raise ValueError(
-                f"--model {changed.model.model} is a size for fresh weights, and --pretrained brings sizes and weights. "
+                f"--model {changed.model.model} is a size for fresh weights, and --pretrained brings both. "
                 "Leave one of them out."
             )
         return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
