@@ -143,6 +143,10 @@ class Evaluation:
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         if told := gained(rows):
             print(told, flush=True)
+        judged, cut = sum(len(pairs.captions) for pairs in self.sets), sum(pairs.clipped for pairs in self.sets)
+        if cut:
+            length = self.preprocess.context_length
+            print(f"{cut:,} of {judged:,} held-out captions are longer than {length} tokens and were cut", flush=True)
         if not self._recipe.run.report:
             return results
         if self._data_set.shows_scenes:
@@ -156,8 +160,8 @@ class Evaluation:
             samples=samples,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
-            captions_judged=sum(len(pairs.captions) for pairs in self.sets),
-            captions_clipped=sum(pairs.clipped for pairs in self.sets),
+            captions_judged=judged,
+            captions_clipped=cut,
         )
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)

@@ -16,6 +16,7 @@ from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.training.costs import trained_lines
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import set_scale_and_bias
 from diptych.engine.training.terms import TERMS
@@ -117,8 +118,11 @@ def test_pictures_are_resized_as_the_checkpoints_are(model, tmp_path):
     ],
 )
 def test_a_plan_counts_what_moves(checkpoint, flags, trained):
-    stage = plan(checkpoint, *flags).planned["training"]
-    assert stage.trained == trained
+    planned = plan(checkpoint, *flags).planned
+    assert planned["training"].trained == trained
+    assert [line.partition(" of ")[0] for line in trained_lines(planned, TERMS)] == (
+        [] if trained is None else [f"Stage training trains {trained:,}"]
+    )
 
 
 def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_path):
@@ -169,7 +173,12 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     assert left.keys() == given.keys()
     assert [path for path in given if np.abs(left[path] - given[path]).max() > 1e-20] == ["pair_logits/logit_bias"]
-    assert "bias" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bias" in said
+    records = len(Subset(open_source(str(photos)), fraction=0.3, held_out=False))
+    cut = 48 - records
+    assert f"--examples 32 are {32 / records:.3g} times all {records} records" in said
+    assert f"{cut} of {cut} held-out captions are longer than 6 tokens and were cut" in said
     assert left["text/token_embedding/embedding"].shape == (8_100, 16)
 
 
