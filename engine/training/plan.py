@@ -173,6 +173,11 @@ def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> 
         if name in stage.losses:
             parts |= terms[name].parts(recipe, config)
     if (adapted := adapters(recipe.model, config)) is not None:
+        if taught := [name for name in stage.losses if terms[name].taught is not None]:
+            raise ValueError(
+                f"Stage {stage.name}: the teacher of {' and '.join(taught)} follows the image tower's weights, which "
+                "--lora-rank leaves as they are. Leave out --lora-rank, or the stage by --only."
+            )
         parts["adapters"] = adapted
     return parts
 

@@ -23,7 +23,7 @@ from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
 from diptych.models.siglip.adapting import to_naflex
 from diptych.models.siglip.student import Student
-from diptych.recipes import siglip
+from diptych.recipes import siglip, siglip2
 from tests.recipes.photos import write_photos
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
@@ -145,6 +145,17 @@ def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_pa
 def test_what_cannot_be_begun_from_is_refused(name, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         plan(name, *flags)
+
+
+def test_a_teacher_that_would_never_follow_adapters_is_refused(checkpoint):
+    flags = ["--pretrained", str(checkpoint), "--lora-rank", "2", "--only"]
+    learned, taught = (
+        parse_recipe(siglip2.tiny(), [*flags, stage], program="siglip2", description="")
+        for stage in ("captioning", "self_distillation")
+    )
+    assert "adapters" in plan_run(learned, TERMS).planned["captioning"].parts
+    with pytest.raises(ValueError, match="Stage self_distillation: the teacher of distillation and masked_prediction"):
+        plan_run(taught, TERMS)
 
 
 def test_weights_alone_need_their_vocabulary_named(model, tmp_path):
