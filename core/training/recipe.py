@@ -321,7 +321,6 @@ def check_options(recipe: Recipe) -> None:
         *(
             (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
             for flag, given in (
-                ("--context-length", data.context_length),
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
@@ -338,6 +337,18 @@ def check_options(recipe: Recipe) -> None:
                 ("--log-every", run.log_every),
                 ("--devices", run.devices),
             )
+        ),
+        (
+            data.context_length is None or data.context_length >= 2,
+            f"--context-length must be at least 2, a token and the end of the text, got {data.context_length}.",
+        ),
+        (
+            min(model.sequence_lengths, default=4) >= 4,
+            f"--sequence-lengths must each be at least 4, a grid of 2 x 2 patches, got {model.sequence_lengths}.",
+        ),
+        (
+            model.pretrained is None or run.run_dir.resolve() != Path(model.pretrained).resolve(),
+            f"--run-dir {run.run_dir} is the folder of --pretrained, which stays as it is: give another --run-dir.",
         ),
         *(
             (given is None or given >= 0, f"{flag} must not be negative, got {given}.")

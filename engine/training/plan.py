@@ -172,7 +172,7 @@ def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> 
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order
         if name in stage.losses:
             parts |= terms[name].parts(recipe, config)
-    if (adapted := adapters(recipe.model, config)) is not None:
+    if (adapted := adapters(recipe.model, config, (*recipe.model.lock, *stage.lock))) is not None:
         if taught := [name for name in stage.losses if terms[name].taught is not None]:
             raise ValueError(
                 f"Stage {stage.name}: the teacher of {' and '.join(taught)} follows the image tower's weights, which "

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from diptych.core.training.patterns import multipliers
+from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
 from diptych.models import SigLIPConfig
 from diptych.models.parts.low_rank import adapted_kernel
@@ -58,8 +58,9 @@ def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> 
     return locked
 
 
-def adapters(model: Model, config: SigLIPConfig) -> AdaptersPart | None:
-    """The low-rank adapters that --lora-rank asks for, on kernels that --lock-image and --lock-text leave open.
+def adapters(model: Model, config: SigLIPConfig, lock: Sequence[str] = ()) -> AdaptersPart | None:
+    """The low-rank adapters that --lora-rank asks for, on kernels that --lock-image, --lock-text and the patterns of
+    `lock` leave open.
 
     Raises:
         ValueError: where none is left.
@@ -70,10 +71,11 @@ def adapters(model: Model, config: SigLIPConfig) -> AdaptersPart | None:
     part = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
     kernels = list(part.shapes(config))
     locked = locked_weights(replace(model, lora_rank=None), config, kernels)
-    if len(locked) == len(kernels):
+    locked += [path for path in kernels if any(compiled(pattern).fullmatch(path) for pattern in lock)]
+    if not set(kernels).difference(locked):
         raise ValueError(
-            "--lora-rank adapts kernels of the blocks that --lock-image and --lock-text leave open, and here they "
-            "leave none of --lora-targets. Leave out a lock, or --lora-rank."
+            "--lora-rank adapts kernels of the blocks that --lock-image, --lock-text and --lock leave open, and here "
+            "they leave none of --lora-targets. Leave out a lock, or --lora-rank."
         )
     return replace(part, locked=tuple(locked))
 

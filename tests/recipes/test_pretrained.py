@@ -21,6 +21,7 @@ from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import set_scale_and_bias
 from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
+from diptych.models.pretrained import trained_preset
 from diptych.models.siglip.adapting import to_naflex
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip, siglip2
@@ -156,6 +157,19 @@ def test_a_teacher_that_would_never_follow_adapters_is_refused(checkpoint):
     assert "adapters" in plan_run(learned, TERMS).planned["captioning"].parts
     with pytest.raises(ValueError, match="Stage self_distillation: the teacher of distillation and masked_prediction"):
         plan_run(taught, TERMS)
+
+
+def test_a_runs_folder_stands_for_its_model_and_a_checkpoints_for_itself(model, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has not come to its end, and so no model yet"):
+        trained_preset(tmp_path)
+    model.save_to_preset(tmp_path / "trunk" / "model", format="diptych")
+    with pytest.raises(ValueError, match="several stages: give the folder of one, .*/trunk"):
+        trained_preset(tmp_path)
+    model.save_to_preset(tmp_path / "model", format="diptych")
+    assert trained_preset(tmp_path) == tmp_path / "model"
+    model.save_to_preset(tmp_path, format="diptych")
+    assert trained_preset(tmp_path) == tmp_path
 
 
 def test_weights_alone_need_their_vocabulary_named(model, tmp_path):

@@ -33,6 +33,8 @@ def with_options(**options) -> Recipe:
         ("optimization__image_layer_decay", 75.0),
         ("optimization__grad_clip_norm", 0.0),
         ("run__seed", -1),
+        ("data__context_length", 1),
+        ("model__sequence_lengths", (16, 0)),
     ],
 )
 def test_a_number_outside_its_range_is_refused_by_its_flag(name, value):
@@ -50,14 +52,20 @@ def test_a_number_outside_its_range_is_refused_by_its_flag(name, value):
         ({"model__keep_logit_bias": True}, "--keep-logit-bias says more of --pretrained"),
         (
             {"model__pretrained": "a", "model__keep_logit_bias": True, "model__init_logit_bias": -5.0},
-            "leave it out .* with --init-logit-bias",
+            "Leave it out .* with --init-logit-bias",
         ),
         (
             {"optimization__loss": "softmax", "model__pretrained": "a", "model__keep_logit_bias": True},
-            "leave it out with --loss softmax",
+            "Leave it out with --loss softmax",
         ),
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         with_options(**options)
+
+
+def test_a_run_is_not_written_into_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the folder of --pretrained, which stays as it is"):
+        with_options(model__pretrained="./checkpoint/", run__run_dir=tmp_path / "checkpoint")

@@ -77,8 +77,8 @@ def test_without_decay_the_rules_are_the_ones_given(paths):
     assert rate_multipliers(replace(OPTIMIZATION, learning_rate_multipliers=rules), CONFIG, paths) is rules
 
 
-def adapted(**model) -> set[str]:
-    part = adapters(Model(lora_rank=2, **model), CONFIG)
+def adapted(*lock: str, **model) -> set[str]:
+    part = adapters(Model(lora_rank=2, **model), CONFIG, lock)
     assert part is not None
     return {path.partition("/attention/")[0].partition("/mlp/")[0] for path in part.shapes(CONFIG)}
 
@@ -90,6 +90,7 @@ def test_adapters_keep_to_the_blocks_that_are_not_locked():
     assert adapted() == image | text
     assert adapted(lock_text=True) == image
     assert adapted(lock_image=True, lock_image_unlocked_blocks=1) == {"image/encoder/block_02"} | text
+    assert adapted("text/.*", lock_text=True) == image
     assert adapters(Model(lock_image=True), CONFIG) is None
     with pytest.raises(ValueError, match="--lora-rank adapts kernels .* Leave out a lock"):
         adapted(lock_image=True, lock_text=True)
