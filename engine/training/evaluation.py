@@ -83,10 +83,18 @@ class Evaluation:
 
     @property
     def sets(self) -> list[PairSet]:
-        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
+        """The held-out sets, the one of the headline first."""
         if self._sets is None:
-            self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
+            self._sets = self._read(self._sequence_length)
         return self._sets
+
+    @property
+    def _sequence_length(self) -> int | None:
+        """At most how many patches NaFlex sees of a picture, which are as many as the saved model's processor makes;
+        None for square pictures.
+        """
+        vision = self._planned.vision
+        return None if isinstance(vision, VisionConfig) else vision.max_num_patches
 
     @_merged
     def quick(self) -> dict[str, float]:
@@ -217,7 +225,7 @@ class Evaluation:
         results: Results = {}
         pictures: dict[str, Any] = {}
         lengths = self._planned.stage.sequence_lengths
-        features = PictureFeatures(self._student.towers, sequence_length=max(lengths, default=None))
+        features = PictureFeatures(self._student.towers, sequence_length=self._sequence_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
             boxes, pictures["located"] = locate_in_scenes(writer, scenes)

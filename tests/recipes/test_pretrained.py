@@ -16,7 +16,9 @@ from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.training.build import build_student
 from diptych.engine.training.costs import trained_lines
+from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import set_scale_and_bias
 from diptych.engine.training.terms import TERMS
@@ -133,6 +135,17 @@ def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_pa
     assert made.planned["training"].stage.sequence_lengths == (8, 16, 36, 49, 64)
     assert made.examples["training"].naflex is not None
     assert plan(tmp_path, *flags, "--sequence-lengths", "9", "12").planned["training"].naflex.lengths == (9, 12)
+
+    class HeldOut:
+        """Held-out pairs that are asked for at some number of patches."""
+
+        def evaluation_sets(self, sources, preprocess, *, sequence_length):
+            return sequence_length
+
+    stage = made.planned["training"]
+    student = build_student(made.recipe, stage)
+    evaluation = Evaluation(made.recipe, stage, HeldOut(), None, made.examples["training"], student)
+    assert evaluation.sets == 16, "as many as the model that is left takes by itself"
 
 
 @pytest.mark.parametrize(
