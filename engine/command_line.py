@@ -1,6 +1,7 @@
 """The command line: default options and the words behind them -> the options of a run."""
 
 import os
+import re
 import sys
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, TypeVar, get_type_hints
@@ -28,7 +29,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
             default=default,
             args=_with_values(sys.argv[1:] if arguments is None else arguments, type(default)),
             prog=program,
-            description=description,
+            description=description and _HEADINGS.sub("\n\n", description),
             config=(tyro.conf.OmitArgPrefixes,),
         )
         unset = not os.environ.get("KERAS_BACKEND")
@@ -97,3 +98,7 @@ def _with_values(arguments: list[str], options: type) -> list[str]:
 
 
 _VALUES = ("True", "False", "None")
+_HEADINGS = re.compile(r"\n(?=[A-Z][\w -]*: )")
+"""Where a line of a description begins with a heading, such as "Command:": tyro joins lines without an empty one between
+them.
+"""

@@ -127,7 +127,7 @@ class Optimization:
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""

@@ -33,6 +33,9 @@ INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 """The temperature that fresh weights begin with, by the loss: Zhai et al. 2023, section 3.2, and Radford et al. 2021,
 section 2.5."""
 
+ADAPTERS_RATE = 1e-4
+"""Of low-rank adapters, which begin at no change and take about ten times the rate of whole weights."""
+
 TOKEN_TABLE = "text/token_embedding/"
 
 
@@ -107,6 +110,8 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     pretrained = start.checkpoint is not None
     optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
     rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    if pretrained and recipe.model.lora_rank is not None:
+        rate = ADAPTERS_RATE
     scale = recipe.model.init_logit_scale
     if scale is None and not pretrained:
         scale = INITIAL_SCALES[optimization.loss]

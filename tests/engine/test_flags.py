@@ -4,6 +4,7 @@ import pytest
 
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.flags import flags_of, with_flags
+from diptych.recipes import siglip as recipe_module
 from diptych.recipes.siglip import siglip
 
 
@@ -35,6 +36,17 @@ def test_the_flags_are_those_of_the_command_line(capsys):
 def test_only_names_of_fields_are_replaced(message, shown):
     assert with_flags(message, siglip()) == shown
     assert with_flags(message, None) == message
+
+
+def test_each_command_of_a_description_has_a_line_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(siglip(), ["--help"], program="test", description=recipe_module.__doc__)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith(("Command:", "Own data:", "Fine-tune:"))] == [
+        "Command",
+        "Own data",
+        "Fine-tune",
+    ]
 
 
 def test_a_size_and_a_checkpoint_exclude_each_other(capsys):

@@ -92,6 +92,7 @@ def test_sizes_vocabulary_and_rates_come_with_a_checkpoint(checkpoint):
     assert made.preprocess.tokenizer.vocab_size == 8_000
     optimization = made.recipe.optimization
     assert (optimization.learning_rate, optimization.weight_decay) == (1e-5, 0.0)
+    assert plan(checkpoint, "--lora-rank", "2").recipe.optimization.learning_rate == 1e-4
     fresh = plan_run(replace(siglip.siglip()), TERMS).recipe
     assert (fresh.optimization.learning_rate, fresh.optimization.weight_decay) == (1e-3, 1e-4)
 
