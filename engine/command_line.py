@@ -98,7 +98,5 @@ def _with_values(arguments: list[str], options: type) -> list[str]:
 
 
 _VALUES = ("True", "False", "None")
-_HEADINGS = re.compile(r"\n(?=[A-Z][\w -]*: )")
-"""Where a line of a description begins with a heading, such as "Command:": tyro joins lines without an empty one between
-them.
-"""
+_HEADINGS = re.compile(r"(?<!\n)\n(?=[A-Z][\w -]*: )")
+"""Before a line of a description that begins as "Command:" does; tyro joins lines that no empty one parts."""

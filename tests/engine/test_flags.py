@@ -1,11 +1,14 @@
 """Messages name what a person can type: the flag of a field, as the command line has it."""
 
+import re
+
 import pytest
 
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.flags import flags_of, with_flags
 from diptych.recipes import siglip as recipe_module
 from diptych.recipes.siglip import siglip
+from diptych.recipes.siglip2 import tiny
 
 
 def test_the_flags_are_those_of_the_command_line(capsys):
@@ -36,6 +39,15 @@ def test_the_flags_are_those_of_the_command_line(capsys):
 def test_only_names_of_fields_are_replaced(message, shown):
     assert with_flags(message, siglip()) == shown
     assert with_flags(message, None) == message
+
+
+def test_every_flag_of_a_recipe_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(tiny(), ["--help"], program="test", description=None)
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    flags = [place for place, line in enumerate(lines) if re.match(r"--\w\S*( [^.a-z]*)?$|--\S+, --", line)]
+    assert len(flags) > 40
+    assert [lines[place] for place in flags if lines[place + 1].startswith("(default")] == []
 
 
 def test_each_command_of_a_description_has_a_line_of_its_own(capsys):
