@@ -72,7 +72,7 @@ WITHOUT_KERAS = [
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"
-        for name in ("card", "metrics", "progress", "run_folder", "signals", "tensorboard")
+        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard")
     ),
     "tests/core/weights/*",
     "tests/oracle/*",

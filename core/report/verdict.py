@@ -20,7 +20,8 @@ def warnings_of(
     - Steps were skipped because they were not finite.
     - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
       of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
-    - Recall@1 is at most two standard errors, √(chance · (1 - chance) / queries), above what guessing gives.
+    - Recall@1 is at most two standard errors, √(chance · (1 - chance) / queries), above what guessing gives, or cannot
+      be any other.
 
     Args:
         rows: of the metrics, as `core.training.metrics.read_metrics` gives them.
@@ -41,7 +42,12 @@ def warnings_of(
                 f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned. Lower "
                 f"--learning-rate (its highest was {rate:.3g}) or raise --warmup-examples."
             )
-    if recall <= chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / queries):
+    if chance == 1:
+        found.append(
+            "All held-out captions are of one picture, which every guess finds: recall says nothing. Hold out more, by "
+            "--val-fraction or --val-data."
+        )
+    elif recall <= chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / queries):
         found.append(
             f"The right picture comes first for {recall:.1%} of {queries:,} held-out captions, and guessing gives "
             f"{chance:.1%}: that is no better than chance."

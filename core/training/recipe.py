@@ -13,6 +13,7 @@ import tyro
 
 from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
+from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
 
 Alias = tyro.conf.arg
@@ -123,11 +124,13 @@ class Optimization:
     examples: int
     """Pairs to train on, counting repetitions."""
     batch_size: int
+    """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """adafactor and lion keep fewer numbers a weight."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
@@ -139,6 +142,7 @@ class Optimization:
     beta_2: float = 0.95
     """Decay of the second moment (AdamW, Adafactor's cap)."""
     schedule: Literal["cosine", "linear"] = "cosine"
+    """How the rate falls to 0 after its warm-up."""
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
@@ -146,6 +150,7 @@ class Optimization:
     weight_decay_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Pattern of weights -> factor on their decay; 0 to leave a pre-trained tower undecayed."""
     grad_clip_norm: float | None = 1.0
+    """Largest norm of the gradient of all weights together; None for no bound."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
@@ -184,18 +189,26 @@ class Distillation:
     """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
     half-life in examples. By default it is not scaled."""
     head_hidden: int = 2048
+    """Width of each head's two hidden layers."""
     head_bottleneck: int = 256
+    """Width of what each head compares with its prototypes."""
     head_outputs: int = 65_536
     """Prototypes of each head."""
     student_temperature: float = 0.1
+    """By which the student's scores of prototypes are divided."""
     teacher_temperature: float = 0.04
+    """By which the teacher's are."""
     centre_momentum: float = 0.9
+    """Of the running mean of the teacher's scores, which is taken from them."""
     local_views: int = 8
+    """Small crops of each picture, compared with the teacher's view of the whole."""
     local_size: int | None = None
     """Side of local views in pixels, in stages that name none; by default 3/8 of the picture's, in whole patches: 96 of
     256."""
     mask_ratio: float = 0.5
+    """Share of the patches that are hidden from the student in masked prediction."""
     masking: Literal["random", "block"] = "random"
+    """Whether hidden patches are drawn one by one, or as rectangles."""
     colour: bool = True
     """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as
     TIPS.
@@ -209,6 +222,7 @@ class Run:
     run_dir: Path = harmless(Path("runs/siglip"))
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
+    """Of fresh weights, the order of examples and everything drawn at random."""
     evaluations: int = harmless(12)
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = harmless(None)
@@ -251,10 +265,14 @@ class Recipe:
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
     run: Run
-    only: tuple[str, ...] = harmless(())
-    """Stages to carry out, with what they go on from; by default all."""
-    reference: str | None = None
-    """Checkpoint of the model that judges what is learnable in curated stages, in place of the one that they name."""
+    # The command line shows fields of this level without their docstrings, so that their help stands in their types.
+    only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
+        harmless(())
+    )
+    reference: Annotated[
+        str | None,
+        Alias(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
+    ] = None
     stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress] = (Stage(name="training"),)
 
     def __post_init__(self):
@@ -289,89 +307,3 @@ def harmless_fields(value: object, prefix: str = "") -> set[str]:
             found.add(name)
         found |= harmless_fields(getattr(value, part.name), f"{name}.")
     return found
-
-
-def check_options(recipe: Recipe) -> None:
-    """Raises ValueError where options exclude each other or lie outside their range."""
-    data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
-    captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    for condition, message in (
-        (
-            optimization.batch_size >= 2,
-            f"--batch-size must be at least 2 (one has no negatives), got {optimization.batch_size}.",
-        ),
-        (
-            optimization.examples >= optimization.batch_size,
-            f"--examples must be at least one batch ({optimization.batch_size}), got {optimization.examples}.",
-        ),
-        (
-            optimization.accum_freq >= 1 and optimization.batch_size % optimization.accum_freq == 0,
-            f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
-        ),
-        (
-            run.data_parallel >= 1 and optimization.batch_size % (optimization.accum_freq * run.data_parallel) == 0,
-            f"--data-parallel deals a batch out evenly, each of its --accum-freq pieces too; got {run.data_parallel} "
-            f"devices for {optimization.batch_size} examples in {optimization.accum_freq} pieces.",
-        ),
-        (
-            0 <= (optimization.warmup_examples or 0) < optimization.examples,
-            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of "
-            f"{optimization.examples}.",
-        ),
-        *(
-            (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
-            for flag, given in (
-                ("--context-length", data.context_length),
-                ("--captions-per-image", data.captions_per_image),
-                ("--image-size", model.image_size),
-                ("--lora-rank", model.lora_rank),
-                ("--decoder-depth", captioning.decoder_depth),
-                ("--target-length", captioning.target_length),
-                ("--head-hidden", distillation.head_hidden),
-                ("--head-bottleneck", distillation.head_bottleneck),
-                ("--head-outputs", distillation.head_outputs),
-                ("--local-size", distillation.local_size),
-                ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
-            )
-        ),
-        (
-            optimization.loss == "sigmoid" or model.init_logit_bias is None,
-            f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
-            "for it. Leave it out, or choose --loss sigmoid.",
-        ),
-        (
-            model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),
-            f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
-            f"{model.max_logit_scale}.",
-        ),
-        (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
-        (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
-        *(
-            (0 <= given <= 1, f"{flag} lies between 0 and 1, got {given}.")
-            for flag, given in (
-                ("--parallel-probability", captioning.parallel_probability),
-                ("--mask-ratio", distillation.mask_ratio),
-            )
-        ),
-        *(
-            (0 < given < 1, f"{flag} lies between 0 and 1, both excluded, got {given}.")
-            for flag, given in (
-                ("--teacher-momentum", distillation.teacher_momentum),
-                ("--centre-momentum", distillation.centre_momentum),
-            )
-        ),
-        *(
-            (given is None or given > 0, f"{flag} must be above 0, got {given}.")
-            for flag, given in (
-                ("--learning-rate", optimization.learning_rate),
-                ("--init-logit-scale", model.init_logit_scale),
-                ("--lora-alpha", model.lora_alpha),
-                ("--image-layer-decay", optimization.image_layer_decay),
-                ("--text-layer-decay", optimization.text_layer_decay),
-                ("--student-temperature", distillation.student_temperature),
-                ("--teacher-temperature", distillation.teacher_temperature),
-            )
-        ),
-    ):
-        if not condition:
-            raise ValueError(message)

@@ -142,7 +142,17 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
                 f"{name}: parameters {_listed(parts, 1e6, 'M')}; memory {_listed(memory, 2**30, 'GiB')}; "
                 f"GFLOP an example {_listed(work, 1e9, '')}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *trained_lines(planned, terms)])
+
+
+def trained_lines(planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
+    """How many parameters are trained, a line for each stage that holds some still."""
+    lines = []
+    for name, stage in planned.items():
+        if stage.trained is not None:
+            total = stage_parameters(stage, terms)["total"]
+            lines.append(f"Stage {name} trains {stage.trained:,} of {total:,} parameters ({stage.trained / total:.2%})")
+    return lines
 
 
 def _pictures(planned: PlannedStage) -> str:

@@ -3,7 +3,7 @@ scenes.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,20 @@ Results = dict[str, Any]
 """What a stage scored, as results.json has it (`core.training.results`)."""
 
 
+def _merged(judging: Callable) -> Callable:
+    """A method of an evaluation that judges the towers as they are saved, with what their adapters add.
+
+    Keras compiles embedders that know of the towers' weights alone: on jax adapters would stay what they were then.
+    """
+
+    @wraps(judging)
+    def with_adapters(self, *arguments):
+        with self._student.merged():
+            return judging(self, *arguments)
+
+    return with_adapters
+
+
 class Evaluation:
     """Evaluates a stage's student on the pairs that the data set holds out; they are decoded when first needed."""
 
@@ -69,11 +83,20 @@ class Evaluation:
 
     @property
     def sets(self) -> list[PairSet]:
-        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
+        """The held-out sets, the one of the headline first."""
         if self._sets is None:
-            self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
+            self._sets = self._read(self._sequence_length)
         return self._sets
 
+    @property
+    def _sequence_length(self) -> int | None:
+        """At most how many patches NaFlex sees of a picture, which are as many as the saved model's processor makes;
+        None for square pictures.
+        """
+        vision = self._planned.vision
+        return None if isinstance(vision, VisionConfig) else vision.max_num_patches
+
+    @_merged
     def quick(self) -> dict[str, float]:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
@@ -90,6 +113,7 @@ class Evaluation:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
+    @_merged
     def pair_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
         pairs = self.sets[0]
@@ -98,6 +122,7 @@ class Evaluation:
         own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
         return scores[own], scores[~own]
 
+    @_merged
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None
@@ -126,6 +151,10 @@ class Evaluation:
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         if told := gained(rows):
             print(told, flush=True)
+        judged, cut = sum(len(pairs.captions) for pairs in self.sets), sum(pairs.clipped for pairs in self.sets)
+        if cut:
+            length = self.preprocess.context_length
+            print(f"{cut:,} of {judged:,} held-out captions are longer than {length} tokens and were cut", flush=True)
         if not self._recipe.run.report:
             return results
         if self._data_set.shows_scenes:
@@ -139,8 +168,8 @@ class Evaluation:
             samples=samples,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
-            captions_judged=sum(len(pairs.captions) for pairs in self.sets),
-            captions_clipped=sum(pairs.clipped for pairs in self.sets),
+            captions_judged=judged,
+            captions_clipped=cut,
         )
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
@@ -196,7 +225,7 @@ class Evaluation:
         results: Results = {}
         pictures: dict[str, Any] = {}
         lengths = self._planned.stage.sequence_lengths
-        features = PictureFeatures(self._student.towers, sequence_length=max(lengths, default=None))
+        features = PictureFeatures(self._student.towers, sequence_length=self._sequence_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
             boxes, pictures["located"] = locate_in_scenes(writer, scenes)

@@ -17,10 +17,11 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
+from diptych.engine.training.tuning import adapters
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.presets import naflex_config
-from diptych.models.siglip.parts import ADAPTED, AdaptersPart, Part
+from diptych.models.siglip.parts import Part
 
 
 def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str, PlannedStage]:
@@ -171,10 +172,13 @@ def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> 
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order
         if name in stage.losses:
             parts |= terms[name].parts(recipe, config)
-    model = recipe.model
-    if model.lora_rank is not None:
-        alpha = 2.0 * model.lora_rank if model.lora_alpha is None else model.lora_alpha
-        parts["adapters"] = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
+    if (adapted := adapters(recipe.model, config, (*recipe.model.lock, *stage.lock))) is not None:
+        if taught := [name for name in stage.losses if terms[name].taught is not None]:
+            raise ValueError(
+                f"Stage {stage.name}: the teacher of {' and '.join(taught)} follows the image tower's weights, which "
+                "--lora-rank leaves as they are. Leave out --lora-rank, or the stage by --only."
+            )
+        parts["adapters"] = adapted
     return parts
 
 

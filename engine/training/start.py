@@ -33,6 +33,9 @@ INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 """The temperature that fresh weights begin with, by the loss: Zhai et al. 2023, section 3.2, and Radford et al. 2021,
 section 2.5."""
 
+ADAPTERS_RATE = 1e-4
+"""Of low-rank adapters, which begin at no change and take about ten times the rate of whole weights."""
+
 TOKEN_TABLE = "text/token_embedding/"
 
 
@@ -107,6 +110,8 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     pretrained = start.checkpoint is not None
     optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
     rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    if pretrained and recipe.model.lora_rank is not None:
+        rate = ADAPTERS_RATE
     scale = recipe.model.init_logit_scale
     if scale is None and not pretrained:
         scale = INITIAL_SCALES[optimization.loss]
@@ -154,7 +159,9 @@ def towers_config(recipe: Recipe, start: Start, preprocess: Preprocess) -> SigLI
         start.config,
         vision=sized(start.config.vision, recipe.model.image_size),
         text=replace(start.config.text, vocab_size=vocab_size, context_length=preprocess.context_length),
-        init_logit_scale=recipe.model.init_logit_scale or start.config.init_logit_scale,
+        init_logit_scale=min(
+            recipe.model.init_logit_scale or start.config.init_logit_scale, recipe.model.max_logit_scale or math.inf
+        ),
         init_logit_bias=initial_bias(recipe),
         max_logit_scale=recipe.model.max_logit_scale,
     )
@@ -194,9 +201,13 @@ def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], fl
     """
     given, layer = recipe.model, student.pair_logits
     said: list[str] = []
+    scale, largest = float(keras.ops.convert_to_numpy(student.logit_scale)), given.max_logit_scale
     if given.init_logit_scale is not None:
         layer.log_logit_scale.assign(math.log(given.init_logit_scale))
         said.append(f"scale {given.init_logit_scale:g}, as --init-logit-scale says")
+    elif largest is not None and scale > largest:
+        layer.log_logit_scale.assign(math.log(largest))
+        said.append(f"scale {largest:g}, the most that --max-logit-scale leaves, where it was {scale:.4g}")
     if layer.logit_bias is not None and given.init_logit_bias is not None:
         layer.logit_bias.assign(given.init_logit_bias)
         said.append(f"bias {given.init_logit_bias:g}, as --init-logit-bias says")

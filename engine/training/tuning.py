@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from diptych.core.training.patterns import multipliers
+from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
 from diptych.models import SigLIPConfig
+from diptych.models.parts.low_rank import adapted_kernel
+from diptych.models.siglip.parts import ADAPTED, AdaptersPart
 
 _BLOCK = re.compile(r"encoder/block_(\d+)/")
 _BELOW = ("patch_embedding/", "token_embedding/", "position_embedding/", "class_token/")
@@ -20,8 +22,8 @@ class TowerLayers:
     depth: int
 
     def of(self, path: str) -> int | None:
-        """The layer that a weight belongs to; None for a weight of anything else."""
-        tower, _, inside = path.partition("/")
+        """The layer that a weight, or the kernel that it adapts, belongs to; None for a weight of anything else."""
+        tower, _, inside = adapted_kernel(path).partition("/")
         if tower != self.name:
             return None
         if inside.startswith(_BELOW):
@@ -54,6 +56,28 @@ def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> 
             first_open = tower.depth + 1 - open_blocks if open_blocks else tower.depth + 2
             locked += [path for path in paths if (layer := tower.of(path)) is not None and layer < first_open]
     return locked
+
+
+def adapters(model: Model, config: SigLIPConfig, lock: Sequence[str] = ()) -> AdaptersPart | None:
+    """The low-rank adapters that --lora-rank asks for, on kernels that --lock-image, --lock-text and the patterns of
+    `lock` leave open.
+
+    Raises:
+        ValueError: where none is left.
+    """
+    if model.lora_rank is None:
+        return None
+    alpha = 2.0 * model.lora_rank if model.lora_alpha is None else model.lora_alpha
+    part = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
+    kernels = list(part.shapes(config))
+    locked = locked_weights(replace(model, lora_rank=None), config, kernels)
+    locked += [path for path in kernels if any(compiled(pattern).fullmatch(path) for pattern in lock)]
+    if not set(kernels).difference(locked):
+        raise ValueError(
+            "--lora-rank adapts kernels of the blocks that --lock-image, --lock-text and --lock leave open, and here "
+            "they leave none of --lora-targets. Leave out a lock, or --lora-rank."
+        )
+    return replace(part, locked=tuple(locked))
 
 
 def rate_multipliers(optimization: Optimization, config: SigLIPConfig, paths: Sequence[str]) -> Mapping[str, float]:

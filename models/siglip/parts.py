@@ -2,10 +2,10 @@
 token.
 """
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from diptych.core.training.patterns import compiled
 from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig
 
@@ -98,11 +98,14 @@ ADAPTED = (".*/encoder/block_.*/(attention|mlp)/.*_kernel",)
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptersPart:
-    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks (`parts.low_rank`)."""
+    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks, but for those that are
+    locked (`parts.low_rank`).
+    """
 
     rank: int
     alpha: float
     targets: tuple[str, ...] = ADAPTED
+    locked: tuple[str, ...] = ()
 
     def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.low_rank import LowRank
@@ -124,14 +127,17 @@ class AdaptersPart:
             kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
             for block in range(tower.depth):
                 shapes |= {f"{name}/encoder/block_{block:02d}/{kind}_kernel": s for kind, s in kernels.items()}
-        chosen = {path for target in self.targets for path in shapes if re.fullmatch(target, path)}
+        chosen: set[str] = set()
         for target in self.targets:
-            if not any(re.fullmatch(target, path) for path in shapes):
+            expression = compiled(target)
+            matched = {path for path in shapes if expression.fullmatch(path)}
+            chosen |= matched
+            if not matched:
                 raise ValueError(
                     f"The pattern {target!r} of --lora-targets matches none of the blocks' kernels, which are called "
                     f"{', '.join(list(shapes)[:4])} and so on."
                 )
-        return {path: shape for path, shape in shapes.items() if path in chosen}
+        return {path: shape for path, shape in shapes.items() if path in chosen.difference(self.locked)}
 
 
 def refuse_naflex(towers: SigLIPConfig) -> None:

@@ -49,11 +49,15 @@ def test_a_wrong_field_is_named_with_its_value(config, change, message):
         (lambda: vision_size("B/x"), "got 'B/x'"),
         (lambda: vision_size("X/16"), "Unknown size 'X'"),
         (lambda: preset_config("siglip2_base_patch16_255"), "Near matches: siglip2_base_patch16_256"),
+        (lambda: preset_config("emoji_36_languages"), "Recipes begin from a checkpoint by --pretrained"),
+        (lambda: preset_config("hf://google/siglip2-base-patch16-256"), "is a checkpoint"),
         (lambda: preset_config("%%%"), "All names are in diptych.models.presets.PRESETS"),
     ],
 )
 def test_an_unknown_name_gets_the_choices(call, message):
-    with pytest.raises(ValueError, match=r"Unknown|written like") as error:
+    with pytest.raises(
+        ValueError, match=r"Unknown|written like|is a checkpoint, and the name of a size is expected"
+    ) as error:
         call()
     assert message in str(error.value)
 

@@ -10,14 +10,23 @@ import pytest
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.subset import Subset
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.training.build import build_student
+from diptych.engine.training.costs import trained_lines
+from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.run_plan import RunPlan, plan_run
+from diptych.engine.training.start import set_scale_and_bias
 from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
+from diptych.models.pretrained import trained_preset
 from diptych.models.siglip.adapting import to_naflex
-from diptych.recipes import siglip
+from diptych.models.siglip.student import Student
+from diptych.recipes import siglip, siglip2
 from tests.recipes.photos import write_photos
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
@@ -66,6 +75,16 @@ def train(photos: Path, checkpoint: Path, folder: Path, *flags: str) -> int:
     return siglip.main([*own, *flags])
 
 
+def held_out_loss(folder: Path, photos: Path) -> float:
+    """The sigmoid loss of a saved model on the pairs that `train` holds out, which are fewer than a batch."""
+    encoder, held_out = Encoder.open(folder), Subset(open_source(str(photos)), fraction=0.3, held_out=True)
+    records = [held_out.record(place) for place in range(len(held_out))]
+    images = encoder.embed_images([held_out.read(record.images[0]) for record in records])
+    texts = encoder.embed_texts([record.captions[0].text for record in records])
+    logits = encoder.logit_scale * images.astype(np.float64) @ texts.T + encoder.logit_bias
+    return np.logaddexp(0, (1 - 2 * np.eye(len(records))) * logits).sum() / len(records)
+
+
 def test_sizes_vocabulary_and_rates_come_with_a_checkpoint(checkpoint):
     made = plan(checkpoint)
     assert made.config == replace(CONFIG, init_logit_bias=made.config.init_logit_bias)
@@ -73,6 +92,7 @@ def test_sizes_vocabulary_and_rates_come_with_a_checkpoint(checkpoint):
     assert made.preprocess.tokenizer.vocab_size == 8_000
     optimization = made.recipe.optimization
     assert (optimization.learning_rate, optimization.weight_decay) == (1e-5, 0.0)
+    assert plan(checkpoint, "--lora-rank", "2").recipe.optimization.learning_rate == 1e-4
     fresh = plan_run(replace(siglip.siglip()), TERMS).recipe
     assert (fresh.optimization.learning_rate, fresh.optimization.weight_decay) == (1e-3, 1e-4)
 
@@ -102,8 +122,11 @@ def test_pictures_are_resized_as_the_checkpoints_are(model, tmp_path):
     ],
 )
 def test_a_plan_counts_what_moves(checkpoint, flags, trained):
-    stage = plan(checkpoint, *flags).planned["training"]
-    assert stage.trained == trained
+    planned = plan(checkpoint, *flags).planned
+    assert planned["training"].trained == trained
+    assert [line.partition(" of ")[0] for line in trained_lines(planned, TERMS)] == (
+        [] if trained is None else [f"Stage training trains {trained:,}"]
+    )
 
 
 def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_path):
@@ -113,6 +136,17 @@ def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_pa
     assert made.planned["training"].stage.sequence_lengths == (8, 16, 36, 49, 64)
     assert made.examples["training"].naflex is not None
     assert plan(tmp_path, *flags, "--sequence-lengths", "9", "12").planned["training"].naflex.lengths == (9, 12)
+
+    class HeldOut:
+        """Held-out pairs that are asked for at some number of patches."""
+
+        def evaluation_sets(self, sources, preprocess, *, sequence_length):
+            return sequence_length
+
+    stage = made.planned["training"]
+    student = build_student(made.recipe, stage)
+    evaluation = Evaluation(made.recipe, stage, HeldOut(), None, made.examples["training"], student)
+    assert evaluation.sets == 16, "as many as the model that is left takes by itself"
 
 
 @pytest.mark.parametrize(
@@ -128,10 +162,44 @@ def test_what_cannot_be_begun_from_is_refused(name, flags, message):
         plan(name, *flags)
 
 
+def test_a_teacher_that_would_never_follow_adapters_is_refused(checkpoint):
+    flags = ["--pretrained", str(checkpoint), "--lora-rank", "2", "--only"]
+    learned, taught = (
+        parse_recipe(siglip2.tiny(), [*flags, stage], program="siglip2", description="")
+        for stage in ("captioning", "self_distillation")
+    )
+    assert "adapters" in plan_run(learned, TERMS).planned["captioning"].parts
+    with pytest.raises(ValueError, match="Stage self_distillation: the teacher of distillation and masked_prediction"):
+        plan_run(taught, TERMS)
+
+
+def test_a_runs_folder_stands_for_its_model_and_a_checkpoints_for_itself(model, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has not come to its end, and so no model yet"):
+        trained_preset(tmp_path)
+    model.save_to_preset(tmp_path / "trunk" / "model", format="diptych")
+    with pytest.raises(ValueError, match="several stages: give the folder of one, .*/trunk"):
+        trained_preset(tmp_path)
+    model.save_to_preset(tmp_path / "model", format="diptych")
+    assert trained_preset(tmp_path) == tmp_path / "model"
+    model.save_to_preset(tmp_path, format="diptych")
+    assert trained_preset(tmp_path) == tmp_path
+
+
 def test_weights_alone_need_their_vocabulary_named(model, tmp_path):
     model.save_to_preset(tmp_path, format="diptych")
     with pytest.raises(ValueError, match=r"brings no vocabulary.*--tokenizer"):
         plan(tmp_path)
+
+
+def test_a_temperature_beyond_the_bound_begins_at_it(checkpoint):
+    made = plan(checkpoint, "--max-logit-scale", "5", "--loss", "softmax")
+    assert (made.config.init_logit_scale, made.config.max_logit_scale) == (5.0, 5.0)
+    student = Student(replace(made.config, max_logit_scale=None))
+    student.pair_logits.log_logit_scale.assign(np.log(117.3))
+    said = set_scale_and_bias(student, made.recipe, lambda: None)
+    assert said == "scale 5, the most that --max-logit-scale leaves, where it was 117.3"
+    assert float(keras.ops.convert_to_numpy(student.logit_scale)) == pytest.approx(5)
 
 
 def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_first_step(
@@ -144,7 +212,12 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     assert left.keys() == given.keys()
     assert [path for path in given if np.abs(left[path] - given[path]).max() > 1e-20] == ["pair_logits/logit_bias"]
-    assert "bias" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bias" in said
+    records = len(Subset(open_source(str(photos)), fraction=0.3, held_out=False))
+    cut = 48 - records
+    assert f"--examples 32 are {32 / records:.3g} times all {records} records" in said
+    assert f"{cut} of {cut} held-out captions are longer than 6 tokens and were cut" in said
     assert left["text/token_embedding/embedding"].shape == (8_100, 16)
 
 
@@ -159,6 +232,9 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
         for product in ("attention/qkv", "attention/out", "mlp/in", "mlp/out")
     }
     assert (tmp_path / "model" / "adapters.safetensors").stat().st_size < 10_000
+    reported = [row["validation_loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
+    assert reported[-1] == pytest.approx(held_out_loss(tmp_path, photos), rel=1e-5)
+    assert abs(reported[-1] - reported[0]) > 0.01
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):

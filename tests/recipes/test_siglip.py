@@ -393,7 +393,7 @@ def test_a_polite_signal_saves_first(photos, tmp_path):
     [
         (["--batchsize", "3"], 2, "--batch-size"),
         (["--batch-size", "1"], 2, "one has no negatives"),
-        (["--context-length", "0"], 2, "--context-length must be at least 1"),
+        (["--context-length", "0"], 2, "--context-length must be at least 2"),
         (["--model", "siglip_b16_225"], 1, "siglip_b16_224"),
         (["--train-data", "no/such/folder"], 1, "no file or folder no/such/folder"),
         (["--accum-freq", "3"], 2, "--accum-freq must divide --batch-size"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diptych.core.training.recipe import Model, Optimization
-from diptych.engine.training.tuning import locked_weights, rate_multipliers
+from diptych.engine.training.tuning import adapters, locked_weights, rate_multipliers
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.abstract import shapes_only
 
@@ -75,3 +75,37 @@ def test_rates_fall_from_layer_to_layer_and_multiply_with_others(paths):
 def test_without_decay_the_rules_are_the_ones_given(paths):
     rules = {"text/.*": 0.1}
     assert rate_multipliers(replace(OPTIMIZATION, learning_rate_multipliers=rules), CONFIG, paths) is rules
+
+
+def adapted(*lock: str, **model) -> set[str]:
+    part = adapters(Model(lora_rank=2, **model), CONFIG, lock)
+    assert part is not None
+    return {path.partition("/attention/")[0].partition("/mlp/")[0] for path in part.shapes(CONFIG)}
+
+
+def test_adapters_keep_to_the_blocks_that_are_not_locked():
+    image, text = (
+        {f"{name}/encoder/block_{n:02d}" for n in range(depth)} for name, depth in (("image", 3), ("text", 2))
+    )
+    assert adapted() == image | text
+    assert adapted(lock_text=True) == image
+    assert adapted(lock_image=True, lock_image_unlocked_blocks=1) == {"image/encoder/block_02"} | text
+    assert adapted("text/.*", lock_text=True) == image
+    assert adapters(Model(lock_image=True), CONFIG) is None
+    with pytest.raises(ValueError, match="--lora-rank adapts kernels .* Leave out a lock"):
+        adapted(lock_image=True, lock_text=True)
+    with pytest.raises(ValueError, match="leave none of --lora-targets"):
+        adapted(lock_text=True, lora_targets=("text/.*",))
+
+
+def test_adapters_have_the_rate_of_the_layer_that_they_adapt():
+    part = adapters(Model(lora_rank=2), CONFIG)
+    layer = part.build(CONFIG, name="adapters", seed=0, dtype=None, rematerialize=False)
+    rules = rate_multipliers(replace(OPTIMIZATION, image_layer_decay=0.5), CONFIG, [w.path for w in layer.weights])
+    factors = {
+        weight.path: next(f for rule, f in rules.items() if re.fullmatch(rule, weight.path)) for weight in layer.weights
+    }
+    for kernel, pair in ((kernel, (layer.down[kernel], layer.up[kernel])) for kernel in layer.shapes):
+        block = int(kernel.partition("block_")[2][:2])
+        expected = 0.5 ** (3 - block) if kernel.startswith("image/") else 1.0
+        assert [factors[weight.path] for weight in pair] == [expected, expected]
