@@ -77,6 +77,12 @@ class Model:
     """A checkpoint to begin from, in place of fresh weights of --model's size: a folder of transformers, open_clip,
     timm, big_vision, keras-hub or diptych, a finished run's folder, or hf://owner/name. Image size, vocabulary and
     context length come with it."""
+    pretrained_image: str | None = None
+    """A checkpoint, of any of these kinds, to begin the image tower from alone, with its pictures' size and
+    preprocessing; the text tower is that of --pretrained-text, or a fresh one of --model's size."""
+    pretrained_text: str | None = None
+    """A checkpoint to begin the text tower from alone, with its vocabulary and context length; the image tower is that
+    of --pretrained-image, or a fresh one of --model's size."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -87,7 +93,7 @@ class Model:
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     init_logit_scale: float | None = None
-    """Initial temperature t; by default 10, or the checkpoint's."""
+    """Initial temperature t; by default 10 (1 / 0.07 with the softmax loss), or the checkpoint's."""
     init_logit_bias: float | None = None
     """Initial bias b. By default, for fresh weights, log(p / (1 - p)) with p = 1 / batch_size (SigLIP's -10 suits
     batches of 20,000); for a checkpoint, the one that fits as many negatives as --batch-size brings, found on the
@@ -115,6 +121,11 @@ class Model:
     lock: tuple[str, ...] = ()
     """Patterns of further weights that stay as they are, such as "pair_logits/.*"."""
 
+    @property
+    def from_checkpoint(self) -> bool:
+        """Whether any of its weights begin as a checkpoint's."""
+        return any((self.pretrained, self.pretrained_image, self.pretrained_text))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
@@ -127,7 +138,7 @@ class Optimization:
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, also where one tower is fresh."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
@@ -148,8 +159,9 @@ class Optimization:
     grad_clip_norm: float | None = 1.0
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column."""
+    loss: Literal["sigmoid", "softmax"] | None = None
+    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column; by default the one that
+    --pretrained was made with, else sigmoid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,9 +347,14 @@ def check_options(recipe: Recipe) -> None:
             )
         ),
         (
-            optimization.loss == "sigmoid" or model.init_logit_bias is None,
+            optimization.loss != "softmax" or model.init_logit_bias is None,
             f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
             "for it. Leave it out, or choose --loss sigmoid.",
+        ),
+        (
+            not (model.pretrained and (model.pretrained_image or model.pretrained_text)),
+            "--pretrained begins both towers, so leave out --pretrained-image and --pretrained-text; or give these two "
+            "for towers of two checkpoints.",
         ),
         (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),

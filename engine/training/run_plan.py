@@ -8,11 +8,12 @@ from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training.checks import as_begun
+from diptych.engine.training.defaults import with_start
 from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.engine.training.start import Start, start_of, towers_config, with_start
+from diptych.engine.training.start import Start, start_of, towers_config
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import SigLIPConfig
+from diptych.models.siglip.config import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class RunPlan:
     start: Start
     data_set: DataSet
     preprocess: Preprocess
-    config: SigLIPConfig
+    config: PairConfig
     planned: Mapping[str, PlannedStage]
     examples: Mapping[str, Preprocess]
 

@@ -335,7 +335,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tower.depth + 1 - open_blocks", "tower.depth - open_blocks",
            "tests/engine/training/test_tuning.py::test_open_blocks_are_the_last_and_all_behind_them_moves"),
     Mutant("checkpoint-not-taken", "engine/training/staged_run.py",
-           "elif self.plan.start.checkpoint is not None:", "elif None is not None:",
+           "elif self.plan.start.pretrained:", "elif None is not None:",
            "tests/recipes/test_pretrained.py::test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_"
            "first_step"),
     # backends/jax
