@@ -24,6 +24,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES, Part
 from diptych.core.training.teacher import EmaTeacher, momentum_at
 from diptych.engine.training.costs import training_flops
+from diptych.engine.training.opening import opening_over
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
@@ -95,6 +96,7 @@ def build_learner(
         evaluate_first=recipe.model.from_checkpoint and stage.after is None,
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
+        turns=opening_over(planned, preprocess),
         tensorboard=run.tensorboard,
         flops_per_step=training_flops(recipe, planned, terms)["total"] * planned.batch_size,
         peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,

@@ -137,6 +137,7 @@ class Evaluation:
             retrieval=retrieval,
             zero_shot=zero_shots,
             samples=samples,
+            opening_examples=self.preprocess.opening_examples or None,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
             captions_judged=sum(len(pairs.captions) for pairs in self.sets),

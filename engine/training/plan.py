@@ -169,7 +169,7 @@ def _parts(recipe: Recipe, stage: Stage, config: PairConfig, terms: Terms) -> Ma
     views = [name for name in stage.losses if terms[name].sees_views]
     if views and not isinstance(config.vision, VisionConfig):
         raise ValueError(
-            f"Stage {stage.name}: {' and '.join(views)} need SigLIP's image tower for square pictures, got a "
+            f"Stage {stage.name}: {' and '.join(views)} need square pictures and SigLIP's own image tower, got a "
             f"{config.vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
         )
     parts: dict[str, Part] = {}

@@ -24,6 +24,7 @@ from diptych.engine.training.checks import (
     missing_flags,
 )
 from diptych.engine.training.costs import plan_text
+from diptych.engine.training.opening import opening_planned
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
@@ -82,6 +83,9 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     print(described(recipe, plan.start, plan.config), flush=True)
     sources = open_data(plan)
+    for name, planned in plan.planned.items():
+        if told := opening_planned(planned, plan.examples[name]):
+            print(told, flush=True)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         placement = backends.placement(recipe.run.data_parallel)
         staged = StagedRun(plan=plan, folder=folder, sources=sources, terms=terms, placement=placement, stop=stop)

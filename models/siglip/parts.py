@@ -141,6 +141,6 @@ def refuse_others(towers: PairConfig) -> None:
     """Raises ValueError for an image tower that is not SigLIP's for square pictures."""
     if not isinstance(towers.vision, VisionConfig):
         raise ValueError(
-            "Self-distillation and masked prediction need SigLIP's image tower for square pictures, and this one is a "
+            "Self-distillation and masked prediction need square pictures and SigLIP's own image tower, got a "
             f"{towers.vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
         )
