@@ -138,7 +138,8 @@ class Optimization:
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, also where one tower is fresh."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's. In a run that has both it is that of
+    the fresh ones, and the checkpoint's move at a hundredth of it."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
@@ -153,9 +154,9 @@ class Optimization:
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their rate."""
+    """Pattern of weights -> factor on their rate; by default 0.01 for a checkpoint's beside fresh ones."""
     weight_decay_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their decay; 0 to leave a pre-trained tower undecayed."""
+    """Pattern of weights -> factor on their decay; by default 0 for a checkpoint's beside fresh ones."""
     grad_clip_norm: float | None = 1.0
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""

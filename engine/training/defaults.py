@@ -3,29 +3,33 @@
 from dataclasses import replace
 from typing import Literal
 
-from diptych.core.training.recipe import Model, Optimization, Recipe
+from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Stage
 from diptych.engine.training.start import Start
+from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import CLIPConfig, NaFlexVisionConfig
 
 LENGTHS = (1 / 2, 1, 9 / 4, 49 / 16, 4)
 """SigLIP 2's numbers of patches, 128 to 1,024, over those of the square picture (Tschannen et al. 2025, section
 2.4.2)."""
 
+FRESH_RATE, FRESH_DECAY = 1e-3, 1e-4
+CARRIED_RATE = 1e-5
+CARRIED_SHARE = CARRIED_RATE / FRESH_RATE
+"""Of the rate of fresh weights, for a checkpoint's beside them."""
+
 INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 """The temperature that fresh weights begin with, by the loss: Zhai et al. 2023, section 3.2, and Radford et al. 2021,
 section 2.5."""
-
-FRESH_RATE, CARRIED_RATE = 1e-3, 1e-5
-FRESH_DECAY = 1e-4
 
 
 def with_start(recipe: Recipe, start: Start) -> Recipe:
     """The recipe with what its beginning decides where it said nothing: loss, rate, decay, temperature, context length,
     NaFlex's sequence lengths.
     """
-    data, optimization = recipe.data, with_rates(recipe.optimization, recipe.model, start)
-    optimization = replace(optimization, loss=optimization.loss or _loss_of(start))
+    recipe = with_rates(recipe, start)
+    data = recipe.data
+    optimization = replace(recipe.optimization, loss=recipe.optimization.loss or _loss_of(start))
     scale = recipe.model.init_logit_scale
     if scale is None and start.checkpoint is None:
         scale = INITIAL_SCALES[optimization.loss or "sigmoid"]
@@ -41,28 +45,59 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     )
 
 
-def with_rates(optimization: Optimization, model: Model, start: Start) -> Optimization:
+def without_views(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
+    """The recipe without the losses that a NaFlex checkpoint cannot have (SigLIP 2, section 2.4.2)."""
+    if not start.image or not isinstance(start.config.vision, NaFlexVisionConfig):
+        return recipe
+
+    def kept(stage: Stage) -> Stage:
+        losses = {
+            name: weight for name, weight in stage.losses.items() if name not in terms or not terms[name].sees_views
+        }
+        return replace(stage, losses=losses) if losses else stage
+
+    return replace(recipe, stages=tuple(map(kept, recipe.stages)))
+
+
+def with_rates(recipe: Recipe, start: Start) -> Recipe:
     """The rate and the weight decay that suit the beginning, where none is given.
 
-    A checkpoint's weights move at a hundredth of the rate of fresh ones, and without decay, also where the other tower
-    is fresh.
+    Where some weights are fresh and some a checkpoint's, the latter move at a hundredth of the rate and without decay,
+    unless multipliers are given.
     """
-    carried = {}
-    if start.checkpoint is None:
-        if start.image:
-            carried["image/.*"] = CARRIED_RATE / FRESH_RATE
-        if start.text:
-            carried["text/(?!projection/).*" if start.projection_anew else "text/.*"] = CARRIED_RATE / FRESH_RATE
-    some_fresh = start.checkpoint is None and (start.image is None or start.text is None or start.projection_anew)
-    rate, decay = (FRESH_RATE, FRESH_DECAY) if some_fresh else (CARRIED_RATE, 0.0)
-    changed = optimization
-    if optimization.learning_rate is None:
-        rules = {**optimization.learning_rate_multipliers, **(carried if some_fresh else {})}
-        changed = replace(changed, learning_rate=rate, learning_rate_multipliers=rules)
-    if optimization.weight_decay is None:
-        rules = {**optimization.weight_decay_multipliers, **(dict.fromkeys(carried, 0.0) if some_fresh else {})}
-        changed = replace(changed, weight_decay=decay, weight_decay_multipliers=rules)
-    return changed
+    carried = _carried(recipe, start)
+    mixed, optimization = bool(carried), recipe.optimization
+    rate, decay = (FRESH_RATE, FRESH_DECAY) if mixed or not start.pretrained else (CARRIED_RATE, 0.0)
+    rates = optimization.learning_rate_multipliers or dict.fromkeys(carried, CARRIED_SHARE)
+    decays = optimization.weight_decay_multipliers or dict.fromkeys(carried, 0.0)
+    slowed = mixed and not optimization.learning_rate_multipliers
+    return replace(
+        recipe,
+        optimization=replace(
+            optimization,
+            learning_rate=rate if optimization.learning_rate is None else optimization.learning_rate,
+            learning_rate_multipliers=rates,
+            weight_decay=decay if optimization.weight_decay is None else optimization.weight_decay,
+            weight_decay_multipliers=decays,
+        ),
+        # Stages with a schedule of their own say the rate of the weights that were there.
+        stages=tuple(
+            replace(stage, learning_rate=stage.learning_rate / CARRIED_SHARE)
+            if slowed and stage.schedule is None
+            else stage
+            for stage in recipe.stages
+        ),
+    )
+
+
+def _carried(recipe: Recipe, start: Start) -> tuple[str, ...]:
+    """Patterns of a checkpoint's weights in a run that has fresh ones beside them, which move faster."""
+    if start.checkpoint:
+        taught = any(recipe.weighs(term) for term in ("captioning", "distillation", "masked_prediction"))
+        return ("(image|text|pair_logits)/.*",) if taught else ()
+    if start.image and start.text:
+        return ("image/.*", "text/(?!projection/).*") if start.projection_anew else ()
+    return tuple(f"{tower}/.*" for tower, origin in (("image", start.image), ("text", start.text)) if origin)
 
 
 def _loss_of(start: Start) -> Literal["sigmoid", "softmax"]:

@@ -60,8 +60,8 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
     plan = plan_run(recipe, terms)
+    _tell_beginning(recipe, plan)
     recipe, missing = plan.recipe, missing_flags(plan.recipe, plan.start)
-    print(described(plan.recipe, plan.start, plan.config))
     print(plan_text(recipe, plan.planned, terms))
     if recipe.data.train_data:
         sources = open_data(plan)
@@ -74,14 +74,14 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     check_started_alone(os.environ)
-    plan = plan_run(recipe, terms)
+    asked, plan = recipe, plan_run(recipe, terms)
     recipe = plan.recipe
     check_data(recipe, plan.start)
     require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    print(described(recipe, plan.start, plan.config), flush=True)
+    _tell_beginning(asked, plan)
     sources = open_data(plan)
     for name, planned in plan.planned.items():
         if told := opening_planned(planned, plan.examples[name]):
@@ -102,6 +102,20 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)
 
 
+def _tell_beginning(asked: Recipe, plan: RunPlan) -> None:
+    """Prints what a run begins from, and which losses of the recipe that was asked for its towers cannot have."""
+    print(described(plan.recipe, plan.start, plan.config), flush=True)
+    if plan.recipe.optimization.learning_rate_multipliers != asked.optimization.learning_rate_multipliers:
+        print(
+            "A checkpoint's weights move at a hundredth of --learning-rate, which is that of the fresh ones "
+            "(--learning-rate-multipliers sets others).",
+            flush=True,
+        )
+    before, now = ({term for stage in recipe.stages for term in stage.losses} for recipe in (asked, plan.recipe))
+    if left := sorted(before - now):
+        print(f"Left out: {' and '.join(left)}, which need square pictures; {plan.start.name} is NaFlex.", flush=True)
+
+
 def open_data(plan: RunPlan) -> Sources:
     """The sources of a run, described. Where too many of their records are bad, the run folder is left a file that
     names them.
@@ -120,8 +134,9 @@ def open_data(plan: RunPlan) -> Sources:
             tell_left_out([error.ledger], path)
         raise
     print(plan.data_set.describe(sources), flush=True)
-    if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in plan.planned.values()):
-        check_boxes(sources.train)
+    decodes = any("captioner" in stage.parts for stage in plan.planned.values())
+    if decodes and (told := check_boxes(sources.train, required=recipe.captioning.require_boxes)):
+        print(told, flush=True)
     return sources
 
 

@@ -245,9 +245,13 @@ def test_a_fresh_tower_takes_the_width_of_a_checkpoints_and_moves_faster(clip, c
     assert "a fresh image tower of the size siglip_mu16_224" in described(made.recipe, made.start, made.config)
     assert {path.partition("/")[0] for path in made.start.weights().groups["weights"]} == {"text"}
     made = plan_flags("--pretrained-image", str(clip), "--model", "siglip_mu16_224", "--lr", "0.1")
+    own = ("--learning-rate-multipliers", "image/.*", "0.5")
+    assert plan_flags("--pretrained-image", str(clip), *own).recipe.optimization.learning_rate_multipliers == {
+        "image/.*": 0.5
+    }
     assert (made.config.text.embed_dim, made.preprocess.tokenizer.vocab_size) == (12, 8_000)
     assert made.preprocess.normalization == CLIP_PIXELS.normalization
-    assert made.recipe.optimization.learning_rate_multipliers == {}
+    assert made.recipe.optimization.learning_rate_multipliers == {"image/.*": 1e-2}
     both = plan_flags("--pretrained-image", str(checkpoint), "--pretrained-text", str(checkpoint))
     assert (both.config.vision, both.config.text) == (CONFIG.vision, CONFIG.text)
     assert both.recipe.optimization.learning_rate == 1e-5
