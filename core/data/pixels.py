@@ -54,7 +54,7 @@ class Normalization:
 
 
 def as_in_training(pixels: np.ndarray, normalization: Normalization) -> np.ndarray:
-    """uint8 [..., values] -> float32, in the last bit as `diptych.core.training.objectives.to_model_range`."""
+    """uint8 [..., values] -> float32, as `diptych.core.training.objectives.to_model_range` has it in training."""
     if normalization == Normalization():
         return minus_one_to_one(pixels)
     slope, offset = normalization.line(pixels.shape[-1])

@@ -40,7 +40,7 @@ from diptych.engine.judging.dense.probes import (
 )
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.contrastive import softmax_loss
-from diptych.models import NaFlexVisionConfig
+from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
@@ -128,7 +128,7 @@ class Evaluation:
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
-        if self._data_set.shows_scenes:
+        if self._data_set.shows_scenes and isinstance(self._planned.vision, VisionConfig | NaFlexVisionConfig):
             results["dense"] = self._scenes(folder.path)
         data = ReportData(
             title=self._title(),

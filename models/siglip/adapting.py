@@ -25,7 +25,7 @@ def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | Non
     Raises:
         ValueError: for NaFlex and image_size: such a model takes any size.
     """
-    vision, _ = model.config.own_towers
+    vision = model.config.own_vision
     if isinstance(vision, NaFlexVisionConfig):
         if image_size is not None:
             raise ValueError("A NaFlex model takes images of any size; image_size is for models with square images.")

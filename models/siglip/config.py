@@ -139,6 +139,13 @@ class SigLIPConfig:
         check_pair(self)
 
     @property
+    def own_vision(self) -> VisionConfig | NaFlexVisionConfig:
+        """The image tower where it is SigLIP's own; raises ValueError where it is CLIP's."""
+        if isinstance(self.vision, VisionConfig | NaFlexVisionConfig):
+            return self.vision
+        raise ValueError(f"SigLIP's own image tower is needed here, got a {self.vision.describes}.")
+
+    @property
     def own_towers(self) -> tuple[VisionConfig | NaFlexVisionConfig, TextConfig]:
         """The towers where both are SigLIP's own.
 
