@@ -249,14 +249,13 @@ class Preprocess:
 
     def fixed_size(self, size: int | None = None) -> FixedSize:
         """How a picture that is not augmented becomes the square of a size, by default of `image_size`."""
-        side = size or self.image_size
+        side, ratio = size or self.image_size, self.shortest_edge_ratio
+        edge = None if ratio is None else max(side, round(ratio * side))
         return FixedSize(
             height=side,
             width=side,
             resize=self.resize_method,
-            shortest_edge=None
-            if self.shortest_edge_ratio is None
-            else max(side, round(self.shortest_edge_ratio * side)),
+            shortest_edge=edge,
             normalization=self.normalization,
         )
 
