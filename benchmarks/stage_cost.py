@@ -94,7 +94,7 @@ def _step(name: str, options):
         ),
     )
     start = start_of(recipe)
-    recipe = with_start(recipe, start)
+    recipe = with_start(recipe, start, TERMS)
     (planned,) = plan_stages(recipe, start.config, TERMS).values()
     student = build_student(recipe, planned)
     teacher = build_teacher(recipe, planned, student, TERMS)

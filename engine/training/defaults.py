@@ -23,11 +23,11 @@ INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 section 2.5."""
 
 
-def with_start(recipe: Recipe, start: Start) -> Recipe:
+def with_start(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
     """The recipe with what its beginning decides where it said nothing: loss, rate, decay, temperature, context length,
-    NaFlex's sequence lengths.
+    NaFlex's sequence lengths; and without the losses that a NaFlex checkpoint cannot have.
     """
-    recipe = with_rates(recipe, start)
+    recipe = _without_views(with_rates(recipe, start, terms), start, terms)
     data = recipe.data
     optimization = replace(recipe.optimization, loss=recipe.optimization.loss or _loss_of(start))
     scale = recipe.model.init_logit_scale
@@ -45,27 +45,13 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     )
 
 
-def without_views(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
-    """The recipe without the losses that a NaFlex checkpoint cannot have (SigLIP 2, section 2.4.2)."""
-    if not start.image or not isinstance(start.config.vision, NaFlexVisionConfig):
-        return recipe
-
-    def kept(stage: Stage) -> Stage:
-        losses = {
-            name: weight for name, weight in stage.losses.items() if name not in terms or not terms[name].sees_views
-        }
-        return replace(stage, losses=losses) if losses else stage
-
-    return replace(recipe, stages=tuple(map(kept, recipe.stages)))
-
-
-def with_rates(recipe: Recipe, start: Start) -> Recipe:
+def with_rates(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
     """The rate and the weight decay that suit the beginning, where none is given.
 
     Where some weights are fresh and some a checkpoint's, the latter move at a hundredth of the rate and without decay,
     unless multipliers are given.
     """
-    carried = _carried(recipe, start)
+    carried = _carried(recipe, start, terms)
     mixed, optimization = bool(carried), recipe.optimization
     rate, decay = (FRESH_RATE, FRESH_DECAY) if mixed or not start.pretrained else (CARRIED_RATE, 0.0)
     rates = optimization.learning_rate_multipliers or dict.fromkeys(carried, CARRIED_SHARE)
@@ -90,10 +76,11 @@ def with_rates(recipe: Recipe, start: Start) -> Recipe:
     )
 
 
-def _carried(recipe: Recipe, start: Start) -> tuple[str, ...]:
+def _carried(recipe: Recipe, start: Start, terms: Terms) -> tuple[str, ...]:
     """Patterns of a checkpoint's weights in a run that has fresh ones beside them, which move faster."""
     if start.checkpoint:
-        taught = any(recipe.weighs(term) for term in ("captioning", "distillation", "masked_prediction"))
+        asked = {name for stage in recipe.stages for name in stage.losses}
+        taught = any(term.parts(recipe, start.config) for name, term in terms.items() if name in asked)
         return ("(image|text|pair_logits)/.*",) if taught else ()
     if start.image and start.text:
         return ("image/.*", "text/(?!projection/).*") if start.projection_anew else ()
@@ -128,3 +115,16 @@ def _with_lengths(recipe: Recipe, start: Start) -> tuple[Stage, ...]:
         replace(stage, sequence_lengths=lengths, halve_from=max(lengths)) if keeps_aspect(stage) else stage
         for stage in recipe.stages
     )
+
+
+def _without_views(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
+    """Without the losses that need square pictures, from a NaFlex checkpoint (SigLIP 2, section 2.4.2)."""
+    if not start.image or not isinstance(start.config.vision, NaFlexVisionConfig):
+        return recipe
+    views = {name for name, term in terms.items() if term.sees_views}
+
+    def kept(stage: Stage) -> Stage:
+        losses = {name: weight for name, weight in stage.losses.items() if name not in views}
+        return replace(stage, losses=losses) if losses else stage
+
+    return replace(recipe, stages=tuple(map(kept, recipe.stages)))

@@ -8,7 +8,7 @@ from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training.checks import as_begun
-from diptych.engine.training.defaults import with_start, without_views
+from diptych.engine.training.defaults import with_start
 from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, start_of, towers_config
@@ -46,7 +46,7 @@ def plan_run(recipe: Recipe, terms: Terms) -> RunPlan:
             vocabularies that do not fit together.
     """
     start = start_of(recipe)
-    recipe, data_set = with_data(as_begun(without_views(with_start(recipe, start), start, terms)))
+    recipe, data_set = with_data(as_begun(with_start(recipe, start, terms)))
     preprocess = recipe_preprocess(recipe, start, data_set)
     config = towers_config(recipe, start, preprocess)
     planned = plan_stages(recipe, config, terms)

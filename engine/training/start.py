@@ -74,8 +74,9 @@ class Start:
     @property
     def name(self) -> str:
         """For people."""
-        names = [origin.name if origin else f"{self.size} (fresh)" for origin in (self.image, self.text)]
-        return names[0] if names[0] == names[1] and self.checkpoint else " and ".join(names)
+        if self.checkpoint and self.image:
+            return self.image.name
+        return " and ".join(origin.name if origin else f"{self.size} (fresh)" for origin in (self.image, self.text))
 
     @property
     def pixels(self) -> FixedSize | NaFlex:
@@ -129,9 +130,7 @@ def start_of(recipe: Recipe) -> Start:
         vision = replace(vision, embed_dim=reading.output_width)
     elif not fits:
         reading = replace(reading, embed_dim=vision.output_width)
-    config = pair_config(
-        vision, reading, init_logit_scale=10.0, init_logit_bias=-10.0, max_logit_scale=model.max_logit_scale
-    )
+    config = pair_config(vision, reading, init_logit_scale=10.0, init_logit_bias=-10.0, max_logit_scale=None)
     return Start(
         size=model.model, config=config, image=image, text=text, projection_anew=bool(image and text) and not fits
     )
@@ -249,14 +248,13 @@ def described(recipe: Recipe, start: Start, config: PairConfig) -> str:
         pictures = f"NaFlex, {vision.max_num_patches} patches"
     else:
         pictures = f"{vision.image_size} px"
-    million = count_parameters(config)["total"] / 1e6
+    million, text = count_parameters(config)["total"] / 1e6, config.text
     vocabulary = recipe.data.tokenizer or (start.text.name if start.text else "the embedded vocabulary")
     if lacks_vocabulary(recipe, start):
         vocabulary = "Gemma's vocabulary"
     return (
         f"Begins from {_weights_described(start)}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
-        f"{vision.patch_size}; "
-        f"{config.text.vocab_size:,} tokens of {vocabulary}, {config.text.context_length} a caption"
+        f"{vision.patch_size}; {text.vocab_size:,} tokens of {vocabulary}, {text.context_length} a caption"
     )
 
 
