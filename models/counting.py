@@ -1,26 +1,36 @@
 """The costs of a model before it is built: parameters, operations and memory, by arithmetic on its configuration.
 
 Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
-counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
+counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none. CLIP's ResNets are counted
+in `models/clip/resnet_counting.py`.
 """
 
+from typing import TypeGuard
+
+from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.config import (
+    AnyTextConfig,
+    AnyVisionConfig,
+    NaFlexVisionConfig,
+    PairConfig,
+    VisionConfig,
+)
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
-Tower = Vision | TextConfig | CLIPTextConfig
-Config = SigLIPConfig | CLIPConfig
+Transformer = Vision | AnyTextConfig
+Tower = AnyVisionConfig | AnyTextConfig
 
 _FLOAT32_BYTES = 4
 
 
-def count_parameters(config: Config) -> dict[str, int]:
+def count_parameters(config: PairConfig) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
     bias.
     """
     parts = {
-        "image": count_tower_parameters(_vision(config)),
+        "image": count_tower_parameters(config.vision),
         "text": count_tower_parameters(config.text),
         "logits": 1 if isinstance(config, CLIPConfig) or config.init_logit_bias is None else 2,
     }
@@ -29,6 +39,8 @@ def count_parameters(config: Config) -> dict[str, int]:
 
 def count_tower_parameters(config: Tower) -> int:
     """Trained scalars of one tower, its pooling head and projection included."""
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.parameters(config)
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
@@ -47,7 +59,7 @@ def count_tower_parameters(config: Tower) -> int:
     return embedding + encoder + pooling + projection
 
 
-def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
+def count_flops(config: PairConfig, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
     """Floating-point operations of an example.
 
     Returns:
@@ -59,28 +71,22 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, text = _forward_flops(_vision(config)), _forward_flops(config.text)
+    image, text = _forward_flops(config.vision), _forward_flops(config.text)
     loss = 6 * batch_size * config.vision.output_width
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += _blocks_flops(_vision(config)) + _blocks_flops(config.text)
+        training += sum(_blocks_flops(tower) for tower in (config.vision, config.text) if _has_blocks(tower))
     return {"image": image, "text": text, "loss": loss, "training": training}
 
 
-def _towers(config: Config) -> list[Tower]:
-    return [_vision(config), config.text]
-
-
-def _vision(config: Config) -> Vision:
-    if isinstance(config.vision, CLIPResNetConfig):
-        raise ValueError(
-            "Counts by arithmetic are for transformers, and this image tower is a ResNet: build the model under "
-            "`diptych.models.abstract.shapes_only` and ask it for `count_params`."
-        )
-    return config.vision
+def _has_blocks(config: Tower) -> TypeGuard[Transformer]:
+    """Whether a tower is a transformer, whose blocks can be computed again in the backward pass."""
+    return not isinstance(config, CLIPResNetConfig)
 
 
 def _forward_flops(config: Tower) -> int:
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.flops(config)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
     if isinstance(config, Vision):
@@ -92,19 +98,19 @@ def _forward_flops(config: Tower) -> int:
     return flops
 
 
-def _blocks_flops(config: Tower) -> int:
+def _blocks_flops(config: Transformer) -> int:
     n, d, m = _tokens(config), config.width, config.mlp_dim
     return config.depth * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
 
 
-def _tokens(config: Tower) -> int:
+def _tokens(config: Transformer) -> int:
     if isinstance(config, Vision):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
 
 
 def estimate_memory(
-    config: Config,
+    config: PairConfig,
     *,
     batch_size: int,
     optimizer_slots: float = 2,
@@ -138,7 +144,7 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for tower in _towers(config)
+        for tower in (config.vision, config.text)
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
@@ -153,6 +159,8 @@ def estimate_memory(
 
 def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
     """Bytes of one example that a tower keeps for its backward pass."""
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)
@@ -165,7 +173,7 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     return embedding + encoder + norm + pooling
 
 
-def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
+def _cast_weight_bytes(config: PairConfig, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0

@@ -6,7 +6,7 @@ from diptych.models.checkpoints import load_pair
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.presets import PRESETS
-from diptych.models.siglip.config import SigLIPConfig
+from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
 
@@ -43,7 +43,7 @@ def trained_preset(name: str | Path) -> str | Path:
     )
 
 
-def build_model(config: SigLIPConfig | CLIPConfig, **arguments) -> PretrainedPair:
+def build_model(config: PairConfig, **arguments) -> PretrainedPair:
     """The model that a configuration describes, with fresh weights."""
     if isinstance(config, CLIPConfig):
         return CLIP(config, **arguments)

@@ -61,9 +61,16 @@ def check_options(recipe: Any) -> None:
             min(model.sequence_lengths, default=4) >= 4,
             f"--sequence-lengths must each be at least 4, a grid of 2 x 2 patches, got {model.sequence_lengths}.",
         ),
-        (
-            model.pretrained is None or run.run_dir.resolve() != Path(model.pretrained).resolve(),
-            f"--run-dir {run.run_dir} is the folder of --pretrained, which stays as it is: give another --run-dir.",
+        *(
+            (
+                given is None or run.run_dir.resolve() != Path(given).resolve(),
+                f"--run-dir {run.run_dir} is the folder of {flag}, which stays as it is: give another --run-dir.",
+            )
+            for flag, given in (
+                ("--pretrained", model.pretrained),
+                ("--pretrained-image", model.pretrained_image),
+                ("--pretrained-text", model.pretrained_text),
+            )
         ),
         *(
             (given is None or given >= 0, f"{flag} must not be negative, got {given}.")
@@ -95,9 +102,14 @@ def check_options(recipe: Any) -> None:
             "softmax, which has none, and with --init-logit-bias, which sets another.",
         ),
         (
-            optimization.loss == "sigmoid" or model.init_logit_bias is None,
+            optimization.loss != "softmax" or model.init_logit_bias is None,
             f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
             "for it. Leave it out, or choose --loss sigmoid.",
+        ),
+        (
+            not (model.pretrained and (model.pretrained_image or model.pretrained_text)),
+            "--pretrained begins both towers, so leave out --pretrained-image and --pretrained-text; or give these two "
+            "for towers of two checkpoints.",
         ),
         (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),

@@ -40,7 +40,8 @@ def multipliers(rules: Mapping[str, float], paths: Iterable[str], *, default: fl
     """For each path, the value of the first rule that matches it, else `default`."""
     paths = list(paths)
     matching(list(rules), paths, of="weight that is trained")
-    return [next((value for rule, value in rules.items() if re.fullmatch(rule, path)), default) for path in paths]
+    expressions = [(compiled(rule), value) for rule, value in rules.items()]
+    return [next((value for rule, value in expressions if rule.fullmatch(path)), default) for path in paths]
 
 
 def freeze(model, patterns: Sequence[str]) -> list[str]:

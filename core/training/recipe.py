@@ -78,6 +78,12 @@ class Model:
     """A checkpoint to begin from, in place of fresh weights of --model's size: a folder of transformers, open_clip,
     timm, big_vision, keras-hub or diptych, a finished run's folder, or hf://owner/name. Image size, vocabulary and
     context length come with it."""
+    pretrained_image: str | None = None
+    """A checkpoint, of any of these kinds, to begin the image tower from alone, with its pictures' size and
+    preprocessing; the text tower is that of --pretrained-text, or a fresh one of --model's size."""
+    pretrained_text: str | None = None
+    """A checkpoint to begin the text tower from alone, with its vocabulary and context length; the image tower is that
+    of --pretrained-image, or a fresh one of --model's size."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -88,7 +94,7 @@ class Model:
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     init_logit_scale: float | None = None
-    """Initial temperature t; by default 10, or the checkpoint's."""
+    """Initial temperature t; by default 10 (1 / 0.07 with the softmax loss), or the checkpoint's."""
     init_logit_bias: float | None = None
     """Initial bias b. By default, for fresh weights, log(p / (1 - p)) with p = 1 / batch_size (SigLIP's -10 suits
     batches of 20,000); for a checkpoint, the one that fits as many negatives as --batch-size brings, found on the
@@ -116,6 +122,11 @@ class Model:
     lock: tuple[str, ...] = ()
     """Patterns of further weights that stay as they are, such as "pair_logits/.*"."""
 
+    @property
+    def from_checkpoint(self) -> bool:
+        """Whether any of its weights begin as a checkpoint's."""
+        return any((self.pretrained, self.pretrained_image, self.pretrained_text))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
@@ -130,7 +141,8 @@ class Optimization:
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
     """adafactor and lion keep fewer numbers a weight."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
+    both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
@@ -146,15 +158,16 @@ class Optimization:
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their rate."""
+    """Pattern of weights -> factor on their rate; by default 0.01 for a checkpoint's beside fresh ones."""
     weight_decay_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their decay; 0 to leave a pre-trained tower undecayed."""
+    """Pattern of weights -> factor on their decay; by default 0 for a checkpoint's beside fresh ones."""
     grad_clip_norm: float | None = 1.0
     """Largest norm of the gradient of all weights together; None for no bound."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column."""
+    loss: Literal["sigmoid", "softmax"] | None = None
+    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column; by default the one that
+    --pretrained was made with, else sigmoid."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from diptych import backends
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
-from diptych.models import NaFlexVisionConfig, SigLIPConfig
+from diptych.models import NaFlexVisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
+from diptych.models.siglip.config import PairConfig
 
 _FLOAT32_BYTES = 4
 _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
@@ -105,7 +106,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
         rows.append(
             (
                 name,
-                stage.stage.after or ("checkpoint" if recipe.model.pretrained else "fresh"),
+                stage.stage.after or ("checkpoint" if recipe.model.from_checkpoint else "fresh"),
                 _pictures(stage),
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",
@@ -166,7 +167,7 @@ def _listed(parts: Mapping[str, float], unit: float, name: str) -> str:
     return ", ".join(f"{part} {value / unit:,.3g} {name}".strip() for part, value in parts.items())
 
 
-def _with_patches(config: SigLIPConfig, length: int) -> SigLIPConfig:
+def _with_patches(config: PairConfig, length: int) -> PairConfig:
     """The same towers for NaFlex sequences of a length; square towers as they are."""
     if isinstance(config.vision, NaFlexVisionConfig):
         return replace(config, vision=replace(config.vision, max_num_patches=length))

@@ -8,11 +8,12 @@ from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training.checks import as_begun
+from diptych.engine.training.defaults import with_start
 from diptych.engine.training.plan import plan_examples, plan_stages, recipe_preprocess
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.engine.training.start import Start, start_of, towers_config, with_start
+from diptych.engine.training.start import Start, start_of, towers_config
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import SigLIPConfig
+from diptych.models.siglip.config import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class RunPlan:
     start: Start
     data_set: DataSet
     preprocess: Preprocess
-    config: SigLIPConfig
+    config: PairConfig
     planned: Mapping[str, PlannedStage]
     examples: Mapping[str, Preprocess]
 
@@ -45,7 +46,7 @@ def plan_run(recipe: Recipe, terms: Terms) -> RunPlan:
             vocabularies that do not fit together.
     """
     start = start_of(recipe)
-    recipe, data_set = with_data(as_begun(with_start(recipe, start)))
+    recipe, data_set = with_data(as_begun(with_start(recipe, start, terms)))
     preprocess = recipe_preprocess(recipe, start, data_set)
     config = towers_config(recipe, start, preprocess)
     planned = plan_stages(recipe, config, terms)

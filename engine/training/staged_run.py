@@ -103,7 +103,7 @@ class StagedRun:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
             print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
-        elif self.plan.start.checkpoint is not None:
+        elif self.plan.start.pretrained:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
@@ -114,14 +114,15 @@ class StagedRun:
 
     def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
-        carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe))
+        carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe, self.plan.start))
 
         def fitted() -> float | None:
             pairs, others = evaluation.pair_scores()
             few = not pairs.size or not others.size
             return None if few else fitted_bias(pairs, others, batch_size=self.recipe.optimization.batch_size)
 
-        changed = set_scale_and_bias(learner.model, self.recipe, fitted)
+        whole = self.plan.start.checkpoint is not None
+        changed = set_scale_and_bias(learner.model, self.recipe, fitted) if whole else ""
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried

@@ -6,20 +6,39 @@ from dataclasses import dataclass, replace
 
 from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import SigLIPConfig
+from diptych.models import CLIPResNetConfig
 from diptych.models.parts.low_rank import adapted_kernel
+from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig
 from diptych.models.siglip.parts import ADAPTED, AdaptersPart
 
-_BLOCK = re.compile(r"encoder/block_(\d+)/")
-_BELOW = ("patch_embedding/", "token_embedding/", "position_embedding/", "class_token/")
+_BLOCK = re.compile(r"(encoder|stage_\d)/block_(\d+)/")
+_BELOW = ("patch_embedding/", "token_embedding/", "position_embedding/", "class_token/", "input_norm/", "stem/")
 
 
 @dataclass(frozen=True)
 class TowerLayers:
-    """The layers of one tower, from 0, its embeddings, to depth + 1, all that follows its blocks."""
+    """The layers of one tower, from 0, its embeddings or stem, to depth + 1, all that follows its blocks.
+
+    Attributes:
+        name: of the tower.
+        blocks: how many blocks there are under each name that they stand under, in order: {"encoder": 12}, or of a
+            ResNet {"stage_1": 3, ...}.
+    """
 
     name: str
-    depth: int
+    blocks: Mapping[str, int]
+
+    @classmethod
+    def of_tower(cls, name: str, config: AnyVisionConfig | AnyTextConfig) -> "TowerLayers":
+        """Those of a tower."""
+        if isinstance(config, CLIPResNetConfig):
+            return cls(name, {f"stage_{number}": depth for number, depth in enumerate(config.stage_depths, 1)})
+        return cls(name, {"encoder": config.depth})
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the tower."""
+        return sum(self.blocks.values())
 
     def of(self, path: str) -> int | None:
         """The layer that a weight, or the kernel that it adapts, belongs to; None for a weight of anything else."""
@@ -29,18 +48,22 @@ class TowerLayers:
         if inside.startswith(_BELOW):
             return 0
         block = _BLOCK.match(inside)
-        return self.depth + 1 if block is None else int(block.group(1)) + 1
+        if block is None:
+            return self.depth + 1
+        names = list(self.blocks)
+        before = sum(self.blocks[name] for name in names[: names.index(block.group(1))])
+        return before + int(block.group(2)) + 1
 
 
-def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> list[str]:
+def locked_weights(model: Model, config: PairConfig, paths: Sequence[str]) -> list[str]:
     """The paths of the weights that --lock-image, --lock-text and --lora-rank hold still.
 
     Raises:
         ValueError: for more open blocks than a tower has, and for open blocks of a tower that is not locked.
     """
     asked = (
-        (TowerLayers("image", config.vision.depth), model.lock_image, model.lock_image_unlocked_blocks),
-        (TowerLayers("text", config.text.depth), model.lock_text, model.lock_text_unlocked_blocks),
+        (TowerLayers.of_tower("image", config.vision), model.lock_image, model.lock_image_unlocked_blocks),
+        (TowerLayers.of_tower("text", config.text), model.lock_text, model.lock_text_unlocked_blocks),
     )
     locked: list[str] = []
     for tower, lock, open_blocks in asked:
@@ -58,7 +81,7 @@ def locked_weights(model: Model, config: SigLIPConfig, paths: Sequence[str]) -> 
     return locked
 
 
-def adapters(model: Model, config: SigLIPConfig, lock: Sequence[str] = ()) -> AdaptersPart | None:
+def adapters(model: Model, config: PairConfig, lock: Sequence[str] = ()) -> AdaptersPart | None:
     """The low-rank adapters that --lora-rank asks for, on kernels that --lock-image, --lock-text and the patterns of
     `lock` leave open.
 
@@ -80,21 +103,29 @@ def adapters(model: Model, config: SigLIPConfig, lock: Sequence[str] = ()) -> Ad
     return replace(part, locked=tuple(locked))
 
 
-def rate_multipliers(optimization: Optimization, config: SigLIPConfig, paths: Sequence[str]) -> Mapping[str, float]:
-    """Pattern -> factor on the rate of each weight: --learning-rate-multipliers, times the layer's own.
+def rate_multipliers(optimization: Optimization, config: PairConfig, paths: Sequence[str]) -> Mapping[str, float]:
+    """Path of a weight, as a pattern -> factor on its rate, where it is not 1: --learning-rate-multipliers, times the
+    layer's own.
 
     A tower's layers are its embeddings, its blocks, and what follows them; with a decay of d, layer i of depth + 1 has
     the rate d^(depth + 1 - i), as in BEiT (Bao et al. 2022) and timm.
     """
     decays = (
-        (TowerLayers("image", config.vision.depth), optimization.image_layer_decay),
-        (TowerLayers("text", config.text.depth), optimization.text_layer_decay),
+        (TowerLayers.of_tower("image", config.vision), optimization.image_layer_decay),
+        (TowerLayers.of_tower("text", config.text), optimization.text_layer_decay),
     )
-    if all(decay is None for _, decay in decays):
-        return optimization.learning_rate_multipliers
     factors = dict(zip(paths, multipliers(optimization.learning_rate_multipliers, paths), strict=True))
     for tower, decay in decays:
         for path in paths:
             if decay is not None and (layer := tower.of(path)) is not None:
                 factors[path] *= decay ** (tower.depth + 1 - layer)
-    return {re.escape(path): factor for path, factor in factors.items()}
+    return _as_patterns(factors)
+
+
+def decay_multipliers(optimization: Optimization, paths: Sequence[str]) -> Mapping[str, float]:
+    """Path of a weight, as a pattern -> factor on its weight decay, where it is not 1."""
+    return _as_patterns(dict(zip(paths, multipliers(optimization.weight_decay_multipliers, paths), strict=True)))
+
+
+def _as_patterns(factors: Mapping[str, float]) -> dict[str, float]:
+    return {re.escape(path): factor for path, factor in factors.items() if factor != 1}

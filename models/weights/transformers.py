@@ -233,7 +233,7 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
     """
     if isinstance(config, CLIPConfig):
         return _clip_fields(config)
-    vision, text = config.vision, config.text
+    vision, text = config.own_towers
     if config.init_logit_bias is None:
         raise ValueError(NO_BIAS.format("transformers'"))
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:

@@ -15,7 +15,8 @@ from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
-from diptych.core.data.image import ResizeMethod, resize
+from diptych.core.data.image import ResizeMethod
+from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.record_parts import usable_pixels
 from diptych.core.data.records import Caption, LeftOut, Record, Region, Source
@@ -26,7 +27,7 @@ from diptych.core.data.tokenizers.base import Tokenizer
 # fmt: off
 IMAGE = ArrayField(
     np.uint8, (("batch", "height", "width", 3),), (0, 255),
-    "the picture squashed to the model's square, RGB; models map it to [-1, 1]",
+    "the model's square of the picture, RGB; models normalise it, SigLIP's to [-1, 1]",
 )
 REFERENCE_IMAGE = ArrayField(
     np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
@@ -104,6 +105,9 @@ class Preprocess:
         augmentation: random changes, None for none.
         language_weights: see `sampling.draw`.
         resize_method: see `image.resize`.
+        shortest_edge_ratio: None squashes the picture to the square, as SigLIP does. A number keeps its aspect, as CLIP
+            does: the shorter side becomes so many times the square's, at least once, and the middle is cut out.
+        normalization: what the model makes of the pixels, which leave here as bytes.
         captions: captions drawn for each image; more than one give tokens [captions, context_length].
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
@@ -127,6 +131,8 @@ class Preprocess:
     augmentation: Augmentation | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
+    shortest_edge_ratio: float | None = None
+    normalization: Normalization = field(default_factory=Normalization)
     captions: int = 1
     opening_examples: int = 0
     opening_language: str = "en"
@@ -154,6 +160,11 @@ class Preprocess:
             raise ValueError(
                 "targets and augmentation exclude each other: a region's box would no longer be where its object is. "
                 "Set augmentation=None; `views` augment beside the clean image."
+            )
+        if self.targets and self.shortest_edge_ratio:
+            raise ValueError(
+                "targets and shortest_edge_ratio exclude each other: a region's box would no longer be where its "
+                "object is, or be cut away. Begin from a checkpoint whose pictures are squashed, as SigLIP's are."
             )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(
@@ -238,9 +249,22 @@ class Preprocess:
         """A decoded picture as models take it, uint8 [size, size, 3], by default of `image_size`; augmented only if
         `rng` is given.
         """
+        square = self.fixed_size(size)
         if self.augmentation is None or rng is None:
-            return resize(pixels, size or self.image_size, method=self.resize_method)
-        return self.augmentation(pixels, rng, size or self.image_size)
+            return square.picture(pixels)
+        return self.augmentation(square.region(pixels), rng, square.width)
+
+    def fixed_size(self, size: int | None = None) -> FixedSize:
+        """How a picture that is not augmented becomes the square of a size, by default of `image_size`."""
+        side, ratio = size or self.image_size, self.shortest_edge_ratio
+        edge = None if ratio is None else max(side, round(ratio * side))
+        return FixedSize(
+            height=side,
+            width=side,
+            resize=self.resize_method,
+            shortest_edge=edge,
+            normalization=self.normalization,
+        )
 
     def tokens(self, text: str) -> np.ndarray:
         """Token ids of a caption, int32 [context_length]; do not write into it."""
@@ -274,6 +298,8 @@ class Preprocess:
             "selection_chunks": self.selection_chunks,
             "reference_size": self.reference_size,
             "makers": self.makers or None,
+            "shortest_edge_ratio": self.shortest_edge_ratio,
+            "normalization": None if self.normalization == Normalization() else self.normalization,
         }
         if used := {name: part for name, part in parts.items() if part is not None}:
             hashed += f" {used}"

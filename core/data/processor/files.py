@@ -50,6 +50,15 @@ def read_parts(folder: Path) -> Parts:
     return _read_transformers(folder)
 
 
+def read_pixels(folder: Path) -> FixedSize | NaFlex:
+    """How pictures become pixels, from a checkpoint's folder, which needs no vocabulary; errors as `read_parts`."""
+    if (folder / OWN_FILE).is_file():
+        return _own_pixels(read_fields(folder / OWN_FILE).object("image"))
+    if (folder / OPEN_CLIP_FILE).is_file():
+        return _open_clip_pixels(read_fields(folder / OPEN_CLIP_FILE))
+    return read_images(_image_fields(folder), _model_config(folder).get("model_type", str, ""))
+
+
 def own_settings(pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int, clean: bool) -> dict[str, Any]:
     """The content of processor.json."""
     return {
@@ -180,11 +189,13 @@ def _own_pixels(fields: Fields) -> FixedSize | NaFlex:
 
 
 def _read_transformers(folder: Path) -> Parts:
-    config = read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
-    model_type = config.get("model_type", str, "")
-    pixels = read_images(_image_fields(folder), model_type)
-    tokenizer = open_vocabulary(folder)
-    return pixels, tokenizer, _context_length(folder, config, tokenizer), False
+    pixels, tokenizer = read_pixels(folder), open_vocabulary(folder)
+    return pixels, tokenizer, _context_length(folder, _model_config(folder), tokenizer), False
+
+
+def _model_config(folder: Path) -> Fields:
+    """config.json; nothing where there is none."""
+    return read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
 
 
 def _context_length(folder: Path, config: Fields, tokenizer: Tokenizer) -> int:
@@ -216,8 +227,17 @@ def _image_fields(folder: Path) -> Fields:
 
 
 def _read_open_clip(folder: Path) -> Parts:
-    """open_clip pads CLIP's texts with 0, and resizes the shortest side and crops unless told to squash."""
+    """open_clip pads CLIP's texts with 0."""
     fields = read_fields(folder / OPEN_CLIP_FILE)
+    text = fields.object("model_cfg").object("text_cfg")
+    tokenizer = open_vocabulary(folder)
+    if isinstance(tokenizer, ClipTokenizer) and "hf_tokenizer_name" not in text:
+        tokenizer.pad_id = 0
+    return _open_clip_pixels(fields), tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
+
+
+def _open_clip_pixels(fields: Fields) -> FixedSize:
+    """open_clip resizes the shortest side and crops unless told to squash."""
     model, preprocessing = fields.object("model_cfg"), fields.object("preprocess_cfg")
     side = model.object("vision_cfg").count("image_size", RELEASED_SIZE, most=MOST_PIXELS_A_SIDE)
     method = preprocessing.get("interpolation", str, "bicubic")
@@ -226,7 +246,7 @@ def _read_open_clip(folder: Path) -> Parts:
     mode = preprocessing.get("resize_mode", str, "shortest")
     if mode not in ("shortest", "squash"):
         raise preprocessing.wrong("resize_mode", "shortest or squash")
-    pixels = FixedSize(
+    return FixedSize(
         height=side,
         width=side,
         resize="bicubic_antialias" if method == "bicubic" else "bilinear_antialias",
@@ -235,11 +255,6 @@ def _read_open_clip(folder: Path) -> Parts:
             mean=preprocessing.three("mean", CLIP_MEAN), std=preprocessing.three("std", CLIP_STD)
         ),
     )
-    text = model.object("text_cfg")
-    tokenizer = open_vocabulary(folder)
-    if isinstance(tokenizer, ClipTokenizer) and "hf_tokenizer_name" not in text:
-        tokenizer.pad_id = 0
-    return pixels, tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
 
 
 def _unknown_token(definition: dict[str, Any]) -> str:

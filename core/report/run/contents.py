@@ -82,6 +82,7 @@ class ReportData:
     # "gallery", "image_to_text": {...}}. The first set makes the headline.
     zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
     samples: Samples | None = None
+    opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
     captions_judged: int | None = None
