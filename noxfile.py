@@ -72,7 +72,7 @@ WITHOUT_KERAS = [
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"
-        for name in ("card", "metrics", "progress", "run_folder", "signals", "tensorboard")
+        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard")
     ),
     "tests/core/weights/*",
     "tests/oracle/*",
@@ -266,6 +266,14 @@ def gpu(session: nox.Session) -> None:
     if session.virtualenv.venv_backend != "none":
         session.install(*CUDA.values(), "-e", ".[dev]")
     session.run("python", "-m", "benchmarks.gpu", *session.posargs, external=True)
+
+
+@nox.session
+def tpu(session: nox.Session) -> None:
+    """The kernels and the ring for TPUs by their own compiler, which needs no TPU: a minute and 500 MB to install."""
+    session.install("jax", "libtpu", "-e", ".[dev]")
+    variables = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    session.run("python", "-m", "pytest", "tests/tpu", *session.posargs, env=variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -71,8 +71,9 @@ def _step(name: str, options):
     from diptych.core.training.stages import Stage
     from diptych.engine.training.build import build_objective, build_student, build_teacher, stage_optimizer
     from diptych.engine.training.costs import training_flops
+    from diptych.engine.training.defaults import with_start
     from diptych.engine.training.plan import plan_stages
-    from diptych.engine.training.start import start_of, with_start
+    from diptych.engine.training.start import start_of
     from diptych.engine.training.terms import TERMS
     from diptych.recipes.siglip2 import tiny
 
@@ -93,7 +94,7 @@ def _step(name: str, options):
         ),
     )
     start = start_of(recipe)
-    recipe = with_start(recipe, start)
+    recipe = with_start(recipe, start, TERMS)
     (planned,) = plan_stages(recipe, start.config, TERMS).values()
     student = build_student(recipe, planned)
     teacher = build_teacher(recipe, planned, student, TERMS)

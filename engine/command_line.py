@@ -1,6 +1,7 @@
 """The command line: default options and the words behind them -> the options of a run."""
 
 import os
+import re
 import sys
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, TypeVar, get_type_hints
@@ -28,7 +29,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
             default=default,
             args=_with_values(sys.argv[1:] if arguments is None else arguments, type(default)),
             prog=program,
-            description=description,
+            description=description and _HEADINGS.sub("\n\n", description),
             config=(tyro.conf.OmitArgPrefixes,),
         )
         unset = not os.environ.get("KERAS_BACKEND")
@@ -67,6 +68,11 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     flags = make_dataclass("Recipe", shown, frozen=True, kw_only=True, namespace={"__doc__": Recipe.__doc__})
     changed = parse(flags(), arguments, program=program, description=description)
     try:
+        if changed.model.pretrained and changed.model.model != recipe.model.model:
+            raise ValueError(
+                f"--model {changed.model.model} is a size for fresh weights, and --pretrained brings both. "
+                "Leave one of them out."
+            )
         return replace(recipe, **{part.name: getattr(changed, part.name) for part in fields(Recipe)})
     except ValueError as error:
         print(f"{program}: {with_flags(str(error), recipe)}", file=sys.stderr)
@@ -92,3 +98,5 @@ def _with_values(arguments: list[str], options: type) -> list[str]:
 
 
 _VALUES = ("True", "False", "None")
+_HEADINGS = re.compile(r"(?<!\n)\n(?=[A-Z][\w -]*: )")
+"""Before a line of a description that begins as "Command:" does; tyro joins lines that no empty one parts."""

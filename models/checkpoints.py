@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,12 +18,12 @@ from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
-from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.presets import PRESETS
-from diptych.models.siglip.config import SigLIPConfig
+from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import big_vision, keras_hub, open_clip, transformers, transformers_classifier
 
-Config = SigLIPConfig | CLIPConfig | ClassifierConfig
+Config = PairConfig | ClassifierConfig
+TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
 KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig]] = {
@@ -134,17 +134,44 @@ def load_image_tower(
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
     config = _expected(preset, checkpoint.config.vision, expected)
     with open_weights(checkpoint.weights) as files:
-        _check_depths(checkpoint, [config], files)
-        alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
-        without = IMAGE_PREFIX if alone else ""
-        checkpoint.names(files).only("image/", without=without).check(None, files)
-        with shapes_only():
-            tower = build(config, **arguments)
-        shapes = _shapes(tower)
-        table = checkpoint.names(files, shapes).only("image/", without=without)
-        table.check(shapes, files)
-        give_values(tower, table.load(files))
+        tower, values = _tower(preset, checkpoint, files, "image", lambda: build(config, **arguments))
+        give_values(tower, values)
     return tower
+
+
+def stored_tower(
+    preset: str | Path, checkpoint: Checkpoint, tower: TowerName, build: Callable[[], keras.Model]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of one tower of a checkpoint by the paths that they have here, one by one.
+
+    `build` makes the tower, under its own name.
+
+    Raises:
+        ValueError: for a checkpoint without this tower.
+    """
+    with open_weights(checkpoint.weights) as files:
+        _, values = _tower(preset, checkpoint, files, tower, build)
+        yield from values
+
+
+def _tower(
+    preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, tower: TowerName, build: Callable[[], Any]
+) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
+    """A tower of a checkpoint, without values, and its values by path."""
+    config, prefix = checkpoint.config, f"{tower}/"
+    _check_depths(checkpoint, [towers_of(config)[tower]], files)
+    alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
+    without = IMAGE_PREFIX if alone and tower == "image" else ""
+    table = checkpoint.names(files)
+    if not table.holds(prefix, files, without):
+        raise ValueError(f"{preset} holds no {tower} tower. Give a checkpoint of it, or of both towers.")
+    table.only(prefix, without=without).check(None, files)
+    with shapes_only():
+        model = build()
+    shapes = _shapes(model)
+    table = checkpoint.names(files, shapes).only(prefix, without=without)
+    table.check(shapes, files)
+    return model, table.load(files)
 
 
 def _expected(preset: str | Path, config, expected: type | tuple[type, ...]):
@@ -226,11 +253,10 @@ def _check_depths(checkpoint: Checkpoint, towers: Iterable[Any], files: WeightFi
     """
     most = len(files.shapes)
     for tower in towers:
-        depth = sum(tower.stage_depths) if isinstance(tower, CLIPResNetConfig) else tower.depth
-        if depth > most and checkpoint.layout != "big_vision":
+        if tower.depth > most and checkpoint.layout != "big_vision":
             raise WeightsMismatch(
-                f"The configuration beside {files.source} describes {depth:,} layers, and the file holds no more than "
-                f"{most} tensors. Do they belong together? Fetch both again."
+                f"The configuration beside {files.source} describes {tower.depth:,} layers, and the file holds no more "
+                f"than {most} tensors. Do they belong together? Fetch both again."
             )
 
 

@@ -1,17 +1,28 @@
 """The costs of a model before it is built: parameters, operations and memory, by arithmetic on its configuration.
 
 Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
-counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
+counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none. CLIP's ResNets are counted
+in `models/clip/resnet_counting.py`.
 """
 
+from typing import TypeGuard
+
 from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.config import (
+    AnyTextConfig,
+    AnyVisionConfig,
+    NaFlexVisionConfig,
+    PairConfig,
+    VisionConfig,
+)
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
-Tower = Vision | TextConfig | CLIPTextConfig
-Config = SigLIPConfig | CLIPConfig | ClassifierConfig
+Transformer = Vision | AnyTextConfig
+Tower = AnyVisionConfig | AnyTextConfig
+Config = PairConfig | ClassifierConfig
 
 _FLOAT32_BYTES = 4
 
@@ -25,7 +36,7 @@ def count_parameters(config: Config) -> dict[str, int]:
         head = (config.vision.output_width + 1) * len(config.classes)
         return {"image": image, "classifier": head, "total": image + head}
     parts = {
-        "image": count_tower_parameters(_vision(config)),
+        "image": count_tower_parameters(config.vision),
         "text": count_tower_parameters(config.text),
         "logits": 1 if isinstance(config, CLIPConfig) or config.init_logit_bias is None else 2,
     }
@@ -34,6 +45,8 @@ def count_parameters(config: Config) -> dict[str, int]:
 
 def count_tower_parameters(config: Tower) -> int:
     """Trained scalars of one tower, its pooling head and projection included."""
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.parameters(config)
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
@@ -69,25 +82,23 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     loss = 6 * batch_size * config.vision.output_width if others else 0
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += sum(map(_blocks_flops, _towers(config)))
+        training += sum(_blocks_flops(tower) for tower in _towers(config) if _has_blocks(tower))
     return {"image": image, "text": text, "loss": loss, "training": training}
 
 
 def _towers(config: Config) -> list[Tower]:
-    image: list[Tower] = [_vision(config)]
+    image: list[Tower] = [config.vision]
     return image if isinstance(config, ClassifierConfig) else [*image, config.text]
 
 
-def _vision(config: Config) -> Vision:
-    if isinstance(config.vision, CLIPResNetConfig):
-        raise ValueError(
-            "Counts by arithmetic are for transformers, and this image tower is a ResNet: build the model under "
-            "`diptych.models.abstract.shapes_only` and ask it for `count_params`."
-        )
-    return config.vision
+def _has_blocks(config: Tower) -> TypeGuard[Transformer]:
+    """Whether a tower is a transformer, whose blocks can be computed again in the backward pass."""
+    return not isinstance(config, CLIPResNetConfig)
 
 
 def _forward_flops(config: Tower) -> int:
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.flops(config)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
     if isinstance(config, Vision):
@@ -99,12 +110,12 @@ def _forward_flops(config: Tower) -> int:
     return flops
 
 
-def _blocks_flops(config: Tower) -> int:
+def _blocks_flops(config: Transformer) -> int:
     n, d, m = _tokens(config), config.width, config.mlp_dim
     return config.depth * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
 
 
-def _tokens(config: Tower) -> int:
+def _tokens(config: Transformer) -> int:
     if isinstance(config, Vision):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
@@ -162,6 +173,8 @@ def estimate_memory(
 
 def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
     """Bytes of one example that a tower keeps for its backward pass."""
+    if isinstance(config, CLIPResNetConfig):
+        return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)

@@ -7,7 +7,9 @@ Names follow the released checkpoints: `siglip2_base_patch16_256` is `google/sig
 import difflib
 import math
 from dataclasses import replace
+from pathlib import Path
 
+from diptych.core.weights.hub import SCHEME, SHIPPED
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
@@ -159,7 +161,12 @@ PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {"emoji": EMOJI, "scenes": SCENE
 
 
 def preset_config(name: str) -> SigLIPConfig | CLIPConfig:
-    """The configuration of a named preset."""
+    """The configuration of a named preset; raises ValueError for a name that is none."""
+    if name in SHIPPED or name.startswith(SCHEME) or Path(name).exists():
+        raise ValueError(
+            f"{name!r} is a checkpoint, and the name of a size is expected, such as siglip_b16_224, whose weights are "
+            "fresh. Recipes begin from a checkpoint by --pretrained, programs by from_preset."
+        )
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
         raise ValueError(

@@ -25,15 +25,24 @@ def trained_preset(name: str | Path) -> str | Path:
     """The preset that a trained model's name stands for: a finished run's folder stands for the model in it.
 
     Raises:
-        ValueError: for the name of a size, whose weights are fresh.
+        ValueError: for the name of a size, whose weights are fresh, and for a run without a model.
     """
     if name in PRESETS:
         raise ValueError(
             f"{str(name)!r} is a size with fresh weights, which know nothing. Give a trained model: a folder, "
             "hf://owner/name, or emoji_36_languages."
         )
-    run = Path(name) / "model"
-    return run if (run / "config.json").is_file() else name
+    folder = Path(name)
+    if (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
+        return name
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    stages = sorted(str(found.parents[1]) for found in folder.glob("*/model/config.json"))
+    raise ValueError(
+        f"{name} holds a run of several stages: give the folder of one, {', '.join(stages)}."
+        if stages
+        else f"{name} holds a run that has not come to its end, and so no model yet. Its command again goes on with it."
+    )
 
 
 def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier:

@@ -1,7 +1,8 @@
 """CLIP: the towers, data and learner of `recipes.siglip`, contrasted by the symmetric softmax loss.
 
 Paper:     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv
-2103.00020) Command:   KERAS_BACKEND=jax python -m recipes.clip
+           2103.00020)
+Command:   KERAS_BACKEND=jax python -m recipes.clip
 Own data:  KERAS_BACKEND=jax python -m recipes.clip --train-data photos/ --run-dir runs/photos-clip
 
 By default it learns the embedded emoji, in the time of `recipes.siglip`. Expected, with seed 0 on jax: an English

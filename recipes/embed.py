@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diptych.core.data.ledger import ledger_of, listed
+from diptych.core.data.ledger import ledger_of
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
+from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
@@ -27,7 +28,7 @@ from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.card import plain
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
-from diptych.engine.embedding.embedding_runs import fill, image_runs, text_runs
+from diptych.engine.embedding.embedding_runs import fill, held_by, image_runs, text_runs
 from diptych.engine.embedding.index_folder import Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
@@ -90,10 +91,14 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
         "dim": encoder.dim,
         "dtype": options.dtype,
     }
-    with IndexWriter(options.index, card) as writer, StopSignals() as stop, LeftOutFile(left_out, [ledger]):
+    with IndexWriter(options.index, card) as writer, StopSignals() as stop, LeftOutFile(left_out, [ledger]) as named:
+        named.begin(anew=True)  # the index itself holds what earlier processes met
         try:
-            for part in PARTS if options.texts else PARTS[:1]:
-                _embed_part(part, source, encoder, writer, stop, options)
+            for part in PARTS:
+                if part == "images" or options.texts:
+                    _embed_part(part, source, encoder, writer, stop, options)
+                else:
+                    held_by(writer, part, source)
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.")
             return stop.exit_status
@@ -108,6 +113,7 @@ def _embed_part(
     part: Part, source: Source, encoder: Any, writer: IndexWriter, stop: StopSignals, options: Embed
 ) -> None:
     """Images or captions, from where the index ends; raises Stopped where a signal stopped it before the end."""
+    tally = held_by(writer, part, source)
     if writer.finished(part):
         print(f"{options.index} holds {_described(writer.card, part)}; it is finished.", flush=True)
         return
@@ -119,7 +125,7 @@ def _embed_part(
         runs = image_runs(source, encoder.processor, encoder, start, batch_size=size, workers=workers, stop=stop)
     else:
         runs = text_runs(source, encoder, start, stop=stop)
-    done = fill(writer, part, runs, records=len(source), start=start, stop=stop)
+    done = fill(writer, part, runs, tally, records=len(source), start=start, stop=stop)
     print(
         f"{options.index} holds {_described(writer.card, part)}; {done.speed:,.0f} {part}/s over {done.seconds:,.1f} "
         "s.",

@@ -3,6 +3,7 @@
 Paper:     Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343)
 Command:   KERAS_BACKEND=jax python -m recipes.siglip
 Own data:  KERAS_BACKEND=jax python -m recipes.siglip --train-data photos/ --run-dir runs/photos
+Fine-tune: python -m recipes.siglip --pretrained emoji_36_languages --train-data photos/ (docs/fine_tuning.md)
 
 By default it learns emoji, drawn by eleven designers and named in 36 languages, and is judged on a twelfth designer's
 drawings. What differs from the paper, because the data are small and the machine is a laptop: tiny towers, emoji that

@@ -4,6 +4,7 @@ Paper:     Tschannen et al. 2025, "SigLIP 2: Multilingual Vision-Language Encode
            Localization, and Dense Features" (arXiv 2502.14786)
 Command:   KERAS_BACKEND=jax python -m recipes.siglip2
 A preset:  python -m recipes.siglip2 B/16 --dry-run
+Released:  python -m recipes.siglip2 finetune --pretrained hf://google/siglip2-base-patch16-256 --train-data photos/
 Own data:  python -m recipes.siglip2 --train-data "coco:annotations.json:images/" --run-dir runs/coco
 Afterwards: python -m recipes.caption --model runs/siglip2/trunk/model    (captions, finds and describes)
 
@@ -155,18 +156,58 @@ def tiny() -> Recipe:
     )
 
 
+def finetune() -> Recipe:
+    """All of the losses on towers that are trained already: a fresh decoder and fresh heads learn first, in front of
+    towers that hold still, then all of it together; forks and curated batches go on from there (`--only naflex`).
+
+    The checkpoint's weights move at a hundredth of the rate of the fresh ones, and without decay
+    (`engine.training.defaults`).
+    """
+    taught = {"captioning": 1.0, "distillation": 0.25, "masked_prediction": 0.0625}
+    return Recipe(
+        data=Data(train_data="", augment=False),
+        model=Model(),
+        optimization=Optimization(examples=64_000, batch_size=32),
+        captioning=Captioning(require_boxes=False),
+        run=Run(run_dir=Path("runs/siglip2-finetune"), evaluations=4),
+        only=("together",),
+        stages=(
+            Stage(name="heads", schedule=(0.0, 0.2), losses=taught, lock=("(image|text|pair_logits)/.*",)),
+            Stage(name="together", after="heads", schedule=(0.2, 1.0), losses={"contrastive": 1.0, **taught}),
+            Stage(
+                name="naflex",
+                after="together",
+                schedule=None,
+                stretch=0.3,
+                losses={"contrastive": 1.0, "captioning": 1.0},
+                sequence_lengths=(128, 256, 576, 784, 1024),
+                order=1,
+            ),
+            Stage(
+                name="curated",
+                after="together",
+                schedule=None,
+                stretch=0.1,
+                curation=Curation(reference="together"),
+                order=2,
+            ),
+        ),
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = words.pop(0) if words and not words[0].startswith("-") else "tiny"
     program = f"python -m recipes.siglip2 {first}"
-    if first != "tiny" and first not in SIZES:
+    own = {"tiny": tiny, "finetune": finetune}
+    if first not in own and first not in SIZES:
         print(
-            f"python -m recipes.siglip2: there is no preset {first!r}; there are tiny, {', '.join(SIZES)}.",
+            f"python -m recipes.siglip2: there is no preset {first!r}; there are {', '.join([*own, *SIZES])}.",
             file=sys.stderr,
         )
         return 2
-    return train(tiny() if first == "tiny" else siglip2(first), words, program=program, description=__doc__)
+    return train(own[first]() if first in own else siglip2(first), words, program=program, description=__doc__)
 
 
 if __name__ == "__main__":

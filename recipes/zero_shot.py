@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from diptych.core.data.emoji.examples import example_drawings
-from diptych.core.data.ledger import Skipped, check_skipped, ledger_of, reasons_with_names
+from diptych.core.data.ledger import ledger_of, reasons_with_names
 from diptych.core.data.records import Source
 from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source
@@ -32,8 +32,9 @@ from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, re
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
-from diptych.engine.embedding.image_stream import Item, embed_prepared, prepared_images
+from diptych.engine.embedding.image_stream import GOOD, Item, embed_prepared, prepared_images
 from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.embedding.tally import Tally
 from diptych.engine.failures import exit_status
 from diptych.engine.judging.zero_shot_results import best_labels, page, print_table
 
@@ -87,23 +88,22 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     encoder = open_encoder(options.model)
     # SigLIP's labels are cleaned as its paper's evaluator does; CLIP's are left as they are.
     classes = embed_classes(labels, templates, encoder.embed_texts, canonicalize=encoder.logit_bias is not None)
-    images, skipped, pictures = [], list[Skipped](), []
+    images, pictures = [], []
     for source, item, embedding in _embedded(sources, encoder, options):
         image: dict[str, Any] = {"key": item.key, "image": item.image, "status": item.status}
-        if embedding is None:
-            skipped.append(Skipped(item.key, item.status))
-        else:
+        if embedding is not None:
             image |= {"truth": truths[item.key]} if item.key in truths else {}
             image |= {"best": best_labels(embedding @ classes.T, labels, encoder, top_k=options.top_k)}
             pictures.append((source, item, image))
         images.append(image)
     if not pictures:
+        skipped = [one for source in sources for one in ledger_of(source).skipped.values()]
         raise ValueError(f"none of {len(images):,} images could be used: {reasons_with_names(skipped)}.")
     found = {
         "model": options.model,
         "templates": list(templates),
         "labels": list(labels),
-        "skipped": Counter(one.reason for one in skipped),
+        "skipped": Counter(image["status"] for image in images if image["status"] != GOOD),
         "images": images,
     }
     print_table(found)
@@ -111,8 +111,10 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     write_json(options.output, found)
     sheet = page(options.output.with_suffix(".html"), found, pictures[:MOST_SHOWN])
     print(f"Sheet: {sheet.resolve().as_uri()}", flush=True)
-    tell_left_out(ledger_of(source) for source in sources)
-    check_skipped(skipped, of=len(images), max_skipped=options.reading.max_skipped, name=", ".join(options.images))
+    ledgers = [ledger_of(source) for source in sources]
+    tell_left_out(ledgers)
+    for ledger in ledgers:
+        ledger.check()
     return 0
 
 
@@ -127,8 +129,11 @@ def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, 
     if not labels:
         raise ValueError('no labels for these images: give --labels "cat,dog,polar bear", or a file with one a line.')
     files = [name for name in options.images if Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).is_dir()]
-    others = [open_source(name, reading=options.reading) for name in options.images if name not in files]
-    return [*([FileSource(files)] if files else []), *others], labels, {}
+    sources: list[Source] = [open_source(name, reading=options.reading) for name in options.images if name not in files]
+    if files:
+        sources.insert(0, FileSource(files))
+        ledger_of(sources[0]).max_skipped = options.reading.max_skipped
+    return sources, labels, {}
 
 
 def _labels(options: ZeroShot) -> tuple[str, ...]:
@@ -155,13 +160,16 @@ def _embedded(
 ) -> Iterator[tuple[Source, Item, np.ndarray | None]]:
     """(source, item, embedding [dim] or None) of every image."""
     for source in sources:
+        tally = Tally(source, "images")
         runs = prepared_images(source, encoder.processor, batch_size=options.batch_size, workers=options.workers)
         with closing(runs), EmbeddingProgress("images", records=len(source), start=0) as progress:
             for run in runs:
                 vectors: np.ndarray = embed_prepared(encoder, run, options.batch_size)
+                tally.add(run.items)
                 progress.update(run.items[-1].record, len(run.items))
                 for item, vector, good in zip(run.items, vectors, run.good, strict=True):
                     yield source, item, vector if good else None
+            tally.close()
             progress.update(len(source), 0)
 
 

@@ -109,4 +109,4 @@ def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> 
     a, b = (torch.randn(shape, device=DEVICE, dtype=getattr(torch, dtype)) for shape in ((m, k), (n, k)))
     total = torch.zeros(m, n, device=DEVICE)
 
-    return partial(sweep.accumulate, total, a, b.T) if accumulate else partial(torch.matmul, a, b.T)
+    return partial(sweep.accumulate, total, a, b.T, first=False) if accumulate else partial(torch.matmul, a, b.T)

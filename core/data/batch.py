@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diptych.core.data.ledger import Skipped
+from diptych.core.data.ledger import RecordParts, Skipped
 
 ANY = math.inf
 
@@ -36,7 +36,8 @@ class Batch:
 
     `fields` go to the device: those that the preprocessing declares. The rest stays on the host: `index` int64 [batch]
     is the place of each example in the endless training order; `keys` and `languages` name its record and its caption's
-    language; `skipped` lists the bad examples that were met and replaced while this batch was made.
+    language; `skipped` lists the bad examples that were met and replaced while this batch was made, `left_out` the bad
+    parts of its own.
     """
 
     fields: dict[str, np.ndarray] = field(repr=False)
@@ -44,6 +45,7 @@ class Batch:
     keys: tuple[str, ...] = field(repr=False)
     languages: tuple[str, ...] = field(repr=False)
     skipped: tuple[Skipped, ...] = ()
+    left_out: tuple[RecordParts, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,7 +55,8 @@ class Batch:
         return dict(self.fields)
 
     def pieces(self, count: int) -> tuple["Batch", ...]:
-        """The batch cut into `count` batches of equally many examples, in order; `skipped` stays with the first.
+        """The batch cut into `count` batches of equally many examples, in order; `skipped` and `left_out` stay with
+        the first.
 
         Raises:
             ValueError: where the examples do not divide evenly.
@@ -73,6 +76,7 @@ class Batch:
             keys=self.keys[rows],
             languages=self.languages[rows],
             skipped=() if rows.start else self.skipped,
+            left_out=() if rows.start else self.left_out,
         )
 
     def validate(self, declared: Mapping[str, ArrayField]) -> "Batch":

@@ -2,7 +2,7 @@
 
 import re
 
-from diptych.core.data.records import BadExample
+from diptych.core.data.bad_example import BadExample
 
 MAX_CAPTION_CHARACTERS = 10_000
 MAX_COMBINING_MARKS_IN_A_ROW = 12

@@ -1,24 +1,23 @@
 """The ledger of a data set: what of it is not used, each thing once, by its name and a reason; and the one way to visit
 records, which keeps it.
 
-Three kinds are told apart. A record is skipped where it, or its picture, cannot be used. A part, such as one box of
-many, is left out of a record that is used. A file that is not data by its name is passed over, by a rule.
+Three kinds are told apart. A record is skipped where it, all its pictures or all its captions cannot be used. A part,
+such as one box of many, is left out of a record that is used. A file that is not data by its name is passed over, by a
+rule.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from diptych.core.data.records import BadExample, Record, Source
+from diptych.core.data.reasons import Named, with_names
+from diptych.core.data.records import BadExample, LeftOut, Record, Source
 from diptych.core.files.errors import Failure
 
 Answer = TypeVar("Answer")
 
 MAX_SKIPPED = 0.05
 """The share of a data set's records that may be bad where a run says nothing else."""
-MOST_NAMES = 10_000  # of parts and passed-over files, for each reason; their number is always exact
-_NAMES_SHOWN, _REASONS_SHOWN = 3, 10
 
 
 class TooManySkipped(Failure):
@@ -36,46 +35,49 @@ class TooManySkipped(Failure):
 
 
 class Skipped(NamedTuple):
-    """A record that could not be used: what its source calls it, and why."""
+    """A record that could not be used: what its source calls it, why, and its place (`place_of`), which tells it from
+    others of the same name; None for what is no record.
+    """
 
     name: str
     reason: str
     detail: str = ""
+    place: int | None = None
 
 
-@dataclass
-class Named:
-    """How many things share a reason, and what they are called: all of them up to `MOST_NAMES`."""
+class RecordParts(NamedTuple):
+    """What is left out of a record that is used: its place (`place_of`), what its source calls it, and the parts."""
 
-    count: int = 0
-    names: list[str] = field(default_factory=list)
-
-    def add(self, name: str) -> None:
-        self.count += 1
-        if len(self.names) < MOST_NAMES:
-            self.names.append(name)
+    place: int
+    name: str
+    parts: tuple[LeftOut, ...]
 
 
 class Ledger:
     """What of a data set is not used.
 
     Views of one source (its held-out part, a mixture) share its ledger, so a record counts once whoever met it, and
-    however often. A ledger is pickled empty: what worker processes meet, they hand to the process that keeps it.
+    however often; so does a part of it. What is left out is part of a record that is used: a record that is skipped
+    takes its parts along. A ledger is pickled empty: what worker processes meet, they hand to the process that keeps
+    it.
 
     Attributes:
         name: of the data, for people; "" where nobody gave it one.   size: records, bad ones included.
         max_skipped: share of the records that may be bad, in [0, 1]; one bad record alone never is too many, unless
             this is 0.
-        skipped: records by name.   left_out: parts of records by reason.   passed_over: files by the rule that says so.
-        heard: is called with each record that is skipped.
+        skipped: records by their place in the source.   left_out: parts of records by reason.
+        passed_over: files by the rule that says so.
+        heard: is called with the line (`lines`) of each record that is skipped, and of each part whose name is kept.
     """
 
     def __init__(self, name: str, size: int = 0, max_skipped: float = 1.0):
         self.name, self.size, self.max_skipped = name, size, max_skipped
-        self.skipped: dict[str, Skipped] = {}
+        self.skipped: dict[int, Skipped] = {}
         self.left_out: dict[str, Named] = {}
         self.passed_over: dict[str, Named] = {}
-        self.heard: Callable[[Ledger, Skipped], None] | None = None
+        self.heard: Callable[[dict[str, Any]], None] | None = None
+        self._parts: dict[int, tuple[LeftOut, ...]] = {}  # by their record's place, and without a detail
+        self._shared: dict[tuple[LeftOut, ...], tuple[LeftOut, ...]] = {}  # the parts of millions of records are alike
 
     def __reduce__(self) -> tuple:
         return Ledger, (self.name, self.size, self.max_skipped)
@@ -85,14 +87,39 @@ class Ledger:
 
     def skip(self, skipped: Skipped) -> None:
         """Count a record; one that is counted already stays as it is."""
-        if skipped.name not in self.skipped:
-            self.skipped[skipped.name] = skipped
-            if self.heard is not None:
-                self.heard(self, skipped)
+        if skipped.place is None:
+            raise ValueError(f"{skipped} has no place in the data, so it cannot be told from others.")
+        if skipped.place in self.skipped:
+            return
+        self.skipped[skipped.place] = skipped
+        for part in self._parts.pop(skipped.place, ()):
+            self.left_out[part.reason].remove(f"{skipped.name}, {part.part}")
+            if not self.left_out[part.reason].count:
+                del self.left_out[part.reason]
+        self._tell(self.line(skipped))
+
+    def enter(self, skipped: Iterable[Skipped], left_out: Iterable[RecordParts]) -> None:
+        """Count what another process, or a thread, has met."""
+        for one in skipped:
+            self.skip(one)
+        for record in left_out:
+            self.leave_out_parts(record)
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Count a part of a record."""
+        """Count what joins no record, or not all of one, when the data are opened: an annotation about no image."""
         self.left_out.setdefault(reason, Named()).add(name)
+
+    def leave_out_parts(self, record: RecordParts) -> None:
+        """Count the parts of a record that are left out, each once."""
+        place, name, parts = record
+        for part in parts if place not in self.skipped else ():
+            known = self._parts.get(place, ())
+            if all(one.part != part.part for one in known):
+                together = (*known, part._replace(detail=""))
+                self._parts[place] = self._shared.setdefault(together, together)
+                full_name = f"{name}, {part.part}"
+                if self.left_out.setdefault(part.reason, Named()).add(full_name, place):
+                    self._tell(self._line("left out", part.reason, name=full_name, record=place))
 
     def pass_over(self, rule: str, name: str) -> None:
         """Count what is not data by a rule."""
@@ -119,27 +146,44 @@ class Ledger:
         return f" Passed over: {with_names(self.passed_over)}." if self.passed_over else ""
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """A JSON object for each thing: data, what (skipped, left out, passed over), reason, name, detail."""
+        """A JSON object for each thing: data, what (skipped, left out, passed over), reason, name, record, detail."""
         for one in self.skipped.values():
             yield self.line(one)
         for what, named in (("left out", self.left_out), ("passed over", self.passed_over)):
             for reason, those in named.items():
-                yield from (self._line(what, reason, name=name) for name in those.names)
+                for name in those.names:
+                    place = {"record": those.places[name]} if name in those.places else {}
+                    yield self._line(what, reason, name=name, **place)
                 if those.count > len(those.names):
                     yield self._line(what, reason, more=those.count - len(those.names))
 
     def line(self, skipped: Skipped) -> dict[str, Any]:
         """That of one skipped record."""
-        return self._line("skipped", skipped.reason, name=skipped.name, detail=skipped.detail)
+        name, reason, detail, place = skipped
+        return self._line("skipped", reason, name=name, record=place, detail=detail)
 
     def restore(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Take up the records that an earlier process skipped; the rest is found anew by whoever opens the data."""
+        """Take up the records and parts of records that an earlier process met; the rest is found anew by whoever opens
+        the data.
+        """
         for line in lines:
-            if line.get("data") == self.name and line.get("what") == "skipped":
-                self.skip(Skipped(line["name"], line["reason"], line.get("detail", "")))
+            name, reason, place = line.get("name"), line.get("reason"), line.get("record")
+            if line.get("data") != self.name or not isinstance(name, str) or not isinstance(place, int):
+                continue
+            if not 0 <= place < self.size:
+                continue  # of other data
+            if line.get("what") == "skipped":
+                self.skip(Skipped(name, str(reason), line.get("detail", ""), place))
+            elif line.get("what") == "left out":
+                record, _, part = name.rpartition(", ")
+                self.leave_out_parts(RecordParts(place, record, (LeftOut(part, str(reason)),)))
 
     def _line(self, what: str, reason: str, **rest: Any) -> dict[str, Any]:
         return {"data": self.name, "what": what, "reason": reason, **rest}
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        if self.heard is not None:
+            self.heard(line)
 
 
 class HasLedger(Protocol):
@@ -170,6 +214,24 @@ def name_of(source: Source | HasLedger, index: int) -> str | None:
     return named(index) if named is not None else None
 
 
+def place_of(source: Source | HasLedger, index: int) -> int:
+    """Where the record at an index lies in the source that keeps the ledger: through all views, by which one record may
+    be met at several indices.
+    """
+    placed = getattr(source, "record_place", None)
+    return placed(index) if placed is not None else index
+
+
+def leave_out(source: Source | HasLedger, index: int, record: Record, parts: Iterable[LeftOut]) -> None:
+    """Enter parts of the record at an index, which is used, into the source's ledger."""
+    ledger_of(source).leave_out_parts(left_out_of(source, index, record, parts))
+
+
+def left_out_of(source: Source | HasLedger, index: int, record: Record, parts: Iterable[LeftOut]) -> RecordParts:
+    """Parts of the record at an index, as a ledger takes them."""
+    return RecordParts(place_of(source, index), name_of(source, index) or record.key, tuple(parts))
+
+
 def tried(name: str, make: Callable[..., Answer], *arguments: Any) -> Answer | Skipped:
     """make(*arguments), or why it cannot be made."""
     try:
@@ -179,12 +241,11 @@ def tried(name: str, make: Callable[..., Answer], *arguments: Any) -> Answer | S
 
 
 def examined(source: Source, index: int, use: Callable[[Record], Answer]) -> Answer | Skipped:
-    """use(record) of one record, or why it cannot be used; nothing is written down."""
+    """use(record) of one record, or why it cannot be used, with its place; nothing is written down."""
     name = name_of(source, index)
     record = tried(name or f"record {index}", source.record, index)
-    if isinstance(record, Skipped):
-        return record
-    return tried(name or record.key, use, record)
+    answer = record if isinstance(record, Skipped) else tried(name or record.key, use, record)
+    return answer._replace(place=place_of(source, index)) if isinstance(answer, Skipped) else answer
 
 
 def visit(
@@ -236,30 +297,3 @@ def reasons_with_names(skipped: Iterable[Skipped]) -> str:
     for one in skipped:
         found.setdefault(one.reason, Named()).add(one.name)
     return with_names(found)
-
-
-def with_names(found: Mapping[str, Named]) -> str:
-    """Reasons with numbers and some names, the most frequent first."""
-    shown = [f"{reason} {named.count:,} ({some_names(named)})" for reason, named in most_frequent(found)]
-    return ", ".join(shown + (["..."] if len(found) > len(shown) else []))
-
-
-def most_frequent(found: Mapping[str, Named]) -> list[tuple[str, Named]]:
-    """The first few reasons, the most frequent first, as they can be printed."""
-    ordered = sorted(found.items(), key=lambda item: -item[1].count)
-    return [(printable(reason), named) for reason, named in ordered[:_REASONS_SHOWN]]
-
-
-def some_names(named: Named, most: int = _NAMES_SHOWN) -> str:
-    """The first names, as they can be printed: "a.jpg, b.jpg, c.jpg, ..."."""
-    return ", ".join([*map(printable, named.names[:most]), *(["..."] if named.count > most else [])])
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that is no character to look at: names of files may hold any bytes."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def listed(reasons: Mapping[str, int]) -> str:
-    """Reasons with their counts, the most frequent first: "image_truncated 12, caption_empty 3"."""
-    return ", ".join(f"{reason} {number}" for reason, number in Counter(reasons).most_common())

@@ -1,9 +1,11 @@
 """The file that names everything of the data that was not used: a JSON object a line (`core.data.ledger.Ledger.lines`).
 
-    {"data": "photos/", "what": "skipped", "reason": "image_truncated", "name": "a.jpg", "detail": "..."}
-    {"data": "photos/", "what": "left out" or "passed over", "reason": ..., "name": ...}
+    {"data": "photos/", "what": "skipped", "reason": "image_truncated", "name": "a.jpg", "record": 7, "detail": "..."}
+    {"data": "photos/", "what": "left out", "reason": "caption_empty", "name": "b.jpg, caption 2", "record": 8}
+    {"data": "photos/", "what": "passed over", "reason": "the suffix .bmp ...", "name": "c.bmp"}
 
-Where a reason has more names than are kept, its last line has "more", their number, in place of "name".
+"record" is the place of the record in the data, counted from 0; what is left out of no record has none. Where a reason
+has more names than are kept, its last line has "more", their number, in place of "name".
 """
 
 import contextlib
@@ -12,43 +14,66 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from diptych.core.data.ledger import Ledger, Skipped
+from diptych.core.data.ledger import Ledger
 from diptych.core.files.atomic import replacing
 
 LEFT_OUT = "left_out.jsonl"
 
 
 class LeftOutFile:
-    """Keeps the file of some ledgers while entered: what is skipped is in it at once, so that no kill loses a name.
+    """The file of some ledgers of a run.
 
-    Entering gives the ledgers what an earlier process of the same run skipped. Without anything to name there is no
-    file. A disk that is full stops no run: whatever is missing is written at the end, or told.
+    Entering it changes nothing, so that a command that is refused leaves the file as it was. From `begin` on what is
+    skipped is in it at once, so that no kill loses a name. Without anything to name there is no file. A disk that is
+    full stops no run: whatever is missing is written at the end, or told.
+
+    Attributes:
+        is_of_the_run: whether it was begun or restored, and so speaks of these ledgers.
     """
 
     def __init__(self, path: Path, ledgers: Iterable[Ledger]):
         self.path, self.ledgers = path, list(ledgers)
+        self.is_of_the_run = self._begun = False
 
-    def __enter__(self) -> Self:
+    def restore(self) -> None:
+        """Give the ledgers what earlier processes of the same run met."""
+        self.is_of_the_run = True
         stored = list(_stored(self.path))
         for ledger in self.ledgers:
             ledger.restore(stored)
+
+    def begin(self, *, anew: bool = False) -> None:
+        """Keep the file from now on. What stands in it is restored, unless the run begins `anew`, maybe with data that
+        have changed since.
+        """
+        if self._begun:
+            return
+        self.is_of_the_run = self._begun = True
+        if not anew:
+            self.restore()
+        for ledger in self.ledgers:
             ledger.heard = self._append
         self._write()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for ledger in self.ledgers:
-            ledger.heard = None
-        self._write()
+        if self._begun:
+            for ledger in self.ledgers:
+                ledger.heard = None
+            self._write()
 
-    def _append(self, ledger: Ledger, skipped: Skipped) -> None:
+    def _append(self, line: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError), self.path.open("ab") as file:
-            file.write(_line(ledger.line(skipped)))
+            file.write(_line(line))
 
     def _write(self) -> None:
         try:
             if any(self.ledgers):
                 write_left_out(self.path, self.ledgers)
+            else:
+                self.path.unlink(missing_ok=True)
         except OSError as error:
             print(f"{self.path} cannot be written: {error}", flush=True)
 

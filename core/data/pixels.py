@@ -14,7 +14,7 @@ CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
 def minus_one_to_one(pixels: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in [-1, 1], in the last bit as `diptych.core.training.objectives.to_model_range` in training."""
+    """uint8 -> float32 in [-1, 1], what SigLIP's towers take."""
     return pixels / np.float32(127.5) - 1
 
 
@@ -36,15 +36,29 @@ class Normalization:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [..., 3] -> float32 [..., 3]."""
-        slope = (self.scale / np.array(self.std)).astype(np.float32)
-        offset = (np.array(self.mean) / np.array(self.std)).astype(np.float32)
+        slope, offset = self.line()
         return pixels * slope - offset
+
+    def line(self, values: int = 3) -> tuple[np.ndarray, np.ndarray]:
+        """Slope and offset, float32 [values] each: those of red, green and blue, again and again; the result is
+        `value * slope - offset`.
+        """
+        slope, offset = self.scale / np.array(self.std), np.array(self.mean) / np.array(self.std)
+        return np.resize(slope, values).astype(np.float32), np.resize(offset, values).astype(np.float32)
 
     @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest value that a pixel can have afterwards."""
         mean, std = np.array(self.mean), np.array(self.std)
         return float(((0 - mean) / std).min()), float(((255 * self.scale - mean) / std).max())
+
+
+def as_in_training(pixels: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """uint8 [..., values] -> float32, as `diptych.core.training.objectives.to_model_range` has it in training."""
+    if normalization == Normalization():
+        return minus_one_to_one(pixels)
+    slope, offset = normalization.line(pixels.shape[-1])
+    return pixels * slope - offset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +101,16 @@ class FixedSize:
         pixels = resize(pixels, size, method=self.resize)
         top, left = (size[0] - self.height) // 2, (size[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
+
+    def region(self, pixels: np.ndarray) -> np.ndarray:
+        """The part of a picture that `picture` shows, at its own resolution: uint8 [h, w, 3], a view of it."""
+        if self.shortest_edge is None:
+            return pixels
+        rows, columns = pixels.shape[:2]
+        short = min(rows, columns)
+        height, width = (max(1, round(short * side / self.shortest_edge)) for side in (self.height, self.width))
+        top, left = (rows - height) // 2, (columns - width) // 2
+        return pixels[top : top + height, left : left + width]
 
     def prepare(self, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
         """uint8 [h, w, 3] each -> {"images": float32 [n, height, width, 3]}."""

@@ -1,24 +1,14 @@
 """Records, which a data source hands out: each one thing in the world, with its images and its captions."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from diptych.core.data.bad_example import BadExample
+from diptych.core.data.captions import clean_caption
 
 UNKNOWN_LANGUAGE = "und"
-
-
-class BadExample(ValueError):
-    """An image, caption or record that cannot be used; `reason` is a short slug that skipped examples are counted
-    by.
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True)
@@ -69,12 +59,36 @@ def check_box(box: Box) -> None:
         )
 
 
+Told = TypeVar("Told", Caption, Region)
+
+
+class LeftOut(NamedTuple):
+    """A part of a record that cannot be used: "image 1", "caption 2" or "region 3", counted from 1, and why."""
+
+    part: str
+    reason: str
+    detail: str = ""
+
+
+def part_name(what: str, number: int) -> str:
+    """What a part of a record is called that has this number, counted from 0: "image 1"."""
+    return f"{what} {number + 1}"
+
+
+class Parts(NamedTuple, Generic[Told]):
+    """Captions or regions of a record: those whose text can be used, in their order, and what is left out."""
+
+    usable: tuple[Told, ...]
+    left_out: tuple[LeftOut, ...]
+
+
 @dataclass(frozen=True)
 class Record:
     """One thing with one or more images and captions; images are references that only their source can read.
 
     `regions` belong to the first image. `labels` are the classes that the record is of, by name or by number in decimal
-    (`sources.labels`).
+    (`sources.labels`). Captions and regions are as the data have them; what a text that cannot be
+    used costs is its own part, not the record (`caption_parts`, `region_parts`).
     """
 
     key: str
@@ -84,12 +98,50 @@ class Record:
     labels: tuple[str, ...] = ()
 
     @cached_property
+    def caption_parts(self) -> Parts[Caption]:
+        """The captions whose text and weight can be used, and the others."""
+        return _sorted_out("caption", self.captions, _check_weight)
+
+    @cached_property
+    def region_parts(self) -> Parts[Region]:
+        """The regions whose text can be used, and the others."""
+        return _sorted_out("region", self.regions)
+
+    @cached_property
     def captions_by_language(self) -> dict[str, tuple[Caption, ...]]:
-        """The captions grouped by language, in the order in which languages first appear."""
+        """The captions that can be used by language, in the order in which languages first appear."""
         groups: dict[str, list[Caption]] = {}
-        for caption in self.captions:
+        for caption in self.caption_parts.usable:
             groups.setdefault(caption.language, []).append(caption)
         return {language: tuple(captions) for language, captions in groups.items()}
+
+    def require_captions(self) -> tuple[Caption, ...]:
+        """The captions that can be used; raises `BadExample` where there are none: caption_missing, or for the reason
+        of the first.
+        """
+        usable, left_out = self.caption_parts
+        if usable:
+            return usable
+        if left_out:
+            raise BadExample(left_out[0].reason, left_out[0].detail)
+        raise BadExample("caption_missing", self.key)
+
+
+def _sorted_out(what: str, told: Iterable[Told], check: Callable[[Told], None] = lambda _: None) -> Parts[Told]:
+    usable, left_out = [], []
+    for number, one in enumerate(told):
+        try:
+            clean_caption(one.text)
+            check(one)
+            usable.append(one)
+        except BadExample as error:
+            left_out.append(LeftOut(part_name(what, number), error.reason, error.detail))
+    return Parts(tuple(usable), tuple(left_out))
+
+
+def _check_weight(caption: Caption) -> None:
+    if not isinstance(caption.weight, int | float) or not 0 <= caption.weight < 1e9:
+        raise BadExample("caption_weight", f"a weight must be a number of 0 or more, got {caption.weight!r}")
 
 
 @runtime_checkable

@@ -145,7 +145,7 @@ def draw(
     record: Record, rng: np.random.Generator, language_weights: Mapping[str, float] | None = None
 ) -> tuple[object, Caption]:
     """Pick one of a record's images evenly, then a language by weight, then one of its captions by the captions' own
-    weights.
+    weights; captions that cannot be used are not there.
 
     `language_weights` maps language codes to relative weights; "*" is the weight of all other languages of the record
     together, shared evenly. None picks among all captions of the record. Raises `BadExample` where there is nothing to
@@ -153,11 +153,9 @@ def draw(
     """
     if not record.images:
         raise BadExample("image_missing", record.key)
-    if not record.captions:
-        raise BadExample("caption_missing", record.key)
+    captions = record.require_captions()
     image_share, language_share, caption_share = rng.random(3)
     image = record.images[int(image_share * len(record.images))]
-    captions = record.captions
     if language_weights is not None:
         groups = record.captions_by_language
         ends = _ends_of_shares(tuple(groups), tuple(language_weights.items()))

@@ -211,9 +211,12 @@ def fitted_bias(pair_scores: np.ndarray, other_scores: np.ndarray, *, batch_size
         ValueError: for no scores, scores that are not finite, or a batch without negatives.
     """
     pairs, others = (np.asarray(scores, np.float64).ravel() for scores in (pair_scores, other_scores))
-    if not pairs.size or not others.size or not (np.isfinite(pairs).all() and np.isfinite(others).all()):
+    if not pairs.size or not others.size:
+        raise ValueError(f"A bias is fitted to scores of pairs and of others, got {pairs.size} and {others.size}.")
+    if bad := np.count_nonzero(~np.isfinite(np.concatenate([pairs, others]))):
         raise ValueError(
-            f"A bias is fitted to finite scores of pairs and of others, got {pairs.size} and {others.size}."
+            f"A bias is fitted to finite scores, and {bad:,} of {pairs.size + others.size:,} are not: the model's "
+            "weights are damaged, or too large for its precision."
         )
     if batch_size < 2:
         raise ValueError(f"A batch of {batch_size} has no negatives: batch_size must be at least 2.")

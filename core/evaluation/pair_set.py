@@ -9,9 +9,9 @@ import numpy as np
 from diptych.core.data.batch import stack_examples
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import Skipped, reasons_with_names, visit
-from diptych.core.data.records import BadExample, Caption, Record, Source
-from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.ledger import Skipped, leave_out, reasons_with_names, visit
+from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.records import Caption, LeftOut, Record, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,14 @@ def read_pairs(
     alike: Callable[["PairSet"], np.ndarray] | None = None,
     sequence_length: int | None = None,
 ) -> PairSet:
-    """Decodes the first image of each record (evenly chosen records where there are more than `most_records`).
+    """Decodes the first image that can be used of each record (evenly chosen records where there are more than
+    `most_records`).
 
     `alike` gives pictures that a caption fits equally well one label; by default each has its own. With a
     `sequence_length`, each image is also cut into at most so many patches by the preprocessing's `naflex`.
 
-    Records that cannot be used are entered in the source's ledger; a set without any good record is an error. A source
-    with `classes` must be good throughout, because labels go by position.
+    Records that cannot be used, and parts of others, are entered in the source's ledger; a set without any good record
+    is an error. A source with `classes` must be good throughout, because labels go by position.
     """
     if sequence_length and preprocess.naflex is None:
         raise ValueError(
@@ -82,13 +83,13 @@ def read_pairs(
     labels: list[int] = []
     skipped: list[Skipped] = []
 
-    def read(record: Record) -> tuple[list[tuple[Caption, np.ndarray]], np.ndarray]:
-        encoded = [(caption, preprocess.tokens(caption.text)) for caption in record.captions]
-        if not encoded or not record.images:
-            raise BadExample("caption_missing" if not encoded else "image_missing", record.key)
-        return encoded, pixels_of(source, record.images[0])
+    def read(record: Record) -> tuple[list[tuple[Caption, np.ndarray]], np.ndarray, Record, list[LeftOut]]:
+        encoded = [(caption, preprocess.tokens(caption.text)) for caption in record.require_captions()]
+        bad = list(record.caption_parts.left_out)
+        return encoded, usable_pixels(source, record, left_out=bad), record, bad
 
-    for _, (encoded, pixels) in visit(source, read, indices, skipped=skipped):
+    for index, (encoded, pixels, record, bad) in visit(source, read, indices, skipped=skipped):
+        leave_out(source, index, record, bad)
         for caption, ids in encoded:
             captions.append(caption.text)
             languages.append(caption.language)

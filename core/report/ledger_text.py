@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from diptych.core.data.ledger import Ledger, Named, most_frequent, some_names
+from diptych.core.data.ledger import Ledger
+from diptych.core.data.reasons import Named, most_frequent, some_names
 
 _NAMES = 5
 

@@ -18,7 +18,8 @@ def warnings_of(
     """What is wrong with a run that has ended, a sentence each; empty where nothing is.
 
     - What `training_warnings` finds in its metrics.
-    - Recall@1 is at most two standard errors, √(chance · (1 - chance) / queries), above what guessing gives.
+    - Recall@1 is at most two standard errors, √(chance · (1 - chance) / queries), above what guessing gives, or cannot
+      be any other.
 
     Args:
         rows: of the metrics, as `core.training.metrics.read_metrics` gives them.
@@ -28,6 +29,12 @@ def warnings_of(
         queries: how many captions there are.
     """
     found = training_warnings(rows, fresh=fresh)
+    if chance == 1:
+        return [
+            *found,
+            "All held-out captions are of one picture, which every guess finds: recall says nothing. Hold out more, by "
+            "--val-fraction or --val-data.",
+        ]
     return found + no_better_than_chance(
         "The right picture comes first for", recall, chance=chance, count=queries, of="held-out captions"
     )

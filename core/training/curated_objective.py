@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from diptych.core.training.curation import Scored, select_by_learnability
-from diptych.core.training.objectives import IMAGE_FIELDS, Captions, Objective, image_inputs
+from diptych.core.training.objectives import IMAGE_FIELDS, Captions, Objective, image_inputs, normalization_of
 
 REFERENCE_IMAGE = "reference_image"
 """The field of a batch with the reference's own pictures."""
@@ -63,5 +63,5 @@ def _embedded(model, batch):
     """The embeddings of images and of their first captions, `[n, dim]` each."""
     captions = Captions(batch["text"])
     ids = captions.token_ids if captions.captions == 1 else batch["text"][:, 0]
-    outputs = model(image_inputs(batch) | {"token_ids": ids})
+    outputs = model(image_inputs(batch, normalization_of(model)) | {"token_ids": ids})
     return outputs["image_embedding"], outputs["text_embedding"]

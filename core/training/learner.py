@@ -66,6 +66,7 @@ class Learner:
         config: the plain configuration of the run, for its checkpoints to know.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
+        turns: steps after which examples of another kind follow, each with a line about it.
         tensorboard: whether metrics also go into TensorBoard files.
         placement: of several processes one alone writes and talks.
         flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
@@ -92,6 +93,7 @@ class Learner:
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
     log_every: int = 1
+    turns: Mapping[int, str] = field(default_factory=dict)
     tensorboard: bool = False
     placement: Placement = ALONE
     flops_per_step: float | None = None
@@ -167,6 +169,7 @@ class Learner:
             start=start,
             batch_size=self.batch_size,
             log_every=self.log_every,
+            turns=self.turns,
             writes=self.placement.writes,
             tensorboard=self.tensorboard,
             waiting=self._waiting_rows,

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from diptych.core.data.pixels import Normalization
+
 
 class Loss(NamedTuple):
     """Of a term or of an objective.
@@ -50,7 +52,7 @@ class Seen:
     @cached_property
     def image(self) -> dict:
         """The image tower's {"pooled", "tokens", "mask"}."""
-        return self.model.image_features(image_inputs(self.batch), training=True)
+        return self.model.image_features(image_inputs(self.batch, normalization_of(self.model)), training=True)
 
     @cached_property
     def captions(self) -> "Captions":
@@ -163,17 +165,34 @@ class Captions:
         return ops.reshape(embeddings, (self.images, self.captions, embeddings.shape[-1]))
 
 
-def to_model_range(images):
-    """uint8 pixels 0..255 -> float32 in [-1, 1]; batches travel as bytes and are converted on the device."""
-    return ops.cast(images, "float32") / 127.5 - 1.0
+PLAIN = Normalization()
+"""What brings bytes to -1..1, as SigLIP's towers take them."""
+
+
+def normalization_of(model) -> Normalization:
+    """What a model wants of a batch's bytes: its own `normalization`; for a model without one -1..1."""
+    return getattr(model, "normalization", PLAIN)
+
+
+def to_model_range(images, normalization: Normalization = PLAIN):
+    """uint8 pixels 0..255 -> float32, by default in [-1, 1]; batches travel as bytes and are converted on the device.
+
+    images: `[..., values]`, whose last axis has red, green and blue, again and again where it holds whole patches.
+    """
+    pixels = ops.cast(images, "float32")
+    if normalization == PLAIN:
+        return pixels / 127.5 - 1.0
+    slope, offset = (ops.convert_to_tensor(part) for part in normalization.line(pixels.shape[-1]))
+    return pixels * slope - offset
 
 
 IMAGE_FIELDS = ("image", "patches", "spatial_shapes")
 """The fields of a batch that `image_inputs` reads, those of them that it has."""
 
 
-def image_inputs(batch: Mapping[str, Any]) -> dict:
+def image_inputs(batch: Mapping[str, Any], normalization: Normalization = PLAIN) -> dict:
     """The image tower's inputs, by name, from a batch's bytes."""
     if "patches" in batch:
-        return {"patches": to_model_range(batch["patches"]), "spatial_shapes": batch["spatial_shapes"]}
-    return {"images": to_model_range(batch["image"])}
+        patches = to_model_range(batch["patches"], normalization)
+        return {"patches": patches, "spatial_shapes": batch["spatial_shapes"]}
+    return {"images": to_model_range(batch["image"], normalization)}

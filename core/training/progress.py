@@ -59,6 +59,10 @@ class Progress:
         speed = self.examples_per_second
         return None if not speed else (self.total_steps - self._step) * self.batch_size / speed
 
+    def restart(self) -> None:
+        """Measure the speed anew from the next step's end on."""
+        self._window.clear()
+
     def update(self, step: int, logs: Mapping[str, Any]) -> None:
         """Say that `step` steps are done. `logs` may hold loss, learning_rate, utilisation (0..1) and anything else of
         one number.

@@ -13,6 +13,7 @@ import tyro
 
 from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
+from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
 
 Alias = tyro.conf.arg
@@ -77,6 +78,12 @@ class Model:
     """A checkpoint to begin from, in place of fresh weights of --model's size: a folder of transformers, open_clip,
     timm, big_vision, keras-hub or diptych, a finished run's folder, or hf://owner/name. Image size, vocabulary and
     context length come with it."""
+    pretrained_image: str | None = None
+    """A checkpoint, of any of these kinds, to begin the image tower from alone, with its pictures' size and
+    preprocessing; the text tower is that of --pretrained-text, or a fresh one of --model's size."""
+    pretrained_text: str | None = None
+    """A checkpoint to begin the text tower from alone, with its vocabulary and context length; the image tower is that
+    of --pretrained-image, or a fresh one of --model's size."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -87,7 +94,7 @@ class Model:
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     init_logit_scale: float | None = None
-    """Initial temperature t; by default 10, or the checkpoint's."""
+    """Initial temperature t; by default 10 (1 / 0.07 with the softmax loss), or the checkpoint's."""
     init_logit_bias: float | None = None
     """Initial bias b. By default, for fresh weights, log(p / (1 - p)) with p = 1 / batch_size (SigLIP's -10 suits
     batches of 20,000); for a checkpoint, the one that fits as many negatives as --batch-size brings, found on the
@@ -115,6 +122,11 @@ class Model:
     lock: tuple[str, ...] = ()
     """Patterns of further weights that stay as they are, such as "pair_logits/.*"."""
 
+    @property
+    def from_checkpoint(self) -> bool:
+        """Whether any of its weights begin as a checkpoint's."""
+        return any((self.pretrained, self.pretrained_image, self.pretrained_text))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
@@ -123,11 +135,14 @@ class Optimization:
     examples: int
     """Pairs to train on, counting repetitions."""
     batch_size: int
+    """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """adafactor and lion keep fewer numbers a weight."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
-    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's."""
+    """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
+    both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
@@ -139,17 +154,20 @@ class Optimization:
     beta_2: float = 0.95
     """Decay of the second moment (AdamW, Adafactor's cap)."""
     schedule: Literal["cosine", "linear"] = "cosine"
+    """How the rate falls to 0 after its warm-up."""
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their rate."""
+    """Pattern of weights -> factor on their rate; by default 0.01 for a checkpoint's beside fresh ones."""
     weight_decay_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Pattern of weights -> factor on their decay; 0 to leave a pre-trained tower undecayed."""
+    """Pattern of weights -> factor on their decay; by default 0 for a checkpoint's beside fresh ones."""
     grad_clip_norm: float | None = 1.0
+    """Largest norm of the gradient of all weights together; None for no bound."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then evaluated; None for none."""
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column."""
+    loss: Literal["sigmoid", "softmax"] | None = None
+    """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column; by default the one that
+    --pretrained was made with, else sigmoid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +202,26 @@ class Distillation:
     """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
     half-life in examples. By default it is not scaled."""
     head_hidden: int = 2048
+    """Width of each head's two hidden layers."""
     head_bottleneck: int = 256
+    """Width of what each head compares with its prototypes."""
     head_outputs: int = 65_536
     """Prototypes of each head."""
     student_temperature: float = 0.1
+    """By which the student's scores of prototypes are divided."""
     teacher_temperature: float = 0.04
+    """By which the teacher's are."""
     centre_momentum: float = 0.9
+    """Of the running mean of the teacher's scores, which is taken from them."""
     local_views: int = 8
+    """Small crops of each picture, compared with the teacher's view of the whole."""
     local_size: int | None = None
     """Side of local views in pixels, in stages that name none; by default 3/8 of the picture's, in whole patches: 96 of
     256."""
     mask_ratio: float = 0.5
+    """Share of the patches that are hidden from the student in masked prediction."""
     masking: Literal["random", "block"] = "random"
+    """Whether hidden patches are drawn one by one, or as rectangles."""
     colour: bool = True
     """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as
     TIPS.
@@ -233,6 +259,7 @@ class Run:
     run_dir: Path = harmless(Path("runs/siglip"))
     """Where everything of the run is kept; the same command again resumes it."""
     seed: int = 0
+    """Of fresh weights, the order of examples and everything drawn at random."""
     evaluations: int = harmless(12)
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = harmless(None)
@@ -276,10 +303,14 @@ class Recipe:
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
     run: Run
-    only: tuple[str, ...] = harmless(())
-    """Stages to carry out, with what they go on from; by default all."""
-    reference: str | None = None
-    """Checkpoint of the model that judges what is learnable in curated stages, in place of the one that they name."""
+    # The command line shows fields of this level without their docstrings, so that their help stands in their types.
+    only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
+        harmless(())
+    )
+    reference: Annotated[
+        str | None,
+        Alias(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
+    ] = None
     stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress] = (Stage(name="training"),)
 
     def __post_init__(self):
@@ -315,96 +346,3 @@ def harmless_fields(value: object, prefix: str = "") -> set[str]:
             found.add(name)
         found |= harmless_fields(getattr(value, part.name), f"{name}.")
     return found
-
-
-def check_options(recipe: Recipe) -> None:
-    """Raises ValueError where options exclude each other or lie outside their range."""
-    data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
-    captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    for condition, message in (
-        (
-            optimization.batch_size >= 2,
-            f"--batch-size must be at least 2 (one has no negatives), got {optimization.batch_size}.",
-        ),
-        (
-            optimization.examples >= optimization.batch_size,
-            f"--examples must be at least one batch ({optimization.batch_size}), got {optimization.examples}.",
-        ),
-        (
-            optimization.accum_freq >= 1 and optimization.batch_size % optimization.accum_freq == 0,
-            f"--accum-freq must divide --batch-size, got {optimization.accum_freq} for {optimization.batch_size}.",
-        ),
-        (
-            run.data_parallel >= 1 and optimization.batch_size % (optimization.accum_freq * run.data_parallel) == 0,
-            f"--data-parallel deals a batch out evenly, each of its --accum-freq pieces too; got {run.data_parallel} "
-            f"devices for {optimization.batch_size} examples in {optimization.accum_freq} pieces.",
-        ),
-        (
-            0 <= (optimization.warmup_examples or 0) < optimization.examples,
-            f"--warmup-examples must be less than --examples, got {optimization.warmup_examples} of "
-            f"{optimization.examples}.",
-        ),
-        *(
-            (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
-            for flag, given in (
-                ("--context-length", data.context_length),
-                ("--captions-per-image", data.captions_per_image),
-                ("--image-size", model.image_size),
-                ("--lora-rank", model.lora_rank),
-                ("--decoder-depth", captioning.decoder_depth),
-                ("--target-length", captioning.target_length),
-                ("--head-hidden", distillation.head_hidden),
-                ("--head-bottleneck", distillation.head_bottleneck),
-                ("--head-outputs", distillation.head_outputs),
-                ("--local-size", distillation.local_size),
-                ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
-            )
-        ),
-        (
-            optimization.loss == "sigmoid" or model.init_logit_bias is None,
-            f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
-            "for it. Leave it out, or choose --loss sigmoid.",
-        ),
-        (
-            model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),
-            f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
-            f"{model.max_logit_scale}.",
-        ),
-        (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
-        (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
-        *(
-            (0 <= given <= 1, f"{flag} lies between 0 and 1, got {given}.")
-            for flag, given in (
-                ("--parallel-probability", captioning.parallel_probability),
-                ("--mask-ratio", distillation.mask_ratio),
-                ("--label-smoothing", recipe.classification.label_smoothing),
-                ("--flip", recipe.classification.flip),
-            )
-        ),
-        (
-            0 < (recipe.classification.random_crop or 1) <= 1,
-            f"--random-crop is a share of the area, above 0 and at most 1, got {recipe.classification.random_crop}.",
-        ),
-        (recipe.classification.mixup >= 0, f"--mixup must be 0 or more, got {recipe.classification.mixup}."),
-        *(
-            (0 < given < 1, f"{flag} lies between 0 and 1, both excluded, got {given}.")
-            for flag, given in (
-                ("--teacher-momentum", distillation.teacher_momentum),
-                ("--centre-momentum", distillation.centre_momentum),
-            )
-        ),
-        *(
-            (given is None or given > 0, f"{flag} must be above 0, got {given}.")
-            for flag, given in (
-                ("--learning-rate", optimization.learning_rate),
-                ("--init-logit-scale", model.init_logit_scale),
-                ("--lora-alpha", model.lora_alpha),
-                ("--image-layer-decay", optimization.image_layer_decay),
-                ("--text-layer-decay", optimization.text_layer_decay),
-                ("--student-temperature", distillation.student_temperature),
-                ("--teacher-temperature", distillation.teacher_temperature),
-            )
-        ),
-    ):
-        if not condition:
-            raise ValueError(message)

@@ -23,6 +23,8 @@ class RunLog:
         total_steps, start: number of the last step, and of the last one that is done.
         batch_size: examples a step.
         log_every: steps between rows of metrics.
+        turns: steps after which examples of another kind follow, each with a line about it. The next step compiles,
+            and the speed is measured anew behind it.
         writes: whether this process writes and talks.
         tensorboard: whether rows also go into TensorBoard files.
         waiting: rows that the checkpoint of `start` kept, because they could not be written (`MetricsWriter.waiting`).
@@ -37,12 +39,14 @@ class RunLog:
         start: int,
         batch_size: int,
         log_every: int,
+        turns: Mapping[int, str],
         writes: bool,
         tensorboard: bool,
         waiting: Sequence[str],
         say: Callable[[str], None],
     ):
         self._total_steps, self._batch_size, self._log_every = total_steps, batch_size, log_every
+        self._turns = turns
         self._metrics = MetricsWriter(
             folder.metrics if writes else None,
             resume_step=start,
@@ -64,11 +68,15 @@ class RunLog:
 
     def step(self, number: int, values: Mapping[str, float], *, skipped_steps: int, seconds: float) -> None:
         """One step's numbers, shown and, where they are due, written in a row; the rest counts since the beginning."""
+        if number - 1 in self._turns:
+            self._progress.restart()
         speed = self.examples_per_second
         self._progress.update(number, values)
         if number % self._log_every == 0 or number == self._total_steps:
             row = {"examples": number * self._batch_size, **values, "skipped_steps": skipped_steps}
             self._metrics.write(number, row | {"examples_per_second": speed, "seconds": seconds})
+        if number in self._turns:
+            self.message(self._turns[number])
 
     def evaluation(self, number: int, values: Mapping[str, float]) -> None:
         """What an evaluation after a step found."""

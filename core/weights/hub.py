@@ -124,9 +124,14 @@ def _fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Pa
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(
-            f"{where} is not in the cache, and the hub cannot be reached ({error}). Fetch it once with a connection, "
-            "without HF_HUB_OFFLINE, or give a folder."
+            f"{where} is not in the cache, and the hub cannot be reached ({_first_line(error)}). Fetch it once with a "
+            "connection, without HF_HUB_OFFLINE, or give a folder."
         ) from error
     except errors.HfHubHTTPError as error:
-        raise HubError(f"{where} could not be fetched: {error}") from error
+        raise HubError(f"{where} could not be fetched: {_first_line(error)}") from error
     return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    """What huggingface_hub found, without the advice that it adds."""
+    return str(error).strip().partition("\n")[0].rstrip(". ")

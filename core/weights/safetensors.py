@@ -86,7 +86,12 @@ class SafetensorsFile(StoredWeights):
                 f"{self.source} is no safetensors file: its first bytes announce a header of {length:,} bytes, "
                 f"expected at most {MAX_HEADER_BYTES:,}. Fetch it again."
             )
-        header = parse_object(self._file.read(length) or b"", f"{self.source}: the header")
+        text = self._file.read(length) or b""
+        if len(text) < length:
+            raise WeightFileError(
+                f"{self.source} ends within its header, after {len(text):,} of {length:,} bytes. Fetch it again."
+            )
+        header = parse_object(text, f"{self.source}: the header")
         metadata = header.pop(METADATA, {})
         if len(header) > MAX_TENSORS:
             raise WeightFileError(f"{self.source}: {len(header)} tensors, at most {MAX_TENSORS}.")

@@ -28,7 +28,7 @@ def own(data: Data) -> DataSet:
             train = Subset(train, fraction=data.val_fraction, held_out=False)
             if not len(held_out):
                 raise ValueError(
-                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise "
+                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.3g}. Raise "
                     f"--val-fraction or give --val-data.{ledger_of(train).what_was_seen()}"
                 )
         return Sources(train=mixed(train, data, seed), held_out={HELD_OUT: held_out})

@@ -11,9 +11,10 @@ import numpy as np
 from diptych.core.data.records import Source
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.embedding.image_stream import GOOD, Item, captions, embed_prepared, prepared_images
-from diptych.engine.embedding.index_folder import Part
+from diptych.engine.embedding.index_folder import IndexFolder, Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.embedding.progress import EmbeddingProgress
+from diptych.engine.embedding.tally import Tally
 
 COMMIT_SECONDS = 10.0
 TEXT_BATCH = 256
@@ -59,10 +60,27 @@ def _waited_for(runs: Iterator[Run], stop: StopSignals) -> Run | None:
         return next(runs, None)
 
 
+def held_by(writer: IndexWriter, part: Part, source: Source) -> Tally:
+    """The tally of a part, with what the index holds of it; closed where the part is finished."""
+    index = IndexFolder(writer.path) if part in writer.card else None
+    tally = Tally(source, part, index.undecided(part) if index else ())
+    if writer.finished(part):
+        tally.close()
+    return tally
+
+
 def fill(
-    writer: IndexWriter, part: Part, runs: Runs, *, records: int, start: tuple[int, int], stop: StopSignals
+    writer: IndexWriter,
+    part: Part,
+    runs: Runs,
+    tally: Tally,
+    *,
+    records: int,
+    start: tuple[int, int],
+    stop: StopSignals,
 ) -> EmbeddingProgress:
-    """Writes a part of an index to its end; returns the progress, which knows the speed.
+    """Writes a part of an index to its end, and counts what cannot be used; returns the progress, which knows the
+    speed.
 
     Raises:
         Stopped: a signal came; what was embedded is committed.
@@ -76,6 +94,7 @@ def fill(
         try:
             for items, vectors in runs:
                 writer.append(items, vectors)
+                tally.add(items)
                 progress.update(items[-1].record, len(items))  # of that record more may follow
                 if stop.stop_requested:
                     raise Stopped
@@ -86,5 +105,6 @@ def fill(
             writer.commit()
             raise
         progress.update(records, 0)
+        tally.close()
         writer.finish()
     return progress

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.captions import clean_caption
-from diptych.core.data.ledger import Ledger, Skipped, examined, ledger_of, name_of, tried
+from diptych.core.data.ledger import Skipped, examined, tried
 from diptych.core.data.loading.threads import DaemonThreads
-from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, Caption, Record, Source
+from diptych.core.data.records import UNKNOWN_LANGUAGE, BadExample, LeftOut, Record, Source, part_name
 
 GOOD = "ok"
 CAPTION_LANGUAGE = "en"  # of the one caption that stands for an image, where the record has it
@@ -34,6 +34,7 @@ class Item:
     caption: str
     language: str
     status: str = GOOD
+    detail: str = ""  # about the status
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,11 @@ class Prepared:
 def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Item, bytes | None]]:
     """Every image from (record, number) `start` on, with its encoded bytes, None where there are none to be had.
 
-    A record that cannot be read, or has no image, is one item all the same, so that it is counted; it is entered in
-    the source's ledger, too.
+    A record that cannot be read, or has no image, is one item all the same, so that it is counted.
     """
-    ledger = ledger_of(source)
     for index in range(start[0], len(source)):
         record = examined(source, index, _with_images)
         if isinstance(record, Skipped):
-            ledger.skip(record)
             if index > start[0] or start[1] == 0:
                 yield _unusable(index, record), None
             continue
@@ -70,38 +68,30 @@ def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[It
                 caption=caption,
                 language=language,
             )
-            data = tried(_name(source, item), source.read, reference)
-            if isinstance(data, Skipped):
-                ledger.skip(data)
-                yield replace(item, status=data.reason), None
-            else:
-                yield item, data
+            data = tried(item.key, source.read, reference)
+            yield (_bad(item, data), None) if isinstance(data, Skipped) else (item, data)
 
 
 def captions(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[Item]:
     """Every caption from (record, number) `start` on; a record that cannot be read is one item."""
-    ledger = ledger_of(source)
     for index in range(start[0], len(source)):
         record = examined(source, index, lambda record: record)
         if isinstance(record, Skipped):
-            ledger.skip(record)
             if index > start[0] or start[1] == 0:
                 yield _unusable(index, record)
             continue
+        left_out = {bad.part: bad for bad in record.caption_parts.left_out}
         for number in range(start[1] if index == start[0] else 0, len(record.captions)):
-            caption = record.captions[number]
-            text, status = _cleaned(caption)
-            if status != GOOD:
-                ledger.leave_out(status, f"{name_of(source, index) or record.key}, caption {number + 1}")
-            yield Item(
+            caption, bad = record.captions[number], left_out.get(part_name("caption", number))
+            item = Item(
                 record=index,
                 number=number,
                 key=_storable(record.key),
                 image="",
-                caption=text,
+                caption="" if bad else clean_caption(caption.text),
                 language=_storable(caption.language),
-                status=status,
             )
+            yield _bad(item, bad) if bad else item
 
 
 def prepared_images(
@@ -131,7 +121,7 @@ def prepared_images(
 
     def read() -> list[tuple[Item, Future | None]]:
         return [
-            (item, None if data is None else decoders.submit(_prepare, processor, data, _name(source, item)))
+            (item, None if data is None else decoders.submit(_prepare, processor, data, item.key))
             for item, data in islice(stream, batch_size)
         ]
 
@@ -139,7 +129,7 @@ def prepared_images(
     try:
         while run := ahead.popleft().result():
             ahead.append(reader.submit(read))
-            yield _gathered(run, ledger_of(source))
+            yield _gathered(run)
     finally:
         reader.close()
         decoders.close()
@@ -169,17 +159,16 @@ def usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepare(processor: Any, data: bytes, name: str) -> dict[str, np.ndarray] | Skipped:
-    return tried(name, processor.images, [data])
+def _prepare(processor: Any, data: bytes, key: str) -> dict[str, np.ndarray] | Skipped:
+    return tried(key, processor.images, [data])
 
 
-def _gathered(run: list[tuple[Item, Future | None]], ledger: Ledger) -> Prepared:
+def _gathered(run: list[tuple[Item, Future | None]]) -> Prepared:
     items, arrays = [], []
     for item, future in run:
         prepared = None if future is None else future.result()
         if isinstance(prepared, Skipped):
-            ledger.skip(prepared)
-            item = replace(item, status=prepared.reason)
+            item = _bad(item, prepared)
         elif prepared is not None:
             arrays.append(prepared)
         items.append(item)
@@ -193,10 +182,8 @@ def _with_images(record: Record) -> Record:
     return record
 
 
-def _name(source: Source, item: Item) -> str:
-    """What an image is called in the ledger: as its record, with its number where it is not the first."""
-    name = name_of(source, item.record) or item.key
-    return f"{name}, image {item.number + 1}" if item.number else name
+def _bad(item: Item, why: Skipped | LeftOut) -> Item:
+    return replace(item, status=why.reason, detail=_storable(why.detail))
 
 
 def _unusable(index: int, skipped: Skipped) -> Item:
@@ -208,25 +195,16 @@ def _unusable(index: int, skipped: Skipped) -> Item:
         caption="",
         language=UNKNOWN_LANGUAGE,
         status=skipped.reason,
+        detail=_storable(skipped.detail),
     )
 
 
 def _chosen_caption(record: Record) -> tuple[str, str]:
     """Text and language of the first caption that can be used, one in `CAPTION_LANGUAGE` where there is one."""
     preferred = record.captions_by_language.get(CAPTION_LANGUAGE, ())
-    for caption in (*preferred, *record.captions):
-        text, status = _cleaned(caption)
-        if status == GOOD:
-            return text, _storable(caption.language)
+    for caption in (*preferred, *record.caption_parts.usable)[:1]:
+        return clean_caption(caption.text), _storable(caption.language)
     return "", UNKNOWN_LANGUAGE
-
-
-def _cleaned(caption: Caption) -> tuple[str, str]:
-    """The text as a model is given it, and "ok" or the reason why it is of no use."""
-    try:
-        return clean_caption(caption.text), GOOD
-    except BadExample as error:
-        return "", error.reason
 
 
 def _storable(text: str) -> str:

@@ -83,12 +83,18 @@ class IndexFolder:
         """bool [rows], False for rows without an embedding; None where all have one."""
         if not self.card[part]["skipped"]:
             return None
-        return np.array([status == GOOD for status in self._statuses(part)], bool)
+        return np.array([status == GOOD for status in self._column("status", part)], bool)
 
-    def unusable(self, part: Part = "images") -> list[Item]:
-        """The rows without an embedding; their status says why they have none."""
-        usable = self.usable(part)
-        return [] if usable is None else self.rows(np.flatnonzero(~usable).tolist(), part)
+    def undecided(self, part: Part = "images") -> list[Item]:
+        """The rows that decide what a ledger says of the data, in their order: all of each record of which some cannot
+        be used, and of the last record, which may go on.
+        """
+        count, (_, numbers) = self.count(part), self.card[part]["next"]
+        wanted = set(range(count - numbers, count))
+        if (usable := self.usable(part)) is not None:
+            records = np.array(self._column("record", part), np.int64)
+            wanted.update(np.flatnonzero(np.isin(records, records[~usable])).tolist())
+        return self.rows(sorted(wanted), part)
 
     def rows(self, indices: Sequence[int], part: Part = "images") -> list[Item]:
         """What the rows at `indices` are, in that order."""
@@ -99,12 +105,12 @@ class IndexFolder:
             raise IndexFolderError(f"{path} ends before row {wanted[-1]}. Delete {self.path} and embed anew.")
         return [found[index] for index in indices]
 
-    def _statuses(self, part: Part) -> Iterable[str]:
+    def _column(self, name: str, part: Part) -> list[Any]:
         path, count = self._rows_path(part), self.count(part)
         if path.suffix == ".parquet":
-            return pyarrow_module().parquet.read_table(path, columns=["status"]).column("status").to_pylist()[:count]
+            return pyarrow_module().parquet.read_table(path, columns=[name]).column(name).to_pylist()[:count]
         with path.open("rb") as file:
-            return [json.loads(line)["status"] for line in islice(file, count)]
+            return [json.loads(line)[name] for line in islice(file, count)]
 
     def _rows_path(self, part: Part) -> Path:
         return self.path / self.card[part]["rows_file"]

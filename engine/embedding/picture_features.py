@@ -28,7 +28,7 @@ class PictureFeatures:
 
     def __init__(self, towers: SigLIP, *, sequence_length: int | None = None):
         self._tower = towers.image_encoder
-        self._config: VisionConfig | NaFlexVisionConfig = towers.config.vision
+        self._config = towers.config.own_vision
         self._length = sequence_length
 
     def inputs(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,13 +16,14 @@ import keras
 import numpy as np
 
 from diptych import backends
-from diptych.core.data.ledger import Skipped, check_skipped, ledger_of, name_of, reasons_with_names
+from diptych.core.data.ledger import ledger_of, reasons_with_names
 from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
-from diptych.engine.embedding.embedding_runs import Runs, fill, image_runs, text_runs
-from diptych.engine.embedding.image_stream import Item
+from diptych.engine.embedding.embedding_runs import Runs, fill, held_by, image_runs, text_runs
+from diptych.engine.embedding.image_stream import GOOD, Item
 from diptych.engine.embedding.index_folder import IndexFolder, Part
 from diptych.engine.embedding.index_writer import IndexWriter
+from diptych.engine.embedding.tally import Tally, named
 
 
 @dataclass(frozen=True)
@@ -147,18 +148,16 @@ class StoredEmbeddings:
             "normalised": part == "texts",
         }
         with IndexWriter(folder, card) as writer:
+            tally = held_by(writer, part, source)
             if not writer.finished(part):
-                self._embed(part, source, name, runs, writer)
+                self._embed(part, source, name, runs, writer, tally)
         index = IndexFolder(folder)
         usable = index.usable(part)
         kept = np.arange(index.count(part)) if usable is None else np.flatnonzero(usable)
-        ledger = ledger_of(source)
-        skipped = [Skipped(name_of(source, item.record) or item.key, item.status) for item in index.unusable(part)]
-        for one in skipped if part == "images" else ():  # those that an earlier process met
-            ledger.skip(one)
         if not len(kept):
-            raise ValueError(f"{name}: none can be used: {reasons_with_names(skipped) or 'there are none'}.")
-        check_skipped(skipped, of=index.count(part), max_skipped=ledger.max_skipped, name=name)
+            bad = [named(source, item, part) for item in index.undecided(part) if item.status != GOOD]
+            raise ValueError(f"{name}: none can be used: {reasons_with_names(bad) or 'there are none'}.")
+        ledger_of(source).check()
         reasons = dict(index.card[part]["skipped"])
         return Embedded(np.array(index.vectors(part)[kept], np.float32), index.rows(kept.tolist(), part), reasons)
 
@@ -169,11 +168,12 @@ class StoredEmbeddings:
         name: str,
         runs: Callable[[Source, tuple[int, int]], Runs],
         writer: IndexWriter,
+        tally: Tally,
     ) -> None:
         start = writer.begin(part)
         going_on = f", going on at record {start[0]:,}" if start != (0, 0) else ""
         print(f"Embedding {name}: {len(source):,} records{going_on}", flush=True)
-        fill(writer, part, runs(source, start), records=len(source), start=start, stop=self.stop)
+        fill(writer, part, runs(source, start), tally, records=len(source), start=start, stop=self.stop)
 
     def _image_runs(self, source: Source, start: tuple[int, int]) -> Runs:
         processor, size, workers = self.encoder.processor, self.batch_size, self.workers

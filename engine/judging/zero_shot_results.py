@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.image import decode
-from diptych.core.data.ledger import listed
+from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.classification import softmax_probabilities

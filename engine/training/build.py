@@ -10,6 +10,7 @@ from diptych.core.data.batch import Batch
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.loading.loader import Loader
+from diptych.core.data.pixels import Normalization
 from diptych.core.data.records import Source
 from diptych.core.placement import ALONE, Placement
 from diptych.core.training.card import plain
@@ -24,10 +25,11 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES, Part
 from diptych.core.training.teacher import EmaTeacher, momentum_at
 from diptych.engine.training.costs import training_flops
+from diptych.engine.training.opening import opening_over
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.engine.training.tuning import locked_weights, rate_multipliers
+from diptych.engine.training.tuning import decay_multipliers, locked_weights, rate_multipliers
 from diptych.models import ClassifierConfig, ImageClassifier
 from diptych.models.classifier.model import classifier_of
 from diptych.models.siglip.student import Student
@@ -44,7 +46,7 @@ def build_learner(
 ) -> Learner:
     """Everything that trains a stage, put together."""
     optimization, run, stage = recipe.optimization, recipe.run, planned.stage
-    student = build_student(recipe, planned)
+    student = build_student(recipe, planned, preprocess.normalization)
     optimizer = stage_optimizer(recipe, planned, student)
     ema = Ema(student.trainable_variables, decay=optimization.ema_decay) if optimization.ema_decay else None
     teacher = build_teacher(recipe, planned, student, terms)
@@ -94,9 +96,10 @@ def build_learner(
         objective_variables=objective.variables,
         config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
-        evaluate_first=recipe.model.pretrained is not None and stage.after is None,
+        evaluate_first=recipe.model.from_checkpoint and stage.after is None,
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
+        turns=opening_over(planned, preprocess),
         tensorboard=run.tensorboard,
         flops_per_step=training_flops(recipe, planned, terms)["total"] * planned.batch_size,
         peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
@@ -108,8 +111,10 @@ def pieces_of(lengths: NaFlexLengths) -> Callable[[Batch], int]:
     return lambda batch: lengths.pieces(batch.fields["patches"].shape[1])
 
 
-def build_student(recipe: Recipe, planned: PlannedStage) -> Student | ImageClassifier:
-    """The student of a stage, its frozen weights frozen."""
+def build_student(
+    recipe: Recipe, planned: PlannedStage, normalization: Normalization | None = None
+) -> Student | ImageClassifier:
+    """The student of a stage, its frozen weights frozen; its pictures are normalised to -1..1 unless told otherwise."""
     options: dict[str, Any] = {
         "seed": recipe.run.seed,
         "dtype": policy(recipe),
@@ -119,7 +124,7 @@ def build_student(recipe: Recipe, planned: PlannedStage) -> Student | ImageClass
     if isinstance(planned.config, ClassifierConfig):
         student = classifier_of(planned.config, **options)
     else:
-        student = Student(planned.config, parts=planned.parts, **options)
+        student = Student(planned.config, parts=planned.parts, normalization=normalization, **options)
     locked = locked_weights(recipe.model, planned.config, [weight.path for weight in student.weights])
     freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked)))
     return student
@@ -179,15 +184,21 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
 def _given(number: float | None) -> float:
     """Raises ValueError for a rate or decay that is not known yet."""
     if number is None:
-        raise ValueError("The recipe is not resolved: pass it through engine.training.start.with_start first.")
+        raise ValueError("The recipe is not resolved: pass it through engine.training.defaults.with_start first.")
     return number
 
 
 def stage_optimizer(recipe: Recipe, planned: PlannedStage, student: Student) -> PatternOptimizer:
     """The optimizer with the part of the schedule that the stage walks through, or with its own."""
-    stage, trained = planned.stage, [variable.path for variable in student.trainable_variables]
-    rules = rate_multipliers(recipe.optimization, planned.config, trained)
-    optimization = replace(recipe.optimization, learning_rate_multipliers=rules)
+    stage, paths = planned.stage, [weight.path for weight in student.weights]
+    moving = {re.escape(variable.path) for variable in student.trainable_variables}
+    rates = rate_multipliers(recipe.optimization, planned.config, paths)
+    decays = decay_multipliers(recipe.optimization, paths)
+    optimization = replace(
+        recipe.optimization,
+        learning_rate_multipliers={path: factor for path, factor in rates.items() if path in moving},
+        weight_decay_multipliers={path: factor for path, factor in decays.items() if path in moving},
+    )
     if stage.schedule is None:
         own = replace(
             optimization,

@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import replace
 
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import listed, visit
+from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.loading.loader import Loader
+from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
@@ -22,21 +23,23 @@ LOOKED_AT = 64
 
 
 def missing_flags(recipe: Recipe, start: Start) -> list[str]:
-    """The flags without which a preset of the paper's cannot be carried out, each with what to give."""
+    """The flags without which a preset cannot be carried out, each with what to give."""
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
     if lacks_vocabulary(recipe, start):
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
+    if not start.pretrained and any(stage.lock for stage in recipe.stages if stage.after is None):
+        missing.append("--pretrained (a checkpoint, whose towers hold still at first)")
     return missing
 
 
 def check_missing(missing: list[str]) -> None:
-    """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
+    """Raises ValueError for a preset that was given no data, no vocabulary of its size, or no weights to begin from."""
     if missing:
         raise ValueError(
-            f"The paper's presets bring no data and no vocabulary: give {' and '.join(missing)}, or add --dry-run to "
-            "see what they would cost."
+            f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
+            "to see what they would cost."
         )
 
 
@@ -83,11 +86,18 @@ def as_begun(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, opening_examples=stored.get("data", {}).get("opening_examples")))
 
 
-def check_boxes(source: Source, looked_at: int = 256) -> None:
-    """Raises ValueError where none of the first records has boxes, which the decoder is to learn to write."""
+def check_boxes(source: Source, *, required: bool, looked_at: int = 256) -> str | None:
+    """What is to be said where none of the first records has boxes, which the decoder is to learn to write; None where
+    some have.
+
+    Raises:
+        ValueError: where boxes are `required` and there are none.
+    """
     count = min(len(source), looked_at)
     if any(regions for _, regions in visit(source, lambda record: record.regions, range(count))):
-        return
+        return None
+    if not required:
+        return f"None of the first {count} records has boxes: the decoder learns captions alone."
     raise ValueError(
         f"None of the first {count} records has boxes, and the decoder is to learn referring expressions and grounded "
         "captions. Give data with boxes (coco:annotations.json:images/), label yours with python -m recipes.label, or "
@@ -96,7 +106,7 @@ def check_boxes(source: Source, looked_at: int = 256) -> None:
 
 
 def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source) -> str:
-    """How many of a stage's first examples can be used, as a sentence.
+    """How many of a stage's first examples can be used, as a sentence; what cannot is entered in the source's ledger.
 
     Raises:
         ValueError: there are fewer records than a batch takes.
@@ -111,6 +121,7 @@ def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, s
         cache_megabytes=None,
     )
     rows = loader.examples.rows(0, 0, min(planned.loaded, LOOKED_AT))
+    ledger_of(source).enter(rows.skipped, rows.left_out)
     reasons = Counter(skipped.reason for skipped in rows.skipped)
     met = len(rows.keys) + len(rows.skipped)
     bad = f"; {len(rows.skipped)} cannot be used: {listed(reasons)}" if reasons else ""

@@ -4,9 +4,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.examples.preprocess import Preprocess
@@ -15,19 +12,17 @@ from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.image_processor import ImageProcessor
 from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe
-from diptych.core.weights.hub import preset_folder
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
+from diptych.engine.training.origins import origin_of
 from diptych.engine.training.plan import picture_size
 from diptych.engine.training.start import Start, sized
 from diptych.engine.training.task import Task
+from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import ClassifierConfig, ImageClassifier, NaFlexVisionConfig, VisionConfig
-from diptych.models.checkpoints import load_image_tower, read_checkpoint
 from diptych.models.counting import count_parameters
-from diptych.models.presets import PRESETS, preset_config
-from diptych.models.pretrained import trained_preset
-from diptych.models.siglip.model import siglip_image_tower
+from diptych.models.presets import preset_config
 
 HEAD, POOLING = "classifier/", "image/map_head/"
 
@@ -35,6 +30,7 @@ OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
     (Data, "data", ("language_temperature",)),
     (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias", "lora_rank")),
+    (Model, "model", ("pretrained_text",)),
     (Model, "model", ("lora_alpha", "lora_targets", "lock_text", "lock_text_unlocked_blocks")),
     (Optimization, "optimization", ("text_layer_decay", "loss")),
 )
@@ -44,13 +40,14 @@ OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
 class ClassifierStart(Start):
     """What a classifier begins from: of a checkpoint of two towers the image tower alone."""
 
+    @property
+    def name(self) -> str:
+        return self.image.name if self.image else self.size
+
     def weights(self) -> saved.Checkpoint:
-        if isinstance(self.config, ClassifierConfig):
+        if self.image is None or not isinstance(self.config, ClassifierConfig):
             return super().weights()
-        towers = (VisionConfig, NaFlexVisionConfig)
-        tower = load_image_tower(trained_preset(self.name), siglip_image_tower, towers, name="image")
-        weights = {weight.path: np.array(keras.ops.convert_to_numpy(weight.value)) for weight in tower.weights}
-        return saved.Checkpoint(step=0, groups={"weights": weights, "optimizer": {}}, state={})
+        return saved.Checkpoint(step=0, groups={"weights": dict(self.image.weights()), "optimizer": {}}, state={})
 
 
 def start_of(recipe: Recipe) -> Start:
@@ -62,28 +59,22 @@ def start_of(recipe: Recipe) -> Start:
     """
     _refuse_options_of_pairs(recipe)
     model = recipe.model
-    if model.pretrained is None:
-        return ClassifierStart(name=model.model, config=_siglip(preset_config(model.model), f"--model {model.model}"))
-    preset = trained_preset(model.pretrained)
-    path = preset_folder(preset, known=PRESETS)
-    checkpoint = read_checkpoint(path)
-    config: Any = _siglip(checkpoint.config, f"--pretrained {model.pretrained}")
-    try:
-        processor: Any = ImageProcessor.from_preset(preset)
-    except FileNotFoundError:  # towers alone, of timm and of some folders of weights
-        processor = None
-    pixels = processor and processor.pixels
-    if pixels and (pixels.normalization != Normalization() or getattr(pixels, "shortest_edge", None)):
+    name, flag = model.pretrained or model.pretrained_image, "--pretrained"
+    if name is None:
+        return ClassifierStart(size=model.model, config=_siglip(preset_config(model.model), f"--model {model.model}"))
+    origin = origin_of(name, "--pretrained-image", recipe)  # which asks for no vocabulary
+    start = ClassifierStart(size=model.model, config=_siglip(origin.config, f"{flag} {name}"), image=origin)
+    if start.pixels.normalization != Normalization() or start.shortest_edge_ratio is not None:
         raise ValueError(
-            f"--pretrained {model.pretrained} crops pictures, or does not bring their values to -1..1. Classifiers are "
-            "trained from towers whose pictures are squashed and lie in -1..1, as SigLIP's do."
+            f"{flag} {name} crops pictures, or does not bring their values to -1..1. Classifiers are trained from "
+            "towers whose pictures are squashed and lie in -1..1, as SigLIP's do."
         )
-    return ClassifierStart(name=model.pretrained, config=config, checkpoint=checkpoint, processor=processor)
+    return start
 
 
-def with_start(recipe: Recipe, start: Start) -> Recipe:
+def with_start(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
     """The recipe with what its beginning decides where it said nothing: rate, decay, NaFlex's sequence length."""
-    pretrained, optimization, vision = start.checkpoint is not None, recipe.optimization, start.config.vision
+    pretrained, optimization, vision = start.pretrained, recipe.optimization, start.config.vision
     stages = recipe.stages
     if isinstance(vision, NaFlexVisionConfig):
         lengths = recipe.model.sequence_lengths or (vision.max_num_patches,)
@@ -108,7 +99,7 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
 
 def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
     """How pictures become arrays, without texts."""
-    options, method = recipe.classification, recipe.data.resize_method or start.resize_method
+    options, method = recipe.classification, recipe.data.resize_method or start.pixels.resize
     changes = Augmentation() if recipe.data.augment else None
     augmentation: Augmentation | RandomCrop | None = changes
     if options.random_crop is not None or options.flip:
@@ -136,8 +127,9 @@ def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Prepr
     names = data_set.class_names.names
     if isinstance(own, ClassifierConfig) and set(names) <= set(own.classes):
         names = own.classes
-    pooled: Any = {"pooling": pooling}
-    return ClassifierConfig(vision=replace(vision, **pooled), classes=names, several_labels=options.several_labels)
+    changed: Any = {"pooling": pooling}
+    pooled: Any = replace(vision, **changed)
+    return ClassifierConfig(vision=pooled, classes=names, several_labels=options.several_labels)
 
 
 def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:
@@ -147,8 +139,9 @@ def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:
         f"{vision.image_size} px" if isinstance(vision, VisionConfig) else f"NaFlex, {vision.max_num_patches} patches"
     )
     million = count_parameters(config)["total"] / 1e6
-    tower = f"the image tower of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
-    size = "" if start.checkpoint else f" of the size {start.name}"
+    tower = f"fresh weights of the size {start.size}"
+    if start.image is not None:
+        tower = f"the image tower of {start.name} ({start.image.checkpoint.layout})"
     head = f"a fresh head for {len(config.classes)} classes"
     if isinstance(own, ClassifierConfig):
         same = own.classes == config.classes
@@ -156,7 +149,7 @@ def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:
     names = ", ".join(config.classes[:5]) + (", ..." if len(config.classes) > 5 else "")
     labels = "any number of labels" if config.several_labels else "one label"
     return (
-        f"Begins from {tower}{size}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
+        f"Begins from {tower}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
         f"{vision.patch_size}, pooled by {vision.pooling}; {head} ({names}), {labels} a picture"
     )
 

@@ -7,8 +7,9 @@ from diptych import backends
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
-from diptych.models import NaFlexVisionConfig, SigLIPConfig
+from diptych.models import NaFlexVisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
+from diptych.models.siglip.config import PairConfig
 
 _FLOAT32_BYTES = 4
 _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
@@ -105,7 +106,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
         rows.append(
             (
                 name,
-                stage.stage.after or ("checkpoint" if recipe.model.pretrained else "fresh"),
+                stage.stage.after or ("checkpoint" if recipe.model.from_checkpoint else "fresh"),
                 _pictures(stage),
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",
@@ -142,7 +143,17 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
                 f"{name}: parameters {_listed(parts, 1e6, 'M')}; memory {_listed(memory, 2**30, 'GiB')}; "
                 f"GFLOP an example {_listed(work, 1e9, '')}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *trained_lines(planned, terms)])
+
+
+def trained_lines(planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
+    """How many parameters are trained, a line for each stage that holds some still."""
+    lines = []
+    for name, stage in planned.items():
+        if stage.trained is not None:
+            total = stage_parameters(stage, terms)["total"]
+            lines.append(f"Stage {name} trains {stage.trained:,} of {total:,} parameters ({stage.trained / total:.2%})")
+    return lines
 
 
 def _pictures(planned: PlannedStage) -> str:
@@ -156,7 +167,7 @@ def _listed(parts: Mapping[str, float], unit: float, name: str) -> str:
     return ", ".join(f"{part} {value / unit:,.3g} {name}".strip() for part, value in parts.items())
 
 
-def _with_patches(config: SigLIPConfig, length: int) -> SigLIPConfig:
+def _with_patches(config: PairConfig, length: int) -> PairConfig:
     """The same towers for NaFlex sequences of a length; square towers as they are."""
     if isinstance(config.vision, NaFlexVisionConfig):
         return replace(config, vision=replace(config.vision, max_num_patches=length))

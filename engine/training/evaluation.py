@@ -3,7 +3,7 @@ scenes.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.pixels import minus_one_to_one
+from diptych.core.data.pixels import as_in_training
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
@@ -40,7 +40,7 @@ from diptych.engine.judging.dense.probes import (
 )
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.contrastive import softmax_loss
-from diptych.models import VisionConfig
+from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
@@ -48,6 +48,20 @@ IMAGE_BATCH, TEXT_BATCH = 256, 1_024
 
 Results = dict[str, Any]
 """What a stage scored, as results.json has it (`core.training.results`)."""
+
+
+def _merged(judging: Callable) -> Callable:
+    """A method of an evaluation that judges the towers as they are saved, with what their adapters add.
+
+    Keras compiles embedders that know of the towers' weights alone: on jax adapters would stay what they were then.
+    """
+
+    @wraps(judging)
+    def with_adapters(self, *arguments):
+        with self._student.merged():
+            return judging(self, *arguments)
+
+    return with_adapters
 
 
 class Evaluation:
@@ -69,11 +83,20 @@ class Evaluation:
 
     @property
     def sets(self) -> list[PairSet]:
-        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
+        """The held-out sets, the one of the headline first."""
         if self._sets is None:
-            self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
+            self._sets = self._read(self._sequence_length)
         return self._sets
 
+    @property
+    def _sequence_length(self) -> int | None:
+        """At most how many patches NaFlex sees of a picture, which are as many as the saved model's processor makes;
+        None for square pictures.
+        """
+        vision = self._planned.vision
+        return vision.max_num_patches if isinstance(vision, NaFlexVisionConfig) else None
+
+    @_merged
     def quick(self) -> dict[str, float]:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
@@ -83,13 +106,14 @@ class Evaluation:
         recalls = _recalls(pairs, images, texts, owners, ks=(1, 5))
         numbers = {f"recall@{k}/{language}": recall for k, recall in recalls.items()}
         scalars = {"logit_scale": self._student.logit_scale, "logit_bias": self._student.logit_bias}
-        pair_loss = sigmoid_loss if self._recipe.optimization.loss == "sigmoid" else softmax_loss
+        pair_loss = softmax_loss if self._recipe.optimization.loss == "softmax" else sigmoid_loss
         size = self._planned.batch_size
         numbers[LOSS] = held_out_loss(images, texts, owners, partial(pair_loss, **scalars), batch_size=size)
         if pairs.classes:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
+    @_merged
     def pair_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
         pairs = self.sets[0]
@@ -98,6 +122,7 @@ class Evaluation:
         own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
         return scores[own], scores[~own]
 
+    @_merged
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None
@@ -126,9 +151,13 @@ class Evaluation:
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         if told := gained(rows):
             print(told, flush=True)
+        judged, cut = sum(len(pairs.captions) for pairs in self.sets), sum(pairs.clipped for pairs in self.sets)
+        if cut:
+            length = self.preprocess.context_length
+            print(f"{cut:,} of {judged:,} held-out captions are longer than {length} tokens and were cut", flush=True)
         if not self._recipe.run.report:
             return results
-        if self._data_set.shows_scenes:
+        if self._data_set.shows_scenes and isinstance(self._planned.vision, VisionConfig | NaFlexVisionConfig):
             results["dense"] = self._scenes(folder.path)
         data = ReportData(
             title=self._title(),
@@ -137,10 +166,11 @@ class Evaluation:
             retrieval=retrieval,
             zero_shot=zero_shots,
             samples=samples,
+            opening_examples=self.preprocess.opening_examples or None,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
-            captions_judged=sum(len(pairs.captions) for pairs in self.sets),
-            captions_clipped=sum(pairs.clipped for pairs in self.sets),
+            captions_judged=judged,
+            captions_clipped=cut,
         )
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
@@ -154,14 +184,14 @@ class Evaluation:
         right = [len(relevant) for relevant in relevant_by_label(labels, pairs.labels)]
         return warnings_of(
             rows,
-            fresh=self._planned.stage.after is None and self._recipe.model.pretrained is None,
+            fresh=self._planned.stage.after is None and not self._recipe.model.from_checkpoint,
             recall=retrieval[pairs.name][language]["recall@1"],
             chance=sum(right) / len(right) / len(pairs.labels),
             queries=len(right),
         )
 
     def _title(self) -> str:
-        loss = "SigLIP" if self._recipe.optimization.loss == "sigmoid" else "CLIP"
+        loss = "CLIP" if self._recipe.optimization.loss == "softmax" else "SigLIP"
         stage = f", stage {self._planned.stage.name}" if len(self._recipe.stages) > 1 else ""
         return f"{loss} on {self._data_set.name}{stage}"
 
@@ -173,7 +203,7 @@ class Evaluation:
         them.
         """
         vision, found = self._planned.vision, {}
-        if isinstance(vision, VisionConfig):
+        if not isinstance(vision, NaFlexVisionConfig):
             headline = next(iter(retrieval.values()))
             return {str(vision.num_patches): headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")}
         trained = sorted(self._planned.stage.sequence_lengths)
@@ -196,7 +226,7 @@ class Evaluation:
         results: Results = {}
         pictures: dict[str, Any] = {}
         lengths = self._planned.stage.sequence_lengths
-        features = PictureFeatures(self._student.towers, sequence_length=max(lengths, default=None))
+        features = PictureFeatures(self._student.towers, sequence_length=self._sequence_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
             boxes, pictures["located"] = locate_in_scenes(writer, scenes)
@@ -226,10 +256,12 @@ class Evaluation:
         return np.concatenate([keras.ops.convert_to_numpy(embedder.predict_on_batch(batch)) for batch in batches])
 
     def _inputs(self, pairs: PairSet, rows: slice) -> Any:
-        """The image tower's inputs: pixels or patches in [-1, 1]."""
+        """The image tower's inputs: normalised pixels or patches."""
+        normalization = self.preprocess.normalization
         if pairs.patches is None or pairs.spatial_shapes is None:
-            return minus_one_to_one(pairs.images[rows])
-        return {"patches": minus_one_to_one(pairs.patches[rows]), "spatial_shapes": pairs.spatial_shapes[rows]}
+            return as_in_training(pairs.images[rows], normalization)
+        patches = as_in_training(pairs.patches[rows], normalization)
+        return {"patches": patches, "spatial_shapes": pairs.spatial_shapes[rows]}
 
     def _samples(self, pairs: PairSet, images: np.ndarray, texts: np.ndarray) -> Samples:
         return Samples(

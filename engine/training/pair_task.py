@@ -5,10 +5,11 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.open import with_data
 from diptych.engine.training.checks import missing_flags
+from diptych.engine.training.defaults import with_start
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.plan import recipe_preprocess
 from diptych.engine.training.saved_model import save_trained
-from diptych.engine.training.start import anew, described, set_scale_and_bias, start_of, towers_config, with_start
+from diptych.engine.training.start import anew, described, set_scale_and_bias, start_of, towers_config
 from diptych.engine.training.task import Task
 
 
@@ -32,7 +33,7 @@ PAIRS = Task(
     described=described,
     missing_flags=missing_flags,
     judge=Evaluation,
-    anew=lambda recipe, start, config: anew(recipe),
+    anew=lambda recipe, start, config: anew(recipe, start),
     settle=_settle,
     save=save_trained,
 )

@@ -17,13 +17,15 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
+from diptych.engine.training.tuning import adapters
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.presets import naflex_config
-from diptych.models.siglip.parts import ADAPTED, AdaptersPart, Part
+from diptych.models.siglip.config import PairConfig
+from diptych.models.siglip.parts import Part
 
 
-def plan_stages(recipe: Recipe, config: SigLIPConfig, terms: Terms) -> dict[str, PlannedStage]:
+def plan_stages(recipe: Recipe, config: PairConfig, terms: Terms) -> dict[str, PlannedStage]:
     """The stages to carry out by name, in order; `config` is what the first has.
 
     Raises:
@@ -67,7 +69,9 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
         opening_examples=data.opening_examples,
         tokenizer_path=vocabulary,
         augmentation=Augmentation() if data.augment else None,
-        resize_method=data.resize_method or start.resize_method,
+        resize_method=data.resize_method or start.pixels.resize,
+        shortest_edge_ratio=start.shortest_edge_ratio,
+        normalization=start.pixels.normalization,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
     )
 
@@ -75,7 +79,9 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
 def picture_size(recipe: Recipe, start: Start) -> int:
     """Side of the square pictures; for NaFlex that of the picture at which its positions are as they were learned."""
     vision = sized(start.config.vision, recipe.model.image_size)
-    return vision.image_size if isinstance(vision, VisionConfig) else vision.position_grid * vision.patch_size
+    if isinstance(vision, NaFlexVisionConfig):
+        return vision.position_grid * vision.patch_size
+    return vision.image_size
 
 
 def plan_examples(
@@ -94,7 +100,7 @@ def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preproce
     stage, vision = planned.stage, planned.vision
     preprocess = replace(
         preprocess,
-        image_size=vision.image_size if isinstance(vision, VisionConfig) else preprocess.image_size,
+        image_size=preprocess.image_size if isinstance(vision, NaFlexVisionConfig) else vision.image_size,
         naflex=planned.naflex,
         # NaFlex is antialiased in big_vision, too.
         resize_method="bilinear_antialias" if planned.naflex else preprocess.resize_method,
@@ -110,7 +116,7 @@ def _planned(
     recipe: Recipe,
     stage: Stage,
     parent: PlannedStage | None,
-    config: SigLIPConfig,
+    config: PairConfig,
     planned: Mapping[str, PlannedStage],
     terms: Terms,
 ) -> PlannedStage:
@@ -160,30 +166,40 @@ def _planned(
     return replace(made, trained=sum(math.prod(weight.shape) for weight in student.trainable_variables))
 
 
-def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> Mapping[str, Part]:
+def _parts(recipe: Recipe, stage: Stage, config: PairConfig, terms: Terms) -> Mapping[str, Part]:
     views = [name for name in stage.losses if terms[name].sees_views]
-    if views and isinstance(config.vision, NaFlexVisionConfig):
+    if views and not isinstance(config.vision, VisionConfig):
         raise ValueError(
-            f"Stage {stage.name}: {' and '.join(views)} need square pictures, and this stage's image tower is NaFlex "
-            "(SigLIP 2, section 2.4.2, trains it without them). Leave those losses out."
+            f"Stage {stage.name}: {' and '.join(views)} need square pictures and SigLIP's own image tower, got a "
+            f"{config.vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
         )
     parts: dict[str, Part] = {}
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order
         if name in stage.losses:
             parts |= terms[name].parts(recipe, config)
-    model = recipe.model
-    if model.lora_rank is not None:
-        alpha = 2.0 * model.lora_rank if model.lora_alpha is None else model.lora_alpha
-        parts["adapters"] = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
+    if (adapted := adapters(recipe.model, config, (*recipe.model.lock, *stage.lock))) is not None:
+        if taught := [name for name in stage.losses if terms[name].taught is not None]:
+            raise ValueError(
+                f"Stage {stage.name}: the teacher of {' and '.join(taught)} follows the image tower's weights, which "
+                "--lora-rank leaves as they are. Leave out --lora-rank, or the stage by --only."
+            )
+        parts["adapters"] = adapted
     return parts
 
 
-def _config_of(stage: Stage, config: SigLIPConfig) -> SigLIPConfig:
+def _config_of(stage: Stage, config: PairConfig) -> PairConfig:
     """The towers of a stage, from those of the stage before."""
     vision = config.vision
     if isinstance(vision, NaFlexVisionConfig):
         if stage.image_size or stage.patch_size:
             raise ValueError(f"Stage {stage.name} goes on from a NaFlex model, which takes pictures of any size.")
+        return config
+    if not isinstance(vision, VisionConfig) or not isinstance(config, SigLIPConfig):
+        if stage.image_size or stage.patch_size or stage.sequence_lengths:
+            raise ValueError(
+                f"Stage {stage.name} changes how pictures are cut, which SigLIP's image towers allow, got a "
+                f"{vision.describes}. Leave the stage out by --only."
+            )
         return config
     vision = replace(
         vision,

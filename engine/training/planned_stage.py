@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.training.stages import Stage
-from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models import VisionConfig
 from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.siglip.config import AnyVisionConfig, PairConfig
 from diptych.models.siglip.parts import DecoderPart, Part
 
 
@@ -30,9 +31,9 @@ class PlannedStage:
     """
 
     stage: Stage
-    config: SigLIPConfig
+    config: PairConfig
     parts: Mapping[str, Part]
-    reference: SigLIPConfig | None
+    reference: PairConfig | None
     naflex: NaFlexLengths | None
     first: int
     last: int
@@ -52,14 +53,17 @@ class PlannedStage:
         return self.batches * self.batch_size
 
     @property
-    def vision(self) -> VisionConfig | NaFlexVisionConfig:
+    def vision(self) -> AnyVisionConfig:
         return self.config.vision
 
     @property
     def square(self) -> VisionConfig:
-        """The image tower of a stage with square pictures; raises TypeError for another."""
+        """SigLIP's image tower of a stage with square pictures; raises TypeError for another."""
         if not isinstance(self.vision, VisionConfig):
-            raise TypeError(f"Stage {self.stage.name} has a NaFlex image tower, and square pictures were expected.")
+            raise TypeError(
+                f"Stage {self.stage.name} has a {self.vision.describes}, and SigLIP's tower for square pictures was "
+                "expected."
+            )
         return self.vision
 
     @property

@@ -10,11 +10,12 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.models import NaFlexVisionConfig, SigLIP, SigLIPConfig, VisionConfig, from_preset
 from diptych.models.checkpoints import read_checkpoint
 from diptych.models.presets import PRESETS
+from diptych.models.siglip.config import PairConfig
 
 
 def plan_reference(
-    recipe: Recipe, stage: Stage, config: SigLIPConfig, planned: Mapping[str, PlannedStage]
-) -> SigLIPConfig | None:
+    recipe: Recipe, stage: Stage, config: PairConfig, planned: Mapping[str, PlannedStage]
+) -> PairConfig | None:
     """What the reference of a stage is: of a stage of this run as planned, of a checkpoint as it says; None without
     curation, and where there is no checkpoint yet. A dry run fetches none.
 
@@ -81,7 +82,7 @@ def _config_at(place: Path | str):
     return PRESETS[str(place)] if place in PRESETS else read_checkpoint(preset_folder(place, known=PRESETS)).config
 
 
-def _check(stage: Stage, name: str, own: SigLIPConfig, reference) -> None:
+def _check(stage: Stage, name: str, own: PairConfig, reference) -> None:
     needed = (own.text.vocab_size, own.text.context_length)
     found = (reference.text.vocab_size, reference.text.context_length)
     if not isinstance(reference, SigLIPConfig) or needed != found:

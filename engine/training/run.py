@@ -22,7 +22,8 @@ from diptych.engine.training.checks import (
     check_missing,
     judged_data,
 )
-from diptych.engine.training.costs import plan_text
+from diptych.engine.training.costs import plan_text, trained_lines
+from diptych.engine.training.opening import opening_planned
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
@@ -57,8 +58,8 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
     plan = plan_run(recipe, terms)
+    _tell_beginning(recipe, plan)
     recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
-    print(plan.task.described(plan.recipe, plan.start, plan.config))
     print(plan_text(recipe, plan.planned, terms))
     if recipe.data.train_data:
         sources = open_data(plan)
@@ -71,18 +72,30 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     check_started_alone(os.environ)
-    plan = plan_run(recipe, terms)
+    asked, plan = recipe, plan_run(recipe, terms)
     recipe = plan.recipe
     check_missing(plan.task.missing_flags(recipe, plan.start))
     require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    print(plan.task.described(recipe, plan.start, plan.config), flush=True)
+    _tell_beginning(asked, plan)
+    print("\n".join(trained_lines(plan.planned, terms)), flush=True)
     sources = open_data(plan)
-    with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
+    for name, planned in plan.planned.items():
+        if told := opening_planned(planned, plan.examples[name]):
+            print(told, flush=True)
+    with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources) as left_out:
         placement = backends.placement(recipe.run.data_parallel)
-        staged = StagedRun(plan=plan, folder=folder, sources=sources, terms=terms, placement=placement, stop=stop)
+        staged = StagedRun(
+            plan=plan,
+            folder=folder,
+            sources=sources,
+            left_out=left_out,
+            terms=terms,
+            placement=placement,
+            stop=stop,
+        )
         if several:
             check_config(folder, recipe)
             folder.write_card(card_of(recipe))
@@ -96,9 +109,23 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)
 
 
+def _tell_beginning(asked: Recipe, plan: RunPlan) -> None:
+    """Prints what a run begins from, and which losses of the recipe that was asked for its towers cannot have."""
+    print(plan.task.described(plan.recipe, plan.start, plan.config), flush=True)
+    if plan.recipe.optimization.learning_rate_multipliers != asked.optimization.learning_rate_multipliers:
+        print(
+            "A checkpoint's weights move at a hundredth of --learning-rate, which is that of the fresh ones "
+            "(--learning-rate-multipliers sets others).",
+            flush=True,
+        )
+    before, now = ({term for stage in recipe.stages for term in stage.losses} for recipe in (asked, plan.recipe))
+    if left := sorted(before - now):
+        print(f"Left out: {' and '.join(left)}, which need square pictures; {plan.start.name} is NaFlex.", flush=True)
+
+
 def open_data(plan: RunPlan) -> Sources:
-    """The sources of a run, described. Where too many of their records are bad, the run folder is left a file that
-    names them.
+    """The sources of a run, described. Where too many of their records are bad, a file names them in the run folder,
+    unless that holds a run already, whose data they need not be.
 
     Raises:
         ValueError: where a decoder is to learn boxes from data that have none.
@@ -108,23 +135,30 @@ def open_data(plan: RunPlan) -> Sources:
     try:
         sources = plan.data_set.sources(recipe.run.seed)
     except TooManySkipped as error:
-        path = recipe.run.run_dir / LEFT_OUT
         if error.ledger is not None and not recipe.run.dry_run:
-            write_left_out(path, [error.ledger])
+            path = None if RunFolder(recipe.run.run_dir).stored_config() else recipe.run.run_dir / LEFT_OUT
+            if path is not None:
+                write_left_out(path, [error.ledger])
             tell_left_out([error.ledger], path)
         raise
     print(plan.data_set.describe(sources), flush=True)
-    if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in plan.planned.values()):
-        check_boxes(sources.train)
+    examples, records = recipe.optimization.examples, len(sources.train)
+    print(f"--examples {examples:,} are {examples / records:,.3g} times all {records:,} records", flush=True)
+    decodes = any("captioner" in stage.parts for stage in plan.planned.values())
+    if decodes and (told := check_boxes(sources.train, required=recipe.captioning.require_boxes)):
+        print(told, flush=True)
     return sources
 
 
 @contextlib.contextmanager
-def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[None]:
-    """However the block ends, tells what of the data was not used, and names it in the run folder."""
-    ledgers, path = sources.ledgers(), recipe.run.run_dir / LEFT_OUT
+def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[LeftOutFile]:
+    """However the block ends, tells what of the data was not used; the file in the run folder names it once the block
+    has begun it.
+    """
+    ledgers = sources.ledgers()
+    left_out = LeftOutFile(recipe.run.run_dir / LEFT_OUT, ledgers)
     try:
-        with LeftOutFile(path, ledgers):
-            yield
+        with left_out:
+            yield left_out
     finally:
-        tell_left_out(ledgers, path)
+        tell_left_out(ledgers, left_out.path if left_out.is_of_the_run else None)

@@ -13,7 +13,8 @@ from diptych.engine.training.start import Start
 from diptych.engine.training.task import Task
 from diptych.engine.training.tasks import task_of
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import ClassifierConfig, SigLIPConfig
+from diptych.models import ClassifierConfig
+from diptych.models.siglip.config import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class RunPlan:
     start: Start
     data_set: DataSet
     preprocess: Preprocess
-    config: SigLIPConfig | ClassifierConfig
+    config: PairConfig | ClassifierConfig
     planned: Mapping[str, PlannedStage]
     examples: Mapping[str, Preprocess]
 
@@ -49,7 +50,7 @@ def plan_run(recipe: Recipe, terms: Terms) -> RunPlan:
     """
     task = task_of(recipe)
     start = task.start_of(recipe)
-    recipe, data_set = task.with_data(as_begun(task.with_start(recipe, start)))
+    recipe, data_set = task.with_data(as_begun(task.with_start(recipe, start, terms)))
     preprocess = task.preprocess(recipe, start, data_set)
     config = task.config(recipe, start, data_set, preprocess)
     planned = plan_stages(recipe, config, terms)

@@ -8,7 +8,7 @@ from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
 from diptych.engine.training.targets_file import write_targets
-from diptych.models import VisionConfig
+from diptych.models import NaFlexVisionConfig
 from diptych.models.siglip.student import Student
 
 
@@ -19,12 +19,15 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
     """
     vision = student.config.vision
     pixels: FixedSize | NaFlex
-    if isinstance(vision, VisionConfig):
-        pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
-    else:
+    if isinstance(vision, NaFlexVisionConfig):
         pixels = NaFlex(
-            patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
+            patch_size=vision.patch_size,
+            max_num_patches=vision.max_num_patches,
+            resize=preprocess.resize_method,
+            normalization=preprocess.normalization,
         )
+    else:
+        pixels = preprocess.fixed_size(vision.image_size)
     with student.merged():
         student.towers.save_to_preset(folder, format="diptych")
     if student.adapters is not None:

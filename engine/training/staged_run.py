@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych import backends
+from diptych.core.data.left_out_file import LeftOutFile
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
@@ -37,12 +38,14 @@ class StagedRun:
         plan: what is to be done.
         folder: of the run, entered; each of several stages has one of its own in it.
         sources: the opened data.
+        left_out: names what of them is not used; begun as soon as a stage goes on with them.
         stop: within its `leaving_at_once` all is carried out, but for steps and checkpoints.
     """
 
     plan: RunPlan
     folder: RunFolder
     sources: Sources
+    left_out: LeftOutFile
     terms: Terms
     placement: Placement
     stop: StopSignals
@@ -65,6 +68,7 @@ class StagedRun:
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
             if results := finished(folder, planned):
+                self.left_out.restore()
                 print(f"{folder.path} is finished.", flush=True)
                 return results
             learner, evaluation, card = self._trained(planned, folder)
@@ -90,6 +94,7 @@ class StagedRun:
         evaluation = self.task.judge(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
+        self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
             print(
                 f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "
@@ -99,7 +104,7 @@ class StagedRun:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
             print(f"Stage {stage.name}: {begin(learner, parent, planned)}", flush=True)
-        elif self.plan.start.checkpoint is not None:
+        elif self.plan.start.pretrained:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
@@ -112,7 +117,7 @@ class StagedRun:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
         start, fresh = self.plan.start, self.task.anew(self.recipe, self.plan.start, planned.config)
         carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=self.task.may_leave)
-        changed = self.task.settle(learner, self.recipe, evaluation)
+        changed = self.task.settle(learner, self.recipe, evaluation) if start.checkpoint is not None else ""
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried

@@ -11,6 +11,7 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.start import Start
+from diptych.engine.training.terms.stage_term import Terms
 
 
 class Judge(Protocol):
@@ -42,12 +43,12 @@ class Task:
         judge: evaluates a stage's model; its arguments are those of `engine.training.evaluation.Evaluation`.
         anew: beginnings of the weights that a checkpoint leaves nothing of.
         may_leave: beginnings of a checkpoint's weights that the model has no place for.
-        settle: makes the last changes to a model that has a checkpoint's weights; returns a sentence about them.
+        settle: makes the last changes to a model of which all is a checkpoint's; returns a sentence about them.
         save: writes the trained model and its processor into a folder.
     """
 
     start_of: Callable[[Recipe], Start]
-    with_start: Callable[[Recipe, Start], Recipe]
+    with_start: Callable[[Recipe, Start, Terms], Recipe]
     with_data: Callable[[Recipe], tuple[Recipe, DataSet]]
     preprocess: Callable[[Recipe, Start, DataSet], Preprocess]
     config: Callable[[Recipe, Start, DataSet, Preprocess], Any]

@@ -20,7 +20,7 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.pictures import PictureBatches, are_pictures, keeping_values, targets_of
 from diptych.models.siglip.adapting import with_pooling
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
-from diptych.models.siglip.model import siglip_image_tower
+from diptych.models.siglip.model import image_tower
 from diptych.models.tower import ImageTower, Tower
 from diptych.models.two_towers import TwoTowers, as_called, fresh_inputs
 
@@ -201,7 +201,7 @@ class ImageClassifier(Tower):
         if classes is None:
             raise ValueError(f"{preset} is no classifier yet: name its classes, classes=[...].")
         towers = (VisionConfig, NaFlexVisionConfig)
-        tower = load_image_tower(preset, siglip_image_tower, towers, revision=revision, name="image", **arguments)
+        tower = load_image_tower(preset, image_tower, towers, revision=revision, name="image", **arguments)
         if pooling is not None:
             tower = with_pooling(tower, pooling)
         return cls(tower, classes, several_labels=several_labels, processor=processor)
@@ -221,7 +221,7 @@ def classifier_of(
     name: str = "image_classifier",
 ) -> ImageClassifier:
     """The classifier that a configuration describes; arguments as for `SigLIP`."""
-    tower = siglip_image_tower(config.vision, seed=seed, dtype=dtype, rematerialize=rematerialize, name="image")
+    tower = image_tower(config.vision, seed=seed, dtype=dtype, rematerialize=rematerialize, name="image")
     several = config.several_labels
     return ImageClassifier(tower, config.classes, several_labels=several, processor=processor, name=name)
 

@@ -43,6 +43,7 @@ class CLIPVisionConfig:
 class CLIPTextConfig:
     """CLIP's text transformer: causal, read at the end-of-text token."""
 
+    describes: ClassVar[str] = "CLIPTextTransformer"
     width: int
     depth: int
     mlp_dim: int

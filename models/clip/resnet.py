@@ -13,13 +13,11 @@ import keras
 from keras import ops
 
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.clip.resnet_counting import EXPANSION
 from diptych.models.parts.attention import Attention
 from diptych.models.parts.convolutions import BatchNorm, Convolution, average_pool
 from diptych.models.parts.embeddings import PositionEmbedding
 from diptych.models.tower import ImageTower, policy_of
-
-EXPANSION = 4
-"""Channels of a block's output over those inside it."""
 
 
 @keras.saving.register_keras_serializable("diptych")

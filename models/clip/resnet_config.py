@@ -14,6 +14,7 @@ class CLIPResNetConfig:
     """CLIP's modified ResNet (Radford et al. 2021, section 2.4 and table 19); the defaults are RN50's."""
 
     describes: ClassVar[str] = "CLIPResNet"
+    pooling: ClassVar[str] = "attention"
     stage_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Bottleneck blocks of each stage."""
     width: int = 64
@@ -50,6 +51,16 @@ class CLIPResNetConfig:
     def channels(self) -> int:
         """Of the last stage: the width of "tokens"."""
         return 32 * self.width
+
+    @property
+    def depth(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.stage_depths)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels to a position of the last stage."""
+        return REDUCTION
 
     @property
     def num_patches(self) -> int:

@@ -13,6 +13,12 @@ from diptych.core.weights.safetensors import write_safetensors
 from diptych.models.parts.initializers import Normal
 
 
+def adapted_kernel(path: str) -> str:
+    """The path of the kernel that a weight of adapters belongs to; of any other weight its own."""
+    adapters, _, name = path.rpartition("/")
+    return name.rpartition("-")[0].replace("-", "/") if adapters and "-" in name else path
+
+
 @keras.saving.register_keras_serializable("diptych")
 class LowRank(keras.layers.Layer):
     """For each of some kernels W `[in, out]` of other layers, a product that is added to it:

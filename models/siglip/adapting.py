@@ -11,10 +11,11 @@ from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.siglip.model import SigLIP, siglip_image_tower
+from diptych.models.siglip.model import SigLIP, image_tower
 from diptych.models.tower import ImageTower
 
-KERNEL, POSITIONS = "image/patch_embedding/kernel", "image/position_embedding/embedding"
+KERNEL = "image/patch_embedding/kernel"
+POSITIONS = ("image/position_embedding/embedding", "image/attention_pool/position_embedding/embedding")
 TEXT_POSITIONS = "text/position_embedding/embedding"
 
 
@@ -25,7 +26,7 @@ def adapt(model: SigLIP, *, image_size: int | None = None, patch_size: int | Non
     Raises:
         ValueError: for NaFlex and image_size: such a model takes any size.
     """
-    vision = model.config.vision
+    vision = model.config.own_vision
     if isinstance(vision, NaFlexVisionConfig):
         if image_size is not None:
             raise ValueError("A NaFlex model takes images of any size; image_size is for models with square images.")
@@ -82,20 +83,25 @@ def _resized(model: SigLIP, shapes: dict[str, tuple[int, ...]]) -> Iterator[tupl
 def fit_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Positions, or a patch kernel, in another shape; None for any other weight.
 
-    An image tower's are resized; its positions may be a flat list or a square table, before and after. A text tower's
-    are cut, or followed by new ones that are drawn as widely as those that are there.
+    An image tower's are resized; its positions may be a flat list or a square table, before and after, and where a list
+    has one more, as CLIP's class token does, that one is in front and stays. A text tower's are cut, or followed by new
+    ones that are drawn as widely as those that are there.
     """
     if path == TEXT_POSITIONS and value.shape[1] == shape[1]:
         new = np.random.default_rng(0).normal(0, value.std(), (max(0, shape[0] - len(value)), shape[1]))
         return np.concatenate([value, new.astype(value.dtype)])[: shape[0]]
     if path == KERNEL:
         return resize_patch_kernel(value, shape[0])
-    if path != POSITIONS:
+    if path not in POSITIONS:
         return None
     width = value.shape[-1]
-    old_side = math.isqrt(value.size // width)
-    new_side = math.isqrt(math.prod(shape) // width)
-    return resize_positions(value.reshape(old_side, old_side, width), new_side).reshape(shape)
+    old, new = value.reshape(-1, width), math.prod(shape) // width
+    old_side, new_side = math.isqrt(len(old)), math.isqrt(new)
+    front = len(old) - old_side**2
+    if front > 1 or front != new - new_side**2:
+        return None
+    grid = resize_positions(old[front:].reshape(old_side, old_side, width), new_side)
+    return np.concatenate([old[:front], grid.reshape(-1, width)]).reshape(shape)
 
 
 def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
@@ -107,7 +113,7 @@ def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
         return tower
     options = {name: arguments[name] for name in ("seed", "dtype", "rematerialize", "name")}
     config = type(tower).config_class(**arguments["config"] | {"pooling": pooling})
-    new = siglip_image_tower(config, **options)
+    new = image_tower(config, **options)
     values = {variable.path: variable for variable in tower.weights}
     for variable in new.weights:
         if (old := values.get(variable.path)) is not None:

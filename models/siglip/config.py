@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.parts.config_checks import check_pair, check_tower, require
 
 
@@ -86,6 +88,7 @@ class NaFlexVisionConfig:
 class TextConfig:
     """A bidirectional text transformer without masks (big_vision `text_transformer.py`)."""
 
+    describes: ClassVar[str] = "TextTransformer"
     width: int
     depth: int
     mlp_dim: int
@@ -109,13 +112,19 @@ class TextConfig:
         return self.embed_dim or self.width
 
 
+AnyVisionConfig = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig | CLIPResNetConfig
+AnyTextConfig = TextConfig | CLIPTextConfig
+
+
 @dataclass(frozen=True, kw_only=True)
 class SigLIPConfig:
-    """Two towers and the scale and bias of their logits."""
+    """Two towers and the scale and bias of their logits. The towers are SigLIP's; one or both may be CLIP's, which the
+    sigmoid loss trains as well.
+    """
 
     describes: ClassVar[str] = "SigLIP"
-    vision: VisionConfig | NaFlexVisionConfig
-    text: TextConfig
+    vision: AnyVisionConfig
+    text: AnyTextConfig
     init_logit_scale: float = 10.0
     init_logit_bias: float | None = -10.0
     max_logit_scale: float | None = None
@@ -123,8 +132,67 @@ class SigLIPConfig:
 
     def __post_init__(self):
         if isinstance(self.vision, Mapping):
-            kind = NaFlexVisionConfig if "position_grid" in self.vision else VisionConfig
-            object.__setattr__(self, "vision", kind(**self.vision))
+            object.__setattr__(self, "vision", _vision_kind(self.vision)(**self.vision))
         if isinstance(self.text, Mapping):
-            object.__setattr__(self, "text", TextConfig(**self.text))
+            kind = CLIPTextConfig if "eot_id" in self.text else TextConfig
+            object.__setattr__(self, "text", kind(**self.text))
         check_pair(self)
+
+    @property
+    def own_vision(self) -> VisionConfig | NaFlexVisionConfig:
+        """The image tower where it is SigLIP's own; raises ValueError where it is CLIP's."""
+        if isinstance(self.vision, VisionConfig | NaFlexVisionConfig):
+            return self.vision
+        raise ValueError(f"SigLIP's own image tower is needed here, got a {self.vision.describes}.")
+
+    @property
+    def own_towers(self) -> tuple[VisionConfig | NaFlexVisionConfig, TextConfig]:
+        """The towers where both are SigLIP's own.
+
+        Raises:
+            ValueError: where one is CLIP's, which no layout but diptych's has beside this loss.
+        """
+        vision, text = self.vision, self.text
+        if isinstance(vision, VisionConfig | NaFlexVisionConfig) and isinstance(text, TextConfig):
+            return vision, text
+        raise ValueError(
+            f"This model has a {vision.describes} and a {text.describes} under SigLIP's logits, which other layouts do "
+            'not have. Save it with format="diptych".'
+        )
+
+
+PairConfig = SigLIPConfig | CLIPConfig
+
+
+def pair_config(
+    vision: AnyVisionConfig,
+    text: AnyTextConfig,
+    *,
+    init_logit_scale: float,
+    init_logit_bias: float | None,
+    max_logit_scale: float | None,
+) -> PairConfig:
+    """The configuration of two towers: CLIP's where both are CLIP's and the logits have no bias, otherwise SigLIP's.
+
+    Raises:
+        ValueError: where their outputs differ in width.
+    """
+    if (
+        isinstance(vision, CLIPVisionConfig | CLIPResNetConfig)
+        and isinstance(text, CLIPTextConfig)
+        and init_logit_bias is None
+    ):
+        return CLIPConfig(vision=vision, text=text, init_logit_scale=init_logit_scale, max_logit_scale=max_logit_scale)
+    return SigLIPConfig(
+        vision=vision,
+        text=text,
+        init_logit_scale=init_logit_scale,
+        init_logit_bias=init_logit_bias,
+        max_logit_scale=max_logit_scale,
+    )
+
+
+def _vision_kind(fields: Mapping) -> type[AnyVisionConfig]:
+    """The kind of image tower that has fields of these names."""
+    own = {"position_grid": NaFlexVisionConfig, "stage_depths": CLIPResNetConfig, "activation": CLIPVisionConfig}
+    return next((kind for name, kind in own.items() if name in fields), VisionConfig)

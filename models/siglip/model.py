@@ -6,19 +6,31 @@ from dataclasses import asdict
 import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.clip.config import CLIPTextConfig, CLIPVisionConfig
+from diptych.models.clip.model import CLIPTextTransformer, clip_image_tower
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, NaFlexVisionConfig, SigLIPConfig
 from diptych.models.siglip.naflex import NaFlexVisionTransformer, patch_places
 from diptych.models.siglip.text import TextTransformer
 from diptych.models.siglip.vit import VisionTransformer
-from diptych.models.tower import ImageTower, policy_of
+from diptych.models.tower import ImageTower, Tower, policy_of
 from diptych.models.two_towers import PretrainedPair
 
 
-def siglip_image_tower(config: VisionConfig | NaFlexVisionConfig, **arguments) -> ImageTower:
+def image_tower(config: AnyVisionConfig, **arguments) -> ImageTower:
     """The image tower that a configuration describes."""
+    if isinstance(config, CLIPVisionConfig | CLIPResNetConfig):
+        return clip_image_tower(config, **arguments)
     if isinstance(config, NaFlexVisionConfig):
         return NaFlexVisionTransformer(config, **arguments)
     return VisionTransformer(config, **arguments)
+
+
+def text_tower(config: AnyTextConfig, **arguments) -> Tower:
+    """The text tower that a configuration describes."""
+    if isinstance(config, CLIPTextConfig):
+        return CLIPTextTransformer(config, **arguments)
+    return TextTransformer(config, **arguments)
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -57,8 +69,8 @@ class SigLIP(PretrainedPair):
         policy = policy_of(dtype).name
         towers = {"seed": seed, "dtype": policy, "rematerialize": rematerialize}
         super().__init__(
-            siglip_image_tower(config.vision, name="image", **towers),
-            TextTransformer(config.text, name="text", **towers),
+            image_tower(config.vision, name="image", **towers),
+            text_tower(config.text, name="text", **towers),
             init_logit_scale=config.init_logit_scale,
             init_logit_bias=config.init_logit_bias,
             max_logit_scale=config.max_logit_scale,

@@ -2,12 +2,13 @@
 token.
 """
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from diptych.core.training.patterns import compiled
 from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.siglip.config import PairConfig, VisionConfig
 
 if TYPE_CHECKING:
     import keras
@@ -17,12 +18,12 @@ class Part(Protocol):
     """What a student may have beside its towers, by a name that its weights' paths begin with."""
 
     def build(
-        self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool
+        self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool
     ) -> "keras.layers.Layer":
         """The layer or model, built; one seed gives the same weights on every backend."""
         ...
 
-    def parameters(self, towers: SigLIPConfig) -> int:
+    def parameters(self, towers: PairConfig) -> int:
         """How many scalars it trains."""
         ...
 
@@ -33,12 +34,12 @@ class DecoderPart:
 
     config: CaptionerConfig
 
-    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+    def build(self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.captioner.model import Captioner
 
         return Captioner(self.config, seed=seed, dtype=dtype, rematerialize=rematerialize, name=name)
 
-    def parameters(self, towers: SigLIPConfig) -> int:
+    def parameters(self, towers: PairConfig) -> int:
         return count_captioner_parameters(self.config)["total"]
 
 
@@ -53,28 +54,28 @@ class HeadPart:
     bottleneck: int
     outputs: int
 
-    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+    def build(self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.distillation_head import DistillationHead
 
-        refuse_naflex(towers)
+        refuse_others(towers)
         sizes = {"hidden": self.hidden, "bottleneck": self.bottleneck, "outputs": self.outputs}
         head = DistillationHead(**sizes, seed=f"{seed}/{name}", name=name, dtype="float32")
         head.build((None, self.width(towers)))
         return head
 
-    def width(self, towers: SigLIPConfig) -> int:
+    def width(self, towers: PairConfig) -> int:
         """Of what it reads."""
         return towers.vision.output_width if self.reads == "pooled" else towers.vision.width
 
-    def parameters(self, towers: SigLIPConfig) -> int:
+    def parameters(self, towers: PairConfig) -> int:
         maps = sum(inputs * outputs + outputs for inputs, outputs in self._maps(towers))
         return maps + self.bottleneck * self.outputs
 
-    def flops(self, towers: SigLIPConfig) -> int:
+    def flops(self, towers: PairConfig) -> int:
         """Floating-point operations of a forward pass for one vector."""
         return 2 * (sum(inputs * outputs for inputs, outputs in self._maps(towers)) + self.bottleneck * self.outputs)
 
-    def _maps(self, towers: SigLIPConfig) -> list[tuple[int, int]]:
+    def _maps(self, towers: PairConfig) -> list[tuple[int, int]]:
         return [(self.width(towers), self.hidden), (self.hidden, self.hidden), (self.hidden, self.bottleneck)]
 
 
@@ -82,13 +83,13 @@ class HeadPart:
 class MaskTokenPart:
     """The vector that stands for a hidden patch."""
 
-    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+    def build(self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.mask_token import MaskToken
 
-        refuse_naflex(towers)
+        refuse_others(towers)
         return MaskToken(width=towers.vision.width, seed=f"{seed}/{name}", name=name)
 
-    def parameters(self, towers: SigLIPConfig) -> int:
+    def parameters(self, towers: PairConfig) -> int:
         return towers.vision.width
 
 
@@ -98,13 +99,16 @@ ADAPTED = (".*/encoder/block_.*/(attention|mlp)/.*_kernel",)
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptersPart:
-    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks (`parts.low_rank`)."""
+    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks, but for those that are
+    locked (`parts.low_rank`).
+    """
 
     rank: int
     alpha: float
     targets: tuple[str, ...] = ADAPTED
+    locked: tuple[str, ...] = ()
 
-    def build(self, towers: SigLIPConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+    def build(self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.low_rank import LowRank
 
         shapes, draw = self.shapes(towers), f"{seed}/{name}"
@@ -112,32 +116,37 @@ class AdaptersPart:
         adapters.build()
         return adapters
 
-    def parameters(self, towers: SigLIPConfig) -> int:
+    def parameters(self, towers: PairConfig) -> int:
         return sum(self.rank * (inputs + outputs) for inputs, outputs in self.shapes(towers).values())
 
-    def shapes(self, towers: SigLIPConfig) -> dict[str, tuple[int, int]]:
+    def shapes(self, towers: PairConfig) -> dict[str, tuple[int, int]]:
         """The adapted kernels' shapes by path; raises ValueError for a pattern that chooses none."""
         shapes: dict[str, tuple[int, int]] = {}
         for name, tower in (("image", towers.vision), ("text", towers.text)):
+            if isinstance(tower, CLIPResNetConfig):  # its convolutions have no adapters
+                continue
             width, hidden = tower.width, tower.mlp_dim
             kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}
             kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
             for block in range(tower.depth):
                 shapes |= {f"{name}/encoder/block_{block:02d}/{kind}_kernel": s for kind, s in kernels.items()}
-        chosen = {path for target in self.targets for path in shapes if re.fullmatch(target, path)}
+        chosen: set[str] = set()
         for target in self.targets:
-            if not any(re.fullmatch(target, path) for path in shapes):
+            expression = compiled(target)
+            matched = {path for path in shapes if expression.fullmatch(path)}
+            chosen |= matched
+            if not matched:
                 raise ValueError(
                     f"The pattern {target!r} of --lora-targets matches none of the blocks' kernels, which are called "
                     f"{', '.join(list(shapes)[:4])} and so on."
                 )
-        return {path: shape for path, shape in shapes.items() if path in chosen}
+        return {path: shape for path, shape in shapes.items() if path in chosen.difference(self.locked)}
 
 
-def refuse_naflex(towers: SigLIPConfig) -> None:
-    """Raises ValueError for an image tower that takes pictures of any aspect."""
-    if isinstance(towers.vision, NaFlexVisionConfig):
+def refuse_others(towers: PairConfig) -> None:
+    """Raises ValueError for an image tower that is not SigLIP's for square pictures."""
+    if not isinstance(towers.vision, VisionConfig):
         raise ValueError(
-            "Self-distillation and masked prediction need square pictures, and this image tower is NaFlex (SigLIP 2, "
-            "section 2.4.2, trains it without them). Leave those losses out."
+            "Self-distillation and masked prediction need square pictures and SigLIP's own image tower, got a "
+            f"{towers.vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
         )

@@ -1,4 +1,4 @@
-"""Students: SigLIP's two towers, and the parts that only teach them (Tschannen et al. 2025, section 2).
+"""Students: two towers, and the parts that only teach them (Tschannen et al. 2025, section 2).
 
 The decoder is saved next to the towers; the other parts are discarded after training.
 """
@@ -9,29 +9,33 @@ from typing import Any
 
 import keras
 
-from diptych.models.siglip.config import SigLIPConfig
-from diptych.models.siglip.model import SigLIP, siglip_image_tower
+from diptych.core.data.pixels import Normalization
+from diptych.models.pretrained import build_model
+from diptych.models.siglip.config import PairConfig
+from diptych.models.siglip.model import image_tower
 from diptych.models.siglip.parts import Part
 
 
 class Student(keras.Model):
-    """SigLIP's towers with the parts that a stage's losses need, such as "captioner" or "global_head".
+    """Two towers with the parts that a stage's losses need, such as "captioner" or "global_head".
 
     Args:
         config: the towers.
         parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights'
             paths.
+        normalization: what the image tower wants of a batch's bytes.
         seed, dtype, rematerialize: as for `SigLIP`; one seed gives the same weights on every backend, and the towers'
-            are those of `SigLIP(config, seed=seed)`.
+            are those of `build_model(config, seed=seed)`.
 
     Called on a batch's images and texts it is the towers; the terms of an objective use the parts.
     """
 
     def __init__(
         self,
-        config: SigLIPConfig,
+        config: PairConfig,
         *,
         parts: Mapping[str, Part] | None = None,
+        normalization: Normalization | None = None,
         seed: int = 0,
         dtype: str | None = None,
         rematerialize: bool = False,
@@ -39,8 +43,9 @@ class Student(keras.Model):
     ):
         super().__init__(name=name)
         self.config, self._described = config, dict(parts or {})
+        self.normalization = normalization or Normalization()
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "rematerialize": rematerialize}
-        self.towers = SigLIP(config, **self._options)
+        self.towers = build_model(config, **self._options)
         self.parts = {part: self._build(part) for part in self._described}
         if self.adapters is not None:
             self.adapters.attach(self.towers.weights)
@@ -98,7 +103,7 @@ class Student(keras.Model):
     def copies(self, parts: Sequence[str]) -> dict:
         """Fresh ones like `followed`'s, that are no part of this model."""
         policy = self.towers.image_encoder.get_config()["dtype"]
-        tower = siglip_image_tower(self.config.vision, seed=self._options["seed"], dtype=policy, name="image")
+        tower = image_tower(self.config.vision, seed=self._options["seed"], dtype=policy, name="image")
         return {"image": tower, **{name: self._build(name) for name in parts}}
 
     def _build(self, part: str):

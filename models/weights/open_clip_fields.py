@@ -42,7 +42,7 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
 
 
 def _siglip_fields(config: SigLIPConfig) -> dict:
-    vision, text = config.vision, config.text
+    vision, text = config.own_towers
     tower = _timm_tower(vision)
     if tower is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
         raise ValueError(

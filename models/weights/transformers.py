@@ -183,7 +183,7 @@ def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -
     return Table(rules, ignored=IGNORED)
 
 
-def vision_rules(vision: VisionConfig | NaFlexVisionConfig) -> list[Rule]:
+def vision_rules(vision: VisionConfig | NaFlexVisionConfig | CLIPVisionConfig) -> list[Rule]:
     """The rules of SigLIP's image towers."""
     naflex = isinstance(vision, NaFlexVisionConfig)
     return [
@@ -261,7 +261,7 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
     """
     if isinstance(config, CLIPConfig):
         return _clip_fields(config)
-    vision, text = config.vision, config.text
+    vision, text = config.own_towers
     if config.init_logit_bias is None:
         raise ValueError(NO_BIAS.format("transformers'"))
     if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:

@@ -13,8 +13,7 @@ from diptych.backends.jax.sigmoid_loss.loss import loss_by as jax_loss_by
 from diptych.backends.jax.sigmoid_loss.sweep import Block, xla_block
 from diptych.backends.tensorflow import sigmoid_loss as tensorflow_loss
 from diptych.backends.torch import sigmoid_loss as torch_loss
-from diptych.backends.torch.sigmoid_loss import sweep as torch_sweep
-from diptych.backends.torch.sigmoid_loss.loss import join as torch_join
+from diptych.backends.torch.sigmoid_loss.loss import computed as computed_by_torch
 from tests.oracle.loss_judge import Answer, Problem
 
 
@@ -28,8 +27,8 @@ def by_jax(problem: Problem, largest: int | None = None) -> Answer:
 def by_torch(problem: Problem, largest: int | None = None) -> Answer:
     x, y = (torch.tensor(array).to(getattr(torch, problem.dtype)) for array in (problem.x, problem.y))
     t, b = torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias)
-    swept = torch_sweep.blocked(x, y, torch.stack([t, b]), problem.offset, largest=largest)
-    parts = torch_join(swept, x, y, t, b, offset=problem.offset, denominator=problem.denominator or len(x))
+    plan = ("blocked", problem.offset, problem.denominator or len(x))
+    parts = computed_by_torch(x, y, t, b, *plan, with_gradients=True, largest=largest)
     return Answer(*(part.numpy() for part in parts))
 
 

@@ -77,14 +77,20 @@ class Worker:
     def stop(self) -> None:
         if self._process is not None:
             self._process.stdin.close()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process.stdout.close()
-            self._process = None
+        self.kill()
         self._folder.cleanup()
+
+    def kill(self) -> None:
+        """End the process at once, whatever it computes; the next request starts a new one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):  # of a request that was not read
+                self._process.stdin.close()
+            self._process = None
 
     @property
     def _stderr(self) -> Path:
@@ -130,16 +136,19 @@ class Pool:
         All requests are sent before any reply is read, so the workers compute at the same time.
         """
         asked = {backend: self.workers[backend] for backend in (backends or self.workers)}
-        for backend, worker in asked.items():
-            worker.send(name, **arguments, **(own or {}).get(backend, {}))
         replies, failures = {}, []
-        for backend, worker in asked.items():
-            try:
-                replies[backend] = worker.receive()
-            except (WorkerFailed, WorkerDied) as failure:
-                failures.append(
-                    failure
-                )  # the others' replies are read all the same, or they would answer the next request
+        try:
+            for backend, worker in asked.items():
+                worker.send(name, **arguments, **(own or {}).get(backend, {}))
+            for backend, worker in asked.items():
+                try:
+                    replies[backend] = worker.receive()
+                except (WorkerFailed, WorkerDied) as failure:
+                    failures.append(failure)  # the others' replies are read all the same
+        except BaseException:  # a time limit: a reply still on its way would be taken for that to the next request
+            for worker in asked.values():
+                worker.kill()
+            raise
         if failures:
             raise failures[0]
         return replies

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -44,6 +45,20 @@ def test_a_dead_worker_is_reported_with_its_last_words_and_replaced():
         with pytest.raises(WorkerDied, match=r"(?s)jax worker ended with code 17.*the last word of a dying worker"):
             pool.ask("crash")
         assert pool.ask("shout") == {"jax": "heard"}
+    finally:
+        pool.stop()
+
+
+def test_a_request_that_was_given_up_is_not_answered_later(monkeypatch):
+    """As when a time limit stops a test between question and answer."""
+    pool = Pool(["torch"])
+    try:
+        (worker,) = pool.workers.values()
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "receive", mock.Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                pool.ask("describe")
+        assert pool.ask("shout") == {"torch": "heard"}
     finally:
         pool.stop()
 

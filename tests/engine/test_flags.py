@@ -1,10 +1,14 @@
 """Messages name what a person can type: the flag of a field, as the command line has it."""
 
+import re
+
 import pytest
 
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.flags import flags_of, with_flags
+from diptych.recipes import siglip as recipe_module
 from diptych.recipes.siglip import siglip
+from diptych.recipes.siglip2 import tiny
 
 
 def test_the_flags_are_those_of_the_command_line(capsys):
@@ -35,3 +39,29 @@ def test_the_flags_are_those_of_the_command_line(capsys):
 def test_only_names_of_fields_are_replaced(message, shown):
     assert with_flags(message, siglip()) == shown
     assert with_flags(message, None) == message
+
+
+def test_every_flag_of_a_recipe_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(tiny(), ["--help"], program="test", description=None)
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    flags = [place for place, line in enumerate(lines) if re.match(r"--\w\S*( [^.a-z]*)?$|--\S+, --", line)]
+    assert len(flags) > 40
+    assert [lines[place] for place in flags if lines[place + 1].startswith("(default")] == []
+
+
+def test_each_command_of_a_description_has_a_line_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(siglip(), ["--help"], program="test", description=recipe_module.__doc__)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith(("Command:", "Own data:", "Fine-tune:"))] == [
+        "Command",
+        "Own data",
+        "Fine-tune",
+    ]
+
+
+def test_a_size_and_a_checkpoint_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(siglip(), ["--model", "siglip_b16_224", "--pretrained", "a"], program="test", description=None)
+    assert "test: --model siglip_b16_224 is a size for fresh weights" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from tests.models.examples import value_and_gradients
 
 def forward_flops(model, batch) -> int:
     """Of one forward pass."""
-    return _count(lambda: model(batch)["image_embedding"])
+    return operations_of(lambda: model(batch)["image_embedding"])
 
 
 def training_flops(model, batch) -> int:
@@ -21,10 +21,11 @@ def training_flops(model, batch) -> int:
     def loss():
         return model.compute_loss(batch, y_pred=model(batch))
 
-    return _count(lambda: value_and_gradients(loss, model.trainable_variables, compiled=False)[1])
+    return operations_of(lambda: value_and_gradients(loss, model.trainable_variables, compiled=False)[1])
 
 
-def _count(function) -> int:
+def operations_of(function) -> int:
+    """Of a call of a function."""
     return {"jax": _on_jax, "torch": _on_torch, "tensorflow": _on_tensorflow}[keras.config.backend()](function)
 
 

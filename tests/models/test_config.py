@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 
+from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, CLIPVisionConfig, TextConfig
 from diptych.models.presets import PRESETS, preset_config, siglip_config
-from diptych.models.siglip.config import SigLIPConfig
+from diptych.models.siglip.config import SigLIPConfig, pair_config
 from diptych.models.sizes import SIZES, transformer_size, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION
@@ -49,11 +50,15 @@ def test_a_wrong_field_is_named_with_its_value(config, change, message):
         (lambda: vision_size("B/x"), "got 'B/x'"),
         (lambda: vision_size("X/16"), "Unknown size 'X'"),
         (lambda: preset_config("siglip2_base_patch16_255"), "Near matches: siglip2_base_patch16_256"),
+        (lambda: preset_config("emoji_36_languages"), "Recipes begin from a checkpoint by --pretrained"),
+        (lambda: preset_config("hf://google/siglip2-base-patch16-256"), "is a checkpoint"),
         (lambda: preset_config("%%%"), "All names are in diptych.models.presets.PRESETS"),
     ],
 )
 def test_an_unknown_name_gets_the_choices(call, message):
-    with pytest.raises(ValueError, match=r"Unknown|written like") as error:
+    with pytest.raises(
+        ValueError, match=r"Unknown|written like|is a checkpoint, and the name of a size is expected"
+    ) as error:
         call()
     assert message in str(error.value)
 
@@ -76,3 +81,23 @@ def test_every_size_up_to_g_opt_is_a_preset():
 @given(models())
 def test_a_configuration_survives_json(config):
     assert SigLIPConfig(**json.loads(json.dumps(asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        CLIPVisionConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6),
+        CLIPResNetConfig(width=2, num_heads=2, embed_dim=6),
+    ],
+)
+def test_clips_towers_under_siglips_logits_are_told_apart_by_their_fields(vision):
+    text = CLIPTextConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6)
+    own = TextConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6)
+    for config in (SigLIPConfig(vision=vision, text=text), SigLIPConfig(vision=vision, text=own)):
+        assert SigLIPConfig(**json.loads(json.dumps(asdict(config)))) == config
+        with pytest.raises(ValueError, match='format="diptych"'):
+            _ = config.own_towers
+    scale = {"init_logit_scale": 10.0, "max_logit_scale": None}
+    assert isinstance(pair_config(vision, text, init_logit_bias=None, **scale), CLIPConfig)
+    assert isinstance(pair_config(vision, text, init_logit_bias=-1.0, **scale), SigLIPConfig)
+    assert isinstance(pair_config(vision, own, init_logit_bias=None, **scale), SigLIPConfig)

@@ -9,10 +9,11 @@ import sys
 from dataclasses import replace
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from diptych.models import SigLIP
+from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
 from diptych.models.abstract import shapes_only
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 from diptych.models.presets import PRESETS, siglip_config
@@ -21,7 +22,7 @@ from diptych.models.siglip.config import VisionConfig
 from diptych.models.sizes import SIZES, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, batch_for
-from tests.models.operations import forward_flops, training_flops
+from tests.models.operations import forward_flops, operations_of, training_flops
 
 # Image tower with MAP head at 224 px and without a projection, counted in big_vision.
 BIG_VISION = {
@@ -61,7 +62,7 @@ SIGLIP2 = {
     "so400m_patch16_naflex": (427_888_064, 707_782_896, 1_135_670_962),
 }
 
-# Totals of OpenAI's released models; those with ResNets are counted on the built model.
+# Totals of OpenAI's released models.
 CLIP = {
     "vit_base_patch32": 151_277_313,
     "vit_base_patch16": 149_620_737,
@@ -105,6 +106,18 @@ def test_every_clip_resnet_counts_as_the_released_checkpoint():
             model = build_model(PRESETS[name])
         counted[name] = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     assert counted == CLIP_RESNETS
+    assert {name: count_parameters(PRESETS[name])["total"] for name in CLIP_RESNETS} == CLIP_RESNETS
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="torch alone counts the operations of convolutions")
+def test_a_resnets_forward_pass_does_the_counted_operations():
+    vision = CLIPResNetConfig(stage_depths=(1, 2, 1, 1), width=4, num_heads=2, image_size=64, embed_dim=20)
+    text = CLIPTextConfig(width=8, depth=1, mlp_dim=8, num_heads=2, vocab_size=9, context_length=4, embed_dim=20)
+    config = CLIPConfig(vision=vision, text=text)
+    batch = {"images": np.zeros((1, 64, 64, 3), "float32"), "token_ids": np.ones((1, 4), "int32")}
+    pooled = build_model(config).image_embedder()
+    counted = operations_of(lambda: pooled(keras.ops.convert_to_tensor(batch["images"])))
+    assert counted == pytest.approx(count_flops(config, batch_size=1)["image"], rel=0.02)
 
 
 BUILD_EVERY_PRESET = """

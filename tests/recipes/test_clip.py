@@ -16,10 +16,12 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
+from diptych.engine.training.costs import plan_text
 from diptych.engine.training.run_plan import plan_run
+from diptych.engine.training.start import CLIP_PIXELS
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
-from diptych.models import SigLIP, from_preset
+from diptych.models import CLIPConfig, SigLIP, from_preset
 from diptych.recipes.clip import clip
 from diptych.recipes.siglip import siglip
 from tests.models.examples import TINY, numpy_of
@@ -59,7 +61,7 @@ def test_it_is_siglips_run_but_for_loss_scale_and_folder():
     same = replace(
         ours,
         model=replace(ours.model, max_logit_scale=None),
-        optimization=replace(ours.optimization, loss="sigmoid"),
+        optimization=replace(ours.optimization, loss=None),
         run=replace(ours.run, run_dir=theirs.run.run_dir),
     )
     assert same == theirs
@@ -124,9 +126,15 @@ def test_a_bias_for_the_softmax_loss_is_refused(photos, tmp_path):
     assert "the softmax loss has no bias" in refused.stdout + refused.stderr
 
 
-def test_towers_that_the_recipe_cannot_feed_are_refused_by_name():
-    with pytest.raises(ValueError, match="--model clip_vit_base_patch32 cannot be trained"):
-        config_of(replace(clip(), model=replace(clip().model, model="clip_vit_base_patch32")))
+@pytest.mark.parametrize("name", ["clip_vit_base_patch32", "clip_rn50"])
+def test_fresh_towers_of_clips_sizes_take_clips_pictures_and_read_texts_at_their_end(name):
+    made = plan_run(replace(clip(), model=replace(clip().model, model=name)), TERMS)
+    assert isinstance(made.config, CLIPConfig)
+    assert made.preprocess.fixed_size() == replace(CLIP_PIXELS, resize="bicubic_antialias")
+    tokens = made.preprocess.tokens("red apple")
+    assert tokens[list(tokens).index(made.config.text.eot_id) + 1 :].max() == made.preprocess.tokenizer.pad_id
+    assert made.config.text.vocab_size == made.preprocess.tokenizer.vocab_size
+    assert "GFLOP" in plan_text(made.recipe, made.planned, TERMS)
 
 
 @pytest.mark.parametrize("init_logit_bias", [None, -2.0])

@@ -40,7 +40,7 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def run(photos: Path, index: Path, encoder: FakeEncoder | None = None, **options) -> int:
+def run(photos: Path | str, index: Path, encoder: FakeEncoder | None = None, **options) -> int:
     chosen = Embed(data=str(photos), index=index, **({"batch_size": 8} | options))
     return embed(chosen, lambda name: encoder or FakeEncoder())
 
@@ -103,6 +103,50 @@ def test_more_bad_images_than_may_be_end_it_and_are_named(photos, tmp_path, caps
             run(photos, tmp_path / "index", reading=Reading(max_skipped=0))
     (line,) = (tmp_path / "index" / "left_out.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "007.png"
+
+
+def twins(folder: Path) -> Path:
+    """Photos of which the first four records have a second image; of those of record 2 one is good, of record 3 none,
+    and one caption of record 1.
+    """
+    write_photos(folder, PHOTOS)
+    for number, line in enumerate((folder / "captions.jsonl").read_text().splitlines()):
+        captions = [json.loads(line)["caption"]]
+        if number < 4:
+            captions.append("\u200b" if number == 1 else "once more")
+            (folder / f"{number:03d}.webp").write_bytes((folder / f"{number:03d}.png").read_bytes())
+        (folder / f"{number:03d}.txt").write_text("\n".join(captions))
+    (folder / "captions.jsonl").unlink()
+    for name in ("002.png", "003.png", "003.webp"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("at", [None, 1, 2, 3])
+def test_a_bad_image_of_several_is_a_part_and_the_index_knows_it_whatever_the_data_are_called(
+    tmp_path, monkeypatch, capsys, at
+):
+    """Stopped inside a record and elsewhere, or not; and asked again under another name."""
+    photos, index = twins(tmp_path / "photos"), tmp_path / "index"
+    monkeypatch.setattr("diptych.engine.embedding.embedding_runs.COMMIT_SECONDS", -1.0)
+    if at is not None:
+        with pytest.raises(RuntimeError):
+            run(photos, index, failing(at, crash), batch_size=5, texts=True)
+    photos.rename(tmp_path / "renamed")
+    told = []
+    for name in ("renamed", "renamed/"):
+        assert run(f"{tmp_path}/{name}", index, batch_size=5, texts=True) == 0
+        told.append(capsys.readouterr().out.partition(f"{tmp_path}/{name}: ")[2])
+        assert told[-1].startswith(f"{PHOTOS - 1} of {PHOTOS} records read\n")
+        lines = [json.loads(line) for line in (index / "left_out.jsonl").read_text().splitlines()]
+        assert sorted((line["what"], line["reason"], line["name"], line["record"]) for line in lines) == [
+            ("left out", "caption_empty", "001.png, caption 2", 1),
+            ("left out", "image_empty", "002.png, image 1", 2),
+            ("skipped", "image_empty", "003.png", 3),
+        ]
+    assert told[0].splitlines()[:4] == told[1].splitlines()[:4]
+    with pytest.raises(TooManySkipped, match=rf"1 of {PHOTOS} records .*\(2\.5%"):
+        run(tmp_path / "renamed", index, reading=Reading(max_skipped=0))
 
 
 def test_vectors_and_rows_survive_a_loss_of_power(photos, tmp_path, monkeypatch):

@@ -269,7 +269,7 @@ def test_each_language_is_judged_by_itself(tmp_path):
     assert result["metrics"]["text_retrieval_recall@1"] == 0.5
 
 
-def test_what_cannot_be_used_is_counted_and_left_out(tmp_path):
+def test_what_cannot_be_used_is_counted_and_left_out(tmp_path, capsys):
     folder = tmp_path / "wds_colours"
     samples = labelled()
     samples[1]["png"] = b"no picture"
@@ -283,9 +283,14 @@ def test_what_cannot_be_used_is_counted_and_left_out(tmp_path):
     squares = captioned(tmp_path / "squares")
     (squares / "red.png").write_bytes(b"no picture")
     (squares / "blue.txt").write_text("\u200b\n")
-    (result,) = judged(tmp_path, squares)
-    assert (result["data"]["images"], result["data"]["texts"]) == (2, 6)
-    assert result["data"]["skipped_images"] == {"image_format": 1}
+    capsys.readouterr()
+    for _ in range(2):  # embedded, and kept
+        (result,) = judged(tmp_path, squares)
+        assert (result["data"]["images"], result["data"]["texts"]) == (2, 6)
+        assert result["data"]["skipped_images"] == {"image_format": 1}
+        said = capsys.readouterr().out
+        assert "3 of 4 records read\n  skipped           1  image_format: red.png\n" in said
+        assert "  left out          1  caption_empty: blue.png, caption 1\n" in said
 
 
 def test_several_data_sets_are_judged_in_one_go(tmp_path, colours, capsys):

@@ -141,7 +141,7 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
         plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": SimpleNamespace()})
-        others = dict.fromkeys(("sources", "terms", "placement", "stop"))
+        others = dict.fromkeys(("sources", "left_out", "terms", "placement", "stop"))
         staged_run.StagedRun(plan=plan, folder=folder, **others).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
     np.testing.assert_array_equal(weights_of(model)[path], before)
@@ -393,7 +393,7 @@ def test_a_polite_signal_saves_first(photos, tmp_path):
     [
         (["--batchsize", "3"], 2, "--batch-size"),
         (["--batch-size", "1"], 2, "one has no negatives"),
-        (["--context-length", "0"], 2, "--context-length must be at least 1"),
+        (["--context-length", "0"], 2, "--context-length must be at least 2"),
         (["--model", "siglip_b16_225"], 1, "siglip_b16_224"),
         (["--train-data", "no/such/folder"], 1, "no file or folder no/such/folder"),
         (["--accum-freq", "3"], 2, "--accum-freq must divide --batch-size"),
@@ -430,6 +430,10 @@ def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     _, _, _, *arguments = command(folder, tmp_path / "run", "--examples", "64")
     assert siglip.main([*arguments, "--dry-run"]) == 0
     assert f"{folder}: 60 of 61 records read" in capsys.readouterr().out
+    assert siglip.main([*arguments, "--dry-run", "--batch-size", "48"]) == 0
+    said = capsys.readouterr().out
+    assert "1 cannot be used: image_truncated 1" in said
+    assert f"{folder}: 59 of 61 records read" in said
     assert siglip.main(arguments) == 0
     said = capsys.readouterr().out
     assert f"{folder}: 59 of 61 records read" in said
@@ -444,6 +448,16 @@ def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     assert "1 of 61 records" in (told := capsys.readouterr().err)
     assert "--max-skipped" in told
     assert "captions.jsonl:61" in (tmp_path / "strict" / "left_out.jsonl").read_text()
+    before = (tmp_path / "run" / "left_out.jsonl").read_bytes()
+    assert siglip.main(arguments) == 0
+    assert f"{folder}: 59 of 61 records read" in capsys.readouterr().out
+    (folder / "000.png").write_bytes((folder / "007.png").read_bytes())
+    other = write_photos(tmp_path / "other", 20)
+    (other / "late.bmp").write_bytes(b"")
+    for refused in (["--train-data", str(other)], ["--max-skipped", "0"], ["--examples", "128"]):
+        assert siglip.main([*arguments, *refused]) == 1
+        assert (tmp_path / "run" / "left_out.jsonl").read_bytes() == before
+    assert "data or its preprocessing changed" in capsys.readouterr().err
 
 
 def test_data_without_captions_say_what_was_seen(tmp_path, capsys):

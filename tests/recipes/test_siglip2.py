@@ -22,13 +22,16 @@ from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_objective, build_student, build_teacher
+from diptych.engine.training.checks import check_data
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
 from diptych.engine.training.plan import plan_stages
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.start import start_of
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
+from diptych.models.abstract import shapes_only
 from diptych.models.presets import PRESETS
+from diptych.models.siglip.adapting import to_naflex
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
 from tests.models.examples import forward
@@ -375,7 +378,7 @@ def test_a_dry_run_opens_the_data_and_names_the_one_flag_that_is_missing(tmp_pat
 
 def test_a_word_that_is_no_preset_is_refused(capsys):
     assert siglip2.main(["B/17"]) == 2
-    assert "no preset 'B/17'; there are tiny, B/32" in capsys.readouterr().err
+    assert "no preset 'B/17'; there are tiny, finetune, B/32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -398,3 +401,66 @@ def test_stages_that_cannot_be_are_refused_in_a_sentence(changes, message, tmp_p
         whole = replace(whole, optimization=replace(whole.optimization, batch_size=batch))
     assert training.run(replace(whole, **changes)) == 1
     assert message in capsys.readouterr().err
+
+
+def fine_tuned(*only: str, pretrained: str | None = "emoji_36_languages"):
+    whole = siglip2.finetune()
+    small = replace(whole.distillation, head_hidden=32, head_bottleneck=16, head_outputs=64, local_views=2)
+    return replace(
+        whole,
+        data=replace(whole.data, train_data="photos"),
+        model=replace(whole.model, pretrained=pretrained),
+        captioning=replace(whole.captioning, target_length=24),
+        distillation=small,
+        only=only or whole.only,
+    )
+
+
+def test_on_released_towers_decoder_and_heads_learn_first_and_then_all_together():
+    made = plan_run(fine_tuned("naflex", "curated"), TERMS)
+    assert list(made.planned) == ["heads", "together", "naflex", "curated"]
+    assert list(plan_run(fine_tuned(), TERMS).planned) == ["heads", "together"]
+    moving = {}
+    for name in ("heads", "together"):
+        with shapes_only():
+            student = build_student(made.recipe, made.planned[name])
+        moving[name] = {variable.path.partition("/")[0] for variable in student.trainable_variables}
+    fresh = {"captioner", "global_head", "patch_head", "mask_token"}
+    assert moving == {"heads": fresh, "together": fresh | {"image", "text", "pair_logits"}}
+    optimization = made.recipe.optimization
+    (share,) = optimization.learning_rate_multipliers.values()
+    rates = {name: stage.stage.learning_rate for name, stage in made.planned.items() if stage.stage.schedule is None}
+    assert [optimization.learning_rate * share, *(rate * share for rate in rates.values())] == pytest.approx([1e-5] * 3)
+    assert made.planned["naflex"].naflex.lengths == (8, 16, 36, 49, 64)
+
+
+def test_fresh_towers_are_not_held_still(tmp_path):
+    asked = fine_tuned(pretrained=None)
+    with pytest.raises(ValueError, match=r"give --pretrained \(a checkpoint, whose towers hold still at first\)"):
+        check_data(asked, start_of(asked))
+
+
+def test_a_naflex_checkpoint_is_tuned_without_the_losses_that_need_squares(tmp_path):
+    to_naflex(from_preset("emoji_36_languages"), max_num_patches=16).save_to_preset(tmp_path, format="diptych")
+    asked = fine_tuned(pretrained=str(tmp_path))
+    made = plan_run(replace(asked, data=replace(asked.data, tokenizer=TOKENIZER_PATH)), TERMS)
+    assert made.planned["heads"].stage.losses == {"captioning": 1.0}
+    assert set(made.planned["together"].stage.losses) == {"contrastive", "captioning"}
+
+
+@pytest.mark.skipif(not THOROUGH, reason="DIPTYCH_THOROUGH is not set: two stages are compiled for it")
+def test_released_towers_hold_still_until_the_fresh_parts_have_learned(tmp_path, capsys):
+    flags = "--examples 160 --batch-size 16 --val-fraction 0.3 --head-hidden 32 --head-bottleneck 16 --head-outputs 64"
+    flags += " --local-views 2 --target-length 24 --no-tensorboard --no-report --pretrained emoji_36_languages"
+    photos = write_photos(tmp_path / "photos", 48)
+    own = ["--train-data", str(photos), "--run-dir", str(tmp_path / "run")]
+    assert siglip2.main(["finetune", *flags.split(), *own]) == 0
+    assert "has boxes: the decoder learns captions alone" in capsys.readouterr().out
+    begun = {
+        weight.path: keras.ops.convert_to_numpy(weight.value) for weight in from_preset("emoji_36_languages").weights
+    }
+    heads, together = (end(tmp_path / "run", stage).groups["weights"] for stage in ("heads", "together"))
+    towers = [path for path in begun if not path.startswith("pair_logits/")]
+    assert all(np.array_equal(heads[path], begun[path]) for path in towers)
+    assert not any(np.array_equal(together[path], begun[path]) for path in towers if path.endswith("kernel"))
+    assert (tmp_path / "run" / "together" / "model" / "captioner.safetensors").exists()

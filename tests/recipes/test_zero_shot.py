@@ -119,6 +119,22 @@ def test_bad_images_are_counted_and_do_not_stop_it(photos, tmp_path, capsys):
         found(tmp_path, images=names, labels=COLOURS, reading=Reading(max_skipped=0.5))
 
 
+def test_the_limit_is_of_the_records_of_each_data_set(photos, tmp_path, capsys):
+    """Of three images of a record two may be bad: that is no share of the records."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for name in ("a.png", "a.webp", "a.gif", "b.png"):
+        (folder / name).write_bytes((photos / "000.png").read_bytes() if name.endswith("png") else b"no picture")
+    options = {"labels": COLOURS, "reading": Reading(max_skipped=0)}
+    results = found(tmp_path, images=(str(folder), str(photos)), **options)
+    assert results["skipped"] == {"image_format": 2}
+    said = capsys.readouterr().out
+    assert f"{folder}: 2 of 2 records read\n  left out          2  image_format: a.gif, image 1, a.gif, image 3" in said
+    (photos / "000.png").write_bytes(b"")
+    with pytest.raises(TooManySkipped, match=rf"1 of 20 records of {photos} "):
+        found(tmp_path, images=(str(folder), str(photos)), **options)
+
+
 def test_the_sheet_shows_each_picture_with_its_bars_and_runs_nothing(photos, tmp_path):
     found(tmp_path, images=(str(photos),), labels=("red,<b>blue,green",), top_k=2)
     page = (tmp_path / "out" / "results.html").read_text()

@@ -3,7 +3,7 @@
 Every device keeps its images and computes its rows of the matrix of pairs, once, value and gradients together:
 
     ring    the texts and their gradient travel from device to device; after as many hops as devices both are home.
-            Memory of one shard; each hop is hidden behind the block that is computed meanwhile.
+            Memory of one shard; both travel while a block is computed.
     gather  one all-gather of the texts, one reduce-scatter of their gradient. Fewer messages, memory of all texts.
 
 The gradient is the mathematical one, of the loss over the global batch divided by the global number of images n: the
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from diptych.backends.jax.sigmoid_loss.loss import SigmoidLossGradients, join
-from diptych.backends.jax.sigmoid_loss.sweep import Block, Negatives, Sums, negatives
+from diptych.backends.jax.sigmoid_loss.sweep import Block, Negatives, negatives
 
 Exchange = Literal["ring", "gather"]
 
@@ -64,21 +64,28 @@ class ManyDevices:
 
 
 def _ring(x, y, scale_and_bias, axis_name, devices, block, with_gradients) -> Negatives:
+    """Each hop passes on the texts that it computes with, and the gradient that the hop before left of its own texts:
+    both are under way while the block is computed, and neither waits for it.
+    """
     onwards = [(device, (device + 1) % devices) for device in range(devices)]
     no_pair = y.shape[0]
 
-    def hop(index, carry):
-        texts, dtext, image, sums = carry
-        following = lax.ppermute(texts, axis_name, onwards)  # under way while this hop is computed
-        offset = jnp.where(index == 0, 0, no_pair)
-        swept = negatives(x, texts, scale_and_bias, offset, block=block, with_gradients=with_gradients)
-        if with_gradients:
-            image, dtext = image + swept.image, lax.ppermute(dtext + swept.text, axis_name, onwards)
-        return following, dtext, image, jax.tree.map(jnp.add, sums, swept.sums)
+    def send(array):
+        return lax.ppermute(array, axis_name, onwards)
 
-    zeros = (jnp.zeros(a.shape if with_gradients else (), jnp.float32) for a in (y, x))
-    _, dtext, image, sums = lax.fori_loop(0, devices, hop, (y, *zeros, Sums(*jnp.zeros(3))))
-    return Negatives(sums, image, dtext) if with_gradients else Negatives(sums, None, None)
+    def hop(_, carry):
+        texts, before = carry
+        following, arrived = send(texts), send(before.text) if with_gradients else None
+        swept = negatives(x, texts, scale_and_bias, no_pair, block=block, with_gradients=with_gradients)
+        sums = jax.tree.map(jnp.add, before.sums, swept.sums)
+        if not with_gradients:
+            return following, Negatives(sums, None, None)
+        return following, Negatives(sums, before.image + swept.image, arrived + swept.text)
+
+    following = send(y)
+    first = negatives(x, y, scale_and_bias, 0, block=block, with_gradients=with_gradients)
+    _, swept = lax.fori_loop(1, devices, hop, (following, first))
+    return swept._replace(text=send(swept.text)) if with_gradients else swept
 
 
 def _gather(x, y, scale_and_bias, axis_name, devices, block, with_gradients) -> Negatives:

@@ -31,7 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from diptych.backends.jax.sigmoid_loss.sweep import Block
-from diptych.backends.plan import FLOAT16_SCALE, LOG1P
+from diptych.backends.plan import FLOAT16_SCALE, LARGEST_BLOCK, LOG1P
 
 INTERPRETER_IS_PUBLIC = hasattr(plgpu, "InterpretGPUParams")
 """Not so in jax 0.10, the only difference between the versions that this file knows. The interpreter of that version
@@ -238,19 +238,23 @@ def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probab
         """Adds a warpgroup's pairs, whose first is (row, column), to its sums, and stores their probabilities."""
         scale, bias = scale_and_bias_gmem[0], scale_and_bias_gmem[1]
         limits = limits_gmem[0], limits_gmem[1], limits_gmem[2]
-        parts = [(r, c) for r in range(0, rows, ROWS) for c in range(0, config.tile_n, config.columns)]
-        for index, (r, c) in enumerate(parts):
-            part = s[r : r + ROWS, c : c + config.columns]
-            terms = _negatives(part, scale, bias, limits, row + r, column + c)
-            for sum_index, term in enumerate(terms):
-                own_sums[sum_index, r : r + ROWS] += jnp.sum(term, axis=1)
-            if probabilities_gmem:
-                slot = probabilities_smem.at[warpgroup, index % 2]
-                plgpu.wait_smem_to_gmem(min(index, 1), wait_read_only=True)  # until the slot's last copy has been read
-                slot[...] = (terms[2] * (FLOAT16_SCALE if dtype == jnp.float16 else 1.0)).astype(dtype)
-                plgpu.commit_smem()
-                at = (pl.ds(row + r, ROWS), pl.ds(column + c, config.columns))
-                plgpu.copy_smem_to_gmem(slot, probabilities_gmem[0].at[at])
+        copies = 0
+        for r in range(0, rows, ROWS):
+            row_sums = [0.0, 0.0, 0.0]  # in registers: each addition in shared memory has the warpgroup wait for itself
+            for c in range(0, config.tile_n, config.columns):
+                part = s[r : r + ROWS, c : c + config.columns]
+                terms = _negatives(part, scale, bias, limits, row + r, column + c)
+                row_sums = [total + jnp.sum(term, axis=1) for total, term in zip(row_sums, terms, strict=True)]
+                if probabilities_gmem:
+                    slot = probabilities_smem.at[warpgroup, copies % 2]
+                    plgpu.wait_smem_to_gmem(min(copies, 1), wait_read_only=True)  # until its last copy has been read
+                    slot[...] = (terms[2] * (FLOAT16_SCALE if dtype == jnp.float16 else 1.0)).astype(dtype)
+                    plgpu.commit_smem()
+                    at = (pl.ds(row + r, ROWS), pl.ds(column + c, config.columns))
+                    plgpu.copy_smem_to_gmem(slot, probabilities_gmem[0].at[at])
+                    copies += 1
+            for index, total in enumerate(row_sums):
+                own_sums[index, r : r + ROWS] += total
 
     scratch = {
         "x_smem": plgpu.SMEM(
@@ -325,5 +329,4 @@ def _interpreter():
     return InterpretGPUParams()
 
 
-BLOCK = Block(negatives_block, largest=8448, multiple=128)
-"""66 by 66 tiles are 33 on each of the 132 SMs of an H100 or H200."""
+BLOCK = Block(negatives_block, largest=LARGEST_BLOCK, multiple=128, processors=_cores)

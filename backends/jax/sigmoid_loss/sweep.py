@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diptych.backends.plan import FLOAT16_SCALE, block_size
+from diptych.backends.plan import FLOAT16_SCALE, block_size, whole_waves
 
 
 class Sums(NamedTuple):
@@ -51,18 +51,27 @@ class Block:
     largest: the most rows and columns of a block, a multiple of `multiple`.
     multiple: what rows and columns are padded to.
     dtype: what the embeddings are converted to, block by block; None for their own.
+    processors: the multiprocessors of the device whose waves the gradients' products are to fill, asked while the
+        program is traced; None where the fewest blocks are the best.
     """
 
     compute: Callable
     largest: int
     multiple: int
     dtype: str | None = None
+    processors: Callable[[], int] | None = None
+
+    def size(self, length: int, width: int) -> int:
+        """Rows or columns of a block, of so many in all."""
+        if self.processors is None:
+            return block_size(length, self.largest, self.multiple)
+        return whole_waves(length, width, self.processors(), largest=self.largest, multiple=self.multiple)
 
 
 def negatives(x, y, scale_and_bias, offset, *, block: Block, with_gradients: bool = True) -> Negatives:
     """The sweep; offset is an int32 scalar, traced or not, and one outside of [-m, n] excludes nothing."""
-    (rows, _), (columns, _) = x.shape, y.shape
-    r, c = (block_size(length, block.largest, block.multiple) for length in (rows, columns))
+    (rows, width), (columns, _) = x.shape, y.shape
+    r, c = (block.size(length, width) for length in (rows, columns))
     x, y = (_padded(array, size) for array, size in ((x, r), (y, c)))
     offset = jnp.asarray(offset, jnp.int32)
 

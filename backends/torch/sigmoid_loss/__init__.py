@@ -1,11 +1,14 @@
 """The sigmoid loss on torch: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
 
-sweep          the B² part, block by block: with torch's operations, or with Triton
-triton_block   a block on NVIDIA GPUs
-loss           value, gradients, the operator
-distributed    the ring and the gather over processes
+sweep              the B² part, block by block: with torch's operations, or with Triton
+triton_block       a block on NVIDIA GPUs
+triton_pairs       the positives on NVIDIA GPUs, and the end of the gradients
+triton_functions   what both share
+loss               value, gradients, the operator
+distributed        the ring and the gather over processes
 """
 
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -41,6 +44,12 @@ def obstacle(implementation: str, *, device: torch.device, dtype: str) -> str | 
         return f"it needs compute capability 8.0, and this is {torch.cuda.get_device_name(device)}"
     if dtype not in ("bfloat16", "float16"):
         return f"it takes bfloat16 or float16 embeddings, and these are {dtype}"
+    return _missing_for_triton()
+
+
+@cache
+def _missing_for_triton() -> str | None:
+    """What is missing of the packages, whose metadata take longer to read than a small batch to compute."""
     if find_spec("triton") is None:
         return "Triton is not installed; type: pip install triton"
     if TorchVersion(version("triton")) < "3.6":

@@ -4,17 +4,26 @@ Every rank keeps its images and computes its rows of the matrix of pairs, once, 
 backward pass sends nothing.
 
     ring    the texts and their gradient travel from rank to rank; after as many hops as ranks both are home.
-            Memory of one shard; the texts of the next hop arrive while a block is computed.
+            Memory of one shard; both travel while a block is computed.
     gather  one all-gather of the texts, one reduce-scatter of their gradient. Fewer messages, memory of all texts.
 """
 
+import logging
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 
-from diptych.backends.torch.sigmoid_loss.loss import SWEEPS, FirstDerivatives, SigmoidLossGradients, as_scalar, join
+from diptych.backends.torch.sigmoid_loss.loss import (
+    IMPLEMENTATIONS,
+    FirstDerivatives,
+    SigmoidLossGradients,
+    as_scalar,
+    multiplied,
+)
 from diptych.backends.torch.sigmoid_loss.sweep import Negatives
+
+logger = logging.getLogger("diptych")
 
 Exchange = Literal["ring", "gather"]
 
@@ -58,7 +67,7 @@ class _DistributedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, cotangent):
         inputs, gradients = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        scaled = [(cotangent * g).to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+        scaled = multiplied(gradients, cotangent, inputs)
         if torch.is_grad_enabled():
             scaled = FirstDerivatives.apply(*scaled, cotangent, *inputs)
         return *scaled, None
@@ -68,48 +77,65 @@ class _DistributedLoss(torch.autograd.Function):
 def _on_this_rank(x, y, t, b, implementation, group, exchange, gradients, *, with_gradients):
     x, y = x.detach().contiguous(), y.detach().contiguous()
     _check_sizes(x, y, group)
-    ranks = dist.get_world_size(group)
-    sweep = {"ring": _ring, "gather": _gather}[exchange]
-    swept = sweep(x, y, torch.stack([t, b]), SWEEPS[implementation], group, with_gradients)
-    loss, *parts = join(swept, x, y, t, b, offset=0, denominator=ranks * len(x))
+    ranks, way, scale_and_bias = dist.get_world_size(group), IMPLEMENTATIONS[implementation], torch.stack([t, b])
+    exchanged = {"ring": _ring, "gather": _gather}[exchange]
+    with torch.autocast(x.device.type, enabled=False):
+        swept = exchanged(x, y, scale_and_bias, way.sweep, group, with_gradients)
+        loss, *parts = way.finish(swept, x, y, scale_and_bias, offset=0, denominator=ranks * len(x))
     dist.all_reduce(loss, group=group)
     if gradients == "mean":
         parts = [None if part is None else part.mul_(ranks) for part in parts]
     return SigmoidLossGradients(loss, *parts)
 
 
+_agreed: dict[dist.ProcessGroup | None, tuple[int, ...]] = {}
+
+
 def _check_sizes(x, y, group) -> None:
-    own = torch.tensor([*x.shape, *y.shape], device=x.device)
-    shapes = torch.stack(_all_gather(own, group)).tolist()
-    if len({tuple(shape) for shape in shapes}) > 1 or x.shape != y.shape:
-        listed = "; ".join(f"rank {rank}: {shape[:2]} images, {shape[2:]} texts" for rank, shape in enumerate(shapes))
+    """Raises ValueError on every rank where they differ.
+
+    Reading the sizes of other ranks waits for the device, so that on an accelerator they are agreed on once: a rank
+    whose own have not changed since does not ask again. On a CPU they are compared at every call.
+    """
+    sizes = (*x.shape, *y.shape)
+    if x.device.type != "cpu" and _agreed.get(group) == sizes:
+        return
+    if group in _agreed and _agreed[group] != sizes:
+        logger.warning("Pairs of this rank are now %s, were %s: waits for all ranks.", sizes, _agreed[group])
+    listed = _all_gather(torch.tensor([sizes], device=x.device), group).tolist()
+    if len({tuple(shape) for shape in listed}) > 1 or x.shape != y.shape:
+        each = "; ".join(f"rank {rank}: {shape[:2]} images, {shape[2:]} texts" for rank, shape in enumerate(listed))
         raise ValueError(
-            f"Every rank must bring the same number of pairs, of one width; got {listed}. "
+            f"Every rank must bring the same number of pairs, of one width; got {each}. "
             "Drop the last, smaller batch, or pad it on every rank alike."
         )
+    _agreed[group] = sizes
 
 
-def _all_gather(x, group) -> list[torch.Tensor]:
-    gathered = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(gathered, x, group=group)
+def _all_gather(x, group) -> torch.Tensor:
+    """The rows of all ranks, one after the other."""
+    gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(gathered, x.contiguous(), group=group)
     return gathered
 
 
 def _ring(x, y, scale_and_bias, sweep, group, with_gradients) -> Negatives:
+    """Texts and their gradients travel while the next block is computed: a hop waits for the texts that the one before
+    sent for, and for the gradients only once its own are there to be added.
+    """
     ranks, no_pair = dist.get_world_size(group), len(y)
-    texts, image, dtext = y, None, None
-    sums = torch.zeros(3, dtype=torch.float64, device=x.device)
+    texts, image, travelling, sums = y, None, None, []
     for hop in range(ranks):
-        under_way = _send_onwards(texts, group) if hop < ranks - 1 else None
+        following = _send_onwards(texts, group) if hop < ranks - 1 else None
         swept = sweep(x, texts, scale_and_bias, 0 if hop == 0 else no_pair, with_gradients=with_gradients)
-        sums += swept.sums
+        sums.append(swept.sums)
         if with_gradients:
             image = swept.image if image is None else image.add_(swept.image)
-            dtext = swept.text if dtext is None else dtext.add_(swept.text)
-            dtext = _arrived(_send_onwards(dtext.contiguous(), group))
-        if under_way is not None:
-            texts = _arrived(under_way)
-    return Negatives(sums, image, dtext)
+            dtext = swept.text if travelling is None else swept.text.add_(_arrived(travelling))
+            travelling = _send_onwards(dtext, group)
+        if following is not None:
+            texts = _arrived(following)
+    return Negatives(torch.cat(sums), image, None if travelling is None else _arrived(travelling))
 
 
 def _send_onwards(x, group):
@@ -137,11 +163,11 @@ def _global_rank(rank, group):
 
 
 def _gather(x, y, scale_and_bias, sweep, group, with_gradients) -> Negatives:
-    texts = torch.cat(_all_gather(y, group))
+    texts = _all_gather(y, group)
     offset = dist.get_rank(group) * len(x)
     swept = sweep(x, texts, scale_and_bias, offset, with_gradients=with_gradients)
     if not with_gradients:
         return swept
-    own = torch.empty(y.shape, device=y.device)
-    dist.reduce_scatter(own, [part.contiguous() for part in swept.text.split(len(y))], group=group)
+    own = swept.text.new_empty(len(y), swept.text.shape[1])
+    dist.reduce_scatter_tensor(own, swept.text, group=group)
     return Negatives(swept.sums, swept.image, own)

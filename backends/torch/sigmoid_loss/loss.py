@@ -4,14 +4,14 @@ The operator computes value and gradients together, in one sweep; its backward p
 one opaque call to `torch.compile`, since inside are library products and a loop over blocks.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from diptych.backends.torch.sigmoid_loss.sweep import Negatives, Sweep, blocked, triton
-
-SWEEPS: dict[str, Sweep] = {"triton": triton, "blocked": blocked}
 
 
 class SigmoidLossGradients(NamedTuple):
@@ -68,8 +68,8 @@ def _loss_and_gradients(
     offset: int,
     denominator: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    swept = SWEEPS[implementation](x, y, torch.stack([t, b]), offset)
-    return join(swept, x, y, t, b, offset=offset, denominator=denominator)
+    loss, dx, dy, *scalars = computed(x, y, t, b, implementation, offset, denominator, with_gradients=True)
+    return loss, dx, dy, *scalars
 
 
 @_loss_and_gradients.register_fake
@@ -90,8 +90,7 @@ def _loss_alone(
     offset: int,
     denominator: int,
 ) -> torch.Tensor:
-    swept = SWEEPS[implementation](x, y, torch.stack([t, b]), offset, with_gradients=False)
-    return join(swept, x, y, t, b, offset=offset, denominator=denominator)[0]
+    return computed(x, y, t, b, implementation, offset, denominator, with_gradients=False)[0]
 
 
 @_loss_alone.register_fake
@@ -116,13 +115,18 @@ def _keep_gradients(ctx, inputs, output):
 
 def _backward(ctx, cotangent, *_):
     inputs, gradients = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-    scaled = [(cotangent * g).to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+    scaled = multiplied(gradients, cotangent, inputs)
     if torch.is_grad_enabled():  # create_graph=True: somebody may differentiate what is returned
         scaled = FirstDerivatives.apply(*scaled, cotangent, *inputs)
     return *scaled, None, None, None
 
 
 _loss_and_gradients.register_autograd(_backward, setup_context=_keep_gradients)
+
+
+def multiplied(gradients, cotangent, inputs) -> list[torch.Tensor]:
+    """The float32 gradients times a number, each rounded to its input's dtype in the same pass over memory."""
+    return [torch.mul(g, cotangent, out=torch.empty_like(x)) for g, x in zip(gradients, inputs, strict=True)]
 
 
 class FirstDerivatives(torch.autograd.Function):
@@ -142,14 +146,49 @@ class FirstDerivatives(torch.autograd.Function):
         )
 
 
-def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int):
-    """Negatives and positives together: with s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
+@dataclass(frozen=True)
+class Implementation:
+    """How the loss is computed.
 
-    L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n and, for instance, dL/dx_i = (t/n) (image_i + g_i
-    y_(i+offset)). Takes the sweep's image and text as its own and returns them as gradients; None where there are none.
+    Attributes:
+        sweep: the negatives.
+        finish: `(swept, x, y, scale_and_bias, offset=, denominator=)` -> loss and gradients. With
+            s_i = x_i·y_(i+offset) and g_i = -σ(-(t s_i + b)),
+
+                L = (Σ softplus(z) + Σ_i softplus(-(t s_i + b))) / n,  dL/dx_i = (t/n) (image_i + g_i y_(i+offset))
+
+            and so on. It takes the sweep's image and text as its own; where they are None, so are those gradients.
     """
+
+    sweep: Sweep
+    finish: Callable[..., tuple]
+
+
+def computed(
+    x,
+    y,
+    t,
+    b,
+    implementation: str,
+    offset: int,
+    denominator: int,
+    *,
+    with_gradients: bool,
+    largest: int | None = None,
+) -> tuple:
+    """Loss and gradients of one device's pairs, in float32 whatever `torch.autocast` asks of other products; largest is
+    that of the sweep's blocks.
+    """
+    way, scale_and_bias = IMPLEMENTATIONS[implementation], torch.stack([t, b])
+    with torch.autocast(x.device.type, enabled=False):
+        swept = way.sweep(x, y, scale_and_bias, offset, with_gradients=with_gradients, largest=largest)
+        return way.finish(swept, x, y, scale_and_bias, offset=offset, denominator=denominator)
+
+
+def _finish_blocked(swept: Negatives, x, y, scale_and_bias, *, offset: int, denominator: int) -> tuple:
+    t, b = scale_and_bias.unbind()
     first, last = max(0, -offset), max(0, -offset, min(len(x), len(y) - offset))
-    softplus, cosine, probability = swept.sums.clone()
+    softplus, cosine, probability = swept.sums.sum(0, dtype=torch.float64)
     for start in range(first, last, PAIRS_AT_ONCE):
         rows = slice(start, min(start + PAIRS_AT_ONCE, last))
         columns = slice(rows.start + offset, rows.stop + offset)
@@ -172,3 +211,16 @@ def join(swept: Negatives, x, y, t, b, *, offset: int, denominator: int):
 
 PAIRS_AT_ONCE = 16_384
 """Pairs whose embeddings are held in float32 at a time."""
+
+
+def _finish_by_triton(swept: Negatives, x, y, scale_and_bias, *, offset: int, denominator: int) -> tuple:
+    from diptych.backends.torch.sigmoid_loss.triton_pairs import finished
+
+    plan = {"offset": offset, "denominator": denominator}
+    return finished(swept.sums, swept.image, swept.text, x.contiguous(), y.contiguous(), scale_and_bias, **plan)
+
+
+IMPLEMENTATIONS = {
+    "triton": Implementation(triton, _finish_by_triton),
+    "blocked": Implementation(blocked, _finish_blocked),
+}

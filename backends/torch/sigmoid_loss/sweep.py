@@ -7,29 +7,34 @@ With s_ij = x_i·y_j and z = t s + b, over all pairs (i, j) but those with j = i
     x_i
 
 A block is at most S by S pairs, whatever the batch, so the memory beside the gradients stays the same. `blocked` is
-made of torch's own operations, `triton` of one kernel for a block's probabilities and two library products.
+made of torch's own operations, `triton` of one kernel for a block's probabilities and two library products. The first
+block writes its products to new memory, those after it add to them.
 
-Legend: m rows (images), n columns (texts), d width. docs/sigmoid_loss.md derives all of it.
+Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/sigmoid_loss.md derives all
+of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from diptych.backends.plan import FLOAT16_SCALE, block_size
+from diptych.backends.plan import FLOAT16_SCALE, block_size, whole_waves
 
 LARGEST_BLOCK = {"cpu": 1024, "other": 4096}
 """Rows and columns of a block of `blocked`: on a CPU it stays in the cache."""
 
 
 class Negatives(NamedTuple):
-    """Σ softplus(z), Σ σ(z) s and Σ σ(z) as float64 `[3]`; Σ_j σ(z_ij) y_j `[m, d]`, Σ_i σ(z_ij) x_i `[n, d]` in
-    float32.
+    """What a sweep leaves.
 
-    The last two are None without gradients.
+    Attributes:
+        sums: `[p, 3]`, Σ softplus(z), Σ σ(z) s and Σ σ(z) in p parts, to be added up in float64.
+        image, text: Σ_j σ(z_ij) y_j `[m, w]` and Σ_i σ(z_ij) x_i `[n, w]` in float32, w the width or, for `triton`, the
+            next multiple of 8; None without gradients.
     """
 
     sums: torch.Tensor
@@ -61,47 +66,46 @@ def blocked(x, y, scale_and_bias, offset: int, *, with_gradients: bool = True, l
             if image is not None and text is not None:
                 probability = z.sigmoid_()
                 sums[2] += probability.sum()
-                image[rows].addmm_(probability, y_block)
-                text[columns].addmm_(probability.T, x_block)
+                image[rows].addmm_(probability, y_block, beta=float(columns.start > 0))
+                text[columns].addmm_(probability.T, x_block, beta=float(rows.start > 0))
         if image is not None:
             sums[1] += torch.vdot(x_block.flatten(), image[rows].flatten())
-    return Negatives(sums, image, text)
+    return Negatives(sums[None], image, text)
 
 
 def triton(x, y, scale_and_bias, offset: int, *, with_gradients: bool = True, largest: int | None = None) -> Negatives:
     """bfloat16 or float16 embeddings on an NVIDIA GPU; probabilities in their dtype, all sums in float32."""
-    from diptych.backends.torch.sigmoid_loss.triton_block import negatives_block
+    from diptych.backends.torch.sigmoid_loss import triton_block
 
-    width = x.shape[1]
-    x, y = _aligned(x), _aligned(y)
-    largest = largest or _whole_waves(x.device.index or 0)
-    sums = torch.zeros(3, dtype=torch.float64, device=x.device)
+    x, y = aligned(x), aligned(y)
+    r, c = (_gpu_block(a, largest) for a in (x, y))
     image, text = _accumulators(x, y) if with_gradients else (None, None)
-    sizes = [block_size(length, largest, multiple=128) for length in (len(x), len(y))]
-    scratch = x.new_empty(sizes) if with_gradients else None
-    for rows in _blocks(len(x), largest):
-        for columns in _blocks(len(y), largest):
-            x_block, y_block = x[rows], y[columns]
-            probability = None if scratch is None else scratch[: len(x_block), : len(y_block)]
-            partial = negatives_block(
-                x_block, y_block, scale_and_bias, offset + rows.start - columns.start, probability
-            )
-            sums += partial.sum(0, dtype=torch.float64)
-            if image is not None and text is not None and probability is not None:
-                accumulate(image[rows], probability, y_block)
-                accumulate(text[columns], probability.T, x_block)
-    if image is None or text is None:
-        return Negatives(sums, None, None)
-    return Negatives(sums, image[:, :width], text[:, :width])
+    scratch = x.new_empty(r, c) if with_gradients else None
+    all_rows, all_columns = _cut(len(x), r), _cut(len(y), c)
+    programs = triton_block.programs(r, c, x.device, triton_block.config_on(x.device))
+    sums = torch.empty(len(all_rows) * len(all_columns), programs, 3, device=x.device)
+    for (rows, columns), own_sums in zip(product(all_rows, all_columns), sums, strict=True):
+        x_block, y_block = x[rows], y[columns]
+        probability = None if scratch is None else scratch[: len(x_block), : len(y_block)]
+        diagonal = offset + rows.start - columns.start
+        triton_block.negatives_block(x_block, y_block, scale_and_bias, diagonal, probability, own_sums)
+        if image is not None and text is not None and probability is not None:
+            accumulate(image[rows], probability, y_block, first=columns.start == 0)
+            accumulate(text[columns], probability.T, x_block, first=rows.start == 0)
+    return Negatives(sums.flatten(0, 1), image, text)
 
 
 def _accumulators(x, y) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(x.shape, device=x.device), torch.zeros(y.shape, device=x.device)
+    """Memory for image and text, whatever is in it: the first block that comes to a row writes it."""
+    return x.new_empty(x.shape, dtype=torch.float32), y.new_empty(y.shape, dtype=torch.float32)
 
 
-def _blocks(length: int, largest: int) -> Iterator[slice]:
-    size = block_size(length, largest, multiple=min(largest, 128))
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+def _blocks(length: int, largest: int) -> list[slice]:
+    return _cut(length, block_size(length, largest, multiple=min(largest, 128)))
+
+
+def _cut(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _diagonal(matrix: torch.Tensor, offset: int) -> torch.Tensor:
@@ -110,15 +114,18 @@ def _diagonal(matrix: torch.Tensor, offset: int) -> torch.Tensor:
     return matrix.diagonal(offset) if -rows < offset < columns else matrix[:0, 0]
 
 
-def accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """total += a b, total in float32, a and b in 16 bits; float16 probabilities are brought back to their scale."""
-    alpha = 1.0 / FLOAT16_SCALE if a.dtype == torch.float16 else 1.0
+def accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, first: bool) -> None:
+    """total += a b, or total = a b where it is the first; total in float32, a and b in 16 bits. float16 probabilities
+    are brought back to their scale.
+    """
+    alpha, beta = (1.0 / FLOAT16_SCALE if a.dtype == torch.float16 else 1.0), float(not first)
     if a.device.type == "cpu":  # where Triton's interpreter runs
-        total.addmm_(a.float(), b.float(), alpha=alpha)
+        total.addmm_(a.float(), b.float(), alpha=alpha, beta=beta)
     elif _adds_in_place(a.device, a.dtype):
-        torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, beta=1.0, alpha=alpha, out=total)
+        torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, beta=beta, alpha=alpha, out=total)
     else:
-        total.add_(torch.ops.aten.mm.dtype(a, b, torch.float32), alpha=alpha)
+        added = torch.ops.aten.mm.dtype(a, b, torch.float32)
+        torch.mul(added, alpha, out=total) if first else total.add_(added, alpha=alpha)
 
 
 @cache
@@ -136,15 +143,19 @@ def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
     return torch.equal(total, 1.0 + a.float())
 
 
-def _aligned(x: torch.Tensor) -> torch.Tensor:
-    """x as the copy engine wants it: rows of a multiple of 16 bytes, one after the other."""
-    return F.pad(x, (0, -x.shape[1] % 8)).contiguous()
-
-
-@cache
-def _whole_waves(device: int) -> int:
-    """The largest block: 64 rows a multiprocessor, so that the tiles of every product come in whole waves.
-
-    8448 on 132 multiprocessors, of which a block's probabilities take 143 MB.
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """x as the copy engine reads it: it starts at a multiple of 16 bytes, and rows of a multiple of 16 bytes lie one
+    after the other. A copy only where it is not so.
     """
-    return 64 * torch.cuda.get_device_properties(device).multi_processor_count // 128 * 128
+    if x.shape[1] % 8:
+        return F.pad(x, (0, -x.shape[1] % 8))
+    return x if x.is_contiguous() and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
+
+
+def _gpu_block(x: torch.Tensor, largest: int | None) -> int:
+    """Rows of a block of x: those that fill the GPU, or at most as many as are asked for."""
+    from diptych.backends.torch.sigmoid_loss.triton_block import multiprocessors
+
+    if largest is not None:
+        return block_size(len(x), largest, multiple=min(largest, 128))
+    return whole_waves(len(x), x.shape[1], multiprocessors(x.device))

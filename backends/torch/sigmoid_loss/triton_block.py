@@ -12,8 +12,8 @@ derivations.
 Legend: m rows of x, n rows of y, d width; a tile is BM x BN pairs, made in steps of BK along d.
 """
 
-import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,12 +21,16 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from diptych.backends.plan import FLOAT16_SCALE, LOG1P
-
-LOG2_E = tl.constexpr(math.log2(math.e))
-LN_2 = tl.constexpr(math.log(2.0))
-LOG1P_SERIES = tl.constexpr(LOG1P)
-LAST_POWER = tl.constexpr(len(LOG1P) - 1)
+from diptych.backends.plan import FLOAT16_SCALE
+from diptych.backends.torch.sigmoid_loss.triton_functions import (
+    LARGEST_PRODUCT,
+    LN_2,
+    LOG2_E,
+    log2_of_one_more,
+    product_less_one,
+    product_of_rows,
+    sigmoid_parts,
+)
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether TRITON_INTERPRET=1: kernels are then NumPy on a CPU, one program after the other."""
@@ -51,6 +55,13 @@ class Config:
     programs_per_sm: int = 1
     copy_engine: bool = True
     """Whether the copy engine (TMA) moves whole tiles, or each thread its own part: before compute capability 9.0."""
+
+    def __post_init__(self):
+        if self.block_n // self.slices > LARGEST_PRODUCT:
+            raise ValueError(
+                f"A slice of a tile is at most {LARGEST_PRODUCT} columns wide, whose product of 1 + exp(-|z|) float32 "
+                f"holds; got {self.block_n} columns in {self.slices} slices. Cut the tile into more."
+            )
 
 
 # Two programs share a multiprocessor: while one computes probabilities, the other multiplies.
@@ -86,16 +97,7 @@ def config_for(capability: tuple[int, int]) -> Config:
     return CONFIGS[max(fitting)]
 
 
-@triton.jit
-def _sigmoid_and_softplus(z):
-    """z, times log2(e) -> σ(z) and log(1 + exp(z)), each to a few roundings also where it is tiny."""
-    e = tl.exp2(-tl.abs(z))
-    r = 1.0 / (1.0 + e)
-    sigmoid = tl.where(z >= 0, r, e * r)
-    series = tl.full(e.shape, LOG1P_SERIES[LAST_POWER], tl.float32)
-    for i in tl.static_range(LAST_POWER):
-        series = series * e + LOG1P_SERIES[LAST_POWER - 1 - i]
-    return sigmoid, tl.maximum(z, 0.0) * LN_2 + series * e
+NARROW = tl.constexpr(LARGEST_PRODUCT // 2)
 
 
 @triton.jit
@@ -154,7 +156,9 @@ def _add_tile(
     PROBABILITY_SCALE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write a tile's probabilities -> the three sums `[BM]`, of every row of a tile, with this tile's pairs added."""
+    """Write a tile's probabilities -> the three sums `[BM]`, of every row of a tile, with this tile's pairs added; that
+    of softplus in units of log(2).
+    """
     row, column = _tile_origin(tile, m, n, BM, BN, GROUP_M)
     s = tl.zeros((BM, BN), tl.float32)
     for k in range(0, D, BK):
@@ -176,8 +180,15 @@ def _add_tile(
             rows = row + tl.arange(0, BM)[:, None]
             columns = first + tl.arange(0, WIDTH)[None, :]
             z = tl.where((rows < m) & (columns < n) & (rows + offset != columns), z, float("-inf"))
-        sigmoid, softplus = _sigmoid_and_softplus(z)
-        softplus_sum += tl.sum(softplus, 1)
+        sigmoid, e = sigmoid_parts(z, INTERPRETED)
+        softplus_sum += tl.sum(tl.maximum(z, 0.0), 1)
+        product = product_of_rows(e, WIDTH, INTERPRETED)
+        if WIDTH <= NARROW and i % 2 == 0 and i + 1 < SLICES:  # one logarithm for two slices
+            waiting = product
+        else:
+            if WIDTH <= NARROW and i % 2 == 1:
+                product = product_less_one(waiting, product)
+            softplus_sum += log2_of_one_more(product, INTERPRETED)
         cosine_sum += tl.sum(sigmoid * slices[i], 1)
         probability_sum += tl.sum(sigmoid, 1)
         if probabilities is not None:
@@ -244,7 +255,7 @@ def negatives_kernel(
                 D, BM, BN, BK, SLICES, GROUP_M, PROBABILITY_SCALE, INTERPRETED,
             )  # fmt: skip
 
-    tl.store(sums + 3 * program, tl.sum(softplus))
+    tl.store(sums + 3 * program, tl.sum(softplus) * LN_2)
     tl.store(sums + 3 * program + 1, tl.sum(cosine))
     tl.store(sums + 3 * program + 2, tl.sum(probability))
 
@@ -275,6 +286,7 @@ def negatives_block(
     scale_and_bias: torch.Tensor,
     offset: int,
     probabilities: torch.Tensor | None,
+    sums: torch.Tensor | None = None,
     config: Config | None = None,
 ) -> torch.Tensor:
     """Write σ(t x_i·y_j + b) of a block of pairs and sum it up, all but the pairs (i, i + offset), whose probability is
@@ -289,20 +301,20 @@ def negatives_block(
         probabilities: `[m, n]`, written over: x's dtype and memory as above, so it may be a part of a larger buffer.
             float16 holds FLOAT16_SCALE times the probabilities. None to compute the sums alone, at a third of the cost
             of all that the gradients take.
+        sums: what to write the sums to, contiguous; as many programs run as it has rows. By default `programs` of them.
         config: the tiles; by default those for the device.
 
     Returns:
         float32 `[programs, 3]`: Σ log(1 + exp(z)), Σ σ(z) s and Σ σ(z) of each program's pairs, σ before it is rounded,
-        for the caller to add up in float64. Their number depends on the device and the config.
+        for the caller to add up in float64.
     """
     (m, d), n = x.shape, len(y)
     _check(x, y, probabilities)
-    config = config or config_for(torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0))
-    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
-    programs = min(tiles, config.programs_per_sm * _multiprocessors(x.device))
-    sums = torch.empty(programs, 3, dtype=torch.float32, device=x.device)
+    config = config or config_on(x.device)
+    if sums is None:
+        sums = torch.empty(programs(m, n, x.device, config), 3, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        negatives_kernel[(programs,)](
+        negatives_kernel[(len(sums),)](
             _argument(x, config.block_m, config.block_k, config),
             _argument(y, config.block_n, config.block_k, config),
             None
@@ -320,6 +332,17 @@ def negatives_block(
             **options(config),
         )
     return sums
+
+
+def config_on(device: torch.device) -> Config:
+    """The config for a device; in the interpreter that of compute capability 9.0."""
+    return config_for(torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0))
+
+
+def programs(m: int, n: int, device: torch.device, config: Config) -> int:
+    """How many programs share the tiles of m by n pairs: one each, or as many as the device runs at once."""
+    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    return min(tiles, config.programs_per_sm * multiprocessors(device))
 
 
 def _argument(a: torch.Tensor, rows: int, columns: int, config: Config):
@@ -340,6 +363,7 @@ def _check(x, y, probabilities) -> None:
         )
 
 
-def _multiprocessors(device: torch.device) -> int:
+@cache
+def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 2 stand for the interpreter's, enough for programs to share the tiles."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -16,9 +16,11 @@ from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
 from diptych.core.data.examples.random_crop import RandomCrop
-from diptych.core.data.image import ResizeMethod, resize
+from diptych.core.data.image import ResizeMethod
+from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
-from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, Record, Region, Source
+from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, LeftOut, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw, draw_image
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
@@ -26,7 +28,7 @@ from diptych.core.data.tokenizers.base import Tokenizer
 # fmt: off
 IMAGE = ArrayField(
     np.uint8, (("batch", "height", "width", 3),), (0, 255),
-    "the picture squashed to the model's square, RGB; models map it to [-1, 1]",
+    "the model's square of the picture, RGB; models normalise it, SigLIP's to [-1, 1]",
 )
 REFERENCE_IMAGE = ArrayField(
     np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
@@ -104,6 +106,9 @@ class Preprocess:
         augmentation: random changes, None for none.
         language_weights: see `sampling.draw`.
         resize_method: see `image.resize`.
+        shortest_edge_ratio: None squashes the picture to the square, as SigLIP does. A number keeps its aspect, as CLIP
+            does: the shorter side becomes so many times the square's, at least once, and the middle is cut out.
+        normalization: what the model makes of the pixels, which leave here as bytes.
         captions: captions drawn for each image; more than one give tokens [captions, context_length]. 0 for pictures
             without texts, which need no tokenizer and give no field "text".
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
@@ -128,6 +133,8 @@ class Preprocess:
     augmentation: Augmentation | RandomCrop | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
+    shortest_edge_ratio: float | None = None
+    normalization: Normalization = field(default_factory=Normalization)
     captions: int = 1
     opening_examples: int = 0
     opening_language: str = "en"
@@ -156,6 +163,11 @@ class Preprocess:
                 "targets and augmentation exclude each other: a region's box would no longer be where its object is. "
                 "Set augmentation=None; `views` augment beside the clean image."
             )
+        if self.targets and self.shortest_edge_ratio:
+            raise ValueError(
+                "targets and shortest_edge_ratio exclude each other: a region's box would no longer be where its "
+                "object is, or be cut away. Begin from a checkpoint whose pictures are squashed, as SigLIP's are."
+            )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(
                 "resize_method bilinear_antialias_float does not fit naflex: batches hold patches as uint8. Use "
@@ -164,26 +176,33 @@ class Preprocess:
         if self.selection_chunks is not None and self.selection_chunks < 1:
             raise ValueError(f"selection_chunks must be 1 or more, or None, got {self.selection_chunks}")
 
-    def __call__(self, record: Record, source: Source, place: Place) -> tuple[dict[str, np.ndarray], str]:
+    def __call__(
+        self, record: Record, source: Source, place: Place, left_out: list[LeftOut] | None = None
+    ) -> tuple[dict[str, np.ndarray], str]:
         """The fields of one example as `declared` has them, without the batch axis, and the (first) caption's language.
 
-        All of a batch is in the opening or none, by the place of its first example.
+        All of a batch is in the opening or none, by the place of its first example. Captions, regions and images that
+        cannot be used are as if the record did not have them, and those that were met are added to `left_out`.
         """
         rng = place.rng()
         opening = place.batch * place.batch_size < self.opening_examples
         weights = {self.opening_language: 1.0} if opening else self.language_weights
         if not self.captions:
-            pixels = pixels_of(source, draw_image(record, rng))
+            first = record.images.index(draw_image(record, rng))
+            pixels = usable_pixels(source, record, first, left_out=left_out)
             return self._picture(pixels, rng, place) | self._made(record, pixels, place), UNKNOWN_LANGUAGE
         reference, caption = draw(record, rng, weights)
-        regions = record.regions if self.targets else ()
-        if regions:
-            reference = record.images[0]
+        regions = record.region_parts.usable if self.targets else ()
         tokens = self.tokens(caption.text)
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
-        pixels = pixels_of(source, reference)
+        if regions:
+            pixels = pixels_of(source, record.images[0])
+        else:
+            pixels = usable_pixels(source, record, record.images.index(reference), left_out=left_out)
+        if left_out is not None:
+            left_out += (*record.caption_parts.left_out, *(record.region_parts.left_out if self.targets else ()))
         again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
         if self.targets:
@@ -241,9 +260,22 @@ class Preprocess:
         """A decoded picture as models take it, uint8 [size, size, 3], by default of `image_size`; augmented only if
         `rng` is given.
         """
+        square = self.fixed_size(size)
         if self.augmentation is None or rng is None:
-            return resize(pixels, size or self.image_size, method=self.resize_method)
-        return self.augmentation(pixels, rng, size or self.image_size)
+            return square.picture(pixels)
+        return self.augmentation(square.region(pixels), rng, square.width)
+
+    def fixed_size(self, size: int | None = None) -> FixedSize:
+        """How a picture that is not augmented becomes the square of a size, by default of `image_size`."""
+        side, ratio = size or self.image_size, self.shortest_edge_ratio
+        edge = None if ratio is None else max(side, round(ratio * side))
+        return FixedSize(
+            height=side,
+            width=side,
+            resize=self.resize_method,
+            shortest_edge=edge,
+            normalization=self.normalization,
+        )
 
     def tokens(self, text: str) -> np.ndarray:
         """Token ids of a caption, int32 [context_length]; do not write into it."""
@@ -277,6 +309,8 @@ class Preprocess:
             "selection_chunks": self.selection_chunks,
             "reference_size": self.reference_size,
             "makers": self.makers or None,
+            "shortest_edge_ratio": self.shortest_edge_ratio,
+            "normalization": None if self.normalization == Normalization() else self.normalization,
         }
         if used := {name: part for name, part in parts.items() if part is not None}:
             hashed += f" {used}"

@@ -5,13 +5,15 @@ time.
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 
 from diptych.core.data.batch import stack_examples
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import Skipped, TooManySkipped, examined, listed
-from diptych.core.data.records import Record, Source
+from diptych.core.data.ledger import RecordParts, Skipped, TooManySkipped, examined, left_out_of
+from diptych.core.data.reasons import listed
+from diptych.core.data.records import LeftOut, Record, Source
 from diptych.core.data.sampling import Order, Place
 
 MOST_FAILURES_IN_A_ROW = 64
@@ -25,6 +27,7 @@ class Rows:
     keys: tuple[str, ...]
     languages: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    left_out: tuple[RecordParts, ...]
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,16 @@ class Examples:
         planned = self.order.records(batch)
         examples, keys, languages = [], [], []
         skipped: list[Skipped] = []
+        left_out: list[RecordParts] = []
         for row in range(first, last):
-            key, fields, language = self._example(batch, row, planned, skipped)
+            key, fields, language, parts = self._example(batch, row, planned, skipped)
             examples.append(fields)
             keys.append(key)
             languages.append(language)
-        return Rows(stack_examples(examples), tuple(keys), tuple(languages), tuple(skipped))
+            left_out += [parts] if parts.parts else []
+        return Rows(stack_examples(examples), tuple(keys), tuple(languages), tuple(skipped), tuple(left_out))
 
-    def _example(
-        self, batch: int, row: int, planned: np.ndarray, skipped: list[Skipped]
-    ) -> tuple[str, dict[str, np.ndarray], str]:
+    def _example(self, batch: int, row: int, planned: np.ndarray, skipped: list[Skipped]) -> "_Example":
         """The example of one row, tried again with other records until one is good; the bad ones are added to
         `skipped`.
         """
@@ -63,8 +66,10 @@ class Examples:
                 continue
             place = Place(order.seed, index, attempt, order.stage, order.batch_size)
 
-            def made(record: Record, place: Place = place) -> tuple[str, dict[str, np.ndarray], str]:
-                return record.key, *self.preprocess(record, self.source, place)
+            def made(record: Record, place: Place = place, index: int = record_index) -> _Example:
+                parts: list[LeftOut] = []
+                fields, language = self.preprocess(record, self.source, place, parts)
+                return _Example(record.key, fields, language, left_out_of(self.source, index, record, parts))
 
             example = examined(self.source, record_index, made)
             if not isinstance(example, Skipped):
@@ -79,3 +84,10 @@ class Examples:
                     reasons,
                 )
         raise AssertionError("unreachable: count() does not end")
+
+
+class _Example(NamedTuple):
+    key: str
+    fields: dict[str, np.ndarray]
+    language: str
+    left_out: RecordParts

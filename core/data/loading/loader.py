@@ -30,10 +30,10 @@ class Loader:
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
         for none.
-    Bad examples are replaced, counted by reason in `skipped`, and their records entered in the source's ledger. When
-    more than the share `max_skipped` of the records met are bad, each counted once, `TooManySkipped` says which and
-    why. The first batch of each shape is held to what the preprocessing declares. To resume, ask for `batches(start)`
-    with the number of batches already used: `position`.
+    Bad examples are replaced, counted by reason in `skipped`, and their records entered in the source's ledger, as are
+    the bad parts of others. When more than the share `max_skipped` of the records met are bad, each counted once,
+    `TooManySkipped` says which and why. The first batch of each shape is held to what the preprocessing declares. To
+    resume, ask for `batches(start)` with the number of batches already used: `position`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Loader:
         self.position = 0
         self.skipped: Counter[str] = Counter()
         self._ledger = ledger_of(source)
-        self._bad: dict[str, Skipped] = {}
+        self._bad: dict[int | None, Skipped] = {}
         self._examples_met = 0
         self._fingerprint: str | None = None
         self._shapes_seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
@@ -148,6 +148,7 @@ class Loader:
             keys=tuple(key for part in parts for key in part.keys),
             languages=tuple(language for part in parts for language in part.languages),
             skipped=tuple(skipped for part in parts for skipped in part.skipped),
+            left_out=tuple(record for part in parts for record in part.left_out),
         )
         shapes = tuple((name, array.shape) for name, array in batch.fields.items())
         if shapes not in self._shapes_seen:
@@ -157,9 +158,9 @@ class Loader:
 
     def _count(self, batch: Batch) -> None:
         ledger = self._ledger
+        ledger.enter(batch.skipped, batch.left_out)
         for one in batch.skipped:
-            ledger.skip(one)
-            self._bad.setdefault(one.name, one)
+            self._bad.setdefault(one.place, one)
             self.skipped[one.reason] += 1
         self._examples_met += len(batch) + len(batch.skipped)
         check_skipped(ledger.skipped.values(), of=ledger.size, max_skipped=self.max_skipped, name=ledger.name)

@@ -51,14 +51,12 @@ def read_parts(folder: Path) -> Parts:
 
 
 def read_pixels(folder: Path) -> FixedSize | NaFlex:
-    """How pictures become pixels alone, from a checkpoint's folder, which may have no vocabulary; errors as for
-    `read_parts`.
-    """
+    """How pictures become pixels, from a checkpoint's folder, which needs no vocabulary; errors as `read_parts`."""
     if (folder / OWN_FILE).is_file():
         return own_pixels(read_fields(folder / OWN_FILE).object("image"))
     if (folder / OPEN_CLIP_FILE).is_file():
         return _open_clip_pixels(read_fields(folder / OPEN_CLIP_FILE))
-    return _transformers_pixels(folder)
+    return read_images(_image_fields(folder), _model_config(folder).get("model_type", str, ""))
 
 
 def own_settings(pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int, clean: bool) -> dict[str, Any]:
@@ -204,17 +202,13 @@ def own_pixels(fields: Fields) -> FixedSize | NaFlex:
 
 
 def _read_transformers(folder: Path) -> Parts:
-    pixels, tokenizer = _transformers_pixels(folder), open_vocabulary(folder)
-    return pixels, tokenizer, _context_length(folder, _model_fields(folder), tokenizer), False
+    pixels, tokenizer = read_pixels(folder), open_vocabulary(folder)
+    return pixels, tokenizer, _context_length(folder, _model_config(folder), tokenizer), False
 
 
-def _transformers_pixels(folder: Path) -> FixedSize | NaFlex:
-    return read_images(_image_fields(folder), _model_fields(folder).get("model_type", str, ""))
-
-
-def _model_fields(folder: Path) -> Fields:
-    path = folder / "config.json"
-    return read_fields(path) if path.is_file() else Fields(str(folder), {})
+def _model_config(folder: Path) -> Fields:
+    """config.json; nothing where there is none."""
+    return read_fields(folder / "config.json") if (folder / "config.json").is_file() else Fields(str(folder), {})
 
 
 def _context_length(folder: Path, config: Fields, tokenizer: Tokenizer) -> int:
@@ -249,10 +243,10 @@ def _read_open_clip(folder: Path) -> Parts:
     """open_clip pads CLIP's texts with 0."""
     fields = read_fields(folder / OPEN_CLIP_FILE)
     text = fields.object("model_cfg").object("text_cfg")
-    pixels, tokenizer = _open_clip_pixels(fields), open_vocabulary(folder)
+    tokenizer = open_vocabulary(folder)
     if isinstance(tokenizer, ClipTokenizer) and "hf_tokenizer_name" not in text:
         tokenizer.pad_id = 0
-    return pixels, tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
+    return _open_clip_pixels(fields), tokenizer, text.count("context_length", 77, most=MOST_TOKENS), False
 
 
 def _open_clip_pixels(fields: Fields) -> FixedSize:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diptych.core.data.image import decode
-from diptych.core.data.ledger import Ledger, ledger_of, name_of
+from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Record, Source
 
 _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in dozens of languages
@@ -57,6 +57,10 @@ class CachedSource:
     def record_name(self, index: int) -> str | None:
         """What the source calls the record."""
         return name_of(self.source, index)
+
+    def record_place(self, index: int) -> int:
+        """Where the record lies in the source that keeps the ledger."""
+        return place_of(self.source, index)
 
     @property
     def ledger(self) -> Ledger:

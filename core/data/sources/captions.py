@@ -71,14 +71,11 @@ def _captions(value: Any, language: str) -> list[Caption]:
 
 def _entry(entry: Any, language: str) -> list[Caption]:
     if not isinstance(entry, Mapping):
-        return [Caption(entry, language)]  # what is not a string is refused, with a reason, when the caption is used
+        return [Caption(entry, language)]  # `Record.caption_parts` leaves out what is no text, or has no weight
     # A table fills the fields that an entry lacks with None.
     text = next((entry[name] for name in _ENTRY_TEXT if entry.get(name) is not None), "")
     own_language = next((entry[name] for name in LANGUAGE_FIELDS if isinstance(entry.get(name), str)), language)
-    weight = 1.0 if entry.get("weight") is None else entry["weight"]
-    if not isinstance(weight, int | float) or not 0 <= weight < 1e9:
-        raise BadExample("caption_weight", f"a weight must be a number of 0 or more, got {weight!r}")
-    return [Caption(text, own_language, float(weight))]
+    return [Caption(text, own_language, 1.0 if entry.get("weight") is None else entry["weight"])]
 
 
 def _refuse_large(data: bytes) -> None:

@@ -28,6 +28,7 @@ from diptych.core.data.sources.files import (
     evenly,
     read_regular_file,
     sampled_file,
+    told_apart,
 )
 from diptych.core.data.sources.joins import Join, plain_id
 from diptych.core.data.sources.keys import UniqueKeys
@@ -49,6 +50,10 @@ class _Entry:
     captions: list[Caption] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     problem: BadExample | None = None
+
+    @property
+    def name(self) -> str:
+        return self.file_name or self.key
 
 
 class CocoRegionSource:
@@ -82,6 +87,7 @@ class CocoRegionSource:
         if not self.images.is_dir():
             raise FileNotFoundError(f"no folder {self.images}")
         self.ledger = Ledger(", ".join(path.name for path in self.annotations))
+        self._file_names = dict(zip(self.annotations, told_apart(self.annotations), strict=True))
         self._digest = hashlib.sha256(language.encode())
         self._entries: list[_Entry] = []
         self._read_files()
@@ -89,6 +95,7 @@ class CocoRegionSource:
             raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {ADVICE}")
         self.ledger.size = len(self)
         self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
+        self._names = UniqueKeys(lambda: ((entry.name, place) for place, entry in enumerate(self._entries)))
 
     @classmethod
     def from_spec(cls, spec: str) -> "CocoRegionSource":
@@ -110,8 +117,8 @@ class CocoRegionSource:
         return Record(key, (entry.file_name,), tuple(entry.captions), tuple(entry.regions))
 
     def record_name(self, index: int) -> str:
-        """The image's file name, or what stands in the place of one."""
-        return self._entries[index].file_name or self._entries[index].key
+        """The image's file name, or what stands in the place of one; with its place where an earlier one has it."""
+        return self._names.key(self._entries[index].name, index)
 
     def read(self, reference: str) -> bytes:
         """The bytes of an image, given its path in the folder."""
@@ -149,7 +156,7 @@ class CocoRegionSource:
         before, seen = dict(by_name), set[tuple[int | str | None, str]]()
         for number, image in enumerate(content.get("images", [])):
             given = plain_id(image.get("id")) if isinstance(image, dict) else None
-            entry = _entry_of(image, given, f"{path.name}: image {number}")
+            entry = _entry_of(image, given, f"{self._file_names[path]}: image {number}")
             if entry.problem is None:
                 if (given, entry.file_name) in seen:
                     continue  # listed twice
@@ -164,7 +171,7 @@ class CocoRegionSource:
 
     def _read_annotations(self, path: Path, content: dict[str, Any], ids: CocoIds) -> None:
         for number, annotation in enumerate(objects(content, "annotations", path)):
-            name = f"{path.name}: annotation {annotation.get('id', number)!r:.40}"
+            name = f"{self._file_names[path]}: annotation {annotation.get('id', number)!r:.40}"
             entry = self._kept(name, ids.images.find, annotation.get("image_id"))
             if entry is None or entry.problem is not None:
                 continue
@@ -175,7 +182,7 @@ class CocoRegionSource:
             elif "bbox" in annotation and annotation.get("category_id") is not None:  # else a reference points at it
                 self._kept(name, self._add_region, entry, annotation, ids.categories)
         for number, reference in enumerate(objects(content, "refs", path)):
-            name = f"{path.name}: reference {reference.get('ref_id', number)!r:.40}"
+            name = f"{self._file_names[path]}: reference {reference.get('ref_id', number)!r:.40}"
             self._kept(name, self._add_reference, reference, ids)
         for join in ids.joins:
             join.check()

@@ -63,6 +63,17 @@ class OpenFile:
             os.close(self.descriptor)
 
 
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """What files are called for people: their names or, where some share one, their paths below the folder that holds
+    all of them.
+    """
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    together = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(together).as_posix() for path in paths]
+
+
 def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
     """At most `most` of the things, evenly chosen, the first and the last among them."""
     if len(things) <= most:

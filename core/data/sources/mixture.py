@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diptych.core.data.ledger import visit
+from diptych.core.data.ledger import leave_out, visit
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
 from diptych.core.data.sources.keys import name_bytes
@@ -126,8 +126,9 @@ def records_by_language(source: Source) -> dict[str, np.ndarray]:
     fingerprint = source.fingerprint()
     if fingerprint not in _REMEMBERED:
         found: dict[str, list[int]] = {}
-        for index, languages in visit(source, lambda record: record.captions_by_language):
-            for language in languages:
+        for index, record in visit(source, _captioned):
+            leave_out(source, index, record, record.caption_parts.left_out)
+            for language in record.captions_by_language:
                 found.setdefault(language, []).append(index)
         if not found:
             raise ValueError(f"None of the {len(source)} records of the source has a caption: there is nothing to mix.")
@@ -135,6 +136,12 @@ def records_by_language(source: Source) -> dict[str, np.ndarray]:
         while len(_REMEMBERED) > _SOURCES_REMEMBERED:
             _REMEMBERED.popitem(last=False)
     return _REMEMBERED[fingerprint]
+
+
+def _captioned(record: Record) -> Record:
+    if record.captions:
+        record.require_captions()
+    return record
 
 
 _REMEMBERED: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()

@@ -10,16 +10,17 @@ LocCa's (arXiv 2403.19596).
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from diptych.core.data.captions import clean_caption
-from diptych.core.data.ledger import Skipped, examined, ledger_of
-from diptych.core.data.records import BadExample, Box, Record, Region, Source
+from diptych.core.data.ledger import RecordParts, Skipped, examined, ledger_of, name_of, place_of
+from diptych.core.data.records import BadExample, Box, LeftOut, Record, Region, Source
 from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.phrases import LONGEST_NGRAM, ngrams
 from diptych.core.data.sources.source_view import SourceView
@@ -119,7 +120,7 @@ def label_regions(
     """Look for the phrases of each record's captions in its first picture, once, and keep what was found in a file.
 
     The file has a line of settings and then a line of JSON for each record, in order, written at once; what was
-    interrupted goes on after the last whole line.
+    interrupted goes on after the last whole line. The source's ledger has all that was of no use, whoever met it.
 
     Args:
         path: of the file, made or continued.
@@ -144,8 +145,12 @@ def label_regions(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         done = _resume(descriptor, path, header)
+        for line in _lines_of_no_use(path, done):  # that an earlier process met
+            _enter(source, line)
         for index in range(done, len(source)):
-            _append(descriptor, _found(source, index, detector, threshold, most, longest, categories))
+            line = _found(source, index, detector, threshold, most, longest, categories)
+            _append(descriptor, line)
+            _enter(source, line)
             if progress is not None:
                 progress(index + 1, len(source))
         os.fsync(descriptor)
@@ -159,25 +164,36 @@ def _found(
 ) -> dict[str, Any]:
     """The line of one record."""
 
-    def detected(record: Record) -> tuple[dict[str, str], Sequence[Detection]]:
+    def detected(record: Record) -> tuple[dict[str, str], Sequence[Detection], tuple[LeftOut, ...]]:
         if not record.images:
             raise BadExample("image_missing", record.key)
         phrases = dict.fromkeys(categories, "en")
-        for caption in record.captions if longest else ():
+        captions = record.require_captions() if longest and record.captions else ()
+        for caption in captions:
             for phrase in ngrams(clean_caption(caption.text), longest=longest):
                 phrases.setdefault(phrase, caption.language)
         pixels = pixels_of(source, record.images[0]) if phrases else None
-        return phrases, [] if pixels is None else detector.detect(pixels, list(phrases))
+        detections = [] if pixels is None else detector.detect(pixels, list(phrases))
+        return phrases, detections, record.caption_parts.left_out if captions else ()
 
     found = examined(source, index, detected)
     if isinstance(found, Skipped):
-        ledger_of(source).skip(found)
-        return {"index": index, "bad": found.reason}
-    phrases, detections = found
+        return {"index": index, "bad": found.reason, "detail": found.detail}
+    phrases, detections, left_out = found
     kept = sorted((one for one in detections if one.score >= threshold), key=lambda one: -one.score)[:most]
     regions = [Region(one.box, one.phrase, phrases[one.phrase], one.score) for one in kept]
     rows = [[[round(float(side), 5) for side in one.box], one.text, one.language, float(one.score)] for one in regions]
-    return {"index": index, "regions": rows}
+    return {"index": index} | ({"left_out": left_out} if left_out else {}) | {"regions": rows}
+
+
+def _enter(source: Source, line: Mapping[str, Any]) -> None:
+    """Count what a record's line says is of no use."""
+    index = line["index"]
+    place, name = place_of(source, index), name_of(source, index) or f"record {index}"
+    if "bad" in line:
+        ledger_of(source).skip(Skipped(name, line["bad"], line.get("detail", ""), place))
+    parts = tuple(LeftOut(*part) for part in line.get("left_out", ()))
+    ledger_of(source).leave_out_parts(RecordParts(place, name, parts))
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,15 @@ def _resume(descriptor: int, path: Path, header: dict[str, Any]) -> int:
         _append(descriptor, header)
         return 0
     return len(lines.offsets) - 1
+
+
+def _lines_of_no_use(path: Path, count: int) -> Iterator[dict[str, Any]]:
+    """Of the first `count` records' lines those that say more than regions."""
+    with open_regular(path) as file:
+        file.readline()
+        for index, line in enumerate(islice(file, count)):
+            if not line.startswith(b'{"index":%d,"regions":' % index) and (found := _parsed(line)):
+                yield {**found, "index": index}
 
 
 def _append(descriptor: int, line: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diptych.core.data.ledger import Ledger, ledger_of, name_of
+from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.cache import has_cheap_pixels, pixels_of
 
@@ -20,6 +20,10 @@ class SourceView:
     def record_name(self, index: int) -> str | None:
         """What the source calls the record."""
         return name_of(self.source, self.origin(index))
+
+    def record_place(self, index: int) -> int:
+        """Where the record lies in the source that keeps the ledger."""
+        return place_of(self.source, self.origin(index))
 
     @property
     def ledger(self) -> Ledger:

@@ -33,6 +33,7 @@ from diptych.core.data.sources.files import (
     evenly,
     read_at,
     sampled_part,
+    told_apart,
 )
 from diptych.core.data.sources.keys import UniqueKeys, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
@@ -58,6 +59,7 @@ class WebDatasetSource:
         self.shards = [Path(shard).absolute() for shard in shards]
         if not self.shards:
             raise ValueError("WebDatasetSource needs at least one shard")
+        self._names = told_apart(self.shards)
         self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
         self._ends = list(accumulate(len(index) for index in self._indices))
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
@@ -65,10 +67,10 @@ class WebDatasetSource:
         self._label_fields = reading.labels_in(LABEL_FIELDS)
         self._keys = UniqueKeys(self._all_keys)
         self.ledger = Ledger(self.shards[0].name, len(self), reading.max_skipped)
-        for shard, index in zip(self.shards, self._indices, strict=True):
+        for shard, index in zip(self._names, self._indices, strict=True):
             for rule, named in index.passed_over.items():
                 for name in named.names:
-                    self.ledger.pass_over(rule, f"{shard.name}: {name}")
+                    self.ledger.pass_over(rule, f"{shard}: {name}")
                 self.ledger.passed_over[rule].count += named.count - len(named.names)
         if not any(index.keys for index in self._indices):
             raise ValueError(self._nothing_found())
@@ -92,7 +94,7 @@ class WebDatasetSource:
         problem = shard_index.problem(place)
         if problem is not None:
             reason, detail = problem
-            raise BadExample(reason, f"{self.shards[shard].name}: {detail}")
+            raise BadExample(reason, f"{self._names[shard]}: {detail}")
         key, members = shard_index.sample(place)
         images: list[tuple[int, int, int]] = []
         captions: list[Caption] = []
@@ -120,10 +122,12 @@ class WebDatasetSource:
         return keys[place] if place < len(keys) else ""
 
     def record_name(self, index: int) -> str:
-        """The shard, and the sample in it or what is damaged there."""
+        """The shard, and the sample in it or, by its number, what is damaged there."""
         shard, place = self._place(index)
         problem = self._indices[shard].problem(place)
-        return f"{self.shards[shard].name}: {self.member_name(index) if problem is None else problem[1]}"
+        if problem is None:
+            return f"{self._names[shard]}: {self.member_name(index)}"
+        return f"{self._names[shard]}: {problem[1]}, damage {place - len(self._indices[shard].keys) + 1}"
 
     def read(self, reference: tuple[int, int, int]) -> bytes:
         """The bytes of an image, given (number of the shard, offset, size)."""

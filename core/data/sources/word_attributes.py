@@ -46,7 +46,7 @@ class WordAttributes:
 
     def __call__(self, record: Record) -> tuple[np.ndarray, np.ndarray] | None:
         found = np.zeros(len(self._words))
-        for caption in record.captions:
+        for caption in record.caption_parts.usable:
             language = caption.language.replace("_", "-").partition("-")[0].lower()
             text = _separated(caption.text) if isinstance(caption.text, str) else ""
             letters = text.replace(" ", "") if language in UNSPACED else ""

@@ -85,6 +85,16 @@ def _as_converted(tokenizer: SentencePieceTokenizer, path: Path) -> Tokenizer:
     return open_tokenizer(path)
 
 
+def open_alone(file: Path) -> Tokenizer:
+    """The tokenizer of a vocabulary's file without a folder's settings, with what its vocabulary wants: T5's drop
+    punctuation and pad with end-of-text.
+    """
+    tokenizer = open_tokenizer(file)
+    if is_t5_vocabulary(tokenizer):
+        tokenizer.strip_punctuation, tokenizer.pad_id = True, tokenizer.eos_id
+    return tokenizer
+
+
 def is_t5_vocabulary(tokenizer: Tokenizer) -> bool:
     """Whether this is one of T5's vocabularies, with which SigLIP was trained: 32,000 pieces (c4) or mT5's 250,000, up
     to 128 more.

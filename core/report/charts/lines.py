@@ -1,13 +1,13 @@
 """Line charts: curves over a common axis, thinned to the pixels, with their values under the pointer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from diptych.core.report.charts.axes import Scale, frame, linear, logarithmic, path, plot_area
-from diptych.core.report.charts.markup import Markup, element
+from diptych.core.report.charts.markup import Markup, element, join
 from diptych.core.report.charts.numbers import compact, percent, significant
 
 # Points that answer to the pointer, per curve: enough for a width of 1,000 pixels.
@@ -54,6 +54,7 @@ def line_chart(
     faint: Curve | None = None,
     dots: bool = False,
     legend: bool = False,
+    places: Mapping[str, float] | None = None,
 ) -> Markup:
     """Curves over a common axis; the pointer shows their values where scripts run.
 
@@ -64,13 +65,16 @@ def line_chart(
         faint: a curve drawn thin behind the others, such as the raw loss.
         dots: mark every point, for few of them.
         legend: names within the figure, at the end of the lines.
+        places: named values of x, each marked by a line from top to bottom; those beyond the axis are left out.
     """
     drawn = [*([faint] if faint else []), *curves]
     x = logarithmic(x_values) if x_log else linear(x_values, include=(0.0, float(np.nanmax(x_values))))
     every = np.concatenate([curve.values for curve in drawn])
     y = logarithmic(every, include=include) if y_log else linear(every, include=include)
     x, y = plot_area(width, height, x, y)
-    marks: list[object] = []
+    marks: list[object] = [
+        _place(name, float(x(value)), y) for name, value in (places or {}).items() if x.low < value < x.high
+    ]
     if faint:
         marks.append(_line(x, y, x_values, faint, "faint", thin_out=True))
     for curve in reversed(curves):
@@ -94,6 +98,12 @@ def line_chart(
         y_percent=y_percent,
         data_hover=_hover(x, y, x_values, curves, x_label, y_percent),
     )
+
+
+def _place(name: str, at: float, y: Scale) -> Markup:
+    """A line from top to bottom at a pixel, with its name beside it."""
+    line = element("line", x1=_px(at), x2=_px(at), y1=_px(y.start), y2=_px(y.stop), class_="place")
+    return join([line, element("text", name, x=_px(at + 5), y=_px(y.stop + 10), class_="tick")])
 
 
 def _line(x: Scale, y: Scale, x_values: np.ndarray, curve: Curve, role: str, *, thin_out: bool) -> Markup:

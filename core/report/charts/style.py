@@ -19,6 +19,7 @@ svg .tick{fill:var(--muted)}
 svg .label{fill:var(--muted)}
 .grid{stroke:var(--grid);stroke-width:1}
 .axis{stroke:var(--rule);stroke-width:1}
+.place{stroke:var(--muted);stroke-width:1;stroke-dasharray:4 3}
 .mark{stroke:var(--muted);stroke-width:1;stroke-dasharray:3 3;opacity:.75}
 .line,.faint{fill:none;stroke-linejoin:round;stroke-linecap:round}
 .line{stroke-width:2}

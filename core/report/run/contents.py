@@ -98,6 +98,7 @@ class ReportData:
     # {name of the set: result of classification.classification or several_labels.several_labels} of a classifier
     wrong: WrongAnswers | None = None
     samples: Samples | None = None
+    opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
     captions_judged: int | None = None

@@ -92,7 +92,8 @@ def _training(data: ReportData) -> tuple[str, str, Markup] | None:
         figures = []
         for kind, log in (("on-linear", False), ("on-log", True)):
             for size, width, height in (("wide", 1100, 300), ("narrow", NARROW, 240)):
-                figure = loss_figure(data.metrics, width=width, height=height, log=log)
+                opening = data.opening_examples
+                figure = loss_figure(data.metrics, width=width, height=height, log=log, opening=opening)
                 figures.append(element("div", element("div", figure, class_=size), class_=kind))
         switch = element(
             "span",

@@ -25,8 +25,13 @@ def examples_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
     return (examples, "examples seen") if np.isfinite(examples).any() else (column(rows, "step"), "steps")
 
 
-def loss_figure(rows: Sequence[Mapping[str, Any]], *, width: float, height: float, log: bool) -> Markup | None:
-    """Raw and smoothed loss, on linear or on two logarithmic axes; None without two finite losses."""
+def loss_figure(
+    rows: Sequence[Mapping[str, Any]], *, width: float, height: float, log: bool, opening: int | None = None
+) -> Markup | None:
+    """Raw and smoothed loss, on linear or on two logarithmic axes; None without two finite losses.
+
+    opening: examples after which the run's opening ends, which is marked.
+    """
     x_values, x_label = examples_axis(rows)
     loss = column(rows, "loss")
     usable = np.isfinite(loss) & np.isfinite(x_values) & (x_values > 0)
@@ -45,6 +50,7 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], *, width: float, height: floa
         y_label="loss",
         x_log=log,
         y_log=log and bool((loss > 0).all()),
+        places={"opening ends": opening} if opening and x_label != "steps" else {},
     )
 
 

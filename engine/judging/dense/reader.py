@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.image import decode, resize
-from diptych.core.data.ledger import Ledger, Skipped, name_of, reasons_with_names, tried
+from diptych.core.data.image import resize
+from diptych.core.data.ledger import Ledger, RecordParts, Skipped, name_of, reasons_with_names, tried
+from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.records import LeftOut
 from diptych.core.data.sources.segmentation import PixelMaps, nearest_pixels
 from diptych.engine.embedding.picture_features import BATCH, PictureFeatures
 from diptych.engine.embedding.progress import EmbeddingProgress
@@ -91,8 +93,10 @@ class FeatureReader:
         """
 
         def fetch(number: int) -> tuple[np.ndarray, int]:
-            record = pictures.source.record(int(pictures.records[number]))
-            return decode(pictures.source.read(record.images[0])), int(pictures.classes[number])
+            record, bad = pictures.source.record(int(pictures.records[number])), list[LeftOut]()
+            pixels = usable_pixels(pictures.source, record, left_out=bad)
+            self.ledgers[-1].leave_out_parts(RecordParts(number, picture_name(number), tuple(bad)))
+            return pixels, int(pictures.classes[number])
 
         def picture_name(number: int) -> str:
             record = int(pictures.records[number])
@@ -133,7 +137,7 @@ class FeatureReader:
                 for number in numbers:
                     found = tried(named(number), fetch, number)
                     if isinstance(found, Skipped):
-                        ledger.skip(found)
+                        ledger.skip(found._replace(place=number))
                         continue
                     pictures.append(found[0])
                     known.append(found[1])

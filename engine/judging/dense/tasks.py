@@ -42,7 +42,7 @@ def square_towers(model, image_size: int | None = None) -> SigLIP:
     Raises:
         ValueError: for another kind of model.
     """
-    if not isinstance(model, SigLIP) or model.config.vision.pooling == "cls":
+    if not isinstance(model, SigLIP) or model.config.vision.pooling not in ("map", "gap"):
         raise ValueError(
             "recipes.dense reads the patches of SigLIP's image towers without a class token, got a "
             f"{type(model).__name__} with {getattr(model, 'config', None)}."

@@ -10,7 +10,7 @@ from diptych.core.training.objectives import Term
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.models import SigLIPConfig
+from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.parts import Part
 
 
@@ -40,7 +40,7 @@ class StageTerm(Term):
     sees_views: bool = False
 
     @classmethod
-    def parts(cls, recipe: Recipe, towers: SigLIPConfig) -> dict[str, Part]:
+    def parts(cls, recipe: Recipe, towers: PairConfig) -> dict[str, Part]:
         """What the model has for this term beside its towers, by name."""
         return {}
 

@@ -3,13 +3,17 @@ wrong.
 """
 
 import json
+from contextlib import ExitStack
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.backends.cases import CASES
-from diptych.backends.torch.sigmoid_loss import sweep, triton_block
-from diptych.backends.torch.sigmoid_loss.loss import join
+from diptych.backends.torch.sigmoid_loss import sigmoid_loss, sweep, triton_block, triton_pairs
+from diptych.backends.torch.sigmoid_loss.loss import computed, multiplied
 from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 SMALL = triton_block.Config(block_m=64, block_n=64, block_k=32, num_warps=4, num_stages=1, slices=2)
@@ -17,19 +21,26 @@ SMALL = triton_block.Config(block_m=64, block_n=64, block_k=32, num_warps=4, num
 ROUNDOFF = {"bfloat16": 2.0**-7, "float16": 2.0**-11}
 
 
-def answer_of(problem: Problem, largest: int = 128) -> Answer:
+def parts_of(problem: Problem, *, with_gradients: bool = True) -> tuple:
     x, y = (torch.tensor(array).to(getattr(torch, problem.dtype)) for array in (problem.x, problem.y))
     t, b = torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias)
-    swept = sweep.triton(x, y, torch.stack([t, b]), problem.offset, largest=largest)
-    forward = sweep.triton(x, y, torch.stack([t, b]), problem.offset, largest=largest, with_gradients=False)
-    assert torch.equal(forward.sums, swept.sums)
-    assert forward.image is None
-    parts = join(swept, x, y, t, b, offset=problem.offset, denominator=problem.denominator or len(x))
-    return Answer(*(part.numpy() for part in parts))
+    plan = ("triton", problem.offset, problem.denominator or len(x))
+    return computed(x, y, t, b, *plan, with_gradients=with_gradients, largest=128)
 
 
-def main() -> None:
-    triton_block.CONFIGS[90] = SMALL
+def answer_of(problem: Problem) -> Answer:
+    return Answer(*(part.numpy() for part in parts_of(problem)))
+
+
+def value_alone_differs() -> list[bool]:
+    """Whether anything but the gradients is missing where none are asked for."""
+    problem = problem_of(CASES["ragged, balanced"], "bfloat16")
+    alone, image, text, *_ = parts_of(problem, with_gradients=False)
+    return [not torch.equal(alone, parts_of(problem)[0]), image is not None, text is not None]
+
+
+def wrong_cases() -> tuple[dict[str, str], int]:
+    """What is wrong, by case, and how many were judged; one answer is spoilt, to see that it is found."""
     wrong, judged = {}, 0
     for name, case in CASES.items():
         for dtype, roundoff in ROUNDOFF.items():
@@ -46,7 +57,129 @@ def main() -> None:
         wrong["without a scale gradient"] = "accepted"
     except AssertionError:
         pass
-    print(json.dumps({"wrong": wrong, "judged": judged}))
+    return wrong, judged
+
+
+def differentiated(x, y, t, b):
+    loss = sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation="triton")
+    return [loss, *torch.autograd.grad(loss, (x, y, t, b))]
+
+
+def leaves(width: int):
+    case = replace(CASES["ragged, balanced"], width=width)
+    embeddings = [torch.from_numpy(array).bfloat16() for array in case.draw()]
+    return [tensor.requires_grad_() for tensor in (*embeddings, torch.tensor(10.0), torch.tensor(-2.0))]
+
+
+def contract(width: int) -> dict[str, str]:
+    """What torch says of the operator's promises."""
+    arguments = (*leaves(width), "triton", 0, 131)
+    operator = torch.ops.diptych.sigmoid_loss_and_gradients.default
+    return torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def autocast_changes() -> list[bool]:
+    arguments = leaves(20)
+    right = differentiated(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = differentiated(*arguments)
+    return [not torch.equal(a, b) for a, b in zip(got, right, strict=True)]
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would be launched for: Triton's kernels, the library's products, torch's operations on
+    memory.
+    """
+
+    QUIET = (
+        "empty",
+        "new_empty",
+        "view",
+        "slice",
+        "select",
+        "transpose",
+        "permute",
+        "alias",
+        "detach",
+        "unbind",
+        "expand",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.launched: list[str] = []
+
+    def __torch_dispatch__(self, function, types, positional=(), named=None):
+        name = function.name().removeprefix("aten::")
+        if not name.startswith(self.QUIET):
+            self.launched.append(name)
+        return function(*positional, **(named or {}))
+
+    def __enter__(self):
+        self.patches = ExitStack()
+        for module, name in (
+            (triton_block, "negatives_kernel"),
+            (triton_pairs, "pairs_kernel"),
+            (triton_pairs, "totals_kernel"),
+        ):
+            self.patches.enter_context(mock.patch.object(module, name, Launcher(getattr(module, name), name, self)))
+        accumulate = sweep.accumulate
+
+        def product(*positional, **named):
+            self.launched.append("product")
+            with no_dispatch():
+                accumulate(*positional, **named)
+
+        self.patches.enter_context(mock.patch.object(sweep, "accumulate", product))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.patches.close()
+        return super().__exit__(*error)
+
+
+class Launcher:
+    """A kernel that is noted when it is launched."""
+
+    def __init__(self, kernel, name: str, launches: Launches):
+        self.kernel, self.name, self.launches = kernel, name, launches
+
+    def __getitem__(self, grid):
+        def launch(*positional, **named):
+            self.launches.launched.append(self.name)
+            with no_dispatch():
+                return self.kernel[grid](*positional, **named)
+
+        return launch
+
+
+def no_dispatch():
+    return torch._C._DisableTorchDispatch()
+
+
+def launches() -> list[str]:
+    """Of value and gradients of a batch that is one block, backward pass included."""
+    x, y, t, b = (leaf.detach() for leaf in leaves(64))
+    cotangent = torch.tensor(1.0)
+    with Launches() as counted:
+        _, *gradients = computed(x, y, t, b, "triton", 0, len(x), with_gradients=True)
+        multiplied(gradients, cotangent, (x, y, t, b))
+    return counted.launched
+
+
+def main() -> None:
+    triton_block.CONFIGS[90] = SMALL
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills new memory with NaN
+    wrong, judged = wrong_cases()
+    report = {
+        "wrong": wrong,
+        "judged": judged,
+        "contract": {width: contract(width) for width in (20, 64)},
+        "value_alone_differs": value_alone_differs(),
+        "autocast_changes": autocast_changes(),
+        "launches": launches(),
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

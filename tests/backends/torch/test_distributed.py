@@ -33,15 +33,28 @@ def test_gradients_to_be_averaged_are_larger_by_the_number_of_ranks(ranks, excha
     assert max(error for report in ranks for error in report[exchange]["mean_errors"]) <= 1e-6
 
 
-def test_the_ring_passes_on_and_gathers_no_embeddings(ranks):
-    """Texts travel on two hops, their gradient on three; the one gather is that of the sizes."""
+def test_the_ring_sends_texts_and_gradients_while_it_computes(ranks):
+    """Both are waited for only once the block after them is done; the one gather is that of the sizes."""
     for report in ranks:
-        assert report["ring"]["calls"] == {
-            "batch_isend_irecv": 5, "all_gather": 1, "all_reduce": 1, "reduce_scatter": 0,
-        }  # fmt: skip
-        assert report["gather"]["calls"] == {
-            "batch_isend_irecv": 0, "all_gather": 2, "all_reduce": 1, "reduce_scatter": 1,
-        }  # fmt: skip
+        assert report["ring"]["events"] == [
+            "all_gather_into_tensor",
+            "send texts", "sweep", "send gradient", "wait for texts",
+            "send texts", "sweep", "wait for gradient", "send gradient", "wait for texts",
+            "sweep", "wait for gradient", "send gradient", "wait for gradient",
+            "all_reduce",
+        ]  # fmt: skip
+
+
+def test_the_gather_has_one_collective_each_way(ranks):
+    for report in ranks:
+        assert report["gather"]["events"] == [
+            "all_gather_into_tensor", "all_gather_into_tensor", "sweep", "reduce_scatter_tensor", "all_reduce",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_autocast_changes_nothing(ranks, exchange):
+    assert not any(changed for report in ranks for changed in report[exchange]["autocast_changes"])
 
 
 def test_a_group_of_some_ranks_is_a_batch_of_its_own(ranks):

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from diptych.backends.cases import CASES  # noqa: E402
 from diptych.backends.torch import sigmoid_loss as native  # noqa: E402
+from diptych.backends.torch.sigmoid_loss import loss as loss_module  # noqa: E402
 
 
 def arguments(dtype=torch.float32, requires_grad=True):
@@ -57,6 +58,49 @@ def test_the_public_function_compiles_as_one_graph():
     got = torch.autograd.grad(compiled(*leaves), leaves)
     for a, b in zip(got, torch.autograd.grad(loss_of(*leaves), leaves), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    """Under `torch.autocast` products of torch's own would be bfloat16, the positive pairs' too."""
+    leaves = arguments(dtype)
+    loss = loss_of(*leaves)
+    right = [loss, *torch.autograd.grad(loss, leaves)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(*leaves)
+        got = [loss, *torch.autograd.grad(loss, leaves)]
+        alone = loss_of(*(leaf.detach() for leaf in leaves))
+    assert all(torch.equal(a, b) for a, b in zip(got, right, strict=True))
+    assert torch.equal(alone, right[0])
+
+
+def test_memory_that_nobody_wrote_is_in_no_result():
+    """The first block of a row writes its gradients' sums, the others add to them."""
+    x, y, t, b = (leaf.detach() for leaf in arguments())
+
+    def computed():
+        return loss_module.computed(x, y, t, b, "blocked", 0, len(x), with_gradients=True, largest=32)
+
+    right = computed()
+    torch.use_deterministic_algorithms(True)  # which fills new memory with NaN
+    try:
+        assert all(torch.equal(one, other) for one, other in zip(computed(), right, strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_packages_are_looked_at_once(monkeypatch):
+    """Where Triton could run, asking again costs no look at its metadata."""
+    asked = []
+    monkeypatch.setattr(native, "version", lambda package: asked.append(package) or "3.6.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    native._missing_for_triton.cache_clear()
+    device = torch.device("cuda", 0)
+    for _ in range(3):
+        native.obstacle("triton", device=device, dtype="bfloat16")
+    assert len(asked) <= 2
+    native._missing_for_triton.cache_clear()
 
 
 def test_without_gradients_the_cheaper_operator_runs():

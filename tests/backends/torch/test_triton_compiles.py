@@ -77,14 +77,24 @@ def test_a_candidate_compiles_well(config):
     ("config", "words"),
     [
         (replace(LARGE_TILE, block_m=256), "spills"),
-        (replace(SMALL_TILE, slices=1), "spills"),
         (replace(SMALL_TILE, num_stages=4), "shared memory"),
         (replace(LARGE_TILE, num_stages=3, programs_per_sm=2), "registers do not fit"),
     ],
-    ids=["a tile too large", "the tile in one piece", "too many stages", "too many programs"],
+    ids=["a tile too large", "too many stages", "too many programs"],
 )
 def test_a_bad_config_is_refused(config, words):
     assert words in "; ".join(faults(compiled_report(config, 90), config, 90))
+
+
+@pytest.mark.parametrize("config", [SMALL_TILE, LARGE_TILE], ids=str)
+def test_the_epilogue_is_short(config):
+    """Instructions issued are what bounds it, 128 a clock on a multiprocessor, before the exponentials, 16 a clock."""
+    assert compiled_report(config, 90).epilogue_instructions_per_pair <= 22
+
+
+def test_a_slice_whose_product_overflows_is_refused():
+    with pytest.raises(ValueError, match="at most 64 columns wide"):
+        replace(SMALL_TILE, slices=1)
 
 
 def test_code_for_another_gpu_is_refused():

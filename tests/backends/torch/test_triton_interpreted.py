@@ -70,7 +70,7 @@ CASES = {
     "the only pair excluded": Case(m=1, n=1, d=8),
     "one pair": Case(m=1, n=1, d=8, offset=-1),
     "tiles 128 by 32": Case(tiles=Tiles(block_m=128, block_n=32, block_k=64, slices=2)),
-    "tiles 32 by 128": Case(tiles=Tiles(block_m=32, block_n=128, block_k=16, slices=1, group_m=1)),
+    "tiles 32 by 128": Case(tiles=Tiles(block_m=32, block_n=128, block_k=16, slices=2, group_m=1)),
     "without the copy engine": Case(tiles=Tiles(copy_engine=False)),
     "without the copy engine, hot, in float16": replace(HOT, tiles=Tiles(copy_engine=False)),
     "rows of tiles in twos": Case(tiles=Tiles(block_m=32, block_n=32, group_m=2)),
@@ -114,7 +114,7 @@ def compute(case: Case) -> Answer:
         buffer = torch.full(shape, torch.nan, dtype=getattr(torch, case.output))
         probabilities = buffer[: case.m, : case.n]
     scale_and_bias = torch.tensor([case.scale, case.bias])
-    sums = negatives_block(x, y, scale_and_bias, case.offset, probabilities, Config(**asdict(case.tiles)))
+    sums = negatives_block(x, y, scale_and_bias, case.offset, probabilities, config=Config(**asdict(case.tiles)))
     tiles = -(-case.m // case.tiles.block_m) * -(-case.n // case.tiles.block_n)
     assert sums.shape == (min(2, tiles), 3)
     assert sums.dtype == torch.float32

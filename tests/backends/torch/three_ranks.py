@@ -12,10 +12,11 @@ import torch.multiprocessing
 
 from diptych.backends.cases import Case
 from diptych.backends.torch import sigmoid_loss as native
+from diptych.backends.torch.sigmoid_loss import loss as loss_module
 
 RANKS = 3
 CASE = Case(images=132, texts=132, width=24, logit_scale=12.0, logit_bias=-4.0)
-COLLECTIVES = ("batch_isend_irecv", "all_gather", "all_reduce", "reduce_scatter")
+COLLECTIVES = ("batch_isend_irecv", "all_gather_into_tensor", "all_reduce", "reduce_scatter_tensor")
 
 
 def arguments(rows=slice(None)):
@@ -33,24 +34,55 @@ def errors(got, right) -> list[float]:
     return [float((a - b).norm() / b.norm()) for a, b in zip(got, right, strict=True)]
 
 
-def counted(function):
-    """-> the function's result, and how often each collective was called."""
-    counts, originals = dict.fromkeys(COLLECTIVES, 0), {name: getattr(dist, name) for name in COLLECTIVES}
+class Request:
+    """A request that tells when it is waited for."""
 
-    def counting(name):
+    def __init__(self, request, name: str, events: list[str]):
+        self.request, self.name, self.events = request, name, events
+
+    def wait(self):
+        self.events.append(f"wait for {self.name}")
+        self.request.wait()
+
+
+def traced(function):
+    """-> the function's result, and the order of what it does: collectives, sweeps, and waiting for what was sent."""
+    events: list[str] = []
+    originals = {name: getattr(dist, name) for name in COLLECTIVES}
+    blocked = loss_module.IMPLEMENTATIONS["blocked"]
+
+    def collective(name):
         def call(*positional, **named):
-            counts[name] += 1
+            events.append(name)
             return originals[name](*positional, **named)
 
         return call
 
+    def exchange(operations):
+        sent = "gradient" if operations[0].tensor.dtype == torch.float32 else "texts"
+        events.append(f"send {sent}")
+        first, *others = originals["batch_isend_irecv"](operations)
+        return [Request(first, sent, events), *others]
+
+    def sweep(*positional, **named):
+        events.append("sweep")
+        return blocked.sweep(*positional, **named)
+
     for name in COLLECTIVES:
-        setattr(dist, name, counting(name))
+        setattr(dist, name, exchange if name == "batch_isend_irecv" else collective(name))
+    loss_module.IMPLEMENTATIONS["blocked"] = loss_module.Implementation(sweep, blocked.finish)
     try:
-        return function(), counts
+        return function(), events
     finally:
+        loss_module.IMPLEMENTATIONS["blocked"] = blocked
         for name, original in originals.items():
             setattr(dist, name, original)
+
+
+def in_sixteen_bits(tensors):
+    """Texts of another dtype than their gradients, so that a trace can tell them apart."""
+    x, y, t, b = (tensor.detach() for tensor in tensors)
+    return [tensor.requires_grad_() for tensor in (x.bfloat16(), y.bfloat16(), t, b)]
 
 
 def refusal(function) -> str:
@@ -69,11 +101,14 @@ def on_rank(rank: int, store: str) -> None:
     right = [loss, gradients[0][rows], gradients[1][rows], *gradients[2:]]
     report = {}
     for exchange in ("ring", "gather"):
-        part, counts = counted(
+        part = value_and_gradients(native.distributed_sigmoid_loss, *arguments(rows), exchange=exchange)
+        _, events = traced(
             lambda exchange=exchange: value_and_gradients(
-                native.distributed_sigmoid_loss, *arguments(rows), exchange=exchange
+                native.distributed_sigmoid_loss, *in_sixteen_bits(arguments(rows)), exchange=exchange
             )
         )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            autocast = value_and_gradients(native.distributed_sigmoid_loss, *arguments(rows), exchange=exchange)
         mean = value_and_gradients(
             native.distributed_sigmoid_loss, *arguments(rows), exchange=exchange, gradients="mean"
         )
@@ -92,7 +127,8 @@ def on_rank(rank: int, store: str) -> None:
             "errors": errors(whole, right),
             "mean_errors": errors(mean[1:], [RANKS * gradient for gradient in part[1:]]),
             "forward_error": errors([forward], [right[0]])[0],
-            "calls": counts,
+            "autocast_changes": [not torch.equal(a, b) for a, b in zip(autocast, part, strict=True)],
+            "events": events,
         }
     pair = dist.new_group([1, 2])
     if rank > 0:

@@ -41,6 +41,9 @@ INSTRUCTIONS = {
 }
 """Field of `Report` -> what it counts in the machine code."""
 
+EXPONENTIAL = "MUFU.EX2"
+"""One for each pair: what marks the code that turns logits into probabilities and sums."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -57,6 +60,7 @@ class Report:
     tma_loads: int
     tma_stores: int
     asynchronous_copies: int
+    epilogue_instructions_per_pair: float
 
 
 def compiled_report(config: Config, capability: int, dtype=torch.bfloat16, *, write: bool = True) -> Report:
@@ -102,8 +106,20 @@ def machine_report(compiled) -> Report:
         registers=_number(r"REG:(\d+)", usage),
         stack_bytes=_number(r"STACK:(\d+)", usage),
         shared_bytes=compiled.metadata.shared,
+        epilogue_instructions_per_pair=_epilogue_instructions_per_pair(code),
         **{field: len(re.findall(pattern, code)) for field, pattern in INSTRUCTIONS.items()},
     )
+
+
+def _epilogue_instructions_per_pair(code: str) -> float:
+    """All instructions of the stretches without a jump that contain exponentials, over the exponentials.
+
+    What a tile with a masked pair has more of lies in stretches of its own, which other tiles jump over.
+    """
+    stretches = re.split(r"^\s*\.L_x_\d+:|\bBRA\b.*$", code, flags=re.MULTILINE)
+    epilogue = [stretch for stretch in stretches if EXPONENTIAL in stretch]
+    instructions = sum(len(re.findall(r"/\*[0-9a-f]{4,}\*/", stretch)) for stretch in epilogue)
+    return instructions / sum(stretch.count(EXPONENTIAL) for stretch in epilogue)
 
 
 def _output(tool: str, *arguments) -> str:
@@ -128,6 +144,7 @@ def main() -> None:
         "utcmma",
         "tma_loads",
         "asynchronous_copies",
+        "epilogue_instructions_per_pair",
     )
     print("capability dtype writes  tile        w s l  g   r  " + " ".join(columns))
     tiles = list(CONFIGS.items()) + [(90, config) for config in CANDIDATES if config != CONFIGS[90]]
@@ -140,7 +157,7 @@ def main() -> None:
                 print(
                     f"{capability:10} {name:5} {'yes' if write else 'no':6}  {tile:11} {counts} "
                     f"{config.max_registers or '-':>3}  "
-                    + " ".join(f"{getattr(report, column):{len(column)}}" for column in columns),
+                    + " ".join(f"{round(getattr(report, column), 1):{len(column)}}" for column in columns),
                     flush=True,
                 )
 

@@ -4,13 +4,16 @@ import pickle
 
 import pytest
 
-from diptych.core.data.ledger import MOST_NAMES, Ledger, Skipped, TooManySkipped, ledger_of, visit, with_names
+from diptych.core.data.ledger import Ledger, RecordParts, Skipped, TooManySkipped, ledger_of, visit
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
-from diptych.core.data.records import BadExample, Caption, Record
+from diptych.core.data.reasons import MOST_NAMES, with_names
+from diptych.core.data.records import BadExample, Caption, LeftOut, Record
 from diptych.core.data.sources.cache import CachedSource
 from diptych.core.data.sources.small import ChosenRecords, FileSource
 from diptych.core.data.sources.subset import Subset
 from diptych.core.report.ledger_text import ledger_text
+
+CAPTIONS = RecordParts(2, "a, b.jpg", (LeftOut("caption 2", "caption_empty"), LeftOut("caption 3", "caption_empty")))
 
 
 class Broken:
@@ -42,8 +45,8 @@ def test_a_visit_gives_the_good_and_counts_the_others_once():
     source = Broken(5, {1, 3})
     assert keys(source) == keys(source) == ["key 0", "key 2", "key 4"]
     ledger = ledger_of(source)
-    assert list(ledger.skipped) == ["1.jpg", "3.jpg"]
-    assert ledger.skipped["3.jpg"] == Skipped("3.jpg", "caption_not_utf8", "number 3")
+    assert list(ledger.skipped) == [1, 3]
+    assert ledger.skipped[3] == Skipped("3.jpg", "caption_not_utf8", "number 3", 3)
 
 
 def test_views_share_their_sources_ledger_and_its_names():
@@ -53,7 +56,7 @@ def test_views_share_their_sources_ledger_and_its_names():
     views = (*parts, CachedSource(source, 1), ChosenRecords(source, [7, 8]))
     assert all(ledger_of(view) is ledger_of(source) for view in views)
     keys(views[-1])
-    assert list(ledger_of(source).skipped) == ["7.jpg", "30.jpg"]
+    assert list(ledger_of(source).skipped) == [7, 30]
 
 
 def test_what_the_visitor_cannot_use_is_a_record_of_no_use_too():
@@ -104,7 +107,7 @@ def test_names_are_kept_up_to_a_bound_and_counts_are_exact():
 
 def test_a_ledger_travels_empty():
     ledger = Ledger("data", 7, 0.5)
-    ledger.skip(Skipped("a", "image_empty"))
+    ledger.skip(Skipped("a", "image_empty", place=0))
     again = pickle.loads(pickle.dumps(ledger))
     assert (again.name, again.size, again.max_skipped, bool(again)) == ("data", 7, 0.5, False)
 
@@ -113,26 +116,67 @@ def test_what_is_skipped_is_in_the_file_at_once_and_the_next_process_goes_on_fro
     path = tmp_path / "run" / LEFT_OUT
     first = Ledger("photos", 9)
     first.pass_over("the suffix .bmp", "c.bmp")
-    with LeftOutFile(path, [first]):
-        first.skip(Skipped("caf\udce9.jpg", "image_empty"))
+    with LeftOutFile(path, [first]) as file:
+        file.begin(anew=True)
+        first.skip(Skipped("caf\udce9.jpg", "image_empty", place=4))
+        first.leave_out_parts(CAPTIONS)
         killed = path.read_bytes()
-    assert path.read_bytes().splitlines() == killed.splitlines()[::-1]
+    assert sorted(path.read_bytes().splitlines()) == sorted(killed.splitlines())
     path.write_bytes(killed + b'{"data": "pho')
     second = Ledger("photos", 9)
-    with LeftOutFile(path, [second, Ledger("others")]):
-        second.skip(Skipped("b.jpg", "image_empty"))
-    assert list(second.skipped) == ["caf\udce9.jpg", "b.jpg"]
-    assert len(path.read_text().splitlines()) == 2
+    with LeftOutFile(path, [second, Ledger("others")]) as file:
+        file.begin()
+        second.skip(Skipped("b.jpg", "image_empty", place=5))
+    assert [one.name for one in second.skipped.values()] == ["caf\udce9.jpg", "b.jpg"]
+    assert with_names(second.left_out) == "caption_empty 2 (a, b.jpg, caption 2, a, b.jpg, caption 3)"
+    assert len(path.read_text().splitlines()) == 4
 
 
 def test_nothing_to_name_leaves_no_file(tmp_path):
-    with LeftOutFile(tmp_path / LEFT_OUT, [Ledger("photos", 9)]):
+    with LeftOutFile(tmp_path / LEFT_OUT, [Ledger("photos", 9)]) as file:
+        file.begin()
         assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_is_refused_or_begins_anew_takes_nothing_from_the_file(tmp_path):
+    path, other = tmp_path / LEFT_OUT, Ledger("photos", 9)
+    path.write_text('{"data": "photos", "what": "skipped", "reason": "image_empty", "name": "a.jpg", "record": 40}\n')
+    before = path.read_bytes()
+    other.skip(Skipped("b.jpg", "image_empty", place=1))
+    with pytest.raises(ValueError, match="refused"), LeftOutFile(path, [other]):
+        raise ValueError("refused")
+    assert path.read_bytes() == before
+    with LeftOutFile(path, [other]) as file:
+        file.begin(anew=True)
+    assert list(other.skipped) == [1]
+    assert path.read_text().count("\n") == path.read_text().count("b.jpg") == 1
+
+
+def test_a_part_counts_once_and_goes_with_its_record():
+    ledger = Ledger("photos", 9)
+    for _ in range(2):
+        ledger.leave_out_parts(CAPTIONS)
+    assert ledger.left_out["caption_empty"].count == 2
+    ledger.skip(Skipped("a, b.jpg", "image_empty", place=2))
+    ledger.leave_out_parts(CAPTIONS)
+    assert (ledger.left_out, len(ledger.skipped)) == ({}, 1)
+
+
+def test_records_of_one_name_are_told_apart_by_their_places():
+    class Twins(Broken):
+        def record_name(self, index):
+            return "twin.jpg"
+
+    source = Twins(9, {3, 5, 8})
+    keys(Subset(CachedSource(source, 1), fraction=0.5, held_out=True))
+    keys(ChosenRecords(source, [8, 8, 0]))
+    assert list(ledger_of(source).skipped) == [3, 5, 8]
+    assert ledger_text([ledger_of(source)]).startswith("data: 6 of 9 records read")
 
 
 def test_the_text_says_what_was_read_and_why_the_rest_was_not():
     ledger = Ledger("photos", 60)
-    ledger.skip(Skipped("b.jpg", "image_truncated"))
+    ledger.skip(Skipped("b.jpg", "image_truncated", place=7))
     ledger.leave_out("region_box", "a.json: annotation 6")
     ledger.pass_over("the suffix .bmp", "c.bmp")
     text = ledger_text([ledger, Ledger("", 5)], "runs/left_out.jsonl")
@@ -153,7 +197,7 @@ def test_a_file_that_is_not_there_is_named():
 
 def test_names_are_printed_whatever_bytes_they_hold_and_many_reasons_by_their_number():
     ledger = Ledger("photos", 60)
-    ledger.skip(Skipped("caf\udce9\x1b[2J\n.jpg", "image_empty"))
+    ledger.skip(Skipped("caf\udce9\x1b[2J\n.jpg", "image_empty", place=0))
     for number in range(30):
         ledger.pass_over(f"the suffix .{number}", f"x.{number}")
     text = ledger_text([ledger])

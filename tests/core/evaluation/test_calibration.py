@@ -125,7 +125,7 @@ def test_scores_that_say_nothing_make_the_bias_of_fresh_weights():
 
 @pytest.mark.parametrize(
     ("pairs", "others", "batch_size", "message"),
-    [([], [1.0], 8, "finite scores"), ([np.nan], [1.0], 8, "finite scores"), ([1.0], [0.0], 1, "no negatives")],
+    [([], [1.0], 8, "got 0 and 1"), ([np.nan], [1.0], 8, "1 of 2 are not"), ([1.0], [0.0], 1, "no negatives")],
 )
 def test_a_bias_of_nothing_is_refused(pairs, others, batch_size, message):
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,11 @@ from diptych.core.data.emoji import HELD_OUT_DESIGNER, TOKENIZER_PATH, evaluatio
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import decode
+from diptych.core.data.ledger import ledger_of
+from diptych.core.data.reasons import with_names
+from diptych.core.data.records import Caption, Record
 from diptych.core.evaluation.pair_set import Classes, read_pairs
+from tests.core.data.pictures import MemorySource
 
 PREPROCESS = Preprocess(image_size=24, context_length=8, tokenizer_path=TOKENIZER_PATH)
 
@@ -60,6 +64,23 @@ def test_bad_records_are_counted_and_labels_close_up(source):
     assert len(pairs.images) == 20
     assert sum(pairs.skipped.values()) == 10
     assert set(pairs.caption_labels) == set(range(20))
+
+
+def test_bad_parts_of_a_record_are_left_out_and_counted():
+    class Parts(MemorySource):
+        def record(self, index):
+            good = super().record(index)
+            captions = (Caption("" if index in (1, 2) else "first", "en"), *(() if index == 2 else good.captions))
+            return Record(good.key, (index, index + 8), captions)
+
+    source = Parts(4, {1: "image_damaged", 3: "image_empty", 11: "image_truncated"})
+    pairs = read_pairs(source, PREPROCESS, name="parts")
+    assert pairs.skipped == {"caption_empty": 1, "image_empty": 1}
+    assert pairs.caption_labels.tolist() == [0] * 4 + [1] * 3
+    assert np.array_equal(pairs.images[1], PREPROCESS.image(decode(source.read(9))))
+    ledger = ledger_of(source)
+    assert (list(ledger.skipped), ledger.size) == ([2, 3], 4)
+    assert with_names(ledger.left_out) == "caption_empty 1 (record-1, caption 1), image_damaged 1 (record-1, image 1)"
 
 
 def test_labels_by_position_do_not_survive_bad_records(source):

@@ -38,6 +38,11 @@ def test_chance_is_two_standard_errors_wide(recall, told):
     assert all("guessing gives 1.0%" in warning for warning in found)
 
 
+def test_one_held_out_picture_is_told_to_say_nothing():
+    (warning,) = warnings_of(rows(5.0, 3.0), **LEARNED | {"recall": 1.0, "chance": 1.0, "queries": 1})
+    assert "recall says nothing. Hold out more, by --val-fraction" in warning
+
+
 def test_a_skipped_step_is_no_loss():
     learned = rows(5.0, 3.0)
     learned[97]["loss"] = math.nan

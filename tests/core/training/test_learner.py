@@ -107,6 +107,18 @@ def test_every_batch_is_trained_on_once_and_every_step_has_its_row(folder):
     assert made.examples_read == 50
 
 
+@pytest.mark.parametrize("done", [0, 3, 12])
+def test_examples_of_another_kind_are_announced_once_behind_the_last_of_the_old_kind(folder, capsys, done):
+    if done:
+        learner(folder, done).train(StopSignals())
+        capsys.readouterr()
+    made = learner(folder, 15, turns={10: "now they are other ones"})
+    made.restore()
+    made.train(StopSignals())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("now they are other ones") == (done < 10)
+
+
 def test_a_run_that_stops_and_resumes_is_the_run_that_does_not(folder):
     stop = StopSignals()
     first = learner(folder, evaluate=lambda: stop.__dict__.update(received="SIGTERM") or {"x": 1.0}, evaluate_every=7)

@@ -18,6 +18,19 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_paths():
         matching(["image"], PATHS)
 
 
+@pytest.mark.parametrize(
+    "choose", [lambda pattern: matching([pattern], PATHS), lambda pattern: multipliers({pattern: 0.1}, PATHS)]
+)
+def test_what_is_no_regular_expression_is_an_error_that_says_so(choose):
+    with pytest.raises(ValueError, match=r"'image/\(' is no regular expression: missing \)"):
+        choose("image/(")
+
+
+def test_rules_for_rates_are_about_weights_that_are_trained():
+    with pytest.raises(ValueError, match="'head/.*' matches no weight that is trained"):
+        multipliers({"head/.*": 0.1}, PATHS)
+
+
 def test_the_first_rule_that_matches_wins():
     assert multipliers({r"image/encoder/norm/.*": 0.0, r"image/.*": 0.1}, PATHS) == [0.1, 0.0, 1.0]
 
@@ -31,5 +44,5 @@ def test_frozen_weights_are_no_longer_trained():
     assert all(path.startswith("image/") for path in frozen)
     trained = {variable.path for variable in model.trainable_variables}
     assert trained == {variable.path for variable in model.weights} - set(frozen)
-    with pytest.raises(ValueError, match="nothing is left to train"):
-        freeze(model, [".*"])
+    with pytest.raises(ValueError, match=r"^The patterns .*, .*, .* and 1 more freeze every weight: nothing is left"):
+        freeze(model, [".*", "image/.*", "text/.*", "pair_logits/.*"])

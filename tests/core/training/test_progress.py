@@ -112,6 +112,18 @@ def test_the_speed_follows_a_change_within_the_window():
     assert progress.examples_per_second == pytest.approx(1.0)
 
 
+def test_a_compilation_on_the_way_is_not_counted_where_the_speed_is_measured_anew():
+    progress, clock, _ = progress_in_a_pipe(1_000, batch=1)
+    for step in range(1, 101):
+        if step == 50:
+            clock.now += 600.0
+            progress.restart()
+        clock.now += 0.1 if step < 50 else 0.5
+        progress.update(step, {})
+        assert step not in (1, 50) or progress.seconds_left is None
+    assert progress.seconds_left == pytest.approx(900 * 0.5)
+
+
 def test_values_on_a_device_are_waited_for_only_when_shown():
     progress, clock, _ = progress_in_a_pipe(1000, interval_s=10)
     loss = Value()

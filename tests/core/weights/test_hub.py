@@ -130,6 +130,7 @@ def test_a_repository_is_fetched_once_and_found_again_without_a_connection(tmp_p
         kind, message = offline[4]
         assert kind == "HubError"
         assert "not in the cache, and the hub cannot be reached" in message
+        assert "\n" not in message
 
 
 @needs_hub

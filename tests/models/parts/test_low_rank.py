@@ -65,3 +65,5 @@ def test_targets_choose_and_a_pattern_that_chooses_nothing_is_refused():
     assert list(some.shapes(CONFIG)) == [f"text/encoder/block_0{n}/attention/qkv_kernel" for n in range(2)]
     with pytest.raises(ValueError, match=r"--lora-targets matches none.*image/encoder/block_00/attention/qkv_kernel"):
         AdaptersPart(rank=2, alpha=2.0, targets=("query",)).shapes(CONFIG)
+    with pytest.raises(ValueError, match=r"'text/\(' is no regular expression"):
+        AdaptersPart(rank=2, alpha=2.0, targets=("text/(",)).shapes(CONFIG)

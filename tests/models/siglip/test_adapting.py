@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diptych.models import SigLIP, SigLIPConfig
-from diptych.models.siglip.adapting import adapt, to_naflex, to_square
+from diptych.models.siglip.adapting import adapt, fit_weight, to_naflex, to_square
 from diptych.models.siglip.config import TextConfig, VisionConfig
 from tests.models.examples import forward, numpy_of
 
@@ -89,3 +89,12 @@ def test_wrong_requests_are_refused():
         to_square(model)
     with pytest.raises(ValueError, match="can become NaFlex"):
         to_naflex(to_naflex(model))
+
+
+def test_the_position_of_a_class_token_stays_in_front():
+    """Constant positions stay what they are at any size, and the one that stands in front is none of the grid's."""
+    positions = np.concatenate([np.full((1, 3), 7.0), np.full((4, 3), 2.0)]).astype("float32")
+    for path in ("image/position_embedding/embedding", "image/attention_pool/position_embedding/embedding"):
+        fitted = fit_weight(path, positions, (10, 3))
+        np.testing.assert_allclose(fitted, np.concatenate([np.full((1, 3), 7.0), np.full((9, 3), 2.0)]), rtol=1e-6)
+        assert fit_weight(path, positions, (9, 3)) is None

@@ -10,6 +10,7 @@ from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.examples.naflex import NaFlexLengths, patchify, target_size
 from diptych.core.data.image import decode, resize
+from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.records import BadExample, Caption, Record, Region
 from diptych.core.data.sampling import Part, Place
 from diptych.core.data.sources.cache import CachedSource, pixels_of
@@ -179,6 +180,28 @@ def test_targets_are_of_the_first_caption_and_of_the_image_that_the_regions_are_
     assert seen == {0, 1}
 
 
+def test_regions_and_captions_without_a_text_are_as_if_they_were_not_there():
+    class Spoilt(TwoImages):
+        def record(self, index):
+            good = super().record(index)
+            regions = (Region((0.0, 0.0, 1.0, 1.0), ""), *good.regions)
+            return replace(good, captions=(Caption("\u200b", "en"), *good.captions), regions=regions)
+
+    make, left_out = preprocess(captions=2, targets=SmallTargets()), []
+    for index in range(8):
+        place = Place(0, index)
+        good, bad = (kind(4) for kind in (TwoImages, Spoilt))
+        (expected, _), (fields, _) = (
+            make(good.record(index % 4), good, place),
+            make(bad.record(index % 4), bad, place, left_out),
+        )
+        assert all(np.array_equal(fields[name], expected[name]) for name in expected)
+    assert {(one.part, one.reason) for one in left_out} == {
+        ("caption 1", "caption_empty"),
+        ("region 1", "caption_empty"),
+    }
+
+
 def test_noise_of_selection_is_gumbel():
     source, make = MemorySource(1), preprocess(selection_chunks=5)
     noise = np.stack([make(source.record(0), source, Place(0, index))[0]["selection_noise"] for index in range(2000)])
@@ -320,3 +343,31 @@ def test_records_compare_and_group_their_captions():
     record = Record("key", ("image",), captions)
     assert record == Record("key", ("image",), captions)
     assert record.captions_by_language == {"en": (captions[0], captions[2]), "de": (captions[1],)}
+
+
+def test_a_picture_that_keeps_its_aspect_is_cut_from_its_middle():
+    """As the checkpoint's own `FixedSize` does, at any size of the square; augmented pictures show the same part."""
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 200
+    make = preprocess(image_size=16, shortest_edge_ratio=1.25, resize_method="bicubic_antialias")
+    whole = FixedSize(height=16, width=16, resize="bicubic_antialias", shortest_edge=20)
+    assert np.array_equal(make.image(wide), whole.picture(wide))
+    assert (make.image(wide) == 200).all()
+    assert make.fixed_size(32).shortest_edge == 40
+    assert whole.region(wide).shape == (16, 16, 3)
+    assert whole.region(np.zeros((100, 50, 3), np.uint8)).shape == (40, 40, 3)
+    changed = replace(make, augmentation=Augmentation(zoom=(1.0, 1.0))).image(wide, np.random.default_rng(0))
+    assert changed.std(axis=(0, 1)).max() == 0
+    assert FixedSize(height=16, width=16).region(wide) is wide
+
+
+def test_how_pixels_are_normalised_and_cut_is_part_of_the_fingerprint():
+    plain = preprocess()
+    assert plain.fingerprint() == preprocess(shortest_edge_ratio=None, normalization=Normalization()).fingerprint()
+    others = [preprocess(shortest_edge_ratio=1.0), preprocess(normalization=Normalization(mean=(0.1, 0.2, 0.3)))]
+    assert len({plain.fingerprint(), *(other.fingerprint() for other in others)}) == 3
+
+
+def test_boxes_and_a_crop_exclude_each_other():
+    with pytest.raises(ValueError, match="targets and shortest_edge_ratio exclude each other"):
+        preprocess(targets=object(), shortest_edge_ratio=1.0)

@@ -206,6 +206,52 @@ def test_the_hostile_corpus_is_skipped_reason_by_reason():
     assert {one.name: one.reason for one in ledger_of(source).skipped.values()} == expected
 
 
+class PartlyGood(MemorySource):
+    """Records of two images and four captions. Record 3 lacks a good first image and a caption in each language but
+    German, record 5 any image, record 7 any caption.
+    """
+
+    def record(self, index):
+        record = super().record(index)
+        good = {"en": "", "ja": 7} if index == 3 else dict.fromkeys(LANGUAGES, None) if index == 7 else {}
+        captions = [Caption(good.get(one.language, one.text), one.language) for one in record.captions]
+        weighed = Caption("rarely", "de", -1 if index in (3, 7) else 0.5)
+        return Record(record.key, (index, index + 16), (*captions, weighed))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_parts_are_left_out_and_a_record_is_skipped_where_all_are_bad(workers):
+    bad = {3: "image_damaged", 5: "image_empty", 21: "image_empty"}
+    made = loader(source=PartlyGood(16, bad), batch_size=8, max_skipped=1.0, workers=workers, preprocess=AUGMENTED)
+    batches = made.batches(0)
+    seen = [
+        (key, language)
+        for batch in islice(batches, 40)
+        for key, language in zip(batch.keys, batch.languages, strict=True)
+    ]
+    batches.close()
+    assert {language for key, language in seen if key == "record-3"} == {"de"}
+    assert len({key for key, _ in seen}) == 14
+    ledger = ledger_of(made.examples.source)
+    reasons = {one.name: one.reason for one in ledger.skipped.values()}
+    assert reasons == {"record-5": "image_empty", "record-7": "caption_not_text"}
+    assert {reason: named.names for reason, named in ledger.left_out.items()} == {
+        "caption_empty": ["record-3, caption 1"],
+        "caption_not_text": ["record-3, caption 3"],
+        "caption_weight": ["record-3, caption 4"],
+        "image_damaged": ["record-3, image 1"],
+    }
+
+
+def test_bad_parts_change_nothing_of_other_records():
+    whole, partly = (loader(source=PartlyGood(16, bad), batch_size=8) for bad in ({}, {3: "image_damaged"}))
+    for number in range(4):
+        one, other = whole.batch(number), partly.batch(number)
+        assert one.keys == other.keys
+        rows = [key != "record-3" for key in one.keys]
+        assert all(np.array_equal(one.fields[name][rows], other.fields[name][rows]) for name in one.fields)
+
+
 def test_too_many_bad_examples_stop_with_the_reasons():
     bad = dict.fromkeys(range(0, 400, 10), "image_truncated") | dict.fromkeys(range(5, 400, 40), "caption_empty")
     made = loader(400, bad, batch_size=20)

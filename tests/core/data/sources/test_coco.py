@@ -6,6 +6,7 @@ import pickle
 import pytest
 from PIL import Image
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.records import BadExample, Caption, Region, Source
 from diptych.core.data.sources.coco import CocoRegionSource
 from tests.core.data.pictures import encoded, pixels
@@ -246,6 +247,25 @@ def test_references_by_an_id_that_several_files_have_are_left_out(tmp_path):
     assert [region.text for region in source.record(0).regions].count("it") == 1
     (name,) = source.ledger.left_out["reference_annotation"].names
     assert "2 is the id of several annotations" in name
+
+
+def test_bad_records_of_one_name_count_each_and_have_names_of_their_own(tmp_path):
+    """Files that split a data set may have one name, and a file may list one picture under two ids."""
+    paths = []
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        images = [{"id": 1, "file_name": f"{part}.jpg"}, {"id": 2, "file_name": f"{part}.jpg"}, {"id": 3}]
+        paths.append(write(tmp_path / part, {"images": images}, "instances.json"))
+    source = CocoRegionSource(paths, tmp_path)
+    assert list(visit(source, lambda record: source.read(record.images[0]))) == []
+    assert [one.name for one in source.ledger.skipped.values()] == [
+        "a.jpg",
+        "a.jpg#1",
+        "a/instances.json: image 2",
+        "b.jpg",
+        "b.jpg#4",
+        "b/instances.json: image 2",
+    ]
 
 
 @pytest.mark.parametrize(("stored", "asked"), [(1, 1.0), (1, "1"), ("1", 1), (2.0, 2), ("007", "007"), ("a", "a")])

@@ -81,7 +81,6 @@ def test_useless_lines_are_records_with_a_reason(tmp_path):
         b'{"file_name": "/etc/passwd", "text": "x"}': "image_outside_folder",
         b'{"file_name": "a\\u0000.jpg", "text": "x"}': "image_outside_folder",
         b'{"file_name": "gone.jpg", "text": "x"}': "image_missing",
-        b'{"file_name": "good2.jpg", "text": [{"text": "x", "weight": -1}]}': "caption_weight",
         b'{"file_name": "good3.jpg", "text": "' + b"x" * 2_000_000 + b'"}': "caption_too_long",
     }
     (tmp_path / "metadata.jsonl").write_bytes(b"\n".join(lines))

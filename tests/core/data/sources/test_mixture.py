@@ -3,12 +3,14 @@
 import math
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import BadExample, Caption, Record, Source
 from diptych.core.data.sources import mixture as mixture_module
 from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
@@ -171,6 +173,20 @@ def test_unreadable_records_are_left_out_and_counted():
     assert mixture.unreadable == 10
     assert len(mixture) == 20
     assert {mixture.place(index)[0] % 4 for index in range(20)} == {0, 2}
+
+
+def test_captions_that_cannot_be_used_have_no_share_and_are_counted():
+    class Spoilt(Texts):
+        def record(self, index):
+            record = super().record(index)
+            return replace(record, captions=(*record.captions, Caption("", "th" if index else "en")))
+
+    source = Spoilt(["en", "en de", "de"] * 2, name="spoilt")
+    assert set(records_by_language(source)) == {"de", "en"}
+    ledger = ledger_of(source)
+    assert not ledger.skipped
+    assert ledger.left_out["caption_empty"].names[:2] == ["0, caption 3", "1, caption 5"]
+    assert ledger.left_out["caption_empty"].count == 6
 
 
 def test_the_table_names_languages_and_shares(three):

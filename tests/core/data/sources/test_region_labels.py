@@ -1,5 +1,6 @@
 """Phrases of captions, and regions that a detector finds, once."""
 
+import contextlib
 import json
 import pickle
 from itertools import pairwise
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.data.emoji.scenes import SceneSource
+from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import BadExample, Caption, Record, Region, Source
 from diptych.core.data.sources.phrases import CATEGORIES, STOP_WORDS, ngrams
 from diptych.core.data.sources.region_labels import Detection, LabelledSource, label_regions
@@ -141,6 +143,29 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, torn):
     again = FakeDetector()
     label_regions(source, again, path)
     assert again.calls == 0
+
+
+def test_what_was_of_no_use_is_known_whoever_met_it(tmp_path):
+    """A caption of several costs itself; a picture its record, of which there are two of one name."""
+
+    class Spoilt(MemorySource):
+        def record(self, index):
+            record = super().record(index)
+            return Record("twins", record.images, (*record.captions, Caption("" if index else "x", "en")))
+
+    path = tmp_path / "regions.jsonl"
+    for stop_after in (1, None, None):
+        source, detector = Spoilt(6, {2: "image_empty", 3: "image_damaged"}), FakeDetector(stop_after=stop_after)
+        with pytest.raises(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
+            label_regions(source, detector, path)
+    assert detector.calls == 0
+    ledger = ledger_of(source)
+    assert [(place, one.reason, one.detail) for place, one in ledger.skipped.items()] == [
+        (2, "image_empty", "as the test wants it"),
+        (3, "image_damaged", "as the test wants it"),
+    ]
+    assert ledger.left_out["caption_empty"].count == 3
+    assert LabelledSource(source, path).record(1).regions
 
 
 @pytest.mark.parametrize("cut", range(1, 120, 13))

@@ -10,11 +10,14 @@ import time
 
 import pytest
 
+from diptych.core.data.ledger import visit
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources import shard_index
+from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.subset import Subset
 from diptych.core.data.sources.tar import Damage, Member, scan, scan_file
 from diptych.core.data.sources.webdataset import WebDatasetSource
+from diptych.core.report.ledger_text import ledger_text
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.content import add_member, content_of, expected, write_tars
 
@@ -367,4 +370,19 @@ def test_one_damaged_record_ends_no_split(shard, damage):
     parts = [Subset(source, fraction=0.5, held_out=held_out) for held_out in (True, False)]
     assert sum(map(len, parts)) == SAMPLES
     assert len(source.ledger.skipped) == 1
-    assert next(iter(source.ledger.skipped)).startswith("shard.tar: ")
+    assert next(iter(source.ledger.skipped.values())).name.startswith("shard.tar: ")
+
+
+def test_bad_records_of_one_name_count_each_and_have_names_of_their_own(tmp_path):
+    """Data sets number their shards from 000 each; a member may come again and again."""
+    for name in ("cc3", "cc12"):
+        (tmp_path / name).mkdir()
+        with tarfile.open(tmp_path / name / "000.tar", "w") as tar:
+            for _ in range(3):
+                add_member(tar, "a.jpg", b"no picture")
+    source = WebDatasetSource(sorted(tmp_path.glob("*/000.tar")))
+    assert list(visit(source, lambda record: pixels_of(source, record.images[0]))) == []
+    named = [one.name for one in source.ledger.skipped.values()]
+    assert named[:3] == ["cc12/000.tar: a", "cc12/000.tar: a.jpg, damage 1", "cc12/000.tar: a.jpg, damage 2"]
+    assert len(set(named)) == len(source) == 6
+    assert ledger_text([source.ledger]).startswith("000.tar: 0 of 6 records read")

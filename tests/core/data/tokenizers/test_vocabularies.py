@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.data.tokenizers.vocabularies import (
     VOCABULARY_FILES,
@@ -55,6 +56,8 @@ def test_t5s_vocabularies_are_known_by_size_and_marks(family, size, tmp_path):
     ids = tokenizer.encode("The fox, it's!", 16)
     assert np.array_equal(ids, tokenizer.encode("the fox its", 16))
     assert (ids[np.argmax(ids == 1) :] == 1).all()
+    for path in (tmp_path, tmp_path / "spiece.model"):  # no checkpoint beside it
+        assert shared_tokenizer(str(path)).fingerprint() == tokenizer.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,11 @@ def test_other_vocabularies_keep_their_punctuation(family, size, tmp_path):
         1,
     )
     assert not np.array_equal(tokenizer.encode("fox!", 16), tokenizer.encode("fox", 16))
+
+
+def test_a_folder_without_a_vocabulary_is_told_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no vocabulary, expected one of .*tokenizer\.json"):
+        shared_tokenizer(str(tmp_path))
 
 
 def test_case_never_matters_and_the_embedded_vocabulary_is_no_exception(tmp_path):

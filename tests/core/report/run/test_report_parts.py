@@ -1,6 +1,7 @@
 """Laws of the report's parts: escaping, numbers, axes, curves, galleries."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from diptych.core.report.charts.numbers import compact, duration, percent, signi
 from diptych.core.report.run import ReportData
 from diptych.core.report.run.gallery import choose_queries, nearest_captions, nearest_images, sure_mistakes
 from diptych.core.report.run.header import command, device
-from diptych.core.report.run.training import evaluation_curves, quantity_name
+from diptych.core.report.run.training import evaluation_curves, loss_figure, quantity_name
 from tests.core.evaluation.synthetic import WORDS, metrics, samples
 
 
@@ -183,3 +184,17 @@ def test_the_main_language_falls_back_to_the_most_frequent():
     other = dataclasses.replace(embedded, main_language="fr", languages=("de",) * 5 + ("ja",) * 19)
     assert len(other.in_language()) == 19
     assert set(WORDS) == set(embedded.languages)
+
+
+def test_the_loss_is_marked_where_the_opening_ends():
+    rows = [{"step": step, "examples": 10 * step, "loss": 5.0 / step} for step in range(1, 101)]
+
+    def places(opening: int | None, log: bool = False) -> list[float]:
+        figure = str(loss_figure(rows, width=600, height=200, log=log, opening=opening))
+        assert figure.count("opening ends") == figure.count('class="place"')
+        return [float(x) for x in re.findall(r'<line x1="([\d.]+)"[^>]*class="place"', figure)]
+
+    assert places(None) == places(0) == places(5_000) == []
+    (early,), (late,) = places(250), places(750)
+    assert (early - 46) / (late - 46) == pytest.approx(1 / 3, abs=0.01)
+    assert len(places(250, log=True)) == 1
