@@ -122,10 +122,11 @@ def build_student(
     }
     student: Student | ImageClassifier
     if isinstance(planned.config, ClassifierConfig):
-        student = classifier_of(planned.config, **options)
+        student = towers = classifier_of(planned.config, **options)
     else:
         student = Student(planned.config, parts=planned.parts, normalization=normalization, **options)
-    locked = locked_weights(recipe.model, planned.config, [weight.path for weight in student.weights])
+        towers = student.towers
+    locked = locked_weights(recipe.model, planned.config, [weight.path for weight in towers.weights])
     freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked)))
     return student
 
