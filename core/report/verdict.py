@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from diptych.core.training.best import LOSS, shown
+
 FEWEST_STEPS = 20
 STANDARD_ERRORS = 2.0
 
@@ -56,7 +58,7 @@ def mean_loss(rows: Sequence[Mapping]) -> float:
 
 
 def before_training(rows: Sequence[Mapping]) -> dict[str, float]:
-    """What the evaluation before the first step found, by name, with "validation_loss"; empty where there was none."""
+    """What the evaluation before the first step found, by name, with the loss; empty where there was none."""
     return _found(next((row for row in rows if "evaluation" in row and row["examples"] == 0), None))
 
 
@@ -64,18 +66,26 @@ def gained(rows: Sequence[Mapping]) -> str:
     """A sentence on what training changed of the numbers that were taken before it; empty where none were."""
     before = before_training(rows)
     after = _found(next((row for row in reversed(rows) if "evaluation" in row), None))
-    changes = [
-        f"{name} {_shown(name, before[name])} -> {_shown(name, after[name])}" for name in before if name in after
-    ]
+    changes = [f"{quantity(name, before[name])} -> {shown(name, after[name])}" for name in before if name in after]
     return f"Before training and after: {', '.join(changes)}" if changes else ""
+
+
+def best_text(best: Mapping) -> str:
+    """A few words on the best evaluation of a run, as its results have it."""
+    value = quantity(best["by"], best["value"])
+    if best["examples"] == 0:
+        return f"Best before the first step, with {value}; nothing after it was better"
+    where = "at its end" if best["evaluations_since"] == 0 else f"after {best['examples']:,} examples"
+    return f"Best {where}, with {value}"
+
+
+def quantity(name: str, value: float) -> str:
+    """A number of an evaluation with its name, for people."""
+    return f"{'validation loss' if name == LOSS else name} {shown(name, value)}"
 
 
 def _found(row: Mapping | None) -> dict[str, float]:
     if row is None:
         return {}
-    loss = {"validation_loss": row["validation_loss"]} if "validation_loss" in row else {}
+    loss = {LOSS: row["validation_loss"]} if "validation_loss" in row else {}
     return {**row["evaluation"], **loss}
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.4g}" if name == "validation_loss" else f"{value:.1%}"

@@ -213,6 +213,12 @@ class Run:
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = harmless(None)
     """Examples between evaluations; by default `evaluations` of them in a stage."""
+    best_by: str = harmless("loss")
+    """The number of an evaluation by which the best model of a run is kept, in best/: loss, that on held-out pairs, or
+    recall@1, recall@5, zero_shot_group, where there are classes."""
+    patience: int | None = harmless(None)
+    """End a run of one stage early when so many evaluations in a row were not better than the best before them; None
+    for no early end."""
     checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""
     log_every: int = harmless(1)
@@ -325,6 +331,7 @@ def check_options(recipe: Recipe) -> None:
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
+                ("--patience", run.patience),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
                 ("--head-hidden", distillation.head_hidden),
@@ -333,6 +340,11 @@ def check_options(recipe: Recipe) -> None:
                 ("--local-size", distillation.local_size),
                 ("--teacher-momentum-batch", distillation.teacher_momentum_batch),
             )
+        ),
+        (
+            run.patience is None or len(recipe.stages) == 1,
+            f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at shares "
+            "of all examples. Leave it out.",
         ),
         (
             optimization.loss == "sigmoid" or model.init_logit_bias is None,

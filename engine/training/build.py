@@ -89,6 +89,8 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         objective_variables=objective.variables,
+        best_by=run.best_by,
+        patience=run.patience,
         config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
         evaluate_first=recipe.model.pretrained is not None and stage.after is None,

@@ -67,7 +67,8 @@ def ended_at(folder: RunFolder, recipe: Recipe) -> int | None:
         return None
     scored = next(iter(read_results(folder.results).values()), {})
     examples, size = (stored.get("optimization", {}).get(name, 0) for name in ("examples", "batch_size"))
-    whole = scored.get("examples_seen", 0) > examples - size  # what does not fill a batch is left
+    planned = scored.get("examples_planned", scored.get("examples_seen", 0))
+    whole = planned > examples - size  # what does not fill a batch is left
     return examples if whole and examples < recipe.optimization.examples else None
 
 

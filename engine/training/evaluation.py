@@ -22,11 +22,11 @@ from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
 from diptych.core.report.verdict import before_training, gained, warnings_of
+from diptych.core.training.best import LOSS
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
-from diptych.core.training.run_log import LOSS
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.engine.judging.dense.probes import (
@@ -115,7 +115,6 @@ class Evaluation:
                 # A softmax model has no probability of a pair, which galleries and scores show.
                 samples = self._samples(pairs, images, texts)
         results: Results = {
-            "examples_seen": self._planned.examples_before + self._planned.examples,
             "retrieval": retrieval,
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
@@ -132,7 +131,7 @@ class Evaluation:
             results["dense"] = self._scenes(folder.path)
         data = ReportData(
             title=self._title(),
-            card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
+            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             retrieval=retrieval,
             zero_shot=zero_shots,

@@ -34,4 +34,3 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
     if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
         student.captioner.save_to(folder)
         write_targets(folder, preprocess.targets)
-    print(f"Model: {folder}", flush=True)

@@ -1,12 +1,16 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from diptych import backends
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.evaluation.calibration import fitted_bias
+from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
+from diptych.core.report.verdict import best_text
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
@@ -63,13 +67,18 @@ class StagedRun:
         planned = self.plan.planned[name]
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
-            if results := finished(folder, planned):
+            if results := finished(folder, planned, self.recipe.run.patience):
                 print(f"{folder.path} is finished.", flush=True)
                 return results
             learner, evaluation, card = self._trained(planned, folder)
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
                 save_trained(learner.model, evaluation.preprocess, folder.path / "model")
-                results = {name: evaluation.finish(learner, folder, card)}
+                print(f"Model: {folder.path / 'model'}", flush=True)
+                ending = ending_of(learner, planned)
+                card = folder.add_to_card(**ending)
+                results = {name: ending | evaluation.finish(learner, folder, card)}
+            if ending["best"]:
+                print(f"{best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
             return results
 
@@ -88,6 +97,7 @@ class StagedRun:
         )
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
+        learner.keep = partial(keep_best, learner, preprocess, folder)
         start = learner.restore()
         if start and (ended := ended_at(folder, self.recipe)) is not None:
             print(
@@ -144,13 +154,36 @@ class StagedRun:
         return checkpoint.load_step(folder, last)
 
 
-def finished(folder: RunFolder, planned: PlannedStage) -> Results | None:
-    """What a stage scored that has taken all of its examples; None for one that has not."""
+def finished(folder: RunFolder, planned: PlannedStage, patience: int | None = None) -> Results | None:
+    """What a stage scored that has taken all of its examples, or has ended before for want of patience; None for any
+    other.
+    """
     if not folder.results.exists():  # written last of all
         return None
     results = read_results(folder.results, planned.stage.name)
-    examples = planned.examples_before + planned.examples
-    return results if results[planned.stage.name].get("examples_seen", examples) >= examples else None
+    scored, examples = results[planned.stage.name], planned.examples_before + planned.examples
+    in_vain = (scored.get("best") or {}).get("evaluations_since", 0)
+    ended = scored.get("examples_seen", examples) >= examples or (patience is not None and in_vain >= patience)
+    return results if ended else None
+
+
+def ending_of(learner: Learner, planned: PlannedStage) -> dict[str, Any]:
+    """How a stage ended, for its card and its results: the examples that its weights have seen, of those that were
+    planned, whether it ended early, and its best evaluation.
+    """
+    best = learner.best
+    return {
+        "examples_seen": planned.examples_before + learner.examples_trained,
+        "examples_planned": planned.examples_before + planned.examples,
+        "stopped_early": learner.stopped_early,
+        "best": best and {**asdict(best), "examples": best.step * planned.batch_size},
+    }
+
+
+def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder) -> None:
+    """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
+    with replacing_folder(folder.best) as temporary:
+        save_trained(learner.model, preprocess, temporary)
 
 
 def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: tuple[str, ...] = ()) -> str:

@@ -134,13 +134,14 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     for variable in average.averages:
         variable.assign(variable + 1.0)
     path = model.trainable_variables[0].path
-    learner = SimpleNamespace(model=model, ema=average)
+    learner = SimpleNamespace(model=model, ema=average, best=None, stopped_early=False, examples_trained=0)
     judged = SimpleNamespace(preprocess=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
     monkeypatch.setattr(staged_run, "save_trained", lambda *_: seen.append(weights_of(model)[path]))
     monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
     before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
-        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": SimpleNamespace()})
+        planned = SimpleNamespace(examples_before=0, examples=0)
+        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": planned})
         others = dict.fromkeys(("sources", "terms", "placement", "stop"))
         staged_run.StagedRun(plan=plan, folder=folder, **others).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
@@ -164,6 +165,45 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(photos, undistur
     assert outcome.kills > KILLS // 2
     assert outcome.by_step() == expected.by_step()
     assert outcome.weights_sha256 == expected.weights_sha256
+    assert best_of(tmp_path / "run") == best_of(undisturbed[1])
+
+
+def best_of(run_dir: Path) -> tuple[dict, bytes]:
+    """What a run's results say of its best model, and the weights that are kept."""
+    found = read_results(run_dir / "results.json")["training"]["best"]
+    return found, (run_dir / "best" / "model.safetensors").read_bytes()
+
+
+def test_the_best_model_is_kept_named_and_readable(undisturbed):
+    """Where the last evaluation is the best, the model is the one at the end."""
+    _, run_dir = undisturbed
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    losses = {row["step"]: row["validation_loss"] for row in rows if "evaluation" in row}
+    best, card = best_of(run_dir)[0], json.loads((run_dir / "card.json").read_text())
+    assert best == card["best"]
+    assert (best["by"], best["value"]) == ("loss", min(losses.values()))
+    assert losses[best["step"]] == best["value"]
+    kept, end = (weights_of(from_preset(run_dir / name)) for name in ("best", "model"))
+    same = all(np.array_equal(kept[path], end[path]) for path in end)
+    assert same == (best["step"] == STEPS)
+
+
+def test_patience_ends_a_run_early_and_more_of_it_goes_on(photos, tmp_path, capsys):
+    """At a rate of 1000 nothing gets better: the run ends at the third evaluation, and a larger patience goes on."""
+    often = ("--evaluate-every", "64", "--best-by", "recall@1")
+    given = arguments(photos, tmp_path, "--lr", "1000", "--examples", "640", *often)
+    assert siglip.main([*given, "--patience", "2"]) == 0
+    said = capsys.readouterr().out
+    results = read_results(tmp_path / "results.json")["training"]
+    assert results["stopped_early"]
+    assert results["examples_seen"] < results["examples_planned"] == 640
+    assert "None of the last 2 evaluations was better" in said
+    assert f"with recall@1 {results['best']['value']:.1%}: {tmp_path / 'best'}" in said
+    assert siglip.main([*given, "--patience", "2"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert siglip.main(given) == 0
+    results = read_results(tmp_path / "results.json")["training"]
+    assert (results["examples_seen"], results["stopped_early"]) == (640, False)
 
 
 @pytest.mark.parametrize("place", FAULT_POINTS if KILLS >= 20 else ["before_rename"])
