@@ -141,6 +141,11 @@ class Learner:
         return self.finished and not self._evaluation_due
 
     @property
+    def next_rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.optimizer.rate_at(self.first_update + self.updates_done - self.skipped_steps)
+
+    @property
     def skipped_examples(self) -> dict[str, int]:
         """Bad examples replaced so far, by reason."""
         return dict(self._skipped_examples)

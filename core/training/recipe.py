@@ -343,8 +343,8 @@ def check_options(recipe: Recipe) -> None:
         ),
         (
             run.patience is None or len(recipe.stages) == 1,
-            f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at shares "
-            "of all examples. Leave it out.",
+            f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at "
+            "shares of all examples. Leave it out.",
         ),
         (
             optimization.loss == "sigmoid" or model.init_logit_bias is None,

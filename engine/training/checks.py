@@ -43,12 +43,12 @@ def check_data(recipe: Recipe, start: Start) -> None:
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
     """Raises ConfigMismatch where the folder holds a run that would compute something else.
 
-    A run of one stage that has ended may be given more examples.
+    A run of one stage that has ended may be given more examples, and another rate or schedule for them.
     """
     given = json.loads(json.dumps(plain(recipe)))
     harmless = harmless_fields(recipe)
     if ended_at(folder, recipe):
-        harmless.add("optimization.examples")
+        harmless |= {f"optimization.{name}" for name in ("examples", "learning_rate", "schedule")}
     folder.check_config(
         given,
         harmless=harmless,

@@ -16,6 +16,7 @@ from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
 from diptych.core.training.handover import hand_over
 from diptych.core.training.learner import Learner
+from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
@@ -100,10 +101,7 @@ class StagedRun:
         learner.keep = partial(keep_best, learner, preprocess, folder)
         start = learner.restore()
         if start and (ended := ended_at(folder, self.recipe)) is not None:
-            print(
-                f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "
-                "with the learning rate that a run of so many has from here on."
-            )
+            print(f"{folder.path} ended after {ended:,} examples and goes on. {tail_text(learner, self.recipe)}")
         elif start:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
@@ -184,6 +182,18 @@ def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder) -> No
     """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
     with replacing_folder(folder.best) as temporary:
         save_trained(learner.model, preprocess, temporary)
+
+
+def tail_text(learner: Learner, recipe: Recipe) -> str:
+    """A sentence on the learning rate of a run that goes on to more examples."""
+    optimization = recipe.optimization
+    before = [row["learning_rate"] for row in read_metrics(learner.folder.metrics) if "learning_rate" in row]
+    ended = f", which ended at {before[-1]:.3g}," if before else ""
+    return (
+        f"The learning rate{ended} is {learner.next_rate:.3g} from here on and falls to 0 by the "
+        f"{optimization.schedule} of a run of {optimization.examples:,} examples, whose peak is "
+        f"{optimization.learning_rate:.3g}."
+    )
 
 
 def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: tuple[str, ...] = ()) -> str:

@@ -249,8 +249,13 @@ def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
 def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, capsys):
     more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160"]
     assert siglip.main(arguments(photos, finished, *more)) == 0
-    assert f"ended after {STEPS * 16:,} examples and goes on to {(STEPS + 4) * 16:,}" in capsys.readouterr().out
-    losses = {row["step"]: row["loss"].hex() for row in read_metrics(finished / "metrics.jsonl") if "loss" in row}
+    said = capsys.readouterr().out
+    assert f"ended after {STEPS * 16:,} examples and goes on" in said
+    rows = [row for row in read_metrics(finished / "metrics.jsonl") if "loss" in row]
+    rates = [row["learning_rate"] for row in rows[STEPS - 1 :]]
+    assert f"which ended at {rates[0]:.3g}, is {rates[1]:.3g} from here on and falls to 0" in said
+    assert rates[0] < rates[1] > rates[2]
+    losses = {row["step"]: row["loss"].hex() for row in rows}
     assert list(losses) == list(range(1, STEPS + 5))
     assert undisturbed[0].by_step().items() <= losses.items()
     assert read_results(finished / "results.json")["training"]["examples_seen"] == (STEPS + 4) * 16
