@@ -153,10 +153,10 @@ class Evaluation:
         right = [len(relevant) for relevant in relevant_by_label(labels, pairs.labels)]
         return warnings_of(
             rows,
-            fresh=self._planned.stage.after is None and self._recipe.model.pretrained is None,
             recall=retrieval[pairs.name][language]["recall@1"],
             chance=sum(right) / len(right) / len(pairs.labels),
             queries=len(right),
+            **what_warnings_ask(self._recipe, self._planned),
         )
 
     def _title(self) -> str:
@@ -244,6 +244,16 @@ class Evaluation:
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )
+
+
+def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
+    """What `core.report.verdict.training_warnings` has to know of a stage."""
+    first = planned.stage.after is None
+    return {
+        "fresh": first and recipe.model.pretrained is None,
+        "settled_after": (recipe.data.opening_examples or 0) if first else 0,
+        "max_logit_scale": planned.config.max_logit_scale,
+    }
 
 
 def held_out_loss(

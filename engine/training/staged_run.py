@@ -10,7 +10,7 @@ from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
-from diptych.core.report.verdict import best_text
+from diptych.core.report.verdict import best_text, training_warnings
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
@@ -24,7 +24,7 @@ from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
-from diptych.engine.training.evaluation import Evaluation
+from diptych.engine.training.evaluation import Evaluation, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.saved_model import save_trained
@@ -82,6 +82,14 @@ class StagedRun:
                 print(f"{best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
             return results
+
+    def warnings_so_far(self) -> dict[str, list[str]]:
+        """What the metrics of each stage that was begun say is wrong with it, by name."""
+        found = {}
+        for name, planned in self.plan.planned.items():
+            rows = read_metrics(RunFolder(self.recipe.folder(name)).metrics)
+            found[name] = training_warnings(rows, **what_warnings_ask(self.recipe, planned))
+        return found
 
     def _entered(self, name: str) -> contextlib.AbstractContextManager[RunFolder]:
         alone = len(self.recipe.stages) == 1

@@ -28,6 +28,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import Stage
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.training import staged_run
+from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
@@ -286,11 +287,25 @@ def test_a_run_knows_its_options_without_its_card(photos, finished, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
-def test_a_run_that_learned_nothing_says_so_in_its_last_lines(photos, tmp_path, capsys):
-    assert siglip.main(arguments(photos, tmp_path / "run", "--lr", "1000", "--examples", "320")) == 0
-    warning, *_ = capsys.readouterr().err.splitlines()[-2:]
-    assert warning.startswith("Warning: The loss ended at")
-    assert "Lower --learning-rate" in warning
+def test_a_run_that_learned_nothing_says_so_in_its_last_lines(photos, tmp_path, capsys, monkeypatch):
+    """And already when it is stopped."""
+    given = arguments(photos, tmp_path / "run", "--lr", "1000", "--examples", "320")
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_run.Evaluation, "finish", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert siglip.main(given) == 143
+    stopped = capsys.readouterr().err.splitlines()
+    assert siglip.main(given) == 0
+    for said in (stopped, capsys.readouterr().err.splitlines()):
+        warning = next(line for line in said if line.startswith("Warning: "))
+        assert warning.startswith("Warning: The loss ended at")
+        assert "Lower --learning-rate" in warning
+
+
+def test_warnings_know_the_opening_and_the_bound_of_the_scale():
+    given = ["--max-logit-scale", "50", "--opening-examples", "640"]
+    plan = plan_run(parse_recipe(siglip.siglip(), given, program="siglip", description=""), TERMS)
+    asked = what_warnings_ask(plan.recipe, plan.planned["training"])
+    assert asked == {"fresh": True, "settled_after": 640, "max_logit_scale": 50.0}
 
 
 def test_one_of_several_processes_is_refused(photos, tmp_path, monkeypatch, capsys):
