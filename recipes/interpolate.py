@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.core.training.recipe import Recipe
 from diptych.engine.command_line import parse
 
 FORMAT = "diptych-interpolation"
@@ -41,8 +42,8 @@ class Interpolate:
     dataset: tuple[str, ...] = ()
     """What it was fine-tuned for, as recipes.evaluate takes it; by default the pairs that the run held out."""
     retention: str | None = None
-    """What it should not forget, as recipes.evaluate takes it; by default the embedded emoji by their English names,
-    "none" for nothing."""
+    """What it should not forget, as recipes.evaluate takes it; by default the run's, else some of the embedded emoji by
+    their English names; "none" for nothing."""
     alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     """The points of the line, from 0, before, to 1, after."""
     alpha: float | None = None
@@ -108,13 +109,10 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
     from diptych.core.report.interpolation_page import interpolation_page, interpolation_text
     from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
-    from diptych.engine.judging.retention import retention_set
     from diptych.models.interpolation import WeightLine
 
     folder = options.output.parent
-    before, own = _began_from(options), _own(options)
-    retention = retention_set(options.retention, index_folder=folder / "shards", reading=options.reading)
-    judged = {"own": own, "retention": [retention] if retention else []}
+    before, judged = _resolved(options)
     encoder = open_encoder(options.after)
     line = WeightLine(encoder.model, read_before(before))
     with StopSignals() as stop:
@@ -149,43 +147,45 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
     return 0
 
 
-def _run_of(options: Interpolate) -> Path | None:
-    """The folder of the run that left the later model; None for any other checkpoint."""
-    path = Path(options.after)
-    return next((folder for folder in (path, path.parent) if (folder / "card.json").is_file()), None)
+def _resolved(options: Interpolate) -> tuple[str, dict[str, list[Any]]]:
+    """The name of the earlier model, and the data sets to judge by, of either kind."""
+    from diptych.engine.judging.retention import retention_set
 
-
-def _began_from(options: Interpolate) -> str:
-    """The name of the earlier model."""
-    from diptych.core.training.run_folder import RunFolder
-
-    run = _run_of(options)
-    card = RunFolder(run).read_card() if run and options.before is None else None
-    found = options.before or (card or {}).get("config", {}).get("model", {}).get("pretrained")
-    if found is None:
+    recipe = _recipe_of(options.after)
+    before = options.before or (recipe.model.pretrained if recipe else None)
+    if before is None:
         raise ValueError(
             f"--after {options.after} does not say which checkpoint it began from: it is "
-            f"{'a run from fresh weights' if run else 'no folder of a run'}. Give that checkpoint by --before."
+            f"{'a run from fresh weights' if recipe else 'no folder of a run'}. Give that checkpoint by --before."
         )
-    return found
+    own, asked = _own(options, recipe), options.retention or (recipe.run.retention if recipe else None)
+    retention = retention_set(asked, index_folder=options.output.parent / "shards", reading=options.reading)
+    return before, {"own": own, "retention": [retention] if retention else []}
 
 
-def _own(options: Interpolate) -> list[Any]:
+def _recipe_of(after: str) -> Recipe | None:
+    """The recipe of the run that left a model; None for any other checkpoint."""
+    from diptych.engine.stored_recipe import stored_recipe
+    from diptych.recipes.siglip import siglip
+
+    path = Path(after)
+    run = next((folder for folder in (path, path.parent) if (folder / "card.json").is_file()), None)
+    return None if run is None else stored_recipe(run, siglip())
+
+
+def _own(options: Interpolate, recipe: Recipe | None) -> list[Any]:
     """What the later model was fine-tuned for."""
     from diptych.core.data.sources.files import evenly
     from diptych.core.data.sources.small import ChosenRecords
     from diptych.engine.datasets.open import with_data
     from diptych.engine.judging.sets import Dataset, EvaluationSet, open_dataset
-    from diptych.engine.stored_recipe import stored_recipe
-    from diptych.recipes.siglip import siglip
 
     if options.dataset:
         shards = options.output.parent / "shards"
         return [open_dataset(spec, index_folder=shards, reading=options.reading) for spec in options.dataset]
-    run = _run_of(options)
-    if run is None:
+    if recipe is None:
         raise ValueError(f"--after {options.after} is no folder of a run: give pairs to judge it by with --dataset.")
-    recipe, data_set = with_data(stored_recipe(run, siglip()))
+    recipe, data_set = with_data(recipe)
     sets = []
     for name, source in data_set.sources(recipe.run.seed).held_out.items():
         if options.most_pairs is not None and len(source) > options.most_pairs:

@@ -134,12 +134,24 @@ def before_training(rows: Sequence[Mapping]) -> dict[str, float]:
     return _found(next((row for row in rows if "evaluation" in row and row["examples"] == 0), None))
 
 
-def gained(rows: Sequence[Mapping]) -> str:
-    """A sentence on what training changed of the numbers that were taken before it; empty where none were."""
-    before = before_training(rows)
-    after = _found(next((row for row in reversed(rows) if "evaluation" in row), None))
-    changes = [f"{quantity(name, before[name])} -> {shown(name, after[name])}" for name in before if name in after]
-    return f"Before training and after: {', '.join(changes)}" if changes else ""
+def changes(
+    rows: Sequence[Mapping], retention_before: Mapping[str, float], retention_after: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Each number that was taken before training, as it was then and as it is at the end, by name.
+
+    Args:
+        rows: of the metrics.
+        retention_before, retention_after: what the model scores on what it should not forget.
+    """
+    before = before_training(rows) | dict(retention_before)
+    after = _found(next((row for row in reversed(rows) if "evaluation" in row), None)) | dict(retention_after)
+    return {name: (value, after[name]) for name, value in before.items() if name in after}
+
+
+def gained(changed: Mapping[str, tuple[float, float]]) -> str:
+    """A sentence on what training changed; empty where nothing was measured before it."""
+    told = [f"{quantity(name, before)} -> {shown(name, after)}" for name, (before, after) in changed.items()]
+    return f"Before training and after: {'; '.join(told)}" if told else ""
 
 
 def best_text(best: Mapping) -> str:
@@ -153,7 +165,12 @@ def best_text(best: Mapping) -> str:
 
 def quantity(name: str, value: float) -> str:
     """A number of an evaluation with its name, for people."""
-    return f"{'validation loss' if name == LOSS else name} {shown(name, value)}"
+    return f"{quantity_title(name)} {shown(name, value)}"
+
+
+def quantity_title(name: str) -> str:
+    """What a number of an evaluation is called where people read it."""
+    return "validation loss" if name == LOSS else name
 
 
 def _found(row: Mapping | None) -> dict[str, float]:

@@ -233,6 +233,10 @@ class Run:
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
+    retention: str | None = harmless(None)
+    """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
+    takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
+    report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = harmless(None)

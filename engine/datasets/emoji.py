@@ -1,13 +1,10 @@
 """The embedded emoji: drawings by twelve designers, named in 36 languages; one designer is kept to be judged by."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from diptych.core.data.emoji import (
     GROUPS,
     HELD_OUT_DESIGNER,
-    LANGUAGES,
     TOKENIZER_PATH,
     EmojiSource,
     concepts,
@@ -46,12 +43,9 @@ def emoji(data: Data) -> DataSet:
     )
 
 
-def evaluation_sources(languages: Sequence[str] = LANGUAGES) -> dict[str, Source]:
+def evaluation_sources() -> dict[str, Source]:
     """The held-out designer's drawings, by name: of concepts that are trained on, and of others."""
-    return {
-        "New drawings": evaluation_set("train", languages=languages),
-        "New concepts": evaluation_set("held_out", languages=languages),
-    }
+    return {"New drawings": evaluation_set("train"), "New concepts": evaluation_set("held_out")}
 
 
 def emoji_groups(source: Source) -> Classes | None:

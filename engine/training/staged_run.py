@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from diptych import backends
@@ -22,10 +23,12 @@ from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
+from diptych.engine.training.before import BEFORE, Before
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.evaluation import Evaluation, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.retention import retention_of
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.saved_model import save_trained
 from diptych.engine.training.start import anew, set_scale_and_bias
@@ -105,6 +108,7 @@ class StagedRun:
             self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
         )
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
+        evaluation.retention = retention_of(self.recipe, learner.model, preprocess, folder.path, self.stop)
         learner.evaluate = evaluation.quick
         learner.keep = partial(keep_best, learner, preprocess, folder)
         start = learner.restore()
@@ -118,6 +122,7 @@ class StagedRun:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
+        evaluation.before = Before.load(self._before)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
             learner.train(self.stop)
@@ -126,16 +131,23 @@ class StagedRun:
     def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
         carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe))
+        images, texts = evaluation.embed_first()
 
         def fitted() -> float | None:
-            pairs, others = evaluation.pair_scores()
+            pairs, others = evaluation.pair_scores(images, texts)
             few = not pairs.size or not others.size
             return None if few else fitted_bias(pairs, others, batch_size=self.recipe.optimization.batch_size)
 
         changed = set_scale_and_bias(learner.model, self.recipe, fitted)
         if learner.ema:
             learner.ema.restart()
+        evaluation.judge_before(images, texts).save(self._before)
         return f"{carried}; {changed}" if changed else carried
+
+    @property
+    def _before(self) -> Path:
+        """Where it is kept what the checkpoint that a run began from finds and knows."""
+        return self.recipe.folder(self.recipe.stages[0].name) / BEFORE
 
     def _end_of(self, name: str) -> Checkpoint:
         """The checkpoint of the very last step of a stage that has ended.

@@ -12,6 +12,7 @@ from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.results import read_results
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
@@ -138,18 +139,27 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     model, checkpoint, photos, tmp_path, capsys
 ):
     """At a rate too small to move a float32 the model that is left is the one that was given, but for its bias."""
-    assert train(photos, checkpoint, tmp_path, "--lr", "1e-30") == 0
+    shown = ("--lr", "1e-30", "--report", "--retention", str(photos))
+    assert train(photos, checkpoint, tmp_path, *shown) == 0
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
     assert [row["step"] for row in rows] == [0, 2]
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     assert left.keys() == given.keys()
     assert [path for path in given if np.abs(left[path] - given[path]).max() > 1e-20] == ["pair_logits/logit_bias"]
-    assert "bias" in capsys.readouterr().out
+    assert "bias" in (said := capsys.readouterr().out)
+    found = read_results(tmp_path / "results.json")["training"]
+    assert found["retention"]["before"] == found["retention"]["after"]
+    (name,) = found["retention"]["after"]
+    assert f"{name} {found['retention']['after'][name]:.1%} -> " in said
+    report = (tmp_path / "report.html").read_text()
+    assert "0 find their image at once that did not before, and 0 no longer do" in report
+    assert name in report
     assert left["text/token_embedding/embedding"].shape == (8_100, 16)
 
 
 def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkpoint, photos, tmp_path):
     flags = ("--lora-rank", "2", "--lr", "0.1", "--lora-targets", "image/.*", "--keep-logit-bias")
+    flags += ("--retention", str(photos))
     assert train(photos, checkpoint, tmp_path, *flags) == 0
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     moved = {path for path in given if not np.array_equal(left[path], given[path])}
@@ -159,6 +169,8 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
         for product in ("attention/qkv", "attention/out", "mlp/in", "mlp/out")
     }
     assert (tmp_path / "model" / "adapters.safetensors").stat().st_size < 10_000
+    kept = list((tmp_path / "retention").iterdir())
+    assert len(kept) == 4, "pictures and texts are judged before and after, with what the adapters add"
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):
