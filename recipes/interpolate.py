@@ -104,9 +104,11 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
         open_encoder: makes an encoder of the later model's name: `Encoder.open`.
         read_before: gives the weights of the earlier model, by path.
     """
+    from diptych.core.data.ledger import ledger_of
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.charts.sheet import write_page
     from diptych.core.report.interpolation_page import interpolation_page, interpolation_text
+    from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.models.interpolation import WeightLine
@@ -143,6 +145,7 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
     write_json(options.output, results)
     title = f"Between {Path(before).name} and {Path(options.after).name}"
     page = write_page(options.output.with_suffix(".html"), interpolation_page(title, results))
+    tell_left_out(ledger_of(each.source) for some in judged.values() for dataset in some for each in dataset.sets)
     print(f"\nKept: alpha {chosen:g}, {reason}: {folder / 'model'}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
 

@@ -41,8 +41,9 @@ def interpolation_page(title: str, results: Mapping[str, Any]) -> str:
         for size, width, height in (("wide", 1100, 360), ("narrow", NARROW, 280))
     ]
     entries = [element("li", curve.name, class_=curve.style) for curve in _curves(points)]
-    figure = element("figure", element("h3", "Along the line"), element("ul", entries, class_="legend"), figures)
-    return sheet(title, summary, [element("div", figure, class_="panel"), _table(points, chosen)])
+    legend = element("ul", entries, class_="legend")
+    figure = element("figure", element("h3", "Along the line"), legend, figures, class_="panel")
+    return sheet(title, summary, [figure, _table(points, chosen)])
 
 
 def interpolation_figure(points: Sequence[Mapping[str, Any]], chosen: float, *, width: float, height: float) -> Markup:
@@ -71,7 +72,8 @@ def _curves(points: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 
 def _table(points: Sequence[Mapping[str, Any]], chosen: float) -> Markup:
-    head = element("tr", *(element("th", name, scope="col") for name in ("α", *_names(points))))
+    names = [element("th", name, scope="col", class_="number") for name in _names(points)]
+    head = element("tr", element("th", "α", scope="col"), names)
     rows = [
         element(
             "tr",
@@ -94,4 +96,4 @@ def _values(point: Mapping[str, Any]) -> list[float]:
 
 
 def _alpha(point: Mapping[str, Any], chosen: float) -> str:
-    return f"{point['alpha']:g}{' *' if point['alpha'] == chosen else ''}"
+    return f"{point['alpha']:g}{'*' if point['alpha'] == chosen else ''}"

@@ -155,12 +155,12 @@ def gained(changed: Mapping[str, tuple[float, float]]) -> str:
 
 
 def best_text(best: Mapping) -> str:
-    """A few words on the best evaluation of a run, as its results have it."""
+    """Where the best evaluation of a run was, as its results have it, and what it found."""
     value = quantity(best["by"], best["value"])
     if best["examples"] == 0:
-        return f"Best before the first step, with {value}; nothing after it was better"
+        return f"before the first step, with {value}; nothing after it was better"
     where = "at its end" if best["evaluations_since"] == 0 else f"after {best['examples']:,} examples"
-    return f"Best {where}, with {value}"
+    return f"{where}, with {value}"
 
 
 def quantity(name: str, value: float) -> str:

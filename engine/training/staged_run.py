@@ -82,7 +82,7 @@ class StagedRun:
                 card = folder.add_to_card(**ending)
                 results = {name: ending | evaluation.finish(learner, folder, card)}
             if ending["best"]:
-                print(f"{best_text(ending['best'])}: {folder.best}", flush=True)
+                print(f"Best model {best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
             return results
 

@@ -69,7 +69,7 @@ def test_a_run_says_where_it_began_and_what_it_held_out(run, given, photos, tmp_
     assert (found["before"], found["chosen"]) == (str(given), 0.25)
     assert all(list(point["own"]) == ["Held-out pairs, recall@1"] for point in found["points"])
     printed = capsys.readouterr().out
-    assert "0.25 *" in printed
+    assert "0.25*" in printed
     assert "<svg" in output.with_suffix(".html").read_text()
     before, tuned, kept = (weights_of(from_preset(folder)) for folder in (given, run / "model", tmp_path / "model"))
     for path, value in kept.items():

@@ -38,7 +38,8 @@ def found_at_once(samples: Samples) -> np.ndarray:
 
 
 def _numbers(data: ReportData) -> Markup:
-    head = element("tr", *(element("th", name, scope="col") for name in ("", "before", "after")))
+    sides = [element("th", side, scope="col", class_="number") for side in ("before", "after")]
+    head = element("tr", element("td"), sides)
     rows = [
         element(
             "tr",
