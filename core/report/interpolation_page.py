@@ -72,12 +72,12 @@ def _curves(points: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 
 def _table(points: Sequence[Mapping[str, Any]], chosen: float) -> Markup:
-    names = [element("th", name, scope="col", class_="number") for name in _names(points)]
+    names = [element("th", name, scope="col", style="text-align:right") for name in _names(points)]
     head = element("tr", element("th", "α", scope="col"), names)
     rows = [
         element(
             "tr",
-            element("th", _alpha(point, chosen), scope="row"),
+            element("th", _alpha(point, chosen), scope="row", style="white-space:nowrap"),
             [element("td", shown(value, percent(value)), class_="number") for value in _values(point)],
         )
         for point in points
