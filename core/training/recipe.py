@@ -346,6 +346,11 @@ def check_options(recipe: Recipe) -> None:
             )
         ),
         (
+            run.retention in (None, "none") or model.pretrained is not None,
+            "--retention judges what a checkpoint should not forget, and fresh weights know nothing; got "
+            f"{run.retention} without --pretrained. Leave it out.",
+        ),
+        (
             run.patience is None or len(recipe.stages) == 1,
             f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at "
             "shares of all examples. Leave it out.",

@@ -3,7 +3,7 @@ scenes.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,20 @@ Results = dict[str, Any]
 """What a stage scored, as results.json has it (`core.training.results`)."""
 
 
+def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an evaluation that sees what low-rank adapters add in the kernels themselves.
+
+    The adapters are weights of the student and not of its towers: what jax compiles of these takes them for constants.
+    """
+
+    @wraps(method)
+    def merged(self, *arguments):
+        with self._student.merged():
+            return method(self, *arguments)
+
+    return merged
+
+
 class Evaluation:
     """Evaluates a stage's student on the pairs that the data set holds out; they are decoded when first needed."""
 
@@ -78,6 +92,7 @@ class Evaluation:
             self._sets = self._read(max(self._planned.stage.sequence_lengths, default=None))
         return self._sets
 
+    @adapters_merged
     def quick(self) -> dict[str, float]:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
@@ -94,6 +109,7 @@ class Evaluation:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
+    @adapters_merged
     def embed_first(self) -> tuple[np.ndarray, np.ndarray]:
         """The pictures and the captions of the first set, float32 [images, dim] and [texts, dim]."""
         return self._images(self.sets[0]), self._texts(self.sets[0].tokens)
@@ -113,6 +129,7 @@ class Evaluation:
         own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
         return scores[own], scores[~own]
 
+    @adapters_merged
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None

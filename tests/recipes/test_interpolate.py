@@ -1,6 +1,7 @@
 """The line between two checkpoints: its points, what is judged on it, what is kept, and what it says when misused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,14 +84,19 @@ def test_a_run_says_where_it_began_and_what_it_held_out(run, given, photos, tmp_
 
 def test_the_ends_of_the_line_score_as_the_two_checkpoints(run, given, photos, tmp_path):
     """By `recipes.evaluate`, on the same pictures."""
-    flags = ("--retention", "none", "--dataset", str(photos), "--alphas", "0", "1")
+    for place, path in enumerate(sorted(photos.glob("*.png"))[:12]):
+        folder = tmp_path / "colours" / ("red", "green")[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    flags = ("--retention", str(tmp_path / "colours"), "--dataset", str(photos), "--alphas", "0", "1")
     points = results(tmp_path / "line" / "line.json", "--after", str(run), *flags)["points"]
     for point, model in zip(points, (given, run / "model"), strict=True):
         output = tmp_path / model.name / "results.json"
-        assert evaluate.main(["--model", str(model), "--dataset", str(photos), "--output", str(output)]) == 0
-        metrics = json.loads(output.read_text())["results"][0]["metrics"]
-        assert list(point["own"].values()) == [metrics["image_retrieval_recall@1"]]
-        assert point["retention"] == {}
+        both = (str(photos), str(tmp_path / "colours"))
+        assert evaluate.main(["--model", str(model), "--dataset", *both, "--output", str(output)]) == 0
+        own, other = (result["metrics"] for result in json.loads(output.read_text())["results"])
+        assert point["own"] == {"photos, recall@1": own["image_retrieval_recall@1"]}
+        assert point["retention"] == {"colours, zero-shot accuracy": other["acc1"]}
 
 
 @pytest.mark.parametrize(("flags", "asked"), [((), "--before"), (("--before", "emoji_36_languages"), "--dataset")])

@@ -171,6 +171,13 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
     assert (tmp_path / "model" / "adapters.safetensors").stat().st_size < 10_000
     kept = list((tmp_path / "retention").iterdir())
     assert len(kept) == 4, "pictures and texts are judged before and after, with what the adapters add"
+    assert train(photos, tmp_path / "model", tmp_path / "again", "--lr", "1e-30", "--keep-logit-bias") == 0
+    judged = [
+        [row["validation_loss"] for row in read_metrics(run / "metrics.jsonl") if "evaluation" in row]
+        for run in (tmp_path, tmp_path / "again")
+    ]
+    assert judged[0][-1] == pytest.approx(judged[1][0], rel=1e-4), "the adapters are judged as the model that is left"
+    assert judged[0][-1] != pytest.approx(judged[0][0], rel=1e-2)
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):

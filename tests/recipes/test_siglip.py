@@ -225,7 +225,7 @@ def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, capsys):
-    more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160"]
+    more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160", "--lr", "2e-3"]
     assert siglip.main(arguments(photos, finished, *more)) == 0
     said = capsys.readouterr().out
     assert f"ended after {STEPS * 16:,} examples and goes on" in said
@@ -399,6 +399,7 @@ def test_a_polite_signal_saves_first(photos, tmp_path):
         (["--batchsize", "3"], 2, "--batch-size"),
         (["--batch-size", "1"], 2, "one has no negatives"),
         (["--context-length", "0"], 2, "--context-length must be at least 1"),
+        (["--retention", "pets/"], 2, "fresh weights know nothing"),
         (["--model", "siglip_b16_225"], 1, "siglip_b16_224"),
         (["--train-data", "no/such/folder"], 1, "no file or folder no/such/folder"),
         (["--accum-freq", "3"], 2, "--accum-freq must divide --batch-size"),
