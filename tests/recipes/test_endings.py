@@ -37,8 +37,8 @@ def test_warnings_know_the_opening_and_the_bound_of_the_scale():
     assert asked == {"fresh": True, "settled_after": 640, "max_logit_scale": 50.0}
 
 
-def test_a_run_that_learns_nothing_says_so_and_ends_early_and_more_of_it_goes_on(photos, tmp_path, capsys, monkeypatch):
-    """At a rate of 1000: it warns already when it is stopped, patience ends it, and without it goes on."""
+def test_a_run_that_learns_nothing_says_so_and_ends_early(photos, tmp_path, capsys, monkeypatch):
+    """At a rate of 1000: it warns already when it is stopped, and patience ends it; with more it is not finished."""
     often = ("--evaluate-every", "160", "--best-by", "recall@1", "--lr", "1000", "--examples", "640")
     given = arguments(photos, tmp_path, *often)
     with monkeypatch.context() as patched:
@@ -55,9 +55,6 @@ def test_a_run_that_learns_nothing_says_so_and_ends_early_and_more_of_it_goes_on
     planned = SimpleNamespace(stage=SimpleNamespace(name="training"), examples_before=0, examples=640)
     ended = {patience: bool(staged_run.finished(RunFolder(tmp_path), planned, patience)) for patience in (1, 2, None)}
     assert ended == {1: True, 2: False, None: False}
-    assert siglip.main(given) == 0
-    results = read_results(tmp_path / "results.json")["training"]
-    assert (results["examples_seen"], results["stopped_early"]) == (640, False)
 
 
 def warned(said: str) -> None:
