@@ -39,6 +39,7 @@ def check_options(recipe: Any) -> None:
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
+                ("--patience", run.patience),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
                 ("--head-hidden", distillation.head_hidden),
@@ -71,6 +72,16 @@ def check_options(recipe: Any) -> None:
                 ("--pretrained-image", model.pretrained_image),
                 ("--pretrained-text", model.pretrained_text),
             )
+        ),
+        (
+            run.retention in (None, "none") or model.pretrained is not None,
+            "--retention judges what a checkpoint should not forget, and fresh weights know nothing; got "
+            f"{run.retention} without --pretrained. Leave it out.",
+        ),
+        (
+            run.patience is None or len(recipe.stages) == 1,
+            f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at "
+            "shares of all examples. Leave it out.",
         ),
         *(
             (given is None or given >= 0, f"{flag} must not be negative, got {given}.")

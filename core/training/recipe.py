@@ -240,6 +240,12 @@ class Run:
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = harmless(None)
     """Examples between evaluations; by default `evaluations` of them in a stage."""
+    best_by: str = harmless("loss")
+    """The number of an evaluation by which the best model of a run is kept, in best/: loss, that on held-out pairs, or
+    recall@1, recall@5, zero_shot_group, where there are classes."""
+    patience: int | None = harmless(None)
+    """End a run of one stage early when so many evaluations in a row were not better than the best before them; None
+    for no early end."""
     checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""
     log_every: int = harmless(1)
@@ -254,6 +260,10 @@ class Run:
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
+    retention: str | None = harmless(None)
+    """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
+    takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
+    report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = harmless(None)

@@ -7,6 +7,7 @@ model's embeddings.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,12 @@ class StoredEmbeddings:
     ):
         self.folder, self.encoder, self.model = folder, encoder, model
         self.batch_size, self.workers, self.stop = batch_size, workers, stop
+
+    def renewed(self) -> "StoredEmbeddings":
+        """The same for the weights that the encoder's model has now; what it compiled is used again."""
+        again = copy(self)
+        again.__dict__.pop("fingerprint", None)
+        return again
 
     def images(self, source: Source, name: str) -> Embedded:
         """The image tower's pooled features of every image, not normalised.

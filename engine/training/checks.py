@@ -46,12 +46,12 @@ def check_data(recipe: Recipe, start: Start) -> None:
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
     """Raises ConfigMismatch where the folder holds a run that would compute something else.
 
-    A run of one stage that has ended may be given more examples.
+    A run of one stage that has ended may be given more examples, and another rate or schedule for them.
     """
     given = json.loads(json.dumps(plain(recipe)))
     harmless = harmless_fields(recipe)
     if ended_at(folder, recipe):
-        harmless.add("optimization.examples")
+        harmless |= {f"optimization.{name}" for name in ("examples", "learning_rate", "schedule")}
     folder.check_config(
         given,
         harmless=harmless,
@@ -70,7 +70,8 @@ def ended_at(folder: RunFolder, recipe: Recipe) -> int | None:
         return None
     scored = next(iter(read_results(folder.results).values()), {})
     examples, size = (stored.get("optimization", {}).get(name, 0) for name in ("examples", "batch_size"))
-    whole = scored.get("examples_seen", 0) > examples - size  # what does not fill a batch is left
+    planned = scored.get("examples_planned", scored.get("examples_seen", 0))
+    whole = planned > examples - size  # what does not fill a batch is left
     return examples if whole and examples < recipe.optimization.examples else None
 
 

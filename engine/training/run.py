@@ -102,10 +102,19 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             check_config(folder, recipe)
             folder.write_card(card_of(recipe))
         results: Results = {}
-        for name in plan.planned:
-            results |= staged.carry_out(name)
+        try:
+            for name in plan.planned:
+                results |= staged.carry_out(name)
+        except BaseException:
+            tell_warnings({name: {"warnings": found} for name, found in staged.warnings_so_far().items()}, several)
+            raise
         if several:
             write_results(folder.results, results)
+    tell_warnings(results, several)
+
+
+def tell_warnings(results: Results, several: bool) -> None:
+    """What is wrong with each stage, for whoever watches; with their names where there are several."""
     for name, scored in results.items():
         for warning in scored.get("warnings", ()):
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)

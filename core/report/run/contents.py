@@ -52,6 +52,16 @@ class Samples:
                 f"{self.thumbnails.shape}."
             )
 
+    def as_before(self, earlier: "Earlier") -> Self:
+        """The same images and captions as they were embedded before training."""
+        return dataclasses.replace(
+            self,
+            image_embeddings=earlier.image_embeddings,
+            text_embeddings=earlier.text_embeddings,
+            logit_scale=earlier.logit_scale,
+            logit_bias=earlier.logit_bias,
+        )
+
     def in_language(self, language: str | None = None) -> np.ndarray:
         """Indices of the texts in a language, of the main one by default: int64 [texts of that language]."""
         languages = np.asarray(self.languages)
@@ -61,6 +71,16 @@ class Samples:
                 codes, counts = np.unique(languages, return_counts=True)
                 language = str(codes[counts.argmax()])
         return np.flatnonzero(languages == language)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What the images and captions of `Samples` were embedded to before training, row for row."""
+
+    image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
+    text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
+    logit_scale: float
+    logit_bias: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +103,8 @@ class ReportData:
     zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
+    before: Earlier | None = None  # of the samples, for runs that began from a checkpoint
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # {number: (before training, after)}
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
     captions_judged: int | None = None
@@ -93,18 +115,13 @@ class ReportData:
         again.
         """
         arrays: dict[str, Any] = {}
-        plain: dict[str, Any] = {}
-        for part in dataclasses.fields(self):
-            if part.name != "samples":
-                plain[part.name] = getattr(self, part.name)
-        if self.samples is not None:
-            plain["samples"] = {}
-            for part in dataclasses.fields(Samples):
-                value = getattr(self.samples, part.name)
-                if isinstance(value, np.ndarray):
-                    arrays[part.name] = value
-                else:
-                    plain["samples"][part.name] = list(value) if isinstance(value, tuple) else value
+        plain = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name not in NESTED}
+        for name, (kind, prefix) in NESTED.items():
+            if (nested := getattr(self, name)) is None:
+                continue
+            values = {part.name: getattr(nested, part.name) for part in dataclasses.fields(kind)}
+            arrays |= {prefix + part: value for part, value in values.items() if isinstance(value, np.ndarray)}
+            plain[name] = {part: value for part, value in values.items() if not isinstance(value, np.ndarray)}
         text = json.dumps(plain, ensure_ascii=True, default=_plain)
         np.savez_compressed(path, plain=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
 
@@ -120,8 +137,16 @@ class ReportData:
                 raise ValueError(f"{path} is not the data of a report: it holds {sorted(stored)}, and no 'plain'.")
             plain = json.loads(stored["plain"].tobytes())
             arrays = {name: stored[name] for name in stored.files if name != "plain"}
-        samples = plain.pop("samples", None)
-        return cls(**plain, samples=Samples(**samples, **arrays) if samples is not None else None)
+        for name, (kind, prefix) in NESTED.items():
+            if name in plain:
+                own = {part.name: prefix + part.name for part in dataclasses.fields(kind)}
+                of_kind = {part: arrays[stored] for part, stored in own.items() if stored in arrays}
+                plain[name] = kind(**plain[name], **of_kind)
+        return cls(**plain)
+
+
+NESTED: dict[str, tuple[type, str]] = {"samples": (Samples, ""), "before": (Earlier, "before_")}
+"""Parts of a report that hold arrays, and how the names of these begin in its file."""
 
 
 def _plain(value: object) -> object:
