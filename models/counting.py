@@ -112,6 +112,7 @@ def estimate_memory(
     rematerialize: bool = False,
     dtype: str = "float32",
     fused_attention: bool = False,
+    locked_image: bool = False,
 ) -> dict[str, int]:
     """Bytes that a training step holds on one device.
 
@@ -126,6 +127,7 @@ def estimate_memory(
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
             logits and probabilities unless they find a kernel for the device.
+        locked_image: whether nothing of the image tower moves, so that it keeps no activations.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total".
@@ -138,7 +140,7 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for tower in _towers(config)
+        for tower in ([config.text] if locked_image else _towers(config))
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {

@@ -231,6 +231,13 @@ class Run:
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
+    embed_images_once: bool | None = harmless(None)
+    """Where the image tower stays as it is (--lock-image) and pictures are not augmented: embed each once, before the
+    first step, and train on the vectors (--embed-images-once, --no-embed-images-once). By default where a stage takes
+    at least as many examples as there are records."""
+    embeddings_dir: Path | None = harmless(None)
+    """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may share
+    them."""
     report: bool = harmless(True)
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)

@@ -83,7 +83,7 @@ class IndexFolder:
         """bool [rows], False for rows without an embedding; None where all have one."""
         if not self.card[part]["skipped"]:
             return None
-        return np.array([status == GOOD for status in self._statuses(part)], bool)
+        return np.array([status == GOOD for status in self.column("status", part)], bool)
 
     def unusable(self, part: Part = "images") -> list[Item]:
         """The rows without an embedding; their status says why they have none."""
@@ -99,12 +99,13 @@ class IndexFolder:
             raise IndexFolderError(f"{path} ends before row {wanted[-1]}. Delete {self.path} and embed anew.")
         return [found[index] for index in indices]
 
-    def _statuses(self, part: Part) -> Iterable[str]:
+    def column(self, name: str, part: Part = "images") -> list[Any]:
+        """One field of all rows, such as "status" or "record"."""
         path, count = self._rows_path(part), self.count(part)
         if path.suffix == ".parquet":
-            return pyarrow_module().parquet.read_table(path, columns=["status"]).column("status").to_pylist()[:count]
+            return pyarrow_module().parquet.read_table(path, columns=[name]).column(name).to_pylist()[:count]
         with path.open("rb") as file:
-            return [json.loads(line)["status"] for line in islice(file, count)]
+            return [json.loads(line)[name] for line in islice(file, count)]
 
     def _rows_path(self, part: Part) -> Path:
         return self.path / self.card[part]["rows_file"]

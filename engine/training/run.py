@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from diptych import backends
 from diptych.core.data.ledger import TooManySkipped
@@ -16,6 +17,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.failures import exit_status
+from diptych.engine.training import embedding_once
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
@@ -61,9 +63,11 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
     plan = plan_run(recipe, terms)
     recipe, missing = plan.recipe, missing_flags(plan.recipe, plan.start)
     print(described(plan.recipe, plan.start, plan.config))
-    print(plan_text(recipe, plan.planned, terms))
-    if recipe.data.train_data:
-        sources = open_data(plan)
+    sources = open_data(plan) if recipe.data.train_data else None
+    if sources is not None:
+        plan = settled(plan, sources)
+    print("\n".join([plan_text(recipe, plan.planned, terms), *embedding_once.described(recipe, plan.planned, terms)]))
+    if sources is not None:
         first = next(iter(plan.planned))
         print(judged_data(recipe, plan.planned[first], plan.examples[first], sources.train))
         tell_left_out(sources.ledgers())
@@ -82,6 +86,9 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     print(described(recipe, plan.start, plan.config), flush=True)
     sources = open_data(plan)
+    plan = settled(plan, sources)
+    for line in embedding_once.described(recipe, plan.planned, terms):
+        print(line, flush=True)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         placement = backends.placement(recipe.run.data_parallel)
         staged = StagedRun(plan=plan, folder=folder, sources=sources, terms=terms, placement=placement, stop=stop)
@@ -96,6 +103,11 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     for name, scored in results.items():
         for warning in scored.get("warnings", ()):
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)
+
+
+def settled(plan: RunPlan, sources: Sources) -> RunPlan:
+    """The plan with what the number of pictures decides."""
+    return replace(plan, planned=embedding_once.as_it_pays(plan.recipe, plan.planned, sources))
 
 
 def open_data(plan: RunPlan) -> Sources:

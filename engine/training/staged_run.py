@@ -1,7 +1,7 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych import backends
@@ -17,8 +17,10 @@ from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
+from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
+from diptych.engine.training.embedding_once import embed_once
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
@@ -82,9 +84,16 @@ class StagedRun:
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
-        preprocess = self.plan.examples[stage.name]
+        preprocess, source = self.plan.examples[stage.name], self.sources.train
+        pictures = EmbeddedPictures(source) if planned.embeds_images else None
         learner = build_learner(
-            self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
+            self.recipe,
+            planned,
+            replace(preprocess, embedded=planned.embeds_images),
+            pictures or source,
+            folder,
+            self.terms,
+            self.placement,
         )
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
@@ -104,6 +113,8 @@ class StagedRun:
             print(f"Stage {stage.name}: fresh weights", flush=True)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
+            if pictures is not None:
+                embed_once(self.recipe, pictures, learner.model, preprocess, folder, self.stop)
             learner.train(self.stop)
         return learner, evaluation, card
 
@@ -189,4 +200,5 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
     if planned is None:
         return card
     parts = {name: plain(part) for name, part in planned.parts.items()}
-    return card | {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    resolved = {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    return card | resolved | {"embeds_images": planned.embeds_images}

@@ -19,7 +19,7 @@ from diptych.core.data.image import ResizeMethod, resize
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.records import Caption, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw
-from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 
 # fmt: off
@@ -30,6 +30,10 @@ IMAGE = ArrayField(
 REFERENCE_IMAGE = ArrayField(
     np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
     "the same picture at the size of the model that helps to choose batches",
+)
+IMAGE_FEATURES = ArrayField(
+    np.float32, (("batch", "image_width"),), (-ANY, ANY),
+    "what the image tower made of the picture before training: its pooled features, not normalised",
 )
 TEXT = ArrayField(
     np.int32, (("batch", "context_length"), ("batch", "captions", "context_length")), (0, ANY),
@@ -106,6 +110,8 @@ class Preprocess:
         captions: captions drawn for each image; more than one give tokens [captions, context_length].
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
+        embedded: whether the source holds pictures that are embedded already, so that an example has the image tower's
+            features instead of pixels. Everything else is drawn as without it.
 
     What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
 
@@ -129,6 +135,7 @@ class Preprocess:
     captions: int = 1
     opening_examples: int = 0
     opening_language: str = "en"
+    embedded: bool = False
     targets: Targets | None = None
     views: Views | None = None
     naflex: NaFlexLengths | None = None
@@ -154,6 +161,12 @@ class Preprocess:
                 "targets and augmentation exclude each other: a region's box would no longer be where its object is. "
                 "Set augmentation=None; `views` augment beside the clean image."
             )
+        pixels = (self.augmentation, self.targets, self.views, self.naflex, self.selection_chunks, self.makers)
+        if self.embedded and any(pixels):
+            raise ValueError(
+                "Pictures that are embedded already have no pixels, which augmentation, targets, views, naflex, "
+                "selection_chunks and makers need: leave those out, or embedded."
+            )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(
                 "resize_method bilinear_antialias_float does not fit naflex: batches hold patches as uint8. Use "
@@ -178,6 +191,8 @@ class Preprocess:
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
+        if self.embedded:
+            return {"image_features": features_of(source, reference), "text": tokens}, caption.language
         pixels = pixels_of(source, reference)
         again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
@@ -205,7 +220,7 @@ class Preprocess:
         makers = [part for part in (self.targets, self.views, *self.makers.values()) if part]
         declared = [
             {"text": TEXT},
-            PATCH_FIELDS if self.naflex else {"image": IMAGE},
+            PATCH_FIELDS if self.naflex else {"image_features": IMAGE_FEATURES} if self.embedded else {"image": IMAGE},
             *(made.declared for made in makers),
         ]
         if self.selection_chunks:
@@ -247,7 +262,7 @@ class Preprocess:
         return shared_tokenizer(str(self.tokenizer_path))
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides what an example looks like."""
+        """A hash of everything that decides what an example looks like; embedded or not, it is the same example."""
         weights = sorted(self.language_weights.items()) if self.language_weights else None
         opening = (self.opening_examples, self.opening_language)
         settings = (

@@ -1,0 +1,138 @@
+"""Pictures that are embedded once, before the first step, where the image tower stays as it is (LiT, SigLiT).
+
+A locked tower makes the same of a picture in every epoch. Where pictures are not augmented either, a step needs no more
+than the vector, and its losses are the same but for rounding (Zhai et al. 2023, section 4.1, trains so).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.image import decode
+from diptych.core.data.pixels import minus_one_to_one
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.signals import StopSignals
+from diptych.engine.datasets.data_set import Sources
+from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
+from diptych.engine.embedding.encoder import fingerprint_of
+from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.terms.stage_term import Terms
+from diptych.models import SigLIP
+from diptych.models.siglip.student import Student
+
+FOLDER = "image_features"
+BATCH_SIZE = 64
+"""Pictures that are embedded at a time."""
+
+
+def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
+    """Why the image tower must see the pictures of a stage in each step; empty where they can be embedded once."""
+    stage = planned.stage
+    looking = next((name for name in stage.losses if not terms[name].pooled_alone), None)
+    found = (
+        (not planned.locks_image, "its image tower moves: --lock-image, without open blocks, leaves it as it is"),
+        (recipe.data.augment, "its pictures are augmented: --no-augment leaves them as they are"),
+        (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
+        (stage.curation, "its batches are chosen by what models see in their pictures"),
+        (looking, f"its loss {looking} looks at more of a picture than the pooled features"),
+    )
+    return next((why for holds, why in found if holds), "")
+
+
+def as_asked(recipe: Recipe, planned: PlannedStage, terms: Terms) -> PlannedStage:
+    """The stage, with its pictures embedded once where that can be and is not refused.
+
+    Raises:
+        ValueError: where it is asked for and cannot be.
+    """
+    why_not = hindrance(recipe, planned, terms)
+    if recipe.run.embed_images_once and why_not:
+        raise ValueError(f"Stage {planned.stage.name}: --embed-images-once cannot be, because {why_not}.")
+    return replace(planned, embeds_images=not why_not and recipe.run.embed_images_once is not False)
+
+
+def as_it_pays(recipe: Recipe, planned: Mapping[str, PlannedStage], sources: Sources) -> Mapping[str, PlannedStage]:
+    """The stages, without the embedding of more pictures than are trained on, unless it is asked for."""
+    if recipe.run.embed_images_once:
+        return planned
+    records = len(sources.train)
+    return {
+        name: replace(stage, embeds_images=stage.embeds_images and stage.examples >= records)
+        for name, stage in planned.items()
+    }
+
+
+def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
+    """For each stage with a locked image tower a line that says when the tower sees the pictures."""
+    lines = []
+    for name, stage in planned.items():
+        if stage.embeds_images:
+            lines.append(
+                f"{name}: the locked image tower embeds each picture once, before the first step, and steps read its "
+                "vector (--no-embed-images-once has the tower see pictures in each step)"
+            )
+        elif stage.locks_image:
+            why = hindrance(recipe, stage, terms) or (
+                "--no-embed-images-once says so"
+                if recipe.run.embed_images_once is False
+                else "there are more of them than examples are trained on"
+            )
+            lines.append(f"{name}: the locked image tower sees pictures in each step, because {why}")
+    return lines
+
+
+def embed_once(
+    recipe: Recipe,
+    pictures: EmbeddedPictures,
+    student: Student,
+    preprocess: Preprocess,
+    folder: RunFolder,
+    stop: StopSignals,
+) -> None:
+    """Embeds all pictures of a stage, or goes on embedding them, and says to `pictures` where their vectors are.
+
+    Raises:
+        Stopped: a signal came; what was embedded is kept.
+        ValueError, TooManySkipped: too many pictures cannot be used.
+    """
+    store = StoredEmbeddings(
+        recipe.run.embeddings_dir or folder.path / FOLDER,
+        LockedTower(student.towers, preprocess),
+        model=recipe.model.pretrained or recipe.model.model,
+        batch_size=BATCH_SIZE,
+        stop=stop,
+    )
+    pictures.index = store.image_index(pictures.pictures, recipe.data.train_data).path
+
+
+@dataclass(frozen=True)
+class LockedTower:
+    """Stands where `StoredEmbeddings` takes an encoder: the image tower of a student, and pictures prepared as in
+    training.
+    """
+
+    model: SigLIP
+    preprocess: Preprocess
+
+    @property
+    def processor(self) -> "LockedTower":
+        return self
+
+    def images(self, encoded: list[bytes]) -> dict[str, np.ndarray]:
+        """Encoded pictures -> {"images": float32 [n, size, size, 3]}, in the last bit as a step makes them."""
+        return {"images": minus_one_to_one(np.stack([self.preprocess.image(decode(data)) for data in encoded]))}
+
+    @cached_property
+    def dim(self) -> int:
+        return self.model.config.vision.output_width
+
+    def fingerprint(self) -> str:
+        """Of the image tower's weights and of how pictures are prepared for it."""
+        tower, preprocess = self.model.image_encoder, self.preprocess
+        policy = tower.get_config()["dtype"]
+        return fingerprint_of(tower, f"{preprocess.image_size} {preprocess.resize_method} {policy}")
