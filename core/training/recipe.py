@@ -77,6 +77,14 @@ class Model:
     """A checkpoint to begin from, in place of fresh weights of --model's size: a folder of transformers, open_clip,
     timm, big_vision, keras-hub or diptych, a finished run's folder, or hf://owner/name. Image size, vocabulary and
     context length come with it."""
+    fresh_text: bool = False
+    """Begin the text tower anew, and with it scale and bias of the loss. Image tower and, where --tokenizer names none,
+    vocabulary are --pretrained's."""
+    text_size: str | None = None
+    """Size of a text tower that begins fresh: mu, Ti, S, M, B, L, So400m, ... (`diptych.models.sizes`); by default that
+    of --pretrained's, or of --model's."""
+    text_depth: int | None = None
+    """Blocks of a text tower that begins fresh; by default its size's."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -236,8 +244,8 @@ class Run:
     first step, and train on the vectors (--embed-images-once, --no-embed-images-once). By default where a stage takes
     at least as many examples as there are records."""
     embeddings_dir: Path | None = harmless(None)
-    """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may share
-    them."""
+    """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may
+    share them."""
     report: bool = harmless(True)
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)
@@ -332,6 +340,7 @@ def check_options(recipe: Recipe) -> None:
                 ("--captions-per-image", data.captions_per_image),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
+                ("--text-depth", model.text_depth),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
                 ("--head-hidden", distillation.head_hidden),
@@ -345,6 +354,11 @@ def check_options(recipe: Recipe) -> None:
             optimization.loss == "sigmoid" or model.init_logit_bias is None,
             f"--init-logit-bias is the sigmoid loss's, and the softmax loss has no bias; got {model.init_logit_bias} "
             "for it. Leave it out, or choose --loss sigmoid.",
+        ),
+        (
+            model.pretrained is None or model.fresh_text or (model.text_size is None and model.text_depth is None),
+            "--text-size and --text-depth are those of a text tower that begins fresh, and --pretrained's has its own. "
+            "Add --fresh-text, or leave them out.",
         ),
         (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),

@@ -22,21 +22,23 @@ LOOKED_AT = 64
 
 
 def missing_flags(recipe: Recipe, start: Start) -> list[str]:
-    """The flags without which a preset of the paper's cannot be carried out, each with what to give."""
+    """The flags without which a recipe, such as a paper's preset, can only be planned, each with what to give."""
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
     if lacks_vocabulary(recipe, start):
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
+    if recipe.model.lock_image and not recipe.model.lock_image_unlocked_blocks and start.checkpoint is None:
+        missing.append("--pretrained (a checkpoint whose image tower is to stay as it is)")
     return missing
 
 
 def check_data(recipe: Recipe, start: Start) -> None:
-    """Raises ValueError for a preset of the paper's that was given no data, or no vocabulary of its size."""
+    """Raises ValueError for a recipe that was given no data, no vocabulary of its size, or nothing worth locking."""
     if missing := missing_flags(recipe, start):
         raise ValueError(
-            f"The paper's presets bring no data and no vocabulary: give {' and '.join(missing)}, or add --dry-run to "
-            "see what they would cost."
+            f"The paper's presets bring no data, no vocabulary and no checkpoint: give {' and '.join(missing)}, or add "
+            "--dry-run to see what they would cost."
         )
 
 

@@ -168,7 +168,7 @@ def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: t
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
-        anew: beginnings of the paths of further weights that stay fresh.
+        anew: beginnings of the paths of further weights that stay fresh; what was saved of them is left behind.
     """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
@@ -179,7 +179,7 @@ def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: t
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=tuple(sorted(left)),
+        may_leave=(*sorted(left), *anew),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)

@@ -14,13 +14,14 @@ from diptych.core.data.processor.processor import Processor
 from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Recipe
 from diptych.core.weights.hub import preset_folder
-from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 from diptych.models.checkpoints import Checkpoint, read_checkpoint, stored_values
 from diptych.models.counting import count_parameters
 from diptych.models.parts.heads import bias_for_batch
 from diptych.models.presets import PRESETS, preset_config
 from diptych.models.pretrained import build_model, trained_preset
 from diptych.models.siglip.student import Student
+from diptych.models.sizes import transformer_size
 
 LENGTHS = (1 / 2, 1, 9 / 4, 49 / 16, 4)
 """SigLIP 2's numbers of patches, 128 to 1,024, over those of the square picture (Tschannen et al. 2025, section
@@ -34,6 +35,8 @@ INITIAL_SCALES = {"sigmoid": 10.0, "softmax": 1 / 0.07}
 section 2.5."""
 
 TOKEN_TABLE = "text/token_embedding/"
+FRESH_TEXT = ("text/", "pair_logits/")
+"""What begins anew with a text tower: scale and bias are those at which the old one met the image tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +107,12 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     """The recipe with what its beginning decides where it said nothing: rate, decay, temperature, context length,
     NaFlex's sequence lengths.
     """
-    pretrained = start.checkpoint is not None
+    pretrained, fresh_text = start.checkpoint is not None, recipe.model.fresh_text
     optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
-    rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    learned_moves = pretrained and not (fresh_text and recipe.model.lock_image)
+    rate, decay = (1e-5, 0.0) if learned_moves else (1e-3, 1e-4)
     scale = recipe.model.init_logit_scale
-    if scale is None and not pretrained:
+    if scale is None and (fresh_text or not pretrained):
         scale = INITIAL_SCALES[optimization.loss]
     stages = recipe.stages
     if isinstance(vision, NaFlexVisionConfig):
@@ -148,16 +152,25 @@ def towers_config(recipe: Recipe, start: Start, preprocess: Preprocess) -> SigLI
     fresh weights begin with.
     """
     # A checkpoint's table may have rows that no token asks for, and a size without its vocabulary can only be planned.
-    keeps = recipe.data.tokenizer is None and (start.checkpoint is not None or lacks_vocabulary(recipe, start))
+    has_table = start.checkpoint is not None and not recipe.model.fresh_text
+    keeps = recipe.data.tokenizer is None and (has_table or lacks_vocabulary(recipe, start))
     vocab_size = start.config.text.vocab_size if keeps else preprocess.tokenizer.vocab_size
     return replace(
         start.config,
         vision=sized(start.config.vision, recipe.model.image_size),
-        text=replace(start.config.text, vocab_size=vocab_size, context_length=preprocess.context_length),
+        text=replace(text_tower(recipe, start), vocab_size=vocab_size, context_length=preprocess.context_length),
         init_logit_scale=recipe.model.init_logit_scale or start.config.init_logit_scale,
         init_logit_bias=initial_bias(recipe),
         max_logit_scale=recipe.model.max_logit_scale,
     )
+
+
+def text_tower(recipe: Recipe, start: Start) -> TextConfig:
+    """The beginning's text tower, or one of the size that the recipe names, as wide in the end as the image tower."""
+    text, model = start.config.text, recipe.model
+    if model.text_size is not None:
+        text = replace(text, **transformer_size(model.text_size), embed_dim=start.config.vision.output_width)
+    return text if model.text_depth is None else replace(text, depth=model.text_depth)
 
 
 def initial_bias(recipe: Recipe) -> float | None:
@@ -181,7 +194,9 @@ def sized(vision: VisionConfig | NaFlexVisionConfig, image_size: int | None) -> 
 
 
 def anew(recipe: Recipe) -> tuple[str, ...]:
-    """Beginnings of the weights that a run's own vocabulary leaves nothing of."""
+    """Beginnings of the weights that a fresh text tower, or a run's own vocabulary, leaves nothing of."""
+    if recipe.model.fresh_text:
+        return FRESH_TEXT
     return (TOKEN_TABLE,) if recipe.data.tokenizer else ()
 
 
@@ -193,6 +208,8 @@ def set_scale_and_bias(student: Student, recipe: Recipe, fitted: Callable[[], fl
         fitted: the bias that fits the batch, at the scale that the student then has; None where that cannot be known.
     """
     given, layer = recipe.model, student.pair_logits
+    if given.fresh_text:
+        return "scale and bias of the loss as with fresh weights"
     said: list[str] = []
     if given.init_logit_scale is not None:
         layer.log_logit_scale.assign(math.log(given.init_logit_scale))
@@ -221,6 +238,8 @@ def described(recipe: Recipe, start: Start, config: SigLIPConfig) -> str:
     million = count_parameters(config)["total"] / 1e6
     weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
     size = "" if start.checkpoint else f" of the size {start.name}"
+    if start.checkpoint and recipe.model.fresh_text:
+        size = f", but for a fresh text tower of {config.text.depth} blocks of width {config.text.width}"
     vocabulary = recipe.data.tokenizer or (start.name if start.folder else "the embedded vocabulary")
     if lacks_vocabulary(recipe, start):
         vocabulary = "Gemma's vocabulary"
