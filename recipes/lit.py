@@ -19,6 +19,7 @@ BERT's; LiT-L16L is taken to be trained as long as LiT-B16B, and SigLiT-g14L wit
 """
 
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _locked(
     )
 
 
-PRESETS = {
+PRESETS: Mapping[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "LiT-B16B": partial(lit, "B"),
     "LiT-L16L": partial(lit, "L"),

@@ -16,6 +16,7 @@ reason and how sure the facts are.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def tiny() -> Recipe:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
-    presets = {"tiny": tiny, **{size: partial(siglip2, size) for size in SIZES}}
+    presets: dict[str, Callable[[], Recipe]] = {"tiny": tiny, **{size: partial(siglip2, size) for size in SIZES}}
     return train_preset(presets, arguments, program="python -m recipes.siglip2", description=__doc__)
 
 

@@ -361,6 +361,11 @@ def check_options(recipe: Recipe) -> None:
             "Add --fresh-text, or leave them out.",
         ),
         (
+            not (model.fresh_text and (model.lock_text or model.lora_rank)),
+            "--fresh-text begins with random weights, which --lock-text and --lora-rank would leave as they are. Leave "
+            "one of them out.",
+        ),
+        (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),
             f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
             f"{model.max_logit_scale}.",

@@ -239,7 +239,7 @@ def described(recipe: Recipe, start: Start, config: SigLIPConfig) -> str:
     weights = f"the weights of {start.name} ({start.checkpoint.layout})" if start.checkpoint else "fresh weights"
     size = "" if start.checkpoint else f" of the size {start.name}"
     if start.checkpoint and recipe.model.fresh_text:
-        size = f", but for a fresh text tower of {config.text.depth} blocks of width {config.text.width}"
+        size = f", but for a fresh text tower (depth {config.text.depth}, width {config.text.width})"
     vocabulary = recipe.data.tokenizer or (start.name if start.folder else "the embedded vocabulary")
     if lacks_vocabulary(recipe, start):
         vocabulary = "Gemma's vocabulary"
