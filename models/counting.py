@@ -4,6 +4,8 @@ Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch s
 counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none.
 """
 
+from collections.abc import Collection
+
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
@@ -112,7 +114,7 @@ def estimate_memory(
     rematerialize: bool = False,
     dtype: str = "float32",
     fused_attention: bool = False,
-    locked_image: bool = False,
+    locked: Collection[str] = (),
 ) -> dict[str, int]:
     """Bytes that a training step holds on one device.
 
@@ -127,7 +129,7 @@ def estimate_memory(
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
             logits and probabilities unless they find a kernel for the device.
-        locked_image: whether nothing of the image tower moves, so that it keeps no activations.
+        locked: the towers, of "image" and "text", of which nothing moves, so that they keep no activations.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total".
@@ -140,7 +142,8 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for tower in ([config.text] if locked_image else _towers(config))
+        for name, tower in zip(("image", "text"), _towers(config), strict=True)
+        if name not in locked
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {

@@ -242,7 +242,7 @@ class Run:
     embed_images_once: bool | None = harmless(None)
     """Where the image tower stays as it is (--lock-image) and pictures are not augmented: embed each once, before the
     first step, and train on the vectors (--embed-images-once, --no-embed-images-once). By default where a stage takes
-    at least as many examples as there are records."""
+    at least as many examples as there are pictures."""
     embeddings_dir: Path | None = harmless(None)
     """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may
     share them."""

@@ -29,16 +29,17 @@ def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
 def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Operations for one example that is trained on, by what they are for, and their "total".
 
-    A backward pass counts as two forward passes; a locked image tower has none, and no forward pass either where
-    pictures are embedded before. Not counted are what rematerialisation computes again and, as
-    everywhere, norms, activations and lookups.
+    A backward pass counts as two forward passes. A locked tower has none, and an image tower no forward pass either
+    where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
+    activations and lookups.
     """
     lengths = planned.stage.sequence_lengths or (planned.vision.num_patches,)
     configs = [_with_patches(planned.config, length) for length in lengths]
     counts = [count_flops(config, batch_size=planned.batch_size) for config in configs]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
-    image_passes = 0 if planned.embeds_images else 1 if planned.locks_image else 3
-    pairs = mean["training"] - (3 - image_passes) * mean["image"]
+    pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
+    if planned.embeds_images:
+        pairs -= mean["image"]
     towers = TowerFlops(image=mean["image"], pairs=pairs, lengths=tuple(lengths))
     parts = {name: terms[name].flops(recipe, planned, towers) for name in terms if name in planned.stage.losses}
     if _taught(planned, terms) is not None:
@@ -73,7 +74,7 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
             batch_size=rows,
             rematerialize=model.grad_checkpointing,
             dtype=dtype,
-            locked_image=planned.locks_image,
+            locked=planned.locked,
         )
         most = max(most, towers["activations"])
     flops, losses = training_flops(recipe, planned, terms), planned.stage.losses

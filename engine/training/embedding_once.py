@@ -12,9 +12,11 @@ import numpy as np
 
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import decode
+from diptych.core.data.ledger import visit
 from diptych.core.data.pixels import minus_one_to_one
+from diptych.core.data.records import Source
+from diptych.core.data.sources.files import evenly
 from diptych.core.training.recipe import Recipe
-from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
@@ -28,6 +30,8 @@ from diptych.models.siglip.student import Student
 FOLDER = "image_features"
 BATCH_SIZE = 64
 """Pictures that are embedded at a time."""
+RECORDS_ASKED = 64
+"""How many say how many pictures records have."""
 
 
 def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
@@ -35,7 +39,7 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
     stage = planned.stage
     looking = next((name for name in stage.losses if not terms[name].pooled_alone), None)
     found = (
-        (not planned.locks_image, "its image tower moves: --lock-image, without open blocks, leaves it as it is"),
+        ("image" not in planned.locked, "its image tower moves: --lock-image, without open blocks, leaves it as it is"),
         (recipe.data.augment, "its pictures are augmented: --no-augment leaves them as they are"),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),
@@ -60,11 +64,18 @@ def as_it_pays(recipe: Recipe, planned: Mapping[str, PlannedStage], sources: Sou
     """The stages, without the embedding of more pictures than are trained on, unless it is asked for."""
     if recipe.run.embed_images_once:
         return planned
-    records = len(sources.train)
+    pictures = about(sources.train)
     return {
-        name: replace(stage, embeds_images=stage.embeds_images and stage.examples >= records)
+        name: replace(stage, embeds_images=stage.embeds_images and stage.examples >= pictures)
         for name, stage in planned.items()
     }
+
+
+def about(source: Source) -> int:
+    """About how many pictures a source holds, by some of its records."""
+    looked_at = evenly(range(len(source)), RECORDS_ASKED)
+    counts = [images for _, images in visit(source, lambda record: len(record.images), looked_at)]
+    return round(len(source) * sum(counts) / max(1, len(counts)))
 
 
 def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
@@ -76,7 +87,7 @@ def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
                 f"{name}: the locked image tower embeds each picture once, before the first step, and steps read its "
                 "vector (--no-embed-images-once has the tower see pictures in each step)"
             )
-        elif stage.locks_image:
+        elif "image" in stage.locked:
             why = hindrance(recipe, stage, terms) or (
                 "--no-embed-images-once says so"
                 if recipe.run.embed_images_once is False
@@ -91,7 +102,6 @@ def embed_once(
     pictures: EmbeddedPictures,
     student: Student,
     preprocess: Preprocess,
-    folder: RunFolder,
     stop: StopSignals,
 ) -> None:
     """Embeds all pictures of a stage, or goes on embedding them, and says to `pictures` where their vectors are.
@@ -101,7 +111,7 @@ def embed_once(
         ValueError, TooManySkipped: too many pictures cannot be used.
     """
     store = StoredEmbeddings(
-        recipe.run.embeddings_dir or folder.path / FOLDER,
+        recipe.run.embeddings_dir or recipe.run.run_dir / FOLDER,
         LockedTower(student.towers, preprocess),
         model=recipe.model.pretrained or recipe.model.model,
         batch_size=BATCH_SIZE,

@@ -219,7 +219,7 @@ class Evaluation:
             return self._locked_images[pairs.name]
         inputs = (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
         images = self._embedded(self._image_embedder, inputs)
-        if self._planned.locks_image and not self._planned.naflex:  # whose sets are read at several lengths
+        if "image" in self._planned.locked and not self._planned.naflex:  # whose sets are read at several lengths
             self._locked_images[pairs.name] = images
         return images
 

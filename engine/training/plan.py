@@ -160,8 +160,8 @@ def _planned(
         student = build_student(recipe, made)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
     adapted = student.adapters.shapes if student.adapters is not None else {}
-    locks_image = not any(path.startswith("image/") for path in (*moving, *adapted))
-    return as_asked(recipe, replace(made, trained=sum(moving.values()), locks_image=locks_image), terms)
+    locked = frozenset({"image", "text"} - {path.partition("/")[0] for path in (*moving, *adapted)})
+    return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
 
 
 def _parts(recipe: Recipe, stage: Stage, config: SigLIPConfig, terms: Terms) -> Mapping[str, Part]:

@@ -90,7 +90,7 @@ class StagedRun:
             self.recipe,
             planned,
             replace(preprocess, embedded=planned.embeds_images),
-            pictures or source,
+            source if pictures is None else pictures,
             folder,
             self.terms,
             self.placement,
@@ -114,7 +114,7 @@ class StagedRun:
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
             if pictures is not None:
-                embed_once(self.recipe, pictures, learner.model, preprocess, folder, self.stop)
+                embed_once(self.recipe, pictures, learner.model, preprocess, self.stop)
             learner.train(self.stop)
         return learner, evaluation, card
 

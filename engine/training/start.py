@@ -109,7 +109,8 @@ def with_start(recipe: Recipe, start: Start) -> Recipe:
     """
     pretrained, fresh_text = start.checkpoint is not None, recipe.model.fresh_text
     optimization, data, vision = recipe.optimization, recipe.data, start.config.vision
-    learned_moves = pretrained and not (fresh_text and recipe.model.lock_image)
+    locked_whole = recipe.model.lock_image and not recipe.model.lock_image_unlocked_blocks
+    learned_moves = pretrained and not (fresh_text and locked_whole)
     rate, decay = (1e-5, 0.0) if learned_moves else (1e-3, 1e-4)
     scale = recipe.model.init_logit_scale
     if scale is None and (fresh_text or not pretrained):

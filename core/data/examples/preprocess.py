@@ -161,11 +161,11 @@ class Preprocess:
                 "targets and augmentation exclude each other: a region's box would no longer be where its object is. "
                 "Set augmentation=None; `views` augment beside the clean image."
             )
-        pixels = (self.augmentation, self.targets, self.views, self.naflex, self.selection_chunks, self.makers)
-        if self.embedded and any(pixels):
+        added = (self.targets, self.views, self.naflex, self.selection_chunks, self.reference_size, self.makers)
+        if self.embedded and (self.augmentation or any(added)):
             raise ValueError(
-                "Pictures that are embedded already have no pixels, which augmentation, targets, views, naflex, "
-                "selection_chunks and makers need: leave those out, or embedded."
+                "Pictures that are embedded already have no pixels to augment, and an example of theirs has no more "
+                "than features and tokens: leave out augmentation and what later stages add, or embedded."
             )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(
