@@ -9,8 +9,11 @@ A preset:  python -m recipes.lit SigLiT-g14L --dry-run
 
 The text tower begins fresh, of the checkpoint's size or of --text-size, with the checkpoint's vocabulary or one of your
 own (--tokenizer); --no-fresh-text goes on from the checkpoint's. Pictures are not augmented, so that each is embedded
-once, before the first step, and steps read its vector. By default ("tiny") the image tower of the small model that
-comes with diptych learns the names of its emoji again.
+once, before the first step, and steps read its vector.
+
+By default ("tiny") the image tower of the small model that comes with diptych gets a new text tower, in two minutes of
+one core. Expected, with seed 0 on jax: an English caption finds its drawing first in 16.4% and among five in 40.9% of
+1,700 (both towers from scratch, by `recipes.siglip` with twice the examples: 16.1 and 41.5); zero-shot groups 59.6%.
 
 The other presets have the papers' batches, examples, rates and sizes of text towers: LiT-B16B and LiT-L16L, the public
 models, and SigLiT-B8L and SigLiT-g14L, which take four chips one day and two (Zhai et al. 2023, table 1). They are

@@ -49,6 +49,9 @@ class Data:
     augment: bool | None = None
     """Random zoom, shift, rotation and colour of the training images (--augment, --no-augment). By default of the
     embedded emoji alone; SigLIP itself only resizes."""
+    image_views: int | None = None
+    """With --augment and a locked image tower: embed so many random views of each picture before the first step, and
+    draw one of them for each example, where otherwise the tower sees a new view in each step."""
     resize_method: Literal["bilinear_antialias", "bilinear"] | None = None
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
     filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased. NaFlex
@@ -338,6 +341,7 @@ def check_options(recipe: Recipe) -> None:
             for flag, given in (
                 ("--context-length", data.context_length),
                 ("--captions-per-image", data.captions_per_image),
+                ("--image-views", data.image_views),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
                 ("--text-depth", model.text_depth),

@@ -1,5 +1,6 @@
 """A source whose pictures are embedded already: its records, with rows of an index folder in place of their images."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,29 +21,23 @@ class EmbeddedPictures(SourceView):
     takes the folder's name alone, and opens it again.
 
     Attributes:
+        pictures: what is embedded: by default the source, or behind a mixture of languages the one in which no picture
+            repeats. It may show each image in several views, of which an example then has one.
         index: the finished index folder of the images of `pictures`; None until there is one.
     """
 
-    def __init__(self, source: Source, index: Path | None = None):
+    def __init__(self, source: Source, pictures: Source | None = None, *, index: Path | None = None):
         super().__init__(source)
-        self.index = index
+        self.pictures, self.index = each_once(source) if pictures is None else pictures, index
 
     def __len__(self) -> int:
         return len(self.source)
 
-    @property
-    def pictures(self) -> Source:
-        """What is to be embedded: the source, or behind a mixture of languages the one in which no picture repeats."""
-        source = self.source
-        while isinstance(source, LanguageMixture):
-            source = source.source
-        return source
-
     def record(self, index: int) -> Record:
         """As the source's own, with the rows of its images."""
-        record = self.source.record(index)
-        first = int(self._rows.first[self._place(index)])
-        return replace(record, images=tuple(range(first, first + len(record.images))))
+        record, place = self.source.record(index), self._place(index)
+        first, end = (int(row) for row in self._rows.first[place : place + 2])
+        return replace(record, images=tuple(range(first, end)) if record.images else ())
 
     def features(self, reference: int) -> np.ndarray:
         """What the image tower made of an image, float32 [width]; raises `BadExample` for one that it was not given."""
@@ -51,8 +46,10 @@ class EmbeddedPictures(SourceView):
         return np.array(self._rows.vectors[reference])
 
     def fingerprint(self) -> str:
-        """The source's own: it holds the same pictures."""
-        return self.source.fingerprint()
+        """The source's own where it shows the same pictures, else of both."""
+        if self.pictures is each_once(self.source):
+            return self.source.fingerprint()
+        return hashlib.sha256(f"{self.source.fingerprint()} {self.pictures.fingerprint()}".encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_rows"}
@@ -71,13 +68,22 @@ class EmbeddedPictures(SourceView):
         folder = IndexFolder(self.index)
         bad = () if folder.usable() is None else folder.unusable()
         records = np.array(folder.column("record"), np.int64)
-        first = np.searchsorted(records, np.arange(len(self.pictures)))
+        first = np.searchsorted(records, np.arange(len(self.pictures) + 1))
         return _Rows(folder.vectors(), first, {int(first[item.record]) + item.number: item.status for item in bad})
+
+
+def each_once(source: Source) -> Source:
+    """The source in which no picture repeats: what a mixture of languages is made from, else the source itself."""
+    while isinstance(source, LanguageMixture):
+        source = source.source
+    return source
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Of an index folder: vectors [rows, width], each record's first row int64 [records], and why a row has none."""
+    """Of an index folder: vectors [rows, width], each record's first row and the end int64 [records + 1], and why a row
+    has no vector.
+    """
 
     vectors: np.ndarray
     first: np.ndarray

@@ -19,7 +19,8 @@ from diptych.core.data.sources.files import evenly
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
-from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
+from diptych.engine.embedding.augmented_views import AugmentedViews
+from diptych.engine.embedding.embedded_pictures import EmbeddedPictures, each_once
 from diptych.engine.embedding.encoder import fingerprint_of
 from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
 from diptych.engine.training.planned_stage import PlannedStage
@@ -40,7 +41,11 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
     looking = next((name for name in stage.losses if not terms[name].pooled_alone), None)
     found = (
         ("image" not in planned.locked, "its image tower moves: --lock-image, without open blocks, leaves it as it is"),
-        (recipe.data.augment, "its pictures are augmented: --no-augment leaves them as they are"),
+        (
+            recipe.data.augment and recipe.data.image_views is None,
+            "its pictures are augmented: --no-augment leaves them as they are, --image-views embeds some views of each",
+        ),
+        (recipe.data.image_views is not None and not recipe.data.augment, "without --augment all views are the same"),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),
         (looking, f"its loss {looking} looks at more of a picture than the pooled features"),
@@ -55,14 +60,23 @@ def as_asked(recipe: Recipe, planned: PlannedStage, terms: Terms) -> PlannedStag
         ValueError: where it is asked for and cannot be.
     """
     why_not = hindrance(recipe, planned, terms)
-    if recipe.run.embed_images_once and why_not:
-        raise ValueError(f"Stage {planned.stage.name}: --embed-images-once cannot be, because {why_not}.")
-    return replace(planned, embeds_images=not why_not and recipe.run.embed_images_once is not False)
+    once = recipe.run.embed_images_once
+    if recipe.data.image_views is not None and once is False:
+        why_not = "--no-embed-images-once says so"
+    if why_not and asked_for(recipe):
+        flag = "--embed-images-once" if recipe.data.image_views is None else "--image-views"
+        raise ValueError(f"Stage {planned.stage.name}: {flag} cannot be, because {why_not}.")
+    return replace(planned, embeds_images=not why_not and once is not False)
+
+
+def asked_for(recipe: Recipe) -> bool:
+    """Whether a flag asks for embedding."""
+    return bool(recipe.run.embed_images_once or recipe.data.image_views is not None)
 
 
 def as_it_pays(recipe: Recipe, planned: Mapping[str, PlannedStage], sources: Sources) -> Mapping[str, PlannedStage]:
     """The stages, without the embedding of more pictures than are trained on, unless it is asked for."""
-    if recipe.run.embed_images_once:
+    if asked_for(recipe):
         return planned
     pictures = about(sources.train)
     return {
@@ -80,12 +94,13 @@ def about(source: Source) -> int:
 
 def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
     """For each stage with a locked image tower a line that says when the tower sees the pictures."""
-    lines = []
+    lines, views = [], recipe.data.image_views
     for name, stage in planned.items():
         if stage.embeds_images:
+            what = f"{views} random views of each picture" if views else "each picture once"
+            instead = "" if views else " (--no-embed-images-once has the tower see pictures in each step)"
             lines.append(
-                f"{name}: the locked image tower embeds each picture once, before the first step, and steps read its "
-                "vector (--no-embed-images-once has the tower see pictures in each step)"
+                f"{name}: the locked image tower embeds {what}, before the first step, and steps read vectors{instead}"
             )
         elif "image" in stage.locked:
             why = hindrance(recipe, stage, terms) or (
@@ -97,12 +112,15 @@ def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     return lines
 
 
+def as_embedded(recipe: Recipe, preprocess: Preprocess, source: Source) -> tuple[Preprocess, EmbeddedPictures]:
+    """How a stage's examples are made, and of what, where its pictures are embedded before."""
+    views, seed = recipe.data.image_views, recipe.run.seed
+    shown = None if views is None else AugmentedViews(each_once(source), preprocess, views=views, seed=seed)
+    return replace(preprocess, embedded=True, augmentation=None), EmbeddedPictures(source, shown)
+
+
 def embed_once(
-    recipe: Recipe,
-    pictures: EmbeddedPictures,
-    student: Student,
-    preprocess: Preprocess,
-    stop: StopSignals,
+    recipe: Recipe, pictures: EmbeddedPictures, student: Student, preprocess: Preprocess, stop: StopSignals
 ) -> None:
     """Embeds all pictures of a stage, or goes on embedding them, and says to `pictures` where their vectors are.
 

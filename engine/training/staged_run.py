@@ -1,10 +1,12 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from diptych import backends
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.records import Source
 from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
@@ -20,7 +22,7 @@ from diptych.engine.datasets.data_set import Sources
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
-from diptych.engine.training.embedding_once import embed_once
+from diptych.engine.training.embedding_once import as_embedded, embed_once
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
@@ -84,17 +86,11 @@ class StagedRun:
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
-        preprocess, source = self.plan.examples[stage.name], self.sources.train
-        pictures = EmbeddedPictures(source) if planned.embeds_images else None
-        learner = build_learner(
-            self.recipe,
-            planned,
-            replace(preprocess, embedded=planned.embeds_images),
-            source if pictures is None else pictures,
-            folder,
-            self.terms,
-            self.placement,
-        )
+        preprocess = self.plan.examples[stage.name]
+        examples: tuple[Preprocess, Source] = preprocess, self.sources.train
+        if planned.embeds_images:
+            examples = as_embedded(self.recipe, *examples)
+        learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         learner.evaluate = evaluation.quick
         start = learner.restore()
@@ -113,8 +109,8 @@ class StagedRun:
             print(f"Stage {stage.name}: fresh weights", flush=True)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
-            if pictures is not None:
-                embed_once(self.recipe, pictures, learner.model, preprocess, self.stop)
+            if isinstance(examples[1], EmbeddedPictures):
+                embed_once(self.recipe, examples[1], learner.model, preprocess, self.stop)
             learner.train(self.stop)
         return learner, evaluation, card
 

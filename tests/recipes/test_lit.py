@@ -122,6 +122,16 @@ def test_the_image_tower_stays_and_the_text_tower_is_new(model, on_vectors):
 
 
 @ON_JAX
+def test_augmented_pictures_are_embedded_in_as_many_views_as_asked(photos, checkpoint, on_vectors, tmp_path):
+    folder = tmp_path / "run"
+    assert train(photos, checkpoint, folder, "--augment", "--image-views", "3", batches=2) == 0
+    cards = [next(run.glob("image_features/*/index.json")) for run in (folder, on_vectors)]
+    views, pictures = (json.loads(card.read_text())["count"] for card in cards)
+    assert views == 3 * pictures
+    assert losses(folder)[1] != losses(on_vectors)[1]
+
+
+@ON_JAX
 def test_stopped_while_it_embeds_it_goes_on_from_there(photos, checkpoint, on_vectors, tmp_path, monkeypatch, capsys):
     calls, embed = [], embedding_runs.embed_prepared
 
@@ -157,6 +167,8 @@ def held_out(folder: Path) -> int:
         (("--no-fresh-text", "--text-size", "mu"), "--text-size and --text-depth are those of a text tower that"),
         (("--lock-text",), "--fresh-text begins with random weights"),
         (("--text-size", "tiny"), "Unknown size 'tiny'"),
+        (("--image-views", "2"), "--image-views cannot be, because without --augment all views are the same"),
+        (("--image-views", "2", "--augment", "--no-embed-images-once"), "because --no-embed-images-once says so"),
         (("--embed-images-once", "--augment"), "--embed-images-once cannot be, because its pictures are augmented"),
     ],
 )

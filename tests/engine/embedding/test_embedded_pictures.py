@@ -1,7 +1,11 @@
 """Records with rows of an index folder for images: each row is the vector of the picture that it stands for."""
 
 import io
+import json
 import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +14,13 @@ from PIL import Image
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.ledger import ledger_of
 from diptych.core.data.loading.loader import Loader
-from diptych.core.data.records import BadExample, Caption, Record
+from diptych.core.data.records import BadExample, Caption, Record, Source
 from diptych.core.data.sources.mixture import LanguageMixture
+from diptych.engine.embedding.augmented_views import AugmentedViews
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
-from diptych.engine.embedding.image_stream import GOOD, images
+from diptych.engine.embedding.image_stream import GOOD, Item, images
 from diptych.engine.embedding.index_writer import IndexWriter
 
 SIZES = [2, 1, 0, 3, 1, 2, 1, 1]
@@ -54,12 +60,15 @@ def colour(record: int, number: int) -> tuple[int, int, int]:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """An index folder in which a picture's vector is its colour."""
-    folder, source = tmp_path_factory.mktemp("index"), Pictures()
+    return write_index(tmp_path_factory.mktemp("index"), Pictures(), lambda item: colour(item.record, item.number))
+
+
+def write_index(folder: Path, source: Source, vector: Callable[[Item], Sequence[float]]) -> Path:
     card = {"model_fingerprint": "m", "data_fingerprint": source.fingerprint(), "dtype": "float32", "dim": 3}
     with IndexWriter(folder, {**card, "model": "m", "data": "d"}) as writer:
         writer.begin("images")
         items = [item for item, _ in images(source)]
-        vectors = [colour(item.record, item.number) if item.status == GOOD else (0, 0, 0) for item in items]
+        vectors = [vector(item) if item.status == GOOD else (0, 0, 0) for item in items]
         writer.append(items, np.array(vectors, np.float32))
         writer.finish()
     return folder
@@ -84,7 +93,7 @@ def embedded(source) -> list[tuple[str, int, tuple]]:
 @pytest.mark.parametrize("mixed", [False, True], ids=["as they are", "in a mixture of languages"])
 def test_each_image_has_its_own_vector_and_a_bad_one_its_reason(index, mixed):
     source = LanguageMixture(Pictures(), shares={"en": 0.5, "de": 0.5}, length=24) if mixed else Pictures()
-    view = EmbeddedPictures(source, index)
+    view = EmbeddedPictures(source, index=index)
     assert isinstance(view.pictures, Pictures)
     found = embedded(view)
     keys = {f"record {record}" for record, size in enumerate(SIZES) if size and record != 6}
@@ -96,8 +105,35 @@ def test_each_image_has_its_own_vector_and_a_bad_one_its_reason(index, mixed):
         assert len(found) > sum(SIZES)
 
 
+def test_of_several_views_an_example_has_one_of_the_picture_that_it_would_have_seen(tmp_path):
+    """The view is a further random choice; record, picture and caption are those of batches of pixels."""
+    plain = Preprocess(image_size=4, context_length=6, tokenizer_path=TOKENIZER_PATH)
+    augmented = replace(plain, augmentation=Augmentation(brightness=0.4))
+    shown, again = (AugmentedViews(Pictures(), augmented, views=5, seed=2) for _ in range(2))
+    first, second = shown.record(0).images[:2]
+    assert not np.array_equal(shown.pixels(first), shown.pixels(second))
+    np.testing.assert_array_equal(again.pixels(second), shown.pixels(second))
+    index = write_index(tmp_path, shown, lambda item: json.loads(item.image)[1:])
+    view = EmbeddedPictures(Pictures(), shown, index=index)
+    assert view.fingerprint() != EmbeddedPictures(Pictures()).fingerprint()
+    vectors = Loader(view, replace(plain, embedded=True), batch_size=4, seed=3, max_skipped=1.0)
+    seen = Loader(Pictures(), plain, batch_size=4, seed=3, max_skipped=1.0)
+    views = set()
+    for number in range(30):
+        one, other = seen.batch(number), vectors.batch(number)
+        assert one.keys == other.keys
+        np.testing.assert_array_equal(one.fields["text"], other.fields["text"])
+        places = other.fields["image_features"].astype(int)
+        expected = [colour(record, picture) for record, picture, _ in places]
+        np.testing.assert_array_equal(one.fields["image"][:, 0, 0], expected)
+        views |= set(places[:, 2].tolist())
+    assert views == set(range(5))
+    assert len(ledger_of(shown).skipped) > 1
+    assert not ledger_of(view).skipped
+
+
 def test_it_travels_to_worker_processes_without_its_vectors(index):
-    view = EmbeddedPictures(Pictures(), index)
+    view = EmbeddedPictures(Pictures(), index=index)
     view.record(0)
     assert len(pickle.dumps(view)) < 1_000
     assert embedded(pickle.loads(pickle.dumps(view))) == embedded(view)
@@ -107,8 +143,8 @@ def test_batches_of_vectors_hold_the_examples_that_batches_of_pixels_hold(index)
     """The same records, captions and replacements of bad ones; and a checkpoint of the one is resumed by the other."""
     plain = Preprocess(image_size=4, context_length=6, tokenizer_path=TOKENIZER_PATH)
     pixels = Loader(Pictures(), plain, batch_size=4, seed=3, max_skipped=1.0)
-    view = EmbeddedPictures(Pictures(), index)
-    vectors = Loader(view, Preprocess(**{**vars(plain), "embedded": True}), batch_size=4, seed=3, max_skipped=1.0)
+    view = EmbeddedPictures(Pictures(), index=index)
+    vectors = Loader(view, replace(plain, embedded=True), batch_size=4, seed=3, max_skipped=1.0)
     assert vectors.fingerprint() == pixels.fingerprint()
     skipped = 0
     for number in range(12):
