@@ -444,11 +444,11 @@ MUTANTS: tuple[Mutant, ...] = (
            "items[-1].number + 1],", "items[-1].number],",
            "tests/recipes/test_embed.py::test_after_a_crash_nothing_committed_is_embedded_again"),
     Mutant("a-pictures-vector-is-its-neighbours", "engine/embedding/embedded_pictures.py",
-           "tuple(range(first, first + len(record.images)))", "tuple(range(first + 1, first + 1 + len(record.images)))",
+           "tuple(range(first, end))", "tuple(range(first + 1, end + 1))",
            "tests/engine/embedding/test_embedded_pictures.py"
            "::test_each_image_has_its_own_vector_and_a_bad_one_its_reason"),
     Mutant("embedded-once-though-augmented", "engine/training/embedding_once.py",
-           '        (recipe.data.augment, "its pictures', '        (False, "its pictures',
+           "            recipe.data.augment and recipe.data.image_views is None,\n", "            False,\n",
            "tests/engine/training/test_embedding_once.py::test_where_it_cannot_be_it_is_refused_and_said"),
     Mutant("found-without-an-embedding", "recipes/search.py",
            "allowed=usable)", "allowed=None)",
