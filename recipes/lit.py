@@ -68,7 +68,7 @@ def lit(size: str) -> Recipe:
 
 
 def siglit_b8l() -> Recipe:
-    """SigLiT with a B/8 image tower and a text tower of L's width and 12 blocks (Zhai et al. 2023, section 4.1)."""
+    """SigLiT with a B/8 image tower and a text tower of L's width and 12 blocks (Zhai et al. 2023, section 4.4)."""
     model = _locked("siglip_b16_224", text_size="L", text_depth=12, bias=BIAS)
     return _siglit(model, "siglit-b8l", batch_size=32_768, steps=65_000, stage=Stage(name="training", patch_size=8))
 
@@ -91,6 +91,7 @@ def _siglit(model: Model, name: str, *, batch_size: int, steps: int, stage: Stag
             optimizer="lion",
             learning_rate=1e-4,
             weight_decay=1e-7,
+            loss="sigmoid",
         ),
         run=Run(run_dir=Path("runs") / name),
         stages=(stage,),
