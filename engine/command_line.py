@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar, get_type_hints
@@ -58,6 +59,18 @@ def train(recipe: Recipe, arguments: list[str] | None, *, program: str, descript
         return run(recipe)
 
     return exit_status(imported_and_run, recipe)  # a Ctrl-C that meets the imports is no fault either
+
+
+def train_preset(
+    presets: Mapping[str, Callable[[], Recipe]], arguments: list[str] | None, *, program: str, description: str | None
+) -> int:
+    """As `train`, of the preset that the first word names; without one it is the first preset."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and not words[0].startswith("-") else next(iter(presets))
+    if name not in presets:
+        print(f"{program}: there is no preset {name!r}; there are {', '.join(presets)}.", file=sys.stderr)
+        return 2
+    return train(presets[name](), words, program=f"{program} {name}", description=description)
 
 
 def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> Recipe:

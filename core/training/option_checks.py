@@ -37,8 +37,10 @@ def check_options(recipe: Any) -> None:
             (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
             for flag, given in (
                 ("--captions-per-image", data.captions_per_image),
+                ("--image-views", data.image_views),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
+                ("--text-depth", model.text_depth),
                 ("--patience", run.patience),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
@@ -121,6 +123,11 @@ def check_options(recipe: Any) -> None:
             not (model.pretrained and (model.pretrained_image or model.pretrained_text)),
             "--pretrained begins both towers, so leave out --pretrained-image and --pretrained-text; or give these two "
             "for towers of two checkpoints.",
+        ),
+        (
+            not (model.pretrained or model.pretrained_text) or (model.text_size is None and model.text_depth is None),
+            "--text-size and --text-depth are those of a text tower that begins fresh, and a checkpoint's has its own. "
+            "Leave them out, or begin the image tower alone by --pretrained-image.",
         ),
         (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),

@@ -50,6 +50,9 @@ class Data:
     augment: bool | None = None
     """Random zoom, shift, rotation and colour of the training images (--augment, --no-augment). By default of the
     embedded emoji alone; SigLIP itself only resizes."""
+    image_views: int | None = None
+    """With --augment and a locked image tower: embed so many random views of each picture before the first step, and
+    draw one of them for each example, where otherwise the tower sees a new view in each step."""
     resize_method: Literal["bilinear_antialias", "bilinear"] | None = None
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
     filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased. NaFlex
@@ -84,6 +87,11 @@ class Model:
     pretrained_text: str | None = None
     """A checkpoint to begin the text tower from alone, with its vocabulary and context length; the image tower is that
     of --pretrained-image, or a fresh one of --model's size."""
+    text_size: str | None = None
+    """Size of a text tower that begins fresh: mu, Ti, S, M, B, L, So400m, ... (`diptych.models.sizes`); by default that
+    of --model's."""
+    text_depth: int | None = None
+    """Blocks of a text tower that begins fresh; by default its size's."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -268,6 +276,13 @@ class Run:
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
+    embed_images_once: bool | None = harmless(None)
+    """Where the image tower stays as it is (--lock-image) and pictures are not augmented: embed each once, before the
+    first step, and train on the vectors (--embed-images-once, --no-embed-images-once). By default where a stage takes
+    at least as many examples as there are pictures."""
+    embeddings_dir: Path | None = harmless(None)
+    """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may
+    share them."""
     report: bool = harmless(True)
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)

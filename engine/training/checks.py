@@ -23,7 +23,7 @@ LOOKED_AT = 64
 
 
 def missing_flags(recipe: Recipe, start: Start) -> list[str]:
-    """The flags without which a preset cannot be carried out, each with what to give."""
+    """The flags without which a recipe, such as a paper's preset, can only be planned, each with what to give."""
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
@@ -31,6 +31,16 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
     if not start.pretrained and any(stage.lock for stage in recipe.stages if stage.after is None):
         missing.append("--pretrained (a checkpoint, whose towers hold still at first)")
+    if not start.pretrained:
+        model = recipe.model
+        missing += [
+            f"--pretrained-{tower} (a checkpoint whose {tower} tower stays as it is)"
+            for tower, lock, open_blocks in (
+                ("image", model.lock_image, model.lock_image_unlocked_blocks),
+                ("text", model.lock_text, model.lock_text_unlocked_blocks),
+            )
+            if lock and not open_blocks
+        ]
     return missing
 
 

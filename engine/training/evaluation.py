@@ -84,6 +84,7 @@ class Evaluation:
         self._sets: list[PairSet] | None = None
         self.retention: Retention | None = None
         self.before: Before | None = None
+        self._locked_images: dict[str, np.ndarray] = {}
 
     @property
     def sets(self) -> list[PairSet]:
@@ -277,10 +278,14 @@ class Evaluation:
         return results
 
     def _images(self, pairs: PairSet) -> np.ndarray:
-        """L2-normalised embeddings of a set's pictures, float32 [images, dim]."""
-        return self._embedded(
-            self._image_embedder, (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
-        )
+        """L2-normalised embeddings of a set's pictures, float32 [images, dim]; a locked tower makes them once."""
+        if pairs.name in self._locked_images:
+            return self._locked_images[pairs.name]
+        inputs = (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
+        images = self._embedded(self._image_embedder, inputs)
+        if "image" in self._planned.locked and not self._planned.naflex:  # whose sets are read at several lengths
+            self._locked_images[pairs.name] = images
+        return images
 
     def _texts(self, tokens: np.ndarray) -> np.ndarray:
         """L2-normalised embeddings of int32 [n, context_length], float32 [n, dim]."""

@@ -9,6 +9,7 @@ from typing import Any
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.left_out_file import LeftOutFile
+from diptych.core.data.records import Source
 from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
@@ -24,9 +25,11 @@ from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
+from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
 from diptych.engine.training.before import BEFORE, Before
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
+from diptych.engine.training.embedding_once import as_embedded, embed_once
 from diptych.engine.training.evaluation import Evaluation, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.retention import retention_of
@@ -108,9 +111,10 @@ class StagedRun:
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
         preprocess = self.plan.examples[stage.name]
-        learner = build_learner(
-            self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
-        )
+        examples: tuple[Preprocess, Source] = preprocess, self.sources.train
+        if planned.embeds_images:
+            examples = as_embedded(self.recipe, *examples)
+        learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
         evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         evaluation.retention = retention_of(self.recipe, learner.model, preprocess, folder.path, self.stop)
         learner.evaluate = evaluation.quick
@@ -130,6 +134,8 @@ class StagedRun:
         evaluation.before = Before.load(self._before)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
+            if isinstance(examples[1], EmbeddedPictures):
+                embed_once(self.recipe, examples[1], learner.model, preprocess, self.stop)
             learner.train(self.stop)
         return learner, evaluation, card
 
@@ -226,7 +232,7 @@ def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: t
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
-        anew: beginnings of the paths of further weights that stay fresh.
+        anew: beginnings of the paths of further weights that stay fresh; what was saved of them is left behind.
     """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
@@ -237,7 +243,7 @@ def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: t
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=tuple(sorted(left)),
+        may_leave=(*sorted(left), *anew),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)
@@ -258,4 +264,5 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
     if planned is None:
         return card
     parts = {name: plain(part) for name, part in planned.parts.items()}
-    return card | {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    resolved = {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    return card | resolved | {"embeds_images": planned.embeds_images}

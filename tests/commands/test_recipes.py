@@ -75,6 +75,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
         ),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
+    "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (
         Tiny(
             "label",

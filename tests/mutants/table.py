@@ -484,6 +484,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("embedding-repeats-an-image", "engine/embedding/index_writer.py",
            "items[-1].number + 1],", "items[-1].number],",
            "tests/recipes/test_embed.py::test_after_a_crash_nothing_committed_is_embedded_again"),
+    Mutant("a-pictures-vector-is-its-neighbours", "engine/embedding/embedded_pictures.py",
+           "tuple(range(first, end))", "tuple(range(first + 1, end + 1))",
+           "tests/engine/embedding/test_embedded_pictures.py"
+           "::test_each_image_has_its_own_vector_and_a_bad_one_its_reason"),
+    Mutant("embedded-once-though-augmented", "engine/training/embedding_once.py",
+           "            recipe.data.augment and recipe.data.image_views is None,\n", "            False,\n",
+           "tests/engine/training/test_embedding_once.py::test_where_it_cannot_be_it_is_refused_and_said"),
     Mutant("found-without-an-embedding", "recipes/search.py",
            "allowed=usable)", "allowed=None)",
            "tests/recipes/test_search.py::test_all_are_found_but_those_without_an_embedding"),
