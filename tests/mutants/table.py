@@ -514,7 +514,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("judged-without-the-adapters", "engine/training/evaluation.py",
            "        with self._student.merged():\n            return method",
            "        if True:\n            return method",
-           "tests/recipes/test_pretrained.py::test_adapters_alone_move_and_the_model_that_is_left_needs_none"),
+           "tests/recipes/test_pretrained.py::test_adapters_alone_move_and_the_model_that_is_left_needs_none", "jax"),
     Mutant("terms-not-weighed", "core/training/objectives.py",
            "self.weights[name] * loss.value for name", "loss.value for name",
            "tests/engine/training/test_terms.py::test_the_loss_is_the_weighted_sum_of_its_parts"),
