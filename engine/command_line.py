@@ -3,7 +3,9 @@
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, TypeVar, get_type_hints
 
 import tyro
@@ -12,7 +14,12 @@ from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_bac
 from diptych.core.training.recipe import Recipe
 from diptych.engine.failures import exit_status
 from diptych.engine.flags import with_flags
+from diptych.engine.stored_recipe import stored_recipe
 
+CONFIG = (
+    "The card.json of another run, or its folder: its options are the defaults, as that run resolved them, but for "
+    "--run-dir. Further flags come on top."
+)
 Options = TypeVar("Options")
 """A frozen dataclass; a recipe, for those that train."""
 
@@ -54,8 +61,28 @@ def train(recipe: Recipe, arguments: list[str] | None, *, program: str, descript
     return exit_status(imported_and_run, recipe)  # a Ctrl-C that meets the imports is no fault either
 
 
+def train_preset(
+    presets: Mapping[str, Callable[[], Recipe]], arguments: list[str] | None, *, program: str, description: str | None
+) -> int:
+    """As `train`, of the preset that the first word names; without one it is the first preset."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and not words[0].startswith("-") else next(iter(presets))
+    if name not in presets:
+        print(f"{program}: there is no preset {name!r}; there are {', '.join(presets)}.", file=sys.stderr)
+        return 2
+    return train(presets[name](), words, program=f"{program} {name}", description=description)
+
+
 def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, description: str | None) -> Recipe:
-    """As `parse`, for a recipe: flags of what none of its stages uses are neither shown nor taken."""
+    """As `parse`, for a recipe: flags of what none of its stages uses are neither shown nor taken, and `--config` gives
+    the options of another run, to which the other flags are added.
+    """
+    arguments, stored = _without_config(sys.argv[1:] if arguments is None else arguments)
+    try:
+        recipe = recipe if stored is None else stored_recipe(Path(stored), recipe)
+    except (ValueError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
     hints, unused = get_type_hints(Recipe, include_extras=True), recipe.unused()
     shown = [
         (
@@ -65,6 +92,7 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
         )
         for part in fields(Recipe)
     ]
+    shown.insert(0, ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG)], field(default=None)))
     flags = make_dataclass("Recipe", shown, frozen=True, kw_only=True, namespace={"__doc__": Recipe.__doc__})
     changed = parse(flags(), arguments, program=program, description=description)
     try:
@@ -77,6 +105,16 @@ def parse_recipe(recipe: Recipe, arguments: list[str] | None, *, program: str, d
     except ValueError as error:
         print(f"{program}: {with_flags(str(error), recipe)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _without_config(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without --config, and its value."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--config" and (equals or place + 1 < len(arguments)):
+            rest = arguments[place + 1 :] if equals else arguments[place + 2 :]
+            return [*arguments[:place], *rest], value if equals else arguments[place + 1]
+    return arguments, None
 
 
 def _with_values(arguments: list[str], options: type) -> list[str]:

@@ -5,6 +5,7 @@ counts as two operations; LayerNorm, GELU, softmax, biases and table lookups cou
 in `models/clip/resnet_counting.py`.
 """
 
+from collections.abc import Collection
 from typing import TypeGuard
 
 from diptych.models.classifier.config import ClassifierConfig
@@ -130,6 +131,7 @@ def estimate_memory(
     rematerialize: bool = False,
     dtype: str = "float32",
     fused_attention: bool = False,
+    locked: Collection[str] = (),
 ) -> dict[str, int]:
     """Bytes that a training step holds on one device.
 
@@ -144,6 +146,7 @@ def estimate_memory(
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
             logits and probabilities unless they find a kernel for the device.
+        locked: the towers, of "image" and "text", of which nothing moves, so that they keep no activations.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total".
@@ -156,7 +159,8 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for tower in _towers(config)
+        for name, tower in zip(("image", "text"), _towers(config), strict=False)
+        if name not in locked
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     if isinstance(config, ClassifierConfig):

@@ -103,6 +103,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
+    from diptych.engine.judging.tasks import judge
 
     folder = options.output.parent
     datasets = [
@@ -128,7 +129,19 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         )
         try:
             with stop.leaving_at_once():
-                results = [result for dataset in datasets for result in _evaluated(store, dataset, options)]
+                results = [
+                    result
+                    for dataset in datasets
+                    for result in judge(
+                        store,
+                        dataset,
+                        task=options.task,
+                        recall_k=options.recall_k,
+                        fewshot_k=options.fewshot_k,
+                        canonicalize=options.canonicalize,
+                        seed=options.seed,
+                    )
+                ]
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
@@ -140,26 +153,6 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
-
-
-def _evaluated(store, dataset, options: Evaluate) -> list[dict[str, Any]]:
-    """The results of one data set: of each task it is made for, or of the one that was asked for."""
-    from diptych.engine.judging import tasks
-
-    canonicalize = store.encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
-    results = []
-    for task in dataset.tasks if options.task == "auto" else (options.task,):
-        # What shots are drawn from is not tested; where it is all there is, the images not drawn are.
-        tested = [each for each in dataset.sets if task != "linear_probe" or each is not dataset.shots]
-        for each in tested:
-            if task == "zeroshot_retrieval":
-                result = tasks.zeroshot_retrieval(store, each, recall_k=options.recall_k, seed=options.seed)
-            elif task == "zeroshot_classification":
-                result = tasks.zeroshot_classification(store, each, canonicalize=canonicalize, seed=options.seed)
-            else:
-                result = tasks.linear_probe(store, each, dataset.shots, fewshot_k=options.fewshot_k, seed=options.seed)
-            results.append({"dataset": dataset.name, "set": each.name, **result})
-    return results
 
 
 def _header(options: Evaluate, store) -> dict[str, Any]:

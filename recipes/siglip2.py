@@ -17,11 +17,13 @@ reason and how sure the facts are.
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from diptych.core.training.recipe import Captioning, Data, Distillation, Model, Optimization, Recipe, Run
 from diptych.core.training.stages import Curation, Stage
-from diptych.engine.command_line import train
+from diptych.engine.command_line import train_preset
 
 EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768
 
@@ -197,17 +199,8 @@ def finetune() -> Recipe:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    first = words.pop(0) if words and not words[0].startswith("-") else "tiny"
-    program = f"python -m recipes.siglip2 {first}"
-    own = {"tiny": tiny, "finetune": finetune}
-    if first not in own and first not in SIZES:
-        print(
-            f"python -m recipes.siglip2: there is no preset {first!r}; there are {', '.join([*own, *SIZES])}.",
-            file=sys.stderr,
-        )
-        return 2
-    return train(own[first]() if first in own else siglip2(first), words, program=program, description=__doc__)
+    presets: dict[str, Callable[[], Recipe]] = {"tiny": tiny, **{size: partial(siglip2, size) for size in SIZES}}
+    return train_preset(presets, arguments, program="python -m recipes.siglip2", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Records of several images: a bad one is left out where another can be used, and the record skipped where none can."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from diptych.core.data.ledger import RecordParts, Skipped, ledger_of, name_of, place_of
@@ -7,13 +10,24 @@ from diptych.core.data.records import BadExample, LeftOut, Record, Source, part_
 from diptych.core.data.sources.cache import pixels_of
 
 
-def usable_pixels(
-    source: Source, record: Record, first: int = 0, *, left_out: list[LeftOut] | None = None
+def usable_pixels(source: Source, record: Record, *, left_out: list[LeftOut] | None = None) -> np.ndarray:
+    """Pixels of the first image of a record that can be used, uint8 [height, width, 3]; as `usable`."""
+    return usable(pixels_of, source, record, left_out=left_out)
+
+
+def usable(
+    read: Callable[[Source, Any], np.ndarray],
+    source: Source,
+    record: Record,
+    first: int = 0,
+    *,
+    left_out: list[LeftOut] | None = None,
 ) -> np.ndarray:
-    """Pixels of one image of a record, uint8 [height, width, 3]: of the one at `first` or, as long as it cannot be
-    used, of the next, from the last on to the first.
+    """What is read of one image of a record: of the one at `first` or, as long as it cannot be used, of the next, from
+    the last on to the first.
 
     Args:
+        read: (source, reference to an image) -> its pixels, or what stands for them; raises BadExample.
         left_out: the images that were tried in vain are added to it.
 
     Raises:
@@ -24,13 +38,13 @@ def usable_pixels(
     bad: list[LeftOut] = []
     for number in (*range(first, len(record.images)), *range(first)):
         try:
-            pixels = pixels_of(source, record.images[number])
+            found = read(source, record.images[number])
         except BadExample as error:
             bad.append(LeftOut(part_name("image", number), error.reason, error.detail))
         else:
             if left_out is not None:
                 left_out += bad
-            return pixels
+            return found
     raise BadExample(bad[0].reason, bad[0].detail)
 
 

@@ -1,9 +1,13 @@
-"""The verdict on a run: sentences for one that learned nothing, by measures that anybody can repeat."""
+"""The verdict on a run: what training changed and what is wrong with it, by measures that anybody can repeat."""
 
 import math
 from collections.abc import Mapping, Sequence
 
+from diptych.core.training.best import LOSS, shown
+
 FEWEST_STEPS = 20
+FEWEST_AVERAGED = 5
+ROSE = 1.5
 STANDARD_ERRORS = 2.0
 
 
@@ -14,6 +18,8 @@ def warnings_of(
     recall: float,
     chance: float,
     queries: int,
+    settled_after: int = 0,
+    max_logit_scale: float | None = None,
 ) -> list[str]:
     """What is wrong with a run that has ended, a sentence each; empty where nothing is.
 
@@ -27,42 +33,17 @@ def warnings_of(
         recall: recall@1 of the held-out captions, from 0 to 1.
         chance: of a picture drawn at random to be right, the mean over the captions.
         queries: how many captions there are.
+        settled_after, max_logit_scale: as for `training_warnings`.
     """
-    found = training_warnings(rows, fresh=fresh)
+    found = training_warnings(rows, fresh=fresh, settled_after=settled_after, max_logit_scale=max_logit_scale)
     if chance == 1:
-        return [
-            *found,
+        found.append(
             "All held-out captions are of one picture, which every guess finds: recall says nothing. Hold out more, by "
-            "--val-fraction or --val-data.",
-        ]
-    return found + no_better_than_chance(
-        "The right picture comes first for", recall, chance=chance, count=queries, of="held-out captions"
-    )
-
-
-def training_warnings(rows: Sequence[Mapping], *, fresh: bool) -> list[str]:
-    """What the metrics of a run say is wrong with it, a sentence each.
-
-    - Steps were skipped because they were not finite.
-    - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
-      of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
-
-    Args:
-        rows, fresh: as for `warnings_of`.
-    """
-    steps = [row for row in rows if "loss" in row]
-    found = []
-    if steps and (skipped := steps[-1].get("skipped_steps", 0)):
-        found.append(f"{skipped:,} of {steps[-1]['step']:,} steps were skipped, because they were not finite.")
-    if fresh and len(steps) >= FEWEST_STEPS:
-        first, last = float(steps[0]["loss"]), mean_loss(steps[-(len(steps) // 10) :])
-        if not last < first:
-            rate = max(row.get("learning_rate", math.nan) for row in steps)
-            found.append(
-                f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned. Lower "
-                f"--learning-rate (its highest was {rate:.3g}) or raise --warmup-examples."
-            )
-    return found
+            "--val-fraction or --val-data."
+        )
+        return found
+    what = "The right picture comes first for"
+    return found + no_better_than_chance(what, recall, chance=chance, count=queries, of="held-out captions")
 
 
 def no_better_than_chance(what: str, share: float, *, chance: float, count: int, of: str) -> list[str]:
@@ -74,6 +55,86 @@ def no_better_than_chance(what: str, share: float, *, chance: float, count: int,
     return [f"{what} {share:.1%} of {count:,} {of}, and guessing gives {chance:.1%}: that is no better than chance."]
 
 
+def training_warnings(
+    rows: Sequence[Mapping], *, fresh: bool, settled_after: int = 0, max_logit_scale: float | None = None
+) -> list[str]:
+    """What the metrics of a run say is wrong with it, at its end or on the way, a sentence each.
+
+    - Steps were skipped because they were not finite.
+    - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
+      of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
+    - That mean is 1.5 times the least mean of as many steps before, or the loss on held-out pairs 1.5 times its least.
+    - The scale of the logits is at its bound.
+
+    Args:
+        rows, fresh: as for `warnings_of`.
+        settled_after: examples after which all batches are of one kind; before them the loss says nothing of those
+            after.
+        max_logit_scale: the bound of the scale; None for none.
+    """
+    steps = [row for row in rows if "loss" in row]
+    if not steps:
+        return []
+    last = steps[-1]
+    found = []
+    if skipped := last.get("skipped_steps", 0):
+        found.append(f"{skipped:,} of {last['step']:,} steps were skipped, because they were not finite.")
+    rate = max(row.get("learning_rate", math.nan) for row in steps)
+    lower = f"Lower --learning-rate (its highest was {rate:.3g})"
+    if nothing := _nothing_learned(steps) if fresh else "":
+        found.append(f"{nothing} {lower} or raise --warmup-examples.")
+    elif rose := _rose([row for row in steps if row.get("examples", math.inf) > settled_after]):
+        found.append(f"{rose} {lower}.")
+    if rose := _rose_on_held_out_pairs(rows):
+        found.append(rose)
+    if max_logit_scale is not None and last.get("logit_scale", 0.0) >= max_logit_scale * (1 - 1e-5):
+        found.append(
+            f"The scale of the logits is at its bound, {max_logit_scale:g}: it would be larger without. Raise "
+            "--max-logit-scale, or lower --learning-rate."
+        )
+    return found
+
+
+def _nothing_learned(steps: Sequence[Mapping]) -> str:
+    if len(steps) < FEWEST_STEPS:
+        return ""
+    first, last = float(steps[0]["loss"]), mean_loss(steps[-(len(steps) // 10) :])
+    return "" if last < first else f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned."
+
+
+def _rose(steps: Sequence[Mapping]) -> str:
+    if len(steps) < FEWEST_STEPS:
+        return ""
+    size = max(FEWEST_AVERAGED, len(steps) // 10)
+    ends = range(len(steps), size - 1, -size)
+    means = [(mean_loss(steps[end - size : end]), steps[end - 1]["examples"]) for end in ends]
+    times = _times_the_least(means[::-1])
+    return f"The loss ended at {times} examples." if times else ""
+
+
+def _rose_on_held_out_pairs(rows: Sequence[Mapping]) -> str:
+    times = _times_the_least([(_validation_loss(row), row.get("examples", 0)) for row in rows])
+    if not times:
+        return ""
+    return (
+        f"The loss on held-out pairs ended at {times} examples: best/ holds the model of the best evaluation. Train on "
+        "fewer --examples, or lower --learning-rate."
+    )
+
+
+def _times_the_least(losses: Sequence[tuple[float, int]]) -> str:
+    """How much larger the last of (loss, examples) is than the least; empty where it is not much."""
+    finite = [(loss, examples) for loss, examples in losses if math.isfinite(loss)]
+    last, (least, examples) = (finite[-1][0], min(finite)) if finite else (0.0, (0.0, 0))
+    if not last >= ROSE * least > 0:
+        return ""
+    return f"{last:.4g}, {last / least:.1f} times the {least:.4g} that it had at {examples:,}"
+
+
+def _validation_loss(row: Mapping) -> float:
+    return float(row.get("validation_loss", math.nan))
+
+
 def mean_loss(rows: Sequence[Mapping]) -> float:
     """The mean of the finite losses of rows, those of steps that were not skipped; NaN where there is none."""
     finite = [loss for row in rows if math.isfinite(loss := float(row["loss"]))]
@@ -81,26 +142,51 @@ def mean_loss(rows: Sequence[Mapping]) -> float:
 
 
 def before_training(rows: Sequence[Mapping]) -> dict[str, float]:
-    """What the evaluation before the first step found, by name, with "validation_loss"; empty where there was none."""
+    """What the evaluation before the first step found, by name, with the loss; empty where there was none."""
     return _found(next((row for row in rows if "evaluation" in row and row["examples"] == 0), None))
 
 
-def gained(rows: Sequence[Mapping]) -> str:
-    """A sentence on what training changed of the numbers that were taken before it; empty where none were."""
-    before = before_training(rows)
-    after = _found(next((row for row in reversed(rows) if "evaluation" in row), None))
-    changes = [
-        f"{name} {_shown(name, before[name])} -> {_shown(name, after[name])}" for name in before if name in after
-    ]
-    return f"Before training and after: {', '.join(changes)}" if changes else ""
+def changes(
+    rows: Sequence[Mapping], retention_before: Mapping[str, float], retention_after: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Each number that was taken before training, as it was then and as it is at the end, by name.
+
+    Args:
+        rows: of the metrics.
+        retention_before, retention_after: what the model scores on what it should not forget.
+    """
+    before = before_training(rows) | dict(retention_before)
+    after = _found(next((row for row in reversed(rows) if "evaluation" in row), None)) | dict(retention_after)
+    return {name: (value, after[name]) for name, value in before.items() if name in after}
+
+
+def gained(changed: Mapping[str, tuple[float, float]]) -> str:
+    """A sentence on what training changed; empty where nothing was measured before it."""
+    told = [f"{quantity(name, before)} -> {shown(name, after)}" for name, (before, after) in changed.items()]
+    return f"Before training and after: {'; '.join(told)}" if told else ""
+
+
+def best_text(best: Mapping) -> str:
+    """Where the best evaluation of a run was, as its results have it, and what it found."""
+    value = quantity(best["by"], best["value"])
+    if best["examples"] == 0:
+        return f"before the first step, with {value}; nothing after it was better"
+    where = "at its end" if best["evaluations_since"] == 0 else f"after {best['examples']:,} examples"
+    return f"{where}, with {value}"
+
+
+def quantity(name: str, value: float) -> str:
+    """A number of an evaluation with its name, for people."""
+    return f"{quantity_title(name)} {shown(name, value)}"
+
+
+def quantity_title(name: str) -> str:
+    """What a number of an evaluation is called where people read it."""
+    return "validation loss" if name == LOSS else name
 
 
 def _found(row: Mapping | None) -> dict[str, float]:
     if row is None:
         return {}
-    loss = {"validation_loss": row["validation_loss"]} if "validation_loss" in row else {}
+    loss = {LOSS: row["validation_loss"]} if "validation_loss" in row else {}
     return {**row["evaluation"], **loss}
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.4g}" if name == "validation_loss" else f"{value:.1%}"

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.files.atomic import flush_to_disk
+from diptych.core.files.atomic import flush_to_disk, put_in_place
 from diptych.core.files.errors import Failure
 from diptych.core.training.faults import fault_point
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
 FORMAT = 1
 _COMPLETE = re.compile(r"step-(\d{8,})")
-_LEFT_OVER = re.compile(r"\.(saving|replaced|removing)-(step-\d{8,})")
+_LEFT_OVER = re.compile(r"\.(saving|replaced|removing)-(step-\d{8,}|best)")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
 _GROUP_FILE = re.compile(rf"{_GROUP.pattern}\.safetensors")
 
@@ -82,7 +82,7 @@ def save(
         for path in (*sorted(temporary.iterdir()), temporary):
             flush_to_disk(path)
         fault_point("before_rename")
-        _put_in_place(temporary, final)
+        put_in_place(temporary, final)
         fault_point("after_rename")
         flush_to_disk(folder)
     except BaseException as error:
@@ -166,7 +166,8 @@ def newest_state(folder: str | Path) -> dict | None:
 
 
 def remove_leftovers(folder: str | Path) -> list[str]:
-    """Delete what an interrupted `save` left in `folder` (only names that `save` makes) and return the names.
+    """Delete what an interrupted `save` left in `folder` (only names that `save` makes, and those of a run's
+    best model) and return the names.
 
     Call it only while no other process saves into the folder, that is, under the run's lock.
     """
@@ -261,18 +262,6 @@ def _complete_checkpoints(folder: Path) -> list[Path]:
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _COMPLETE.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
-
-
-def _put_in_place(temporary: Path, final: Path) -> None:
-    """Rename the finished folder to its name; an older checkpoint of the same step is removed only after that."""
-    if not final.exists():
-        temporary.rename(final)
-        return
-    replaced = final.with_name(f".replaced-{final.name}")
-    shutil.rmtree(replaced, ignore_errors=True)
-    final.rename(replaced)
-    temporary.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:

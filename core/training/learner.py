@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import keras
@@ -14,6 +14,7 @@ from diptych.core.data.loading.loader import Loader
 from diptych.core.files.errors import Failure
 from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
+from diptych.core.training.best import LOSS, Best, best_of
 from diptych.core.training.ema import Ema
 from diptych.core.training.older_runs import slots_as_now
 from diptych.core.training.optimizers import PatternOptimizer
@@ -63,6 +64,9 @@ class Learner:
         evaluate: called every `evaluate_every` steps and at the end; its numbers become a metrics row. It sees the
             moving average's weights where there is one.
         evaluate_first: whether it is evaluated before its first step, too.
+        keep: keeps the model as it is when an evaluation finds it the best so far.
+        best_by: the number of an evaluation that decides which is the best; see `best.Best`.
+        patience: evaluations in a row without a better one after which the run ends early; None for no end.
         config: the plain configuration of the run, for its checkpoints to know.
         checkpoint_every: steps between checkpoints; None for one every `checkpoint_seconds`.
         log_every: steps between rows of metrics.
@@ -89,6 +93,9 @@ class Learner:
     evaluate: Callable[[], dict[str, float]] | None = None
     evaluate_every: int | None = None
     evaluate_first: bool = False
+    keep: Callable[[], None] | None = None
+    best_by: str = LOSS
+    patience: int | None = None
     config: object = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
@@ -104,6 +111,7 @@ class Learner:
     updates_done: int = field(default=0, init=False)
     skipped_steps: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
+    best: Best | None = field(default=None, init=False)
 
     def __post_init__(self):
         self.steps_done = self.first_step
@@ -116,13 +124,28 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.steps_done >= self.total_steps
+        """Whether all steps have been taken, or nothing has become better for as long as there was patience."""
+        return self.steps_done >= self.total_steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether there is no patience for more steps."""
+        return self.patience is not None and self.best is not None and self.best.evaluations_since >= self.patience
+
+    @property
+    def examples_trained(self) -> int:
+        """Examples of the steps that have been taken, counting repetitions."""
+        return (self.steps_done - self.first_step) * self.batch_size
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do: all steps have been taken, and evaluated where they were to be."""
         return self.finished and not self._evaluation_due
+
+    @property
+    def next_rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.optimizer.rate_at(self.first_update + self.updates_done - self.skipped_steps)
 
     @property
     def skipped_examples(self) -> dict[str, int]:
@@ -158,6 +181,7 @@ class Learner:
         self._examples_read = saved.state["examples_read"]
         self._waiting_rows = saved.state.get("waiting_rows", [])
         self._evaluation_due = saved.state.get("evaluation_due", False)
+        self.best = Best(**best) if (best := saved.state.get("best")) else None
         return saved.step
 
     def train(self, stop: StopSignals) -> None:
@@ -297,11 +321,32 @@ class Learner:
     def _write_evaluation(self, log, stop) -> None:
         started = time.monotonic()
         self.step.synchronize()
-        with self.ema.applied() if self.ema else nullcontext(), stop.leaving_at_once():
-            numbers = self.evaluate() if self.evaluate else {}
+        with self.ema.applied() if self.ema else nullcontext():
+            with stop.leaving_at_once():
+                numbers = self.evaluate() if self.evaluate else {}
+            better = self._keep_if_best(numbers)
         self._last_tick += time.monotonic() - started
-        log.evaluation(self.steps_done, numbers)
+        log.evaluation(self.steps_done, numbers, best=better)
         self._evaluation_due = False
+        if self.stopped_early and self.steps_done < self.total_steps:
+            log.message(f"None of the last {self.patience} evaluations was better: training ends here (--patience).")
+
+    def _keep_if_best(self, numbers: dict[str, float]) -> bool:
+        """Whether an evaluation is the best so far, whose model is kept then."""
+        if self.keep is None:
+            return False
+        best = best_of(self.best, self.steps_done, numbers, self.best_by)
+        better = best is not None and best.evaluations_since == 0
+        if better and self.placement.writes:
+            try:
+                self.keep()
+            except OSError as error:
+                if self.finished:
+                    raise
+                self.say(f"The best model so far could not be kept: {error}. Training goes on.")
+                return False
+        self.best = best
+        return better
 
     def _save(self, log, *, leaving: bool = False) -> None:
         self.step.synchronize()
@@ -328,6 +373,7 @@ class Learner:
             "config": self.config,
             "evaluation_due": self._evaluation_due,
             "waiting_rows": log.waiting,
+            "best": asdict(self.best) if self.best else None,
         }
         checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
         self._last_saved = self.steps_done

@@ -51,7 +51,9 @@ class Seen:
 
     @cached_property
     def image(self) -> dict:
-        """The image tower's {"pooled", "tokens", "mask"}."""
+        """The image tower's {"pooled", "tokens", "mask"}; of pictures that are embedded already, "pooled" alone."""
+        if "image_features" in self.batch:
+            return {"pooled": self.batch["image_features"]}
         return self.model.image_features(image_inputs(self.batch, normalization_of(self.model)), training=True)
 
     @cached_property

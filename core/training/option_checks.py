@@ -38,8 +38,11 @@ def check_options(recipe: Any) -> None:
             (given is None or given >= 1, f"{flag} must be at least 1, got {given}.")
             for flag, given in (
                 ("--captions-per-image", data.captions_per_image),
+                ("--image-views", data.image_views),
                 ("--image-size", model.image_size),
                 ("--lora-rank", model.lora_rank),
+                ("--text-depth", model.text_depth),
+                ("--patience", run.patience),
                 ("--decoder-depth", captioning.decoder_depth),
                 ("--target-length", captioning.target_length),
                 ("--head-hidden", distillation.head_hidden),
@@ -72,6 +75,16 @@ def check_options(recipe: Any) -> None:
                 ("--pretrained-image", model.pretrained_image),
                 ("--pretrained-text", model.pretrained_text),
             )
+        ),
+        (
+            run.retention in (None, "none") or model.pretrained is not None,
+            "--retention judges what a checkpoint should not forget, and fresh weights know nothing; got "
+            f"{run.retention} without --pretrained. Leave it out.",
+        ),
+        (
+            run.patience is None or len(recipe.stages) == 1,
+            f"--patience is for runs of one stage, and this one has {len(recipe.stages)}, which begin and end at "
+            "shares of all examples. Leave it out.",
         ),
         *(
             (given is None or given >= 0, f"{flag} must not be negative, got {given}.")
@@ -111,6 +124,11 @@ def check_options(recipe: Any) -> None:
             not (model.pretrained and (model.pretrained_image or model.pretrained_text)),
             "--pretrained begins both towers, so leave out --pretrained-image and --pretrained-text; or give these two "
             "for towers of two checkpoints.",
+        ),
+        (
+            not (model.pretrained or model.pretrained_text) or (model.text_size is None and model.text_depth is None),
+            "--text-size and --text-depth are those of a text tower that begins fresh, and a checkpoint's has its own. "
+            "Leave them out, or begin the image tower alone by --pretrained-image.",
         ),
         (
             model.max_logit_scale is None or model.max_logit_scale >= (model.init_logit_scale or 0),

@@ -50,6 +50,9 @@ class Data:
     augment: bool | None = None
     """Random zoom, shift, rotation and colour of the training images (--augment, --no-augment). By default of the
     embedded emoji alone; SigLIP itself only resizes."""
+    image_views: int | None = None
+    """With --augment and a locked image tower: embed so many random views of each picture before the first step, and
+    draw one of them for each example, where otherwise the tower sees a new view in each step."""
     resize_method: Literal["bilinear_antialias", "bilinear"] | None = None
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
     filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased. NaFlex
@@ -84,6 +87,11 @@ class Model:
     pretrained_text: str | None = None
     """A checkpoint to begin the text tower from alone, with its vocabulary and context length; the image tower is that
     of --pretrained-image, or a fresh one of --model's size."""
+    text_size: str | None = None
+    """Size of a text tower that begins fresh: mu, Ti, S, M, B, L, So400m, ... (`diptych.models.sizes`); by default that
+    of --model's."""
+    text_depth: int | None = None
+    """Blocks of a text tower that begins fresh; by default its size's."""
     image_size: int | None = None
     """Side of the square images in pixels; by default the size's or the checkpoint's."""
     sequence_lengths: tuple[int, ...] = ()
@@ -264,6 +272,12 @@ class Run:
     """How often a stage is evaluated, where evaluate_every is not given; at most once in 20 steps."""
     evaluate_every: int | None = harmless(None)
     """Examples between evaluations; by default `evaluations` of them in a stage."""
+    best_by: str = harmless("loss")
+    """The number of an evaluation by which the best model of a run is kept, in best/: loss, that on held-out pairs, or
+    recall@1, recall@5, zero_shot_group, where there are classes."""
+    patience: int | None = harmless(None)
+    """End a run of one stage early when so many evaluations in a row were not better than the best before them; None
+    for no early end."""
     checkpoint_every: int | None = harmless(None)
     """Steps between checkpoints; by default one a minute."""
     log_every: int = harmless(1)
@@ -278,10 +292,21 @@ class Run:
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
     """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
+    retention: str | None = harmless(None)
+    """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
+    takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
+    report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
+    embed_images_once: bool | None = harmless(None)
+    """Where the image tower stays as it is (--lock-image) and pictures are not augmented: embed each once, before the
+    first step, and train on the vectors (--embed-images-once, --no-embed-images-once). By default where a stage takes
+    at least as many examples as there are pictures."""
+    embeddings_dir: Path | None = harmless(None)
+    """Where those vectors are kept; by default in the run's folder. Runs with the same pictures and image tower may
+    share them."""
     report: bool = harmless(True)
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)

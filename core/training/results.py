@@ -1,7 +1,7 @@
 """results.json: what the stages of a run scored, by name, in one versioned schema.
 
-    {"format": "diptych-run", "version": 1, "stages": {NAME: {"examples_seen", "retrieval", "zero_shot",
-    "recall_by_length", ...}}}
+    {"format": "diptych-run", "version": 1, "stages": {NAME: {"examples_seen", "examples_planned", "stopped_early",
+    "best": {"by", "value", "step", "examples", "evaluations_since"}, "retrieval", "zero_shot", "warnings", ...}}}
 
 The folder of a stage holds that of the stage alone, the folder of a run that of all its stages.
 """

@@ -42,6 +42,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.results = self.path / "results.json"
         self.report = self.path / "report.html"
+        self.best = self.path / "best"
         self.lock = self.path / "lock"
         self._lock_descriptor: int | None = None
 
@@ -50,6 +51,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._acquire()
             remove_leftovers(self.checkpoints)
+            remove_leftovers(self.path)
         except OSError as error:
             self._release()
             raise RunFolderError(
@@ -129,6 +131,12 @@ class RunFolder:
             restart = {"time": card.get("start_time"), "step": resume_step or 0}
             card["start_time"] = stored.get("start_time")
             card["restarts"] = [*stored.get("restarts", []), restart]
+        write_json(self.card, card)
+        return card
+
+    def add_to_card(self, **found: object) -> dict:
+        """Add what became known on the way to the stored card; returns the whole."""
+        card = (self.read_card() or {}) | found
         write_json(self.card, card)
         return card
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from diptych.core.training.best import LOSS, shown
 from diptych.core.training.metrics import MetricsWriter
 from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.tensorboard import TensorBoard
-
-LOSS = "loss"
-"""The name of what an evaluation finds that is no share between 0 and 1: the loss on held-out pairs."""
 
 
 class RunLog:
@@ -78,19 +76,15 @@ class RunLog:
         if number in self._turns:
             self.message(self._turns[number])
 
-    def evaluation(self, number: int, values: Mapping[str, float]) -> None:
-        """What an evaluation after a step found."""
+    def evaluation(self, number: int, values: Mapping[str, float], *, best: bool) -> None:
+        """What an evaluation after a step found, and whether it is the best so far."""
         examples = number * self._batch_size
         row = {"examples": examples, "evaluation": {name: share for name, share in values.items() if name != LOSS}}
         if LOSS in values:
             row["validation_loss"] = values[LOSS]
         self._metrics.write(number, row)
-        shown = ", ".join(
-            f"{name} {value:.4g}" if name == LOSS else f"{name} {value:.1%}"
-            for name, value in values.items()
-            if math.isfinite(value)
-        )
-        self.message(f"After {examples:,} examples: {shown}")
+        told = [f"{name} {shown(name, value)}" for name, value in values.items() if math.isfinite(value)]
+        self.message(f"After {examples:,} examples: {', '.join(told)}{' (the best so far)' if best else ''}")
 
     def message(self, text: str) -> None:
         """A line for the person watching."""

@@ -82,17 +82,22 @@ class Encoder:
 
     def fingerprint(self) -> str:
         """A hash of weights and processing: equal fingerprints give equal vectors, up to rounding."""
-        digest = hashlib.sha256(self.processor.fingerprint().encode())
-        for variable in self.model.weights:
-            digest.update(f"{variable.path} {tuple(variable.shape)}".encode())
-            digest.update(keras.ops.convert_to_numpy(variable.value).tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.model, self.processor.fingerprint())
 
     def _embed(self, embedder: keras.Model, batches: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
         vectors = [
             keras.ops.convert_to_numpy(embedder.predict_on_batch(_as_called(batch, embedder))) for batch in batches
         ]
         return np.concatenate(vectors) if vectors else np.zeros((0, self.dim), np.float32)
+
+
+def fingerprint_of(model: keras.Model, processing: str) -> str:
+    """A hash of a model's weights, and of what its inputs are prepared by."""
+    digest = hashlib.sha256(processing.encode())
+    for variable in model.weights:
+        digest.update(f"{variable.path} {tuple(variable.shape)}".encode())
+        digest.update(keras.ops.convert_to_numpy(variable.value).tobytes())
+    return digest.hexdigest()
 
 
 def _as_called(batch: dict[str, np.ndarray], embedder: keras.Model):

@@ -83,7 +83,7 @@ class IndexFolder:
         """bool [rows], False for rows without an embedding; None where all have one."""
         if not self.card[part]["skipped"]:
             return None
-        return np.array([status == GOOD for status in self._column("status", part)], bool)
+        return np.array([status == GOOD for status in self.column("status", part)], bool)
 
     def undecided(self, part: Part = "images") -> list[Item]:
         """The rows that decide what a ledger says of the data, in their order: all of each record of which some cannot
@@ -92,7 +92,7 @@ class IndexFolder:
         count, (_, numbers) = self.count(part), self.card[part]["next"]
         wanted = set(range(count - numbers, count))
         if (usable := self.usable(part)) is not None:
-            records = np.array(self._column("record", part), np.int64)
+            records = np.array(self.column("record", part), np.int64)
             wanted.update(np.flatnonzero(np.isin(records, records[~usable])).tolist())
         return self.rows(sorted(wanted), part)
 
@@ -105,7 +105,8 @@ class IndexFolder:
             raise IndexFolderError(f"{path} ends before row {wanted[-1]}. Delete {self.path} and embed anew.")
         return [found[index] for index in indices]
 
-    def _column(self, name: str, part: Part) -> list[Any]:
+    def column(self, name: str, part: Part = "images") -> list[Any]:
+        """One field of all rows, such as "status" or "record"."""
         path, count = self._rows_path(part), self.count(part)
         if path.suffix == ".parquet":
             return pyarrow_module().parquet.read_table(path, columns=[name]).column(name).to_pylist()[:count]

@@ -7,6 +7,7 @@ model's embeddings.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +95,12 @@ class StoredEmbeddings:
         self.folder, self.encoder, self.model = folder, encoder, model
         self.batch_size, self.workers, self.stop = batch_size, workers, stop
 
+    def renewed(self) -> "StoredEmbeddings":
+        """The same for the weights that the encoder's model has now; what it compiled is used again."""
+        again = copy(self)
+        again.__dict__.pop("fingerprint", None)
+        return again
+
     def images(self, source: Source, name: str) -> Embedded:
         """The image tower's pooled features of every image, not normalised.
 
@@ -102,6 +109,10 @@ class StoredEmbeddings:
             ValueError: none of the images can be used.
         """
         return self._embedded("images", source, f"images of {name}", self._image_runs)
+
+    def image_index(self, source: Source, name: str) -> IndexFolder:
+        """The folder that `images` reads, for more of them than memory holds. Raises as `images`."""
+        return self._index("images", source, f"images of {name}", self._image_runs)
 
     def captions(self, source: Source, name: str) -> Embedded:
         """The embeddings of every caption. Raises as `images`."""
@@ -134,6 +145,16 @@ class StoredEmbeddings:
     def _embedded(
         self, part: Part, source: Source, name: str, runs: Callable[[Source, tuple[int, int]], Runs]
     ) -> Embedded:
+        index = self._index(part, source, name, runs)
+        usable = index.usable(part)
+        kept = np.arange(index.count(part)) if usable is None else np.flatnonzero(usable)
+        reasons = dict(index.card[part]["skipped"])
+        return Embedded(np.array(index.vectors(part)[kept], np.float32), index.rows(kept.tolist(), part), reasons)
+
+    def _index(
+        self, part: Part, source: Source, name: str, runs: Callable[[Source, tuple[int, int]], Runs]
+    ) -> IndexFolder:
+        """The finished folder of a source."""
         data = source.fingerprint()
         identity = f"{self.fingerprint} {data} {backends.name()} {part}"
         folder = self.folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
@@ -152,14 +173,11 @@ class StoredEmbeddings:
             if not writer.finished(part):
                 self._embed(part, source, name, runs, writer, tally)
         index = IndexFolder(folder)
-        usable = index.usable(part)
-        kept = np.arange(index.count(part)) if usable is None else np.flatnonzero(usable)
-        if not len(kept):
+        if (usable := index.usable(part)) is not None and not usable.any():
             bad = [named(source, item, part) for item in index.undecided(part) if item.status != GOOD]
             raise ValueError(f"{name}: none can be used: {reasons_with_names(bad) or 'there are none'}.")
         ledger_of(source).check()
-        reasons = dict(index.card[part]["skipped"])
-        return Embedded(np.array(index.vectors(part)[kept], np.float32), index.rows(kept.tolist(), part), reasons)
+        return index
 
     def _embed(
         self,

@@ -17,9 +17,56 @@ from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.prompts import embed_classes
 from diptych.core.evaluation.zero_shot import kind_scores
 from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
-from diptych.engine.judging.sets import EvaluationSet, Labels
+from diptych.engine.judging.sets import Dataset, EvaluationSet, Labels
 
 FEW_SHOT_SEEDS = 3
+HEADLINES = {
+    "zeroshot_retrieval": ("image_retrieval_recall@1", "recall@1"),
+    "zeroshot_classification": ("acc1", "zero-shot accuracy"),
+    "linear_probe": ("lp_acc1", "few-shot accuracy"),
+}
+"""The metric of each task that stands for it where there is place for one, and what it is called there."""
+
+
+def judge(
+    store: StoredEmbeddings,
+    dataset: Dataset,
+    *,
+    task: str = "auto",
+    recall_k: Sequence[int] = (1, 5, 10),
+    fewshot_k: int = 10,
+    canonicalize: bool | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The results of one data set: of each task it is made for, or of the one that is asked for.
+
+    Raises:
+        Stopped: a signal came.
+        ValueError: for a task that the data set has no captions or classes for.
+    """
+    canonicalize = store.encoder.logit_bias is not None if canonicalize is None else canonicalize
+    results = []
+    for asked in dataset.tasks if task == "auto" else (task,):
+        # What shots are drawn from is not tested; where it is all there is, the images not drawn are.
+        tested = [each for each in dataset.sets if asked != "linear_probe" or each is not dataset.shots]
+        for each in tested:
+            if asked == "zeroshot_retrieval":
+                result = zeroshot_retrieval(store, each, recall_k=recall_k, seed=seed)
+            elif asked == "zeroshot_classification":
+                result = zeroshot_classification(store, each, canonicalize=canonicalize, seed=seed)
+            else:
+                result = linear_probe(store, each, dataset.shots, fewshot_k=fewshot_k, seed=seed)
+            results.append({"dataset": dataset.name, "set": each.name, **result})
+    return results
+
+
+def headlines(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metric of each result that stands for it, by set and metric: {"New drawings, recall@1": 0.61}."""
+    found = {}
+    for result in results:
+        metric, name = HEADLINES[result["task"]]
+        found[f"{result['set']}, {name}"] = result["metrics"][metric]
+    return found
 
 
 def zeroshot_retrieval(

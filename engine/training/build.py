@@ -94,6 +94,8 @@ def build_learner(
         ema=ema,
         teacher=teacher,
         objective_variables=objective.variables,
+        best_by=run.best_by,
+        patience=run.patience,
         config=plain(recipe),
         evaluate_every=every or max(20, planned.batches // run.evaluations),
         evaluate_first=recipe.model.from_checkpoint and stage.after is None,

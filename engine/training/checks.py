@@ -23,7 +23,7 @@ LOOKED_AT = 64
 
 
 def missing_flags(recipe: Recipe, start: Start) -> list[str]:
-    """The flags without which a preset cannot be carried out, each with what to give."""
+    """The flags without which a recipe, such as a paper's preset, can only be planned, each with what to give."""
     missing = []
     if not recipe.data.train_data:
         missing.append("--train-data (pictures with captions, and boxes as in coco:annotations.json:images/)")
@@ -31,6 +31,16 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
     if not start.pretrained and any(stage.lock for stage in recipe.stages if stage.after is None):
         missing.append("--pretrained (a checkpoint, whose towers hold still at first)")
+    if not start.pretrained:
+        model = recipe.model
+        missing += [
+            f"--pretrained-{tower} (a checkpoint whose {tower} tower stays as it is)"
+            for tower, lock, open_blocks in (
+                ("image", model.lock_image, model.lock_image_unlocked_blocks),
+                ("text", model.lock_text, model.lock_text_unlocked_blocks),
+            )
+            if lock and not open_blocks
+        ]
     return missing
 
 
@@ -46,12 +56,12 @@ def check_missing(missing: list[str]) -> None:
 def check_config(folder: RunFolder, recipe: Recipe) -> None:
     """Raises ConfigMismatch where the folder holds a run that would compute something else.
 
-    A run of one stage that has ended may be given more examples.
+    A run of one stage that has ended may be given more examples, and another rate or schedule for them.
     """
     given = json.loads(json.dumps(plain(recipe)))
     harmless = harmless_fields(recipe)
     if ended_at(folder, recipe):
-        harmless.add("optimization.examples")
+        harmless |= {f"optimization.{name}" for name in ("examples", "learning_rate", "schedule")}
     folder.check_config(
         given,
         harmless=harmless,
@@ -70,7 +80,8 @@ def ended_at(folder: RunFolder, recipe: Recipe) -> int | None:
         return None
     scored = next(iter(read_results(folder.results).values()), {})
     examples, size = (stored.get("optimization", {}).get(name, 0) for name in ("examples", "batch_size"))
-    whole = scored.get("examples_seen", 0) > examples - size  # what does not fill a batch is left
+    planned = scored.get("examples_planned", scored.get("examples_seen", 0))
+    whole = planned > examples - size  # what does not fill a batch is left
     return examples if whole and examples < recipe.optimization.examples else None
 
 

@@ -16,7 +16,7 @@ from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cr
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, WrongAnswers
 from diptych.core.report.tables import classified_text
-from diptych.core.report.verdict import before_training, gained, no_better_than_chance, training_warnings
+from diptych.core.report.verdict import before_training, changes, gained, no_better_than_chance, training_warnings
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
@@ -49,6 +49,7 @@ class ClassifierEvaluation:
         self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
         self._data_set, self._sources, self._model = data_set, sources, model
         self._sets: list[LabelledSet] | None = None
+        self.before = None
 
     @property
     def sets(self) -> list[LabelledSet]:
@@ -99,7 +100,6 @@ class ClassifierEvaluation:
             if wrong is None:
                 wrong = wrong_answers(pictures, probabilities(config, logits), config.classes)
         results: Results = {
-            "examples_seen": self._planned.examples_before + self._planned.examples,
             "classification": scored,
             "compilations": learner.step.compilations,
             "before": before_training(rows),
@@ -110,16 +110,18 @@ class ClassifierEvaluation:
             judged = len(pictures.keys)
             if judged + sum(pictures.skipped.values()) < pictures.records:
                 print(f"{pictures.name}: {judged:,} of {pictures.records:,} were judged, evenly chosen.", flush=True)
-        if told := gained(rows):
+        changed = changes(rows, {}, {})
+        if told := gained(changed):
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
         data = ReportData(
             title=f"{'Labels' if config.several_labels else 'Classes'} of {self._data_set.name}",
-            card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
+            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             classified=scored,
             wrong=wrong,
+            changes=changed,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
         )
@@ -129,7 +131,7 @@ class ClassifierEvaluation:
 
     def _warnings(self, rows: list[dict], scored: Results) -> list[str]:
         first = next(iter(scored.values()))
-        found = training_warnings(rows, fresh=self._recipe.model.pretrained is None)
+        found = training_warnings(rows, **what_warnings_ask(self._recipe, self._planned))
         if self._model.config.several_labels:
             return found
         what = "The right class comes first for"
@@ -154,6 +156,11 @@ class ClassifierEvaluation:
         loss = sigmoid_cross_entropy if self._model.config.several_labels else softmax_cross_entropy
         given = targets if self._model.config.several_labels else targets.astype(np.int32)
         return float(np.mean(keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(logits), given))))
+
+
+def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
+    """What `core.report.verdict.training_warnings` has to know of a stage."""
+    return {"fresh": not recipe.model.from_checkpoint}
 
 
 def expected_accuracy(logits: np.ndarray, targets: np.ndarray) -> float:

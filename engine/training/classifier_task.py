@@ -14,7 +14,7 @@ from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
-from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
+from diptych.engine.training.classifier_evaluation import ClassifierEvaluation, what_warnings_ask
 from diptych.engine.training.origins import origin_of
 from diptych.engine.training.plan import picture_size
 from diptych.engine.training.start import Start, sized
@@ -172,7 +172,6 @@ def save(model: ImageClassifier, preprocess: Preprocess, folder: Path) -> None:
         )
     model.processor = ImageProcessor(pixels=pixels)
     model.save_to_preset(folder)
-    print(f"Model: {folder}", flush=True)
 
 
 def _refuse_options_of_pairs(recipe: Recipe) -> None:
@@ -200,9 +199,10 @@ CLASSES = Task(
     config=config_of,
     described=described,
     missing_flags=lambda recipe, start: [] if recipe.data.train_data else ["--train-data (pictures with labels)"],
-    judge=ClassifierEvaluation,
+    judge=lambda *what: ClassifierEvaluation(*what[:-2]),
+    warnings_ask=what_warnings_ask,
     anew=anew,
     may_leave=("text/", "pair_logits/", POOLING, HEAD),
-    settle=lambda learner, recipe, evaluation: "",
+    settle=lambda *what: "",
     save=save,
 )

@@ -30,14 +30,18 @@ def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
 def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Operations for one example that is trained on, by what they are for, and their "total".
 
-    A backward pass counts as two forward passes. Not counted are what rematerialisation computes again and, as
-    everywhere, norms, activations and lookups.
+    A backward pass counts as two forward passes. A locked tower has none, and an image tower no forward pass either
+    where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
+    activations and lookups.
     """
     lengths = planned.stage.sequence_lengths or (planned.vision.num_patches,)
     configs = [_with_patches(planned.config, length) for length in lengths]
     counts = [count_flops(config, batch_size=planned.batch_size) for config in configs]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
-    towers = TowerFlops(image=mean["image"], pairs=mean["training"], lengths=tuple(lengths))
+    pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
+    if planned.embeds_images:
+        pairs -= mean["image"]
+    towers = TowerFlops(image=mean["image"], pairs=pairs, lengths=tuple(lengths))
     parts = {name: terms[name].flops(recipe, planned, towers) for name in terms if name in planned.stage.losses}
     if _taught(planned, terms) is not None:
         parts["teacher"] = mean["image"]  # its pass over the global view, which all terms read
@@ -66,7 +70,13 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
         pieces = planned.naflex.pieces(length) if planned.naflex else 1
         rows = max(1, planned.batch_size // pieces // optimization.accum_freq // devices)
         config = _with_patches(planned.config, length)
-        towers = estimate_memory(config, batch_size=rows, rematerialize=model.grad_checkpointing, dtype=dtype)
+        towers = estimate_memory(
+            config,
+            batch_size=rows,
+            rematerialize=model.grad_checkpointing,
+            dtype=dtype,
+            locked=planned.locked,
+        )
         most = max(most, towers["activations"])
     flops, losses = training_flops(recipe, planned, terms), planned.stage.losses
     pairs = count_flops(_with_patches(planned.config, planned.vision.num_patches), batch_size=planned.batch_size)

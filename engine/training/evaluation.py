@@ -19,14 +19,14 @@ from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_
 from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
 from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import ReportData, Samples
+from diptych.core.report.run.contents import Earlier, ReportData, Samples
 from diptych.core.report.tables import results_text
-from diptych.core.report.verdict import before_training, gained, warnings_of
+from diptych.core.report.verdict import before_training, changes, gained, warnings_of
+from diptych.core.training.best import LOSS
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
-from diptych.core.training.run_log import LOSS
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.engine.judging.dense.probes import (
@@ -38,7 +38,9 @@ from diptych.engine.judging.dense.probes import (
     probe_scenes,
     write_dense_page,
 )
+from diptych.engine.training.before import Before
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.retention import Retention
 from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.student import Student
@@ -50,18 +52,18 @@ Results = dict[str, Any]
 """What a stage scored, as results.json has it (`core.training.results`)."""
 
 
-def _merged(judging: Callable) -> Callable:
-    """A method of an evaluation that judges the towers as they are saved, with what their adapters add.
+def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an evaluation that sees what low-rank adapters add in the kernels themselves.
 
-    Keras compiles embedders that know of the towers' weights alone: on jax adapters would stay what they were then.
+    The adapters are weights of the student and not of its towers: what jax compiles of these takes them for constants.
     """
 
-    @wraps(judging)
-    def with_adapters(self, *arguments):
+    @wraps(method)
+    def merged(self, *arguments):
         with self._student.merged():
-            return judging(self, *arguments)
+            return method(self, *arguments)
 
-    return with_adapters
+    return merged
 
 
 class Evaluation:
@@ -80,6 +82,9 @@ class Evaluation:
         self._data_set, self._sources, self._student = data_set, sources, student
         self._image_embedder, self._text_embedder = student.towers.image_embedder(), student.towers.text_embedder()
         self._sets: list[PairSet] | None = None
+        self.retention: Retention | None = None
+        self.before: Before | None = None
+        self._locked_images: dict[str, np.ndarray] = {}
 
     @property
     def sets(self) -> list[PairSet]:
@@ -96,7 +101,7 @@ class Evaluation:
         vision = self._planned.vision
         return vision.max_num_patches if isinstance(vision, NaFlexVisionConfig) else None
 
-    @_merged
+    @adapters_merged
     def quick(self) -> dict[str, float]:
         """Recall in one language, zero-shot accuracy and loss on the first set: what is watched during training."""
         pairs = self.sets[0]
@@ -113,16 +118,27 @@ class Evaluation:
             numbers["zero_shot_group"] = self._zero_shot(pairs.classes, images)["accuracy"]
         return numbers
 
-    @_merged
-    def pair_scores(self) -> tuple[np.ndarray, np.ndarray]:
+    @adapters_merged
+    def embed_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures and the captions of the first set, float32 [images, dim] and [texts, dim]."""
+        return self._images(self.sets[0]), self._texts(self.sets[0].tokens)
+
+    def judge_before(self, images: np.ndarray, texts: np.ndarray) -> Before:
+        """What is found and known before the first step, the first set being embedded already."""
+        retention = self.retention.judge() if self.retention else {}
+        scale, bias = _scale_and_bias(self._student)
+        return Before(
+            image_embeddings=images, text_embeddings=texts, logit_scale=scale, logit_bias=bias, retention=retention
+        )
+
+    def pair_scores(self, images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
         pairs = self.sets[0]
-        scale = float(keras.ops.convert_to_numpy(self._student.logit_scale))
-        scores = scale * self._images(pairs) @ self._texts(pairs.tokens).T
+        scores = _scale_and_bias(self._student)[0] * images @ texts.T
         own = pairs.labels[:, None] == pairs.labels[pairs.caption_labels][None]
         return scores[own], scores[~own]
 
-    @_merged
+    @adapters_merged
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         retrieval, zero_shots, samples = {}, {}, None
@@ -140,7 +156,6 @@ class Evaluation:
                 # A softmax model has no probability of a pair, which galleries and scores show.
                 samples = self._samples(pairs, images, texts)
         results: Results = {
-            "examples_seen": self._planned.examples_before + self._planned.examples,
             "retrieval": retrieval,
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
@@ -149,7 +164,11 @@ class Evaluation:
             "warnings": self._warnings(rows, retrieval),
         }
         print("\n" + results_text(retrieval, zero_shots), flush=True)
-        if told := gained(rows):
+        retained = self.retention.judge() if self.retention else {}
+        before = self.before.retention if self.before else {}
+        changed = changes(rows, before, retained)
+        results["retention"] = {"before": before, "after": retained}
+        if told := gained(changed):
             print(told, flush=True)
         judged, cut = sum(len(pairs.captions) for pairs in self.sets), sum(pairs.clipped for pairs in self.sets)
         if cut:
@@ -161,12 +180,14 @@ class Evaluation:
             results["dense"] = self._scenes(folder.path)
         data = ReportData(
             title=self._title(),
-            card=card | {"examples_seen": results["examples_seen"], "wall_seconds": learner.seconds},
+            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             retrieval=retrieval,
             zero_shot=zero_shots,
             samples=samples,
             opening_examples=self.preprocess.opening_examples or None,
+            before=self._earlier(samples),
+            changes=changed,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
             captions_judged=judged,
@@ -184,10 +205,24 @@ class Evaluation:
         right = [len(relevant) for relevant in relevant_by_label(labels, pairs.labels)]
         return warnings_of(
             rows,
-            fresh=self._planned.stage.after is None and not self._recipe.model.from_checkpoint,
             recall=retrieval[pairs.name][language]["recall@1"],
             chance=sum(right) / len(right) / len(pairs.labels),
             queries=len(right),
+            **what_warnings_ask(self._recipe, self._planned),
+        )
+
+    def _earlier(self, samples: Samples | None) -> Earlier | None:
+        """The pictures and captions of the galleries as they were embedded before training."""
+        before = self.before
+        if samples is None or before is None or before.logit_bias is None:
+            return None
+        if before.text_embeddings.shape != samples.text_embeddings.shape:
+            return None  # a stage before this one held out other pairs
+        return Earlier(
+            image_embeddings=before.image_embeddings,
+            text_embeddings=before.text_embeddings,
+            logit_scale=before.logit_scale,
+            logit_bias=before.logit_bias,
         )
 
     def _title(self) -> str:
@@ -217,7 +252,7 @@ class Evaluation:
 
     def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
         prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]
-        scale = float(keras.ops.convert_to_numpy(self._student.logit_scale))
+        scale, _ = _scale_and_bias(self._student)
         return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
 
     def _scenes(self, folder: Path) -> Results:
@@ -243,10 +278,14 @@ class Evaluation:
         return results
 
     def _images(self, pairs: PairSet) -> np.ndarray:
-        """L2-normalised embeddings of a set's pictures, float32 [images, dim]."""
-        return self._embedded(
-            self._image_embedder, (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
-        )
+        """L2-normalised embeddings of a set's pictures, float32 [images, dim]; a locked tower makes them once."""
+        if pairs.name in self._locked_images:
+            return self._locked_images[pairs.name]
+        inputs = (self._inputs(pairs, rows) for rows in _rows(pairs.images, IMAGE_BATCH))
+        images = self._embedded(self._image_embedder, inputs)
+        if "image" in self._planned.locked and not self._planned.naflex:  # whose sets are read at several lengths
+            self._locked_images[pairs.name] = images
+        return images
 
     def _texts(self, tokens: np.ndarray) -> np.ndarray:
         """L2-normalised embeddings of int32 [n, context_length], float32 [n, dim]."""
@@ -272,11 +311,21 @@ class Evaluation:
             captions=pairs.captions,
             languages=pairs.languages,
             thumbnails=pairs.images,
-            logit_scale=float(keras.ops.convert_to_numpy(self._student.logit_scale)),
-            logit_bias=float(keras.ops.convert_to_numpy(self._student.logit_bias)),
+            logit_scale=_scale_and_bias(self._student)[0],
+            logit_bias=_scale_and_bias(self._student)[1] or 0.0,
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )
+
+
+def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
+    """What `core.report.verdict.training_warnings` has to know of a stage."""
+    first = planned.stage.after is None
+    return {
+        "fresh": first and not recipe.model.from_checkpoint,
+        "settled_after": (recipe.data.opening_examples or 0) if first else 0,
+        "max_logit_scale": planned.config.max_logit_scale,
+    }
 
 
 def held_out_loss(
@@ -298,6 +347,13 @@ def held_out_loss(
     size = min(batch_size, len(shown))
     losses = [pair_loss(x[at : at + size], y[at : at + size]) for at in range(0, len(shown) - size + 1, size)]
     return float(np.mean([keras.ops.convert_to_numpy(loss) for loss in losses]))
+
+
+def _scale_and_bias(student: Student) -> tuple[float, float | None]:
+    """The scalars of the loss; a softmax model has no bias."""
+    bias = student.logit_bias
+    scale = float(keras.ops.convert_to_numpy(student.logit_scale))
+    return scale, None if bias is None else float(keras.ops.convert_to_numpy(bias))
 
 
 def _recalls(

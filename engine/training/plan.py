@@ -13,11 +13,12 @@ from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Stage, chosen_stages
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.build import build_student
+from diptych.engine.training.embedding_once import as_asked
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.engine.training.tuning import adapters
+from diptych.engine.training.tuning import adapters, tower_layers
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.presets import naflex_config
@@ -160,10 +161,15 @@ def _planned(
     )
     model = recipe.model
     if not (model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank):
-        return made
+        return as_asked(recipe, made, terms)
     with shapes_only():
         student = build_student(recipe, made)
-    return replace(made, trained=sum(math.prod(weight.shape) for weight in student.trainable_variables))
+    moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
+    beside = getattr(student, "adapters", None)  # which a classifier has none of
+    adapted = beside.shapes if beside is not None else {}
+    towers = {tower.name for tower in tower_layers(config)}
+    locked = frozenset(towers - {path.partition("/")[0] for path in (*moving, *adapted)})
+    return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
 
 
 def _parts(recipe: Recipe, stage: Stage, config: PairConfig, terms: Terms) -> Mapping[str, Part]:

@@ -27,6 +27,8 @@ class PlannedStage:
         batch_size: examples that a batch trains on.
         loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
         trained: scalars that move; None for all of them.
+        locked: the towers of which nothing moves, of "image" and "text".
+        embeds_images: whether pictures are embedded once, before the first step, so that no step sees them.
         examples_before: examples that its weights have seen when it starts.
     """
 
@@ -42,6 +44,8 @@ class PlannedStage:
     batch_size: int
     loaded: int
     trained: int | None = None
+    locked: frozenset[str] = frozenset()
+    embeds_images: bool = False
     examples_before: int
 
     @property

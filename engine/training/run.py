@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from diptych import backends
 from diptych.core.data.ledger import TooManySkipped
@@ -16,6 +17,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.failures import exit_status
+from diptych.engine.training import embedding_once
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
@@ -60,9 +62,11 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
     plan = plan_run(recipe, terms)
     _tell_beginning(recipe, plan)
     recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
-    print(plan_text(recipe, plan.planned, terms))
-    if recipe.data.train_data:
-        sources = open_data(plan)
+    sources = open_data(plan) if recipe.data.train_data else None
+    if sources is not None:
+        plan = settled(plan, sources)
+    print("\n".join([plan_text(recipe, plan.planned, terms), *embedding_once.described(recipe, plan.planned, terms)]))
+    if sources is not None:
         first = next(iter(plan.planned))
         print(judged_data(recipe, plan.planned[first], plan.examples[first], sources.train))
         tell_left_out(sources.ledgers())
@@ -82,6 +86,9 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     _tell_beginning(asked, plan)
     print("\n".join(trained_lines(plan.planned, terms)), flush=True)
     sources = open_data(plan)
+    plan = settled(plan, sources)
+    for line in embedding_once.described(recipe, plan.planned, terms):
+        print(line, flush=True)
     for name, planned in plan.planned.items():
         if told := opening_planned(planned, plan.examples[name]):
             print(told, flush=True)
@@ -100,10 +107,19 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
             check_config(folder, recipe)
             folder.write_card(card_of(recipe))
         results: Results = {}
-        for name in plan.planned:
-            results |= staged.carry_out(name)
+        try:
+            for name in plan.planned:
+                results |= staged.carry_out(name)
+        except BaseException:
+            tell_warnings({name: {"warnings": found} for name, found in staged.warnings_so_far().items()}, several)
+            raise
         if several:
             write_results(folder.results, results)
+    tell_warnings(results, several)
+
+
+def tell_warnings(results: Results, several: bool) -> None:
+    """What is wrong with each stage, for whoever watches; with their names where there are several."""
     for name, scored in results.items():
         for warning in scored.get("warnings", ()):
             print(f"Warning{f' on stage {name}' if several else ''}: {warning}", file=sys.stderr, flush=True)
@@ -121,6 +137,11 @@ def _tell_beginning(asked: Recipe, plan: RunPlan) -> None:
     before, now = ({term for stage in recipe.stages for term in stage.losses} for recipe in (asked, plan.recipe))
     if left := sorted(before - now):
         print(f"Left out: {' and '.join(left)}, which need square pictures; {plan.start.name} is NaFlex.", flush=True)
+
+
+def settled(plan: RunPlan, sources: Sources) -> RunPlan:
+    """The plan with what the number of pictures decides."""
+    return replace(plan, planned=embedding_once.as_it_pays(plan.recipe, plan.planned, sources))
 
 
 def open_data(plan: RunPlan) -> Sources:

@@ -9,6 +9,7 @@ from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
 from diptych.engine.training.targets_file import write_targets
 from diptych.models import NaFlexVisionConfig
+from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.student import Student
 
 
@@ -17,7 +18,19 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
 
     Low-rank adapters are added to the kernels that they belong to, and kept as a small file beside the model.
     """
-    vision = student.config.vision
+    with student.merged():
+        student.towers.save_to_preset(folder, format="diptych")
+    if student.adapters is not None:
+        student.adapters.save_to(folder)
+    trained_processor(student.config, preprocess).save_to_preset(folder)
+    if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
+        student.captioner.save_to(folder)
+        write_targets(folder, preprocess.targets)
+
+
+def trained_processor(config: PairConfig, preprocess: Preprocess) -> Processor:
+    """What prepares pictures and texts for the towers of a stage as its preprocessing does."""
+    vision = config.vision
     pixels: FixedSize | NaFlex
     if isinstance(vision, NaFlexVisionConfig):
         pixels = NaFlex(
@@ -28,13 +41,4 @@ def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None
         )
     else:
         pixels = preprocess.fixed_size(vision.image_size)
-    with student.merged():
-        student.towers.save_to_preset(folder, format="diptych")
-    if student.adapters is not None:
-        student.adapters.save_to(folder)
-    processor = Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)
-    processor.save_to_preset(folder)
-    if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
-        student.captioner.save_to(folder)
-        write_targets(folder, preprocess.targets)
-    print(f"Model: {folder}", flush=True)
+    return Processor(pixels=pixels, tokenizer=preprocess.tokenizer, context_length=preprocess.context_length)

@@ -1,24 +1,34 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from diptych import backends
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.left_out_file import LeftOutFile
+from diptych.core.data.records import Source
+from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
+from diptych.core.report.verdict import best_text, training_warnings
 from diptych.core.training import checkpoint
 from diptych.core.training.card import plain, resolve_card
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
 from diptych.core.training.handover import hand_over
 from diptych.core.training.learner import Learner
+from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
+from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
+from diptych.engine.training.before import BEFORE, Before
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
+from diptych.engine.training.embedding_once import as_embedded, embed_once
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.task import Judge, Task
@@ -67,16 +77,29 @@ class StagedRun:
         planned = self.plan.planned[name]
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
-            if results := finished(folder, planned):
+            if results := finished(folder, planned, self.recipe.run.patience):
                 self.left_out.restore()
                 print(f"{folder.path} is finished.", flush=True)
                 return results
             learner, evaluation, card = self._trained(planned, folder)
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
                 self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
-                results = {name: evaluation.finish(learner, folder, card)}
+                print(f"Model: {folder.path / 'model'}", flush=True)
+                ending = ending_of(learner, planned)
+                card = folder.add_to_card(**ending)
+                results = {name: ending | evaluation.finish(learner, folder, card)}
+            if ending["best"]:
+                print(f"Best model {best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
             return results
+
+    def warnings_so_far(self) -> dict[str, list[str]]:
+        """What the metrics of each stage that was begun say is wrong with it, by name."""
+        found = {}
+        for name, planned in self.plan.planned.items():
+            rows = read_metrics(RunFolder(self.recipe.folder(name)).metrics)
+            found[name] = training_warnings(rows, **self.task.warnings_ask(self.recipe, planned))
+        return found
 
     def _entered(self, name: str) -> contextlib.AbstractContextManager[RunFolder]:
         alone = len(self.recipe.stages) == 1
@@ -88,18 +111,18 @@ class StagedRun:
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
         preprocess = self.plan.examples[stage.name]
-        learner = build_learner(
-            self.recipe, planned, preprocess, self.sources.train, folder, self.terms, self.placement
-        )
-        evaluation = self.task.judge(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
+        examples: tuple[Preprocess, Source] = preprocess, self.sources.train
+        if planned.embeds_images:
+            examples = as_embedded(self.recipe, *examples)
+        learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
+        judged = self.plan.data_set, self.sources, preprocess, learner.model
+        evaluation = self.task.judge(self.recipe, planned, *judged, folder.path, self.stop)
         learner.evaluate = evaluation.quick
+        learner.keep = partial(keep_best, self.task, learner, preprocess, folder)
         start = learner.restore()
         self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
-            print(
-                f"{folder.path} ended after {ended:,} examples and goes on to {self.recipe.optimization.examples:,}, "
-                "with the learning rate that a run of so many has from here on."
-            )
+            print(f"{folder.path} ended after {ended:,} examples and goes on. {tail_text(learner, self.recipe)}")
         elif start:
             print(f"{folder.path} holds this stage up to batch {start} of {learner.total_steps}; going on from there.")
         elif parent is not None:
@@ -108,8 +131,11 @@ class StagedRun:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
+        evaluation.before = Before.load(self._before)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
+            if isinstance(examples[1], EmbeddedPictures):
+                embed_once(self.recipe, examples[1], learner.model, preprocess, self.stop)
             learner.train(self.stop)
         return learner, evaluation, card
 
@@ -117,10 +143,15 @@ class StagedRun:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
         start, fresh = self.plan.start, self.task.anew(self.recipe, self.plan.start, planned.config)
         carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=self.task.may_leave)
-        changed = self.task.settle(learner, self.recipe, evaluation) if start.checkpoint is not None else ""
+        changed = self.task.settle(learner, self.recipe, start, evaluation, self._before)
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried
+
+    @property
+    def _before(self) -> Path:
+        """Where it is kept what the checkpoint that a run began from finds and knows."""
+        return self.recipe.folder(self.recipe.stages[0].name) / BEFORE
 
     def _end_of(self, name: str) -> Checkpoint:
         """The checkpoint of the very last step of a stage that has ended.
@@ -145,13 +176,48 @@ class StagedRun:
         return checkpoint.load_step(folder, last)
 
 
-def finished(folder: RunFolder, planned: PlannedStage) -> Results | None:
-    """What a stage scored that has taken all of its examples; None for one that has not."""
+def finished(folder: RunFolder, planned: PlannedStage, patience: int | None = None) -> Results | None:
+    """What a stage scored that has taken all of its examples, or has ended before for want of patience; None for any
+    other.
+    """
     if not folder.results.exists():  # written last of all
         return None
     results = read_results(folder.results, planned.stage.name)
-    examples = planned.examples_before + planned.examples
-    return results if results[planned.stage.name].get("examples_seen", examples) >= examples else None
+    scored, examples = results[planned.stage.name], planned.examples_before + planned.examples
+    in_vain = (scored.get("best") or {}).get("evaluations_since", 0)
+    ended = scored.get("examples_seen", examples) >= examples or (patience is not None and in_vain >= patience)
+    return results if ended else None
+
+
+def ending_of(learner: Learner, planned: PlannedStage) -> dict[str, Any]:
+    """How a stage ended, for its card and its results: the examples that its weights have seen, of those that were
+    planned, whether it ended early, and its best evaluation.
+    """
+    best = learner.best
+    return {
+        "examples_seen": planned.examples_before + learner.examples_trained,
+        "examples_planned": planned.examples_before + planned.examples,
+        "stopped_early": learner.stopped_early,
+        "best": best and {**asdict(best), "examples": best.step * planned.batch_size},
+    }
+
+
+def keep_best(task: Task, learner: Learner, preprocess: Preprocess, folder: RunFolder) -> None:
+    """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
+    with replacing_folder(folder.best) as temporary:
+        task.save(learner.model, preprocess, temporary)
+
+
+def tail_text(learner: Learner, recipe: Recipe) -> str:
+    """A sentence on the learning rate of a run that goes on to more examples."""
+    optimization = recipe.optimization
+    before = [row["learning_rate"] for row in read_metrics(learner.folder.metrics) if "learning_rate" in row]
+    ended = f", which ended at {before[-1]:.3g}," if before else ""
+    return (
+        f"The learning rate{ended} is {learner.next_rate:.3g} from here on and falls to 0 by the "
+        f"{optimization.schedule} of a run of {optimization.examples:,} examples, whose peak is "
+        f"{optimization.learning_rate:.3g}."
+    )
 
 
 def begin(
@@ -165,7 +231,7 @@ def begin(
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
-        anew: beginnings of the paths of further weights that stay fresh.
+        anew: beginnings of the paths of further weights that stay fresh; what was saved of them is left behind.
         may_leave: beginnings of further saved weights that the stage may have no place for.
     """
     towers = ("image/", "text/", "pair_logits/")
@@ -177,7 +243,7 @@ def begin(
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=(*sorted(left), *may_leave),
+        may_leave=(*sorted(left), *anew, *may_leave),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)
@@ -198,4 +264,5 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
     if planned is None:
         return card
     parts = {name: plain(part) for name, part in planned.parts.items()}
-    return card | {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    resolved = {"stage": plain(planned.stage), "model": plain(planned.config), "parts": parts}
+    return card | resolved | {"embeds_images": planned.embeds_images}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -22,6 +23,7 @@ from diptych.models.parts.heads import bias_for_batch
 from diptych.models.presets import preset_config
 from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig, pair_config
 from diptych.models.siglip.student import Student
+from diptych.models.sizes import transformer_size
 
 GEMMA = 256_000
 """Pieces of SigLIP 2's vocabulary."""
@@ -117,7 +119,7 @@ def start_of(recipe: Recipe) -> Start:
     if model.pretrained is not None:
         origin = origin_of(model.pretrained, "--pretrained", recipe)
         return Start(size=model.model, config=origin.config, image=origin, text=origin)
-    size = preset_config(model.model)
+    size = _with_text_size(preset_config(model.model), model)
     if not model.from_checkpoint:
         return Start(size=model.model, config=size)
     image = origin_of(model.pretrained_image, "--pretrained-image", recipe) if model.pretrained_image else None
@@ -134,6 +136,17 @@ def start_of(recipe: Recipe) -> Start:
     return Start(
         size=model.model, config=config, image=image, text=text, projection_anew=bool(image and text) and not fits
     )
+
+
+def _with_text_size(size: PairConfig, model: Model) -> PairConfig:
+    """A size with the text tower that --text-size and --text-depth name, as wide in the end as the image tower."""
+    changed: dict[str, Any] = {}
+    if model.text_size is not None:
+        changed |= transformer_size(model.text_size) | {"embed_dim": size.vision.output_width}
+    if model.text_depth is not None:
+        changed["depth"] = model.text_depth
+    text: Any = replace(size.text, **changed)
+    return replace(size, text=text)
 
 
 def _refuse_locked_fresh(model: Model, image: Origin | None, text: Origin | None) -> None:

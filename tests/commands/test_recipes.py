@@ -82,6 +82,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
         ),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
+    "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (
         Tiny(
             "label",
@@ -91,6 +92,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
     ),
     "zero_shot": (Tiny("zero_shot", ("--output", "zero_shot.json"), ("zero_shot.json", "zero_shot.html")),),
     "siglip2_ablation": (Tiny("siglip2_ablation", ABLATION),),
+    "interpolate": (Tiny("interpolate", ("--help",)),),  # docs/fine_tuning.md has one that is carried out
     "demo": (Tiny("demo", ("--help",)),),  # it serves until it is stopped; its own tests ask it everything
 }
 """Name -> the recipes that follow each other, the longest first."""

@@ -17,6 +17,7 @@ from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabu
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Model
+from diptych.core.training.results import read_results
 from diptych.core.weights.safetensors import write_safetensors
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.embedding.encoder import Encoder
@@ -226,7 +227,8 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     model, checkpoint, photos, tmp_path, capsys
 ):
     """At a rate too small to move a float32 the model that is left is the one that was given, but for its bias."""
-    assert train(photos, checkpoint, tmp_path, "--lr", "1e-30") == 0
+    shown = ("--lr", "1e-30", "--report", "--retention", str(photos))
+    assert train(photos, checkpoint, tmp_path, *shown) == 0
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
     assert [row["step"] for row in rows] == [0, 2]
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
@@ -238,11 +240,19 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     cut = 48 - records
     assert f"--examples 32 are {32 / records:.3g} times all {records} records" in said
     assert f"{cut} of {cut} held-out captions are longer than 6 tokens and were cut" in said
+    found = read_results(tmp_path / "results.json")["training"]
+    assert found["retention"]["before"] == found["retention"]["after"]
+    (name,) = found["retention"]["after"]
+    assert f"{name} {found['retention']['after'][name]:.1%} -> " in said
+    report = (tmp_path / "report.html").read_text()
+    assert "0 find their image at once that did not before, and 0 no longer do" in report
+    assert name in report
     assert left["text/token_embedding/embedding"].shape == (8_100, 16)
 
 
 def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkpoint, photos, tmp_path):
     flags = ("--lora-rank", "2", "--lr", "0.1", "--lora-targets", "image/.*", "--keep-logit-bias")
+    flags += ("--retention", str(photos))
     assert train(photos, checkpoint, tmp_path, *flags) == 0
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     moved = {path for path in given if not np.array_equal(left[path], given[path])}
@@ -255,6 +265,8 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
     reported = [row["validation_loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
     assert reported[-1] == pytest.approx(held_out_loss(tmp_path, photos), rel=1e-5)
     assert abs(reported[-1] - reported[0]) > 0.01
+    kept = list((tmp_path / "retention").iterdir())
+    assert len(kept) == 4, "pictures and texts are judged before and after, with what the adapters add"
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):

@@ -19,10 +19,10 @@ from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
-from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.record_parts import usable
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, LeftOut, Record, Region, Source
 from diptych.core.data.sampling import Part, Place, draw, draw_image
-from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 
 # fmt: off
@@ -33,6 +33,10 @@ IMAGE = ArrayField(
 REFERENCE_IMAGE = ArrayField(
     np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
     "the same picture at the size of the model that helps to choose batches",
+)
+IMAGE_FEATURES = ArrayField(
+    np.float32, (("batch", "image_width"),), (-ANY, ANY),
+    "what the image tower made of the picture before training: its pooled features, not normalised",
 )
 TEXT = ArrayField(
     np.int32, (("batch", "context_length"), ("batch", "captions", "context_length")), (0, ANY),
@@ -113,6 +117,8 @@ class Preprocess:
             without texts, which need no tokenizer and give no field "text".
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
+        embedded: whether the source holds pictures that are embedded already, so that an example has the image tower's
+            features instead of pixels. Everything else is drawn as without it.
 
     What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
 
@@ -138,6 +144,7 @@ class Preprocess:
     captions: int = 1
     opening_examples: int = 0
     opening_language: str = "en"
+    embedded: bool = False
     targets: Targets | None = None
     views: Views | None = None
     naflex: NaFlexLengths | None = None
@@ -168,6 +175,12 @@ class Preprocess:
                 "targets and shortest_edge_ratio exclude each other: a region's box would no longer be where its "
                 "object is, or be cut away. Begin from a checkpoint whose pictures are squashed, as SigLIP's are."
             )
+        added = (self.targets, self.views, self.naflex, self.selection_chunks, self.reference_size, self.makers)
+        if self.embedded and (self.augmentation or any(added)):
+            raise ValueError(
+                "Pictures that are embedded already have no pixels to augment, and an example of theirs has no more "
+                "than features and tokens: leave out augmentation and what later stages add, or embedded."
+            )
         if self.naflex and self.resize_method == "bilinear_antialias_float":
             raise ValueError(
                 "resize_method bilinear_antialias_float does not fit naflex: batches hold patches as uint8. Use "
@@ -189,7 +202,7 @@ class Preprocess:
         weights = {self.opening_language: 1.0} if opening else self.language_weights
         if not self.captions:
             first = record.images.index(draw_image(record, rng))
-            pixels = usable_pixels(source, record, first, left_out=left_out)
+            pixels = usable(pixels_of, source, record, first, left_out=left_out)
             return self._picture(pixels, rng, place) | self._made(record, pixels, place), UNKNOWN_LANGUAGE
         reference, caption = draw(record, rng, weights)
         regions = record.region_parts.usable if self.targets else ()
@@ -197,12 +210,12 @@ class Preprocess:
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
-        if regions:
-            pixels = pixels_of(source, record.images[0])
-        else:
-            pixels = usable_pixels(source, record, record.images.index(reference), left_out=left_out)
+        first, read = record.images.index(reference), features_of if self.embedded else pixels_of
+        pixels = read(source, record.images[0]) if regions else usable(read, source, record, first, left_out=left_out)
         if left_out is not None:
             left_out += (*record.caption_parts.left_out, *(record.region_parts.left_out if self.targets else ()))
+        if self.embedded:
+            return {"image_features": pixels, "text": tokens}, caption.language
         again = deepcopy(rng) if self.reference_size else None  # so that an augmentation is the same at another size
         fields = self._picture(pixels, rng, place) | {"text": tokens}
         if self.targets:
@@ -234,7 +247,7 @@ class Preprocess:
         makers = [part for part in (self.targets, self.views, *self.makers.values()) if part]
         declared = [
             {"text": TEXT} if self.captions else {},
-            PATCH_FIELDS if self.naflex else {"image": IMAGE},
+            PATCH_FIELDS if self.naflex else {"image_features": IMAGE_FEATURES} if self.embedded else {"image": IMAGE},
             *(made.declared for made in makers),
         ]
         if self.selection_chunks:
@@ -289,7 +302,7 @@ class Preprocess:
         return shared_tokenizer(str(self.tokenizer_path))
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides what an example looks like."""
+        """A hash of everything that decides what an example looks like; embedded or not, it is the same example."""
         weights = sorted(self.language_weights.items()) if self.language_weights else None
         opening = (self.opening_examples, self.opening_language)
         settings = (

@@ -31,6 +31,24 @@ def pixels_of(source: Source | PixelSource, reference: Any) -> np.ndarray:
     return decode(source.read(reference)) if pixels is None else pixels(reference)
 
 
+class FeatureSource(Source, Protocol):
+    """A source of pictures that are embedded already."""
+
+    def features(self, reference: Any) -> np.ndarray:
+        """What the image tower made of one of a record's images, float32 [width]; raises `BadExample` for one that
+        could not be embedded.
+        """
+        ...
+
+
+def features_of(source: Source | FeatureSource, reference: Any) -> np.ndarray:
+    """An image's features, float32 [width]; raises TypeError for a source that has none."""
+    features = getattr(source, "features", None)
+    if features is None:
+        raise TypeError(f"{type(source).__name__} has no features of its pictures: they are not embedded.")
+    return features(reference)
+
+
 def has_cheap_pixels(source: Source | PixelSource) -> bool:
     """Whether the source says so; one that says nothing has not."""
     return getattr(source, "cheap_pixels", False)
@@ -93,6 +111,10 @@ class CachedSource:
             if not self.cheap_pixels and self._has_room_for(pixels.nbytes):
                 self._pixels[reference] = pixels
         return pixels
+
+    def features(self, reference: Any) -> np.ndarray:
+        """As the source's own `features`, which are as quickly read as kept."""
+        return features_of(self.source, reference)
 
     def fingerprint(self) -> str:
         """As the source's own `fingerprint`."""

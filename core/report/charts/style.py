@@ -139,6 +139,9 @@ ul.finds,ul.describeds,ul.mistakes{list-style:none;margin:0;padding:0;display:gr
   grid-template-columns:repeat(2,minmax(0,1fr))}
 ul.describeds{grid-template-columns:repeat(3,minmax(0,1fr))}
 ul.mistakes{grid-template-columns:repeat(4,minmax(0,1fr))}
+ul.compared{list-style:none;margin:0;padding:0;display:grid;gap:18px}
+.compared .two-columns{gap:8px 30px}
+.side{display:flex;font-size:12px;color:var(--muted);margin-bottom:3px}
 .query{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 9px;margin-bottom:6px;line-height:1.4}
 .query bdi{font-weight:600;overflow-wrap:anywhere}
 .chip{font-size:12px;color:var(--muted)}

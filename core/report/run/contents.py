@@ -52,6 +52,16 @@ class Samples:
                 f"{self.thumbnails.shape}."
             )
 
+    def as_before(self, earlier: "Earlier") -> Self:
+        """The same images and captions as they were embedded before training."""
+        return dataclasses.replace(
+            self,
+            image_embeddings=earlier.image_embeddings,
+            text_embeddings=earlier.text_embeddings,
+            logit_scale=earlier.logit_scale,
+            logit_bias=earlier.logit_bias,
+        )
+
     def in_language(self, language: str | None = None) -> np.ndarray:
         """Indices of the texts in a language, of the main one by default: int64 [texts of that language]."""
         languages = np.asarray(self.languages)
@@ -77,6 +87,16 @@ class WrongAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What the images and captions of `Samples` were embedded to before training, row for row."""
+
+    image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
+    text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
+    logit_scale: float
+    logit_bias: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything `write_report` shows."""
 
@@ -99,6 +119,8 @@ class ReportData:
     wrong: WrongAnswers | None = None
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
+    before: Earlier | None = None  # of the samples, for runs that began from a checkpoint
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # {number: (before training, after)}
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: examples left out}
     examples_read: int | None = None  # with those that were skipped
     captions_judged: int | None = None
@@ -109,21 +131,13 @@ class ReportData:
         again.
         """
         arrays: dict[str, Any] = {}
-        plain: dict[str, Any] = {}
-        for part in dataclasses.fields(self):
-            if part.name not in _WITH_ARRAYS:
-                plain[part.name] = getattr(self, part.name)
-        for name, kind in _WITH_ARRAYS.items():
-            whole = getattr(self, name)
-            if whole is None:
+        plain = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name not in NESTED}
+        for name, (kind, prefix) in NESTED.items():
+            if (nested := getattr(self, name)) is None:
                 continue
-            plain[name] = {}
-            for part in dataclasses.fields(kind):
-                value = getattr(whole, part.name)
-                if isinstance(value, np.ndarray):
-                    arrays[f"{_PREFIXES[name]}{part.name}"] = value
-                else:
-                    plain[name][part.name] = list(value) if isinstance(value, tuple) else value
+            values = {part.name: getattr(nested, part.name) for part in dataclasses.fields(kind)}
+            arrays |= {prefix + part: value for part, value in values.items() if isinstance(value, np.ndarray)}
+            plain[name] = {part: value for part, value in values.items() if not isinstance(value, np.ndarray)}
         text = json.dumps(plain, ensure_ascii=True, default=_plain)
         np.savez_compressed(path, plain=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
 
@@ -139,18 +153,20 @@ class ReportData:
                 raise ValueError(f"{path} is not the data of a report: it holds {sorted(stored)}, and no 'plain'.")
             plain = json.loads(stored["plain"].tobytes())
             arrays = {name: stored[name] for name in stored.files if name != "plain"}
-        for name, kind in _WITH_ARRAYS.items():
-            if (part := plain.pop(name, None)) is not None:
-                known = {field.name for field in dataclasses.fields(kind)}
-                begins = _PREFIXES[name]
-                own = {key.removeprefix(begins): value for key, value in arrays.items() if key.startswith(begins)}
-                plain[name] = kind(**part, **{key: value for key, value in own.items() if key in known - part.keys()})
+        for name, (kind, prefix) in NESTED.items():
+            if name in plain:
+                own = {part.name: prefix + part.name for part in dataclasses.fields(kind)}
+                of_kind = {part: arrays[stored] for part, stored in own.items() if stored in arrays}
+                plain[name] = kind(**plain[name], **of_kind)
         return cls(**plain)
 
 
-_WITH_ARRAYS: Mapping[str, Any] = {"samples": Samples, "wrong": WrongAnswers}
-_PREFIXES = {"samples": "", "wrong": "wrong_"}
-"""Of the names of their arrays in the file."""
+NESTED: dict[str, tuple[type, str]] = {
+    "samples": (Samples, ""),
+    "before": (Earlier, "before_"),
+    "wrong": (WrongAnswers, "wrong_"),
+}
+"""Parts of a report that hold arrays, and how the names of these begin in its file."""
 
 
 def _plain(value: object) -> object:

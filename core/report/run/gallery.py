@@ -82,25 +82,51 @@ def sure_mistakes(samples: Samples, *, count: int) -> list[Answer]:
 
 def image_gallery(samples: Samples, thumbnails: Thumbnails, answers: Sequence[Answer]) -> Markup:
     """Rows of a caption and its nearest images; the right one has a green frame."""
-    rows = []
-    for answer in answers:
-        label = samples.text_labels[answer.query]
-        pictures = []
-        for image in answer.nearest:
-            right = samples.image_labels[image] == label
-            cosine = float(samples.image_embeddings[image] @ samples.text_embeddings[answer.query])
-            likely = probability(float(pair_probability(samples, cosine)))
-            pictures.append(
-                thumbnails.picture(
-                    image,
-                    f"{'right' if right else 'not the one'}, cosine {cosine:.2f}, p = {likely}",
-                    "right" if right else "",
-                )
-            )
-        rows.append(
-            element("li", _caption_head(samples, answer), element("div", pictures, class_="strip"), class_="find")
-        )
+    rows = [
+        element("li", _caption_head(samples, answer), _strip(samples, thumbnails, answer), class_="find")
+        for answer in answers
+    ]
     return element("ul", rows, class_="finds")
+
+
+def compared_gallery(
+    thumbnails: Thumbnails, before: tuple[Samples, Sequence[Answer]], after: tuple[Samples, Sequence[Answer]]
+) -> Markup:
+    """Rows of a caption and its nearest images, those before training on the left and those after it on the right."""
+    rows = []
+    for answers in zip(before[1], after[1], strict=True):
+        sides = [
+            element(
+                "div",
+                element("p", word, _rank(answer.rank), class_="side"),
+                _strip(samples, thumbnails, answer),
+            )
+            for word, (samples, _), answer in zip(("before", "after"), (before, after), answers, strict=True)
+        ]
+        query = answers[0].query
+        head = element(
+            "p", caption_text(after[0].captions[query], limit=90), _chip(after[0].languages[query]), class_="query"
+        )
+        rows.append(element("li", head, element("div", sides, class_="two-columns")))
+    return element("ul", rows, class_="compared")
+
+
+def _strip(samples: Samples, thumbnails: Thumbnails, answer: Answer) -> Markup:
+    """The nearest images of a caption side by side; the right one has a green frame."""
+    label = samples.text_labels[answer.query]
+    pictures = []
+    for image in answer.nearest:
+        right = samples.image_labels[image] == label
+        cosine = float(samples.image_embeddings[image] @ samples.text_embeddings[answer.query])
+        likely = probability(float(pair_probability(samples, cosine)))
+        pictures.append(
+            thumbnails.picture(
+                image,
+                f"{'right' if right else 'not the one'}, cosine {cosine:.2f}, p = {likely}",
+                "right" if right else "",
+            )
+        )
+    return element("div", pictures, class_="strip")
 
 
 def caption_gallery(

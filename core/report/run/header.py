@@ -14,6 +14,7 @@ from diptych.core.report.language_names import language_name
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.languages import recall_names
 from diptych.core.report.run.training import column
+from diptych.core.report.verdict import best_text
 
 
 def header(data: ReportData) -> Markup:
@@ -117,6 +118,8 @@ def facts(data: ReportData) -> Markup | None:
             rows.append((name, shown(value, compact(value, unit))))
     if is_number(card.get("utilisation")):
         rows.append(("Utilisation", shown(card["utilisation"], percent(card["utilisation"]))))
+    if best := card.get("best"):
+        rows.append(("Best model", best_text(best)))
     seconds = wall_seconds(data)
     if seconds is not None:
         rows.append(("Wall time", shown(seconds, duration(seconds))))

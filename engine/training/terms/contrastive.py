@@ -21,6 +21,8 @@ class Contrastive(StageTerm):
             a model that has none; the place where a faster implementation enters.
     """
 
+    pooled_alone = True
+
     def __init__(self, pair_loss: Callable = sigmoid_loss):
         self.pair_loss = pair_loss
 

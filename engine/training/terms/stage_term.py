@@ -34,10 +34,13 @@ class StageTerm(Term):
         taught: the parts, beside the image tower, of which the term reads a teacher's copies; None for a term without a
             teacher.
         sees_views: whether it sends augmented views of the pictures through the image tower.
+        pooled_alone: whether all that it reads of a picture is the image tower's "pooled", so that it may have been
+            computed before training.
     """
 
     taught: tuple[str, ...] | None = None
     sees_views: bool = False
+    pooled_alone: bool = False
 
     @classmethod
     def parts(cls, recipe: Recipe, towers: PairConfig) -> dict[str, Part]:

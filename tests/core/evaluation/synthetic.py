@@ -5,6 +5,7 @@ import numpy as np
 from diptych.core.evaluation.multilingual import recall_by_language
 from diptych.core.evaluation.zero_shot import zero_shot
 from diptych.core.report.run import ReportData, Samples
+from diptych.core.report.run.contents import Earlier
 
 WORDS = {"en": "square", "de": "Quadrat", "ar": "مربع", "he": "ריבוע", "ja": "四角", "hi": "वर्ग"}
 HOSTILE = '</title><script>alert("1")</script><img src=x onerror=alert(2)> & \' \u202e\x00\ud800'
@@ -61,7 +62,7 @@ def metrics(steps: int = 120) -> list[dict]:
 
 def report_data() -> ReportData:
     """Every part filled."""
-    embedded = samples()
+    embedded, worse = samples(), samples(noise=1.5)
     retrieval = recall_by_language(
         embedded.image_embeddings,
         embedded.text_embeddings,
@@ -92,6 +93,13 @@ def report_data() -> ReportData:
         retrieval={"New drawings": retrieval},
         zero_shot={"colours": zero_shot(np.eye(3)[answers], labels, CLASSES)},
         samples=embedded,
+        before=Earlier(
+            image_embeddings=worse.image_embeddings,
+            text_embeddings=worse.text_embeddings,
+            logit_scale=9.0,
+            logit_bias=-6.0,
+        ),
+        changes={"recall@1/en": (0.25, 0.5), "loss": (2.5, 2.125), f"{HOSTILE}, recall@1": (0.75, 0.625)},
         skipped={"image_truncated": 3, "caption_empty": 5},
         examples_read=3848,
         captions_judged=3840,

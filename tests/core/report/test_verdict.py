@@ -7,11 +7,11 @@ import pytest
 from diptych.core.report.verdict import warnings_of
 
 
-def rows(first: float, last: float, count: int = 100, skipped: int = 0) -> list[dict]:
+def rows(first: float, last: float, count: int = 100, skipped: int = 0, **more) -> list[dict]:
     losses = [first if step < count // 2 else last for step in range(count)]
     return [
-        {"step": step + 1, "loss": loss, "learning_rate": 1e-3, "skipped_steps": skipped}
-        for step, loss in enumerate(losses)
+        {"step": step, "examples": 8 * step, "loss": loss, "learning_rate": 1e-3, "skipped_steps": skipped, **more}
+        for step, loss in enumerate(losses, 1)
     ] + [{"step": count, "evaluation": {}}]
 
 
@@ -27,8 +27,40 @@ def test_a_loss_that_did_not_fall_is_told_with_both_values(last):
     (warning,) = warnings_of(rows(5.0, last), **LEARNED)
     assert "it began with 5" in warning
     assert "--learning-rate (its highest was 0.001)" in warning
-    assert warnings_of(rows(5.0, last), **LEARNED | {"fresh": False}) == []
+    assert not any("nothing was learned" in told for told in warnings_of(rows(5.0, last), **LEARNED | {"fresh": False}))
     assert warnings_of(rows(5.0, last, count=19), **LEARNED) == []
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize(("last", "told"), [(2.9, False), (3.1, True), (1965.0, True)])
+def test_a_loss_that_rose_by_a_factor_is_told_with_the_least(fresh, last, told):
+    """It began with 6 and was at 2; where the batches' kind changes meanwhile, that says nothing."""
+    fell_first = [{"step": 0, "examples": 0, "loss": 6.0, "learning_rate": 1e-3}, *rows(2.0, last)]
+    found = warnings_of(fell_first, **LEARNED | {"fresh": fresh and last < 6})
+    assert bool(found) == told
+    assert all("times the 2 that it had at" in warning for warning in found)
+    assert warnings_of(fell_first, **LEARNED | {"fresh": False}, settled_after=50 * 8) == []
+
+
+def test_a_loss_on_held_out_pairs_that_rose_is_told_with_the_place_of_the_best():
+    losses = [3.0, 1.0, math.nan, 1.4]
+    judged = [
+        {"step": 9, "examples": 72 * place, "evaluation": {}, "validation_loss": x} for place, x in enumerate(losses)
+    ]
+    assert warnings_of(rows(5.0, 3.0) + judged, **LEARNED) == []
+    judged[-1]["validation_loss"] = 1.6
+    (warning,) = warnings_of(rows(5.0, 3.0) + judged, **LEARNED)
+    assert "1.6 times the 1 that it had at 72 examples" in warning
+    assert "best/" in warning
+
+
+@pytest.mark.parametrize(
+    ("scale", "bound", "told"), [(99.9999, 100.0, True), (99.0, 100.0, False), (500.0, None, False)]
+)
+def test_a_scale_at_its_bound_is_told(scale, bound, told):
+    found = warnings_of(rows(5.0, 3.0, logit_scale=scale), **LEARNED, max_logit_scale=bound)
+    assert bool(found) == told
+    assert all("at its bound, 100" in warning for warning in found)
 
 
 @pytest.mark.parametrize(("recall", "told"), [(0.0, True), (0.01, True), (0.0298, True), (0.03, False), (0.5, False)])

@@ -1,6 +1,7 @@
 """The loop: what it writes, what it restores, when it gives up, and that it keeps what is done whatever ends it."""
 
 import errno
+import math
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from diptych.core.data.ledger import Skipped
 from diptych.core.data.loading.worker import WorkerDied
 from diptych.core.placement import Placement
 from diptych.core.training import checkpoint
+from diptych.core.training.best import Best
 from diptych.core.training.ema import Ema
 from diptych.core.training.learner import Learner, TrainingDiverged
 from diptych.core.training.metrics import read_metrics
@@ -194,6 +196,62 @@ def test_evaluations_see_the_moving_average_and_training_does_not(folder):
     made.train(StopSignals())
     assert seen == [123.0, 123.0]
     assert weight(made) == sum(range(4))
+
+
+def judged_by(values: dict[int, float], kept: list[float], made: list):
+    """Options of a learner whose evaluations, every two steps, find the losses given, and whose best models are
+    kept.
+    """
+    return {
+        "evaluate": lambda: {"loss": values[made[-1].steps_done], "recall@1/en": -values[made[-1].steps_done]},
+        "keep": lambda: kept.append(weight(made[-1])),
+        "evaluate_every": 2,
+    }
+
+
+@pytest.mark.parametrize("by", ["loss", "recall@1"])
+def test_the_best_model_is_kept_and_patience_ends_the_run(folder, capsys, by):
+    values, kept, made = {2: 3.0, 4: 1.0, 6: math.nan, 8: 1.0, 10: 2.0, 12: 0.5, 20: 9.0}, [], []
+    made.append(learner(folder, **judged_by(values, kept, made), patience=3, best_by=by))
+    made[0].train(StopSignals())
+    assert made[0].steps_done == 10
+    assert made[0].complete
+    assert kept == [sum(range(2)), sum(range(4))]
+    assert made[0].best == Best(by=by, step=4, value=1.0 if by == "loss" else -1.0, evaluations_since=3)
+    said = capsys.readouterr().out
+    assert said.count("the best so far") == 2
+    assert "None of the last 3 evaluations was better" in said
+    again = learner(folder, **judged_by(values, kept, made), patience=3, best_by=by)
+    again.restore()
+    assert again.complete
+    made.append(learner(folder, total_steps=12, **judged_by(values, kept, made), patience=4, best_by=by))
+    made[1].restore()
+    made[1].train(StopSignals())
+    assert (made[1].steps_done, made[1].best.step, made[1].stopped_early) == (12, 12, False)
+    assert kept[-1] == sum(range(12))
+
+
+def test_what_was_best_by_another_number_does_not_count(folder):
+    values, kept, made = dict.fromkeys(range(2, 22, 2), 1.0), [], []
+    made.append(learner(folder, total_steps=4, **judged_by(values, kept, made)))
+    made[0].train(StopSignals())
+    made.append(learner(folder, total_steps=8, **judged_by(values, kept, made), best_by="recall@1/en"))
+    made[1].restore()
+    made[1].train(StopSignals())
+    assert made[1].best == Best(by="recall@1/en", step=6, value=-1.0, evaluations_since=1)
+    made.append(learner(folder, total_steps=10, **judged_by(values, kept, made), best_by="recal"))
+    made[2].restore()
+    with pytest.raises(ValueError, match=r"--best-by recal names no number .* loss, recall@1/en"):
+        made[2].train(StopSignals())
+
+
+def test_a_full_disk_for_the_best_model_is_told_and_training_goes_on(folder, capsys):
+    values, made = dict.fromkeys(range(2, 22, 2), 1.0), []
+    made.append(learner(folder, total_steps=4, **judged_by(values, [], made) | {"keep": full}))
+    with pytest.raises(OSError, match="No space left"):
+        made[0].train(StopSignals())
+    assert "The best model so far could not be kept" in capsys.readouterr().out
+    assert made[0].finished
 
 
 def test_the_learning_rate_that_is_written_is_the_one_of_the_update(folder):

@@ -88,8 +88,12 @@ def test_the_lock_is_held_within_one_process_too_and_given_back(tmp_path):
 
 def test_leftovers_of_a_kill_are_removed_on_entering(tmp_path):
     (tmp_path / "checkpoints" / ".saving-step-00000003").mkdir(parents=True)
+    (tmp_path / ".saving-best").mkdir()
+    (tmp_path / ".replaced-best").mkdir()
     with RunFolder(tmp_path) as run:
         assert list(run.checkpoints.iterdir()) == []
+        assert run.best.is_dir(), "the kill came between the two renames"
+    assert not list(tmp_path.glob(".*-best"))
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path):

@@ -148,7 +148,7 @@ def test_the_page_is_small_and_needs_no_script(text, page):
 
 def test_every_section_of_the_menu_exists(page):
     links = [a["href"][1:] for tag, a in page.elements if tag == "a"]
-    assert links == ["finds", "languages", "training", "scores", "classes", "data", "run"]
+    assert links == ["before-and-after", "finds", "languages", "training", "scores", "classes", "data", "run"]
     assert set(links) <= set(page.values("id"))
     assert len(page.values("id")) == len(set(page.values("id")))
     for wanted in page.values("for"):

@@ -12,11 +12,13 @@ from diptych.core.report.charts.axes import Scale, linear, logarithmic, path
 from diptych.core.report.charts.lines import smooth
 from diptych.core.report.charts.markup import Markup, caption_text, element, escape, shorten
 from diptych.core.report.charts.numbers import compact, duration, percent, significant
+from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run import ReportData
+from diptych.core.report.run.before_after import before_and_after
 from diptych.core.report.run.gallery import choose_queries, nearest_captions, nearest_images, sure_mistakes
 from diptych.core.report.run.header import command, device
 from diptych.core.report.run.training import evaluation_curves, loss_figure, quantity_name
-from tests.core.evaluation.synthetic import WORDS, metrics, samples
+from tests.core.evaluation.synthetic import WORDS, metrics, report_data, samples
 
 
 @settings(deadline=None)
@@ -136,6 +138,23 @@ def test_the_nearest_captions_come_from_the_asked_ones_only():
     for answer in nearest_captions(embedded, [0, 5, 9], german, count=5):
         cosines = embedded.text_embeddings[german] @ embedded.image_embeddings[answer.query]
         assert list(answer.nearest) == german[np.argsort(-cosines)[:5]].tolist()
+
+
+def test_before_and_after_have_the_same_captions_and_count_what_was_gained_and_lost():
+    data = report_data()
+    before, after = data.samples.as_before(data.before), data.samples
+    texts, labels = after.in_language(), after.image_labels
+    were, are = (
+        labels[np.argmax(s.text_embeddings[texts] @ s.image_embeddings.T, axis=1)] == s.text_labels[texts]
+        for s in (before, after)
+    )
+    _, _, content = before_and_after(data, Thumbnails(after.thumbnails))
+    assert (are & ~were).any()
+    assert f"Of {len(texts):,} captions {(are & ~were).sum()} find their image" in content
+    assert f"and {(were & ~are).sum()} no longer do" in content
+    assert content.count('class="side"') == 2 * 8
+    assert content.count('class="strip"') == 2 * 8
+    assert before_and_after(dataclasses.replace(data, before=None, changes={}), None) is None
 
 
 def test_queries_are_of_the_main_language_and_of_other_scripts_and_do_not_depend_on_the_answers():

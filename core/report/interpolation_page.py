@@ -1,0 +1,99 @@
+"""The line between two checkpoints as a table and as a page: what is gained and what is lost at each of its points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.core.report.charts.layout import NARROW, lead
+from diptych.core.report.charts.lines import Curve, line_chart
+from diptych.core.report.charts.markup import Markup, element, join
+from diptych.core.report.charts.numbers import percent, shown
+from diptych.core.report.charts.sheet import sheet
+from diptych.core.report.tables import text_table
+
+STYLES = {"own": ("image", "other"), "retention": ("text", "wrong")}
+"""Styles of the curves: of held-out pairs, and of the retention set."""
+
+
+def interpolation_text(points: Sequence[Mapping[str, Any]], chosen: float) -> str:
+    """A row a point, a column a number; the one that is kept has a star."""
+    header = ["alpha", *_names(points)]
+    rows = [[_alpha(point, chosen), *(percent(value) for value in _values(point))] for point in points]
+    return text_table(header, rows)
+
+
+def interpolation_page(title: str, results: Mapping[str, Any]) -> str:
+    """An HTML document that loads nothing and runs nothing.
+
+    Args:
+        title: the headline.
+        results: what `recipes.interpolate` writes.
+    """
+    points, chosen = results["points"], results["chosen"]
+    summary = [
+        f"From {results['before']} (0) to {results['after']} (1) in a straight line of weights; at ",
+        shown(chosen, f"{chosen:g}"),
+        f" is the model that is kept, {results['reason']}.",
+    ]
+    figures = [
+        element("div", interpolation_figure(points, chosen, width=width, height=height), class_=size)
+        for size, width, height in (("wide", 1100, 360), ("narrow", NARROW, 280))
+    ]
+    entries = [element("li", curve.name, class_=curve.style) for curve in _curves(points)]
+    legend = element("ul", entries, class_="legend")
+    figure = element("figure", element("h3", "Along the line"), legend, figures, class_="panel")
+    return sheet(title, summary, [figure, _table(points, chosen)])
+
+
+def interpolation_figure(points: Sequence[Mapping[str, Any]], chosen: float, *, width: float, height: float) -> Markup:
+    """Each number over α."""
+    alphas = np.array([point["alpha"] for point in points])
+    return line_chart(
+        alphas,
+        _curves(points),
+        width=width,
+        height=height,
+        title="Recall or accuracy along the line",
+        x_label=f"α, from before (0) to after (1); kept is {chosen:g}",
+        y_label="share right",
+        y_percent=True,
+        dots=True,
+    )
+
+
+def _curves(points: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    curves = []
+    for kind, styles in STYLES.items():
+        for place, name in enumerate(points[0][kind]):
+            values = np.array([point[kind][name] for point in points])
+            curves.append(Curve(name, values, styles[min(place, len(styles) - 1)]))
+    return curves
+
+
+def _table(points: Sequence[Mapping[str, Any]], chosen: float) -> Markup:
+    names = [element("th", name, scope="col", style="text-align:right") for name in _names(points)]
+    head = element("tr", element("th", "α", scope="col"), names)
+    rows = [
+        element(
+            "tr",
+            element("th", _alpha(point, chosen), scope="row", style="white-space:nowrap"),
+            [element("td", shown(value, percent(value)), class_="number") for value in _values(point)],
+        )
+        for point in points
+    ]
+    table = element("table", element("thead", head), element("tbody", rows))
+    heading = lead("In numbers", "The star marks the point that is kept.")
+    return join([heading, element("div", element("div", table, class_="scroll"), class_="panel")])
+
+
+def _names(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [name for kind in STYLES for name in points[0][kind]]
+
+
+def _values(point: Mapping[str, Any]) -> list[float]:
+    return [value for kind in STYLES for value in point[kind].values()]
+
+
+def _alpha(point: Mapping[str, Any], chosen: float) -> str:
+    return f"{point['alpha']:g}{'*' if point['alpha'] == chosen else ''}"

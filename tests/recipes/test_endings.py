@@ -1,0 +1,75 @@
+"""How runs end: refused at once, with warnings of what went wrong, and early where there is no more patience."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from diptych import backends
+from diptych.core.training.results import read_results
+from diptych.core.training.run_folder import RunFolder
+from diptych.engine.command_line import parse_recipe
+from diptych.engine.training import staged_run
+from diptych.engine.training.evaluation import what_warnings_ask
+from diptych.engine.training.run_plan import plan_run
+from diptych.engine.training.terms import TERMS
+from diptych.recipes import siglip
+from tests.recipes.photos import write_photos
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 64)
+
+
+def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
+    small = "--model siglip_mu16_224 --image-size 32 --context-length 8 --batch-size 16 --val-fraction 0.2 --no-report"
+    paths = ["--train-data", str(photos), "--run-dir", str(run_dir), "--no-tensorboard"]
+    return [*small.split(), *paths, *more]
+
+
+def test_warnings_know_the_opening_and_the_bound_of_the_scale():
+    given = ["--max-logit-scale", "50", "--opening-examples", "640"]
+    plan = plan_run(parse_recipe(siglip.siglip(), given, program="siglip", description=""), TERMS)
+    asked = what_warnings_ask(plan.recipe, plan.planned["training"])
+    assert asked == {"fresh": True, "settled_after": 640, "max_logit_scale": 50.0}
+
+
+def test_a_run_that_learns_nothing_says_so_and_ends_early(photos, tmp_path, capsys, monkeypatch):
+    """At a rate of 1000: it warns already when it is stopped, and patience ends it; with more it is not finished."""
+    often = ("--evaluate-every", "160", "--best-by", "recall@1", "--lr", "1000", "--examples", "640")
+    given = arguments(photos, tmp_path, *often)
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_run.Evaluation, "finish", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert siglip.main([*given, "--patience", "1"]) == 143
+    warned(capsys.readouterr().err)
+    assert siglip.main([*given, "--patience", "1"]) == 0
+    said = capsys.readouterr()
+    warned(said.err)
+    results = read_results(tmp_path / "results.json")["training"]
+    assert results["stopped_early"]
+    assert 320 <= results["examples_seen"] < results["examples_planned"] == 640
+    assert f"with recall@1 {results['best']['value']:.1%}: {tmp_path / 'best'}" in said.out
+    planned = SimpleNamespace(stage=SimpleNamespace(name="training"), examples_before=0, examples=640)
+    ended = {patience: bool(staged_run.finished(RunFolder(tmp_path), planned, patience)) for patience in (1, 2, None)}
+    assert ended == {1: True, 2: False, None: False}
+
+
+def warned(said: str) -> None:
+    """The first warning is of the loss."""
+    warning = next(line for line in said.splitlines() if line.startswith("Warning: "))
+    assert warning.startswith("Warning: The loss ended at")
+    assert "Lower --learning-rate" in warning
+
+
+def test_one_of_several_processes_is_refused(photos, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(backends.room(), "processes", lambda: (0, 2))
+        assert siglip.main(arguments(photos, tmp_path / "run")) == 1
+    assert "by 2 processes together" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert siglip.main(arguments(photos, tmp_path / "other")) == 1
+    assert "WORLD_SIZE=2" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
