@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from diptych.core.data.processor.processor import Processor
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
-    from diptych.models import CLIP, SigLIP, SigLIP2, from_preset
+    from diptych.models import CLIP, ImageClassifier, SigLIP, SigLIP2, from_preset
 
 __all__ = [
     "CLIP",
     "Encoder",
+    "ImageClassifier",
     "Processor",
     "SigLIP",
     "SigLIP2",
@@ -52,10 +53,12 @@ def __getattr__(name: str):
     from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
-    from diptych.models import CLIP, SigLIP, SigLIP2, from_preset
+    from diptych.models import CLIP, ImageClassifier, SigLIP, SigLIP2, from_preset
 
     functions = (distributed_sigmoid_loss, from_preset, load_run, sigmoid_loss, sigmoid_loss_and_gradients)
-    found = {each.__name__: each for each in (CLIP, Encoder, SigLIP, *functions)} | {"SigLIP2": SigLIP2}
+    found = {each.__name__: each for each in (CLIP, Encoder, ImageClassifier, SigLIP, *functions)} | {
+        "SigLIP2": SigLIP2
+    }
     globals().update(found)
     return found[name]
 

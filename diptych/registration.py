@@ -19,6 +19,7 @@ CLASSES = {
     "models.captioner.generation": ("Generator",),
     "models.captioner.model": ("TargetEmbedding", "Captioner"),
     "models.checked": ("CheckedModel",),
+    "models.classifier.model": ("ImageClassifier",),
     "models.clip.model": ("CLIPVisionTransformer", "EndOfText", "CLIPTextTransformer", "CLIP"),
     "models.clip.resnet": ("Stem", "Bottleneck", "Stage", "AttentionPool", "CLIPResNet"),
     "models.parts.attention": ("Attention",),

@@ -9,6 +9,7 @@ from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder, RunFolderError
 from diptych.engine.embedding.encoder import Encoder
+from diptych.models import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class TrainedRun:
 
     @property
     def model(self):
-        """The trained towers, a Keras model."""
+        """The trained towers, or the classifier, a Keras model."""
+        if any("classification" in stage["losses"] for stage in self.card["config"].get("stages", ())):
+            return ImageClassifier.from_preset(self.folder / "model")
         return self.encoder.model
 
     @property

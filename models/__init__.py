@@ -6,12 +6,14 @@ Keras is imported with the first model that is asked for; configurations, preset
 from typing import TYPE_CHECKING
 
 from diptych.models.captioner.config import CaptionerConfig
+from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
     from diptych.models.captioner.model import Captioner
+    from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -31,6 +33,8 @@ __all__ = [
     "CLIPVisionTransformer",
     "Captioner",
     "CaptionerConfig",
+    "ClassifierConfig",
+    "ImageClassifier",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
     "SigLIP",
@@ -49,6 +53,7 @@ def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from diptych.models.captioner.model import Captioner
+    from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -62,6 +67,7 @@ def __getattr__(name: str):
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,
+        ImageClassifier,
         NaFlexVisionTransformer,
         SigLIP,
         TextTransformer,

@@ -16,15 +16,21 @@ from diptych.core.weights.mapping import Table, WeightsMismatch
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
+from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.presets import PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
-from diptych.models.weights import big_vision, keras_hub, open_clip, transformers
+from diptych.models.weights import big_vision, keras_hub, open_clip, transformers, transformers_classifier
 
+Config = PairConfig | ClassifierConfig
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
-KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig]] = {"diptych_siglip": SigLIPConfig, "diptych_clip": CLIPConfig}
+KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig]] = {
+    "diptych_siglip": SigLIPConfig,
+    "diptych_clip": CLIPConfig,
+    "diptych_classifier": ClassifierConfig,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class Checkpoint:
     """
 
     layout: str
-    config: PairConfig
+    config: Config
     weights: Path
     table: Callable[[Any, WeightFiles], Table] | None
 
@@ -76,8 +82,14 @@ def load_pair(
     return model
 
 
+def towers_of(config: Config) -> dict[str, Any]:
+    """The configurations of a model's towers, by the names that their weights' paths begin with."""
+    towers: dict[str, Any] = {"image": config.vision}
+    return towers if isinstance(config, ClassifierConfig) else towers | {"text": config.text}
+
+
 def stored_values(
-    preset: str | Path, checkpoint: Checkpoint, build: Callable[[PairConfig], keras.Model]
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of both towers of a checkpoint by the paths that they have here, one by one.
 
@@ -89,13 +101,14 @@ def stored_values(
 
 
 def _pair(
-    preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, build: Callable[[PairConfig], Any]
+    preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, build: Callable[[Config], Any]
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """The model of a checkpoint, without values, and its values by path."""
     config = checkpoint.config
-    _check_depths(checkpoint, [config.vision, config.text], files)
+    pair = not isinstance(config, ClassifierConfig)
+    _check_depths(checkpoint, towers_of(config).values(), files)
     table = checkpoint.names(files)
-    if not table.holds("text/", files) and table.holds("image/", files, IMAGE_PREFIX):
+    if pair and not table.holds("text/", files) and table.holds("image/", files, IMAGE_PREFIX):
         raise ValueError(
             f"{preset} holds an image tower alone: use {config.vision.describes}.from_preset, or a checkpoint of both "
             "towers."
@@ -110,7 +123,12 @@ def _pair(
 
 
 def load_image_tower(
-    preset: str | Path, build: Callable[..., Any], expected: type, *, revision: str | None = None, **arguments
+    preset: str | Path,
+    build: Callable[..., Any],
+    expected: type | tuple[type, ...],
+    *,
+    revision: str | None = None,
+    **arguments,
 ):
     """The image tower of a preset, built by `build(config, **arguments)`; see `ImageTower.from_preset`."""
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
@@ -141,7 +159,7 @@ def _tower(
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """A tower of a checkpoint, without values, and its values by path."""
     config, prefix = checkpoint.config, f"{tower}/"
-    _check_depths(checkpoint, [config.vision if tower == "image" else config.text], files)
+    _check_depths(checkpoint, [towers_of(config)[tower]], files)
     alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
     without = IMAGE_PREFIX if alone and tower == "image" else ""
     table = checkpoint.names(files)
@@ -172,7 +190,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".npz":
         with open_weights(path) as files, as_settings(path):
-            config: PairConfig = big_vision.config_of(files)
+            config: Config = big_vision.config_of(files)
         return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
     weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
     if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
@@ -195,7 +213,7 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     """The checkpoint that a config.json describes."""
     fields = read_json(described_by)
     if fields.get("model_type") in KINDS:
-        config: PairConfig = KINDS[fields["model_type"]](**fields["config"])
+        config: Config = KINDS[fields["model_type"]](**fields["config"])
         return Checkpoint(layout="diptych", config=config, weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
@@ -203,6 +221,9 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
         with open_weights(path) as files:
             config = open_clip.trunk_config_of(files)
         return Checkpoint(layout="timm", config=config, weights=path, table=open_clip.trunk_table)
+    if transformers_classifier.is_classifier(fields):
+        config = transformers_classifier.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_classifier.table)
     config = transformers.config_of(fields, described_by)
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
@@ -217,7 +238,9 @@ def save_pair(model, folder: Path, *, format: str) -> None:
         write_safetensors_folder(folder, arrays.items())
         write_config(folder / "config.json", fields)
         return
-    layouts = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
+    layouts: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
+    if isinstance(config, ClassifierConfig):
+        layouts = {"transformers": transformers_classifier}
     if format not in layouts:
         raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
     layouts[format].write(folder, config, arrays)

@@ -8,6 +8,7 @@ in `models/clip/resnet_counting.py`.
 from collections.abc import Collection
 from typing import TypeGuard
 
+from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
@@ -22,14 +23,19 @@ from diptych.models.siglip.config import (
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
 Tower = AnyVisionConfig | AnyTextConfig
+Config = PairConfig | ClassifierConfig
 
 _FLOAT32_BYTES = 4
 
 
-def count_parameters(config: PairConfig) -> dict[str, int]:
+def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
-    bias.
+    bias. Of a classifier {"image", "classifier", "total"}.
     """
+    if isinstance(config, ClassifierConfig):
+        image = count_tower_parameters(config.vision)
+        head = (config.vision.output_width + 1) * len(config.classes)
+        return {"image": image, "classifier": head, "total": image + head}
     parts = {
         "image": count_tower_parameters(config.vision),
         "text": count_tower_parameters(config.text),
@@ -60,7 +66,7 @@ def count_tower_parameters(config: Tower) -> int:
     return embedding + encoder + pooling + projection
 
 
-def count_flops(config: PairConfig, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
+def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
     """Floating-point operations of an example.
 
     Returns:
@@ -72,12 +78,18 @@ def count_flops(config: PairConfig, *, batch_size: int, rematerialize: bool = Fa
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, text = _forward_flops(config.vision), _forward_flops(config.text)
-    loss = 6 * batch_size * config.vision.output_width
+    image, *others = map(_forward_flops, _towers(config))
+    text = sum(others)
+    loss = 6 * batch_size * config.vision.output_width if others else 0
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += sum(_blocks_flops(tower) for tower in (config.vision, config.text) if _has_blocks(tower))
+        training += sum(_blocks_flops(tower) for tower in _towers(config) if _has_blocks(tower))
     return {"image": image, "text": text, "loss": loss, "training": training}
+
+
+def _towers(config: Config) -> list[Tower]:
+    image: list[Tower] = [config.vision]
+    return image if isinstance(config, ClassifierConfig) else [*image, config.text]
 
 
 def _has_blocks(config: Tower) -> TypeGuard[Transformer]:
@@ -111,7 +123,7 @@ def _tokens(config: Transformer) -> int:
 
 
 def estimate_memory(
-    config: PairConfig,
+    config: Config,
     *,
     batch_size: int,
     optimizer_slots: float = 2,
@@ -147,10 +159,12 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for name, tower in (("image", config.vision), ("text", config.text))
+        for name, tower in zip(("image", "text"), _towers(config), strict=False)  # a classifier has no second
         if name not in locked
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
+    if isinstance(config, ClassifierConfig):
+        pairs = 0
     parts = {
         "weights": weights,
         "gradients": weights,
@@ -177,9 +191,9 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     return embedding + encoder + norm + pooling
 
 
-def _cast_weight_bytes(config: PairConfig, compute_bytes: int) -> int:
+def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = config.text.vocab_size * config.text.width
+    table = 0 if isinstance(config, ClassifierConfig) else config.text.vocab_size * config.text.width
     return compute_bytes * (count_parameters(config)["total"] - table)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import load_pair
+from diptych.models.checkpoints import Config, load_pair
+from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.presets import PRESETS
-from diptych.models.siglip.config import PairConfig, SigLIPConfig
+from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
 
@@ -43,8 +45,10 @@ def trained_preset(name: str | Path) -> str | Path:
     )
 
 
-def build_model(config: PairConfig, **arguments) -> PretrainedPair:
+def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier:
     """The model that a configuration describes, with fresh weights."""
+    if isinstance(config, ClassifierConfig):
+        return classifier_of(config, **arguments)
     if isinstance(config, CLIPConfig):
         return CLIP(config, **arguments)
     return SigLIP(config, **arguments)

@@ -36,7 +36,7 @@ class TwoTowers(Tower):
         max_logit_scale: float | None = None,
         name: str = "two_towers",
     ):
-        image_inputs, text_inputs = _fresh_inputs(image_encoder), _fresh_inputs(text_encoder)
+        image_inputs, text_inputs = fresh_inputs(image_encoder), fresh_inputs(text_encoder)
         pair_logits = PairLogits(
             init_logit_scale=init_logit_scale,
             init_logit_bias=init_logit_bias,
@@ -44,7 +44,7 @@ class TwoTowers(Tower):
             name="pair_logits",
         )
         image, text = pair_logits(
-            image_encoder(_as_called(image_inputs))["pooled"], text_encoder(_as_called(text_inputs))["pooled"]
+            image_encoder(as_called(image_inputs))["pooled"], text_encoder(as_called(text_inputs))["pooled"]
         )
         inputs = image_inputs | text_inputs
         super().__init__(inputs=inputs, outputs={"image_embedding": image, "text_embedding": text}, name=name)
@@ -65,7 +65,7 @@ class TwoTowers(Tower):
         """What the image encoder gives for its inputs by name, and "mask", bool `[batch, tokens]`: None where nothing
         is padding.
         """
-        return {**self.image_encoder(_as_called(inputs), training=training), "mask": None}
+        return {**self.image_encoder(as_called(inputs), training=training), "mask": None}
 
     def text_features(self, token_ids, *, training: bool = False) -> dict:
         """What the text encoder gives."""
@@ -93,7 +93,7 @@ class TwoTowers(Tower):
     def _embedder(self, encoder, name):
         # Only the encoder's graph up to the pooled vector: the token features are left out.
         pooled = keras.Model(encoder.input, encoder.output["pooled"], name=encoder.name)
-        inputs = _as_called(_fresh_inputs(encoder))
+        inputs = as_called(fresh_inputs(encoder))
         return CheckedModel(inputs, Normalize(name="normalize")(pooled(inputs)), name=name)
 
 
@@ -107,12 +107,12 @@ def _refuse_ignored(**given) -> None:
             )
 
 
-def _fresh_inputs(encoder: keras.Model) -> dict:
+def fresh_inputs(encoder: keras.Model) -> dict:
     """New inputs like the encoder's, by name."""
     return {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in encoder.inputs}
 
 
-def _as_called(inputs: Mapping):
+def as_called(inputs: Mapping):
     """What an encoder is called with: its one input, or a dictionary of several."""
     return next(iter(inputs.values())) if len(inputs) == 1 else inputs
 

@@ -86,7 +86,8 @@ class Parts(NamedTuple, Generic[Told]):
 class Record:
     """One thing with one or more images and captions; images are references that only their source can read.
 
-    `regions` belong to the first image. Captions and regions are as the data have them; what a text that cannot be
+    `regions` belong to the first image. `labels` are the classes that the record is of, by name or by number in decimal
+    (`sources.labels`). Captions and regions are as the data have them; what a text that cannot be
     used costs is its own part, not the record (`caption_parts`, `region_parts`).
     """
 
@@ -94,6 +95,7 @@ class Record:
     images: tuple[object, ...]
     captions: tuple[Caption, ...] = field(repr=False)
     regions: tuple[Region, ...] = field(default=(), repr=False)
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def caption_parts(self) -> Parts[Caption]:

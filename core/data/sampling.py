@@ -134,6 +134,13 @@ def example_rng(
     return np.random.Generator(_philox((seed, index), (0, part, attempt, stage)))
 
 
+def draw_image(record: Record, rng: np.random.Generator) -> object:
+    """One of a record's images, evenly; raises `BadExample` where there is none."""
+    if not record.images:
+        raise BadExample("image_missing", record.key)
+    return record.images[int(rng.random() * len(record.images))]
+
+
 def draw(
     record: Record, rng: np.random.Generator, language_weights: Mapping[str, float] | None = None
 ) -> tuple[object, Caption]:

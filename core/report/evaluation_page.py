@@ -13,13 +13,12 @@ from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet
 from diptych.core.report.charts.style import FIGURES
 from diptych.core.report.charts.thumbnails import Thumbnails
+from diptych.core.report.run.confusion import confusion_panel
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.run.finds import finds
 from diptych.core.report.run.header import headline, whole_card
 from diptych.core.report.run.languages import language_bars, recall_names
-from diptych.core.report.run.matrix import confusion_figure
 
-MOST_CLASSES = 40  # in a table of confusion; beyond that the most frequent confusions are listed
 BARS_WIDTH = 520
 
 
@@ -101,7 +100,7 @@ def zero_shot_section(result: Mapping[str, Any]) -> Markup:
         f"Zero-shot: {result['set']}",
         f"The class whose prompts fit the image best, of {len(details['class_names'])}; no classifier was trained.",
     )
-    return join([heading, element("div", _confusion_panel(details), _numbers(rows), class_="grid-of")])
+    return join([heading, element("div", confusion_panel(details), _numbers(rows), class_="grid-of")])
 
 
 def few_shot_section(result: Mapping[str, Any]) -> Markup:
@@ -130,7 +129,7 @@ def few_shot_section(result: Mapping[str, Any]) -> Markup:
         f"Least squares on the features of {details['shots']} images a class, {len(details['seeds'])} draws, judged on "
         f"{details['images']:,} images. The confusion is that of the first draw.",
     )
-    panels = [_confusion_panel(details["first_seed"]), element("div", _numbers(rows), regularisation)]
+    panels = [confusion_panel(details["first_seed"]), element("div", _numbers(rows), regularisation)]
     return join([heading, element("div", panels, class_="grid-of")])
 
 
@@ -176,32 +175,6 @@ def regularisation_figure(details: Mapping[str, Any]) -> Markup:
         x_label="l2, logarithmic",
         y_label="accuracy",
         y_percent=True,
-    )
-
-
-def _confusion_panel(details: Mapping[str, Any]) -> Markup:
-    names = details["class_names"]
-    if len(names) > MOST_CLASSES:
-        head = element("tr", *(element("th", name) for name in ("class", "taken for", "images", "of the class")))
-        rows = [
-            element(
-                "tr",
-                element("td", row["class"]),
-                element("td", row["taken_for"]),
-                element("td", shown(row["images"], f"{row['images']:,}")),
-                element("td", shown(row["share"], percent(row["share"]))),
-            )
-            for row in details["most_confused"]
-        ]
-        table = element("table", element("thead", head), element("tbody", rows))
-        return element("div", element("h3", "Most frequent confusions"), table, class_="panel wide2")
-    return element(
-        "figure",
-        element("h3", "Confusion"),
-        element("p", "Percent of the images of a row that were taken for a column.", class_="says"),
-        element("div", confusion_figure(details, cell=max(16, min(40, 360 // len(names)))), class_="wide"),
-        element("div", confusion_figure(details, cell=max(9, 225 // len(names)), names=92), class_="narrow"),
-        class_="panel wide2",
     )
 
 

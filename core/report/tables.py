@@ -6,6 +6,8 @@ from typing import Any
 from diptych.core.evaluation.multilingual import MEAN
 from diptych.core.report.language_names import language_name
 
+_HARDEST_SHOWN = 5
+
 
 def results_text(
     retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]], zero_shot: Mapping[str, Mapping[str, Any]]
@@ -26,6 +28,27 @@ def results_text(
         for name, result in zero_shot.items()
     ]
     return "\n\n".join(parts)
+
+
+def classified_text(scored: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a classifier scored on each set, a line each, and the classes that it finds hardest.
+
+    Args:
+        scored: {name of the set: result of `classification.classification` or `several_labels.several_labels`}.
+    """
+    lines = []
+    for name, result in scored.items():
+        several = "mean_average_precision" in result
+        share = result["mean_average_precision"] or 0.0 if several else result["accuracy"]
+        what = "mean average precision" if several else "right"
+        within = (
+            "" if several else f" ({interval_text(result['interval'])}), largest class {_percent(result['chance'])}"
+        )
+        lines.append(f"{name}: {_percent(share)} {what} of {result['images']:,} pictures{within}")
+        known = [(share, name) for name, share in zip(result["class_names"], result["per_class"], strict=True)]
+        hardest = sorted((share, name) for share, name in known if share is not None)[:_HARDEST_SHOWN]
+        lines.append("  hardest: " + ", ".join(f"{name} {_percent(share)}" for share, name in hardest))
+    return "\n".join(lines)
 
 
 def retrieval_table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -41,12 +41,19 @@ def warnings_of(
             "All held-out captions are of one picture, which every guess finds: recall says nothing. Hold out more, by "
             "--val-fraction or --val-data."
         )
-    elif recall <= chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / queries):
-        found.append(
-            f"The right picture comes first for {recall:.1%} of {queries:,} held-out captions, and guessing gives "
-            f"{chance:.1%}: that is no better than chance."
-        )
-    return found
+        return found
+    return found + no_better_than_chance(
+        "The right picture comes first for", recall, chance=chance, count=queries, of="held-out captions"
+    )
+
+
+def no_better_than_chance(what: str, share: float, *, chance: float, count: int, of: str) -> list[str]:
+    """A sentence on a share of right answers that is at most two standard errors above what guessing gives; none for
+    another.
+    """
+    if share > chance + STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / count):
+        return []
+    return [f"{what} {share:.1%} of {count:,} {of}, and guessing gives {chance:.1%}: that is no better than chance."]
 
 
 def training_warnings(

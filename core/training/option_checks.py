@@ -10,6 +10,7 @@ def check_options(recipe: Any) -> None:
     """
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
+    classification = recipe.classification
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -141,6 +142,8 @@ def check_options(recipe: Any) -> None:
             for flag, given in (
                 ("--parallel-probability", captioning.parallel_probability),
                 ("--mask-ratio", distillation.mask_ratio),
+                ("--label-smoothing", classification.label_smoothing),
+                ("--flip", classification.flip),
             )
         ),
         *(
@@ -159,6 +162,11 @@ def check_options(recipe: Any) -> None:
                 ("--text-layer-decay", optimization.text_layer_decay),
             )
         ),
+        (
+            0 < (1 if classification.random_crop is None else classification.random_crop) <= 1,
+            f"--random-crop is a share of the area, above 0 and at most 1, got {classification.random_crop}.",
+        ),
+        (classification.mixup >= 0, f"--mixup must be 0 or more, got {classification.mixup}."),
         *(
             (given is None or given > 0, f"{flag} must be above 0, got {given}.")
             for flag, given in (

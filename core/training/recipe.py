@@ -237,6 +237,30 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Classification:
+    """A classifier: its classes and its head (docs/fine_tuning.md)."""
+
+    classes: Path | None = None
+    """A file that names the classes, one a line, in their order; by default those that the training data have."""
+    several_labels: bool = False
+    """Let a picture have any number of labels, each with a sigmoid of its own; in a cell they are separated by |."""
+    pooling: Literal["map", "gap", "cls"] | None = None
+    """What the head reads: "map", SigLIP's attention pooling; "gap", the mean of the patch tokens, as transformers'
+    classifier; "cls", a class token. By default what the checkpoint has."""
+    fresh_pooling: bool = False
+    """Draw the attention pooling anew, to be learned with the head."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    random_crop: float | None = None
+    """Cut a random part out of each training picture, of at least this share of its area: 0.05 for training from
+    scratch, as in big_vision, 0.5 or more for fine-tuning. None for none."""
+    flip: float = 0.0
+    """How often training pictures are mirrored left and right."""
+    mixup: float = 0.0
+    """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """How the run is carried out and shown."""
 
@@ -302,6 +326,7 @@ class Recipe:
     optimization: Optimization
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
+    classification: Classification = Classification()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
     only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
@@ -326,6 +351,7 @@ class Recipe:
         asked = {
             "captioning": self.weighs("captioning"),
             "distillation": self.weighs("distillation", "masked_prediction"),
+            "classification": self.weighs("classification"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

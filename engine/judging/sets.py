@@ -12,15 +12,13 @@ from diptych.core.data.ledger import visit
 from diptych.core.data.records import Source
 from diptych.core.data.sources.clip_benchmark import (
     CLASS_NAMES,
-    NO_LABEL,
     TEMPLATES,
     dataset_type,
-    has_labels,
     is_clip_benchmark,
-    shard_labels,
     shards_of,
 )
 from diptych.core.data.sources.folder import FolderSource
+from diptych.core.data.sources.labels import NO_LABEL, ClassNames, class_names_in, read_labels
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.webdataset import WebDatasetSource
@@ -88,8 +86,7 @@ def open_dataset(
 
     Args:
         spec: the name of a data set that diptych brings; a folder in clip-benchmark's layout; a folder with a folder a
-            class (or a split of such); or whatever `core.data.sources.open` takes, with captions, or, tar shards, with
-            .cls labels.
+            class (or a split of such); or whatever `core.data.sources.open` takes, with captions or labels.
         split: of folders that have several.
         class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
         index_folder: keeps the indices of tar shards.
@@ -166,12 +163,12 @@ def _folder(folder: Path, split: str, index_folder: Path | None, reading: Readin
         return _pairs(name, source or open_source(root, index_folder=index_folder, reading=reading))
     train = folder / TRAIN
     if root in (folder, train) or not _class_folders(train):
-        return _classified(_name(folder), _labelled_folder(name, source, classes))
+        return _classified(_name(folder), _labelled(name, source, classes))
     classes = sorted({*classes, *_class_folders(train)})
     return _classified(
         _name(folder),
-        _labelled_folder(name, source, classes),
-        _labelled_folder(f"{_name(folder)}, {TRAIN}", FolderSource(train, reading=reading), classes),
+        _labelled(name, source, classes),
+        _labelled(f"{_name(folder)}, {TRAIN}", FolderSource(train, reading=reading), classes),
     )
 
 
@@ -184,15 +181,18 @@ def _captioned(name: str, source: Source) -> Dataset:
 
 
 def _pairs(name: str, source: Source) -> Dataset:
-    if isinstance(source, WebDatasetSource) and has_labels(source.shards):
+    if isinstance(source, WebDatasetSource) and _has_labels(source):
         return _classified(name, _labelled_shards(name, source, (), GENERAL_TEMPLATES))
-    if not _has_captions(source):
+    if _has_captions(source):
+        return _captioned(name, source)
+    classes = class_names_in(source).names if _has_labels(source) else ()
+    if len(classes) < 2:
         raise ValueError(
             f"{name} has neither captions nor classes: none of its first {RECORDS_ASKED} records has a caption. Put "
             "the images of each class into a folder of its name, or give captions (a .txt beside each image, or "
-            "captions.jsonl)."
+            "captions.jsonl), or a list with a column label."
         )
-    return _captioned(name, source)
+    return _classified(name, _labelled(name, source, classes))
 
 
 def _with_prompts(dataset: Dataset, class_names: Path | None, templates: Path | None) -> Dataset:
@@ -228,23 +228,17 @@ def _revised(each: EvaluationSet, *, dataset: str, class_names: Path | None, tem
 def _labelled_shards(
     name: str, source: WebDatasetSource, names: Sequence[str], templates: Sequence[str]
 ) -> EvaluationSet:
-    of_records, unlabelled = shard_labels(source)
-    labels = Labels(names=names, of_records=of_records, templates=templates, unlabelled=unlabelled)
+    found = read_labels(source, None)
+    labels = Labels(names=names, of_records=found.of_records, templates=templates, unlabelled=found.unlabelled)
     return EvaluationSet(name=name, source=source, labels=labels)
 
 
-def _labelled_folder(name: str, source: FolderSource, classes: list[str]) -> EvaluationSet:
-    """Each record's class is the first folder of its path."""
-    of_records, outside = np.full(len(source), NO_LABEL, np.int64), 0
-    number = {name: place for place, name in enumerate(classes)}
-    for index, (folder, slash, _) in visit(source, lambda record: record.key.partition("/")):
-        of_records[index] = number[folder] if slash else NO_LABEL
-        outside += not slash
+def _labelled(name: str, source: Source, classes: Sequence[str]) -> EvaluationSet:
+    """Records that name their classes."""
+    found = read_labels(source, ClassNames(tuple(classes)))
     shown = [name.replace("_", " ") for name in classes]
-    unlabelled = {"label_missing": outside} if outside else {}
-    return EvaluationSet(
-        name=name, source=source, labels=Labels(names=shown, of_records=of_records, unlabelled=unlabelled)
-    )
+    labels = Labels(names=shown, of_records=found.of_records, unlabelled=found.unlabelled)
+    return EvaluationSet(name=name, source=source, labels=labels)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -265,3 +259,8 @@ def _name(folder: Path) -> str:
 def _has_captions(source: Source) -> bool:
     asked = range(min(len(source), RECORDS_ASKED))
     return any(captions for _, captions in visit(source, lambda record: record.captions, asked))
+
+
+def _has_labels(source: Source) -> bool:
+    asked = range(min(len(source), RECORDS_ASKED))
+    return any(labels for _, labels in visit(source, lambda record: record.labels, asked))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.sources.clip_benchmark import NO_LABEL
+from diptych.core.data.sources.labels import NO_LABEL
 from diptych.core.evaluation.classification import classification
 from diptych.core.evaluation.few_shot import few_shot
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language

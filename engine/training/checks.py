@@ -44,9 +44,9 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
     return missing
 
 
-def check_data(recipe: Recipe, start: Start) -> None:
+def check_missing(missing: list[str]) -> None:
     """Raises ValueError for a preset that was given no data, no vocabulary of its size, or no weights to begin from."""
-    if missing := missing_flags(recipe, start):
+    if missing:
         raise ValueError(
             f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
             "to see what they would cost."

@@ -18,7 +18,7 @@ _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     """Trained scalars by part, and "teacher", which is not trained and not in the "total"."""
     towers = count_parameters(planned.config)
-    parts = {name: towers[name] for name in ("image", "text", "logits")}
+    parts = {name: count for name, count in towers.items() if name != "total"}
     parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
     taught = _taught(planned, terms)
     teacher = 0

@@ -92,7 +92,7 @@ def _carried(recipe: Recipe, start: Start, terms: Terms) -> tuple[str, ...]:
 
 def _loss_of(start: Start) -> Literal["sigmoid", "softmax"]:
     """The loss that a checkpoint's model was made with; SigLIP's where there is none."""
-    config = start.checkpoint.config if start.checkpoint else None
+    config = start.config if start.checkpoint else None
     if config is None:
         return "sigmoid"
     return "softmax" if isinstance(config, CLIPConfig) or config.init_logit_bias is None else "sigmoid"

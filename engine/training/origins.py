@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,10 @@ from diptych.core.data.processor.files import read_pixels
 from diptych.core.data.processor.processor import Processor
 from diptych.core.training.recipe import Recipe
 from diptych.core.weights.hub import preset_folder
+from diptych.models import ClassifierConfig
 from diptych.models.checkpoints import Checkpoint, TowerName, read_checkpoint, stored_tower, stored_values
 from diptych.models.presets import PRESETS
 from diptych.models.pretrained import build_model, trained_preset
-from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.model import image_tower, text_tower
 
 
@@ -37,8 +38,8 @@ class Origin:
     folder: Path | None = None
 
     @property
-    def config(self) -> PairConfig:
-        """Of its towers, as they lie there."""
+    def config(self) -> Any:
+        """Of its towers, as they lie there: of a pair or, where the image tower alone is asked for, of a classifier."""
         return self.checkpoint.config
 
     def weights(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -61,6 +62,10 @@ def origin_of(name: str, flag: str, recipe: Recipe) -> Origin:
     preset = trained_preset(name)
     path = preset_folder(preset, known=PRESETS)
     checkpoint, folder = read_checkpoint(path), path if path.is_dir() else path.parent
+    if flag != "--pretrained-image" and isinstance(checkpoint.config, ClassifierConfig):
+        raise ValueError(
+            f"{flag} {name} is a classifier, which has no text tower. Give its image tower by --pretrained-image."
+        )
     if flag == "--pretrained-image":
         return Origin(name=name, checkpoint=checkpoint, pixels=_pixels(folder))
     try:

@@ -21,16 +21,14 @@ from diptych.engine.training import embedding_once
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
-    check_data,
+    check_missing,
     judged_data,
-    missing_flags,
 )
 from diptych.engine.training.costs import plan_text, trained_lines
 from diptych.engine.training.opening import opening_planned
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
-from diptych.engine.training.start import described
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -63,7 +61,7 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
     plan = plan_run(recipe, terms)
     _tell_beginning(recipe, plan)
-    recipe, missing = plan.recipe, missing_flags(plan.recipe, plan.start)
+    recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
     sources = open_data(plan) if recipe.data.train_data else None
     if sources is not None:
         plan = settled(plan, sources)
@@ -80,7 +78,7 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     check_started_alone(os.environ)
     asked, plan = recipe, plan_run(recipe, terms)
     recipe = plan.recipe
-    check_data(recipe, plan.start)
+    check_missing(plan.task.missing_flags(recipe, plan.start))
     require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
@@ -129,7 +127,7 @@ def tell_warnings(results: Results, several: bool) -> None:
 
 def _tell_beginning(asked: Recipe, plan: RunPlan) -> None:
     """Prints what a run begins from, and which losses of the recipe that was asked for its towers cannot have."""
-    print(described(plan.recipe, plan.start, plan.config), flush=True)
+    print(plan.task.described(plan.recipe, plan.start, plan.config), flush=True)
     if plan.recipe.optimization.learning_rate_multipliers != asked.optimization.learning_rate_multipliers:
         print(
             "A checkpoint's weights move at a hundredth of --learning-rate, which is that of the fresh ones "

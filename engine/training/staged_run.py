@@ -10,7 +10,6 @@ from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.left_out_file import LeftOutFile
 from diptych.core.data.records import Source
-from diptych.core.evaluation.calibration import fitted_bias
 from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
 from diptych.core.report.verdict import best_text, training_warnings
@@ -26,16 +25,13 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
-from diptych.engine.training.before import BEFORE, Before
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.embedding_once import as_embedded, embed_once
-from diptych.engine.training.evaluation import Evaluation, what_warnings_ask
+from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.engine.training.retention import retention_of
 from diptych.engine.training.run_plan import RunPlan
-from diptych.engine.training.saved_model import save_trained
-from diptych.engine.training.start import anew, set_scale_and_bias
+from diptych.engine.training.task import Judge, Task
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
@@ -68,6 +64,10 @@ class StagedRun:
     def recipe(self) -> Recipe:
         return self.plan.recipe
 
+    @property
+    def task(self) -> Task:
+        return self.plan.task
+
     def carry_out(self, name: str) -> Results:
         """A stage, from wherever it stands to its end; returns what it scored, by its name.
 
@@ -83,7 +83,7 @@ class StagedRun:
                 return results
             learner, evaluation, card = self._trained(planned, folder)
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
-                save_trained(learner.model, evaluation.preprocess, folder.path / "model")
+                self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
                 print(f"Model: {folder.path / 'model'}", flush=True)
                 ending = ending_of(learner, planned)
                 card = folder.add_to_card(**ending)
@@ -105,7 +105,7 @@ class StagedRun:
         alone = len(self.recipe.stages) == 1
         return contextlib.nullcontext(self.folder) if alone else RunFolder(self.recipe.folder(name))
 
-    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Evaluation, dict]:
+    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Judge, dict]:
         """A stage's learner after its last step, what evaluates it, and its card."""
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
@@ -115,10 +115,10 @@ class StagedRun:
         if planned.embeds_images:
             examples = as_embedded(self.recipe, *examples)
         learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
-        evaluation = Evaluation(self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
-        evaluation.retention = retention_of(self.recipe, learner.model, preprocess, folder.path, self.stop)
+        judged = (self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
+        evaluation = self.task.judge(*judged, folder=folder.path, beginning=self._beginning, stop=self.stop)
         learner.evaluate = evaluation.quick
-        learner.keep = partial(keep_best, learner, preprocess, folder)
+        learner.keep = partial(keep_best, learner, preprocess, folder, self.task)
         start = learner.restore()
         self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
@@ -131,7 +131,6 @@ class StagedRun:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
-        evaluation.before = Before.load(self._before)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
             if isinstance(examples[1], EmbeddedPictures):
@@ -139,27 +138,19 @@ class StagedRun:
             learner.train(self.stop)
         return learner, evaluation, card
 
-    def _begin_pretrained(self, learner: Learner, evaluation: Evaluation, planned: PlannedStage) -> str:
+    def _begin_pretrained(self, learner: Learner, evaluation: Judge, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
-        carried = begin(learner, self.plan.start.weights(), planned, anew=anew(self.recipe, self.plan.start))
-        images, texts = evaluation.embed_first()
-
-        def fitted() -> float | None:
-            pairs, others = evaluation.pair_scores(images, texts)
-            few = not pairs.size or not others.size
-            return None if few else fitted_bias(pairs, others, batch_size=self.recipe.optimization.batch_size)
-
-        whole = self.plan.start.checkpoint is not None
-        changed = set_scale_and_bias(learner.model, self.recipe, fitted) if whole else ""
+        start, fresh = self.plan.start, self.task.anew(self.recipe, self.plan.start, planned.config)
+        carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=(*self.task.may_leave, *fresh))
+        changed = self.task.settle(learner, self.recipe, start, evaluation)
         if learner.ema:
             learner.ema.restart()
-        evaluation.judge_before(images, texts).save(self._before)
         return f"{carried}; {changed}" if changed else carried
 
     @property
-    def _before(self) -> Path:
-        """Where it is kept what the checkpoint that a run began from finds and knows."""
-        return self.recipe.folder(self.recipe.stages[0].name) / BEFORE
+    def _beginning(self) -> Path:
+        """The folder of the first stage, where it is kept what the checkpoint that a run began from finds and knows."""
+        return self.recipe.folder(self.recipe.stages[0].name)
 
     def _end_of(self, name: str) -> Checkpoint:
         """The checkpoint of the very last step of a stage that has ended.
@@ -210,10 +201,10 @@ def ending_of(learner: Learner, planned: PlannedStage) -> dict[str, Any]:
     }
 
 
-def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder) -> None:
+def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder, task: Task) -> None:
     """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
     with replacing_folder(folder.best) as temporary:
-        save_trained(learner.model, preprocess, temporary)
+        task.save(learner.model, preprocess, temporary)
 
 
 def tail_text(learner: Learner, recipe: Recipe) -> str:
@@ -228,22 +219,30 @@ def tail_text(learner: Learner, recipe: Recipe) -> str:
     )
 
 
-def begin(learner: Learner, saved: Checkpoint, planned: PlannedStage, *, anew: tuple[str, ...] = ()) -> str:
+def begin(
+    learner: Learner,
+    saved: Checkpoint,
+    planned: PlannedStage,
+    *,
+    anew: tuple[str, ...] = (),
+    may_leave: tuple[str, ...] = (),
+) -> str:
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
-        anew: beginnings of the paths of further weights that stay fresh; what was saved of them is left behind.
+        anew: beginnings of the paths of further weights that stay fresh.
+        may_leave: beginnings of further saved weights that the stage may have no place for.
     """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
-    if learner.model.logit_bias is None:
+    if getattr(learner.model, "logit_bias", None) is None:
         left.add("pair_logits/logit_bias")
     handover = hand_over(
         saved,
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=(*sorted(left), *anew),
+        may_leave=(*sorted(left), *may_leave),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)
@@ -255,7 +254,7 @@ def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learne
         recipe,
         seed=recipe.run.seed,
         backend=backends.name(),
-        implementation=implementation_name(recipe) if planned else "none",
+        implementation=implementation_name(recipe) if planned and not recipe.weighs("classification") else "none",
         parameters=learner.model.count_params() if learner else None,
         flops_per_step=learner.flops_per_step if learner else None,
         device=backends.device_name(),

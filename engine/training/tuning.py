@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import CLIPResNetConfig
+from diptych.models import ClassifierConfig, CLIPResNetConfig
 from diptych.models.parts.low_rank import adapted_kernel
 from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig
 from diptych.models.siglip.parts import ADAPTED, AdaptersPart
@@ -55,18 +55,25 @@ class TowerLayers:
         return before + int(block.group(2)) + 1
 
 
-def locked_weights(model: Model, config: PairConfig, paths: Sequence[str]) -> list[str]:
+def tower_layers(config: PairConfig | ClassifierConfig) -> list[TowerLayers]:
+    """Those of each tower that a model has."""
+    image = TowerLayers.of_tower("image", config.vision)
+    return [image] if isinstance(config, ClassifierConfig) else [image, TowerLayers.of_tower("text", config.text)]
+
+
+def locked_weights(model: Model, config: PairConfig | ClassifierConfig, paths: Sequence[str]) -> list[str]:
     """The paths of the weights that --lock-image, --lock-text and --lora-rank hold still.
 
     Raises:
         ValueError: for more open blocks than a tower has, and for open blocks of a tower that is not locked.
     """
-    asked = (
-        (TowerLayers.of_tower("image", config.vision), model.lock_image, model.lock_image_unlocked_blocks),
-        (TowerLayers.of_tower("text", config.text), model.lock_text, model.lock_text_unlocked_blocks),
-    )
+    asked = {
+        "image": (model.lock_image, model.lock_image_unlocked_blocks),
+        "text": (model.lock_text, model.lock_text_unlocked_blocks),
+    }
     locked: list[str] = []
-    for tower, lock, open_blocks in asked:
+    for tower in tower_layers(config):
+        lock, open_blocks = asked[tower.name]
         flag = f"--lock-{tower.name}"
         if not 0 <= open_blocks <= tower.depth or (open_blocks and not lock):
             raise ValueError(
@@ -103,19 +110,19 @@ def adapters(model: Model, config: PairConfig, lock: Sequence[str] = ()) -> Adap
     return replace(part, locked=tuple(locked))
 
 
-def rate_multipliers(optimization: Optimization, config: PairConfig, paths: Sequence[str]) -> Mapping[str, float]:
+def rate_multipliers(
+    optimization: Optimization, config: PairConfig | ClassifierConfig, paths: Sequence[str]
+) -> Mapping[str, float]:
     """Path of a weight, as a pattern -> factor on its rate, where it is not 1: --learning-rate-multipliers, times the
     layer's own.
 
     A tower's layers are its embeddings, its blocks, and what follows them; with a decay of d, layer i of depth + 1 has
     the rate d^(depth + 1 - i), as in BEiT (Bao et al. 2022) and timm.
     """
-    decays = (
-        (TowerLayers.of_tower("image", config.vision), optimization.image_layer_decay),
-        (TowerLayers.of_tower("text", config.text), optimization.text_layer_decay),
-    )
+    decays = {"image": optimization.image_layer_decay, "text": optimization.text_layer_decay}
     factors = dict(zip(paths, multipliers(optimization.learning_rate_multipliers, paths), strict=True))
-    for tower, decay in decays:
+    for tower in tower_layers(config):
+        decay = decays[tower.name]
         for path in paths:
             if decay is not None and (layer := tower.of(path)) is not None:
                 factors[path] *= decay ** (tower.depth + 1 - layer)

@@ -11,7 +11,8 @@ from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
-from diptych.models.siglip.model import SigLIP
+from diptych.models.siglip.model import SigLIP, image_tower
+from diptych.models.tower import ImageTower
 
 KERNEL = "image/patch_embedding/kernel"
 POSITIONS = ("image/position_embedding/embedding", "image/attention_pool/position_embedding/embedding")
@@ -101,3 +102,20 @@ def fit_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
         return None
     grid = resize_positions(old[front:].reshape(old_side, old_side, width), new_side)
     return np.concatenate([old[:front], grid.reshape(-1, width)]).reshape(shape)
+
+
+def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
+    """An image tower that pools its tokens otherwise ("map", "gap", "cls"), with this tower's weights; those that it
+    has not are drawn by the tower's seed, and those that are not needed are left out.
+    """
+    arguments = tower.get_config()
+    if arguments["config"]["pooling"] == pooling:
+        return tower
+    options = {name: arguments[name] for name in ("seed", "dtype", "rematerialize", "name")}
+    config = type(tower).config_class(**arguments["config"] | {"pooling": pooling})
+    new = image_tower(config, **options)
+    values = {variable.path: variable for variable in tower.weights}
+    for variable in new.weights:
+        if (old := values.get(variable.path)) is not None:
+            variable.assign(np.array(keras.ops.convert_to_numpy(old.value)))
+    return new

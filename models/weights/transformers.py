@@ -30,6 +30,7 @@ from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 IGNORED = ("*.position_ids",)
+PATCHES = "vision_model.embeddings.patch_embedding"
 NO_BIAS = '{} SigLIP has a logit bias, and this model none. Save it with format="open_clip" or "diptych".'
 NO_RESNET = 'transformers has no ResNet image tower for CLIP. Save it with format="open_clip" or "diptych".'
 
@@ -64,6 +65,7 @@ DEFAULTS: Mapping[str, tuple[dict, dict]] = {
         },
     ),
 }
+_SIGLIP_FIELDS = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "attention_dropout": 0.0}
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "gelu": "gelu"}
 _IMAGE_ONLY = "_vision_model"
 _LARGEST_ID_IS_END = 2  # what OpenAI's own repositories have as eos_token_id: the text is then read at its largest id
@@ -89,9 +91,7 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
     vision = vision_defaults | _part(fields, "vision")
     text = text_defaults | _part(fields, "text")
     for part, expected in ((vision, vision_defaults), (text, text_defaults)):
-        _expect(part, "layer_norm_eps", expected["layer_norm_eps"], source)
-        if kind != "clip":
-            _expect(part, "hidden_act", expected["hidden_act"], source, also="gelu_tanh")
+        _check_computed(kind, part, expected, source)
     _expect(vision, "num_channels", 3, source)
     if kind == "clip":
         embed_dim = fields.get("projection_dim", 512)
@@ -113,23 +113,8 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
             ),
         )
     _expect(vision, "vision_use_head", True, source)
-    image: VisionConfig | NaFlexVisionConfig
-    if kind == "siglip":
-        image = VisionConfig(**_tower(vision), patch_size=vision["patch_size"], image_size=vision["image_size"])
-    else:
-        grid = math.isqrt(vision["num_patches"])
-        if grid**2 != vision["num_patches"]:
-            raise ValueError(
-                f"{source}: vision_config.num_patches is {vision['num_patches']}, expected a square number."
-            )
-        image = NaFlexVisionConfig(
-            **_tower(vision),
-            patch_size=vision["patch_size"],
-            position_grid=grid,
-            max_num_patches=vision["num_patches"],
-        )
     return SigLIPConfig(
-        vision=image,
+        vision=_siglip_vision(kind, vision, source),
         text=TextConfig(
             **_tower(text),
             vocab_size=text["vocab_size"],
@@ -139,19 +124,40 @@ def config_of(fields: Mapping, source: Path) -> SigLIPConfig | CLIPConfig:
     )
 
 
+def vision_of(fields: Mapping, source: Path) -> VisionConfig | NaFlexVisionConfig:
+    """The image tower alone that a `config.json` of siglip or siglip2 describes; errors as for `config_of`."""
+    kind = str(fields.get("model_type"))
+    if kind not in ("siglip", "siglip2"):
+        raise ValueError(f"{source}: model_type is {kind!r}, expected siglip or siglip2.")
+    defaults = DEFAULTS[kind][0]
+    vision = defaults | _part(fields, "vision")
+    _check_computed(kind, vision, defaults, source)
+    _expect(vision, "num_channels", 3, source)
+    return _siglip_vision(kind, vision, source)
+
+
+def _siglip_vision(kind: str, vision: Mapping, source: Path) -> VisionConfig | NaFlexVisionConfig:
+    if kind == "siglip":
+        return VisionConfig(**_tower(vision), patch_size=vision["patch_size"], image_size=vision["image_size"])
+    grid = math.isqrt(vision["num_patches"])
+    if grid**2 != vision["num_patches"]:
+        raise ValueError(f"{source}: vision_config.num_patches is {vision['num_patches']}, expected a square number.")
+    return NaFlexVisionConfig(
+        **_tower(vision), patch_size=vision["patch_size"], position_grid=grid, max_num_patches=vision["num_patches"]
+    )
+
+
+def _check_computed(kind: str, part: Mapping, expected: Mapping, source: Path) -> None:
+    _expect(part, "layer_norm_eps", expected["layer_norm_eps"], source)
+    if kind != "clip":
+        _expect(part, "hidden_act", expected["hidden_act"], source, also="gelu_tanh")
+
+
 def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -> Table:
     """Our names and transformers'."""
     if isinstance(config.vision, CLIPResNetConfig):
         raise ValueError(NO_RESNET)
-    patches = "vision_model.embeddings.patch_embedding"
     rules = [
-        Rule(
-            "image/position_embedding/embedding",
-            "vision_model.embeddings.position_embedding.weight",
-            SQUARE_GRID if isinstance(config.vision, NaFlexVisionConfig) else SAME,
-        ),
-        *_norm("image/encoder/norm", "vision_model.post_layernorm"),
-        *_blocks("image/encoder", "vision_model.encoder.layers", config.vision.depth),
         Rule("text/token_embedding/embedding", "text_model.embeddings.token_embedding.weight"),
         Rule("text/position_embedding/embedding", "text_model.embeddings.position_embedding.weight"),
         *_norm("text/encoder/norm", "text_model.final_layer_norm"),
@@ -161,22 +167,44 @@ def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -
         rules += [
             Rule("pair_logits/log_logit_scale", "logit_scale"),
             Rule("image/class_token/token", "vision_model.embeddings.class_embedding"),
-            Rule("image/patch_embedding/kernel", f"{patches}.weight", CONV),
+            *_vision_trunk(config.vision),
+            Rule("image/patch_embedding/kernel", f"{PATCHES}.weight", CONV),
             *_norm("image/input_norm", "vision_model.pre_layrnorm"),
             Rule("image/projection/kernel", "visual_projection.weight", TRANSPOSED),
             Rule("text/projection/kernel", "text_projection.weight", TRANSPOSED),
         ]
         return Table(rules, ignored=IGNORED)
-    naflex = isinstance(config.vision, NaFlexVisionConfig)
     rules += [
         Rule("pair_logits/log_logit_scale", "logit_scale", LEADING_AXIS),
         Rule("pair_logits/logit_bias", "logit_bias", LEADING_AXIS),
-        Rule("image/patch_embedding/kernel", f"{patches}.weight", FLAT_PATCHES_TRANSPOSED if naflex else CONV),
-        Rule("image/patch_embedding/bias", f"{patches}.bias"),
-        *_map_head(),
+        *vision_rules(config.vision),
         *_linear("text/projection/kernel", "text/projection/bias", "text_model.head"),
     ]
     return Table(rules, ignored=IGNORED)
+
+
+def vision_rules(vision: VisionConfig | NaFlexVisionConfig | CLIPVisionConfig) -> list[Rule]:
+    """The rules of SigLIP's image towers."""
+    naflex = isinstance(vision, NaFlexVisionConfig)
+    return [
+        *_vision_trunk(vision),
+        Rule("image/patch_embedding/kernel", f"{PATCHES}.weight", FLAT_PATCHES_TRANSPOSED if naflex else CONV),
+        Rule("image/patch_embedding/bias", f"{PATCHES}.bias"),
+        *(_map_head() if vision.pooling == "map" else ()),
+    ]
+
+
+def _vision_trunk(vision: VisionConfig | NaFlexVisionConfig | CLIPVisionConfig) -> list[Rule]:
+    """What the image towers of all families have."""
+    return [
+        Rule(
+            "image/position_embedding/embedding",
+            "vision_model.embeddings.position_embedding.weight",
+            SQUARE_GRID if isinstance(vision, NaFlexVisionConfig) else SAME,
+        ),
+        *_norm("image/encoder/norm", "vision_model.post_layernorm"),
+        *_blocks("image/encoder", "vision_model.encoder.layers", vision.depth),
+    ]
 
 
 def _norm(ours: str, theirs: str) -> list[Rule]:
@@ -243,33 +271,38 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
             f"{text.pooling!r} with embed_dim "
             f'{text.embed_dim}. Save it with format="diptych".'
         )
-    if isinstance(vision, NaFlexVisionConfig):
-        size, kind, name = {"num_patches": vision.position_grid**2}, "siglip2", "Siglip2Model"
-    else:
-        size, kind, name = {"image_size": vision.image_size}, "siglip", "SiglipModel"
-    common = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "attention_dropout": 0.0}
+    kind, name = ("siglip2", "Siglip2Model") if isinstance(vision, NaFlexVisionConfig) else ("siglip", "SiglipModel")
     return {
         "architectures": [name],
         "model_type": kind,
         "initializer_factor": 1.0,
         "dtype": "float32",
-        "vision_config": {
-            "model_type": f"{kind}_vision_model",
-            **_tower_fields(vision),
-            **common,
-            **size,
-            "patch_size": vision.patch_size,
-            "num_channels": 3,
-            "vision_use_head": True,
-        },
+        "vision_config": vision_fields(vision),
         "text_config": {
             "model_type": f"{kind}_text_model",
             **_tower_fields(text),
-            **common,
+            **_SIGLIP_FIELDS,
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context_length,
             "projection_size": text.embed_dim,
         },
+    }
+
+
+def vision_fields(vision: VisionConfig | NaFlexVisionConfig) -> dict:
+    """The `vision_config` of SigLIP's image towers."""
+    if isinstance(vision, NaFlexVisionConfig):
+        kind, size = "siglip2", {"num_patches": vision.position_grid**2}
+    else:
+        kind, size = "siglip", {"image_size": vision.image_size}
+    return {
+        "model_type": f"{kind}_vision_model",
+        **_tower_fields(vision),
+        **_SIGLIP_FIELDS,
+        **size,
+        "patch_size": vision.patch_size,
+        "num_channels": 3,
+        "vision_use_head": True,
     }
 
 

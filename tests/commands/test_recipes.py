@@ -74,6 +74,13 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("judged/results.json", "judged/results.html"),
         ),
     ),
+    "classifier": (
+        Tiny(
+            "classifier",
+            ("linear_probe", "--run-dir", "classifier", *SHORT),
+            tuple(f"classifier/{name}" for name in RUN),
+        ),
+    ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (

@@ -71,7 +71,9 @@ class EmojiSource:
         return self._entries[index][0]
 
     def record(self, index: int) -> Record:
-        """The record's key is the concept's hexcode; captions are grouped by language, a language's name first."""
+        """The record's key is the concept's hexcode, its label the concept's group; captions are grouped by language, a
+        language's name first.
+        """
         if index not in self._records:
             self._records[index] = self._make_record(index)
         return self._records[index]
@@ -85,7 +87,7 @@ class EmojiSource:
                 if self.keywords:
                     captions += _keyword_captions(concept.keywords[language], language)
         images = tuple((designer, concept.hexcode) for designer in designers)
-        return Record(key=concept.hexcode, images=images, captions=tuple(captions))
+        return Record(key=concept.hexcode, images=images, captions=tuple(captions), labels=(concept.group,))
 
     def read(self, reference: tuple[str, str]) -> bytes:
         """The WebP file of a drawing, given (designer, hexcode); raises BadExample when there is none."""

@@ -15,12 +15,13 @@ from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
+from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.record_parts import usable
-from diptych.core.data.records import Caption, LeftOut, Record, Region, Source
-from diptych.core.data.sampling import Part, Place, draw
+from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, LeftOut, Record, Region, Source
+from diptych.core.data.sampling import Part, Place, draw, draw_image
 from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 
@@ -112,7 +113,8 @@ class Preprocess:
         shortest_edge_ratio: None squashes the picture to the square, as SigLIP does. A number keeps its aspect, as CLIP
             does: the shorter side becomes so many times the square's, at least once, and the middle is cut out.
         normalization: what the model makes of the pixels, which leave here as bytes.
-        captions: captions drawn for each image; more than one give tokens [captions, context_length].
+        captions: captions drawn for each image; more than one give tokens [captions, context_length]. 0 for pictures
+            without texts, which need no tokenizer and give no field "text".
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
         embedded: whether the source holds pictures that are embedded already, so that an example has the image tower's
@@ -134,7 +136,7 @@ class Preprocess:
     image_size: int
     context_length: int
     tokenizer_path: str | Path
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | RandomCrop | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
     shortest_edge_ratio: float | None = None
@@ -151,9 +153,9 @@ class Preprocess:
     makers: Mapping[str, Maker] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.captions < 1 or self.opening_examples < 0:
+        if self.captions < 0 or self.opening_examples < 0:
             raise ValueError(
-                f"captions must be 1 or more and opening_examples 0 or more, got {self.captions}, "
+                f"captions must be 0 or more and opening_examples 0 or more, got {self.captions}, "
                 f"{self.opening_examples}"
             )
         if self.image_size < 1 or self.context_length < 1:
@@ -198,6 +200,10 @@ class Preprocess:
         rng = place.rng()
         opening = place.batch * place.batch_size < self.opening_examples
         weights = {self.opening_language: 1.0} if opening else self.language_weights
+        if not self.captions:
+            first = record.images.index(draw_image(record, rng))
+            pixels = usable(pixels_of, source, record, first, left_out=left_out)
+            return self._picture(pixels, rng, place) | self._made(record, pixels, place), UNKNOWN_LANGUAGE
         reference, caption = draw(record, rng, weights)
         regions = record.region_parts.usable if self.targets else ()
         tokens = self.tokens(caption.text)
@@ -221,10 +227,15 @@ class Preprocess:
             fields["selection_noise"] = noise.astype(np.float32)
         if self.reference_size:
             fields["reference_image"] = self.image(pixels, again, self.reference_size)
+        return fields | self._made(record, pixels, place), caption.language
+
+    def _made(self, record: Record, pixels: np.ndarray, place: Place) -> dict[str, np.ndarray]:
+        """What the makers make."""
+        fields: dict[str, np.ndarray] = {}
         for name, make in self.makers.items():
             stream = np.random.default_rng([int(place.rng(Part.OWN).integers(1 << 62)), crc32(name.encode())])
             fields |= make(record, pixels, stream)
-        return fields, caption.language
+        return fields
 
     @property
     def declared(self) -> dict[str, ArrayField]:
@@ -235,7 +246,7 @@ class Preprocess:
         """
         makers = [part for part in (self.targets, self.views, *self.makers.values()) if part]
         declared = [
-            {"text": TEXT},
+            {"text": TEXT} if self.captions else {},
             PATCH_FIELDS if self.naflex else {"image_features": IMAGE_FEATURES} if self.embedded else {"image": IMAGE},
             *(made.declared for made in makers),
         ]
@@ -303,7 +314,7 @@ class Preprocess:
             self.captions,
             opening,
         )
-        hashed = f"{settings} {self.tokenizer.fingerprint()}"
+        hashed = f"{settings} {self.tokenizer.fingerprint() if self.captions else None}"
         parts = {
             "targets": self.targets and self.targets.fingerprint(),
             "views": self.views,

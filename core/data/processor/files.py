@@ -53,7 +53,7 @@ def read_parts(folder: Path) -> Parts:
 def read_pixels(folder: Path) -> FixedSize | NaFlex:
     """How pictures become pixels, from a checkpoint's folder, which needs no vocabulary; errors as `read_parts`."""
     if (folder / OWN_FILE).is_file():
-        return _own_pixels(read_fields(folder / OWN_FILE).object("image"))
+        return own_pixels(read_fields(folder / OWN_FILE).object("image"))
     if (folder / OPEN_CLIP_FILE).is_file():
         return _open_clip_pixels(read_fields(folder / OPEN_CLIP_FILE))
     return read_images(_image_fields(folder), _model_config(folder).get("model_type", str, ""))
@@ -81,6 +81,18 @@ def write_own(folder: Path, parts: Parts) -> None:
     tokenizer = parts[1]
     _write_bytes(folder / tokenizer.file_name, tokenizer.data)
     write_config(folder / OWN_FILE, own_settings(*parts))
+
+
+def write_own_pixels(folder: Path, pixels: FixedSize | NaFlex) -> None:
+    """Writes a processor.json that says nothing of texts."""
+    write_config(folder / OWN_FILE, {"image": pixels.settings()})
+
+
+def write_transformers_pixels(folder: Path, pixels: FixedSize | NaFlex) -> None:
+    """Writes preprocessor_config.json alone; raises ValueError for a way of resizing that transformers does not
+    have.
+    """
+    write_config(folder / "preprocessor_config.json", write_images(pixels))
 
 
 def write_transformers(folder: Path, parts: Parts) -> None:
@@ -155,10 +167,11 @@ def _read_own(folder: Path) -> Parts:
     tokenizer.lower_case = text.get("lower_case", bool, tokenizer.lower_case)
     tokenizer.strip_punctuation = text.get("strip_punctuation", bool, tokenizer.strip_punctuation)
     context_length = text.count("context_length", 64, most=MOST_TOKENS)
-    return _own_pixels(image), tokenizer, context_length, text.get("clean_captions", bool, True)
+    return own_pixels(image), tokenizer, context_length, text.get("clean_captions", bool, True)
 
 
-def _own_pixels(fields: Fields) -> FixedSize | NaFlex:
+def own_pixels(fields: Fields) -> FixedSize | NaFlex:
+    """How pictures become pixels, from what `settings` of either kind gives."""
     kind, method = fields.require("kind", str), fields.get("resize", str, "bilinear_antialias")
     if method not in RESIZE_METHODS:
         raise fields.wrong("resize", f"one of {', '.join(RESIZE_METHODS)}")
@@ -269,3 +282,9 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 WRITERS: dict[str, Callable[[Path, Parts], None]] = {"diptych": write_own, "transformers": write_transformers}
 """How a processor is written, by the name of the format."""
+
+IMAGE_WRITERS: dict[str, Callable[[Path, FixedSize | NaFlex], None]] = {
+    "diptych": write_own_pixels,
+    "transformers": write_transformers_pixels,
+}
+"""How the pictures' half of a processor is written, by the name of the format."""

@@ -53,17 +53,30 @@ def check_together(
     A table may have more rows than the vocabulary has tokens. T5's vocabularies may be the larger ones: the released
     multilingual SigLIP has no rows for mT5's hundred sentinels, which no text contains.
     """
-    given = pixels.patch_size if isinstance(pixels, NaFlex) else pixels.input_size
-    taken = sizes.patch_size or (sizes.image_size and (sizes.image_size, sizes.image_size))
     lines = []
     if sizes.vocab_size is not None and tokenizer.vocab_size > sizes.vocab_size and not is_t5_vocabulary(tokenizer):
         lines.append(f"the vocabulary has {tokenizer.vocab_size:,} tokens, the model's table {sizes.vocab_size:,} rows")
     if sizes.context_length not in (None, context_length):
         lines.append(f"texts are prepared as {context_length} ids, the model takes {sizes.context_length}")
+    _refuse(where, [*lines, *_pixels_that_differ(sizes, pixels)])
+
+
+def check_pixels(where: str, sizes: ModelSizes, pixels: FixedSize | NaFlex) -> None:
+    """As `check_together`, of pictures alone."""
+    _refuse(where, _pixels_that_differ(sizes, pixels))
+
+
+def _pixels_that_differ(sizes: ModelSizes, pixels: FixedSize | NaFlex) -> list[str]:
+    given = pixels.patch_size if isinstance(pixels, NaFlex) else pixels.input_size
+    taken = sizes.patch_size or (sizes.image_size and (sizes.image_size, sizes.image_size))
     if taken is not None and isinstance(given, tuple) != isinstance(taken, tuple):
-        lines.append("one of processor and model is for NaFlex's patches, the other for images of one size")
-    elif taken not in (None, given):
-        lines.append(f"pictures are prepared as {_spoken(given)}, the model takes {_spoken(taken)}")
+        return ["one of processor and model is for NaFlex's patches, the other for images of one size"]
+    if taken not in (None, given):
+        return [f"pictures are prepared as {_spoken(given)}, the model takes {_spoken(taken)}"]
+    return []
+
+
+def _refuse(where: str, lines: list[str]) -> None:
     if lines:
         raise ValueError(
             f"{where}: processor and model do not belong together: {'; '.join(lines)}. Take both from one checkpoint, "
@@ -76,7 +89,7 @@ def _spoken(size: int | tuple[int, int] | None) -> str:
 
 
 def _of_own(config: Fields) -> ModelSizes:
-    vision, text = config.object("vision"), config.object("text")
+    vision, text = config.object("vision"), config.object("text")  # a classifier has no text
     naflex = "position_grid" in vision
     return ModelSizes(
         vocab_size=text.optional("vocab_size", int),

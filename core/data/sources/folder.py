@@ -15,8 +15,8 @@ from diptych.core.data.sources.captions import (
     MAX_CAPTION_FILE_BYTES,
     TEXT_FIELDS,
     captions_from_fields,
-    captions_from_json,
     captions_from_text,
+    object_from_json,
 )
 from diptych.core.data.sources.files import (
     HIDDEN,
@@ -30,6 +30,7 @@ from diptych.core.data.sources.files import (
     sampled_file,
 )
 from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.files.regular import open_regular
@@ -59,7 +60,8 @@ class FolderSource:
     directory and those below: only what its entries name counts there, as {"file_name" or "image": a path relative to
     the list, "caption" or "text": ..., ...} (see `captions.captions_from_fields`); several entries about one image add
     up. Elsewhere the captions of `a.jpg` are the lines of `a.txt`, or stand in `a.json`. Sub-directories are read too;
-    hidden names are not.
+    hidden names are not. The labels of a record stand in the same places as its captions, in a field "label"; where
+    none is there and no list speaks, the first folder of the image's path is its label.
 
     Args:
         root: the folder.
@@ -74,6 +76,7 @@ class FolderSource:
         self.ledger = Ledger(self.root.name, max_skipped=reading.max_skipped)
         self._text_fields = reading.captions_in(TEXT_FIELDS)
         self._image_fields = reading.images_in(IMAGE_FIELDS)
+        self._label_fields = reading.labels_in(LABEL_FIELDS)
         self._lists: dict[str, ImageList] = {}
         self._refused: list[Skipped] = []
         self._entries = list(dict.fromkeys(self._scan(only).values()))
@@ -84,6 +87,10 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def _said_fields(self) -> tuple[str, ...]:
+        return *self._text_fields, *self._label_fields
 
     def _nothing_found(self) -> str:
         what = f"no images ({', '.join(IMAGE_SUFFIXES)}) and no list of them ({', '.join(LISTS)}) under {self.root}."
@@ -98,8 +105,13 @@ class FolderSource:
         entry = self._entries[index]
         if entry.problem is not None:
             raise BadExample(entry.problem.reason, entry.problem.detail)
-        captions = [caption for place in entry.captions for caption in self._captions(*place)]
-        return Record(self._keys.key(entry.key, index), tuple(entry.images), tuple(captions))
+        said = [self._said(*place) for place in entry.captions]
+        captions = [caption for some, _ in said for caption in some]
+        labels = dict.fromkeys(label for _, some in said for label in some)
+        folder, inside, _ = entry.key.partition("/")
+        if inside and not labels and not any(length >= 0 for _, _, length in entry.captions):
+            labels = {folder: None}
+        return Record(self._keys.key(entry.key, index), tuple(entry.images), tuple(captions), labels=tuple(labels))
 
     def record_name(self, index: int) -> str:
         """The path of the image, or the list's and a number of an entry that names none."""
@@ -130,11 +142,16 @@ class FolderSource:
             digest.update(sampled_file(self.root / name))
         return digest.hexdigest()
 
-    def _captions(self, name: str, offset: int, length: int) -> tuple[Caption, ...]:
+    def _said(self, name: str, offset: int, length: int) -> tuple[tuple[Caption, ...], tuple[str, ...]]:
+        """The captions and labels at a place."""
         if length >= 0:
-            return captions_from_fields(self._lists[name].entry(offset, length), self._text_fields)
-        data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
-        return captions_from_json(data, self._text_fields) if name.endswith(".json") else captions_from_text(data)
+            fields = self._lists[name].entry(offset, length)
+        else:
+            data = read_regular_file(self.root / name, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
+            if not name.endswith(".json"):
+                return captions_from_text(data), ()
+            fields = object_from_json(data)
+        return captions_from_fields(fields, self._text_fields), labels_from_fields(fields, self._label_fields)
 
     def _scan(self, only: tuple[str, ...]) -> dict[str, _Entry]:
         """The entry of each image by its path, and those of no use by their names."""
@@ -212,11 +229,11 @@ class FolderSource:
                 rule = f"a list beside {lines[0] if lines else 'captions of the names of images'}, which counts instead"
             elif isinstance(table, Skipped):
                 rule = f"{table.reason}: {table.detail}"
-            elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._text_fields)):
+            elif not all(set(table.columns) & set(some) for some in (self._image_fields, self._said_fields)):
                 rule = (
-                    f"no column of {', '.join(self._image_fields)}, or none of {', '.join(self._text_fields)} (there "
+                    f"no column of {', '.join(self._image_fields)}, or none of {', '.join(self._said_fields)} (there "
                 )
-                rule += f"are {', '.join(table.columns)}; --image-field and --caption-field name others)"
+                rule += f"are {', '.join(table.columns)}; --image-field, --caption-field and --label-field name others)"
             else:
                 lists.append(table)
                 continue
@@ -253,12 +270,12 @@ class FolderSource:
                 continue
             image, fields = found
             seen |= dict.fromkeys(fields)
-            captioned += any(fields.get(field) is not None for field in self._text_fields)
+            captioned += any(fields.get(field) is not None for field in self._said_fields)
             entry = entries.setdefault(str(image), _Entry(str(image.with_suffix("")), [str(image)]))
             entry.captions.append((name, offset, length))
         if not captioned:
-            rule = f"no entry has a field {', '.join(self._text_fields)} (the fields are {', '.join(seen)}; "
-            self.ledger.pass_over(f"{rule}--caption-field names another)", name)
+            rule = f"no entry has a field {', '.join(self._said_fields)} (the fields are {', '.join(seen)}; "
+            self.ledger.pass_over(f"{rule}--caption-field and --label-field name others)", name)
 
     def _refuse(self, what: Skipped, entries: dict[str, _Entry]) -> None:
         """Enter a list or a folder that cannot be read."""

@@ -29,6 +29,9 @@ class ParquetSource(TableSource):
 
     kind = "Parquet"
 
+    def _schema(self, path: Path) -> Any:
+        return _parquet_metadata(path).schema.to_arrow_schema()
+
     def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         with _parquet_file(path) as file:
             metadata = file.metadata
@@ -79,7 +82,7 @@ class ParquetSource(TableSource):
     def _load(self, path: Path, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
-        metadata, columns = _parquet_metadata(path), [self.image_column, *self._other_columns]
+        metadata, columns = _parquet_metadata(path), self._columns
         with contextlib.closing(self._rows(path, metadata, number, columns)) as batches:
             for batch in batches:
                 first, stop = max(start - place, 0), min(start + ROWS_AT_ONCE - place, batch.num_rows)
@@ -154,6 +157,9 @@ class ArrowSource(TableSource):
 
     def _held_bytes(self) -> int:
         return 0
+
+    def _schema(self, path: Path) -> Any:
+        return self._batches(path)[1]
 
     def _batches(self, path: Path) -> tuple[list[Any], Any]:
         if path not in self._mapped:

@@ -15,6 +15,8 @@ class Reading:
     """Field or column that holds the captions, such as prompt or title; by default caption, text, captions or texts."""
     image_field: str | None = None
     """Field or column that names or holds the images; by default file_name, image, filepath and the like."""
+    label_field: str | None = None
+    """Field or column that holds the class, or the classes; by default label, labels, class or cls."""
     max_skipped: float = harmless(1.0)
     """Share of a data set's records that may be bad, each counted once; with more the command ends and names them. One
     alone is never too many, unless this is 0."""
@@ -30,6 +32,10 @@ class Reading:
     def images_in(self, usual: Sequence[str]) -> tuple[str, ...]:
         """The fields that hold images, where they usually are those given."""
         return (self.image_field,) if self.image_field else tuple(usual)
+
+    def labels_in(self, usual: Sequence[str]) -> tuple[str, ...]:
+        """The fields that hold labels, where they usually are those given."""
+        return (self.label_field,) if self.label_field else tuple(usual)
 
 
 AS_USUAL = Reading()

@@ -15,9 +15,9 @@ from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.tar import UNREADABLE, Damage, scan_file
 from diptych.core.files.atomic import replacing
 
-IMAGE, TEXT, JSON = range(3)
-_KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON}
-_FORMAT = 3
+IMAGE, TEXT, JSON, LABEL = range(4)
+_KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON, ".cls": LABEL}
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardIndex:
 
     keys: one a sample.   members: int64 [members, 3] of (kind, offset, size), sample after sample.
     starts: int64 [samples + 1], where each sample's members begin.   problems: (reason, detail) of each damage met.
-    passed_over: the members that are neither image nor caption, by the rule that says so.
+    passed_over: the members that are neither image nor caption nor label, by the rule that says so.
     """
 
     keys: list[str]

@@ -13,6 +13,7 @@ from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
 from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, file_size, sampled_part
 from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.tables import (
     KEY_COLUMNS,
@@ -20,6 +21,8 @@ from diptych.core.data.sources.tables import (
     distinct_keys,
     image_bytes,
     key_of_row,
+    label_columns,
+    label_names,
     pyarrow_module,
 )
 from diptych.core.files.beginnings import refuse_mistaken
@@ -34,8 +37,8 @@ Group = tuple[int, int]
 
 
 class TableSource:
-    """One record a row: an image column (encoded bytes, or {"bytes", "path"}) and captions (see
-    `captions.captions_from_fields`).
+    """One record a row: an image column (encoded bytes, or {"bytes", "path"}), captions (see
+    `captions.captions_from_fields`) and labels (see `labels.labels_from_fields`).
 
     Rows are read by group: rows of a row group of Parquet, a record batch of Arrow. Subclasses say which groups a file
     has, how many rows each, and how it is read. An order at random visits the groups at random, so those last used are
@@ -75,7 +78,10 @@ class TableSource:
         if not columns:
             raise ValueError(self._refused[0].detail)
         self.image_column, self._other_columns = caption_columns(sorted(columns)[0], self.paths[0].name, reading)
-        self._text_columns = reading.captions_in(TEXT_FIELDS)
+        self._text_columns, self._label_fields = reading.captions_in(TEXT_FIELDS), reading.labels_in(LABEL_FIELDS)
+        self._label_columns = label_columns(sorted(columns)[0], reading)
+        readable = next(path for number, path in enumerate(self.paths) if number not in self._refused)
+        self.class_names = label_names(self._schema(readable).metadata, self._label_columns)
         for other in columns:
             if caption_columns(other, "another file of the data set", reading) != (
                 self.image_column,
@@ -101,10 +107,11 @@ class TableSource:
         group = bisect_right(self._ends, index)
         row = index - (self._ends[group - 1] if group else 0)
         table = self._table(group, row)
-        fields = {name: table.column(name)[row].as_py() for name in self._other_columns}
+        fields = {name: table.column(name)[row].as_py() for name in (*self._other_columns, *self._label_columns)}
         key = key_of_row(fields, self._image_path(table, row))
         key = self.record_name(index) if key is None else self._unique.key(key, index)
-        return Record(key, ((group, row),), captions_from_fields(fields, self._text_columns))
+        labels = labels_from_fields(fields, self._label_fields, self.class_names)
+        return Record(key, ((group, row),), captions_from_fields(fields, self._text_columns), labels=labels)
 
     def record_name(self, index: int) -> str:
         """The file, and the row in all of them."""
@@ -134,6 +141,15 @@ class TableSource:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tables": OrderedDict()}
+
+    @property
+    def _columns(self) -> list[str]:
+        """All that are read."""
+        return [self.image_column, *self._other_columns, *self._label_columns]
+
+    def _schema(self, path: Path) -> Any:
+        """The Arrow schema of a file."""
+        raise NotImplementedError
 
     def _described(self, path: Path) -> tuple[dict[Group, int], list[str]]:
         """As `_describe`; raises `BadExample` (table_mistaken, table_unreadable) for a file of no use."""

@@ -1,5 +1,6 @@
 """Rows of tables as records: which columns hold images, captions and keys."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.captions import LANGUAGE_FIELDS, TEXT_FIELDS
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES
+from diptych.core.data.sources.labels import LABEL_FIELDS
 from diptych.core.data.sources.reading import Reading
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img")
@@ -25,17 +27,37 @@ def pyarrow_module() -> Any:
     return pyarrow
 
 
+def label_columns(columns: Sequence[str], reading: Reading) -> list[str]:
+    """The columns that hold labels."""
+    return [name for name in reading.labels_in(LABEL_FIELDS) if name in columns]
+
+
 def caption_columns(columns: Sequence[str], where: str, reading: Reading) -> tuple[str, list[str]]:
-    """The image column and all columns that a record needs besides it; raises ValueError where one kind is missing."""
+    """The image column and all columns that a record needs besides it and its labels; raises ValueError where there is
+    no image, or neither caption nor label.
+    """
     images, captions = reading.images_in(IMAGE_COLUMNS), reading.captions_in(TEXT_FIELDS)
     image = next((name for name in images if name in columns), None)
     texts = [name for name in captions if name in columns]
-    if image is None or not texts:
+    if image is None or not (texts or label_columns(columns, reading)):
         raise ValueError(
-            f"{where} has the columns {', '.join(columns)}; needed are an image column ({', '.join(images)}) "
-            f"and a caption column ({', '.join(captions)}): name yours by --image-field and --caption-field"
+            f"{where} has the columns {', '.join(columns)}; needed are an image column ({', '.join(images)}) and a "
+            f"caption column ({', '.join(captions)}) or a column of labels "
+            f"({', '.join(reading.labels_in(LABEL_FIELDS))}): name yours by --image-field, --caption-field and "
+            "--label-field"
         )
     return image, texts + [name for name in (*KEY_COLUMNS, *LANGUAGE_FIELDS) if name in columns]
+
+
+def label_names(metadata: Mapping[bytes, bytes] | None, columns: Sequence[str]) -> tuple[str, ...]:
+    """What the numbers of the first of these columns stand for, where the data set is Hugging Face's and says so."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        feature = features[columns[0]]
+        names = (feature.get("feature") or feature)["names"]  # a list of labels has them one deeper
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def key_of_row(row: Mapping[str, Any], image_path: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """WebDataset tar shards as a source with random access: an index of where each file lies, and reads at those places.
 
-Nothing is extracted, no shell and no unpickling is involved: of each sample only images and .txt or .json captions are
-read.
+Nothing is extracted, no shell and no unpickling is involved: of each sample only images, .txt or .json captions and
+.cls labels are read.
 """
 
 import contextlib
@@ -20,8 +20,9 @@ from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sources.captions import (
     MAX_CAPTION_FILE_BYTES,
     TEXT_FIELDS,
-    captions_from_json,
+    captions_from_fields,
     captions_from_text,
+    object_from_json,
 )
 from diptych.core.data.sources.files import (
     IMAGE_SUFFIXES,
@@ -35,8 +36,9 @@ from diptych.core.data.sources.files import (
     told_apart,
 )
 from diptych.core.data.sources.keys import UniqueKeys, name_bytes
+from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.shard_index import IMAGE, JSON, ShardIndex, open_index
+from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_index
 
 _MOST_OPEN_FILES = 64
 
@@ -62,6 +64,7 @@ class WebDatasetSource:
         self._ends = list(accumulate(len(index) for index in self._indices))
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
         self._text_fields = reading.captions_in(TEXT_FIELDS)
+        self._label_fields = reading.labels_in(LABEL_FIELDS)
         self._keys = UniqueKeys(self._all_keys)
         self.ledger = Ledger(self.shards[0].name, len(self), reading.max_skipped)
         for shard, index in zip(self._names, self._indices, strict=True):
@@ -95,13 +98,22 @@ class WebDatasetSource:
         key, members = shard_index.sample(place)
         images: list[tuple[int, int, int]] = []
         captions: list[Caption] = []
+        labels: list[str] = []
         for kind, offset, size in members:
             if kind == IMAGE:
                 images.append((shard, offset, size))
                 continue
+            size = min(size, MAX_LABEL_BYTES) if kind == LABEL else size
             data = self._read(shard, offset, size, kind="caption", max_bytes=MAX_CAPTION_FILE_BYTES)
-            captions += captions_from_json(data, self._text_fields) if kind == JSON else captions_from_text(data)
-        return Record(self._keys.key(key, index), tuple(images), tuple(captions))
+            if kind == JSON:
+                fields = object_from_json(data)
+                captions += captions_from_fields(fields, self._text_fields)
+                labels += labels_from_fields(fields, self._label_fields)
+            elif kind == LABEL:
+                labels += labels_from_text(data)
+            else:
+                captions += captions_from_text(data)
+        return Record(self._keys.key(key, index), tuple(images), tuple(captions), labels=tuple(dict.fromkeys(labels)))
 
     def member_name(self, index: int) -> str:
         """The common part of the names of a sample's members; "" for a damaged place."""

@@ -84,6 +84,19 @@ class Earlier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrongAnswers:
+    """Pictures that a classifier was wrong about, the surest answers first."""
+
+    thumbnails: np.ndarray  # uint8 [shown, height, width, 3]
+    keys: Sequence[str]  # [shown], what the data call them
+    truths: Sequence[str]  # [shown], classes
+    answers: Sequence[str]  # [shown], classes
+    probabilities: Sequence[float]  # [shown], of the answers
+    of_truths: Sequence[float]  # [shown], of the true classes
+    count: int  # of all wrong answers
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything `write_report` shows."""
 
@@ -101,6 +114,9 @@ class ReportData:
     # multilingual.recall_by_language: {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries",
     # "gallery", "image_to_text": {...}}. The first set makes the headline.
     zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
+    classified: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # {name of the set: result of classification.classification or several_labels.several_labels} of a classifier
+    wrong: WrongAnswers | None = None
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
     before: Earlier | None = None  # of the samples, for runs that began from a checkpoint
@@ -145,7 +161,11 @@ class ReportData:
         return cls(**plain)
 
 
-NESTED: dict[str, tuple[type, str]] = {"samples": (Samples, ""), "before": (Earlier, "before_")}
+NESTED: dict[str, tuple[type, str]] = {
+    "samples": (Samples, ""),
+    "before": (Earlier, "before_"),
+    "wrong": (WrongAnswers, "wrong_"),
+}
 """Parts of a report that hold arrays, and how the names of these begin in its file."""
 
 

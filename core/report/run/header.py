@@ -36,7 +36,8 @@ def summary(data: ReportData) -> list[object]:
     if is_number(parameters):
         parts += [" of ", shown(parameters, compact(parameters)), " parameters"]
     if examples is not None:
-        parts += [" that saw ", shown(examples, compact(examples)), " image–text pairs"]
+        seen = " labelled pictures" if data.classified else " image–text pairs"
+        parts += [" that saw ", shown(examples, compact(examples)), seen]
     else:
         parts += [" of images and texts"]
     if seconds is not None:
@@ -86,6 +87,13 @@ def headline(data: ReportData) -> Markup | None:
     for name, result in list(data.zero_shot.items())[:1]:
         note = f"largest class {percent(result['chance'])}" if "chance" in result else ""
         tiles.append(_tile("Zero-shot", name, result["accuracy"], result.get("interval"), note))
+    for name, result in data.classified.items():
+        if "accuracy" in result:
+            note = f"largest class {percent(result['chance'])}"
+            tiles.append(_tile("Right", name, result["accuracy"], result["interval"], note))
+        elif result["mean_average_precision"] is not None:
+            note = f"chance {percent(result['chance'])}"
+            tiles.append(_tile("Mean average precision", name, result["mean_average_precision"], None, note))
     return element("dl", tiles, class_="tiles") if tiles else None
 
 

@@ -10,11 +10,11 @@ from diptych.core.report.charts.script import SCRIPT
 from diptych.core.report.charts.style import COLOURS, FIGURES, PAGE
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run.before_after import before_and_after
+from diptych.core.report.run.classes import classified, zero_shot_classes
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.finds import finds
 from diptych.core.report.run.header import command, header, whole_card
 from diptych.core.report.run.languages import language_bars, recall_names
-from diptych.core.report.run.matrix import confusion_figure
 from diptych.core.report.run.scores import scores
 from diptych.core.report.run.training import evaluation_figure, loss_figure, training_figures
 
@@ -30,7 +30,8 @@ def render(data: ReportData) -> str:
             _languages(data),
             _training(data),
             scores(data, thumbnails),
-            _classes(data),
+            classified(data),
+            zero_shot_classes(data),
             _health(data),
             _run(data),
         )
@@ -135,50 +136,6 @@ def _training(data: ReportData) -> tuple[str, str, Markup] | None:
     if not parts:
         return None
     return "training", "Training", join([lead("Training", "Over the examples seen, resumed parts included."), parts])
-
-
-def _classes(data: ReportData) -> tuple[str, str, Markup] | None:
-    if not data.zero_shot:
-        return None
-    panels = []
-    for name, result in data.zero_shot.items():
-        classes = len(result["class_names"])
-        rows = [
-            element(
-                "tr",
-                element("th", class_name, scope="row"),
-                element("td", shown(share, percent(share)) if share is not None else "–", class_="number"),
-                element("td", f"{sum(row) + none:,}", class_="number"),
-            )
-            for class_name, share, row, none in zip(
-                result["class_names"], result["per_class"], result["confusion"], result["no_answer"], strict=True
-            )
-        ]
-        head = element(
-            "tr",
-            element("th", "class"),
-            element("th", "right", class_="number"),
-            element("th", "images", class_="number"),
-        )
-        panels += [
-            element(
-                "figure",
-                element("h3", f"{name}: {percent(result['accuracy'])} right"),
-                element("p", "Percent of the images of a row that were taken for a column.", class_="says"),
-                element("div", confusion_figure(result, cell=max(16, min(40, 360 // classes))), class_="wide"),
-                element("div", confusion_figure(result, cell=max(9, 225 // classes), names=92), class_="narrow"),
-                class_="panel wide2",
-            ),
-            element(
-                "div",
-                element("h3", "By class"),
-                element("p", f"Mean over classes {percent(result['mean_class_accuracy'])}.", class_="says"),
-                element("table", element("thead", head), element("tbody", rows)),
-                class_="panel",
-            ),
-        ]
-    heading = lead("Zero-shot classes", "The class whose prompts fit the image best; no classifier was trained.")
-    return "classes", "Classes", join([heading, element("div", panels, class_="grid-of")])
 
 
 def _health(data: ReportData) -> tuple[str, str, Markup] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from diptych.engine.training.terms.captioning import Captioning
+from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive
 from diptych.engine.training.terms.distillation import Distillation
 from diptych.engine.training.terms.masked_prediction import MaskedPrediction
@@ -13,4 +14,5 @@ TERMS: Mapping[str, type[StageTerm]] = {
     "captioning": Captioning,
     "distillation": Distillation,
     "masked_prediction": MaskedPrediction,
+    "classification": Classification,
 }

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.examples.naflex import NaFlexLengths, patchify, target_size
 from diptych.core.data.image import decode, resize
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.records import BadExample, Caption, Record, Region
 from diptych.core.data.sampling import Part, Place
 from diptych.core.data.sources.cache import CachedSource, pixels_of
+from diptych.core.data.sources.labels import ClassNames
 from diptych.core.data.sources.subset import Subset
 from tests.core.data.parts import SmallTargets, SmallViews
 from tests.core.data.pictures import MemorySource, pixels, preprocess
@@ -246,13 +248,32 @@ def test_parts_that_do_not_fit_are_refused(wrong, said):
         {"context_length": 0},
         {"language_weights": {"en": 0}},
         {"language_weights": {"en": -1, "*": 2}},
-        {"captions": 0},
+        {"captions": -1},
         {"opening_examples": -1},
     ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         preprocess(**wrong)
+
+
+def test_pictures_without_texts_need_no_tokenizer_and_have_labels():
+    source = MemorySource(4)
+    make = preprocess(
+        captions=0,
+        tokenizer_path="nowhere",
+        makers={"class": ClassTargets(classes=ClassNames(("cat", "dog")), mixup=0.2)},
+    )
+    record = replace(source.record(2), captions=(), labels=("dog",))
+    fields, language = make(record, source, Place(0, 5))
+    assert fields.keys() == make.declared.keys() == {"image", "label", "mixup"}
+    assert (fields["label"], language) == (1, "und")
+    assert 0.5 <= fields["mixup"] <= 1
+    assert fields["mixup"] == make(record, source, Place(0, 5))[0]["mixup"]
+    assert make.fingerprint() != replace(make, image_size=9).fingerprint()
+    for labels, reason in (((), "label_missing"), (("horse",), "label_unknown"), (("cat", "dog"), "label_repeated")):
+        with pytest.raises(BadExample, match=reason):
+            make(replace(record, labels=labels), source, Place(0, 5))
 
 
 def test_the_cache_reads_each_thing_once_and_gives_the_same():

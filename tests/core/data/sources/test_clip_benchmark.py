@@ -5,14 +5,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from diptych.core.data.sources.clip_benchmark import (
-    NO_LABEL,
-    dataset_type,
-    has_labels,
-    is_clip_benchmark,
-    shard_labels,
-    shards_of,
-)
+from diptych.core.data.sources.clip_benchmark import dataset_type, is_clip_benchmark, shards_of
+from diptych.core.data.sources.labels import NO_LABEL, read_labels
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.clip_benchmark_set import write_split
@@ -31,11 +25,10 @@ def test_labels_come_with_their_images_in_the_order_of_the_shards(tmp_path):
     assert not is_clip_benchmark(tmp_path, "train")
     shards = shards_of(tmp_path, "test")
     assert [shard.name for shard in shards] == [f"{number}.tar" for number in range(12)]
-    assert has_labels(shards)
     source = WebDatasetSource(shards)
-    found, reasons = shard_labels(source)
-    assert reasons == {}
-    np.testing.assert_array_equal(found, labels)
+    found = read_labels(source, None)
+    assert found.unlabelled == {}
+    np.testing.assert_array_equal(found.of_records, labels)
     for index, label in enumerate(labels):
         record = source.record(index)
         assert record.key == f"s{index:07d}"
@@ -49,8 +42,8 @@ def test_a_label_of_another_shard_is_not_taken_for_that_of_an_equal_key(tmp_path
         with tarfile.open(paths[-1], "w") as tar:
             add_member(tar, "same.png", encoded(pixels(number)))
             add_member(tar, "same.cls", label)
-    np.testing.assert_array_equal(shard_labels(WebDatasetSource(paths))[0], [0, 1])
-    np.testing.assert_array_equal(shard_labels(WebDatasetSource(paths[::-1]))[0], [1, 0])
+    np.testing.assert_array_equal(read_labels(WebDatasetSource(paths), None).of_records, [0, 1])
+    np.testing.assert_array_equal(read_labels(WebDatasetSource(paths[::-1]), None).of_records, [1, 0])
 
 
 def test_labels_that_are_missing_or_no_numbers_are_counted(tmp_path):
@@ -61,16 +54,16 @@ def test_labels_that_are_missing_or_no_numbers_are_counted(tmp_path):
     odd[4]["cls"] = b"1" * 100
     odd[5] = {"cls": b"5"}  # no image: it is counted where images are read
     source = WebDatasetSource(write_split(tmp_path, "test", odd, shards=1))
-    found, reasons = shard_labels(source)
-    np.testing.assert_array_equal(found, [0, *[NO_LABEL] * (len(source) - 1)])
-    assert reasons == {"label_missing": 1, "label_not_a_number": 3}
+    found = read_labels(source, None)
+    np.testing.assert_array_equal(found.of_records, [0, *[NO_LABEL] * (len(source) - 1)])
+    assert found.unlabelled == {"label_missing": 1, "label_not_a_number": 3}
 
 
 def test_labels_may_have_white_space_around_them(tmp_path):
     spaced = samples([7])
     spaced[0]["cls"] = b" 7\n"
     source = WebDatasetSource(write_split(tmp_path, "test", spaced, shards=1))
-    np.testing.assert_array_equal(shard_labels(source)[0], [7])
+    np.testing.assert_array_equal(read_labels(source, None).of_records, [7])
 
 
 def test_keys_in_folders_are_found(tmp_path):
@@ -79,14 +72,15 @@ def test_keys_in_folders_are_found(tmp_path):
         add_member(tar, "./deep/one.first.png", encoded(pixels(0)))
         add_member(tar, "./deep/one.png", encoded(pixels(0)))
         add_member(tar, "./deep/one.cls", b"4")
-    np.testing.assert_array_equal(shard_labels(WebDatasetSource([path]))[0], [4])
+    np.testing.assert_array_equal(read_labels(WebDatasetSource([path]), None).of_records, [4])
 
 
 def test_captions_are_no_labels(tmp_path):
     texts = [{"webp": encoded(pixels(0), "WEBP"), "txt": b"one\ntwo"}]
     shards = write_split(tmp_path, "test", texts, shards=1)
-    assert not has_labels(shards)
-    assert [caption.text for caption in WebDatasetSource(shards).record(0).captions] == ["one", "two"]
+    record = WebDatasetSource(shards).record(0)
+    assert record.labels == ()
+    assert [caption.text for caption in record.captions] == ["one", "two"]
 
 
 def test_what_is_missing_is_named(tmp_path):

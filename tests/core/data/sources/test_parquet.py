@@ -69,7 +69,7 @@ def test_missing_columns_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"columns photo, text; needed are an image column \(image"):
         _source(tmp_path, photo=[PICTURE], text=["x"])
     with pytest.raises(ValueError, match="caption column"):
-        _source(tmp_path, image=[PICTURE], label=[3])
+        _source(tmp_path, image=[PICTURE], other=[3])
     with pytest.raises(ValueError, match="no rows"):
         _source(tmp_path, image=pyarrow.array([], pyarrow.binary()), text=pyarrow.array([], pyarrow.string()))
     for name, source in (("broken.parquet", ParquetSource), ("broken.arrow", ArrowSource)):

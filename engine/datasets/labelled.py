@@ -1,0 +1,73 @@
+"""Labelled data: pictures with classes, of which a part is held out."""
+
+from dataclasses import dataclass
+
+from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, TOKENIZER_PATH
+from diptych.core.data.ledger import ledger_of
+from diptych.core.data.records import Source
+from diptych.core.data.sources.labels import ClassNames, class_names_in
+from diptych.core.data.sources.open import EMBEDDED, open_source
+from diptych.core.data.sources.subset import Subset
+from diptych.core.evaluation.prompts import read_class_names
+from diptych.core.training.recipe import Classification, Data
+from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.emoji import evaluation_sources
+
+HELD_OUT = "Held-out pictures"
+MOST_EVALUATED = 5_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledDataSet(DataSet):
+    """Pictures with labels.
+
+    Attributes:
+        class_names: the classes that there are.
+    """
+
+    class_names: ClassNames
+
+
+def labelled(data: Data, options: Classification) -> LabelledDataSet:
+    """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out by key; "emoji" stands
+    for the embedded drawings with the nine groups of the emoji standard, judged on the held-out designer's.
+
+    It is opened at once, because the data may have to say which classes there are.
+
+    Raises:
+        FileNotFoundError, ValueError: for data that are not there or have no labels, and for fewer than two classes.
+        TooManySkipped: see `core.data.ledger`.
+    """
+    train = open_source(data.train_data, reading=data.reading)
+    if options.classes is not None:
+        names = ClassNames(read_class_names(options.classes))
+    elif data.train_data == EMBEDDED:
+        names = ClassNames(GROUPS)
+    else:
+        names = class_names_in(train, several=options.several_labels)
+    if len(set(names.names)) < 2 and not options.several_labels:
+        raise ValueError(f"A classifier needs two classes or more, got {', '.join(names.names)}.")
+    sources = _sources(train, data)
+    own = data.train_data != EMBEDDED
+    return LabelledDataSet(
+        name=data.train_data if own else f"emoji by all designers but {HELD_OUT_DESIGNER}",
+        sources=lambda seed: sources,
+        tokenizer=TOKENIZER_PATH,
+        augment=not own,
+        most_evaluated=MOST_EVALUATED,
+        class_names=names,
+    )
+
+
+def _sources(train: Source, data: Data) -> Sources:
+    if data.val_data is not None:
+        return Sources(train=train, held_out={HELD_OUT: open_source(data.val_data, reading=data.reading)})
+    if data.train_data == EMBEDDED:
+        return Sources(train=train, held_out=evaluation_sources())
+    held_out = Subset(train, fraction=data.val_fraction, held_out=True)
+    if not len(held_out):
+        raise ValueError(
+            f"No record of {data.train_data} falls into the held-out {data.val_fraction:.0%}. Raise --val-fraction or "
+            f"give --val-data.{ledger_of(train).what_was_seen()}"
+        )
+    return Sources(train=Subset(train, fraction=data.val_fraction, held_out=False), held_out={HELD_OUT: held_out})

@@ -1,0 +1,185 @@
+"""Judges a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from diptych.core.data.examples.class_targets import ClassTargets
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.pixels import minus_one_to_one
+from diptych.core.data.sources.labels import ClassNames
+from diptych.core.evaluation.classification import classification
+from diptych.core.evaluation.labelled_set import LabelledSet, read_labelled
+from diptych.core.evaluation.several_labels import several_labels
+from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
+from diptych.core.report.run import write_report
+from diptych.core.report.run.contents import ReportData, WrongAnswers
+from diptych.core.report.tables import classified_text
+from diptych.core.report.verdict import before_training, changes, gained, no_better_than_chance, training_warnings
+from diptych.core.training.best import LOSS
+from diptych.core.training.learner import Learner
+from diptych.core.training.metrics import read_metrics
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.run_folder import RunFolder
+from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.training.evaluation import what_warnings_ask
+from diptych.engine.training.planned_stage import PlannedStage
+from diptych.models import ImageClassifier
+from diptych.models.classifier.model import probabilities
+
+BATCH = 256
+MOST_WRONG = 24
+
+Results = dict[str, Any]
+"""What a stage scored, as results.json has it (`core.training.results`)."""
+
+
+class ClassifierEvaluation:
+    """Evaluates a stage's classifier on held-out pictures; they are decoded when first needed."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        planned: PlannedStage,
+        data_set: DataSet,
+        sources: Sources,
+        preprocess: Preprocess,
+        model: ImageClassifier,
+    ):
+        self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
+        self._data_set, self._sources, self._model = data_set, sources, model
+        self._sets: list[LabelledSet] | None = None
+
+    @property
+    def sets(self) -> list[LabelledSet]:
+        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
+        if self._sets is None:
+            config = self._model.config
+            targets = ClassTargets(classes=ClassNames(config.classes), several=config.several_labels)
+            length = max(self._planned.stage.sequence_lengths, default=None)
+            self._sets = [
+                read_labelled(
+                    source,
+                    self.preprocess,
+                    targets,
+                    name=name,
+                    most_records=self._data_set.most_evaluated,
+                    sequence_length=length,
+                )
+                for name, source in self._sources.held_out.items()
+            ]
+        return self._sets
+
+    def quick(self) -> dict[str, float]:
+        """Accuracy, or mean average precision, and loss on each set: what is watched during training."""
+        numbers: dict[str, float] = {}
+        for place, pictures in enumerate(self.sets):
+            logits = self._logits(pictures)
+            if self._model.config.several_labels:
+                name = "mean_average_precision"
+                value = several_labels(logits, pictures.targets, self._model.config.classes)[name]
+            else:
+                name, value = "accuracy", expected_accuracy(logits, pictures.targets)
+            numbers[name if not place else f"{name}/{pictures.name.lower()}"] = value or 0.0
+            if not place:
+                numbers[LOSS] = self._loss(logits, pictures.targets)
+        return numbers
+
+    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
+        """Evaluates everything, prints a table, writes the report; returns the results."""
+        config, rows = self._model.config, read_metrics(folder.metrics)
+        scored: dict[str, Any] = {}
+        wrong: WrongAnswers | None = None
+        for pictures in self.sets:
+            logits = self._logits(pictures)
+            if config.several_labels:
+                scored[pictures.name] = several_labels(logits, pictures.targets, config.classes)
+                continue
+            scored[pictures.name] = classification(logits, pictures.targets, config.classes, logit_bias=None)
+            if wrong is None:
+                wrong = wrong_answers(pictures, probabilities(config, logits), config.classes)
+        results: Results = {
+            "classification": scored,
+            "compilations": learner.step.compilations,
+            "before": before_training(rows),
+            "warnings": self._warnings(rows, scored),
+        }
+        print("\n" + classified_text(scored), flush=True)
+        for pictures in self.sets:
+            judged = len(pictures.keys)
+            if judged + sum(pictures.skipped.values()) < pictures.records:
+                print(f"{pictures.name}: {judged:,} of {pictures.records:,} were judged, evenly chosen.", flush=True)
+        if told := gained(changed := changes(rows, {}, {})):
+            print(told, flush=True)
+        if not self._recipe.run.report:
+            return results
+        data = ReportData(
+            title=f"{'Labels' if config.several_labels else 'Classes'} of {self._data_set.name}",
+            card=card | {"wall_seconds": learner.seconds},
+            metrics=rows,
+            classified=scored,
+            wrong=wrong,
+            changes=changed,
+            skipped=learner.skipped_examples,
+            examples_read=learner.examples_read,
+        )
+        data.save(folder.path / "report_data.npz")
+        print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
+        return results
+
+    def _warnings(self, rows: list[dict], scored: Results) -> list[str]:
+        first = next(iter(scored.values()))
+        found = training_warnings(rows, **what_warnings_ask(self._recipe, self._planned))
+        if self._model.config.several_labels:
+            return found
+        what = "The right class comes first for"
+        chance = 1 / len(self._model.config.classes)
+        worse = no_better_than_chance(
+            what, first["accuracy"], chance=chance, count=first["images"], of="held-out pictures"
+        )
+        return [*found, *worse]
+
+    def _logits(self, pictures: LabelledSet) -> np.ndarray:
+        """float32 [images, classes]."""
+        starts = range(0, len(pictures.keys), BATCH)
+        batches = (self._inputs(pictures, slice(start, start + BATCH)) for start in starts)
+        return np.concatenate([keras.ops.convert_to_numpy(self._model.predict_on_batch(batch)) for batch in batches])
+
+    def _inputs(self, pictures: LabelledSet, rows: slice) -> dict[str, np.ndarray]:
+        if pictures.patches is None or pictures.spatial_shapes is None:
+            return {"images": minus_one_to_one(pictures.images[rows])}
+        return {"patches": minus_one_to_one(pictures.patches[rows]), "spatial_shapes": pictures.spatial_shapes[rows]}
+
+    def _loss(self, logits: np.ndarray, targets: np.ndarray) -> float:
+        loss = sigmoid_cross_entropy if self._model.config.several_labels else softmax_cross_entropy
+        given = targets if self._model.config.several_labels else targets.astype(np.int32)
+        return float(np.mean(keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(logits), given))))
+
+
+def expected_accuracy(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Accuracy where equal first places are drawn by lot, so that a head that knows nothing scores like guessing."""
+    best = logits == logits.max(axis=1, keepdims=True)
+    return float(np.mean(best[np.arange(len(targets)), targets] / best.sum(axis=1)))
+
+
+def wrong_answers(pictures: LabelledSet, shares: np.ndarray, names: tuple[str, ...]) -> WrongAnswers:
+    """The wrong answers of which the model is surest.
+
+    Args:
+        pictures: with one label each.
+        shares: probabilities [images, classes].
+        names: of the classes.
+    """
+    answers = shares.argmax(axis=1)
+    wrong = np.flatnonzero(answers != pictures.targets)
+    chosen = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:MOST_WRONG]
+    return WrongAnswers(
+        thumbnails=pictures.images[chosen],
+        keys=[pictures.keys[place] for place in chosen],
+        truths=[names[pictures.targets[place]] for place in chosen],
+        answers=[names[answers[place]] for place in chosen],
+        probabilities=[float(shares[place, answers[place]]) for place in chosen],
+        of_truths=[float(shares[place, pictures.targets[place]]) for place in chosen],
+        count=len(wrong),
+    )

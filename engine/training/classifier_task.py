@@ -1,0 +1,207 @@
+"""The task of a classifier: an image tower of any checkpoint, and a head that tells classes apart."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.naflex import NaFlex
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.random_crop import RandomCrop
+from diptych.core.data.pixels import FixedSize, Normalization
+from diptych.core.data.processor.image_processor import ImageProcessor
+from diptych.core.training import checkpoint as saved
+from diptych.core.training.recipe import Data, Model, Optimization, Recipe
+from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.datasets.labelled import LabelledDataSet, labelled
+from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
+from diptych.engine.training.origins import origin_of
+from diptych.engine.training.plan import picture_size
+from diptych.engine.training.start import Start, sized
+from diptych.engine.training.task import Task
+from diptych.engine.training.terms.stage_term import Terms
+from diptych.models import ClassifierConfig, ImageClassifier, NaFlexVisionConfig, VisionConfig
+from diptych.models.counting import count_parameters
+from diptych.models.presets import preset_config
+
+HEAD, POOLING = "classifier/", "image/map_head/"
+
+OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
+    (Data, "data", ("language_temperature",)),
+    (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias", "lora_rank")),
+    (Model, "model", ("pretrained_text",)),
+    (Model, "model", ("lora_alpha", "lora_targets", "lock_text", "lock_text_unlocked_blocks")),
+    (Optimization, "optimization", ("text_layer_decay", "loss")),
+)
+"""Options that say something of texts and pairs, which a classifier has not."""
+
+
+class ClassifierStart(Start):
+    """What a classifier begins from: of a checkpoint of two towers the image tower alone."""
+
+    @property
+    def name(self) -> str:
+        return self.image.name if self.image else self.size
+
+    def weights(self) -> saved.Checkpoint:
+        if self.image is None or not isinstance(self.config, ClassifierConfig):
+            return super().weights()
+        return saved.Checkpoint(step=0, groups={"weights": dict(self.image.weights()), "optimizer": {}}, state={})
+
+
+def start_of(recipe: Recipe) -> Start:
+    """What a recipe begins from.
+
+    Raises:
+        FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, and for image
+            towers of other families than SigLIP's.
+    """
+    _refuse_options_of_pairs(recipe)
+    model = recipe.model
+    name, flag = model.pretrained or model.pretrained_image, "--pretrained"
+    if name is None:
+        return ClassifierStart(size=model.model, config=_siglip(preset_config(model.model), f"--model {model.model}"))
+    origin = origin_of(name, "--pretrained-image", recipe)  # which asks for no vocabulary
+    start = ClassifierStart(size=model.model, config=_siglip(origin.config, f"{flag} {name}"), image=origin)
+    if start.pixels.normalization != Normalization() or start.shortest_edge_ratio is not None:
+        raise ValueError(
+            f"{flag} {name} crops pictures, or does not bring their values to -1..1. Classifiers are trained from "
+            "towers whose pictures are squashed and lie in -1..1, as SigLIP's do."
+        )
+    return start
+
+
+def with_start(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
+    """The recipe with what its beginning decides where it said nothing: rate, decay, NaFlex's sequence length."""
+    pretrained, optimization, vision = start.pretrained, recipe.optimization, start.config.vision
+    stages = recipe.stages
+    if isinstance(vision, NaFlexVisionConfig):
+        lengths = recipe.model.sequence_lengths or (vision.max_num_patches,)
+        stages = tuple(replace(stage, sequence_lengths=lengths, halve_from=max(lengths) + 1) for stage in stages)
+    elif recipe.model.sequence_lengths:
+        raise ValueError(f"--sequence-lengths are NaFlex's, and {start.name} takes square pictures. Leave them out.")
+    rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    given = replace(
+        optimization,
+        learning_rate=rate if optimization.learning_rate is None else optimization.learning_rate,
+        weight_decay=decay if optimization.weight_decay is None else optimization.weight_decay,
+    )
+    return replace(recipe, optimization=given, stages=stages)
+
+
+def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
+    """The labelled data that a recipe names, and the recipe with what they decide."""
+    data_set = labelled(recipe.data, recipe.classification)
+    augment = data_set.augment if recipe.data.augment is None else recipe.data.augment
+    return replace(recipe, data=replace(recipe.data, augment=augment)), data_set
+
+
+def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
+    """How pictures become arrays, without texts."""
+    options, method = recipe.classification, recipe.data.resize_method or start.pixels.resize
+    changes = Augmentation() if recipe.data.augment else None
+    augmentation: Augmentation | RandomCrop | None = changes
+    if options.random_crop is not None or options.flip:
+        area = 1.0 if options.random_crop is None else options.random_crop
+        augmentation = RandomCrop(area=area, flip=options.flip, resize_method=method, then=changes)
+    return Preprocess(
+        image_size=picture_size(recipe, start),
+        context_length=1,
+        tokenizer_path="",
+        captions=0,
+        augmentation=augmentation,
+        resize_method=method,
+    )
+
+
+def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Preprocess) -> ClassifierConfig:
+    """The checkpoint's own classes, where it has a head for all that the data have; else the data's."""
+    if not isinstance(data_set, LabelledDataSet):
+        raise TypeError(f"{data_set.name} has no classes.")
+    options, own = recipe.classification, start.config
+    vision = sized(own.vision, recipe.model.image_size)
+    pooling = options.pooling or vision.pooling
+    if options.fresh_pooling and pooling != "map":
+        raise ValueError(f"--fresh-pooling draws the attention pooling anew, and --pooling is {pooling}: give map.")
+    names = data_set.class_names.names
+    if isinstance(own, ClassifierConfig) and set(names) <= set(own.classes):
+        names = own.classes
+    changed: Any = {"pooling": pooling}
+    pooled: Any = replace(vision, **changed)
+    return ClassifierConfig(vision=pooled, classes=names, several_labels=options.several_labels)
+
+
+def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:
+    """What a run begins from, in a line for people: whence its tower and its head, and which classes there are."""
+    vision, own = config.vision, start.config
+    pictures = (
+        f"{vision.image_size} px" if isinstance(vision, VisionConfig) else f"NaFlex, {vision.max_num_patches} patches"
+    )
+    million = count_parameters(config)["total"] / 1e6
+    tower = f"fresh weights of the size {start.size}"
+    if start.image is not None:
+        tower = f"the image tower of {start.name} ({start.image.checkpoint.layout})"
+    head = f"a fresh head for {len(config.classes)} classes"
+    if isinstance(own, ClassifierConfig):
+        same = own.classes == config.classes
+        head = f"its own head for {len(config.classes)} classes" if same else f"{head}, where it has {len(own.classes)}"
+    names = ", ".join(config.classes[:5]) + (", ..." if len(config.classes) > 5 else "")
+    labels = "any number of labels" if config.several_labels else "one label"
+    return (
+        f"Begins from {tower}: {million:,.1f} M parameters, pictures of {pictures}, patches of "
+        f"{vision.patch_size}, pooled by {vision.pooling}; {head} ({names}), {labels} a picture"
+    )
+
+
+def anew(recipe: Recipe, start: Start, config: ClassifierConfig) -> tuple[str, ...]:
+    """A head for other classes, and the attention pooling where it is to be learned."""
+    other = isinstance(start.config, ClassifierConfig) and start.config.classes != config.classes
+    return (*((HEAD,) if other else ()), *((POOLING,) if recipe.classification.fresh_pooling else ()))
+
+
+def save(model: ImageClassifier, preprocess: Preprocess, folder: Path) -> None:
+    """Writes a folder that `ImageClassifier.from_preset` reads."""
+    vision = model.config.vision
+    pixels: FixedSize | NaFlex
+    if isinstance(vision, VisionConfig):
+        pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
+    else:
+        pixels = NaFlex(
+            patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
+        )
+    model.processor = ImageProcessor(pixels=pixels)
+    model.save_to_preset(folder)
+
+
+def _refuse_options_of_pairs(recipe: Recipe) -> None:
+    for kind, group, names in OF_PAIRS:
+        usual = {part.name: part.default for part in fields(kind)}
+        for name in names:
+            if getattr(getattr(recipe, group), name) != usual[name]:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is for pairs of pictures and texts, and a classifier has no texts: "
+                    "leave it out."
+                )
+
+
+def _siglip(config: Any, given: str) -> Any:
+    if isinstance(config.vision, VisionConfig | NaFlexVisionConfig):
+        return config
+    raise ValueError(f"{given} is no image tower of SigLIP's or SigLIP 2's, which classifiers are made of.")
+
+
+CLASSES = Task(
+    start_of=start_of,
+    with_start=with_start,
+    with_data=with_data,
+    preprocess=preprocess_of,
+    config=config_of,
+    described=described,
+    missing_flags=lambda recipe, start: [] if recipe.data.train_data else ["--train-data (pictures with labels)"],
+    judge=lambda *judged, folder, beginning, stop: ClassifierEvaluation(*judged),
+    anew=anew,
+    may_leave=("text/", "pair_logits/", POOLING, HEAD),
+    settle=lambda learner, recipe, start, evaluation: "",
+    save=save,
+)

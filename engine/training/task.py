@@ -1,0 +1,63 @@
+"""Tasks: the kinds of model that a run can train, each with all that differs between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.training.learner import Learner
+from diptych.core.training.recipe import Recipe
+from diptych.core.training.run_folder import RunFolder
+from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.training.start import Start
+from diptych.engine.training.terms.stage_term import Terms
+
+
+class Judge(Protocol):
+    """What evaluates a stage in training and at its end."""
+
+    preprocess: Preprocess
+
+    def quick(self) -> dict[str, float]:
+        """What is watched during training."""
+        ...
+
+    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> dict[str, Any]:
+        """Evaluates everything, prints a table, writes the pages; returns the results."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A kind of model, from its beginning to what a run of it leaves.
+
+    Attributes:
+        start_of: what a recipe begins from.
+        with_start: the recipe with what its beginning decides where it said nothing.
+        with_data: the recipe with what its data decide, and the data set.
+        preprocess: how pictures and texts become arrays in the first stage.
+        config: of the first stage's model.
+        described: what a run begins from, in a line for people.
+        missing_flags: those without which the recipe cannot be carried out, each with what to give.
+        judge: evaluates a stage's model; its arguments are those of `engine.training.evaluation.Evaluation`, and by
+            name the stage's `folder`, the folder `beginning` of the first stage, and `stop`.
+        anew: beginnings of the weights that a checkpoint leaves nothing of.
+        may_leave: beginnings of a checkpoint's weights that the model has no place for.
+        settle: makes the last changes to a model that has a checkpoint's weights, and keeps what it finds before
+            training; returns a sentence about the changes.
+        save: writes the trained model and its processor into a folder.
+    """
+
+    start_of: Callable[[Recipe], Start]
+    with_start: Callable[[Recipe, Start, Terms], Recipe]
+    with_data: Callable[[Recipe], tuple[Recipe, DataSet]]
+    preprocess: Callable[[Recipe, Start, DataSet], Preprocess]
+    config: Callable[[Recipe, Start, DataSet, Preprocess], Any]
+    described: Callable[[Recipe, Start, Any], str]
+    missing_flags: Callable[[Recipe, Start], list[str]]
+    judge: Callable[..., Judge]
+    anew: Callable[[Recipe, Start, Any], tuple[str, ...]]
+    may_leave: tuple[str, ...] = ()
+    settle: Callable[[Learner, Recipe, Start, Any], str]
+    save: Callable[[Any, Preprocess, Path], None]

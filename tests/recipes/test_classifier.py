@@ -1,0 +1,198 @@
+"""Classifiers by recipe: what each preset moves, what the data say, what is left, and what is refused by name."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from diptych.core.training.metrics import read_metrics
+from diptych.core.training.results import read_results
+from diptych.engine.command_line import parse_recipe
+from diptych.engine.trained_run import load_run
+from diptych.engine.training.run_plan import RunPlan, plan_run
+from diptych.engine.training.terms import TERMS
+from diptych.models import ImageClassifier, SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.adapting import to_naflex
+from diptych.recipes import classifier
+
+SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
+CONFIG = SigLIPConfig(
+    vision=VisionConfig(**SIZE, patch_size=4, image_size=16),
+    text=TextConfig(**SIZE, vocab_size=60, context_length=6, embed_dim=16),
+)
+NAMES = ("blue", "green", "red")
+ON_JAX = pytest.mark.skipif(keras.config.backend() != "jax", reason="nothing in it depends on the backend")
+SHORT = ("--batch-size", "16", "--val-fraction", "0.4", "--no-tensorboard")
+
+
+@pytest.fixture(scope="module")
+def pair() -> SigLIP:
+    return SigLIP(CONFIG, seed=5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pair, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    pair.save_to_preset(folder, format="transformers")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """48 noisy squares in folders by colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(48):
+        pixels = np.random.default_rng(number).integers(0, 90, (14, 18, 3), dtype=np.uint8)
+        pixels[..., 2 - number % 3] += 160
+        place = folder / NAMES[number % 3]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+def plan(preset: str, *flags: str) -> RunPlan:
+    recipe = classifier.PRESETS[preset]()
+    return plan_run(parse_recipe(recipe, list(flags), program="classifier", description=""), TERMS)
+
+
+def train(preset: str, pictures: Path, checkpoint: Path, folder: Path, *flags: str, report: bool = False) -> int:
+    own = ["--train-data", str(pictures), "--pretrained", str(checkpoint), "--run-dir", str(folder)]
+    return classifier.main([preset, *own, *SHORT, *(() if report else ("--no-report",)), *flags])
+
+
+def weights(model) -> dict[str, np.ndarray]:
+    return {weight.path: np.array(keras.ops.convert_to_numpy(weight.value)) for weight in model.weights}
+
+
+def moved(model, pair) -> set[str]:
+    """The parts of the image tower that are not the checkpoint's."""
+    given = weights(pair)
+    return {
+        path.split("/")[1]
+        for path, value in weights(model).items()
+        if path.startswith("image/") and not np.array_equal(value, given[path])
+    }
+
+
+def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, pictures, tmp_path, capsys):
+    assert train("linear_probe", pictures, checkpoint, tmp_path, "--examples", "480", "--lr", "0.1", report=True) == 0
+    out = capsys.readouterr().out
+    assert "a fresh head for 3 classes (blue, green, red), one label a picture" in out
+    assert "fresh 2 (classifier)" in out
+    model = load_run(tmp_path).model
+    assert model.config.classes == NAMES
+    assert moved(model, pair) == set()
+    rows = [row["evaluation"] for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
+    assert rows[0]["accuracy"] == pytest.approx(1 / 3)  # a head that knows nothing
+    assert rows[-1]["accuracy"] > 0.9
+    scored = read_results(tmp_path / "results.json")["training"]["classification"]["Held-out pictures"]
+    assert scored["accuracy"] == pytest.approx(rows[-1]["accuracy"])
+    assert "By class" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    answers = model.classify(sorted(pictures.rglob("*.png")), top_k=1)
+    truths = [path.parent.name for path in sorted(pictures.rglob("*.png"))]
+    assert np.mean([next(iter(answer)) == truth for answer, truth in zip(answers, truths, strict=True)]) > 0.9
+
+
+@ON_JAX
+def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pair, checkpoint, pictures, tmp_path):
+    assert train("attention_probe", pictures, checkpoint, tmp_path / "a", "--examples", "16") == 0
+    assert moved(ImageClassifier.from_preset(tmp_path / "a" / "model"), pair) == {"map_head"}
+    changes = ("--label-smoothing", "0.1", "--mixup", "0.2", "--random-crop", "0.5", "--flip", "0.5")
+    flags = ("--examples", "48", "--pooling", "gap", "--lr", "1e-2", *changes)
+    assert train("full", pictures, checkpoint, tmp_path / "b", *flags) == 0
+    model = ImageClassifier.from_preset(tmp_path / "b" / "model")
+    assert model.config.vision.pooling == "gap"
+    assert moved(model, pair) == {"patch_embedding", "position_embedding", "encoder"}
+
+
+@ON_JAX
+def test_a_run_that_was_broken_off_ends_with_the_same_bits(checkpoint, pictures, tmp_path):
+    flags = ("--examples", "64", "--checkpoint-every", "1", "--mixup", "0.2")
+    folders = [tmp_path / "whole", tmp_path / "broken"]
+    assert [train("linear_probe", pictures, checkpoint, folder, *flags) for folder in folders] == [0, 0]
+    (folders[1] / "results.json").unlink()
+    saved = sorted((folders[1] / "checkpoints").iterdir())
+    for path in saved[-1:]:
+        for file in sorted(path.rglob("*")):
+            file.unlink()
+        path.rmdir()
+    assert train("linear_probe", pictures, checkpoint, folders[1], *flags) == 0
+    one, other = (weights(ImageClassifier.from_preset(folder / "model")) for folder in folders)
+    for path, value in one.items():
+        assert value.tobytes() == other[path].tobytes(), path
+
+
+@ON_JAX
+def test_labels_in_a_list_are_held_against_the_classes(checkpoint, pictures, tmp_path, capsys):
+    paths = sorted(pictures.rglob("*.png"))
+    rows = [f"{path},{path.parent.name if place else 'mauve'}" for place, path in enumerate(paths)]
+    (pictures / "train.csv").write_text("\n".join(["file_name,label", *rows]))
+    (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
+    flags = ("--examples", "64", "--classes", str(tmp_path / "classes.txt"))
+    assert train("linear_probe", pictures / "train.csv", checkpoint, tmp_path / "run", *flags) == 0
+    assert ImageClassifier.from_preset(tmp_path / "run" / "model").config.classes == ("red", "green", "blue")
+    assert "label_unknown: blue/0.png" in capsys.readouterr().out
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / "left_out.jsonl").read_text().splitlines())
+    assert "'mauve' is none of the 3 classes: red, green, blue" in line["detail"]
+    (pictures / "train.csv").unlink()
+
+
+@ON_JAX
+def test_several_labels_are_learned_by_a_sigmoid_each(checkpoint, pictures, tmp_path):
+    paths = sorted(pictures.rglob("*.png"))
+    labels = [path.parent.name + ("|bright" if path.parent.name != "blue" else "") for path in paths]
+    rows = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
+    (pictures / "several.csv").write_text("\n".join(["file_name,label", *rows]))
+    flags = ("--examples", "320", "--lr", "0.1", "--several-labels")
+    assert train("linear_probe", pictures / "several.csv", checkpoint, tmp_path, *flags) == 0
+    (pictures / "several.csv").unlink()
+    scored = read_results(tmp_path / "results.json")["training"]["classification"]["Held-out pictures"]
+    assert scored["class_names"] == ["blue", "bright", "green", "red"]
+    assert scored["mean_average_precision"] > 0.9
+    assert scored["chance"] < 0.6
+
+
+@ON_JAX
+def test_a_naflex_tower_is_trained_on_its_own_patches(pair, pictures, tmp_path):
+    to_naflex(pair, max_num_patches=9).save_to_preset(tmp_path / "naflex", format="transformers")
+    assert train("linear_probe", pictures, tmp_path / "naflex", tmp_path / "run", "--examples", "16") == 0
+    model = ImageClassifier.from_preset(tmp_path / "run" / "model")
+    assert model.predict(next(pictures.rglob("*.png")), verbose=0).shape == (1, 3)
+
+
+def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair, pictures, tmp_path):
+    flags = ("--train-data", str(pictures), "--pretrained")
+    ImageClassifier(pair, ("red", "blue", "green", "mauve")).save_to_preset(tmp_path / "knows")
+    made = plan("full", *flags, str(tmp_path / "knows"))
+    assert made.config.classes == ("red", "blue", "green", "mauve")
+    assert "its own head for 4 classes" in made.task.described(made.recipe, made.start, made.config)
+    assert made.task.anew(made.recipe, made.start, made.config) == ()
+    ImageClassifier(pair, ("cat", "dog")).save_to_preset(tmp_path / "other")
+    made = plan("full", *flags, str(tmp_path / "other"))
+    assert "a fresh head for 3 classes, where it has 2" in made.task.described(made.recipe, made.start, made.config)
+    assert made.task.anew(made.recipe, made.start, made.config) == ("classifier/",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
+        (("--lock-text",), "--lock-text is for pairs"),
+        (("--lora-rank", "2"), "--lora-rank is for pairs"),
+        (("--sequence-lengths", "16"), "takes square pictures"),
+        (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),
+        (("--pretrained", "siglip_b16_224"), "is a size with fresh weights"),
+    ],
+)
+def test_what_a_classifier_cannot_use_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        plan("full", *flags)
+
+
+def test_data_with_one_class_or_none_are_refused(pictures, tmp_path):
+    (tmp_path / "list.csv").write_text("file_name,label\na.png,cat\nb.png,cat\n")
+    with pytest.raises(ValueError, match="needs two classes or more, got cat"):
+        plan("full", "--train-data", str(tmp_path / "list.csv"))
