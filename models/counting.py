@@ -159,7 +159,7 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for name, tower in zip(("image", "text"), _towers(config), strict=False)
+        for name, tower in zip(("image", "text"), _towers(config), strict=False)  # a classifier has no second
         if name not in locked
     )
     pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)

@@ -42,8 +42,9 @@ def warnings_of(
             "--val-fraction or --val-data."
         )
         return found
-    what = "The right picture comes first for"
-    return found + no_better_than_chance(what, recall, chance=chance, count=queries, of="held-out captions")
+    return found + no_better_than_chance(
+        "The right picture comes first for", recall, chance=chance, count=queries, of="held-out captions"
+    )
 
 
 def no_better_than_chance(what: str, share: float, *, chance: float, count: int, of: str) -> list[str]:

@@ -17,12 +17,13 @@ from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, WrongAnswers
 from diptych.core.report.tables import classified_text
 from diptych.core.report.verdict import before_training, changes, gained, no_better_than_chance, training_warnings
+from diptych.core.training.best import LOSS
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
-from diptych.core.training.run_log import LOSS
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.models import ImageClassifier
 from diptych.models.classifier.model import probabilities
@@ -49,7 +50,6 @@ class ClassifierEvaluation:
         self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
         self._data_set, self._sources, self._model = data_set, sources, model
         self._sets: list[LabelledSet] | None = None
-        self.before = None
 
     @property
     def sets(self) -> list[LabelledSet]:
@@ -110,8 +110,7 @@ class ClassifierEvaluation:
             judged = len(pictures.keys)
             if judged + sum(pictures.skipped.values()) < pictures.records:
                 print(f"{pictures.name}: {judged:,} of {pictures.records:,} were judged, evenly chosen.", flush=True)
-        changed = changes(rows, {}, {})
-        if told := gained(changed):
+        if told := gained(changed := changes(rows, {}, {})):
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
@@ -156,11 +155,6 @@ class ClassifierEvaluation:
         loss = sigmoid_cross_entropy if self._model.config.several_labels else softmax_cross_entropy
         given = targets if self._model.config.several_labels else targets.astype(np.int32)
         return float(np.mean(keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(logits), given))))
-
-
-def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
-    """What `core.report.verdict.training_warnings` has to know of a stage."""
-    return {"fresh": not recipe.model.from_checkpoint}
 
 
 def expected_accuracy(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
-from diptych.engine.training.classifier_evaluation import ClassifierEvaluation, what_warnings_ask
+from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
 from diptych.engine.training.origins import origin_of
 from diptych.engine.training.plan import picture_size
 from diptych.engine.training.start import Start, sized
@@ -199,10 +199,9 @@ CLASSES = Task(
     config=config_of,
     described=described,
     missing_flags=lambda recipe, start: [] if recipe.data.train_data else ["--train-data (pictures with labels)"],
-    judge=lambda *what: ClassifierEvaluation(*what[:-2]),
-    warnings_ask=what_warnings_ask,
+    judge=lambda *judged, folder, beginning, stop: ClassifierEvaluation(*judged),
     anew=anew,
     may_leave=("text/", "pair_logits/", POOLING, HEAD),
-    settle=lambda *what: "",
+    settle=lambda learner, recipe, start, evaluation: "",
     save=save,
 )

@@ -25,7 +25,7 @@ from diptych.engine.embedding.encoder import fingerprint_of
 from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import CLIPResNetConfig, SigLIP
+from diptych.models import SigLIP
 from diptych.models.siglip.student import Student
 
 FOLDER = "image_features"
@@ -46,7 +46,6 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
             "its pictures are augmented: --no-augment leaves them as they are, --image-views embeds some views of each",
         ),
         (recipe.data.image_views is not None and not recipe.data.augment, "without --augment all views are the same"),
-        (isinstance(planned.vision, CLIPResNetConfig), "the norms of its ResNet follow the batches"),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),
         (looking, f"its loss {looking} looks at more of a picture than the pooled features"),

@@ -83,7 +83,7 @@ class Evaluation:
         self._image_embedder, self._text_embedder = student.towers.image_embedder(), student.towers.text_embedder()
         self._sets: list[PairSet] | None = None
         self.retention: Retention | None = None
-        self.before: Before | None = None
+        self.kept_before: Path | None = None
         self._locked_images: dict[str, np.ndarray] = {}
 
     @property
@@ -123,13 +123,21 @@ class Evaluation:
         """The pictures and the captions of the first set, float32 [images, dim] and [texts, dim]."""
         return self._images(self.sets[0]), self._texts(self.sets[0].tokens)
 
-    def judge_before(self, images: np.ndarray, texts: np.ndarray) -> Before:
-        """What is found and known before the first step, the first set being embedded already."""
+    def judge_before(self, images: np.ndarray, texts: np.ndarray) -> None:
+        """Keeps what is found and known before the first step, the first set being embedded already."""
+        if self.kept_before is None:
+            return
         retention = self.retention.judge() if self.retention else {}
         scale, bias = _scale_and_bias(self._student)
-        return Before(
+        before = Before(
             image_embeddings=images, text_embeddings=texts, logit_scale=scale, logit_bias=bias, retention=retention
         )
+        before.save(self.kept_before)
+
+    @property
+    def before(self) -> Before | None:
+        """What `judge_before` kept, in this process or an earlier one; None for runs that began with fresh weights."""
+        return Before.load(self.kept_before) if self.kept_before else None
 
     def pair_scores(self, images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scale times cosine of the first set's pairs, and of its pictures with captions that are not theirs."""
@@ -165,7 +173,8 @@ class Evaluation:
         }
         print("\n" + results_text(retrieval, zero_shots), flush=True)
         retained = self.retention.judge() if self.retention else {}
-        before = self.before.retention if self.before else {}
+        earlier = self.before
+        before = earlier.retention if earlier else {}
         changed = changes(rows, before, retained)
         results["retention"] = {"before": before, "after": retained}
         if told := gained(changed):
@@ -186,7 +195,7 @@ class Evaluation:
             zero_shot=zero_shots,
             samples=samples,
             opening_examples=self.preprocess.opening_examples or None,
-            before=self._earlier(samples),
+            before=_as_earlier(earlier, samples),
             changes=changed,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
@@ -209,20 +218,6 @@ class Evaluation:
             chance=sum(right) / len(right) / len(pairs.labels),
             queries=len(right),
             **what_warnings_ask(self._recipe, self._planned),
-        )
-
-    def _earlier(self, samples: Samples | None) -> Earlier | None:
-        """The pictures and captions of the galleries as they were embedded before training."""
-        before = self.before
-        if samples is None or before is None or before.logit_bias is None:
-            return None
-        if before.text_embeddings.shape != samples.text_embeddings.shape:
-            return None  # a stage before this one held out other pairs
-        return Earlier(
-            image_embeddings=before.image_embeddings,
-            text_embeddings=before.text_embeddings,
-            logit_scale=before.logit_scale,
-            logit_bias=before.logit_bias,
         )
 
     def _title(self) -> str:
@@ -318,13 +313,27 @@ class Evaluation:
         )
 
 
+def _as_earlier(before: Before | None, samples: Samples | None) -> Earlier | None:
+    """The pictures and captions of the galleries as they were embedded before training."""
+    if samples is None or before is None or before.logit_bias is None:
+        return None
+    if before.text_embeddings.shape != samples.text_embeddings.shape:
+        return None  # a stage before this one held out other pairs
+    return Earlier(
+        image_embeddings=before.image_embeddings,
+        text_embeddings=before.text_embeddings,
+        logit_scale=before.logit_scale,
+        logit_bias=before.logit_bias,
+    )
+
+
 def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
     """What `core.report.verdict.training_warnings` has to know of a stage."""
     first = planned.stage.after is None
     return {
         "fresh": first and not recipe.model.from_checkpoint,
         "settled_after": (recipe.data.opening_examples or 0) if first else 0,
-        "max_logit_scale": planned.config.max_logit_scale,
+        "max_logit_scale": getattr(planned.config, "max_logit_scale", None),
     }
 
 

@@ -18,7 +18,7 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import plan_reference, reference_size
 from diptych.engine.training.start import Start, lacks_vocabulary, sized
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.engine.training.tuning import adapters, tower_layers
+from diptych.engine.training.tuning import adapters
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.presets import naflex_config
@@ -165,10 +165,9 @@ def _planned(
     with shapes_only():
         student = build_student(recipe, made)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
-    beside = getattr(student, "adapters", None)  # which a classifier has none of
-    adapted = beside.shapes if beside is not None else {}
-    towers = {tower.name for tower in tower_layers(config)}
-    locked = frozenset(towers - {path.partition("/")[0] for path in (*moving, *adapted)})
+    adapters_of = getattr(student, "adapters", None)
+    adapted = adapters_of.shapes if adapters_of is not None else {}
+    locked = frozenset({"image", "text"} - {path.partition("/")[0] for path in (*moving, *adapted)})
     return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
 
 

@@ -25,10 +25,10 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
-from diptych.engine.training.before import BEFORE, Before
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.embedding_once import as_embedded, embed_once
+from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.task import Judge, Task
@@ -98,7 +98,7 @@ class StagedRun:
         found = {}
         for name, planned in self.plan.planned.items():
             rows = read_metrics(RunFolder(self.recipe.folder(name)).metrics)
-            found[name] = training_warnings(rows, **self.task.warnings_ask(self.recipe, planned))
+            found[name] = training_warnings(rows, **what_warnings_ask(self.recipe, planned))
         return found
 
     def _entered(self, name: str) -> contextlib.AbstractContextManager[RunFolder]:
@@ -115,10 +115,10 @@ class StagedRun:
         if planned.embeds_images:
             examples = as_embedded(self.recipe, *examples)
         learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
-        judged = self.plan.data_set, self.sources, preprocess, learner.model
-        evaluation = self.task.judge(self.recipe, planned, *judged, folder.path, self.stop)
+        judged = (self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
+        evaluation = self.task.judge(*judged, folder=folder.path, beginning=self._beginning, stop=self.stop)
         learner.evaluate = evaluation.quick
-        learner.keep = partial(keep_best, self.task, learner, preprocess, folder)
+        learner.keep = partial(keep_best, learner, preprocess, folder, self.task)
         start = learner.restore()
         self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
@@ -131,7 +131,6 @@ class StagedRun:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
-        evaluation.before = Before.load(self._before)
         card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
         if not learner.complete:
             if isinstance(examples[1], EmbeddedPictures):
@@ -142,16 +141,16 @@ class StagedRun:
     def _begin_pretrained(self, learner: Learner, evaluation: Judge, planned: PlannedStage) -> str:
         """Gives the first stage the weights of a checkpoint; returns a sentence about it."""
         start, fresh = self.plan.start, self.task.anew(self.recipe, self.plan.start, planned.config)
-        carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=self.task.may_leave)
-        changed = self.task.settle(learner, self.recipe, start, evaluation, self._before)
+        carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=(*self.task.may_leave, *fresh))
+        changed = self.task.settle(learner, self.recipe, start, evaluation)
         if learner.ema:
             learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried
 
     @property
-    def _before(self) -> Path:
-        """Where it is kept what the checkpoint that a run began from finds and knows."""
-        return self.recipe.folder(self.recipe.stages[0].name) / BEFORE
+    def _beginning(self) -> Path:
+        """The folder of the first stage, where it is kept what the checkpoint that a run began from finds and knows."""
+        return self.recipe.folder(self.recipe.stages[0].name)
 
     def _end_of(self, name: str) -> Checkpoint:
         """The checkpoint of the very last step of a stage that has ended.
@@ -202,7 +201,7 @@ def ending_of(learner: Learner, planned: PlannedStage) -> dict[str, Any]:
     }
 
 
-def keep_best(task: Task, learner: Learner, preprocess: Preprocess, folder: RunFolder) -> None:
+def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder, task: Task) -> None:
     """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
     with replacing_folder(folder.best) as temporary:
         task.save(learner.model, preprocess, temporary)
@@ -231,7 +230,7 @@ def begin(
     """Gives a stage what the one before, or a checkpoint, holds; returns a sentence about it.
 
     Args:
-        anew: beginnings of the paths of further weights that stay fresh; what was saved of them is left behind.
+        anew: beginnings of the paths of further weights that stay fresh.
         may_leave: beginnings of further saved weights that the stage may have no place for.
     """
     towers = ("image/", "text/", "pair_logits/")
@@ -243,7 +242,7 @@ def begin(
         learner.groups(),
         adapt=fit_weight,
         keep_optimizer=planned.stage.schedule is not None,
-        may_leave=(*sorted(left), *anew, *may_leave),
+        may_leave=(*sorted(left), *may_leave),
         anew=(*planned.stage.fresh, *anew),
     )
     return str(handover)

@@ -10,7 +10,6 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet
-from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -19,8 +18,6 @@ class Judge(Protocol):
     """What evaluates a stage in training and at its end."""
 
     preprocess: Preprocess
-    before: Any
-    """What was found before the first step, for pairs that began from a checkpoint."""
 
     def quick(self) -> dict[str, float]:
         """What is watched during training."""
@@ -43,13 +40,12 @@ class Task:
         config: of the first stage's model.
         described: what a run begins from, in a line for people.
         missing_flags: those without which the recipe cannot be carried out, each with what to give.
-        judge: evaluates a stage's model; its arguments are those of `engine.training.evaluation.Evaluation`, the
-            stage's folder, and the signals that may stop it.
-        warnings_ask: what `core.report.verdict.training_warnings` has to know of a stage.
+        judge: evaluates a stage's model; its arguments are those of `engine.training.evaluation.Evaluation`, and by
+            name the stage's `folder`, the folder `beginning` of the first stage, and `stop`.
         anew: beginnings of the weights that a checkpoint leaves nothing of.
         may_leave: beginnings of a checkpoint's weights that the model has no place for.
-        settle: makes the last changes to a model that has a checkpoint's weights, and writes into a file what it finds
-            then; returns a sentence about the changes.
+        settle: makes the last changes to a model that has a checkpoint's weights, and keeps what it finds before
+            training; returns a sentence about the changes.
         save: writes the trained model and its processor into a folder.
     """
 
@@ -61,8 +57,7 @@ class Task:
     described: Callable[[Recipe, Start, Any], str]
     missing_flags: Callable[[Recipe, Start], list[str]]
     judge: Callable[..., Judge]
-    warnings_ask: Callable[[Recipe, PlannedStage], dict[str, Any]]
     anew: Callable[[Recipe, Start, Any], tuple[str, ...]]
     may_leave: tuple[str, ...] = ()
-    settle: Callable[[Learner, Recipe, Start, Any, Path], str]
+    settle: Callable[[Learner, Recipe, Start, Any], str]
     save: Callable[[Any, Preprocess, Path], None]

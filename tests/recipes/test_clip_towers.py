@@ -9,6 +9,7 @@ import pytest
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabulary
+from diptych.core.training.metrics import read_metrics
 from diptych.models import (
     CLIP,
     CLIPConfig,
@@ -124,3 +125,12 @@ def test_a_residual_tower_trains_at_another_size_and_its_statistics_move(resnet,
     again = weights(from_preset(tmp_path / "theirs"))
     for path, value in left.items():
         np.testing.assert_array_equal(again[path], value, err_msg=path)
+
+
+def test_a_locked_resnet_embeds_its_pictures_once_with_the_losses_that_it_has_in_each_step(resnet, photos, tmp_path):
+    """Its moving statistics stay as they are in both."""
+    losses = []
+    for flag in ("--embed-images-once", "--no-embed-images-once"):
+        train(resnet, photos, tmp_path / flag, "--lock-image", "--lr", "1e-3", flag)
+        losses.append([row["loss"] for row in read_metrics(tmp_path / flag / "metrics.jsonl") if "loss" in row])
+    np.testing.assert_allclose(*losses, rtol=1e-6)

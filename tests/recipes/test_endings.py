@@ -11,7 +11,7 @@ from diptych import backends
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.training import staged_run
+from diptych.engine.training import evaluation, staged_run
 from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
@@ -42,7 +42,7 @@ def test_a_run_that_learns_nothing_says_so_and_ends_early(photos, tmp_path, caps
     often = ("--evaluate-every", "160", "--best-by", "recall@1", "--lr", "1000", "--examples", "640")
     given = arguments(photos, tmp_path, *often)
     with monkeypatch.context() as patched:
-        patched.setattr(staged_run.Evaluation, "finish", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(evaluation.Evaluation, "finish", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert siglip.main([*given, "--patience", "1"]) == 143
     warned(capsys.readouterr().err)
     assert siglip.main([*given, "--patience", "1"]) == 0

@@ -26,7 +26,7 @@ from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import Stage
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.training import staged_run
+from diptych.engine.training import evaluation, staged_run
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
@@ -135,12 +135,12 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     path = model.trainable_variables[0].path
     learner = SimpleNamespace(model=model, ema=average, best=None, stopped_early=False, examples_trained=0)
     judged = SimpleNamespace(preprocess=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
-    monkeypatch.setattr(staged_run, "save_trained", lambda *_: seen.append(weights_of(model)[path]))
+    task = SimpleNamespace(save=lambda *_: seen.append(weights_of(model)[path]))
     monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
     before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
         planned = SimpleNamespace(examples_before=0, examples=0)
-        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": planned})
+        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": planned}, task=task)
         others = dict.fromkeys(("sources", "left_out", "terms", "placement", "stop"))
         staged_run.StagedRun(plan=plan, folder=folder, **others).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)
@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_to_more_examples_is_not_finished_before(photos, fini
     """The results of the shorter run are still there when it is stopped on the way."""
     more = ["--examples", str((STEPS + 4) * 16)]
     with monkeypatch.context() as patched:
-        patched.setattr(staged_run.Evaluation, "quick", lambda self: os.kill(os.getpid(), signal.SIGTERM) or {})
+        patched.setattr(evaluation.Evaluation, "quick", lambda self: os.kill(os.getpid(), signal.SIGTERM) or {})
         assert siglip.main(arguments(photos, finished, *more, "--evaluate-every", "32")) == 143
     assert siglip.main(arguments(photos, finished, "--examples", "160000")) == 1
     assert f"--examples: stored {(STEPS + 4) * 16}, given 160000" in capsys.readouterr().err
@@ -328,7 +328,7 @@ def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undistur
     results = finished / "results.json"
     results.unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(staged_run.Evaluation, "finish", hangs)
+        patched.setattr(evaluation.Evaluation, "finish", hangs)
         started = time.monotonic()
         assert siglip.main(arguments(photos, finished)) == 143
         assert time.monotonic() - started < 30

@@ -74,6 +74,16 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What the images and captions of `Samples` were embedded to before training, row for row."""
+
+    image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
+    text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
+    logit_scale: float
+    logit_bias: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class WrongAnswers:
     """Pictures that a classifier was wrong about, the surest answers first."""
 
@@ -84,16 +94,6 @@ class WrongAnswers:
     probabilities: Sequence[float]  # [shown], of the answers
     of_truths: Sequence[float]  # [shown], of the true classes
     count: int  # of all wrong answers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """What the images and captions of `Samples` were embedded to before training, row for row."""
-
-    image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
-    text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
-    logit_scale: float
-    logit_bias: float
 
 
 @dataclass(frozen=True, kw_only=True)

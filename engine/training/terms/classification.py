@@ -60,7 +60,7 @@ class Classification(StageTerm):
 
     @classmethod
     def flops(cls, recipe, planned, towers):
-        return towers.pairs
+        return 3 * towers.image
 
     def _losses(self, logits, labels):
         loss = sigmoid_cross_entropy if self.several_labels else softmax_cross_entropy
