@@ -9,7 +9,7 @@ import pytest
 
 from tests.mutants.__main__ import chosen, verdict
 from tests.mutants.mutant import functions_of
-from tests.mutants.table import MUTANTS
+from tests.mutants.tables import MUTANTS
 
 FEWEST = 36
 PLACES = (

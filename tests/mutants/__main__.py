@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.mutants.mutant import Mutant
-from tests.mutants.table import MUTANTS
+from tests.mutants.tables import MUTANTS
 from tests.packaging import copy_tree
 from tests.tree import ROOT
 
