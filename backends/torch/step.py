@@ -34,6 +34,8 @@ class TrainStep:
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
         total, gradients, moved = self._compiled(batch) if self._compiled is not None else self.gradients(batch)
         loss = total.value.detach()
+        # Copies: a log may be a weight itself, such as the bias of the loss, which moves in place below.
+        logs = {name: log.detach().clone() for name, log in total.logs.items()}
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -50,7 +52,6 @@ class TrainStep:
             keep([held[name].value for name in held], [total.updates[name] for name in held], where=finite)
             keep([variable.value for variable in self._untrained], moved, where=finite)
             self.torn = False
-        logs = {name: log.detach() for name, log in total.logs.items()}
         return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 
     @property

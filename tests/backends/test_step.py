@@ -75,6 +75,16 @@ def test_a_compiled_step_that_is_asked_for_again_begins_anew(steps):
     assert runs[0][2] == runs[1][2]
 
 
+def test_logs_are_of_the_weights_that_the_loss_was_computed_with(steps):
+    """The bias is a weight itself, which the step then moves."""
+    model, _, _, step = steps(ema=0.9)
+    logs = step(batch(0))
+    step.synchronize()
+    assert number(logs["logit_bias"]) == CONFIG.init_logit_bias
+    assert number(logs["logit_scale"]) == pytest.approx(CONFIG.init_logit_scale, rel=1e-6)
+    assert number(model.logit_bias) != CONFIG.init_logit_bias
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_on_one_batch_lowers_its_loss(steps, optimizer):
     _, _, _, step = steps(optimizer, rate={"lion": 1e-3}.get(optimizer, 1e-2))
