@@ -23,7 +23,7 @@ from diptych.engine.training.checks import (
     judged_data,
     missing_flags,
 )
-from diptych.engine.training.costs import plan_text, trained_lines
+from diptych.engine.training.costs import moving_lines, plan_text
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
@@ -80,7 +80,9 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
-    print("\n".join([described(recipe, plan.start, plan.config), *trained_lines(plan.planned, terms)]), flush=True)
+    print(
+        "\n".join([described(recipe, plan.start, plan.config), *moving_lines(recipe, plan.planned, terms)]), flush=True
+    )
     sources = open_data(plan)
     with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources):
         placement = backends.placement(recipe.run.data_parallel)
@@ -117,7 +119,9 @@ def open_data(plan: RunPlan) -> Sources:
         raise
     print(plan.data_set.describe(sources), flush=True)
     examples, records = recipe.optimization.examples, len(sources.train)
-    print(f"--examples {examples:,} are {examples / records:,.3g} times all {records:,} records", flush=True)
+    times = examples / records
+    shown = f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
+    print(f"--examples {examples:,} are {shown} times all {records:,} records", flush=True)
     if recipe.captioning.require_boxes and any("captioner" in stage.parts for stage in plan.planned.values()):
         check_boxes(sources.train)
     return sources
