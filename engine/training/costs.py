@@ -161,7 +161,7 @@ def moving_lines(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Ter
     if decay is not None and decay**steps > MOST_OF_THE_BEGINNING:
         lines.append(
             f"--ema-decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and there are {steps:,}: what is "
-            f"judged and saved keeps {decay**steps:.0%} of the weights that the run begins with. Lower it, or leave it out"
+            f"judged and saved keeps {decay**steps:.0%} of the weights it begins with. Lower it, or leave it out"
         )
     return lines
 
