@@ -199,7 +199,8 @@ def finetune() -> Recipe:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
-    presets: dict[str, Callable[[], Recipe]] = {"tiny": tiny, **{size: partial(siglip2, size) for size in SIZES}}
+    presets: dict[str, Callable[[], Recipe]] = {"tiny": tiny, "finetune": finetune}
+    presets |= {size: partial(siglip2, size) for size in SIZES}
     return train_preset(presets, arguments, program="python -m recipes.siglip2", description=__doc__)
 
 

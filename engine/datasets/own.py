@@ -1,5 +1,7 @@
 """Data of one's own: a folder, shards, tables or COCO's JSON, of which a part is held out."""
 
+from pathlib import Path
+
 from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.ledger import Skipped, ledger_of, visit
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
@@ -23,6 +25,8 @@ def own(data: Data) -> DataSet:
         train = open_captioned(data.train_data, data)
         if data.val_data is not None:
             held_out = open_captioned(data.val_data, data)
+            if Path(data.val_data).resolve() == Path(data.train_data).resolve():
+                print("--val-data is what is trained on: what is judged says nothing of new pictures", flush=True)
         else:
             held_out = Subset(train, fraction=data.val_fraction, held_out=True)
             train = Subset(train, fraction=data.val_fraction, held_out=False)

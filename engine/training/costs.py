@@ -11,6 +11,9 @@ from diptych.models import NaFlexVisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 from diptych.models.siglip.config import PairConfig
 
+MOST_OF_THE_BEGINNING = 0.1
+"""Of the weights that a moving average begins with, the share in it that needs saying."""
+
 _FLOAT32_BYTES = 4
 _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
 
@@ -153,16 +156,24 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
                 f"{name}: parameters {_listed(parts, 1e6, 'M')}; memory {_listed(memory, 2**30, 'GiB')}; "
                 f"GFLOP an example {_listed(work, 1e9, '')}"
             )
-    return "\n".join([*lines, *trained_lines(planned, terms)])
+    return "\n".join([*lines, *moving_lines(recipe, planned, terms)])
 
 
-def trained_lines(planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
-    """How many parameters are trained, a line for each stage that holds some still."""
+def moving_lines(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms) -> list[str]:
+    """What holds still, a line each: parameters that a stage does not train, and a moving average that is longer than
+    the run.
+    """
     lines = []
     for name, stage in planned.items():
         if stage.trained is not None:
             total = stage_parameters(stage, terms)["total"]
             lines.append(f"Stage {name} trains {stage.trained:,} of {total:,} parameters ({stage.trained / total:.2%})")
+    decay, steps = recipe.optimization.ema_decay, sum(stage.updates for stage in planned.values())
+    if decay is not None and decay**steps > MOST_OF_THE_BEGINNING:
+        lines.append(
+            f"--ema-decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and there are {steps:,}: what is "
+            f"judged and saved keeps {decay**steps:.0%} of the weights it begins with. Lower it, or leave it out"
+        )
     return lines
 
 

@@ -24,7 +24,7 @@ from diptych.engine.training.checks import (
     check_missing,
     judged_data,
 )
-from diptych.engine.training.costs import plan_text, trained_lines
+from diptych.engine.training.costs import moving_lines, plan_text
 from diptych.engine.training.opening import opening_planned
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
@@ -84,7 +84,7 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     _tell_beginning(asked, plan)
-    print("\n".join(trained_lines(plan.planned, terms)), flush=True)
+    print("\n".join(moving_lines(recipe, plan.planned, terms)), flush=True)
     sources = open_data(plan)
     plan = settled(plan, sources)
     for line in embedding_once.described(recipe, plan.planned, terms):
@@ -164,7 +164,9 @@ def open_data(plan: RunPlan) -> Sources:
         raise
     print(plan.data_set.describe(sources), flush=True)
     examples, records = recipe.optimization.examples, len(sources.train)
-    print(f"--examples {examples:,} are {examples / records:,.3g} times all {records:,} records", flush=True)
+    times = examples / records
+    shown = f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
+    print(f"--examples {examples:,} are {shown} times all {records:,} records", flush=True)
     decodes = any("captioner" in stage.parts for stage in plan.planned.values())
     if decodes and (told := check_boxes(sources.train, required=recipe.captioning.require_boxes)):
         print(told, flush=True)

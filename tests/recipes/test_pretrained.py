@@ -16,13 +16,14 @@ from diptych.core.data.sources.subset import Subset
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabulary
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
-from diptych.core.training.recipe import Model
+from diptych.core.training.recipe import Data, Model
 from diptych.core.training.results import read_results
 from diptych.core.weights.safetensors import write_safetensors
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.datasets.own import own
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.build import build_student
-from diptych.engine.training.costs import trained_lines
+from diptych.engine.training.costs import moving_lines
 from diptych.engine.training.evaluation import Evaluation
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import CLIP_PIXELS, anew, described, set_scale_and_bias
@@ -143,11 +144,25 @@ def test_pictures_are_resized_as_the_checkpoints_are(model, tmp_path):
     ],
 )
 def test_a_plan_counts_what_moves(checkpoint, flags, trained):
-    planned = plan(checkpoint, *flags).planned
-    assert planned["training"].trained == trained
-    assert [line.partition(" of ")[0] for line in trained_lines(planned, TERMS)] == (
+    made = plan(checkpoint, *flags)
+    assert made.planned["training"].trained == trained
+    assert [line.partition(" of ")[0] for line in moving_lines(made.recipe, made.planned, TERMS)] == (
         [] if trained is None else [f"Stage training trains {trained:,}"]
     )
+
+
+@pytest.mark.parametrize(("examples", "kept"), [("1600", "99%"), ("160000", "37%"), ("800000", None)])
+def test_a_moving_average_that_is_longer_than_the_run_is_told(checkpoint, examples, kept):
+    made = plan(checkpoint, "--ema-decay", "0.9999", "--examples", examples, "--batch-size", "16")
+    lines = moving_lines(made.recipe, made.planned, TERMS)
+    assert [f"keeps {kept} of the weights" in line for line in lines] == ([True] if kept else [])
+
+
+def test_data_that_are_judged_by_themselves_are_told(photos, tmp_path, capsys):
+    own(Data(train_data=str(photos), val_data=str(photos))).sources(0)
+    assert "--val-data is what is trained on" in capsys.readouterr().out
+    own(Data(train_data=str(photos), val_data=str(write_photos(tmp_path / "others", 8)))).sources(0)
+    assert "--val-data is what is trained on" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_for_any_aspect_is_trained_at_several_lengths(model, tmp_path):

@@ -86,8 +86,11 @@ def test_rates_fall_from_layer_to_layer_and_multiply_with_others(paths):
 
 
 def test_without_decay_the_rules_are_the_ones_given(paths):
-    rules = {"text/.*": 0.1}
-    assert rate_multipliers(replace(OPTIMIZATION, learning_rate_multipliers=rules), CONFIG, paths) is rules
+    rules = {"learning_rate_multipliers": {"text/.*": 0.1}, "weight_decay_multipliers": {"image/.*": 0}}
+    optimization = replace(OPTIMIZATION, **rules)
+    text, image = ({re.escape(path) for path in paths if path.startswith(tower)} for tower in ("text/", "image/"))
+    assert rate_multipliers(optimization, CONFIG, paths) == dict.fromkeys(text, 0.1)
+    assert decay_multipliers(optimization, paths) == dict.fromkeys(image, 0)
 
 
 def adapted(*lock: str, **model) -> set[str]:
@@ -116,17 +119,13 @@ def test_adapters_have_the_rate_of_the_layer_that_they_adapt():
     layer = part.build(CONFIG, name="adapters", seed=0, dtype=None, rematerialize=False)
     rules = rate_multipliers(replace(OPTIMIZATION, image_layer_decay=0.5), CONFIG, [w.path for w in layer.weights])
     factors = {
-        weight.path: next(f for rule, f in rules.items() if re.fullmatch(rule, weight.path)) for weight in layer.weights
+        weight.path: next((f for rule, f in rules.items() if re.fullmatch(rule, weight.path)), 1.0)
+        for weight in layer.weights
     }
     for kernel, pair in ((kernel, (layer.down[kernel], layer.up[kernel])) for kernel in layer.shapes):
         block = int(kernel.partition("block_")[2][:2])
         expected = 0.5 ** (3 - block) if kernel.startswith("image/") else 1.0
         assert [factors[weight.path] for weight in pair] == [expected, expected]
-    rules = {"learning_rate_multipliers": {"text/.*": 0.1}, "weight_decay_multipliers": {"image/.*": 0}}
-    optimization = replace(OPTIMIZATION, **rules)
-    text, image = ({re.escape(path) for path in paths if path.startswith(tower)} for tower in ("text/", "image/"))
-    assert rate_multipliers(optimization, CONFIG, paths) == dict.fromkeys(text, 0.1)
-    assert decay_multipliers(optimization, paths) == dict.fromkeys(image, 0)
 
 
 def test_rules_about_locked_weights_are_no_mistake():

@@ -76,4 +76,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("adapters-without-their-factor", "models/parts/affine.py",
            "y += scale * ops.matmul(", "y += ops.matmul(",
            "tests/models/parts/test_low_rank.py::test_merged_kernels_compute_what_adapters_do"),
+    Mutant("locked-blocks-are-adapted", "models/siglip/parts.py",
+           "chosen.difference(self.locked)", "chosen",
+           "tests/engine/training/test_tuning.py::test_adapters_keep_to_the_blocks_that_are_not_locked"),
 )
