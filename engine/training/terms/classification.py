@@ -60,7 +60,7 @@ class Classification(StageTerm):
 
     @classmethod
     def flops(cls, recipe, planned, towers):
-        return 3 * towers.image
+        return towers.pairs
 
     def _losses(self, logits, labels):
         loss = sigmoid_cross_entropy if self.several_labels else softmax_cross_entropy
