@@ -65,7 +65,7 @@ class TrainedRun:
     @property
     def model(self):
         """The trained towers, or the classifier, a Keras model."""
-        if any("classification" in stage["losses"] for stage in self.card["config"].get("stages", ())):
+        if any("classification" in stage.get("losses", ()) for stage in self.card["config"].get("stages", ())):
             return ImageClassifier.from_preset(self.folder / "model")
         return self.encoder.model
 

@@ -7,7 +7,7 @@ Own data:  KERAS_BACKEND=jax python -m recipes.classifier --pretrained hf://goog
 
 Presets, given as the first word, say what moves:
 
-- linear_probe: the head alone; the image tower stays as it is.
+- linear_probe: the head alone; the image tower stays as it is, and sees each picture once where none is augmented.
 - attention_probe: the head and an attention pooling that is drawn anew, on the tokens of the tower as it is.
 - full (the default): everything, as Beyer's tutorial of big_vision fine-tunes So400m/14 (lba_bv_tuto,
   lines_siglip.py): Adafactor at 1e-5, no weight decay, gradients clipped to norm 1, batches of 32, a cosine, a head
@@ -15,7 +15,8 @@ Presets, given as the first word, say what moves:
 
 Labels come from folders by class, a list with a column label, .cls files in shards, or a column of tables. By default
 it learns the nine groups of the emoji standard from the embedded drawings, from the checkpoint that comes along, and is
-judged on a designer that it has not seen.
+judged on a designer that it has not seen. Expected, seed 0 on jax: 57.7% of 1,700 new drawings with linear_probe, 59.2%
+with attention_probe, in half a minute; 39.7% with full, whose rate is meant for large towers (54.5% at 1e-4).
 """
 
 import sys

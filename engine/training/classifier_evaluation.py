@@ -26,6 +26,7 @@ from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.training.evaluation import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.models import ImageClassifier
+from diptych.models.checked import CheckedModel
 from diptych.models.classifier.model import probabilities
 
 BATCH = 256
@@ -50,6 +51,7 @@ class ClassifierEvaluation:
         self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
         self._data_set, self._sources, self._model = data_set, sources, model
         self._sets: list[LabelledSet] | None = None
+        self._pooled: dict[str, np.ndarray] = {}
 
     @property
     def sets(self) -> list[LabelledSet]:
@@ -141,10 +143,21 @@ class ClassifierEvaluation:
         return [*found, *worse]
 
     def _logits(self, pictures: LabelledSet) -> np.ndarray:
-        """float32 [images, classes]."""
+        """float32 [images, classes]; a tower that stays as it is sees the pictures once."""
+        if "image" not in self._planned.locked:
+            return self._through(self._model, pictures)
+        if pictures.name not in self._pooled:
+            tower = self._model.image_encoder
+            pooled = CheckedModel({x.name: x for x in tower.inputs}, tower.output["pooled"])
+            self._pooled[pictures.name] = self._through(pooled, pictures)
+        kernel, bias = (keras.ops.convert_to_numpy(weight.value) for weight in self._model.head.weights)
+        return self._pooled[pictures.name] @ kernel + bias
+
+    def _through(self, model: keras.Model, pictures: LabelledSet) -> np.ndarray:
         starts = range(0, len(pictures.keys), BATCH)
         batches = (self._inputs(pictures, slice(start, start + BATCH)) for start in starts)
-        return np.concatenate([keras.ops.convert_to_numpy(self._model.predict_on_batch(batch)) for batch in batches])
+        outputs = [keras.ops.convert_to_numpy(model.predict_on_batch(batch)) for batch in batches]
+        return np.concatenate(outputs).astype(np.float32)
 
     def _inputs(self, pictures: LabelledSet, rows: slice) -> dict[str, np.ndarray]:
         if pictures.patches is None or pictures.spatial_shapes is None:

@@ -25,7 +25,7 @@ from diptych.engine.embedding.encoder import fingerprint_of
 from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import SigLIP
+from diptych.models import ImageClassifier, SigLIP
 from diptych.models.siglip.student import Student
 
 FOLDER = "image_features"
@@ -37,7 +37,7 @@ RECORDS_ASKED = 64
 
 def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
     """Why the image tower must see the pictures of a stage in each step; empty where they can be embedded once."""
-    stage = planned.stage
+    stage, options = planned.stage, recipe.classification
     looking = next((name for name in stage.losses if not terms[name].pooled_alone), None)
     found = (
         ("image" not in planned.locked, "its image tower moves: --lock-image, without open blocks, leaves it as it is"),
@@ -46,6 +46,10 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
             "its pictures are augmented: --no-augment leaves them as they are, --image-views embeds some views of each",
         ),
         (recipe.data.image_views is not None and not recipe.data.augment, "without --augment all views are the same"),
+        (
+            options.mixup or options.random_crop is not None or options.flip,
+            "its pictures are cropped, mirrored or mixed at random",
+        ),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),
         (looking, f"its loss {looking} looks at more of a picture than the pooled features"),
@@ -120,7 +124,11 @@ def as_embedded(recipe: Recipe, preprocess: Preprocess, source: Source) -> tuple
 
 
 def embed_once(
-    recipe: Recipe, pictures: EmbeddedPictures, student: Student, preprocess: Preprocess, stop: StopSignals
+    recipe: Recipe,
+    pictures: EmbeddedPictures,
+    student: Student | ImageClassifier,
+    preprocess: Preprocess,
+    stop: StopSignals,
 ) -> None:
     """Embeds all pictures of a stage, or goes on embedding them, and says to `pictures` where their vectors are.
 
@@ -130,7 +138,7 @@ def embed_once(
     """
     store = StoredEmbeddings(
         recipe.run.embeddings_dir or recipe.run.run_dir / FOLDER,
-        LockedTower(student.towers, preprocess),
+        LockedTower(student if isinstance(student, ImageClassifier) else student.towers, preprocess),
         model=recipe.model.pretrained or recipe.model.pretrained_image or recipe.model.model,
         batch_size=BATCH_SIZE,
         stop=stop,
@@ -144,7 +152,7 @@ class LockedTower:
     training.
     """
 
-    model: SigLIP
+    model: SigLIP | ImageClassifier
     preprocess: Preprocess
 
     @property

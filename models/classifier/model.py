@@ -69,6 +69,11 @@ class ImageClassifier(Tower):
             processor = ImageProcessor(pixels=own_pixels(Fields("processor", dict(processor))))
         self.processor = processor or ImageProcessor(pixels=usual_pixels(config.vision))
 
+    @property
+    def image_encoder(self) -> ImageTower:
+        """The image tower, by the name that it has in two towers."""
+        return self.encoder
+
     def get_config(self):
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),

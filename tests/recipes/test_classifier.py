@@ -126,6 +126,19 @@ def test_a_run_that_was_broken_off_ends_with_the_same_bits(checkpoint, pictures,
 
 
 @ON_JAX
+def test_a_probe_reads_vectors_with_the_losses_that_pictures_have(checkpoint, pictures, tmp_path, capsys):
+    losses = []
+    for flag in ("--embed-images-once", "--no-embed-images-once"):
+        assert train("linear_probe", pictures, checkpoint, tmp_path / flag, "--examples", "64", flag) == 0
+        rows = read_metrics(tmp_path / flag / "metrics.jsonl")
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    assert "the locked image tower embeds each picture once" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="cropped, mirrored or mixed"):
+        plan("linear_probe", "--train-data", str(pictures), "--embed-images-once", "--flip", "0.5")
+
+
+@ON_JAX
 def test_labels_in_a_list_are_held_against_the_classes(checkpoint, pictures, tmp_path, capsys):
     paths = sorted(pictures.rglob("*.png"))
     rows = [f"{path},{path.parent.name if place else 'mauve'}" for place, path in enumerate(paths)]

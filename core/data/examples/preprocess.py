@@ -118,7 +118,8 @@ class Preprocess:
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
         embedded: whether the source holds pictures that are embedded already, so that an example has the image tower's
-            features instead of pixels. Everything else is drawn as without it.
+            features instead of pixels. Everything else is drawn as without it; of pictures without texts the makers are
+            given the features in place of pixels.
 
     What later stages add, None for off. Each draws from random streams of its own, so that it changes no other field:
 
@@ -175,7 +176,8 @@ class Preprocess:
                 "targets and shortest_edge_ratio exclude each other: a region's box would no longer be where its "
                 "object is, or be cut away. Begin from a checkpoint whose pictures are squashed, as SigLIP's are."
             )
-        added = (self.targets, self.views, self.naflex, self.selection_chunks, self.reference_size, self.makers)
+        added = (self.targets, self.views, self.naflex, self.selection_chunks, self.reference_size)
+        added = (*added, self.makers if self.captions else None)
         if self.embedded and (self.augmentation or any(added)):
             raise ValueError(
                 "Pictures that are embedded already have no pixels to augment, and an example of theirs has no more "
@@ -201,9 +203,10 @@ class Preprocess:
         opening = place.batch * place.batch_size < self.opening_examples
         weights = {self.opening_language: 1.0} if opening else self.language_weights
         if not self.captions:
-            first = record.images.index(draw_image(record, rng))
-            pixels = usable(pixels_of, source, record, first, left_out=left_out)
-            return self._picture(pixels, rng, place) | self._made(record, pixels, place), UNKNOWN_LANGUAGE
+            first, read = record.images.index(draw_image(record, rng)), features_of if self.embedded else pixels_of
+            pixels = usable(read, source, record, first, left_out=left_out)
+            picture = {"image_features": pixels} if self.embedded else self._picture(pixels, rng, place)
+            return picture | self._made(record, pixels, place), UNKNOWN_LANGUAGE
         reference, caption = draw(record, rng, weights)
         regions = record.region_parts.usable if self.targets else ()
         tokens = self.tokens(caption.text)

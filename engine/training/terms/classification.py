@@ -22,6 +22,7 @@ class Classification(StageTerm):
     """
 
     independent = True
+    pooled_alone = True
 
     def __init__(self, *, several_labels: bool = False, label_smoothing: float = 0.0):
         self.several_labels, self.label_smoothing = several_labels, label_smoothing
@@ -44,8 +45,12 @@ class Classification(StageTerm):
 
     def embed(self, seen):
         """-> the losses `[n]`, and whether the class of the largest logit is right, float32 `[n]`."""
-        inputs, batch = image_inputs(seen.batch), seen.batch
+        batch = seen.batch
         labels = batch["labels"] if self.several_labels else batch["label"]
+        if "image_features" in batch:
+            logits = seen.model.head(batch["image_features"])
+            return {"losses": self._losses(logits, labels), "right": self._right(logits, labels)}
+        inputs = image_inputs(batch)
         if "mixup" not in batch:
             logits = seen.model(inputs, training=True)
             return {"losses": self._losses(logits, labels), "right": self._right(logits, labels)}
@@ -60,7 +65,7 @@ class Classification(StageTerm):
 
     @classmethod
     def flops(cls, recipe, planned, towers):
-        return 3 * towers.image
+        return towers.pairs
 
     def _losses(self, logits, labels):
         loss = sigmoid_cross_entropy if self.several_labels else softmax_cross_entropy
