@@ -60,14 +60,16 @@ def in_turn(
     """Seconds of a call of each, once a round, all in turn.
 
     Args:
-        contestants: functions that were called before, so that they are compiled; they need not wait for their result.
+        contestants: functions, each called once before anything counts; they need not wait for their result.
         elapsed: `(call, calls)` -> the seconds that so many calls in a row take, results included.
         seconds: about as long each is called in a row, which hides what it costs to start and to wait; at most `most`
             times.
     """
-    calls = {
-        name: max(1, min(most, round(seconds / max(elapsed(call, 1), 1e-9)))) for name, call in contestants.items()
-    }
+    calls = dict.fromkeys(contestants, 1)
+    for name, call in contestants.items():
+        elapsed(call, 1)
+        if seconds:
+            calls[name] = max(1, min(most, round(seconds / max(elapsed(call, 1), 1e-9))))
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for name in _turns(contestants, rounds):
         taken[name].append(elapsed(contestants[name], calls[name]) / calls[name])

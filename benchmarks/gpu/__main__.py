@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from benchmarks.gpu import journal, summary
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.stages import FAULTS, STAGES, Stage
 from benchmarks.gpu.supervision import supervise
+from diptych.core.training.card import git_state, machine
 
 ROOT = Path(__file__).parents[2]
 SHORTEST = 8.0
@@ -49,7 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gpu-") as temporary:
         scratch = Path(temporary)
         (scratch / "logs").mkdir()
-        outcomes = {}
+        outcomes: dict[str, str] = {}
+        Journal(results, "").write("machine", **_machine())
         try:
             for stage in _chosen(options):
                 outcomes[stage.name] = _run(stage, deadline, options, scratch)
@@ -67,9 +70,16 @@ def _options() -> argparse.Namespace:
     names = [stage.name for stage in STAGES]
     parser.add_argument("--stages", nargs="+", choices=names, metavar="STAGE", help=f"of {', '.join(names)}")
     parser.add_argument("--backends", nargs="+", choices=["torch", "jax", "tensorflow"], help="those installed")
-    parser.add_argument("--rehearse", action="store_true", help="every stage on a CPU, and one that hangs, one that dies")
+    parser.add_argument("--rehearse", action="store_true", help="every stage on a CPU, one that hangs, one that dies")
     parser.add_argument("--summarize", action="store_true", help="only write the summary again")
     return parser.parse_args()
+
+
+def _machine() -> dict[str, str]:
+    """The host, the versions of what is measured, and the checkout; the stages ask the GPU for its name."""
+    packages = ("torch", "triton", "jax", "keras", "numpy", "siglip_kernel", "open_clip_torch")
+    known = {name: version(name) for name in packages if find_spec(name.removesuffix("_torch"))}
+    return {"host": str(machine()), "python": sys.version.split()[0], **known, "git": str(git_state(ROOT))}
 
 
 def _chosen(options: argparse.Namespace) -> list[Stage]:

@@ -15,8 +15,6 @@ DTYPE = "bfloat16"
 CHECKED = ("ragged, trained",)
 LARGEST_ERROR = 1e-2
 """Relative, of our gradients in bfloat16."""
-CALLS = 50
-"""Calls in a row, not waited for, whose time on the host is taken."""
 
 
 def measure(what: str, backend: str, journal: Journal, sizes: Sizes, folder: Path) -> None:
@@ -26,8 +24,8 @@ def measure(what: str, backend: str, journal: Journal, sizes: Sizes, folder: Pat
         SystemExit: at its end, where an answer of ours was wrong or did not come.
     """
     driver = loss_driver(backend)
-    if sizes.interpreted:
-        _interpret(backend)
+    if sizes.interpreted and backend == "torch":
+        _interpret_triton()
     contest = Contest(driver, journal, sizes)
     match what:
         case "loss":
@@ -50,23 +48,15 @@ FAST = ("triton", "pallas_gpu", "xla")
 """Ours for 16 bits; `xla` is what a kernel has to beat on its framework."""
 
 
-def _interpret(backend: str) -> None:
-    """Has the kernels run in their interpreters, in this process, which is a rehearsal's and ends with it."""
-    from diptych import backends
+def _interpret_triton() -> None:
+    """Has Triton's kernels run in their interpreter, in this process, which is a rehearsal's and ends with it.
 
-    native = backends.room().sigmoid_loss
+    Mosaic's interpreter takes seconds for a tile: `mosaic` alone calls it, and jax rehearses with XLA's block.
+    """
+    from diptych.backends.torch import sigmoid_loss as native
+
     known = native.obstacle
-
-    def obstacle(name, **where):
-        return None if name in ("triton", "pallas_gpu") else known(name, **where)
-
-    mock.patch.object(native, "obstacle", obstacle).start()
-    if backend == "jax":
-        from diptych.backends.jax.sigmoid_loss import pallas_gpu
-        from diptych.backends.jax.sigmoid_loss.sweep import Block
-
-        block = Block(partial(pallas_gpu.negatives_block, interpret=True), largest=128, multiple=128)
-        mock.patch.object(pallas_gpu, "BLOCK", block).start()
+    mock.patch.object(native, "obstacle", lambda name, **at: None if name == "triton" else known(name, **at)).start()
 
 
 class Contest:
@@ -97,7 +87,7 @@ class Contest:
             if name in beside:
                 row["tflops"] = 2 * square**3 / row["ms"] / 1e9
             elif "ms" in row and title == "small":
-                row["host_us"] = 1e6 * _host_seconds(driver, partial(right[name], *given))
+                row["host_us"] = 1e6 * _host_seconds(driver, partial(right[name], *given), self.sizes.host_calls)
             self._write(name, fields, row)
 
     def _write(self, name: str, fields: dict, row: dict) -> None:
@@ -109,10 +99,11 @@ class Contest:
             self.faults.append(f"{name}, {fields['size']} by {fields['width']}: {reason}")
 
     def _mistake(self, name: str, function: Callable) -> str | None:
-        """Asked once of each contender; one that is compiled for a shape is judged by its gradients' error alone."""
+        """Of ours, asked once of each; what is compiled for one shape is judged by its gradients' error, as others'."""
+        if name not in FAST:
+            return None
         if name not in self.wrong:
-            is_static = "CUDA graph" in name or "torch.compile" in name
-            self.wrong[name] = None if is_static else mistake(self.driver, name, function, DTYPE, CHECKED)
+            self.wrong[name] = mistake(self.driver, name, function, DTYPE, CHECKED)
         return self.wrong[name]
 
 
@@ -133,13 +124,13 @@ def _large(contest: Contest, batch: int, folder: Path) -> None:
         contest.hold("compiled", ours | compiled, batch, width)
 
 
-def _host_seconds(driver, call: Callable) -> float:
+def _host_seconds(driver, call: Callable, calls: int) -> float:
     """What a call occupies the host with until the next can be made."""
     driver.wait(call())
     start = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         result = call()
-    taken = (time.perf_counter() - start) / CALLS
+    taken = (time.perf_counter() - start) / calls
     driver.wait(result)
     return taken
 

@@ -2,6 +2,7 @@
 
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -16,44 +17,42 @@ from diptych.backends.jax.sigmoid_loss import pallas_gpu
 
 SCALE, BIAS = 112.0, -16.5
 OFFSET = 37
-CHECKED = 768
-"""Rows and columns on which a tile is judged: a multiple of all tiles' sides."""
 PROBABILITY_ERROR, SUM_ERROR = 2.0**-8, 1e-5
 
 
 def measure(journal: Journal, sizes: Sizes) -> None:
-    """All programs are compiled at once, in threads; a tile that answers wrongly gets no time."""
-    configs = dict.fromkeys(pallas_gpu.CANDIDATES[: 1 if sizes.interpreted else None])
-    size = sizes.blocks[0]
-    checked = 128 if sizes.interpreted else CHECKED
+    """All programs are compiled at once, in threads; a tile that answers wrongly gets no time, and SystemExit at the
+    end.
+    """
+    configs = (replace(pallas_gpu.DEFAULT, tile_m=64, tile_n=64),) if sizes.interpreted else pallas_gpu.CANDIDATES
+    checked, size = sizes.mosaic_checked, sizes.mosaic_blocks
+    shapes = {
+        config: (size // config.tile_m * config.tile_m, size // config.tile_n * config.tile_n) for config in configs
+    }
     with ThreadPoolExecutor(sizes.compilers) as pool:
-        for config in configs:
-            shape = (_whole(size, config.tile_m), _whole(size, config.tile_n))
-            programs = [pool.submit(_compiled, config, sizes, *lengths) for lengths in ((checked, checked), shape)]
-            configs[config] = (shape, programs)
-    calls, shapes = {}, {}
-    for config, (shape, (small, large)) in configs.items():
+        small = {config: pool.submit(_compiled, config, sizes, checked, checked) for config in configs}
+        large = {config: pool.submit(_compiled, config, sizes, *shape) for config, shape in shapes.items()}
+    x, y = native.embeddings(size, sizes.width, "bfloat16")
+    calls = {}
+    for config, (rows, columns) in shapes.items():
         try:
-            reason = mistake(small.result(), checked, sizes.width)
-            if reason is None:
-                given = (*native.embeddings(max(shape), sizes.width, "bfloat16"), *_scalars(*shape, 0))
-                given = (given[0][: shape[0]], given[1][: shape[1]], *given[2:])
-                calls[config], shapes[config] = partial(large.result(), *given), shape
-                continue
-        except Exception as error:
+            reason = mistake(small[config].result(), checked, sizes.width)
+            call = partial(large[config].result(), x[:rows], y[:columns], *_scalars(rows, columns, 0))
+        except Exception as error:  # a kernel that does not compile is a finding, and others are yet to come
             reason = f"{type(error).__name__}: {error}"
-        journal.write("mosaic", variant=str(config), wrong=reason)
+        if reason:
+            journal.write("mosaic", variant=str(config), wrong=reason)
+        else:
+            calls[config] = call
     product = native.product(sizes.square, sizes.square, sizes.square, "bfloat16")
     taken = in_turn({**calls, "square": product}, native.elapsed, rounds=sizes.rounds, seconds=sizes.seconds)
     for config, seconds in taken.items():
-        m, n, k = (*shapes[config], sizes.width) if config in shapes else (sizes.square,) * 3
+        m, n, k = (*shapes[config], sizes.width) if config in calls else (sizes.square,) * 3
         median = statistics.median(seconds)
         fields = {"size": m, "width": k, "shipped": config == pallas_gpu.DEFAULT}
         journal.write("mosaic", variant=str(config), **fields, ms=1e3 * median, tflops=2 * m * n * k / median / 1e12)
-
-
-def _whole(size: int, multiple: int) -> int:
-    return size // multiple * multiple
+    if missing := [config for config in configs if config not in calls]:
+        raise SystemExit(f"Wrong: {', '.join(map(str, missing))}")
 
 
 def _scalars(rows: int, columns: int, offset: int):

@@ -1,6 +1,6 @@
 """The process of a stage, or of several, one after the other.
 
-    python -m benchmarks.gpu.stage "torch ceilings" --journal results.jsonl --folder logs
+python -m benchmarks.gpu.stage "torch ceilings" --journal results.jsonl --folder logs
 """
 
 import argparse

@@ -53,9 +53,12 @@ class Sizes:
 
     square: rows of the plain product; copied: bytes of the plain copy.
     width: of the embeddings; widths: those of the last stages; tested_widths: those of the tests.
+    ceilings: rows of the products that are timed alone.
     blocks: rows and columns of the kernels alone; checked: the rows and columns on which they are judged.
+    mosaic_blocks, mosaic_checked: the same of jax's kernel; what is checked is a multiple of all tiles' sides.
     batch, million, small: pairs of the whole loss, with the most important small one first.
     rounds: of contestants in turn; seconds: what each has in a round.
+    host_calls: in a row, not waited for, whose time on the host is taken.
     heating: seconds of products before anything is timed.
     compilers: processes that compile at once.
     interpreted: whether kernels run in their interpreters.
@@ -69,11 +72,14 @@ class Sizes:
     blocks: tuple[int, ...] = (8192, 16_384)
     ceilings: tuple[int, ...] = (8192, 8448, 16_384, 16_896)
     checked: tuple[int, int] = (1019, 1153)
+    mosaic_blocks: int = 8192
+    mosaic_checked: int = 768
     batch: int = 65_536
     million: int = 2**20
     small: tuple[int, ...] = (4096, 512, 8192, 2048)
     rounds: int = 5
     seconds: float = 0.05
+    host_calls: int = 50
     heating: float = 1.5
     compilers: int = 12
     interpreted: bool = False
@@ -89,11 +95,14 @@ REHEARSAL = Sizes(
     blocks=(128,),
     ceilings=(128,),
     checked=(101, 203),
+    mosaic_blocks=64,
+    mosaic_checked=64,
     batch=256,
     million=300,
     small=(64,),
     rounds=1,
     seconds=0.0,
+    host_calls=1,
     heating=0.0,
     compilers=1,
     interpreted=True,

@@ -21,7 +21,9 @@ def write(folder: Path) -> str:
 def summarized(lines: list[Line]) -> str:
     parts = [_facts(lines)]
     parts += [_products(lines), _blocks(lines, "block"), _sweeps(lines), _blocks(lines, "mosaic")]
-    parts += [_losses(lines, contest) for contest in dict.fromkeys(line["contest"] for line in lines if "contest" in line)]
+    parts += [
+        _losses(lines, contest) for contest in dict.fromkeys(line["contest"] for line in lines if "contest" in line)
+    ]
     parts += [_faults(lines), aims(lines), _stages(lines)]
     return "\n\n".join(part for part in parts if part)
 
@@ -203,7 +205,8 @@ def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple]) -> str:
         return ""
     widths = [max(len(row[i]) for row in (heads, *cells)) for i in range(len(heads))]
     body = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *cells)
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *cells)
     ]
     return "\n".join([title, *(f"  {line}" for line in body if line)])
 

@@ -2,6 +2,7 @@
 autograd.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -141,8 +142,10 @@ def wait(result) -> None:
         torch.cuda.synchronize()
 
 
-def extra_bytes(function, arguments) -> int:
-    """The most memory in use beside arguments and results; on an accelerator."""
+def extra_bytes(function, arguments) -> float:
+    """The most memory in use beside arguments and results; on an accelerator. A graph has its memory before."""
+    if isinstance(function, Graph):
+        return math.nan
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

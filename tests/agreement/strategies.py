@@ -110,12 +110,12 @@ def optimizers(draw) -> dict:
 
 
 @st.composite
-def loss_cases(draw, *, largest: int = 300, largest_width: int = 70) -> Case:
+def loss_cases(draw, *, largest: int = 300, widths: st.SearchStrategy[int] = st.integers(2, 70)) -> Case:
     """The sigmoid loss at any sizes, multiples of nothing, in any regime from the start of training to its end."""
     return Case(
         images=draw(st.integers(1, largest)),
         texts=draw(st.integers(1, largest)),
-        width=draw(st.integers(2, largest_width)),
+        width=draw(widths),
         logit_scale=draw(st.floats(1.0, 120.0, width=32)),
         logit_bias=draw(st.floats(-17.0, 0.0, width=32)),
         positive_cosine=draw(st.floats(0.0, 0.95)),

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from keras import ops
 
 from diptych import backends
@@ -17,6 +18,10 @@ pytestmark = pytest.mark.skipif(backends.device_name() is None, reason="there is
 
 ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Of the probabilities, as the implementations for 16 bits keep them."""
+
+
+WIDTHS = (64, 200)
+"""A whole number of the kernels' steps, and none: each width is another kernel to compile, while a GPU waits."""
 
 
 def runnable() -> list[tuple[str, str]]:
@@ -78,7 +83,7 @@ def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
 
 
 @pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-@given(case=loss_cases(largest=400, largest_width=200))
+@given(case=loss_cases(largest=400, widths=st.sampled_from(WIDTHS)))
 @agreement_settings(10)
 def test_value_and_gradients_of_any_case(implementation, dtype, case):
     problem = problem_of(case, dtype)

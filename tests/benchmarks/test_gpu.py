@@ -1,0 +1,199 @@
+"""The command for a rented GPU, rehearsed on a CPU: what is known stays known, whatever hangs, crashes or is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import journal, summary
+from benchmarks.gpu.journal import Journal
+from benchmarks.gpu.stages import FAULTS, GPU, STAGES
+from benchmarks.gpu.supervision import supervise
+from tests.conftest import BACKEND
+from tests.tree import ROOT
+
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
+FIRST = ("torch ceilings", "torch tests")
+"""Without DIPTYCH_THOROUGH the command runs these; the others share a process below, which imports everything once."""
+TOGETHER = {
+    "torch": ("torch compile", "torch block", "torch loss", "torch million", "torch small"),
+    "jax": ("jax loss", "jax small"),
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=800)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the stages that hang and crash are once enough")
+def test_what_hangs_and_what_crashes_keeps_nothing_from_being_known(tmp_path):
+    output = tmp_path / "output"
+    chosen = [] if THOROUGH else ["--stages", *FIRST]
+    done = run("benchmarks.gpu", "--rehearse", "--output", str(output), "--minutes", "20", *chosen)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = journal.read(output / journal.NAME)
+    outcomes = {line["stage"]: line["outcome"] for line in lines if line["kind"] == "stage"}
+    expected = {stage.name for stage in STAGES if not stage.asked_for} if THOROUGH else set(FIRST)
+    assert outcomes.keys() == expected | {stage.name for stage in FAULTS}
+    assert outcomes.pop("torch hangs") == "out of time"
+    assert outcomes.pop("torch crashes") == "failed with status -6"
+    assert set(outcomes.values()) == {"passed"}
+    (hanging,) = (line for line in lines if line.get("what") == "hangs")
+    assert not is_alive(hanging["child"]), "the child of the stage that hangs outlived it"
+    assert sum(1 for line in lines if line["kind"] == "product") == 7
+    assert sorted(path.name for path in output.iterdir()) == ["logs.tar.gz", "results.jsonl", "summary.txt"]
+    with tarfile.open(output / "logs.tar.gz") as logs:
+        said = logs.extractfile("logs/torch-hangs.log").read().decode()
+    assert "in _hang" in said, "where it hung is not said"
+    kept = (output / summary.NAME).read_text()
+    (output / summary.NAME).unlink()
+    again = run("benchmarks.gpu", "--summarize", "--output", str(output))
+    assert again.stdout == kept == (output / summary.NAME).read_text()
+    assert "torch crashes" in kept
+    refused = run("benchmarks.gpu", "--rehearse", "--output", str(output))
+    assert "is there already" in refused.stderr
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet waited for by whoever adopted it does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(BACKEND not in TOGETHER, reason="there is no kernel for tensorflow")
+def test_every_stage_of_a_backend_finds_what_it_looks_for(tmp_path):
+    path = tmp_path / journal.NAME
+    names = TOGETHER[BACKEND] + (("jax block", "jax widths") if THOROUGH and BACKEND == "jax" else ())
+    done = run("benchmarks.gpu.stage", *names, "--rehearse", "--journal", str(path), "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = journal.read(path)
+    assert not [line for line in lines if "wrong" in line or "failed" in line]
+    fast = {"torch": "triton", "jax": "xla"}[BACKEND]
+    timed = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "loss" and "ms" in line}
+    contests = {"torch": ("alone", "as they are", "compiled", "million", "small")}.get(BACKEND, ("alone", "small"))
+    assert {(contest, fast) for contest in contests} <= timed
+    assert ("small", "naive") in timed
+    if BACKEND == "torch":
+        assert {"block", "sweep", "compiled"} <= {line["kind"] for line in lines}
+        assert all(line["sum_error"] < 1e-6 for line in lines if line.get("sum_error") is not None)
+    text = summary.summarized(lines)
+    assert fast in text
+    assert "The whole loss and its gradients: small" in text
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path):
+    path = tmp_path / journal.NAME
+    Journal(path, "torch loss").write("loss", ms=float("nan"), tflops=1.5)
+    with path.open("a") as file:
+        file.write('{"stage": "torch loss", "ki')
+    (line,) = journal.read(path)
+    assert line["ms"] is None
+    assert line["tflops"] == 1.5
+    assert journal.read(tmp_path / "missing.jsonl") == []
+
+
+def test_what_a_stage_started_ends_with_it_even_where_it_ends_well(tmp_path):
+    log, kept = tmp_path / "log", tmp_path / "pid"
+    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); open(sys.argv[1], 'w').write(str(p.pid))"
+    command = [sys.executable, "-c", child, str(kept)]
+    assert supervise(command, seconds=60, log=log, folder=tmp_path, environment=os.environ) == "passed"
+    assert not is_alive(int(kept.read_text()))
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert supervise(failing, seconds=60, log=log, folder=tmp_path, environment=os.environ) == "failed with status 3"
+
+
+def lines_of_a_gpu(triton_ms: float) -> list[dict]:
+    """What a run might have left: a square product of 790 TFLOP/s, and others in units of 30 ms."""
+    common = {"kind": "loss", "width": GPU.width, "stage": "torch loss"}
+
+    def line(contest, contender, ms, size=GPU.batch, **fields):
+        return {**common, "contest": contest, "contender": contender, "size": size, "ms": ms, **fields}
+
+    square = 2 * GPU.square**3 / 790e12 * 1e3
+    return [
+        line("alone", "triton", 2 * triton_ms, extra_mib=600.0),  # a later line of the same replaces it
+        line("alone", "triton", triton_ms, extra_mib=700.0),
+        line("alone", "square product", square),
+        line("alone", "pallas_gpu", 33.0, stage="jax loss"),
+        line("as they are", "triton", triton_ms),
+        line("as they are", "siglip-kernel", 48.0),
+        line("as they are", "open_clip", 70.0),
+        line("small", "triton", 0.3, size=4096),
+        line("small", "triton, torch.compile", 0.2, size=4096),
+        line("small", "naive, torch.compile", 0.25, size=4096),
+        line("small", "triton", 0.3, size=512),
+        line("small", "naive, torch.compile", 0.1, size=512),
+        {"kind": "block", "stage": "torch block", "variant": "a", "size": 8192, "ms": 1.0, "sum_error": 2e-6},
+    ]
+
+
+def judged(lines: list[dict]) -> list[str]:
+    """The last word of each aim, in order."""
+    return [row.split()[-1] for row in summary.aims(lines).splitlines()[2:]]
+
+
+def test_aims_are_reached_missed_or_not_measured():
+    reached, missed, unknown = "reached", "missed", "measured"
+    small_and_sums = [missed, missed]
+    good = judged(lines_of_a_gpu(30.0))
+    assert good == [reached, reached, reached, reached, unknown, reached, *small_and_sums]
+    slow = judged(lines_of_a_gpu(40.0))
+    assert slow == [missed, missed, missed, reached, unknown, reached, *small_and_sums]
+    assert set(judged([])) == {unknown}
+    assert json.loads(json.dumps(lines_of_a_gpu(30.0)))  # as they come from the file
+    assert "not measured" in summary.summarized(lines_of_a_gpu(30.0))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's kernel")
+def test_the_judge_of_a_torch_kernel_refuses_wrong_answers():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from benchmarks.gpu import block
+    from benchmarks.native import torch_products
+
+    x, y = torch_products.embeddings(60, 64, "bfloat16")
+    y = y[:50]
+    scale_and_bias = torch.tensor([block.SCALE, block.BIAS])
+    s = x.double() @ y.double().T
+    z = block.SCALE * s + block.BIAS
+    z.diagonal(block.OFFSET).fill_(-torch.inf)
+    sigmoid = torch.sigmoid(z)
+    sums = torch.stack([torch.nn.functional.softplus(z, threshold=50).sum(), (sigmoid * s).sum(), sigmoid.sum()])[None]
+
+    def reason(probabilities, sums):
+        return block.fault(x, y, scale_and_bias, probabilities, sums)[0]
+
+    right = sigmoid.bfloat16()
+    assert reason(right, sums) is None
+    assert "probabilities are wrong" in reason(right.index_fill(0, torch.tensor([3]), torch.nan), sums)
+    assert "probabilities are wrong" in reason(1.02 * right, sums)
+    assert "sums are off" in reason(right, sums * torch.tensor([1.0, 1.0, 1.0001]))
+    assert "sums are off" in reason(right, sums * torch.nan)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="jax's kernel")
+def test_the_judge_of_a_jax_kernel_refuses_wrong_answers():
+    from benchmarks.gpu import mosaic
+    from diptych.backends.jax.sigmoid_loss.sweep import xla_block
+
+    def right(*arguments):
+        return xla_block(*arguments, True)
+
+    def with_a_pair_too_many(*arguments):
+        probabilities, sums = right(*arguments)
+        return probabilities.at[0, mosaic.OFFSET].set(1.0), sums
+
+    def without_a_sum(*arguments):
+        probabilities, sums = right(*arguments)
+        return probabilities, sums * np.array([1.0, 0.0, 1.0], np.float32)
+
+    assert mosaic.mistake(right, 64, 64) is None
+    assert mosaic.mistake(with_a_pair_too_many, 64, 64) == "1 of 4096 probabilities are wrong"
+    assert "sums are off" in mosaic.mistake(without_a_sum, 64, 64)
