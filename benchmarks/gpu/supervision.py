@@ -5,9 +5,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-UNKILLABLE_SECONDS = 5.0
+UNKILLABLE_SECONDS, ORPHANS_SECONDS = 5.0, 2.0
 
 
 def supervise(command: list[str], *, seconds: float, log: Path, folder: Path, environment: Mapping[str, str]) -> str:
@@ -40,9 +41,19 @@ def supervise(command: list[str], *, seconds: float, log: Path, folder: Path, en
         status = process.wait(UNKILLABLE_SECONDS)
     except subprocess.TimeoutExpired:
         return "out of time, and cannot be killed"
+    _await_the_end_of_group(process.pid)
     if not in_time:
         return "out of time"
     return "passed" if status == 0 else f"failed with status {status}"
+
+
+def _await_the_end_of_group(group: int) -> None:
+    """Gives what was killed the time to end, and to give the GPU's memory back; not to one that nobody waits for."""
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
 
 
 def _has_ended(pid: int, deadline: float) -> bool:

@@ -1,4 +1,4 @@
-"""Time on torch, and plain products to compare with; torch alone is imported, so that this works whatever else fails."""
+"""Time on torch, and plain products to compare with; torch alone is imported: this works whatever else fails."""
 
 import time
 from collections.abc import Callable

@@ -18,7 +18,7 @@ from tests.conftest import BACKEND
 from tests.tree import ROOT
 
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
-FIRST = ("torch ceilings", "torch tests")
+FIRST = ("torch ceilings", "torch encoding")
 """Without DIPTYCH_THOROUGH the command runs these; the others share a process below, which imports everything once."""
 TOGETHER = {
     "torch": ("torch compile", "torch block", "torch loss", "torch million", "torch small"),

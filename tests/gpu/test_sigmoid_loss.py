@@ -5,7 +5,6 @@ import os
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from keras import ops
 
 from diptych import backends
@@ -83,7 +82,7 @@ def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
 
 
 @pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-@given(case=loss_cases(largest=400, widths=st.sampled_from(WIDTHS)))
+@given(case=loss_cases(largest=400, widths=WIDTHS))
 @agreement_settings(10)
 def test_value_and_gradients_of_any_case(implementation, dtype, case):
     problem = problem_of(case, dtype)
