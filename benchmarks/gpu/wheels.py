@@ -5,8 +5,8 @@
 It has torch, Triton and jax for CUDA; keras needs namex and optree beside what these bring, and siglip-kernel and
 open_clip (with ftfy and wcwidth) are whom the loss is compared with. There, in the checkout, without a network:
 
-    python3 -m pip install --no-index --no-deps --target /tmp/site FOLDER/*.whl
-    PYTHONPATH=/tmp/site python3 -m benchmarks.gpu --output results
+    python3 -m pip install --no-index --no-deps --target site FOLDER/*.whl
+    PYTHONPATH=site python3 -m benchmarks.gpu --output results
 """
 
 import argparse
@@ -44,8 +44,8 @@ def main() -> None:
     subprocess.run(command(folder), check=True)
     wheels = sorted(folder.glob("*.whl"))
     print(f"{len(wheels)} wheels, {sum(wheel.stat().st_size for wheel in wheels) / 1e6:.1f} MB. There:\n")
-    print(f"    python3 -m pip install --no-index --no-deps --target /tmp/site {folder}/*.whl")
-    print("    PYTHONPATH=/tmp/site python3 -m benchmarks.gpu --output results")
+    print(f"    python3 -m pip install --no-index --no-deps --target site {folder}/*.whl")
+    print("    PYTHONPATH=site python3 -m benchmarks.gpu --output results")
 
 
 if __name__ == "__main__":
