@@ -17,7 +17,8 @@ SAMPLED_PAIRS = 2**24
 
 ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 CHECKED = ("square, balanced", "ragged, balanced", "ragged, initial", "ragged, trained")
-TRAINED = REGIMES["trained"]
+SCALE, BIAS, POSITIVE_COSINE = (REGIMES["trained"][key] for key in ("logit_scale", "logit_bias", "positive_cosine"))
+"""As in the released SigLIP 2 models."""
 
 
 def loss_driver(backend: str) -> ModuleType:
@@ -41,7 +42,7 @@ def is_ours(name: str) -> bool:
 
 def arguments(driver, size: int, width: int, dtype: str, logit_scale: float, logit_bias: float) -> list:
     """(x, y, t, b) on the device, embeddings drawn there."""
-    x, y = driver.embeddings(size, width, dtype, positive_cosine=TRAINED["positive_cosine"])
+    x, y = driver.embeddings(size, width, dtype, positive_cosine=POSITIVE_COSINE)
     return [x, y, *(driver.to_device(np.asarray(value, np.float32), "float32") for value in (logit_scale, logit_bias))]
 
 

@@ -18,7 +18,7 @@ import sys
 
 from benchmarks.contest import in_turn
 from benchmarks.device import device_name, write_results
-from benchmarks.loss_contest import arguments, ceiling, compared, is_ours, loss_driver, mistake
+from benchmarks.loss_contest import BIAS, SCALE, arguments, ceiling, compared, is_ours, loss_driver, mistake
 from diptych.backends.plan import LARGEST_BLOCK
 from diptych.backends.selection import select_backend
 
@@ -65,8 +65,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="4096 on a CPU, 16384 and 65536 elsewhere")
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float32 on a CPU, else bfloat16")
-    parser.add_argument("--logit-scale", type=float, default=112.0, help="as in the released SigLIP 2 models")
-    parser.add_argument("--logit-bias", type=float, default=-16.5)
+    parser.add_argument("--logit-scale", type=float, default=SCALE, help="as in the released SigLIP 2 models")
+    parser.add_argument("--logit-bias", type=float, default=BIAS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these contenders alone")
     parser.add_argument("--peers", action="store_true", help="other people's implementations, where installed")

@@ -5,6 +5,7 @@ stages        the stages and the sizes of a GPU and of a rehearsal
 supervision   a stage as a process group with a limit
 stage         the process of a stage
 journal       results.jsonl
+judge         a kernel's block against float64
 ceilings      plain products and copies
 block         the Triton kernel alone, and in a sweep, with every tile
 mosaic        the Mosaic kernel alone, with every tile

@@ -1,5 +1,6 @@
 """The Triton kernel of the sigmoid loss alone, with every tile: checked, timed in turn, the best in a whole sweep."""
 
+import math
 import multiprocessing
 import statistics
 import time
@@ -14,18 +15,15 @@ import torch
 from benchmarks.contest import in_turn
 from benchmarks.gpu.ceilings import heat
 from benchmarks.gpu.journal import Journal
+from benchmarks.gpu.judge import OFFSET, ROUNDOFF, fault
 from benchmarks.gpu.stages import Sizes
+from benchmarks.loss_contest import BIAS, SCALE
 from benchmarks.native import torch_products as native
 from diptych.backends.torch import sigmoid_loss as loss
 from diptych.backends.torch.sigmoid_loss import sweep, triton_block
 from diptych.backends.torch.sigmoid_loss.triton_block import CANDIDATES, SMALL_TILE, Config
 
-SCALE, BIAS = 112.0, -16.5
-OFFSET = 37
 ALL_TILES = 10**6
-PROBABILITY_ERROR = 2.0**-7
-"""Relative: bfloat16 cut off, as the interpreter does; a GPU rounds, to half of it."""
-SUM_ERROR = 1e-5
 BEST = 3
 
 
@@ -100,83 +98,68 @@ def measure(journal: Journal, sizes: Sizes) -> None:
     """A tile that answers wrongly gets no time; there is SystemExit at the end where one did."""
     heat(sizes)
     scale_and_bias = torch.tensor([SCALE, BIAS], device=native.DEVICE)
-    right: dict[str, tuple[Config, float | None]] = {}
+    right: dict[str, Config] = {}
     for name, config in variants(sizes).items():
-        reason, error = judged(config, *sizes.checked, sizes.width, scale_and_bias)
-        if reason:
-            journal.write("block", variant=name, wrong=reason, sum_error=error)
-        else:
-            right[name] = (config, error)
+        reason, error = judged(config, sizes, scale_and_bias)
+        journal.write("checked", variant=name, sum_error=error, **({"wrong": reason} if reason else {}))
+        if reason is None:
+            right[name] = config
     fastest: dict[str, float] = {}
     for size in sizes.blocks:
-        for name, milliseconds in _timed_blocks(journal, sizes, size, right, scale_and_bias):
-            fastest[name] = milliseconds
+        fastest |= _timed_blocks(journal, sizes, size, right, scale_and_bias)
     best = sorted(fastest, key=fastest.__getitem__)[:BEST]
-    _sweeps(journal, sizes, {name: right[name][0] for name in best}, scale_and_bias)
+    _sweeps(journal, sizes, {name: right[name] for name in best}, scale_and_bias)
     if missing := variants(sizes).keys() - fastest.keys():
         raise SystemExit(f"Wrong: {', '.join(sorted(missing))}")
 
 
-def _timed_blocks(journal, sizes, size, right, scale_and_bias):
-    """(name, milliseconds) of every tile; the plain product of the same shape is timed in turn."""
-    x, y = native.embeddings(size, sizes.width, "bfloat16")
-    probabilities = x.new_empty(size, size)
-    calls, differing = {"plain product": partial(torch.matmul, x, y.T)}, set()
-    shipped = triton_block.config_on(x.device)
-    for name, (config, _) in right.items():
-        call = partial(triton_block.negatives_block, x, y, scale_and_bias, 0, probabilities, config=config)
-        once, kept = call(), probabilities.clone()
-        if not (torch.equal(once, call()) and torch.equal(probabilities, kept)):
-            differing.add(name)
-        calls[name] = call
-    calls["sums alone, as shipped"] = partial(triton_block.negatives_block, x, y, scale_and_bias, 0, None)
-    taken = in_turn(calls, native.elapsed, rounds=sizes.rounds, seconds=sizes.seconds)
-    for name, seconds in taken.items():
-        config, error = right.get(name, (None, None))
-        median = statistics.median(seconds)
-        journal.write(
-            "block",
-            variant=name,
-            size=size,
-            width=sizes.width,
-            ms=1e3 * median,
-            tflops=2 * size**2 * sizes.width / median / 1e12,
-            sum_error=error,
-            shipped=config == shipped,
-            **({"wrong": "two runs gave different bits"} if name in differing else {}),
-        )
-        if config is not None and name not in differing:
-            yield name, 1e3 * median
-
-
-def judged(config: Config, m: int, n: int, width: int, scale_and_bias: torch.Tensor) -> tuple[str | None, float | None]:
-    """(what is wrong with a tile's answer, the relative error of its sums); memory it is to write holds NaN before."""
-    x, y = native.embeddings(max(m, n), width, "bfloat16")  # of pairs (i, i), which are negatives here, and hot ones
-    x, y = x[:m], y[:n]
-    probabilities = x.new_full((m, -(-n // 8) * 8), torch.nan)[:, :n]
+def judged(config: Config, sizes: Sizes, scale_and_bias: torch.Tensor) -> tuple[str | None, float]:
+    """What is wrong with a tile's answer, and the error of its sums; memory that it is to write holds NaN before."""
+    rows, columns = sizes.checked
+    x, y = native.embeddings(max(rows, columns), sizes.width, "bfloat16")
+    x, y = x[:rows], y[:columns]
+    probabilities = x.new_full((rows, -(-columns // 8) * 8), torch.nan)[:, :columns]
     try:
         sums = triton_block.negatives_block(x, y, scale_and_bias, OFFSET, probabilities, config=config)
-        native.wait()
+        given = [array.float().cpu().numpy() for array in (x, y, probabilities, sums)]
     except Exception as error:  # a kernel that does not compile is a finding, and others are yet to come
-        return f"{type(error).__name__}: {error}", None
-    return fault(x, y, scale_and_bias, probabilities, sums)
+        return f"{type(error).__name__}: {error}", math.nan
+    roundoff = 2 * ROUNDOFF if sizes.interpreted else ROUNDOFF  # the interpreter cuts off where a GPU rounds
+    return fault(*given, rows=rows, columns=columns, roundoff=roundoff)
 
 
-def fault(x, y, scale_and_bias, probabilities, sums) -> tuple[str | None, float]:
-    """What is wrong with an answer for the pairs but (i, i + OFFSET), and its sums' relative error; in float64."""
-    s = x.double() @ y.double().T
-    z = s * scale_and_bias[0].double() + scale_and_bias[1].double()
-    z.diagonal(OFFSET).fill_(-torch.inf)
-    exact, softplus = torch.sigmoid(z), z.clamp(min=0) + torch.log1p(torch.exp(-z.abs()))
-    cosine = exact * s
-    right, scale = (torch.stack([softplus.sum(), term.sum(), exact.sum()]) for term in (cosine, cosine.abs()))
-    error = ((sums.sum(0, dtype=torch.float64) - right).abs() / scale).max().item()
-    if not error <= SUM_ERROR:
-        return f"the sums are off by a relative {error:.1e}, allowed {SUM_ERROR:.0e}", error
-    logit_error = 2.0**-24 * SCALE * (x.shape[1] ** 0.5 + 2)
-    allowed = (PROBABILITY_ERROR + 4 * logit_error) * exact + 2.0**-126
-    wrong = int((~((probabilities.double() - exact).abs() <= allowed)).sum())
-    return (f"{wrong} of {exact.numel()} probabilities are wrong" if wrong else None), error
+def _timed_blocks(
+    journal: Journal, sizes: Sizes, size: int, configs: dict[str, Config], scale_and_bias: torch.Tensor
+) -> dict[str, float]:
+    """Milliseconds of every tile: written as it is timed alone, and again when all were timed in turn.
+
+    The plain product of the same shape, and the sums alone, are timed with them.
+    """
+    x, y = native.embeddings(size, sizes.width, "bfloat16")
+    probabilities = x.new_empty(size, size)
+    shipped = triton_block.config_on(x.device)
+
+    def write(name: str, seconds: float) -> float:
+        fields |= {"size": size, "width": sizes.width, "shipped": configs.get(name) == shipped}
+        journal.write(
+            "block", variant=name, ms=1e3 * seconds, tflops=2 * size**2 * sizes.width / seconds / 1e12, **fields
+        )
+        return 1e3 * seconds
+
+    calls = {"plain product": partial(torch.matmul, x, y.T)}
+    for name, config in configs.items():
+        call = partial(triton_block.negatives_block, x, y, scale_and_bias, 0, probabilities, config=config)
+        once, kept = call(), probabilities.clone()
+        if torch.equal(once, call()) and torch.equal(probabilities, kept):
+            calls[name] = call
+            write(name, native.elapsed(call, 1))
+        else:
+            journal.write("checked", variant=name, size=size, wrong="two runs gave different bits")
+    tiles = calls.keys() & configs.keys()
+    calls["sums alone, as shipped"] = partial(triton_block.negatives_block, x, y, scale_and_bias, 0, None)
+    taken = in_turn(calls, native.elapsed, rounds=sizes.rounds, seconds=sizes.seconds)
+    written = {name: write(name, statistics.median(seconds)) for name, seconds in taken.items()}
+    return {name: milliseconds for name, milliseconds in written.items() if name in tiles}
 
 
 def _sweeps(journal: Journal, sizes: Sizes, configs: dict[str, Config], scale_and_bias: torch.Tensor) -> None:

@@ -87,7 +87,8 @@ def _pallas_over_triton(lines: list[Line]) -> float | None:
 
 
 def _largest_sum_error(lines: list[Line]) -> float | None:
-    return max((line["sum_error"] for line in _of(lines, "block") if line.get("sum_error") is not None), default=None)
+    checked = [line for line in _of(lines, "checked") if line["stage"] == "torch block"]
+    return max((line["sum_error"] for line in checked if line.get("sum_error") is not None), default=None)
 
 
 AIMS: tuple[tuple[str, str, Callable[[list[Line]], float | None], Callable[[float], bool]], ...] = (
@@ -145,17 +146,19 @@ def _products(lines: list[Line]) -> str:
 
 
 def _blocks(lines: list[Line], kind: str) -> str:
-    title = {"block": "The Triton kernel alone", "mosaic": "The Mosaic kernel alone"}[kind]
-    rows = [
-        (
-            line["variant"] + (" (shipped)" if line.get("shipped") else ""),
-            line.get("size", ""),
-            line.get("ms", line.get("wrong")),
-            line.get("tflops", ""),
-            line.get("sum_error") or "",
-        )
-        for line in _of(lines, kind)
+    """The last time of every tile, and what was wrong with others."""
+    title, stage = {
+        "block": ("The Triton kernel alone", "torch block"),
+        "mosaic": ("The Mosaic kernel alone", "jax block"),
+    }[kind]
+    checked = [line for line in _of(lines, "checked") if line["stage"] == stage]
+    errors = {line["variant"]: line["sum_error"] for line in checked if line.get("sum_error") is not None}
+    last = {(line["variant"], line["size"]): line for line in _of(lines, kind)}
+    rows: list[tuple] = [
+        (variant + (" (shipped)" if line["shipped"] else ""), size, line["ms"], line["tflops"], errors.get(variant, ""))
+        for (variant, size), line in last.items()
     ]
+    rows += [(line["variant"], line.get("size", ""), line["wrong"], "", "") for line in checked if "wrong" in line]
     return _table(title, ("tile", "S", "ms", "TFLOP/s", "error of sums"), rows)
 
 

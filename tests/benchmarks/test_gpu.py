@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks.gpu import journal, summary
 from benchmarks.gpu.journal import Journal
+from benchmarks.gpu.judge import OFFSET, fault
 from benchmarks.gpu.stages import FAULTS, GPU, STAGES
 from benchmarks.gpu.supervision import supervise
+from benchmarks.loss_contest import BIAS, SCALE
 from tests.conftest import BACKEND
 from tests.tree import ROOT
 
@@ -81,7 +83,7 @@ def test_every_stage_of_a_backend_finds_what_it_looks_for(tmp_path):
     assert {(contest, fast) for contest in contests} <= timed
     assert ("small", "naive") in timed
     if BACKEND == "torch":
-        assert {"block", "sweep", "compiled"} <= {line["kind"] for line in lines}
+        assert {"checked", "block", "sweep", "compiled"} <= {line["kind"] for line in lines}
         assert all(line["sum_error"] < 1e-6 for line in lines if line.get("sum_error") is not None)
     text = summary.summarized(lines)
     assert fast in text
@@ -130,7 +132,7 @@ def lines_of_a_gpu(triton_ms: float) -> list[dict]:
         line("small", "naive, torch.compile", 0.25, size=4096),
         line("small", "triton", 0.3, size=512),
         line("small", "naive, torch.compile", 0.1, size=512),
-        {"kind": "block", "stage": "torch block", "variant": "a", "size": 8192, "ms": 1.0, "sum_error": 2e-6},
+        {"kind": "checked", "stage": "torch block", "variant": "a", "sum_error": 2e-6},
     ]
 
 
@@ -151,49 +153,48 @@ def test_aims_are_reached_missed_or_not_measured():
     assert "not measured" in summary.summarized(lines_of_a_gpu(30.0))
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="torch's kernel")
-def test_the_judge_of_a_torch_kernel_refuses_wrong_answers():
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("triton")
-    from benchmarks.gpu import block
-    from benchmarks.native import torch_products
-
-    x, y = torch_products.embeddings(60, 64, "bfloat16")
-    y = y[:50]
-    scale_and_bias = torch.tensor([block.SCALE, block.BIAS])
-    s = x.double() @ y.double().T
-    z = block.SCALE * s + block.BIAS
-    z.diagonal(block.OFFSET).fill_(-torch.inf)
-    sigmoid = torch.sigmoid(z)
-    sums = torch.stack([torch.nn.functional.softplus(z, threshold=50).sum(), (sigmoid * s).sum(), sigmoid.sum()])[None]
+def test_the_judge_of_a_kernel_refuses_wrong_answers():
+    rng = np.random.default_rng(0)
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 60, 16)))
+    y = 0.99 * x + 0.1 * y
+    s = x @ y.T
+    right = 1 / (1 + np.exp(-(SCALE * s + BIAS)))
+    softplus = np.log1p(np.exp(SCALE * s + BIAS))
+    left_out = np.eye(60, k=OFFSET, dtype=bool) | (np.arange(60) >= 50)
+    right[left_out] = softplus[left_out] = 0.0
+    sums = np.stack([softplus.sum(0), (right * s).sum(0), right.sum(0)], axis=1)
 
     def reason(probabilities, sums):
-        return block.fault(x, y, scale_and_bias, probabilities, sums)[0]
+        return fault(x, y, probabilities, sums, rows=60, columns=50, roundoff=1e-2)[0]
 
-    right = sigmoid.bfloat16()
     assert reason(right, sums) is None
-    assert "probabilities are wrong" in reason(right.index_fill(0, torch.tensor([3]), torch.nan), sums)
+    assert reason(1.009 * right, sums) is None
     assert "probabilities are wrong" in reason(1.02 * right, sums)
-    assert "sums are off" in reason(right, sums * torch.tensor([1.0, 1.0, 1.0001]))
-    assert "sums are off" in reason(right, sums * torch.nan)
+    assert reason(np.where(left_out & (np.arange(60) < 50), 1.0, right), sums) == "13 of 3600 probabilities are wrong"
+    assert reason(np.where(np.arange(60) == 3, np.nan, right), sums) == "60 of 3600 probabilities are wrong"
+    assert "sums are off" in reason(right, sums * [1.0, 1.0, 1.0001])
+    assert "sums are off" in reason(right, sums * np.nan)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="jax's kernel")
-def test_the_judge_of_a_jax_kernel_refuses_wrong_answers():
+def test_padding_and_equal_bits_are_asked_of_a_jax_kernel():
     from benchmarks.gpu import mosaic
     from diptych.backends.jax.sigmoid_loss.sweep import xla_block
+
+    calls = []
 
     def right(*arguments):
         return xla_block(*arguments, True)
 
-    def with_a_pair_too_many(*arguments):
+    def different(*arguments):
+        calls.append(1)
         probabilities, sums = right(*arguments)
-        return probabilities.at[0, mosaic.OFFSET].set(1.0), sums
+        return probabilities, sums * (1 + 1e-6 * len(calls))
 
-    def without_a_sum(*arguments):
-        probabilities, sums = right(*arguments)
-        return probabilities, sums * np.array([1.0, 0.0, 1.0], np.float32)
+    def with_padding(*arguments):
+        x, y, scale_and_bias, limits = arguments
+        return right(x, y, scale_and_bias, limits.at[1].add(1))
 
-    assert mosaic.mistake(right, 64, 64) is None
-    assert mosaic.mistake(with_a_pair_too_many, 64, 64) == "1 of 4096 probabilities are wrong"
-    assert "sums are off" in mosaic.mistake(without_a_sum, 64, 64)
+    assert mosaic.mistake(right, 64, 64)[0] is None
+    assert "different bits" in mosaic.mistake(different, 64, 64)[0]
+    assert mosaic.mistake(with_padding, 64, 64)[0] is not None
