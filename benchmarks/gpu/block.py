@@ -140,10 +140,9 @@ def _timed_blocks(
     shipped = triton_block.config_on(x.device)
 
     def write(name: str, seconds: float) -> float:
-        fields |= {"size": size, "width": sizes.width, "shipped": configs.get(name) == shipped}
-        journal.write(
-            "block", variant=name, ms=1e3 * seconds, tflops=2 * size**2 * sizes.width / seconds / 1e12, **fields
-        )
+        fields = {"size": size, "width": sizes.width, "shipped": configs.get(name) == shipped}
+        tflops = 2 * size**2 * sizes.width / seconds / 1e12
+        journal.write("block", variant=name, **fields, ms=1e3 * seconds, tflops=tflops)
         return 1e3 * seconds
 
     calls = {"plain product": partial(torch.matmul, x, y.T)}
