@@ -1,11 +1,16 @@
 """The tests that need a GPU, each failure written down as it happens."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from benchmarks.gpu.journal import Journal
+from benchmarks.gpu.stages import Sizes
 
 SECONDS = 60
 """Of a test, at most."""
+PROCESSES = 6
+"""Side by side, most of whose time goes to compiling."""
 
 
 class Report:
@@ -25,9 +30,11 @@ class Report:
         self.journal.write("tests", status=int(exitstatus), **self.counts)
 
 
-def run_tests(journal: Journal) -> None:
+def run_tests(journal: Journal, sizes: Sizes) -> None:
     """Those of tests/gpu/ on the backend that Keras runs on."""
     arguments = ["-q", "-p", "no:cacheprovider", "--timeout", str(SECONDS), "tests/gpu"]
+    if find_spec("xdist"):
+        arguments += ["-n", str(min(PROCESSES, sizes.compilers))]
     status = pytest.main(arguments, plugins=[Report(journal)])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(int(status))

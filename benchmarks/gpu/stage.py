@@ -59,7 +59,7 @@ def run(name: str, journal: Journal, sizes: Sizes, folder: Path) -> None:
         case "tests":
             from benchmarks.gpu import checks
 
-            checks.run_tests(journal)
+            checks.run_tests(journal, sizes)
         case "encoding":
             _run_command(ENCODING + (["--compile"] if backend == "torch" else []), sizes)
         case "agreement":

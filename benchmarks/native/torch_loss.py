@@ -111,24 +111,36 @@ def _naive(x, y, t, b):
 
 
 def _peers(dtype: str) -> dict[str, Callable]:
+    """Other people's losses; one that is installed and cannot be imported says so when it is called."""
+    peers = {"open_clip": _open_clip}
+    if ACCELERATED and dtype == "bfloat16":
+        kernels = {"siglip-kernel": "chunked_bf16", "siglip-kernel, pipelined": "chunked_bf16_pipelined"}
+        peers |= {name: partial(_siglip_kernel, backend) for name, backend in kernels.items()}
     found: dict[str, Callable] = {}
-    if find_spec("open_clip"):
-        from open_clip.loss import SigLipLoss
-
-        loss = SigLipLoss()
-
-        def open_clip(x, y, t, b):
-            return loss(x, y, t.to(x.dtype), b.to(x.dtype))
-
-        found["open_clip"] = open_clip
-    if find_spec("siglip_kernel") and ACCELERATED and dtype == "bfloat16":
-        from siglip_kernel import fused_siglip_loss
-
-        def siglip_kernel(x, y, t, b):
-            return fused_siglip_loss(x, y, t.log(), b, backend="chunked_bf16")
-
-        found["siglip-kernel"] = siglip_kernel
+    for name, load in peers.items():
+        if find_spec(name.partition(",")[0].replace("-", "_")):
+            try:
+                found[name] = load()
+            except Exception as error:  # whatever the packages that they need have to say
+                found[name] = partial(_refuse, error)
     return found
+
+
+def _refuse(error: Exception, *arguments):
+    raise error
+
+
+def _open_clip() -> Callable:
+    from open_clip.loss import SigLipLoss
+
+    loss = SigLipLoss()
+    return lambda x, y, t, b: loss(x, y, t.to(x.dtype), b.to(x.dtype))
+
+
+def _siglip_kernel(backend: str) -> Callable:
+    from siglip_kernel import fused_siglip_loss
+
+    return lambda x, y, t, b: fused_siglip_loss(x, y, t.log(), b, backend=backend)
 
 
 def _differentiate(loss, *arguments):

@@ -126,6 +126,7 @@ def lines_of_a_gpu(triton_ms: float) -> list[dict]:
         line("alone", "pallas_gpu", 33.0, stage="jax loss"),
         line("as they are", "triton", triton_ms),
         line("as they are", "siglip-kernel", 48.0),
+        line("as they are", "siglip-kernel, pipelined", 52.0),
         line("as they are", "open_clip", 70.0),
         line("small", "triton", 0.3, size=4096),
         line("small", "triton, torch.compile", 0.2, size=4096),
@@ -151,6 +152,18 @@ def test_aims_are_reached_missed_or_not_measured():
     assert set(judged([])) == {unknown}
     assert json.loads(json.dumps(lines_of_a_gpu(30.0)))  # as they come from the file
     assert "not measured" in summary.summarized(lines_of_a_gpu(30.0))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others' losses are torch's")
+def test_a_rival_that_cannot_be_imported_says_so_when_it_is_called(tmp_path, monkeypatch):
+    from benchmarks.native import torch_loss
+
+    (tmp_path / "open_clip.py").write_text("import wanting_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    contenders = torch_loss.contenders("float32", 8, peers=True)
+    assert "naive" in contenders
+    with pytest.raises(ModuleNotFoundError, match="wanting_package"):
+        contenders["open_clip"](*torch_loss.embeddings(4, 8, "float32"))
 
 
 def test_the_judge_of_a_kernel_refuses_wrong_answers():
