@@ -6,11 +6,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.gpu import journal, summary
+from benchmarks.gpu import checks, journal, summary
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.judge import OFFSET, fault
 from benchmarks.gpu.stages import FAULTS, GPU, STAGES
@@ -109,6 +110,20 @@ def test_what_a_stage_started_ends_with_it_even_where_it_ends_well(tmp_path):
     assert not is_alive(int(kept.read_text()))
     failing = [sys.executable, "-c", "raise SystemExit(3)"]
     assert supervise(failing, seconds=60, log=log, folder=tmp_path, environment=os.environ) == "failed with status 3"
+
+
+def test_a_failing_test_is_written_down_with_what_it_said(tmp_path):
+    report = checks.Report(Journal(tmp_path / journal.NAME, "torch tests"))
+    for outcome, said in (("passed", ""), ("failed", "E   off by 3"), ("skipped", "")):
+        kind = dict.fromkeys(("passed", "failed", "skipped"), False) | {outcome: True}
+        report.pytest_runtest_logreport(
+            SimpleNamespace(**kind, outcome=outcome, when="call", nodeid="test_x", longreprtext=said)
+        )
+    report.pytest_sessionfinish(1)
+    failure, counts = journal.read(tmp_path / journal.NAME)
+    assert (failure["test"], failure["said"]) == ("test_x", "E   off by 3")
+    assert [counts[key] for key in ("status", "passed", "failed", "skipped")] == [1, 1, 1, 1]
+    assert "off by 3" in summary.summarized([failure, counts])
 
 
 def lines_of_a_gpu(triton_ms: float) -> list[dict]:

@@ -475,5 +475,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("vectors-not-synced", "engine/embedding/index_writer.py",
            "            os.fsync(file.fileno())\n", "            pass\n",
            "tests/recipes/test_embed.py::test_vectors_and_rows_survive_a_loss_of_power"),
+
+    # benchmarks
+    Mutant("children-outlive-a-stage", "benchmarks/gpu/supervision.py",
+           "        os.killpg(process.pid, signal.SIGKILL)\n", "        process.kill()\n",
+           "tests/benchmarks/test_gpu.py::test_what_a_stage_started_ends_with_it_even_where_it_ends_well"),
+    Mutant("sums-that-are-not-numbers-pass", "benchmarks/gpu/judge.py",
+           "    if not error <= SUM_ERROR:", "    if error > SUM_ERROR:",
+           "tests/benchmarks/test_gpu.py::test_the_judge_of_a_kernel_refuses_wrong_answers"),
 )
 # fmt: on
