@@ -259,13 +259,15 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Tests, tuning and benchmarks on a GPU, ten minutes at most; --no-venv takes the frameworks already installed.
+    """What is worth knowing on a GPU, in eight minutes, into runs/gpu; --no-venv takes the frameworks installed.
 
-    `-- --backends torch` takes one alone. `python -m benchmarks.gpu` is the same where there is no nox.
+    `-- --backends torch` takes one alone, `-- --output FOLDER` another folder. `python -m benchmarks.gpu --output
+    FOLDER` is the same where there is no nox.
     """
     if session.virtualenv.venv_backend != "none":
         session.install(*CUDA.values(), "-e", ".[dev]")
-    session.run("python", "-m", "benchmarks.gpu", *session.posargs, external=True)
+    output = [] if "--output" in session.posargs else ["--output", "runs/gpu"]
+    session.run("python", "-m", "benchmarks.gpu", *output, *session.posargs, external=True)
 
 
 @nox.session

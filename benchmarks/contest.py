@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 PAUSE = 0.02
@@ -27,15 +27,12 @@ def take_turns(
         call()
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for turn in range(repeats):
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]  # none comes always after the same
-            time.sleep(PAUSE)
-            wall_start, cpu_start = time.perf_counter(), time.process_time()
-            contestants[name]()
-            wall[name].append(time.perf_counter() - wall_start)
-            cpu[name].append(time.process_time() - cpu_start)
+    for name in _turns(contestants, repeats):
+        time.sleep(PAUSE)
+        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        contestants[name]()
+        wall[name].append(time.perf_counter() - wall_start)
+        cpu[name].append(time.process_time() - cpu_start)
     return {
         name: {
             "ms": statistics.median(wall[name]) * 1e3,
@@ -50,3 +47,47 @@ def take_turns(
 
 def _median_ratio(times: list[float], rival: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(times, rival, strict=True))
+
+
+def in_turn(
+    contestants: Mapping[str, Callable[[], Any]],
+    elapsed: Callable[[Callable[[], Any], int], float],
+    *,
+    rounds: int,
+    seconds: float = 0.0,
+    most: int = 200,
+) -> dict[str, list[float]]:
+    """Seconds of a call of each, once a round, all in turn.
+
+    Args:
+        contestants: functions, each called once before anything counts; they need not wait for their result.
+        elapsed: `(call, calls)` -> the seconds that so many calls in a row take, results included.
+        seconds: about as long each is called in a row, which hides what it costs to start and to wait; at most `most`
+            times.
+    """
+    calls = dict.fromkeys(contestants, 1)
+    for name, call in contestants.items():
+        elapsed(call, 1)
+        if seconds:
+            calls[name] = max(1, min(most, round(seconds / max(elapsed(call, 1), 1e-9))))
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    for name in _turns(contestants, rounds):
+        taken[name].append(elapsed(contestants[name], calls[name]) / calls[name])
+    return taken
+
+
+def by_clock(call: Callable[[], Any], calls: int, wait: Callable[[Any], None]) -> float:
+    """Seconds that so many calls in a row take, and the wait for the last one's result."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = call()
+    wait(result)
+    return time.perf_counter() - start
+
+
+def _turns(names: Iterable[str], rounds: int) -> Iterator[str]:
+    """Every name once a round; none comes always after the same."""
+    names = list(names)
+    for turn in range(rounds):
+        for place in range(len(names)):
+            yield names[(turn + place) % len(names)]

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from benchmarks.contest import by_clock
 from diptych import backends
 from diptych.backends.jax import sigmoid_loss as native
 
@@ -21,6 +22,27 @@ def to_device(array, dtype: str):
     return jnp.asarray(array, dtype)
 
 
+def elapsed(call: Callable, calls: int) -> float:
+    """Seconds that so many calls in a row take, until the last one's result is there."""
+    return by_clock(call, calls, wait)
+
+
+def embeddings(size: int, width: int, dtype: str, *, positive_cosine: float = 0.15) -> tuple[jax.Array, jax.Array]:
+    """Unit rows `[size, width]` of images and texts, drawn on the device; a pair has about this cosine."""
+    x, y = (_unit(jax.random.normal(jax.random.key(seed), (size, width))) for seed in (0, 1))
+    y = _unit(positive_cosine * x + (1 - positive_cosine**2) ** 0.5 * y)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def _unit(x):
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+
+def float64():
+    """Where float64 is float64."""
+    return jax.enable_x64(True)
+
+
 def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
     """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
     device = native.default_device()
@@ -31,6 +53,12 @@ def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
     }
     losses["naive"] = _naive
     return {name: _compiled(loss) for name, loss in losses.items()}
+
+
+def contenders_of_small_batches(dtype: str) -> dict[str, Callable]:
+    """Ours and the plain loss; a new set for each size."""
+    fast = backends.choose_implementation(dtype=dtype)
+    return {fast: _compiled(partial(_ours, fast)), "naive": _compiled(_naive)}
 
 
 def explicit_gradients(name: str, x, y, t, b):
@@ -74,13 +102,23 @@ def out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
-    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
-    a, b = (jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(((m, k), (n, k))))
+def hlo(function, arguments) -> str:
+    """The program that XLA made of a contender."""
+    return function.program.lower(*arguments).compile().as_text()
+
+
+def product(m: int, n: int, k: int, dtype: str, layout: str = "NT", *, accumulate: bool = False) -> Callable:
+    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate.
+
+    A letter T of the layout says that this operand is stored transposed.
+    """
+    shapes = ((m, k)[:: -1 if layout[0] == "T" else 1], (k, n)[:: -1 if layout[1] == "T" else 1])
+    a, b = (jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(shapes))
+    contracted = ((0,) if layout[0] == "T" else (1,), (1,) if layout[1] == "T" else (0,))
 
     def multiply(a, b):
         kind = jnp.float32 if accumulate else dtype
-        return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=kind)
+        return jax.lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=kind)
 
     if not accumulate:
         return partial(jax.jit(multiply), a, b)

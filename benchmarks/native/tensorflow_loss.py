@@ -1,10 +1,12 @@
 """The sigmoid loss on tensorflow for the benchmark: ours and the plain one, compiled with their gradients."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import tensorflow as tf
 
+from benchmarks.contest import by_clock
 from diptych import backends
 
 ACCELERATED = bool(tf.config.list_physical_devices("GPU"))
@@ -17,6 +19,23 @@ def device_name() -> str | None:
 
 def to_device(array, dtype: str):
     return tf.cast(tf.convert_to_tensor(array), dtype)
+
+
+def elapsed(call: Callable, calls: int) -> float:
+    """Seconds that so many calls in a row take, until the last one's result is there."""
+    return by_clock(call, calls, wait)
+
+
+def embeddings(size: int, width: int, dtype: str, *, positive_cosine: float = 0.15) -> tuple[tf.Tensor, tf.Tensor]:
+    """Unit rows `[size, width]` of images and texts, drawn on the device; a pair has about this cosine."""
+    x, y = (tf.math.l2_normalize(tf.random.stateless_normal((size, width), (0, seed)), axis=1) for seed in (0, 1))
+    y = tf.math.l2_normalize(positive_cosine * x + (1 - positive_cosine**2) ** 0.5 * y, axis=1)
+    return tf.cast(x, dtype), tf.cast(y, dtype)
+
+
+def float64():
+    """Where float64 is float64."""
+    return nullcontext()
 
 
 def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
@@ -75,14 +94,19 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, tf.errors.ResourceExhaustedError)
 
 
-def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
-    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
-    a, b = (tf.cast(tf.random.normal(shape), dtype) for shape in ((m, k), (n, k)))
+def product(m: int, n: int, k: int, dtype: str, layout: str = "NT", *, accumulate: bool = False) -> Callable:
+    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate.
+
+    A letter T of the layout says that this operand is stored transposed.
+    """
+    transposed = [letter == "T" for letter in layout]
+    shapes = ((m, k)[:: -1 if transposed[0] else 1], (k, n)[:: -1 if transposed[1] else 1])
+    a, b = (tf.cast(tf.random.normal(shape), dtype) for shape in shapes)
     total = tf.zeros((m, n))
 
     @tf.function(autograph=False)
     def multiply():
-        result = tf.matmul(a, b, transpose_b=True)
+        result = tf.matmul(a, b, transpose_a=transposed[0], transpose_b=transposed[1])
         return total + tf.cast(result, "float32") if accumulate else result
 
     return multiply

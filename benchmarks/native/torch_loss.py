@@ -2,24 +2,33 @@
 autograd.
 """
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.native.torch_products import ACCELERATED, DEVICE, elapsed, embeddings, product
 from diptych import backends
 from diptych.backends.torch import sigmoid_loss as native
-from diptych.backends.torch.sigmoid_loss import sweep
 
-DEVICE = native.default_device()
-ACCELERATED = DEVICE.type != "cpu"
+__all__ = ["ACCELERATED", "elapsed", "embeddings", "product"]
+
 KNOWS_ITS_MEMORY = ACCELERATED
+COMPILER = "inductor" if ACCELERATED else "eager"
+"""What stands behind `torch.compile`: on a CPU, where this is rehearsed, nothing is to be gained by machine code."""
 
 
 def device_name() -> str | None:
     return backends.device_name()
+
+
+def float64():
+    """Where float64 is float64."""
+    return nullcontext()
 
 
 def to_device(array, dtype: str):
@@ -35,9 +44,53 @@ def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
     }
     losses["naive"] = _naive
     if peers:
-        losses["naive, torch.compile"] = torch.compile(_naive)
         losses |= _peers(dtype)
+        losses |= {f"{name}, torch.compile": compiled(loss) for name, loss in losses.items() if name in COMPILED}
     return {name: partial(_differentiate, loss) for name, loss in losses.items()}
+
+
+COMPILED = ("naive", "open_clip")
+"""Losses that are compiled, too, as their users do."""
+
+
+def contenders_of_small_batches(dtype: str) -> dict[str, Callable]:
+    """Ours and the plain loss, eager, compiled and, where there is a GPU, as a CUDA graph; a new set for each size."""
+    torch.compiler.reset()
+    fast = backends.choose_implementation(dtype=dtype)
+    losses = {fast: partial(_ours, fast), "naive": _naive}
+    losses |= {f"{name}, torch.compile": compiled(loss) for name, loss in losses.items()}
+    found = {name: partial(_differentiate, loss) for name, loss in losses.items()}
+    if ACCELERATED:
+        graphed = (fast, f"{fast}, torch.compile", "naive, torch.compile")
+        found |= {f"{name}, CUDA graph": Graph(found[name]) for name in graphed}
+    return found
+
+
+def compiled(loss: Callable) -> Callable:
+    """By `torch.compile`, for each size alone: a program for any size is slower."""
+    return torch.compile(loss, dynamic=False, backend=COMPILER)
+
+
+class Graph:
+    """A function whose launches for the first arguments are recorded and replayed."""
+
+    def __init__(self, function: Callable):
+        self.function, self.graph = function, None
+
+    def __call__(self, *arguments):
+        if self.graph is None:
+            other = torch.cuda.Stream()
+            other.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(other):
+                for _ in range(3):
+                    self.function(*arguments)
+            torch.cuda.current_stream().wait_stream(other)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.result = self.function(*arguments)
+            self.graph = graph
+        self.graph.replay()
+        return self.result
 
 
 def explicit_gradients(name: str, x, y, t, b):
@@ -58,24 +111,36 @@ def _naive(x, y, t, b):
 
 
 def _peers(dtype: str) -> dict[str, Callable]:
+    """Other people's losses; one that is installed and cannot be imported says so when it is called."""
+    peers = {"open_clip": _open_clip}
+    if ACCELERATED and dtype == "bfloat16":
+        kernels = {"siglip-kernel": "chunked_bf16", "siglip-kernel, pipelined": "chunked_bf16_pipelined"}
+        peers |= {name: partial(_siglip_kernel, backend) for name, backend in kernels.items()}
     found: dict[str, Callable] = {}
-    if find_spec("open_clip"):
-        from open_clip.loss import SigLipLoss
-
-        loss = SigLipLoss()
-
-        def open_clip(x, y, t, b):
-            return loss(x, y, t.to(x.dtype), b.to(x.dtype))
-
-        found |= {"open_clip": open_clip, "open_clip, torch.compile": torch.compile(open_clip)}
-    if find_spec("siglip_kernel") and ACCELERATED and dtype == "bfloat16":
-        from siglip_kernel import fused_siglip_loss
-
-        def siglip_kernel(x, y, t, b):
-            return fused_siglip_loss(x, y, t.log(), b, backend="chunked_bf16")
-
-        found["siglip-kernel"] = siglip_kernel
+    for name, load in peers.items():
+        if find_spec(name.partition(",")[0].replace("-", "_")):
+            try:
+                found[name] = load()
+            except Exception as error:  # whatever the packages that they need have to say
+                found[name] = partial(_refuse, error)
     return found
+
+
+def _refuse(error: Exception, *arguments):
+    raise error
+
+
+def _open_clip() -> Callable:
+    from open_clip.loss import SigLipLoss
+
+    loss = SigLipLoss()
+    return lambda x, y, t, b: loss(x, y, t.to(x.dtype), b.to(x.dtype))
+
+
+def _siglip_kernel(backend: str) -> Callable:
+    from siglip_kernel import fused_siglip_loss
+
+    return lambda x, y, t, b: fused_siglip_loss(x, y, t.log(), b, backend=backend)
 
 
 def _differentiate(loss, *arguments):
@@ -89,8 +154,10 @@ def wait(result) -> None:
         torch.cuda.synchronize()
 
 
-def extra_bytes(function, arguments) -> int:
-    """The most memory in use beside arguments and results; on an accelerator."""
+def extra_bytes(function, arguments) -> float:
+    """The most memory in use beside arguments and results; on an accelerator. A graph has its memory before."""
+    if isinstance(function, Graph):
+        return math.nan
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -102,11 +169,3 @@ def extra_bytes(function, arguments) -> int:
 
 def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError)
-
-
-def product(m: int, n: int, k: int, dtype: str, *, accumulate: bool = False) -> Callable:
-    """A function that multiplies random `[m, k]` and `[k, n]`; into a float32 sum where they are to accumulate."""
-    a, b = (torch.randn(shape, device=DEVICE, dtype=getattr(torch, dtype)) for shape in ((m, k), (n, k)))
-    total = torch.zeros(m, n, device=DEVICE)
-
-    return partial(sweep.accumulate, total, a, b.T, first=False) if accumulate else partial(torch.matmul, a, b.T)

@@ -19,6 +19,13 @@ ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Of the probabilities, as the implementations for 16 bits keep them."""
 
 
+WIDTHS = (64, 200)
+"""A whole number of the kernels' steps, and none: each width is another kernel to compile, while a GPU waits."""
+
+EXAMPLES = 10 if BACKEND == "torch" else 4
+"""Elsewhere each shape is another program to compile."""
+
+
 def runnable() -> list[tuple[str, str]]:
     """(implementation, dtype) of all native ones that can run on the default device."""
     native = backends.room().sigmoid_loss
@@ -78,8 +85,8 @@ def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
 
 
 @pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-@given(case=loss_cases(largest=400, largest_width=200))
-@agreement_settings(10)
+@given(case=loss_cases(largest=400, widths=WIDTHS))
+@agreement_settings(EXAMPLES)
 def test_value_and_gradients_of_any_case(implementation, dtype, case):
     problem = problem_of(case, dtype)
     check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)

@@ -1,4 +1,4 @@
-"""Known faults of the engine and the recipes."""
+"""Known faults of the engine, the recipes and the benchmarks."""
 
 from tests.mutants.mutant import Mutant
 
@@ -77,4 +77,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("neighbours-judged-together", "engine/training/evaluation.py",
            "np.random.default_rng(0).permutation(len(shown))", "np.arange(len(shown))",
            "tests/engine/training/test_evaluation.py::test_pictures_that_stand_side_by_side_are_not_told_apart_alone"),
+    # benchmarks
+    Mutant("children-outlive-a-stage", "benchmarks/gpu/supervision.py",
+           "        os.killpg(process.pid, signal.SIGKILL)\n", "        process.kill()\n",
+           "tests/benchmarks/test_gpu.py::test_what_a_stage_started_ends_with_it_even_where_it_ends_well"),
+    Mutant("sums-that-are-not-numbers-pass", "benchmarks/gpu/judge.py",
+           "    if not error <= SUM_ERROR:", "    if error > SUM_ERROR:",
+           "tests/benchmarks/test_gpu.py::test_the_judge_of_a_kernel_refuses_wrong_answers"),
 )
