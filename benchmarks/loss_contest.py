@@ -126,9 +126,9 @@ def compared(
         beside: functions of nothing, timed in turn with the contenders.
 
     Yields:
-        (name, row): `failed`, why there is no time; or `first_ms` of the first call, `extra_mib`, `gradient_error` and
-        `float32_gradient_error`; once more with `ms` (the median), `fastest_ms` and `tflops`, of the 6 B² D operations
-        that are needed.
+        (name, row): `failed`, why there is no time; or `first_ms` and `ms` of the first two calls, `extra_mib`,
+        `gradient_error` and `float32_gradient_error`; once more with `ms` (the median in turn), `fastest_ms` and
+        `tflops`, of the 6 B² D operations that are needed.
     """
     t, b = (float(_host(value)) for value in given[2:])
     gradient_error = judge(driver, *given[:2], t, b)
@@ -136,7 +136,7 @@ def compared(
     for name, function in contenders.items():
         call = partial(function, *given)
         try:
-            row = {"first_ms": driver.elapsed(call, 1) * 1e3}
+            row = {"first_ms": driver.elapsed(call, 1) * 1e3, "ms": driver.elapsed(call, 1) * 1e3}
             if memory or driver.KNOWS_ITS_MEMORY:
                 row["extra_mib"] = (memory(name) if memory else driver.extra_bytes(function, given)) / 2**20
             row["gradient_error"] = gradient_error(call()[1:3])

@@ -59,8 +59,8 @@ def _products(journal: Journal, sizes: Sizes, shapes: dict[str, tuple]) -> None:
         fields = {"name": name, "m": m, "n": n, "k": k, "layout": layout}
         try:
             journal.write("library", **fields, kernels=native.kernels(calls[name]))
-        except RuntimeError as error:
-            journal.write("library", **fields, failed=str(error))
+        except Exception as error:  # a profiler that does not work takes no product's time away
+            journal.write("library", **fields, failed=f"{type(error).__name__}: {error}")
 
 
 def _note_state(journal: Journal, when: str) -> None:

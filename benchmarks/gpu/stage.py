@@ -61,7 +61,8 @@ def run(name: str, journal: Journal, sizes: Sizes, folder: Path) -> None:
 
             checks.run_tests(journal, sizes)
         case "encoding":
-            _run_command(ENCODING + (["--compile"] if backend == "torch" else []), sizes)
+            compiled = ["--compile"] if backend == "torch" else []
+            _run_command([*ENCODING, *compiled, "--out", str(folder)], sizes)
         case "agreement":
             _run_command(AGREEMENT, sizes)
         case "hangs":

@@ -3,6 +3,7 @@ autograd.
 """
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -18,8 +19,8 @@ from diptych.backends.torch import sigmoid_loss as native
 __all__ = ["ACCELERATED", "elapsed", "embeddings", "product"]
 
 KNOWS_ITS_MEMORY = ACCELERATED
-COMPILER = "inductor" if ACCELERATED else "eager"
-"""What stands behind `torch.compile`: on a CPU, where this is rehearsed, nothing is to be gained by machine code."""
+COMPILER = "eager" if os.environ.get("TRITON_INTERPRET") == "1" else "inductor"
+"""What stands behind `torch.compile`: where kernels are interpreted, in a rehearsal, no machine code either."""
 
 
 def device_name() -> str | None:
