@@ -173,7 +173,8 @@ class StoredEmbeddings:
             if not writer.finished(part):
                 self._embed(part, source, name, runs, writer, tally)
         index = IndexFolder(folder)
-        if (usable := index.usable(part)) is not None and not usable.any():
+        usable = index.usable(part)
+        if not (index.count(part) if usable is None else usable.any()):
             bad = [named(source, item, part) for item in index.undecided(part) if item.status != GOOD]
             raise ValueError(f"{name}: none can be used: {reasons_with_names(bad) or 'there are none'}.")
         ledger_of(source).check()

@@ -22,7 +22,7 @@ from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_objective, build_student, build_teacher
-from diptych.engine.training.checks import check_data
+from diptych.engine.training.checks import check_missing, missing_flags
 from diptych.engine.training.costs import stage_memory, stage_parameters, training_flops
 from diptych.engine.training.plan import plan_stages
 from diptych.engine.training.run_plan import plan_run
@@ -437,7 +437,7 @@ def test_on_released_towers_decoder_and_heads_learn_first_and_then_all_together(
 def test_fresh_towers_are_not_held_still(tmp_path):
     asked = fine_tuned(pretrained=None)
     with pytest.raises(ValueError, match=r"give --pretrained \(a checkpoint, whose towers hold still at first\)"):
-        check_data(asked, start_of(asked))
+        check_missing(missing_flags(asked, start_of(asked)))
 
 
 def test_a_naflex_checkpoint_is_tuned_without_the_losses_that_need_squares(tmp_path):

@@ -206,4 +206,5 @@ def test_names_that_are_no_text_pass_through_every_view(tmp_path, kind, view):
 
 
 def test_every_view_is_among_them():
-    assert len(SourceView.__subclasses__()) == len(VIEWS) - 1  # a cache is none
+    here = [view for view in SourceView.__subclasses__() if view.__module__.startswith("diptych.core.data.sources")]
+    assert len(here) == len(VIEWS) - 1  # a cache is none
