@@ -41,6 +41,13 @@ def test_large_powers_of_two_fill_their_waves(length):
     assert worst(length, whole_waves(length, 768, H200), 768) >= 0.95
 
 
+def test_there_are_more_blocks_where_they_fill_the_waves_better():
+    fewest = block_size(100_000, LARGEST_BLOCK, 128)
+    size = whole_waves(100_000, 768, H200)
+    assert size < fewest
+    assert worst(100_000, size, 768) > 1.02 * worst(100_000, fewest, 768)
+
+
 def test_blocks_of_eight_thousand_leave_a_quarter_idle():
     """With tiles of 128 by 256, 192 of them take two waves of 132."""
     assert efficiency(65_536, 8192, 768, (128, 256)) == pytest.approx(0.727, abs=1e-3)

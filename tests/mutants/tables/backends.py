@@ -114,7 +114,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/backends/torch/test_triton_sweep.py::test_value_and_gradients_of_the_named_cases"),
     Mutant("blocks-that-leave-a-wave-half-empty", "backends/plan.py",
            "cost <= 1.02 * min(costs)", "cost <= 9 * min(costs)",
-           "tests/backends/test_plan.py::test_blocks_cover_the_batch_and_waste_no_more_than_the_fewest_do"),
+           "tests/backends/test_plan.py::test_there_are_more_blocks_where_they_fill_the_waves_better"),
     # backends/tensorflow
     Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/sigmoid_loss/loss.py",
            "return SigmoidLossGradients(loss, image, text, dt, db)",
