@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from diptych.core.files.atomic import replacing
+from diptych.core.report.run.contents import Earlier, Samples
 
 BEFORE = "before.npz"
 
@@ -42,3 +43,16 @@ class Before:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "plain"}
             return cls(**json.loads(stored["plain"].tobytes()), **arrays)
+
+    def beside(self, samples: Samples) -> Earlier | None:
+        """The pictures and captions of a report's galleries, as they were embedded before; None where they are others,
+        held out for a stage before, or have no probability, as with the softmax loss.
+        """
+        if self.logit_bias is None or self.text_embeddings.shape != samples.text_embeddings.shape:
+            return None
+        return Earlier(
+            image_embeddings=self.image_embeddings,
+            text_embeddings=self.text_embeddings,
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+        )

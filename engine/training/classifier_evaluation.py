@@ -23,7 +23,7 @@ from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.training.evaluation import what_warnings_ask
+from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.models import ImageClassifier
 from diptych.models.checked import CheckedModel

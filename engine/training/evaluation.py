@@ -19,7 +19,7 @@ from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_
 from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
 from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import Earlier, ReportData, Samples
+from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
 from diptych.core.report.verdict import before_training, changes, gained, warnings_of
 from diptych.core.training.best import LOSS
@@ -39,6 +39,7 @@ from diptych.engine.judging.dense.probes import (
     write_dense_page,
 )
 from diptych.engine.training.before import Before
+from diptych.engine.training.held_out import held_out_loss, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.retention import Retention
 from diptych.engine.training.terms.contrastive import softmax_loss
@@ -195,7 +196,7 @@ class Evaluation:
             zero_shot=zero_shots,
             samples=samples,
             opening_examples=self.preprocess.opening_examples or None,
-            before=_as_earlier(earlier, samples),
+            before=earlier.beside(samples) if earlier and samples else None,
             changes=changed,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
@@ -311,53 +312,6 @@ class Evaluation:
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )
-
-
-def _as_earlier(before: Before | None, samples: Samples | None) -> Earlier | None:
-    """The pictures and captions of the galleries as they were embedded before training."""
-    if samples is None or before is None or before.logit_bias is None:
-        return None
-    if before.text_embeddings.shape != samples.text_embeddings.shape:
-        return None  # a stage before this one held out other pairs
-    return Earlier(
-        image_embeddings=before.image_embeddings,
-        text_embeddings=before.text_embeddings,
-        logit_scale=before.logit_scale,
-        logit_bias=before.logit_bias,
-    )
-
-
-def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
-    """What `core.report.verdict.training_warnings` has to know of a stage."""
-    first = planned.stage.after is None
-    return {
-        "fresh": first and not recipe.model.from_checkpoint,
-        "settled_after": (recipe.data.opening_examples or 0) if first else 0,
-        "max_logit_scale": getattr(planned.config, "max_logit_scale", None),
-    }
-
-
-def held_out_loss(
-    images: np.ndarray, texts: np.ndarray, owners: np.ndarray, pair_loss: Callable[..., Any], *, batch_size: int
-) -> float:
-    """The mean loss of held-out pairs, in batches of the size that is trained with.
-
-    Pictures come in an order drawn at random, the same each time, as in training: neighbours in a data set are often
-    alike, and harder to tell apart. Those beyond the last whole batch are left, unless all of them make less than one.
-
-    Args:
-        images: unit vectors float32 [images, dim].
-        texts: unit vectors float32 [texts, dim].
-        owners: int64 [texts], the place of each text's picture; of several texts of a picture the first one counts.
-        pair_loss: the loss of two arrays of as many rows, which are pairs.
-        batch_size: pairs of a batch.
-    """
-    shown, first = np.unique(owners, return_index=True)
-    order = np.random.default_rng(0).permutation(len(shown))
-    x, y = images[shown[order]], texts[first[order]]
-    size = min(batch_size, len(shown))
-    losses = [pair_loss(x[at : at + size], y[at : at + size]) for at in range(0, len(shown) - size + 1, size)]
-    return float(np.mean([keras.ops.convert_to_numpy(loss) for loss in losses]))
 
 
 def _scale_and_bias(student: Student) -> tuple[float, float | None]:

@@ -28,7 +28,7 @@ from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.embedding_once import as_embedded, embed_once
-from diptych.engine.training.evaluation import what_warnings_ask
+from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.task import Judge, Task

@@ -12,7 +12,7 @@ from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.training import evaluation, staged_run
-from diptych.engine.training.evaluation import what_warnings_ask
+from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.recipes import siglip

@@ -74,9 +74,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("vectors-not-synced", "engine/embedding/index_writer.py",
            "            os.fsync(file.fileno())\n", "            pass\n",
            "tests/recipes/test_embed.py::test_vectors_and_rows_survive_a_loss_of_power"),
-    Mutant("neighbours-judged-together", "engine/training/evaluation.py",
+    Mutant("neighbours-judged-together", "engine/training/held_out.py",
            "np.random.default_rng(0).permutation(len(shown))", "np.arange(len(shown))",
-           "tests/engine/training/test_evaluation.py::test_pictures_that_stand_side_by_side_are_not_told_apart_alone"),
+           "tests/engine/training/test_held_out.py::test_pictures_that_stand_side_by_side_are_not_told_apart_alone"),
     # benchmarks
     Mutant("children-outlive-a-stage", "benchmarks/gpu/supervision.py",
            "        os.killpg(process.pid, signal.SIGKILL)\n", "        process.kill()\n",

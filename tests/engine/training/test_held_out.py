@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.losses.contrastive import sigmoid_loss
-from diptych.engine.training.evaluation import held_out_loss
+from diptych.engine.training.held_out import held_out_loss
 
 RNG = np.random.default_rng(0)
 LOSS = partial(sigmoid_loss, logit_scale=4.0, logit_bias=-1.0)
