@@ -33,10 +33,12 @@ def trained_preset(name: str | Path) -> str | Path:
             "hf://owner/name, or emoji_36_languages."
         )
     folder = Path(name)
-    if (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
+    if (folder / "config.json").is_file():
         return name
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
+    if not (folder / "checkpoints").is_dir():
+        return name
     stages = sorted(str(found.parents[1]) for found in folder.glob("*/model/config.json"))
     raise ValueError(
         f"{name} holds a run of several stages: give the folder of one, {', '.join(stages)}."

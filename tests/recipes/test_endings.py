@@ -73,3 +73,14 @@ def test_one_of_several_processes_is_refused(photos, tmp_path, monkeypatch, caps
     assert siglip.main(arguments(photos, tmp_path / "other")) == 1
     assert "WORLD_SIZE=2" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_data_without_captions_say_what_was_seen(tmp_path, capsys):
+    folder = write_photos(tmp_path / "photos", 20)
+    (folder / "captions.jsonl").rename(folder / "metadata.jsonl")
+    lines = (folder / "metadata.jsonl").read_text().replace('"caption"', '"prompt"')
+    (folder / "metadata.jsonl").write_text(lines)
+    given = arguments(folder, tmp_path / "run", "--dry-run")
+    assert siglip.main(given) == 1
+    assert "the fields are file_name, prompt" in capsys.readouterr().err
+    assert siglip.main([*given, "--caption-field", "prompt"]) == 0

@@ -466,17 +466,6 @@ def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     assert "data or its preprocessing changed" in capsys.readouterr().err
 
 
-def test_data_without_captions_say_what_was_seen(tmp_path, capsys):
-    folder = write_photos(tmp_path / "photos", 20)
-    (folder / "captions.jsonl").rename(folder / "metadata.jsonl")
-    lines = (folder / "metadata.jsonl").read_text().replace('"caption"', '"prompt"')
-    (folder / "metadata.jsonl").write_text(lines)
-    _, _, _, *arguments = command(folder, tmp_path / "run", "--dry-run")
-    assert siglip.main(arguments) == 1
-    assert "the fields are file_name, prompt" in capsys.readouterr().err
-    assert siglip.main([*arguments, "--caption-field", "prompt"]) == 0
-
-
 def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
     run_dir = tmp_path / "run"
     run = subprocess.run(
