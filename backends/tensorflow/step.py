@@ -91,6 +91,8 @@ class TrainStep:
     def _step(self, batch):
         total, gradients, moved = self.gradients(batch)
         loss = total.value
+        # Read now: a log may be a weight itself, such as the bias of the loss, which is assigned to below.
+        logs = {name: tf.identity(log) for name, log in total.logs.items()}
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
@@ -109,7 +111,7 @@ class TrainStep:
             return tf.constant(0)
 
         tf.cond(finite, advance, lambda: tf.constant(0))
-        return {"loss": loss, "gradient_norm": norm, "finite": finite, **total.logs}
+        return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
 
 
 def _dense(tape, target, sources, cotangents=None):
