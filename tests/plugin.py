@@ -31,7 +31,7 @@ def part() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    message = f"leave out the tests that are recorded with more than {times.QUICK_SECONDS:.0f} s"
+    message = f"leave out the tests that are recorded with more than {times.QUICK_SECONDS:g} s"
     parser.addoption("--quick", action="store_true", help=message)
 
 
