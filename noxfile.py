@@ -192,7 +192,8 @@ def recipes(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["everything", "lint"])
 def quick(session: nox.Session) -> None:
     """What one runs while working, in less than four minutes: lint, and all tests that are quick on jax."""
-    unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
+    # In fewer processes than all tests: what is quick takes little memory, and each process imports the frameworks.
+    unit_tests(session, BACKENDS[0], "--quick", "-n", str(PROCESSES), **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -15,7 +15,7 @@ RECORD = Record(
     {
         plugin.part(): {
             "tests/test_a.py": {times.REST: 1.0},
-            "tests/test_b.py": {"test_slow[1]": 30.0, "test_long": 1.5, times.REST: 0.5},
+            "tests/test_b.py": {"test_slow[1]": 30.0, "test_long": 0.9, times.REST: 0.5},
         }
     },
 )

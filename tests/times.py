@@ -23,7 +23,7 @@ SESSIONS = "sessions.json"
 RECORD = ROOT / "tests" / "recorded_times.json"
 BUDGET_MINUTES = 40
 """The longest that everything may take on two quiet cores."""
-QUICK_SECONDS = 1.5
+QUICK_SECONDS = 1.0
 """The longest test of `nox -s quick`."""
 SLOWEST = 20
 PROCESSES = 4
