@@ -84,7 +84,8 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     named = f": {', '.join(plan.planned)}" if several else ""
     print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
     _tell_beginning(asked, plan)
-    print("\n".join(moving_lines(recipe, plan.planned, terms)), flush=True)
+    for line in moving_lines(recipe, plan.planned, terms):
+        print(line, flush=True)
     sources = open_data(plan)
     plan = settled(plan, sources)
     for line in embedding_once.described(recipe, plan.planned, terms):
@@ -128,7 +129,9 @@ def tell_warnings(results: Results, several: bool) -> None:
 def _tell_beginning(asked: Recipe, plan: RunPlan) -> None:
     """Prints what a run begins from, and which losses of the recipe that was asked for its towers cannot have."""
     print(plan.task.described(plan.recipe, plan.start, plan.config), flush=True)
-    if plan.recipe.optimization.learning_rate_multipliers != asked.optimization.learning_rate_multipliers:
+    towers = {name for name, origin in (("image", plan.start.image), ("text", plan.start.text)) if origin}
+    slowed = plan.recipe.optimization.learning_rate_multipliers != asked.optimization.learning_rate_multipliers
+    if slowed and any(towers - planned.locked for planned in plan.planned.values()):
         print(
             "A checkpoint's weights move at a hundredth of --learning-rate, which is that of the fresh ones "
             "(--learning-rate-multipliers sets others).",
