@@ -107,14 +107,14 @@ def facts(data: ReportData) -> Markup | None:
         ("Device", device(card)),
         ("Seed", card.get("seed")),
     ):
-        if value is not None:
+        if value not in (None, "none"):  # a classifier's loss has no implementations
             rows.append((name, str(value)))
     for name, value, unit in (
         ("Parameters", card.get("parameters"), ""),
         ("FLOPs a step", card.get("flops_per_step"), "FLOP"),
         ("Examples seen", examples_seen(data), ""),
     ):
-        if is_number(value):
+        if is_number(value) and value > 0:  # steps on stored vectors are counted as none
             rows.append((name, shown(value, compact(value, unit))))
     if is_number(card.get("utilisation")):
         rows.append(("Utilisation", shown(card["utilisation"], percent(card["utilisation"]))))

@@ -121,7 +121,7 @@ def _training(data: ReportData) -> tuple[str, str, Markup] | None:
             element(
                 "figure",
                 element("h3", "Quality during training"),
-                element("p", "Recall and zero-shot accuracy on data that is not trained on.", class_="says"),
+                element("p", "Recall and accuracy on data that is not trained on.", class_="says"),
                 element("div", wide, class_="wide"),
                 element("div", narrow, class_="narrow"),
                 class_="panel below",

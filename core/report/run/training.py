@@ -65,7 +65,7 @@ def training_figures(
     quantities = [
         (
             "Validation loss",
-            "on held-out pairs, in batches of the size that is trained with",
+            "on held-out data; of pairs in batches of the size that is trained with",
             column(rows, "validation_loss"),
             "loss",
             False,
