@@ -114,7 +114,7 @@ section{padding-top:44px;scroll-margin-top:8px}
 .panel{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:16px 18px;margin:0;min-width:0}
 .wide2{grid-column:span 2}
 .wide3{grid-column:1/-1}
-.panel+.panel.below{margin-top:14px}
+.panel+.panel.below,.grid-of+.panel.below{margin-top:14px}
 .panel figcaption,.panel .says{font-size:13px;color:var(--muted);line-height:1.45;margin-top:8px}
 .panel h3+.says{margin:1px 0 10px}
 .panel h3{display:flex;justify-content:space-between;gap:10px;flex-wrap:wrap}
