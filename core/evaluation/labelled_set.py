@@ -9,9 +9,9 @@ import numpy as np
 from diptych.core.data.batch import stack_examples
 from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.examples.preprocess import Preprocess
-from diptych.core.data.ledger import Skipped, reasons_with_names, visit
-from diptych.core.data.records import BadExample, Record, Source
-from diptych.core.data.sources.cache import pixels_of
+from diptych.core.data.ledger import Skipped, leave_out, reasons_with_names, visit
+from diptych.core.data.record_parts import usable_pixels
+from diptych.core.data.records import LeftOut, Record, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ def read_labelled(
     most_records: int | None = None,
     sequence_length: int | None = None,
 ) -> LabelledSet:
-    """Decodes the first image of each record (of evenly chosen records where there are more than `most_records`).
+    """Decodes an image of each record, the first that can be used, of evenly chosen records where there are more than
+    `most_records`.
 
     Records that cannot be used, such as those of unknown labels, are entered in the source's ledger.
 
@@ -56,14 +57,14 @@ def read_labelled(
     grids: list[dict[str, np.ndarray]] = []
     skipped: list[Skipped] = []
 
-    def read(record: Record) -> tuple[str, np.ndarray, np.ndarray]:
-        if not record.images:
-            raise BadExample("image_missing", record.key)
+    def read(record: Record) -> tuple[np.ndarray, np.ndarray, Record, list[LeftOut]]:
+        bad: list[LeftOut] = []
         (target,) = targets.of(record).values()
-        return record.key, target, pixels_of(source, record.images[0])
+        return target, usable_pixels(source, record, left_out=bad), record, bad
 
-    for _, (key, target, pixels) in visit(source, read, indices, skipped=skipped):
-        keys.append(key)
+    for index, (target, pixels, record, bad) in visit(source, read, indices, skipped=skipped):
+        leave_out(source, index, record, bad)
+        keys.append(record.key)
         numbers.append(target)
         images.append(preprocess.image(pixels))
         if sequence_length and preprocess.naflex:

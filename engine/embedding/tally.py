@@ -1,4 +1,4 @@
-"""What the items of an index mean for the ledger of their source."""
+"""A tally of an index's items: each entered into the ledger of its source."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What a checkpoint finds and knows before a run's first step, kept in the run's folder to be compared with the end."""
+"""The finds and the knowledge of a checkpoint before a run's first step, kept in the run's folder for its end."""
 
 import json
 from collections.abc import Mapping

@@ -55,11 +55,10 @@ class ClassifierEvaluation:
 
     @property
     def sets(self) -> list[LabelledSet]:
-        """The held-out sets, the one of the headline first; NaFlex sees them at its longest sequences."""
+        """The held-out sets, the one of the headline first."""
         if self._sets is None:
             config = self._model.config
             targets = ClassTargets(classes=ClassNames(config.classes), several=config.several_labels)
-            length = max(self._planned.stage.sequence_lengths, default=None)
             self._sets = [
                 read_labelled(
                     source,
@@ -67,7 +66,7 @@ class ClassifierEvaluation:
                     targets,
                     name=name,
                     most_records=self._data_set.most_evaluated,
-                    sequence_length=length,
+                    sequence_length=self._planned.judged_length,
                 )
                 for name, source in self._sources.held_out.items()
             ]

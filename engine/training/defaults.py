@@ -1,4 +1,4 @@
-"""What the beginning of a run decides where its recipe says nothing: loss, rates, temperature, lengths."""
+"""The defaults that follow from the beginning of a run: loss, rates, temperature, lengths."""
 
 from dataclasses import replace
 from typing import Literal

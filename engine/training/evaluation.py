@@ -91,16 +91,8 @@ class Evaluation:
     def sets(self) -> list[PairSet]:
         """The held-out sets, the one of the headline first."""
         if self._sets is None:
-            self._sets = self._read(self._sequence_length)
+            self._sets = self._read(self._planned.judged_length)
         return self._sets
-
-    @property
-    def _sequence_length(self) -> int | None:
-        """At most how many patches NaFlex sees of a picture, which are as many as the saved model's processor makes;
-        None for square pictures.
-        """
-        vision = self._planned.vision
-        return vision.max_num_patches if isinstance(vision, NaFlexVisionConfig) else None
 
     @adapters_merged
     def quick(self) -> dict[str, float]:
@@ -257,7 +249,7 @@ class Evaluation:
         results: Results = {}
         pictures: dict[str, Any] = {}
         lengths = self._planned.stage.sequence_lengths
-        features = PictureFeatures(self._student.towers, sequence_length=self._sequence_length)
+        features = PictureFeatures(self._student.towers, sequence_length=self._planned.judged_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
             boxes, pictures["located"] = locate_in_scenes(writer, scenes)

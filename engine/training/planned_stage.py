@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.training.stages import Stage
-from diptych.models import VisionConfig
+from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.siglip.config import AnyVisionConfig, PairConfig
 from diptych.models.siglip.parts import DecoderPart, Part
@@ -59,6 +59,13 @@ class PlannedStage:
     @property
     def vision(self) -> AnyVisionConfig:
         return self.config.vision
+
+    @property
+    def judged_length(self) -> int | None:
+        """At most how many patches NaFlex is judged at, which are as many as the saved model's processor makes of a
+        picture; None for square pictures.
+        """
+        return self.vision.max_num_patches if isinstance(self.vision, NaFlexVisionConfig) else None
 
     @property
     def square(self) -> VisionConfig:
