@@ -53,10 +53,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
     yield
     ended = nextitem is None or nextitem.path != item.path
-    if ended and "tensorflow" in sys.modules and (keras := sys.modules.get("keras")):
-        keras.utils.clear_session(free_memory=False)
+    if ended and "tensorflow" in sys.modules:
+        let_graphs_go()
     if ended or megabytes("VmRSS") > _kept + GROWN_MEGABYTES:
         let_go()
+
+
+def let_graphs_go() -> None:
+    """Forget what keeps graphs of tensorflow alive: Keras' session, and the gradient of each call of a function with a
+    custom gradient within a graph, which tensorflow registers for ever.
+    """
+    if keras := sys.modules.get("keras"):
+        keras.utils.clear_session(free_memory=False)
+    gradients = sys.modules["tensorflow.python.framework.ops"].gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
 
 
 _kept = 0.0  # megabytes, after programs were let go

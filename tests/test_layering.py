@@ -76,8 +76,8 @@ def _offence(path: PurePosixPath, name: str) -> str | None:
         return None
     if room == "backends":
         if native is not None:
-            own = (f"diptych.backends.{native}", "diptych.backends.plan")
-            return None if name.startswith(own) else f"a framework's room imports nothing but {' and '.join(own)}"
+            own = (f"diptych.backends.{native}", "diptych.backends.plan", "diptych.backends.untrained")
+            return None if name.startswith(own) else f"a framework's room imports nothing but {', '.join(own)}"
         allowed = target == "backends" or name == "diptych.core"
         allowed |= name.startswith(("diptych.core.losses", "diptych.core.placement"))
         return None if allowed else "backends may import core.losses, core.placement and its own rooms"

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from diptych.backends.untrained import carried
+
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract."""
@@ -42,14 +44,14 @@ class TrainStep:
         batch = objective.prepare(model, batch)
         if self._micro_batches == 1:
             with tf.GradientTape() as tape:
-                (embedded, own), moved = self._in_scope(objective.forward, batch, untrained)
+                (embedded, own), moved = self._carried(objective.forward, batch, untrained)
                 total = objective.total(objective.losses(model, embedded) | own)
             return total, _dense(tape, total.value, self._weights), moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
         losses, cotangents, gradients = {}, [{} for _ in pieces], [tf.zeros_like(weight) for weight in self._weights]
         if objective.compares:
-            embedded = [self._in_scope(objective.embed, piece, untrained)[0] for piece in pieces]
+            embedded = [self._carried(objective.embed, piece, untrained)[0] for piece in pieces]
             joined = {name: tf.concat([part[name] for part in embedded], axis=0) for name in embedded[0]}
             with tf.GradientTape() as tape:
                 tape.watch(joined)
@@ -64,7 +66,7 @@ class TrainStep:
             # Pieces replay one after another, so that only one's activations are alive at a time.
             with tf.control_dependencies(gradients), tf.GradientTape() as tape:
                 piece = tf.nest.map_structure(tf.identity, piece)
-                (embedded, own), untrained = self._in_scope(objective.forward, piece, untrained)
+                (embedded, own), untrained = self._carried(objective.forward, piece, untrained)
                 outputs = [(embedded[name], cotangent[name]) for name in embedded]
                 if own:
                     value = objective.total(own).value
@@ -75,15 +77,8 @@ class TrainStep:
         mean = keras.tree.map_structure(lambda *values: tf.reduce_mean(tf.stack(values), axis=0), *owns)
         return objective.total(losses | mean), gradients, untrained
 
-    def _in_scope(self, function, batch, untrained):
-        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and
-        once.
-        """
-        if not untrained:
-            return function(self._model, batch), untrained
-        with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:
-            result = function(self._model, batch)
-        return result, [scope.get_current_value(variable) for variable in self._untrained]
+    def _carried(self, function, argument, untrained):
+        return carried(function, self._model, argument, self._untrained, untrained)
 
     def _split(self, x):
         return tf.split(x, self._micro_batches)

@@ -7,6 +7,7 @@ import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates, keep
+from diptych.backends.untrained import carried
 
 
 class TrainStep:
@@ -73,7 +74,7 @@ class TrainStep:
         with torch.no_grad():
             batch = objective.prepare(self._model, batch)
         if self._micro_batches == 1:
-            (embedded, own), moved = self._in_scope(objective.forward, batch, untrained)
+            (embedded, own), moved = self._carried(objective.forward, batch, untrained)
             total = objective.total(objective.losses(self._model, embedded) | own)
             return total, list(_gradients([total.value], weights)), moved
 
@@ -81,7 +82,7 @@ class TrainStep:
         losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(weight) for weight in weights]
         if objective.compares:
             with torch.no_grad():
-                embedded = [self._in_scope(objective.embed, piece, untrained)[0] for piece in pieces]
+                embedded = [self._carried(objective.embed, piece, untrained)[0] for piece in pieces]
             joined = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in embedded[0]}
             losses = objective.losses(self._model, joined)
             direct = _gradients([objective.total(losses).value], [*joined.values(), *weights])
@@ -90,7 +91,7 @@ class TrainStep:
             cotangents = [dict(zip(joined, cotangent, strict=True)) for cotangent in split]
         owns = []
         for piece, cotangent in zip(pieces, cotangents, strict=True):
-            (embedded, own), untrained = self._in_scope(objective.forward, piece, untrained)
+            (embedded, own), untrained = self._carried(objective.forward, piece, untrained)
             outputs = [(embedded[name], cotangent[name]) for name in embedded]
             if own:
                 value = objective.total(own).value
@@ -104,15 +105,8 @@ class TrainStep:
         mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)
         return objective.total(losses | mean), gradients, untrained
 
-    def _in_scope(self, function, batch, untrained):
-        """What the function gives, and the untrained weights as it leaves them: they are moved after the step, and
-        once.
-        """
-        if not untrained:
-            return function(self._model, batch), untrained
-        with keras.StatelessScope(state_mapping=list(zip(self._untrained, untrained, strict=True))) as scope:
-            result = function(self._model, batch)
-        return result, [scope.get_current_value(variable) for variable in self._untrained]
+    def _carried(self, function, argument, untrained):
+        return carried(function, self._model, argument, self._untrained, untrained)
 
     def _split(self, x):
         return x.chunk(self._micro_batches)

@@ -186,8 +186,8 @@ def segmentation_probe(
     pooled: np.ndarray | None = None,
     weight_decay: float = WEIGHT_DECAY,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Mean IoU on one set of a probe fitted to another, as a JSON-ready result.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Mean IoU on one set of a probe fitted to another, and its answers.
 
     Args:
         train_features, features: float [images, rows, columns, width].
@@ -198,8 +198,9 @@ def segmentation_probe(
         seed: of the choice of patches and of the resampling.
 
     Returns:
-        That of `segmentation_scores`, and {"train_images", "patches" ([rows, columns]), "pooled" (whether it was set
-        behind the patches), "weight_decay", "loss", "iterations", "converged"}.
+        A JSON-ready result: that of `segmentation_scores`, and {"train_images", "patches" ([rows, columns]), "pooled"
+        (whether it was set behind the patches), "weight_decay", "loss", "iterations", "converged"}. Behind it the class
+        of each pixel, uint8 [images, height, width].
 
     Raises:
         ValueError: as `SegmentationProbe.fit`, `predict` and `segmentation_scores`.
@@ -209,7 +210,7 @@ def segmentation_probe(
     )
     check_features(features, pooled, labels, "labels")
     predicted = probe.predict(features, labels.shape[1], labels.shape[2], pooled=pooled)
-    return {
+    result = {
         **segmentation_scores(predicted, labels, class_names, seed=seed),
         "train_images": len(train_features),
         "patches": list(features.shape[1:3]),
@@ -219,3 +220,4 @@ def segmentation_probe(
         "iterations": probe.iterations,
         "converged": probe.converged,
     }
+    return result, predicted

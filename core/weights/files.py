@@ -64,21 +64,6 @@ class Closing:
         self.close()
 
 
-class MemoryWeights(Closing):
-    """Arrays that are already in memory."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], source: str = "memory"):
-        self.arrays, self.source = dict(arrays), source
-        self.shapes = {name: tuple(array.shape) for name, array in self.arrays.items()}
-        self.dtypes = {name: array.dtype for name, array in self.arrays.items()}
-
-    def read(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def read_float32(self, name: str) -> np.ndarray:
-        return as_float32(self.arrays[name])
-
-
 class StoredWeights(Closing, abc.ABC):
     """Arrays in files, read by file reads into memory that the caller owns.
 

@@ -11,13 +11,13 @@ from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalizati
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabulary
 from diptych.core.data.tokenizers.open import open_tokenizer
-from diptych.core.weights.files import MemoryWeights
 from diptych.models.weights import transformers
 from tests.recipes.photos import write_photos
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 from tests.agreement.reference_models import build_reference, save_reference
+from tests.memory_weights import MemoryWeights
 
 RATE, DECAY, CLIP_NORM = 1e-3, 1e-3, 0.5
 TOLERANCE = 1e-5

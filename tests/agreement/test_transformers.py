@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.weights.files import MemoryWeights
 from diptych.models.weights import transformers
 from tests.agreement.strategies import agreement_settings
 
@@ -19,6 +18,7 @@ from tests.agreement.reference_models import (
     reference_configs,
     save_reference,
 )
+from tests.memory_weights import MemoryWeights
 
 TOLERANCE = 2e-5
 OUTPUTS = ("image_embedding", "text_embedding", "image_tokens", "text_tokens", "logits")

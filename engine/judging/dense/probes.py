@@ -11,8 +11,7 @@ from diptych.core.data.emoji import GROUPS
 from diptych.core.evaluation.depth_probe import depth_probe
 from diptych.core.evaluation.localization import accuracy_at_iou
 from diptych.core.evaluation.neighbours import neighbours
-from diptych.core.evaluation.segmentation_probe import WEIGHT_DECAY, SegmentationProbe
-from diptych.core.evaluation.segmentation_scores import segmentation_scores
+from diptych.core.evaluation.segmentation_probe import segmentation_probe
 from diptych.core.report.box_gallery import Located
 from diptych.core.report.charts.sheet import write_page
 from diptych.core.report.dense_page import DensePictures, dense_page
@@ -74,20 +73,16 @@ def probe_segmentation(
         pooled: whether each patch's features are followed by its picture's.
         seed: of the choice of patches and of the resampling.
     """
-    probe = SegmentationProbe.fit(
-        known.patches, known_labels, len(class_names), pooled=known.pooled if pooled else None, seed=seed
+    result, answers = segmentation_probe(
+        known.patches,
+        known_labels,
+        found.patches,
+        labels,
+        class_names,
+        train_pooled=known.pooled if pooled else None,
+        pooled=found.pooled if pooled else None,
+        seed=seed,
     )
-    answers = probe.predict(found.patches, *labels.shape[1:], pooled=found.pooled if pooled else None)
-    result = {
-        **segmentation_scores(answers, labels, class_names, seed=seed),
-        "train_images": len(known_labels),
-        "patches": list(found.patches.shape[1:3]),
-        "pooled": pooled,
-        "weight_decay": WEIGHT_DECAY,
-        "loss": probe.loss,
-        "iterations": probe.iterations,
-        "converged": probe.converged,
-    }
     shown = [
         SegmentationPicture(picture=picture, truth=truth, predicted=answer)
         for picture, truth, answer in zip(pictures[:SHOWN], labels, answers, strict=False)

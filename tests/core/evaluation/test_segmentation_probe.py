@@ -108,13 +108,13 @@ def test_the_probe_is_where_the_loss_is_least():
 
 def test_planted_classes_are_recovered_and_noise_is_not():
     train, test = class_maps(60, noise=0.3, seed=0, side=16), class_maps(40, noise=0.3, seed=1, side=16)
-    result = segmentation_probe(*train, *test, NAMES)
+    result, _ = segmentation_probe(*train, *test, NAMES)
     # The logits are interpolated, so that a border between blocks may be off by a pixel.
     assert result["mean_iou"] > 0.95
     assert result["interval"][0] <= result["mean_iou"] <= result["interval"][1]
     assert result["patches"] == [16, 16]
     rng = np.random.default_rng(2)
-    noise = segmentation_probe(
+    noise, _ = segmentation_probe(
         rng.normal(size=train[0].shape), train[1], rng.normal(size=test[0].shape), test[1], NAMES
     )
     assert noise["mean_iou"] < 0.2, "a fifth of the pixels right by chance is an IoU of a ninth"
@@ -145,8 +145,8 @@ def test_the_pooled_vector_tells_images_apart():
     of_image = np.arange(40) % CLASSES
     features, pooled = rng.normal(size=(40, 4, 4, 6)), np.eye(CLASSES)[of_image]
     labels = np.broadcast_to(of_image[:, None, None], (40, 8, 8)).astype(np.uint8)
-    without = segmentation_probe(features[:20], labels[:20], features[20:], labels[20:], NAMES)
-    joined = segmentation_probe(
+    without, _ = segmentation_probe(features[:20], labels[:20], features[20:], labels[20:], NAMES)
+    joined, _ = segmentation_probe(
         features[:20], labels[:20], features[20:], labels[20:], NAMES, train_pooled=pooled[:20], pooled=pooled[20:]
     )
     assert joined["mean_iou"] == 1.0

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.weights.files import MemoryWeights
 from diptych.core.weights.mapping import (
     CONV,
     FLAT_PATCHES,
@@ -28,6 +27,7 @@ from diptych.core.weights.mapping import (
     stacked_layers,
 )
 from tests.core.weights.arrays import assert_same
+from tests.memory_weights import MemoryWeights
 
 SIZES = st.integers(1, 4)
 WIDTH, HEADS, HEAD = 6, 3, 2

@@ -10,10 +10,10 @@ import pytest
 from diptych import backends
 from diptych.core.training.objectives import Objective, Seen
 from diptych.core.training.optimizers import AdamW
-from diptych.core.weights.files import MemoryWeights
 from diptych.engine.training.terms.classification import Classification
 from diptych.models import ImageClassifier
 from diptych.models.weights import transformers_classifier
+from tests.memory_weights import MemoryWeights
 from tests.models.classifier.test_classifier import ON_JAX, drawn, weights
 from tests.models.examples import forward, numpy_of
 
