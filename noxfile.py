@@ -54,7 +54,6 @@ THOROUGH = {
     "DIPTYCH_THOROUGH": "1",
     "DIPTYCH_KILLS": "20",
     "DIPTYCH_EXAMPLES": "16",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
 
 # What was measured lies here afterwards; `python -m tests.times` reads it.
@@ -145,12 +144,11 @@ def pytest(
     *arguments: str,
     part: str = "",
     backend: str = "jax",
-    processes: int = PROCESSES,
     **variables: str,
 ) -> None:
     """Run tests in processes side by side. A whole part of continuous integration leaves its times."""
     variables = ONE_THREAD | variables | ({} if session.posargs else {"DIPTYCH_PART": part})
-    python(session, "-m", "pytest", "-n", str(processes), *arguments, *session.posargs, backend=backend, **variables)
+    python(session, "-m", "pytest", "-n", str(PROCESSES), *arguments, *session.posargs, backend=backend, **variables)
 
 
 def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = "", **variables: str) -> None:
@@ -158,10 +156,7 @@ def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = 
     elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*", "tests/commands/*"]
     elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
     skipped = [f"--ignore-glob={path}" for path in elsewhere]
-    # tensorflow and jax keep some of what they traced while a process lives: with fewer files each stays below 3 GB.
-    processes = PROCESSES if backend == "torch" else PROCESSES * 3 // 2
-    options = {"part": part, "backend": backend, "processes": processes}
-    pytest(session, "tests", *skipped, *BY_FILE, *arguments, **options, **variables)
+    pytest(session, "tests", *skipped, *BY_FILE, *arguments, part=part, backend=backend, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -192,8 +187,7 @@ def recipes(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["everything", "lint"])
 def quick(session: nox.Session) -> None:
     """What one runs while working, in less than four minutes: lint, and all tests that are quick on jax."""
-    # In fewer processes than all tests: what is quick takes little memory, and each process imports the frameworks.
-    unit_tests(session, BACKENDS[0], "--quick", "-n", str(PROCESSES), **QUICKLY_COMPILED)
+    unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
