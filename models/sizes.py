@@ -1,5 +1,6 @@
-"""The field's size names: "B/16" -> width, depth, mlp_dim, num_heads, patch_size (big_vision `models/siglip/vit.py`,
-`decode_variant`).
+"""The field's size names: "B/16" -> width, depth, mlp_dim, num_heads, patch_size.
+
+Reference: big_vision `models/siglip/vit.py`, `decode_variant`.
 """
 
 import difflib

@@ -1,5 +1,4 @@
-"""The ledger of a data set: what of it is not used, each thing once, by its name and a reason; and the one way to visit
-records, which keeps it.
+"""The ledger of a data set: each thing that is not used, once, with a reason; and the one walk through records.
 
 Three kinds are told apart. A record is skipped where it, all its pictures or all its captions cannot be used. A part,
 such as one box of many, is left out of a record that is used. A file that is not data by its name is passed over, by a

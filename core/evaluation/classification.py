@@ -1,6 +1,4 @@
-"""Zero-shot classification judged from every side: top-1 and top-k, by class, and whether the probabilities are
-true.
-"""
+"""Zero-shot classification from every side: top-1 and top-k, by class, and the truth of its probabilities."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,5 +1,4 @@
-"""Few-shot classification of frozen features: a linear classifier fitted by regularised least squares to a few images a
-class.
+"""Few-shot classification of frozen features: regularised least squares on a few images a class.
 
     W = argmin_W |X W - Y|² + l2 |W|²,    Y = +1 in the column of the image's class and -1 in the others
 

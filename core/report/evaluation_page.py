@@ -1,6 +1,4 @@
-"""The results of an evaluation as one page: bars by language, confusion of classes, few-shot accuracy, and what was
-found.
-"""
+"""The page of an evaluation: bars by language, confusion of classes, few-shot accuracy, and finds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

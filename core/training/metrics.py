@@ -1,6 +1,4 @@
-"""Metrics of a run as JSON lines: one object a row with its step, exact to the last bit, and cut back to a checkpoint
-on resume.
-"""
+"""Metrics of a run as JSON lines, exact to the last bit, and cut back to a checkpoint on resume."""
 
 import contextlib
 import json

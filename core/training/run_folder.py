@@ -1,6 +1,4 @@
-"""The folder of one run: who may write into it, where its files are, and whether a configuration may continue what is
-there.
-"""
+"""The folder of one run: its lock, its files, and the configurations that may continue what is there."""
 
 import contextlib
 import errno

@@ -1,6 +1,4 @@
-"""Writing an index folder so that it can be stopped at any moment: what the card counts is on the disk, the rest is cut
-off.
-"""
+"""The writer of an index folder, to be stopped at any moment: what its card counts is on the disk."""
 
 import contextlib
 import fcntl

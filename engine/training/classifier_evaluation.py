@@ -1,4 +1,4 @@
-"""Judges a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
+"""The judge of a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
 
 from typing import Any
 

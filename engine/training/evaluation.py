@@ -1,6 +1,4 @@
-"""Judges a stage's towers, in training and at its end: recall by language, zero-shot classes, boxes and probes on
-scenes.
-"""
+"""The judge of a stage's towers: recall by language, zero-shot classes, boxes and probes on scenes."""
 
 from collections.abc import Callable, Iterable
 from functools import partial, wraps

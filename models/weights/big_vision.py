@@ -1,5 +1,6 @@
-"""big_vision's .npz checkpoints (`models/proj/image_text/two_towers.py`): names by flax module, attention kernels by
-head.
+"""big_vision's .npz checkpoints: names by flax module, attention kernels by head.
+
+Reference: big_vision `models/proj/image_text/two_towers.py`.
 
 Names may stand under `params/`, and the blocks of a tower may be stacked along a first axis ("scan"). There is no
 configuration: the shapes tell it, down to the number of heads.

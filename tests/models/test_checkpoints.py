@@ -1,6 +1,4 @@
-"""Checkpoints of every layout: read as their own libraries compute them, written back bit for bit, refused when they do
-not fit.
-"""
+"""Checkpoints of every layout: their own libraries' numbers, the way back bit for bit, refusals of misfits."""
 
 import json
 import math

@@ -1,6 +1,4 @@
-"""The confusion of classes, legible from two to thousands: a table of shades with names, or a map with the names that
-matter.
-"""
+"""The confusion of classes, from two to thousands: a table of shades with names, or a map of all."""
 
 import base64
 import io
