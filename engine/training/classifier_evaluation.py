@@ -9,9 +9,9 @@ from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.pixels import minus_one_to_one
 from diptych.core.data.sources.labels import ClassNames
-from diptych.core.evaluation.classification import classification
+from diptych.core.evaluation.classification import ClassificationResult, classification
 from diptych.core.evaluation.labelled_set import LabelledSet, read_labelled
-from diptych.core.evaluation.several_labels import several_labels
+from diptych.core.evaluation.several_labels import SeveralLabelsResult, several_labels
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, WrongAnswers
@@ -79,7 +79,7 @@ class ClassifierEvaluation:
             logits = self._logits(pictures)
             if self._model.config.several_labels:
                 name = "mean_average_precision"
-                value = several_labels(logits, pictures.targets, self._model.config.classes)[name]
+                value = several_labels(logits, pictures.targets, self._model.config.classes)["mean_average_precision"]
             else:
                 name, value = "accuracy", expected_accuracy(logits, pictures.targets)
             numbers[name if not place else f"{name}/{pictures.name.lower()}"] = value or 0.0
@@ -90,7 +90,7 @@ class ClassifierEvaluation:
     def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
         """Evaluates everything, prints a table, writes the report; returns the results."""
         config, rows = self._model.config, read_metrics(folder.metrics)
-        scored: dict[str, Any] = {}
+        scored: dict[str, ClassificationResult | SeveralLabelsResult] = {}
         wrong: WrongAnswers | None = None
         for pictures in self.sets:
             logits = self._logits(pictures)

@@ -14,8 +14,9 @@ from diptych.core.data.pixels import as_in_training
 from diptych.core.evaluation.multilingual import MEAN, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
-from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
+from diptych.core.evaluation.zero_shot import ZeroShotResult, kind_scores, zero_shot
 from diptych.core.losses.contrastive import sigmoid_loss
+from diptych.core.report.dense_page import DensePictures, DenseResults
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
@@ -28,6 +29,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.engine.judging.dense.probes import (
+    SCENES,
     Patches,
     dense_lines,
     fitted_scenes,
@@ -236,28 +238,29 @@ class Evaluation:
             found[str(length)] = _recalls(pairs, self._images(pairs), texts, owners, ks=(1,))[1]
         return found
 
-    def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
+    def _zero_shot(self, classes: Classes, images: np.ndarray) -> ZeroShotResult:
         prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]
         scale, _ = _scale_and_bias(self._student)
         return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
 
-    def _scenes(self, folder: Path) -> Results:
+    def _scenes(self, folder: Path) -> DenseResults:
         """Boxes and probes on scenes, with a page of them."""
         scenes = judged_scenes()
-        results: Results = {}
-        pictures: dict[str, Any] = {}
+        results: DenseResults = {}
+        pictures = DensePictures()
         lengths = self._planned.stage.sequence_lengths
         features = PictureFeatures(self._student.towers, sequence_length=self._planned.judged_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
-            boxes, pictures["located"] = locate_in_scenes(writer, scenes)
-            results |= boxes
+            boxes, located = locate_in_scenes(writer, scenes)
+            results["localization"] = {SCENES: boxes}
+            pictures = DensePictures(located=located)
         if not lengths:
             fitted = fitted_scenes()
             known, found = (Patches(*features.patches(pixels)) for pixels in (fitted.pixels, scenes.pixels))
             probed, shown = probe_scenes(known, fitted, found, scenes)
             results |= probed
-            pictures |= shown
+            pictures = pictures.beside(shown)
         title = f"Stage {self._planned.stage.name}: boxes and patches"
         page = write_dense_page(folder / "dense.html", results, pictures, title=title)
         print("\n".join([*dense_lines(results), f"Boxes and patches: {page.resolve().as_uri()}"]), flush=True)
