@@ -24,7 +24,7 @@ from diptych.core.weights.mapping import (
 from diptych.core.weights.npz import write_npz
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
-from diptych.models.weights.transformers import NO_BIAS
+from diptych.models.weights.transformers_fields import NO_BIAS
 
 FILE = "weights.npz"
 PREFIX = "params/"
