@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from diptych.engine.command_line import parse
 from diptych.engine.judging.dense.options import Dense
@@ -28,6 +28,27 @@ if TYPE_CHECKING:
 
 FORMAT = "diptych-dense"
 VERSION = 1
+
+
+class JudgedTowers(TypedDict):
+    """The model that was judged."""
+
+    name: str
+    parameters: int
+    image_size: int
+    patches: int
+
+
+class Header(TypedDict):
+    """What was judged, by what and with what."""
+
+    format: str
+    version: int
+    model: JudgedTowers
+    options: object  # of the command, in JSON's types
+    backend: str
+    device: str | None
+    versions: dict[str, str | None]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,9 +84,9 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     stored = {
         kind: {name: without_large_table(numbers) for name, numbers in sets.items()} for kind, sets in by_kind.items()
     }
-    evaluation = _header(options, towers) | {"results": stored}
-    write_json(options.output, evaluation)
-    seen = evaluation["model"]
+    header = _header(options, towers)
+    write_json(options.output, {**header, "results": stored})
+    seen = header["model"]
     sources = dict.fromkeys(name for sets in by_kind.values() for name in sets)
     page = write_dense_page(
         options.output.with_suffix(".html"),
@@ -115,8 +136,8 @@ def _writer(options: Dense, features):
     return Writer(features, Captioner.from_folder(folder), read_targets(folder)) if wanted else None
 
 
-def _header(options: Dense, towers) -> dict[str, Any]:
-    """What was judged, and by what: everything in the results but the results."""
+def _header(options: Dense, towers) -> Header:
+    """Everything in the results but the results."""
     from diptych import backends
     from diptych.core.training.card import plain, versions
 

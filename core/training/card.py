@@ -13,8 +13,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import diptych
+
+Card = dict[str, Any]
+"""A card, in JSON's types: what `resolve_card` says, and what whoever keeps the run adds to it; a card of an earlier
+version may lack some of it."""
 
 # Only these are stored: an environment also holds keys and tokens.
 ENVIRONMENT = (
@@ -61,7 +66,7 @@ def resolve_card(
     flops_per_step: float | None = None,
     device: str | None = None,
     peak_flops_per_second: float | None = None,
-) -> dict:
+) -> Card:
     """The card of a run that starts now, as plain JSON.
 
     `config` is the recipe (a dataclass); `device` and `peak_flops_per_second` come from the backend, None where it does

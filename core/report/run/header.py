@@ -16,6 +16,7 @@ from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.languages import recall_names
 from diptych.core.report.run.training import column
 from diptych.core.report.verdict import best_text
+from diptych.core.training.card import Card
 
 
 def header(data: ReportData) -> Markup:
@@ -185,7 +186,7 @@ def main_language(data: ReportData, results: RecallByLanguage) -> str | None:
     return wanted if wanted in codes else next(iter(codes), None)
 
 
-def device(card: Mapping[str, Any]) -> str | None:
+def device(card: Card) -> str | None:
     """The accelerator that the card names, else the processor and how many of its CPUs were used."""
     machine = card.get("machine")
     if card.get("device") or not isinstance(machine, Mapping) or not machine.get("processor"):
