@@ -66,7 +66,7 @@ def dense_page(
     """An HTML document that loads nothing and runs nothing.
 
     Args:
-        results: what is shown.
+        results: of any kinds.
         pictures: what is shown of them.
         title: the headline.
         summary: the sentence under it.

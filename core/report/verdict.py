@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from diptych.core.training.best import LOSS, shown
+from diptych.core.training.best import LOSS, BestEvaluation, shown
 from diptych.core.training.metrics import MetricsRow
 
 FEWEST_STEPS = 20
@@ -168,8 +168,8 @@ def gained(changed: Mapping[str, tuple[float, float]]) -> str:
     return f"Before training and after: {'; '.join(told)}" if told else ""
 
 
-def best_text(best: Mapping) -> str:
-    """Where the best evaluation of a run was, as its results have it, and what it found."""
+def best_text(best: BestEvaluation) -> str:
+    """Where the best evaluation of a run was, and what it found."""
     value = quantity(best["by"], best["value"])
     if best["examples"] == 0:
         return f"before the first step, with {value}; nothing after it was better"

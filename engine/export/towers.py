@@ -19,10 +19,11 @@ SIGMOID = (
     "sigmoid(logit_scale * dot(image_embedding, text_embedding) + logit_bias) "
     "is the probability that both belong together"
 )
+SOFTMAX = "softmax over texts of logit_scale * dot(image_embedding, text_embedding) is each text's share"
+
 TowerCard = dict[str, Any]
 """What a caller must know of a tower, in JSON's types: "tower", "inputs", "outputs", the model with its scale and bias,
 and the settings by which its processor prepares pictures or texts, whose names depend on the kind of processor."""
-SOFTMAX = "softmax over texts of logit_scale * dot(image_embedding, text_embedding) is each text's share"
 
 
 class TowerInput(TypedDict):

@@ -8,16 +8,7 @@ from diptych.core.evaluation.multilingual import RecallByLanguage
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
 from diptych.core.report.dense_page import DenseResults
-
-
-class BestEvaluation(TypedDict):
-    """The best evaluation of a stage; see `core.training.best.Best`."""
-
-    by: str
-    step: int
-    value: float
-    evaluations_since: int
-    examples: int  # of its steps
+from diptych.core.training.best import BestEvaluation
 
 
 class Ending(TypedDict):
