@@ -1,5 +1,6 @@
-"""diptych's classes under their names in Keras' registry, without importing Keras or them: after `import diptych`,
-`keras.saving.load_model` opens a `.keras` file of any of its models.
+"""diptych's classes under their names in Keras' registry, with neither Keras nor them imported.
+
+After `import diptych`, `keras.saving.load_model` opens a `.keras` file of any of its models.
 
 Keras looks classes up by registered name and never imports what a file asks for. So a stand-in for each class waits in
 the registry; it imports the class when a file needs it, and the class takes the stand-in's place. `import diptych` may

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from diptych.core.training.metrics import read_metrics
-from diptych.core.training.results import read_results
+from diptych.core.training.card import Card
+from diptych.core.training.metrics import MetricsRow, read_metrics
+from diptych.core.training.results import Scores, read_results
 from diptych.core.training.run_folder import RunFolder, RunFolderError
 from diptych.engine.embedding.encoder import Encoder
 from diptych.models import ImageClassifier
@@ -22,7 +22,7 @@ class TrainedRun:
     """
 
     folder: Path
-    card: dict[str, Any]
+    card: Card
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -41,14 +41,14 @@ class TrainedRun:
         return load_run(self.folder / name)
 
     @property
-    def results(self) -> dict[str, dict[str, Any]]:
+    def results(self) -> dict[str, Scores]:
         """What its stages scored, by name (`core.training.results`); raises FileNotFoundError for a run that has not
         ended.
         """
         return read_results(self.folder / "results.json")
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[MetricsRow]:
         """A row a step, and one an evaluation; empty for a run whose stages have folders of their own."""
         return read_metrics(self.folder / "metrics.jsonl")
 

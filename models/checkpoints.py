@@ -20,7 +20,14 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.presets import PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
-from diptych.models.weights import big_vision, keras_hub, open_clip, transformers, transformers_classifier
+from diptych.models.weights import (
+    big_vision,
+    keras_hub,
+    open_clip,
+    transformers,
+    transformers_classifier,
+    transformers_fields,
+)
 
 Config = PairConfig | ClassifierConfig
 TowerName = Literal["image", "text"]
@@ -224,7 +231,7 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     if transformers_classifier.is_classifier(fields):
         config = transformers_classifier.config_of(fields, described_by)
         return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_classifier.table)
-    config = transformers.config_of(fields, described_by)
+    config = transformers_fields.config_of(fields, described_by)
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 

@@ -1,9 +1,10 @@
-"""The field's size names: "B/16" -> width, depth, mlp_dim, num_heads, patch_size (big_vision `models/siglip/vit.py`,
-`decode_variant`).
+"""The field's size names: "B/16" -> width, depth, mlp_dim, num_heads, patch_size.
+
+Reference: big_vision `models/siglip/vit.py`, `decode_variant`.
 """
 
 import difflib
-from typing import Any
+from typing import TypedDict
 
 # name: (width, depth, mlp_dim, num_heads)
 SIZES = {
@@ -23,16 +24,32 @@ SIZES = {
 }
 
 
-def transformer_size(name: str) -> dict[str, Any]:
+class TransformerSize(TypedDict):
+    """Fields of a transformer's configuration."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+
+class VisionSize(TransformerSize):
+    """Those of a vision transformer's."""
+
+    patch_size: int
+
+
+def transformer_size(name: str) -> TransformerSize:
     """`transformer_size("B")` -> {"width": 768, "depth": 12, "mlp_dim": 3072, "num_heads": 12}."""
     if name not in SIZES:
         near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.3)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Unknown size {name!r}: expected one of {', '.join(SIZES)}.{hint}")
-    return dict(zip(("width", "depth", "mlp_dim", "num_heads"), SIZES[name], strict=True))
+    width, depth, mlp_dim, num_heads = SIZES[name]
+    return {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
 
 
-def vision_size(name: str) -> dict[str, Any]:
+def vision_size(name: str) -> VisionSize:
     """`vision_size("B/16")` -> the transformer's size and patch_size 16."""
     size, slash, patch = name.partition("/")
     if not slash or not patch.isdigit():

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from diptych.core.data.image import decode
 from diptych.core.data.ledger import Skipped, reasons_with_names, visit
 from diptych.core.data.records import Box
 from diptych.core.data.sources.small import FileSource
-from diptych.core.evaluation.localization import accuracy_at_iou
+from diptych.core.evaluation.localization import LocalizationResult, accuracy_at_iou
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.box_gallery import STYLE, Located, box_gallery
 from diptych.core.report.charts.markup import Markup, element
@@ -52,6 +53,37 @@ class Caption:
     """Share of the probability that words are drawn from, where a temperature is given."""
     output: Path = Path("runs/caption/results.json")
     """Answers; the page is written beside it, as .html."""
+
+
+class FoundBox(TypedDict):
+    """A phrase, and where the decoder says that it is."""
+
+    text: str
+    box: Box | None  # None where the decoder's words could not be read as a box
+
+
+class DescribedBox(TypedDict):
+    """A box, and what the decoder says is in it."""
+
+    box: Box
+    text: str
+
+
+class Answer(TypedDict):
+    """What the decoder says about a picture."""
+
+    picture: str  # its name
+    caption: str
+    found: list[FoundBox]
+    described: list[DescribedBox]
+
+
+class Answered(TypedDict):
+    """Everything that was asked and answered."""
+
+    options: dict[str, str]
+    answers: list[Answer]
+    localization: NotRequired[LocalizationResult]  # of phrases whose box is known
 
 
 def box_of(text: str) -> tuple[float, float, float, float]:
@@ -90,7 +122,7 @@ def caption(options: Caption) -> int:
     told = (
         ask("describe", [{"box": box} for _, box in described], [place for place, _ in described]) if described else []
     )
-    answers = [
+    answers: list[Answer] = [
         {
             "picture": name,
             "caption": captions[place],
@@ -110,9 +142,9 @@ def caption(options: Caption) -> int:
         for each in answer["found"]:
             box = " ".join(f"{value:.2f}" for value in each["box"]) if each["box"] else "no box"
             print(f"  {each['text']}: {box}")
-        for each in answer["described"]:
-            print(f"  {' '.join(map(str, each['box']))}: {each['text']}")
-    results: dict = {"options": {k: str(v) for k, v in asdict(options).items()}, "answers": answers}
+        for told_of in answer["described"]:
+            print(f"  {' '.join(map(str, told_of['box']))}: {told_of['text']}")
+    results: Answered = {"options": {k: str(v) for k, v in asdict(options).items()}, "answers": answers}
     known = [(box, truth) for (_, _, truth), box in zip(phrases, found, strict=True) if truth is not None]
     if known:
         results["localization"] = accuracy_at_iou([box for box, _ in known], np.array([truth for _, truth in known]))
@@ -154,7 +186,7 @@ def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[t
     return [f"scene {place}: {text}" for place, text in enumerate(scenes.captions)], scenes.pixels, phrases
 
 
-def _page(answers: list[dict], located: list[Located]) -> str:
+def _page(answers: Sequence[Answer], located: list[Located]) -> str:
     rows = [
         element(
             "li",

@@ -18,13 +18,37 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from diptych.engine.command_line import parse
 from diptych.engine.judging.dense.options import Dense
 
+if TYPE_CHECKING:
+    from diptych.engine.judging.dense.sets import Opened
+
 FORMAT = "diptych-dense"
 VERSION = 1
+
+
+class JudgedTowers(TypedDict):
+    """The model that was judged."""
+
+    name: str
+    parameters: int
+    image_size: int
+    patches: int
+
+
+class Header(TypedDict):
+    """What was judged, by what and with what."""
+
+    format: str
+    version: int
+    model: JudgedTowers
+    options: object  # of the command, in JSON's types
+    backend: str
+    device: str | None
+    versions: dict[str, str | None]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,11 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
 def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     from diptych.core.files.json_objects import write_json
+    from diptych.core.report.dense_page import of_all_kinds
     from diptych.core.report.ledger_text import tell_left_out
     from diptych.engine.embedding.picture_features import PictureFeatures
     from diptych.engine.judging.dense.probes import dense_lines, write_dense_page
     from diptych.engine.judging.dense.reader import FeatureReader
     from diptych.engine.judging.dense.tasks import Judge, square_towers
+    from diptych.engine.judging.page import without_large_table
 
     sets = _opened(options)
     towers = square_towers(open_encoder(options.model).model, options.image_size)
@@ -54,10 +80,14 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     with tempfile.TemporaryDirectory(prefix=".features-", dir=folder, ignore_cleanup_errors=True) as files:
         reader = FeatureReader(features, Path(files), seed=options.seed, max_skipped=options.reading.max_skipped)
         results, pictures = Judge(options, reader, writer).judged(sets)
-    evaluation = _header(options, towers) | {"results": _stored(results)}
-    write_json(options.output, evaluation)
-    seen = evaluation["model"]
-    sources = dict.fromkeys(name for each in results.values() for name in each)
+    by_kind = of_all_kinds(results)
+    stored = {
+        kind: {name: without_large_table(numbers) for name, numbers in sets.items()} for kind, sets in by_kind.items()
+    }
+    header = _header(options, towers)
+    write_json(options.output, {**header, "results": stored})
+    seen = header["model"]
+    sources = dict.fromkeys(name for sets in by_kind.values() for name in sets)
     page = write_dense_page(
         options.output.with_suffix(".html"),
         results,
@@ -78,11 +108,11 @@ def _short_name(model: str) -> str:
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
-def _opened(options: Dense) -> dict[str, Any]:
+def _opened(options: Dense) -> "Opened":
     """Every set that is asked for, before a model is loaded: what is missing is said at once."""
     from diptych.engine.judging.dense import sets as dense_sets
 
-    sets: dict[str, Any] = {}
+    sets: Opened = {}
     if options.segmentation:
         sets["segmentation"] = dense_sets.open_segmentation(options.segmentation)
     if options.depth:
@@ -106,21 +136,8 @@ def _writer(options: Dense, features):
     return Writer(features, Captioner.from_folder(folder), read_targets(folder)) if wanted else None
 
 
-def _stored(results: dict) -> dict:
-    """The results without large tables of confusion."""
-    from diptych.engine.judging.page import LARGEST_TABLE
-
-    return {
-        kind: {
-            name: {key: value for key, value in numbers.items() if key != "confusion" or len(value) <= LARGEST_TABLE}
-            for name, numbers in sets.items()
-        }
-        for kind, sets in results.items()
-    }
-
-
-def _header(options: Dense, towers) -> dict[str, Any]:
-    """What was judged, and by what: everything in the results but the results."""
+def _header(options: Dense, towers) -> Header:
+    """Everything in the results but the results."""
     from diptych import backends
     from diptych.core.training.card import plain, versions
 

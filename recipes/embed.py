@@ -29,7 +29,7 @@ from diptych.core.training.card import plain
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.embedding_runs import fill, held_by, image_runs, text_runs
-from diptych.engine.embedding.index_folder import Part
+from diptych.engine.embedding.index_folder import IndexCard, IndexedData, Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
 
@@ -79,7 +79,7 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
     source = open_source(options.data, index_folder=options.index / "shards", reading=options.reading)
     ledger, left_out = ledger_of(source), options.index / LEFT_OUT
     encoder = open_encoder(options.model)
-    card = {
+    card: IndexedData = {
         "model": _absolute(options.model),
         "model_fingerprint": encoder.fingerprint(),
         "logit_scale": encoder.logit_scale,
@@ -133,7 +133,7 @@ def _embed_part(
     )
 
 
-def _described(card: dict[str, Any], part: Part) -> str:
+def _described(card: IndexCard, part: Part) -> str:
     progress = card[part]
     bad = sum(progress["skipped"].values())
     text = f"{progress['rows'] - bad:,} {part} [{card['dim']}] {card['dtype']}"

@@ -21,13 +21,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
+
+if TYPE_CHECKING:
+    from diptych.core.evaluation.judged import Evaluated, JudgedHeader
 
 FORMAT = "diptych-evaluation"
 VERSION = 1
@@ -145,7 +148,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
-        evaluation = _header(options, store) | {"results": results}
+        evaluation: Evaluated = {**_header(options, store), "results": results}
         print("\n" + evaluation_text(results), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
@@ -155,8 +158,8 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     return 0
 
 
-def _header(options: Evaluate, store) -> dict[str, Any]:
-    """What was judged, and by what: everything in the results but the results."""
+def _header(options: Evaluate, store) -> "JudgedHeader":
+    """Everything in the results but the results."""
     from diptych import backends
     from diptych.core.training.card import plain, versions
 

@@ -27,11 +27,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -42,6 +42,11 @@ from diptych.engine.command_line import parse
 from diptych.engine.export.formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
 from diptych.engine.export.writers import Job
 from diptych.engine.failures import exit_status
+
+if TYPE_CHECKING:
+    from diptych.core.data.processor.processor import Processor
+    from diptych.engine.export.check import Checked
+    from diptych.engine.export.towers import Tower
 
 PROGRAM = "python -m recipes.export"
 MODULE = "diptych.recipes.export"
@@ -121,7 +126,7 @@ def _step(what: str) -> Iterator[None]:
     print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _card(name: FormatName, both: Any, checked: dict[str, Any]) -> dict[str, Any]:
+def _card(name: FormatName, both: Iterable["Tower"], checked: Mapping[str, "Checked"]) -> dict[str, Any]:
     """Everything that is known of the files, in JSON's types."""
     card: dict[str, Any] = {"format": name, "reader": FORMATS[name].reader}
     for tower in both:
@@ -134,7 +139,7 @@ def _card(name: FormatName, both: Any, checked: dict[str, Any]) -> dict[str, Any
     return card
 
 
-def _refuse_too_large(tower: Any, name: FormatName) -> None:
+def _refuse_too_large(tower: "Tower", name: FormatName) -> None:
     size, most = 4 * tower.model.count_params(), FORMATS[name].most_bytes
     if most is not None and size > most:
         raise ValueError(
@@ -143,7 +148,7 @@ def _refuse_too_large(tower: Any, name: FormatName) -> None:
         )
 
 
-def _write_processor(processor: Any, folder: Path) -> None:
+def _write_processor(processor: "Processor", folder: Path) -> None:
     processor.save_to_preset(folder)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
@@ -175,7 +180,7 @@ def _publish(source: Path, output: Path) -> None:
         path.replace(target)
 
 
-def _table(file: str, checked: dict[str, Any], sizes: dict[str, int]) -> str:
+def _table(file: str, checked: Mapping[str, "Checked"], sizes: dict[str, int]) -> str:
     rows = [
         [
             name,

@@ -18,14 +18,18 @@ as measured here; the paper takes 0.5 where nothing can be measured.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.training.recipe import Recipe
 from diptych.engine.command_line import parse
+
+if TYPE_CHECKING:
+    from diptych.core.report.interpolation_page import Interpolation, Point
+    from diptych.engine.judging.sets import Dataset
 
 FORMAT = "diptych-interpolation"
 VERSION = 1
@@ -126,21 +130,30 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
             workers=options.workers,
             stop=stop,
         )
-        points = []
+        points: list[Point] = []
         try:
             with stop.leaving_at_once():
                 for alpha in options.points:
                     line.go_to(alpha)
                     print(f"alpha {alpha:g}", flush=True)
-                    points.append({"alpha": alpha, **_numbers(store.renewed(), judged, options.seed)})
+                    now = store.renewed()
+                    own, retention = (_numbers(now, judged[kind], options.seed) for kind in ("own", "retention"))
+                    points.append({"alpha": alpha, "own": own, "retention": retention})
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
     chosen, reason = _chosen(points, options.alpha)
     line.go_to(chosen)
     _save(encoder, folder / "model")
-    names = {"before": before, "after": options.after}
-    results = {"format": FORMAT, "version": VERSION, **names, "points": points, "chosen": chosen, "reason": reason}
+    results: Interpolation = {
+        "format": FORMAT,
+        "version": VERSION,
+        "before": before,
+        "after": options.after,
+        "points": points,
+        "chosen": chosen,
+        "reason": reason,
+    }
     print("\n" + interpolation_text(points, chosen), flush=True)
     write_json(options.output, results)
     title = f"Between {Path(before).name} and {Path(options.after).name}"
@@ -150,7 +163,7 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
     return 0
 
 
-def _resolved(options: Interpolate) -> tuple[str, dict[str, list[Any]]]:
+def _resolved(options: Interpolate) -> tuple[str, dict[str, list["Dataset"]]]:
     """The name of the earlier model, and the data sets to judge by, of either kind."""
     from diptych.engine.judging.retention import retention_set
 
@@ -176,7 +189,7 @@ def _recipe_of(after: str) -> Recipe | None:
     return None if run is None else stored_recipe(run, siglip())
 
 
-def _own(options: Interpolate, recipe: Recipe | None) -> list[Any]:
+def _own(options: Interpolate, recipe: Recipe | None) -> list["Dataset"]:
     """What the later model was fine-tuned for."""
     from diptych.core.data.sources.files import evenly
     from diptych.core.data.sources.small import ChosenRecords
@@ -197,23 +210,20 @@ def _own(options: Interpolate, recipe: Recipe | None) -> list[Any]:
     return [Dataset(name=data_set.name, sets=sets, tasks=("zeroshot_retrieval",))]
 
 
-def _numbers(store, judged: Mapping[str, list[Any]], seed: int) -> dict[str, dict[str, float]]:
-    """What a point of the line scores on either."""
+def _numbers(store, datasets: Sequence["Dataset"], seed: int) -> dict[str, float]:
+    """What a point of the line scores on data sets."""
     from diptych.engine.judging.tasks import headlines, judge
 
-    return {
-        kind: headlines([result for dataset in datasets for result in judge(store, dataset, seed=seed)])
-        for kind, datasets in judged.items()
-    }
+    return headlines([result for dataset in datasets for result in judge(store, dataset, seed=seed)])
 
 
-def _chosen(points: list[dict[str, Any]], alpha: float | None) -> tuple[float, str]:
+def _chosen(points: Sequence["Point"], alpha: float | None) -> tuple[float, str]:
     """The point that is kept, and why."""
     if alpha is not None:
         return alpha, "as --alpha says"
 
-    def mean_of_means(point: Mapping[str, Any]) -> float:
-        kinds = [list(point[kind].values()) for kind in ("own", "retention") if point[kind]]
+    def mean_of_means(point: "Point") -> float:
+        kinds = [list(found.values()) for found in (point["own"], point["retention"]) if found]
         return sum(sum(values) / len(values) for values in kinds) / len(kinds)
 
     best = max(points, key=mean_of_means)

@@ -1,8 +1,8 @@
 """Boxes for the words of captions, found in their pictures: what the decoder of `recipes.siglip2` learns from.
 
 Command:   python -m recipes.label
-Own data:  python -m recipes.label --data photos/ --output photos.jsonl --detector
-owl:google/owlv2-base-patch16-ensemble Train:     python -m recipes.siglip2 --train-data labelled:photos.jsonl:photos/
+Own data:  python -m recipes.label --data photos/ --output boxes.jsonl --detector owl:google/owlv2-base-patch16-ensemble
+Train:     python -m recipes.siglip2 --train-data labelled:boxes.jsonl:photos/
 
 SigLIP 2 labels its pictures so (Tschannen et al. 2025, arXiv 2502.14786, section 2.2): an open-vocabulary detector
 looks for the n-grams of the alt-text and for fixed categories. "owl:" and the name of a checkpoint is such a detector
@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -155,14 +155,20 @@ def open_detector(options: Label, open_encoder: Callable[[str], Any]) -> Detecto
     return SegmentDetector(scorer, scorer.name)
 
 
-def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> dict[str, Any]:
-    """What the first records hold, and how many of the boxes that were known before are among them.
+class Counted(TypedDict):
+    """What was found in pictures, and how much of what was known before."""
 
-    Returns:
-        {"pictures", "regions", "bad" (records of no use), "known" (true boxes), "found" (of those, covered by a region
-        at an IoU of at least 0.5), "named" (of those, by one whose text is the box's, whatever its case)}.
-    """
-    totals = dict.fromkeys(("pictures", "regions", "bad", "known", "found", "named"), 0)
+    pictures: int
+    regions: int
+    bad: int  # records of no use
+    known: int  # true boxes
+    found: int  # of those, covered by a region at an IoU of at least 0.5
+    named: int  # of those, by one whose text is the box's, whatever its case
+
+
+def counted(labelled: LabelledSource, most: int = MOST_JUDGED) -> Counted:
+    """What the first records hold, and how many of the boxes that were known before are among them."""
+    totals: Counted = {"pictures": 0, "regions": 0, "bad": 0, "known": 0, "found": 0, "named": 0}
     looked_at = range(min(len(labelled), most))
     for index, record in visit(labelled, lambda record: record, looked_at):
         known = known_boxes(labelled.source.record(index))
@@ -188,14 +194,14 @@ def known_boxes(record: Record) -> dict[tuple, set[str]]:
     return known
 
 
-def sentences(found: dict[str, Any]) -> str:
+def sentences(found: Counted) -> str:
     """What `counted` counted, for people."""
     text = f"{found['regions']:,} boxes in {found['pictures']:,} pictures"
     if found["bad"]:
         text += f", {found['bad']:,} more could not be used"
     if not found["known"]:
         return f"{text}."
-    shares = [f"{found[name]:,} ({percent(found[name] / found['known'])})" for name in ("found", "named")]
+    shares = [f"{count:,} ({percent(count / found['known'])})" for count in (found["found"], found["named"])]
     return (
         f"{text}. Of {found['known']:,} boxes that were known before, {shares[0]} were found at an IoU of 0.5, "
         f"{shares[1]} under their own names."

@@ -28,7 +28,7 @@ from diptych.core.files.json_objects import write_json
 from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
 from diptych.engine.embedding.faiss_search import nearest_by_faiss, nearest_by_hnsw
-from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
+from diptych.engine.embedding.index_folder import IndexCard, IndexFolder, IndexFolderError
 from diptych.engine.failures import exit_status
 from diptych.engine.judging.search_results import page, print_tables, results
 
@@ -92,7 +92,7 @@ def search(options: Search, open_encoder: Callable[[str], Any]) -> int:
     return 0
 
 
-def _queries(options: Search, card: dict[str, Any]) -> tuple[tuple[str, ...], list[bytes]]:
+def _queries(options: Search, card: IndexCard) -> tuple[tuple[str, ...], list[bytes]]:
     """The texts as a model is given them, and the bytes of the pictures."""
     asked = options.query
     if not asked and not options.image:

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from diptych.core.training.recipe import Captioning, Data, Distillation, Model, Optimization, Recipe, Run
+from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.core.training.stages import Curation, Stage
+from diptych.core.training.term_options import Captioning, Distillation
 from diptych.engine.command_line import train_preset
 
 EXAMPLES, BATCH_SIZE, WARMUP_EXAMPLES = 40_000_000_000, 32_768, 20_000 * 32_768

@@ -36,7 +36,7 @@ from diptych.engine.embedding.image_stream import GOOD, Item, embed_prepared, pr
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.embedding.tally import Tally
 from diptych.engine.failures import exit_status
-from diptych.engine.judging.zero_shot_results import best_labels, page, print_table
+from diptych.engine.judging.zero_shot_results import ClassifiedImage, ZeroShotFound, best_labels, page, print_table
 
 # Its captions are bare names: sentences around them are longer than what it was trained on.
 TRAINED_ON_NAMES = "emoji_36_languages"
@@ -88,18 +88,20 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     encoder = open_encoder(options.model)
     # SigLIP's labels are cleaned as its paper's evaluator does; CLIP's are left as they are.
     classes = embed_classes(labels, templates, encoder.embed_texts, canonicalize=encoder.logit_bias is not None)
-    images, pictures = [], []
+    images: list[ClassifiedImage] = []
+    pictures: list[tuple[Source, Item, ClassifiedImage]] = []
     for source, item, embedding in _embedded(sources, encoder, options):
-        image: dict[str, Any] = {"key": item.key, "image": item.image, "status": item.status}
+        image: ClassifiedImage = {"key": item.key, "image": item.image, "status": item.status}
         if embedding is not None:
-            image |= {"truth": truths[item.key]} if item.key in truths else {}
-            image |= {"best": best_labels(embedding @ classes.T, labels, encoder, top_k=options.top_k)}
+            if item.key in truths:
+                image["truth"] = truths[item.key]
+            image["best"] = best_labels(embedding @ classes.T, labels, encoder, top_k=options.top_k)
             pictures.append((source, item, image))
         images.append(image)
     if not pictures:
         skipped = [one for source in sources for one in ledger_of(source).skipped.values()]
         raise ValueError(f"none of {len(images):,} images could be used: {reasons_with_names(skipped)}.")
-    found = {
+    found: ZeroShotFound = {
         "model": options.model,
         "templates": list(templates),
         "labels": list(labels),

@@ -1,4 +1,4 @@
-"""What every test relies on: a backend that is chosen openly, and Keras settings that no home folder can change."""
+"""The ground of every test: a backend that is chosen openly, and Keras settings that no home folder changes."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""What a wheel of diptych must hold, read from the tree; and a wheel built from it."""
+"""The contents that a wheel of diptych must have, read from the tree; and a wheel built from it."""
 
 import shutil
 import subprocess

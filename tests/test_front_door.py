@@ -1,6 +1,4 @@
-"""`import diptych` is quick and gives what people use; `diptych` and `python -m diptych` list the recipes and run
-them.
-"""
+"""The front door: a quick `import diptych` with what people use, and commands that list and run the recipes."""
 
 import ast
 import resource

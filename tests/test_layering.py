@@ -1,6 +1,4 @@
-"""Imports point one way, core <- backends, models <- engine <- recipes, without circles; each framework has its own
-room.
-"""
+"""Imports one way, core <- backends, models <- engine <- recipes, without circles; a room for each framework."""
 
 import ast
 from collections.abc import Iterator, Mapping

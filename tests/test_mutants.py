@@ -1,6 +1,4 @@
-"""The table of faults is true: each can be made where it says, in code that stays Python, and the test that is to find
-it is there.
-"""
+"""The table of faults: each can be made where it says, the code stays Python, and its test is there."""
 
 import re
 from dataclasses import replace

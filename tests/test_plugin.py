@@ -1,4 +1,4 @@
-"""How the tests are run: the slow ones first, or left out; memory that is bounded; times that are written down."""
+"""The running of tests: the slow ones first, or left out; memory that is bounded; times that are written down."""
 
 import subprocess
 import sys

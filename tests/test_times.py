@@ -1,6 +1,4 @@
-"""The short suite stays short: what it was measured to take is within its budget, and nothing escapes the
-measurement.
-"""
+"""The short suite's time: what it was measured to take is within its budget, and nothing escapes."""
 
 import json
 import re

@@ -1,5 +1,6 @@
 """The tree speaks of itself alone, in files small enough to read and named after what they hold."""
 
+import ast
 import re
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +54,26 @@ def test_every_name_says_something():
     assert [path for path in paths if says_nothing(path)] == []
 
 
+def title_fault(text: str) -> str | None:
+    """What is wrong with how a module says what it is, which is a noun phrase on its first line; None for nothing."""
+    module = ast.parse(text)
+    docstring = ast.get_docstring(module)
+    if docstring is None:
+        return "no docstring" if module.body else None
+    title = docstring.partition("\n\n")[0]
+    if "\n" in title:
+        return f"more than one line: {title}"
+    return f"no noun phrase: {title}" if re.match(r"(What|Which|How|When|Where|Why|Who|Whether)\b", title) else None
+
+
+def test_every_module_says_what_it_is_in_a_line():
+    # Titles of these two rooms are not all reworded yet.
+    paths = [path for path in files(ROOT, ".py") if path.parts[0] not in ("backends", "benchmarks")]
+    assert len(paths) > 40
+    faults = {str(path): title_fault((ROOT / path).read_text(encoding="utf-8")) for path in paths}
+    assert {path: fault for path, fault in faults.items() if fault} == {}
+
+
 def test_no_foreign_words():
     read, found = 0, []
     for path, text in text_files():
@@ -83,6 +104,18 @@ def test_foreign_words_are_found(text):
 )
 def test_own_words_are_left_alone(text):
     assert foreign_words(text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import re", '"""A title that goes\non."""', '"""What it is."""', '"""How it\nis."""']
+)
+def test_wrong_titles_are_found(text):
+    assert title_fault(text)
+
+
+@pytest.mark.parametrize("text", ["", '"""A title."""', '"""Whatever fits.\n\nThe rest\nof it.\n"""\n'])
+def test_right_titles_are_left_alone(text):
+    assert title_fault(text) is None
 
 
 def test_empty_names_are_found():

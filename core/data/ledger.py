@@ -1,5 +1,4 @@
-"""The ledger of a data set: what of it is not used, each thing once, by its name and a reason; and the one way to visit
-records, which keeps it.
+"""The ledger of a data set: each thing that is not used, once, with a reason; and the one walk through records.
 
 Three kinds are told apart. A record is skipped where it, all its pictures or all its captions cannot be used. A part,
 such as one box of many, is left out of a record that is used. A file that is not data by its name is passed over, by a
@@ -8,7 +7,7 @@ rule.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 from diptych.core.data.reasons import Named, with_names
 from diptych.core.data.records import BadExample, LeftOut, Record, Source
@@ -53,6 +52,18 @@ class RecordParts(NamedTuple):
     parts: tuple[LeftOut, ...]
 
 
+class LedgerLine(TypedDict):
+    """A JSON object about one thing that is not used, as `core.data.left_out_file` explains it."""
+
+    data: str
+    what: str  # "skipped", "left out" or "passed over"
+    reason: str
+    name: NotRequired[str]
+    record: NotRequired[int | None]
+    detail: NotRequired[str]
+    more: NotRequired[int]
+
+
 class Ledger:
     """What of a data set is not used.
 
@@ -75,7 +86,7 @@ class Ledger:
         self.skipped: dict[int, Skipped] = {}
         self.left_out: dict[str, Named] = {}
         self.passed_over: dict[str, Named] = {}
-        self.heard: Callable[[dict[str, Any]], None] | None = None
+        self.heard: Callable[[LedgerLine], None] | None = None
         self._parts: dict[int, tuple[LeftOut, ...]] = {}  # by their record's place, and without a detail
         self._shared: dict[tuple[LeftOut, ...], tuple[LeftOut, ...]] = {}  # the parts of millions of records are alike
 
@@ -145,8 +156,8 @@ class Ledger:
         """For an error about data in which nothing is found: " Passed over: ...", or nothing."""
         return f" Passed over: {with_names(self.passed_over)}." if self.passed_over else ""
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """A JSON object for each thing: data, what (skipped, left out, passed over), reason, name, record, detail."""
+    def lines(self) -> Iterator[LedgerLine]:
+        """A JSON object for each thing."""
         for one in self.skipped.values():
             yield self.line(one)
         for what, named in (("left out", self.left_out), ("passed over", self.passed_over)):
@@ -157,7 +168,7 @@ class Ledger:
                 if those.count > len(those.names):
                     yield self._line(what, reason, more=those.count - len(those.names))
 
-    def line(self, skipped: Skipped) -> dict[str, Any]:
+    def line(self, skipped: Skipped) -> LedgerLine:
         """That of one skipped record."""
         name, reason, detail, place = skipped
         return self._line("skipped", reason, name=name, record=place, detail=detail)
@@ -178,10 +189,10 @@ class Ledger:
                 record, _, part = name.rpartition(", ")
                 self.leave_out_parts(RecordParts(place, record, (LeftOut(part, str(reason)),)))
 
-    def _line(self, what: str, reason: str, **rest: Any) -> dict[str, Any]:
-        return {"data": self.name, "what": what, "reason": reason, **rest}
+    def _line(self, what: str, reason: str, **rest: Any) -> LedgerLine:
+        return cast(LedgerLine, {"data": self.name, "what": what, "reason": reason, **rest})
 
-    def _tell(self, line: dict[str, Any]) -> None:
+    def _tell(self, line: LedgerLine) -> None:
         if self.heard is not None:
             self.heard(line)
 

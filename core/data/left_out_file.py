@@ -10,11 +10,11 @@ has more names than are kept, its last line has "more", their number, in place o
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from diptych.core.data.ledger import Ledger
+from diptych.core.data.ledger import Ledger, LedgerLine
 from diptych.core.files.atomic import replacing
 
 LEFT_OUT = "left_out.jsonl"
@@ -64,7 +64,7 @@ class LeftOutFile:
                 ledger.heard = None
             self._write()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: LedgerLine) -> None:
         with contextlib.suppress(OSError), self.path.open("ab") as file:
             file.write(_line(line))
 
@@ -87,7 +87,7 @@ def write_left_out(path: Path, ledgers: Iterable[Ledger]) -> None:
                 file.write(_line(line))
 
 
-def _line(line: Mapping[str, Any]) -> bytes:
+def _line(line: LedgerLine) -> bytes:
     return json.dumps(line).encode() + b"\n"  # names of files that are no UTF-8 are written as escapes
 
 

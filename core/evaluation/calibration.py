@@ -7,12 +7,55 @@ images and captions as the model was trained on in one batch; in a larger grid p
 fitted to.
 """
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from diptych.core.evaluation.intervals import wilson_interval
+
+
+class ReliabilityBin(TypedDict):
+    """Cells of about one predicted probability."""
+
+    low: float  # probability at the lower edge
+    high: float  # at the upper one
+    mean_probability: float
+    share: float  # of pairs
+    interval: list[float]  # 95%, of the share (Wilson)
+    cells: int
+
+
+class Reliability(TypedDict):
+    """Predicted probabilities against shares of pairs, JSON-ready."""
+
+    ece: float  # the expected calibration error
+    base_rate: float  # share of pairs
+    mean_probability: float
+    bins: list[ReliabilityBin]  # those that are not empty
+
+
+class LogitHistograms(TypedDict):
+    """Counts of logits over the same bins, which add up to the number of logits; JSON-ready."""
+
+    edges: list[float]  # [bins + 1]
+    pairs: list[int]  # [bins]
+    non_pairs: list[int]  # [bins]
+
+
+class LogitSummary(TypedDict):
+    """Everything about the logits of some cells, JSON-ready."""
+
+    reliability: Reliability
+    auc: float | None  # None where the cells are all pairs, or none is
+    histograms: LogitHistograms
+    cells: int
+
+
+class Calibration(LogitSummary):
+    """The same of random grids."""
+
+    batch_size: int  # images, and texts, of a grid
 
 
 def pair_logits(
@@ -36,7 +79,7 @@ def sigmoid(logits: ArrayLike) -> np.ndarray:
     return np.where(logits >= 0, 1.0, small) / (1.0 + small)
 
 
-def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> dict[str, Any]:
+def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> Reliability:
     """Predicted probability against the share of true pairs, in bins of equal width in log-odds.
 
         ECE = sum over bins of (cells in the bin / cells) * |share of pairs - mean probability|
@@ -47,10 +90,6 @@ def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> d
         bins: number of bins up to the largest logit, starting where the probability is one in the number of cells
             (smaller ones cannot be told apart and share the first bin), or at the smallest logit; empty ones are left
             out.
-
-    Returns:
-        {"ece", "base_rate" (share of pairs), "mean_probability", "bins": [{"low", "high" (probabilities at the edges),
-        "mean_probability", "share", "interval" (95%, Wilson), "cells"}]}, JSON-ready.
 
     Raises:
         ValueError: shapes that differ, no cell, or logits that are not finite.
@@ -65,7 +104,7 @@ def reliability(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 16) -> d
     pairs = np.bincount(place, weights=is_pair, minlength=bins)
     mass = np.bincount(place, weights=probabilities, minlength=bins)
     edges = sigmoid(edges)
-    rows = [
+    rows: list[ReliabilityBin] = [
         {
             "low": float(edges[b]),
             "high": float(edges[b + 1]),
@@ -107,16 +146,13 @@ def area_under_curve(pair_scores: np.ndarray, other_scores: np.ndarray) -> float
     return float((below + not_above).mean() / 2 / len(other_scores))
 
 
-def logit_histograms(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 48) -> dict[str, Any]:
+def logit_histograms(logits: np.ndarray, is_pair: np.ndarray, *, bins: int = 48) -> LogitHistograms:
     """Counts of the logits of pairs and of non-pairs over the same bins.
 
     Args:
         logits: any shape.
         is_pair: bool, of the same shape.
         bins: equal bins between the smallest and the largest logit.
-
-    Returns:
-        {"edges" [bins + 1], "pairs" [bins], "non_pairs" [bins]}, JSON-ready; the counts add up to the number of logits.
 
     Raises:
         ValueError: as `reliability`.
@@ -139,7 +175,7 @@ def calibrate(
     batch_size: int,
     grids: int = 8,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Calibration:
     """Reliability, AUC and histograms over random grids of `batch_size` images by `batch_size` texts, one text an
     image.
 
@@ -153,9 +189,6 @@ def calibrate(
         batch_size: the training batch, so that pairs are as rare as in training; at most the number of texts is used.
         grids: how many grids are drawn and pooled.
         seed: of the drawing.
-
-    Returns:
-        {"reliability", "auc", "histograms", "batch_size" (of the grids), "cells"}, JSON-ready.
 
     Raises:
         ValueError: no text has an image of its label, or logits that are not finite.
@@ -175,10 +208,10 @@ def calibrate(
         )
         logits.append(grid.ravel())
         is_pair.append((np.asarray(image_labels)[images][:, None] == np.asarray(text_labels)[chosen][None, :]).ravel())
-    return summarise_logits(np.concatenate(logits), np.concatenate(is_pair)) | {"batch_size": int(size)}
+    return {**summarise_logits(np.concatenate(logits), np.concatenate(is_pair)), "batch_size": int(size)}
 
 
-def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> dict[str, Any]:
+def summarise_logits(logits: np.ndarray, is_pair: np.ndarray) -> LogitSummary:
     """Reliability, AUC and histograms of given cells; see `calibrate`.
 
     Args:

@@ -1,18 +1,55 @@
-"""Zero-shot classification judged from every side: top-1 and top-k, by class, and whether the probabilities are
-true.
-"""
+"""Zero-shot classification from every side: top-1 and top-k, by class, and the truth of its probabilities."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from diptych.core.evaluation.calibration import reliability, sigmoid
 from diptych.core.evaluation.intervals import hit_rate_interval
-from diptych.core.evaluation.zero_shot import zero_shot
+from diptych.core.evaluation.zero_shot import Confusion, ZeroShotResult, zero_shot
 
 # Bins of the calibration error, of equal width in log-odds.
 CONFIDENCE_BINS = 15
+
+ConfusedPair = TypedDict(
+    "ConfusedPair",
+    {
+        "class": str,
+        "taken_for": str,  # another class
+        "images": int,
+        "share": float,  # of the class's images
+    },
+)
+"""Two classes of which one is taken for the other."""
+
+
+class TopK(TypedDict):
+    """The share of images whose class is among the k of largest score."""
+
+    accuracy: float
+    interval: list[float]  # 95%
+
+
+class Confidence(TypedDict):
+    """How sure a model is, and whether rightly."""
+
+    of_true_class: float  # mean probability of the true class
+    of_answer: float  # mean probability of the most probable class
+    calibration_error: float  # of the latter against how often it is right
+
+
+class ConfusedResult(ZeroShotResult):
+    """Accuracy with the most frequent confusions."""
+
+    most_confused: list[ConfusedPair]
+
+
+class ClassificationResult(ConfusedResult):
+    """All that is reported of a classification with one label an image, JSON-ready."""
+
+    top_k: dict[str, TopK]  # by "acc@k"
+    probabilities: dict[str, Confidence]  # by "softmax" and, where there is a bias, "sigmoid"; none of no finite score
 
 
 def softmax_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -43,8 +80,8 @@ def classification(
     ks: Sequence[int] = (1, 5),
     logit_bias: float | None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """All that is reported of a zero-shot classification, JSON-ready.
+) -> ClassificationResult:
+    """All that is reported of a zero-shot classification.
 
     Args:
         scores: [images, classes], logit_scale * cosine (or, for kinds, what `zero_shot.kind_scores` gives).
@@ -55,11 +92,6 @@ def classification(
             model.
         seed: of the bootstrap.
 
-    Returns:
-        `zero_shot.zero_shot`'s result and
-        "top_k": {"acc@k": {"accuracy", "interval"}}, "most_confused": of `most_confused`,
-        "probabilities": {"softmax": ..., "sigmoid": ... (where there is a bias)}, each of `confidence`.
-
     Raises:
         ValueError: as `zero_shot.zero_shot`.
     """
@@ -68,26 +100,28 @@ def classification(
     ks = [k for k in ks if k == 1 or k < len(class_names)]
     hits = top_k_hits(scores, labels, ks)
     intervals = hit_rate_interval(hits, seed=seed)
-    result["top_k"] = {
-        f"acc@{k}": {"accuracy": float(share), "interval": [float(low), float(high)]}
-        for k, share, (low, high) in zip(ks, hits.mean(axis=0), intervals, strict=True)
-    }
-    result["most_confused"] = most_confused(result)
     finite = np.isfinite(scores).all(axis=1)
     kinds = {"softmax": softmax_probabilities(scores[finite])}
     if logit_bias is not None:
         kinds["sigmoid"] = sigmoid(scores[finite] + logit_bias)
-    result["probabilities"] = (
-        {name: confidence(some, labels[finite]) for name, some in kinds.items()} if finite.any() else {}
-    )
-    return result
+    return {
+        **result,
+        "top_k": {
+            f"acc@{k}": {"accuracy": float(share), "interval": [float(low), float(high)]}
+            for k, share, (low, high) in zip(ks, hits.mean(axis=0), intervals, strict=True)
+        },
+        "most_confused": most_confused(result),
+        "probabilities": (
+            {name: confidence(some, labels[finite]) for name, some in kinds.items()} if finite.any() else {}
+        ),
+    }
 
 
-def most_confused(result: Mapping[str, Any], count: int = 20) -> list[dict[str, Any]]:
-    """Which classes are taken for which others most often: [{"class", "taken_for", "images", "share" (of the class)}].
+def most_confused(result: Confusion, count: int = 20) -> list[ConfusedPair]:
+    """Which classes are taken for which others most often.
 
     Args:
-        result: of `zero_shot.zero_shot`.
+        result: the confusion.
         count: at most so many; pairs that do not occur are left out, and equal counts are in the order of the classes.
     """
     confusion = np.array(result["confusion"])
@@ -107,7 +141,7 @@ def most_confused(result: Mapping[str, Any], count: int = 20) -> list[dict[str, 
     ]
 
 
-def confidence(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def confidence(probabilities: np.ndarray, labels: np.ndarray) -> Confidence:
     """How sure the model is, and whether rightly.
 
         calibration error = sum over bins of (images in the bin / images) * |share right - mean probability|
@@ -115,10 +149,6 @@ def confidence(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float
     Args:
         probabilities: [images, classes]; rows of sigmoid probabilities need not add up to 1.
         labels: int [images].
-
-    Returns:
-        {"of_true_class" (mean probability of the true class), "of_answer" (of the most probable one),
-        "calibration_error" (of the latter against how often it is right)}.
 
     Reference: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3 (bins there of equal width in
     probability, here in log-odds).

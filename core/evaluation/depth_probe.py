@@ -11,7 +11,7 @@ another rather than with that table.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -31,6 +31,29 @@ L2 = 1e-3
 MOST_PATCHES = 200_000
 DELTA = 1.25
 """Depths whose ratio, either way, is below this count as near: the measure delta1."""
+
+
+class DepthScores(TypedDict):
+    """Errors of predicted depths, JSON-ready."""
+
+    rmse: float  # metres, over all pixels
+    interval: list[float]  # 95%, of the rmse, over images
+    rmse_by_image: float  # mean of the images' own
+    abs_rel: float
+    delta1: float
+    delta1_interval: list[float]
+    chance: float  # rmse of answering the mean depth everywhere
+    images: int  # with a known depth
+    pixels: int
+
+
+class DepthProbeResult(DepthScores):
+    """Errors of a probe on one set, fitted to another; JSON-ready."""
+
+    train_images: int
+    patches: list[int]  # [rows, columns]
+    pooled: bool  # whether the pooled vector was set behind the patches
+    l2: float
 
 
 @dataclass(frozen=True)
@@ -142,8 +165,8 @@ def ridge(rows: np.ndarray, sums: np.ndarray, counts: np.ndarray, l2: float) -> 
     return kernel[:, None], np.array([target - mean @ kernel])
 
 
-def depth_scores(predicted: np.ndarray, depths: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Errors of predicted depths at the pixels whose depth is known, as a JSON-ready result.
+def depth_scores(predicted: np.ndarray, depths: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> DepthScores:
+    """Errors of predicted depths at the pixels whose depth is known; images without one do not count.
 
         rmse = sqrt(mean (p - d)²),   abs_rel = mean |p - d| / d,   delta1 = share of max(p / d, d / p) < 1.25
 
@@ -152,11 +175,6 @@ def depth_scores(predicted: np.ndarray, depths: np.ndarray, *, resamples: int = 
         depths: float [images, height, width]; 0, below or not finite where it is unknown.
         resamples: of the images, for the intervals.
         seed: of the resampling.
-
-    Returns:
-        {"rmse" (over all pixels), "interval" (95%, over images), "rmse_by_image" (mean of the images' own), "abs_rel",
-        "delta1", "delta1_interval", "chance" (rmse of answering the mean depth everywhere), "images", "pixels"}. Images
-        without a known depth do not count.
 
     Raises:
         ValueError: shapes that do not agree, no known depth, a prediction that is not finite or not above 0.
@@ -210,8 +228,8 @@ def depth_probe(
     pooled: np.ndarray | None = None,
     l2: float = L2,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Errors on one set of a probe fitted to another, as a JSON-ready result.
+) -> DepthProbeResult:
+    """Errors on one set of a probe fitted to another.
 
     Args:
         train_features, features: float [images, rows, columns, width].
@@ -219,9 +237,6 @@ def depth_probe(
         train_pooled, pooled: float [images, pooled width]; both or neither.
         l2: strength of regularisation.
         seed: of the choice of patches and of the resampling.
-
-    Returns:
-        That of `depth_scores`, and {"train_images", "patches" ([rows, columns]), "pooled", "l2"}.
 
     Raises:
         ValueError: as `DepthProbe.fit`, `predict` and `depth_scores`.

@@ -4,16 +4,35 @@ A bias of 0 is no virtue by itself: a model that sees nothing has it. Read these
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from diptych.core.evaluation.intervals import bootstrap_interval
 
 
+class RepresentationBias(TypedDict):
+    """How much more often than half of the time one group outranks another, JSON-ready."""
+
+    images: int
+    bias: float  # from -0.5 to 0.5; 0.355 says that A is preferred 85.5% of the time
+    interval: list[float]  # 95%
+
+
+class AssociationBias(TypedDict):
+    """How much more often labels are the answer to images of one group, JSON-ready."""
+
+    images_a: int
+    images_b: int
+    per_label: list[float]  # [labels], from -1 to 1
+    mean: float  # of their sizes
+    largest: float  # the size of the largest
+    label_names: list[str] | None
+
+
 def representation_bias(
     image_embeddings: np.ndarray, group_a: np.ndarray, group_b: np.ndarray, *, seed: int = 0
-) -> dict[str, Any]:
+) -> RepresentationBias:
     """How much more often than half of the time the text of group A outranks that of group B, for images of anything.
 
         (share of images with x · a > x · b) - 1/2,    a tie counts as half
@@ -24,9 +43,7 @@ def representation_bias(
             L2-normalised prompts stands for a group.
         seed: of the bootstrap.
 
-    Returns:
-        {"images", "bias" in [-0.5, 0.5], "interval" (95%)}; 0.355 says that A is preferred 85.5% of the time. Tables
-        give its size without the sign, in percent.
+    Tables give the size of the bias without its sign, in percent.
 
     Raises:
         ValueError: shapes that do not agree, no image, or numbers that are not finite.
@@ -50,7 +67,7 @@ def association_bias(
     label_embeddings: np.ndarray,
     *,
     label_names: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> AssociationBias:
     """For each label, how much more often it is the answer to images of group A than to those of group B.
 
         P(label r is ranked first | A) - P(label r is ranked first | B),    k labels that tie are ranked first 1/k each
@@ -63,10 +80,6 @@ def association_bias(
         in_group_a: bool [images], whether an image shows group A; the others show group B.
         label_embeddings: [labels, width], such as occupations, at least two.
         label_names: of the labels, or None.
-
-    Returns:
-        {"images_a", "images_b", "per_label" [labels] in [-1, 1], "mean" of their sizes, "largest": the size of the
-        largest, "label_names"}.
 
     Raises:
         ValueError: shapes that do not agree, a group without images, fewer than two labels, or numbers that are not

@@ -1,5 +1,4 @@
-"""Few-shot classification of frozen features: a linear classifier fitted by regularised least squares to a few images a
-class.
+"""Few-shot classification of frozen features: regularised least squares on a few images a class.
 
     W = argmin_W |X W - Y|² + l2 |W|²,    Y = +1 in the column of the image's class and -1 in the others
 
@@ -13,18 +12,51 @@ There l2 is 2^10 throughout; here it is also chosen among many by leaving one sh
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from diptych.core.evaluation.classification import most_confused
+from diptych.core.evaluation.classification import ConfusedResult, most_confused
 from diptych.core.evaluation.intervals import hit_rate_interval
-from diptych.core.evaluation.zero_shot import classify, zero_shot
+from diptych.core.evaluation.zero_shot import ZeroShotResult, classify, zero_shot
 
 BIAS_FEATURE = 100.0
 DEVIATION_FLOOR = 1e-5  # added to each deviation, for features that do not vary
 L2_CHOICES = tuple(2.0**power for power in range(-10, 21, 2))
 BIG_VISION_L2 = 2.0**10
+
+
+class Draw(TypedDict):
+    """Accuracy with the shots of one seed."""
+
+    seed: int
+    l2: float  # that was chosen
+    left_out_accuracy: float
+    accuracy: float
+    mean_class_accuracy: float
+
+
+class L2Accuracy(TypedDict):
+    """Accuracy with one strength of regularisation."""
+
+    l2: float
+    accuracy: float  # mean over the seeds
+
+
+class FewShotResult(TypedDict):
+    """Accuracy of classifiers fitted to a few images a class, JSON-ready."""
+
+    shots: int
+    fewest_shots: int  # of a class; below `shots` where one has fewer images
+    accuracy: float  # mean over the seeds
+    interval: list[float]  # 95%, over the images classified
+    mean_class_accuracy: float
+    big_vision_accuracy: float  # mean, with l2 = 2^10
+    chance: float  # share of the largest class
+    images: int
+    seeds: list[Draw]
+    by_l2: list[L2Accuracy]
+    first_seed: ConfusedResult
 
 
 @dataclass(frozen=True)
@@ -182,8 +214,8 @@ def few_shot(
     shots: int = 10,
     seeds: Sequence[int] = (0, 1, 2),
     l2_choices: Sequence[float] = L2_CHOICES,
-) -> dict[str, Any]:
-    """Accuracy of classifiers fitted to `shots` images a class, drawn once for each seed, as a JSON-ready result.
+) -> FewShotResult:
+    """Accuracy of classifiers fitted to `shots` images a class, drawn once for each seed.
 
     Args:
         shot_features: [images, width], what shots are drawn from.
@@ -195,25 +227,18 @@ def few_shot(
         seeds: of the drawing.
         l2_choices: among which each seed chooses by leaving one shot out.
 
-    Returns:
-        {"shots", "fewest_shots" (of a class; below "shots" where one has fewer), "accuracy" (mean over the seeds),
-        "interval" (95%, over the images classified), "mean_class_accuracy", "big_vision_accuracy" (mean, with l2 =
-        2^10), "chance" (share of the largest class), "images", "seeds": [{"seed", "l2", "left_out_accuracy",
-        "accuracy", "mean_class_accuracy"}], "by_l2": [{"l2", "accuracy" (mean)}], "first_seed": the result of
-        `zero_shot.zero_shot` for the first seed, with its confusion and `most_confused`}.
-
     Raises:
         ValueError: as `FewShotClassifier.fit`; no seed; nothing left to classify.
     """
     classes, shot_labels = len(class_names), np.asarray(shot_labels)
     if not seeds:
         raise ValueError("few-shot needs at least one seed, got none.")
-    rows: list[dict[str, Any]] = []
+    rows: list[Draw] = []
     l2s = sorted({*l2_choices, BIG_VISION_L2})
     accuracies = np.zeros(len(l2s))
     hits: list[np.ndarray] = []
     images: list[np.ndarray] = []
-    first: dict[str, Any] = {}
+    first: ZeroShotResult | None = None
     for seed in seeds:
         drawn = draw_shots(shot_labels, shots, classes, seed=seed)
         if features is None or labels is None:
@@ -244,7 +269,7 @@ def few_shot(
                 "mean_class_accuracy": judged["mean_class_accuracy"],
             }
         )
-    first["most_confused"] = most_confused(first)
+    assert first is not None  # there is a seed
     return {
         "shots": shots,
         "fewest_shots": int(min(np.bincount(shot_labels, minlength=classes).min(), shots)),
@@ -256,7 +281,7 @@ def few_shot(
         "images": first["images"],
         "seeds": rows,
         "by_l2": [{"l2": l2, "accuracy": float(share)} for l2, share in zip(l2s, accuracies, strict=True)],
-        "first_seed": first,
+        "first_seed": {**first, "most_confused": most_confused(first)},
     }
 
 

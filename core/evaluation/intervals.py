@@ -1,6 +1,4 @@
-"""Confidence intervals of means: how far a recall or an accuracy could be from the truth, given its number of
-queries.
-"""
+"""Confidence intervals of means: how far a recall or an accuracy may be from the truth."""
 
 import math
 

@@ -5,7 +5,7 @@ A box is (ymin, xmin, ymax, xmax), each 0 to 1 of the height or width of its ima
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,6 +17,18 @@ Box = Sequence[float]
 THRESHOLD = 0.5
 
 
+class LocalizationResult(TypedDict):
+    """Accuracy of located phrases, JSON-ready."""
+
+    accuracy: float  # share of phrases whose box overlaps the true one enough
+    interval: list[float]  # 95%
+    mean_iou: float
+    mean_iou_interval: list[float]
+    unparsable: int  # predictions that are no box
+    phrases: int
+    threshold: float  # of the IoU
+
+
 def accuracy_at_iou(
     predicted: Sequence[Box | None],
     true: np.ndarray,
@@ -24,8 +36,8 @@ def accuracy_at_iou(
     threshold: float = THRESHOLD,
     groups: np.ndarray | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Share of phrases whose predicted box overlaps the true one by at least the threshold, as a JSON-ready result.
+) -> LocalizationResult:
+    """Share of phrases whose predicted box overlaps the true one by at least the threshold.
 
     Args:
         predicted: one box a phrase; None where the model's words could not be read as a box. That counts as wrong, of
@@ -36,14 +48,9 @@ def accuracy_at_iou(
             alone.
         seed: of the bootstrap.
 
-    Returns:
-        {"accuracy", "interval" (95%), "mean_iou", "mean_iou_interval", "unparsable" (predictions that are no box),
-        "phrases", "threshold"}.
-
     Raises:
         ValueError: another number of predictions than of true boxes, none at all, a true box that is empty, a threshold
-        outside
-            its range.
+            outside its range.
 
     Reference: the protocol of RefCOCO, "Acc@0.5": Kazemzadeh et al. 2014; Yu et al. 2016.
     """

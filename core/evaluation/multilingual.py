@@ -1,15 +1,18 @@
 """Retrieval by language: one result for each language of the captions, and their mean."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from diptych.core.evaluation.intervals import hit_rate_interval
-from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label, summarise_ranks
+from diptych.core.evaluation.retrieval import Recalls, first_relevant_ranks, relevant_by_label, summarise_ranks
 
 # The entry of `recall_by_language` that weighs every language alike.
 MEAN = "mean"
+
+RecallByLanguage = dict[str, Recalls]
+"""Recalls from text to image by language, and their `MEAN`, which has "languages", their number, in place of a median
+rank. A language may have those of the other direction as "image_to_text"."""
 
 
 def recall_by_language(
@@ -22,7 +25,7 @@ def recall_by_language(
     *,
     image_to_text: bool = False,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> RecallByLanguage:
     """Text-to-image retrieval in each language, from captions of one language at a time into all images.
 
     Args:
@@ -37,14 +40,14 @@ def recall_by_language(
         seed: of the bootstrap.
 
     Returns:
-        {language: result of `retrieval.summarise_ranks`}, languages in alphabetical order, then "mean": recalls
-        averaged over the languages, its interval resampled by label with all translations of a caption together.
+        Languages in alphabetical order, then the mean: recalls averaged over the languages, its interval resampled by
+        label with all translations of a caption together.
 
     Raises:
         ValueError: as `retrieval.recall_at_k`.
     """
     codes, text_labels, image_labels = np.asarray(languages), np.asarray(text_labels), np.asarray(image_labels)
-    results: dict[str, dict[str, Any]] = {}
+    results: RecallByLanguage = {}
     ranks_of_all = np.zeros(len(codes), dtype=np.int64)
     for language in sorted(set(codes.tolist())):
         chosen = np.flatnonzero(codes == language)
@@ -64,13 +67,13 @@ def recall_by_language(
 
 
 def _mean_over_languages(
-    results: dict[str, dict[str, Any]],
+    results: RecallByLanguage,
     ranks: np.ndarray,
     labels: np.ndarray,
     languages: np.ndarray,
     ks: Sequence[int],
     seed: int,
-) -> dict[str, Any]:
+) -> Recalls:
     codes, place, counts = np.unique(languages, return_inverse=True, return_counts=True)
     hits = ranks[:, None] <= np.asarray(ks)
     intervals = hit_rate_interval(hits, groups=labels, weights=1 / counts[place], seed=seed)

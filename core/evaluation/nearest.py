@@ -1,6 +1,4 @@
-"""The k nearest of many vectors, exactly: inner products block after block, in memory that does not grow with their
-number.
-"""
+"""The k nearest of many vectors, exactly, block after block in memory that does not grow with their number."""
 
 import numpy as np
 

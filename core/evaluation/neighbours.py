@@ -8,16 +8,23 @@ k = 20 and a temperature of 0.07 as Caron et al. 2021, "Emerging Properties in S
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from diptych.core.evaluation.nearest import NOT_FOUND, nearest
-from diptych.core.evaluation.zero_shot import zero_shot
+from diptych.core.evaluation.zero_shot import ZeroShotResult, zero_shot
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
 QUERIES = 1_000  # searched at a time: their cosines with a block of training images stay small
+
+
+class NeighboursResult(ZeroShotResult):
+    """Accuracy of nearest neighbours, JSON-ready."""
+
+    k: int  # neighbours that vote
+    temperature: float
+    train_images: int
 
 
 def neighbour_scores(
@@ -80,8 +87,8 @@ def neighbours(
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Accuracy of nearest neighbours on pooled features, as a JSON-ready result.
+) -> NeighboursResult:
+    """Accuracy of nearest neighbours on pooled features.
 
     Args:
         train_features, features: float [images, width].
@@ -89,9 +96,6 @@ def neighbours(
         class_names: one for each class.
         k, temperature: as in `neighbour_scores`.
         seed: of the bootstrap.
-
-    Returns:
-        That of `zero_shot.zero_shot`, and {"k", "temperature", "train_images"}.
 
     Raises:
         ValueError: as `neighbour_scores` and `zero_shot`.

@@ -1,6 +1,4 @@
-"""Frozen features of patches as the rows of a linear problem: which patch a pixel is in, which patches count, on which
-scale.
-"""
+"""Frozen features of patches as the rows of a linear problem: their pixels, their choice, their scale."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

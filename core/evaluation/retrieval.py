@@ -20,6 +20,10 @@ from diptych.core.evaluation.intervals import hit_rate_interval
 # Scores held at a time: 16 MB in float32, whatever the number of queries and the size of the gallery.
 SCORES_PER_CHUNK = 1 << 22
 
+Recalls = dict[str, Any]
+"""Recall at several k, JSON-ready. The keys depend on k: "recall@1", "recall@5", ... are shares of queries, "intervals"
+has the 95% interval of each, [low, high]; "queries", "gallery" and "median_rank" are numbers."""
+
 
 def recall_at_k(
     query: np.ndarray,
@@ -122,8 +126,8 @@ def summarise_ranks(
     *,
     groups: np.ndarray | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Ranks as a JSON-ready result.
+) -> Recalls:
+    """Ranks as recalls with their intervals.
 
     Args:
         ranks: int [queries], of `first_relevant_ranks`.
@@ -132,9 +136,6 @@ def summarise_ranks(
         groups: int [queries]; queries of a group (captions of one image) are resampled together for the intervals.
         seed: of the bootstrap.
 
-    Returns:
-        {"queries", "gallery", "median_rank", "recall@k" for each k, "intervals": {"recall@k": [low, high]}}, 95%
-        intervals.
     """
     ranks = np.asarray(ranks)
     hits = ranks[:, None] <= np.asarray(ks)

@@ -14,7 +14,6 @@ a method of our own, so scores are to be compared with one another rather than w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,12 +28,24 @@ from diptych.core.evaluation.patch_features import (
     patch_of_pixel,
     patch_rows,
 )
-from diptych.core.evaluation.segmentation_scores import check_labels, segmentation_scores
+from diptych.core.evaluation.segmentation_scores import SegmentationScores, check_labels, segmentation_scores
 from diptych.core.evaluation.upsampling import upsample
 
 WEIGHT_DECAY = 1e-4
 MOST_PATCHES = 200_000  # 4 bytes for each of their features are held while the probe is fitted
 ITERATIONS = 200
+
+
+class SegmentationProbeResult(SegmentationScores):
+    """Scores of a probe on one set, fitted to another; JSON-ready."""
+
+    train_images: int
+    patches: list[int]  # [rows, columns]
+    pooled: bool  # whether the pooled vector was set behind the patches
+    weight_decay: float
+    loss: float  # with the weight decay, where the search ended
+    iterations: int
+    converged: bool
 
 
 @dataclass(frozen=True)
@@ -186,7 +197,7 @@ def segmentation_probe(
     pooled: np.ndarray | None = None,
     weight_decay: float = WEIGHT_DECAY,
     seed: int = 0,
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[SegmentationProbeResult, np.ndarray]:
     """Mean IoU on one set of a probe fitted to another, and its answers.
 
     Args:
@@ -198,9 +209,7 @@ def segmentation_probe(
         seed: of the choice of patches and of the resampling.
 
     Returns:
-        A JSON-ready result: that of `segmentation_scores`, and {"train_images", "patches" ([rows, columns]), "pooled"
-        (whether it was set behind the patches), "weight_decay", "loss", "iterations", "converged"}. Behind it the class
-        of each pixel, uint8 [images, height, width].
+        The scores, and the class of each pixel, uint8 [images, height, width].
 
     Raises:
         ValueError: as `SegmentationProbe.fit`, `predict` and `segmentation_scores`.
@@ -210,7 +219,7 @@ def segmentation_probe(
     )
     check_features(features, pooled, labels, "labels")
     predicted = probe.predict(features, labels.shape[1], labels.shape[2], pooled=pooled)
-    result = {
+    result: SegmentationProbeResult = {
         **segmentation_scores(predicted, labels, class_names, seed=seed),
         "train_images": len(train_features),
         "patches": list(features.shape[1:3]),

@@ -1,12 +1,35 @@
 """Scores of classified pixels: intersection over union by class, from one confusion matrix, with intervals."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from diptych.core.data.sources.segmentation import IGNORE
 from diptych.core.evaluation.intervals import bootstrap_interval
+
+ClassIou = TypedDict(
+    "ClassIou",
+    {
+        "class": str,
+        "iou": float | None,  # None for a class that is neither in the truth nor in the answers
+        "pixels": int,  # of the truth
+    },
+)
+"""Intersection over union of one class."""
+
+
+class SegmentationScores(TypedDict):
+    """Mean IoU and pixel accuracy, JSON-ready."""
+
+    mean_iou: float  # over the classes that are in the truth or in the answers
+    interval: list[float]  # 95%, over images
+    pixel_accuracy: float
+    pixel_accuracy_interval: list[float]
+    chance: float  # mean IoU of answering the most frequent class everywhere
+    images: int
+    classes: int
+    per_class: list[ClassIou]
 
 
 def confusion_by_image(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -104,19 +127,14 @@ def segmentation_scores(
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Mean IoU and pixel accuracy of predicted labels, as a JSON-ready result.
+) -> SegmentationScores:
+    """Mean IoU and pixel accuracy of predicted labels.
 
     Args:
         predicted, labels: integer [images, height, width]; see `confusion_by_image`.
         class_names: one for each class.
         resamples: of the images, for the intervals.
         seed: of the resampling.
-
-    Returns:
-        {"mean_iou", "interval" (95%, over images), "pixel_accuracy", "pixel_accuracy_interval", "chance" (mean IoU of
-        answering the most frequent class everywhere), "images", "classes", "per_class": [{"class", "iou" (None for a
-        class left out), "pixels" (of the truth)}]}.
 
     Raises:
         ValueError: as `mean_iou`.

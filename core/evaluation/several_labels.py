@@ -1,9 +1,25 @@
 """Classification with any number of labels a picture: average precision of each label, and how many are right."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, final
 
 import numpy as np
+
+
+@final
+class SeveralLabelsResult(TypedDict):
+    """All that is reported of a classification with several labels, JSON-ready."""
+
+    images: int
+    class_names: list[str]
+    mean_average_precision: float | None  # over the labels that occur; None where none does
+    per_class: list[float | None]  # average precision of each label; None for one without images
+    images_per_class: list[int]
+    precision: float | None  # of all answers together; None where nothing is to be divided by, as with the next two
+    recall: float | None
+    f1: float | None
+    all_right: float  # share of images with exactly their labels
+    chance: float | None  # mean share of a label's images: the average precision of a coin
 
 
 def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float | None:
@@ -23,19 +39,13 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float | None:
     return float(np.mean(hits[ends - 1] / ends))
 
 
-def several_labels(scores: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """All that is reported of a classification with several labels, JSON-ready.
+def several_labels(scores: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> SeveralLabelsResult:
+    """All that is reported of a classification with several labels.
 
     Args:
         scores: logits [images, classes]; above 0 the answer is yes.
         targets: [images, classes], 1 for the labels that an image has.
         class_names: [classes], for display.
-
-    Returns:
-        {"images", "class_names", "mean_average_precision" (over the labels that occur), "per_class" (average precision,
-        None for a label without images), "images_per_class", "precision", "recall", "f1" (of all answers together, None
-        where nothing is to be divided by), "all_right" (share of images with exactly their labels), "chance" (mean
-        share of a label's images: the average precision of a coin)}.
 
     Raises:
         ValueError: shapes that do not agree.

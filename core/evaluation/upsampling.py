@@ -1,6 +1,4 @@
-"""Maps of patches brought to the size of the picture: bilinear, with the centres of pixels and patches in the middle of
-them.
-"""
+"""Maps of patches brought to the size of the picture: bilinear, between the centres of patches."""
 
 import numpy as np
 

@@ -8,7 +8,7 @@ have no meaningful average: `kind_scores`.
 import re
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,6 +16,25 @@ from diptych.core.evaluation.intervals import hit_rate_interval
 
 # No class: the scores were not finite, or two classes tied for the first place.
 NO_ANSWER = -1
+
+
+class Confusion(TypedDict):
+    """Which classes were taken for which."""
+
+    class_names: list[str]  # for display
+    confusion: list[list[int]]  # images; rows the truth, columns the answers
+    no_answer: list[int]  # images of each class
+
+
+class ZeroShotResult(Confusion):
+    """Accuracy over a labelled set, JSON-ready."""
+
+    images: int
+    accuracy: float
+    interval: list[float]  # 95%, of the accuracy
+    mean_class_accuracy: float  # over the classes that occur
+    chance: float  # the share of the largest class: what answering it always would reach
+    per_class: list[float | None]  # accuracy of each class; None for one without images
 
 
 def canonicalize(text: str, *, keep: str | None = None) -> str:
@@ -111,8 +130,8 @@ def zero_shot(
     class_names: Sequence[str],
     *,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Zero-shot accuracy over a labelled set, as a JSON-ready result.
+) -> ZeroShotResult:
+    """Zero-shot accuracy over a labelled set.
 
     An image without a single best class, because classes tie or scores are not numbers, has no answer and is wrong.
 
@@ -121,12 +140,6 @@ def zero_shot(
         labels: int [images], 0 to classes - 1.
         class_names: [classes], for display.
         seed: of the bootstrap.
-
-    Returns:
-        {"images", "accuracy", "interval" (95%), "mean_class_accuracy" over the classes that occur, "chance" (the share
-        of the largest class: what answering it always would reach), "class_names", "per_class" (None for a class
-        without images), "confusion" [classes][classes] counts (rows: truth, columns: answer), "no_answer" [classes]
-        counts}.
 
     Raises:
         ValueError: shapes that do not agree, or labels outside the classes.

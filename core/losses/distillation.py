@@ -1,5 +1,4 @@
-"""Self-distillation: a student predicts what a teacher makes of the whole picture, as a distribution over learned
-prototypes.
+"""Self-distillation: a student's prediction of what a teacher makes of the whole picture, over prototypes.
 
 SigLIP 2 (section 2.3) takes it from SILC (Naeem et al. 2023), whose loss is DINO's (Caron et al. 2021, section 3.1).
 All of it is computed in float32, but for the operands of a `products.bfloat16_product`, and no gradient reaches the

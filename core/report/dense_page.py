@@ -1,9 +1,14 @@
 """The page of dense features: segmentation, depth, neighbours and located phrases, with pictures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypedDict, cast
 
+from diptych.core.evaluation.depth_probe import DepthProbeResult
+from diptych.core.evaluation.localization import LocalizationResult
+from diptych.core.evaluation.neighbours import NeighboursResult
+from diptych.core.evaluation.segmentation_probe import SegmentationProbeResult
+from diptych.core.evaluation.segmentation_scores import ClassIou
 from diptych.core.report import box_gallery, patch_pictures, segmentation_pictures
 from diptych.core.report.charts.layout import lead
 from diptych.core.report.charts.markup import Markup, element, join
@@ -22,6 +27,20 @@ ul.class-bars{list-style:none;margin:0;padding:0;display:grid;gap:8px 26px;
 """
 
 
+class DenseResults(TypedDict, total=False):
+    """What frozen features tell, each kind by the name of the set, JSON-ready; any kind may be missing."""
+
+    segmentation: dict[str, SegmentationProbeResult]
+    depth: dict[str, DepthProbeResult]
+    neighbours: dict[str, NeighboursResult]
+    localization: dict[str, LocalizationResult]
+
+
+def of_all_kinds(results: DenseResults) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same value, for whoever treats all kinds alike: kind -> name of the set -> numbers."""
+    return cast(dict[str, dict[str, dict[str, Any]]], results)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DensePictures:
     """What the page shows; an empty part is left out."""
@@ -31,9 +50,14 @@ class DensePictures:
     class_names: Sequence[str] = ()  # of `segmentation`
     located: Sequence[box_gallery.Located] = ()
 
+    def beside(self, others: Self) -> Self:
+        """These pictures, and those of others in parts that are empty here."""
+        parts = {part.name: getattr(self, part.name) or getattr(others, part.name) for part in fields(self)}
+        return type(self)(**parts)
+
 
 def dense_page(
-    results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    results: DenseResults,
     pictures: DensePictures | None = None,
     *,
     title: str = "Dense and localization",
@@ -42,8 +66,7 @@ def dense_page(
     """An HTML document that loads nothing and runs nothing.
 
     Args:
-        results: {"segmentation", "depth", "neighbours" or "localization": {name of the set: result of
-            `segmentation_probe`, `depth_probe`, `neighbours` or `accuracy_at_iou`}}; any may be missing.
+        results: of any kinds.
         pictures: what is shown of them.
         title: the headline.
         summary: the sentence under it.
@@ -54,13 +77,12 @@ def dense_page(
     return sheet(title, [summary], dense_sections(results, pictures))
 
 
-def dense_sections(
-    results: Mapping[str, Mapping[str, Mapping[str, Any]]], pictures: DensePictures | None = None
-) -> list[Markup]:
+def dense_sections(results: DenseResults, pictures: DensePictures | None = None) -> list[Markup]:
     """The sections of `dense_page`, for a page that shows more; they bring their style with them."""
-    unknown = sorted(set(results) - set(_SECTIONS))
+    kinds = DenseResults.__annotations__
+    unknown = sorted(set(results) - set(kinds))
     if unknown:
-        raise ValueError(f"results must be of {', '.join(_SECTIONS)}, got {', '.join(unknown)}.")
+        raise ValueError(f"results must be of {', '.join(kinds)}, got {', '.join(unknown)}.")
     pictures = pictures or DensePictures()
     style = STYLE + box_gallery.STYLE + patch_pictures.STYLE + segmentation_pictures.STYLE
     sections = []
@@ -70,18 +92,19 @@ def dense_sections(
             "model finds alike have one colour in all pictures."
         )
         sections.append(join([lead("Features of patches", says), patch_pictures.patch_figure(pictures.patches)]))
-    for kind, section in _SECTIONS.items():
-        if results.get(kind) or _shown_with(kind, pictures):
-            sections.append(section(results.get(kind, {}), pictures))
+    if (segmented := results.get("segmentation", {})) or pictures.segmentation:
+        sections.append(_segmentation(segmented, pictures))
+    if depths := results.get("depth"):
+        sections.append(_depth(depths))
+    if classified := results.get("neighbours"):
+        sections.append(_neighbours(classified))
+    if (found := results.get("localization", {})) or pictures.located:
+        sections.append(_localization(found, pictures))
     first = Markup(element("style", Markup(style)))
     return [Markup(first + sections[0]), *sections[1:]] if sections else []
 
 
-def _shown_with(kind: str, pictures: DensePictures) -> bool:
-    return bool({"segmentation": pictures.segmentation, "localization": pictures.located}.get(kind))
-
-
-def _segmentation(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) -> Markup:
+def _segmentation(results: Mapping[str, SegmentationProbeResult], pictures: DensePictures) -> Markup:
     header = ("set", "mean IoU", "95%", "pixel accuracy", "largest class", "classes", "images")
     rows = [
         (
@@ -107,7 +130,7 @@ def _segmentation(results: Mapping[str, Mapping[str, Any]], pictures: DensePictu
     return join(parts)
 
 
-def _depth(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) -> Markup:
+def _depth(results: Mapping[str, DepthProbeResult]) -> Markup:
     header = (
         "set",
         "RMSE, metres",
@@ -138,7 +161,7 @@ def _depth(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) ->
     return join([lead("Depth", says), _table(header, rows)])
 
 
-def _neighbours(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) -> Markup:
+def _neighbours(results: Mapping[str, NeighboursResult]) -> Markup:
     header = ("set", "top-1", "95%", "mean of classes", "largest class", "neighbours", "classes", "images")
     rows = [
         (
@@ -157,7 +180,7 @@ def _neighbours(results: Mapping[str, Mapping[str, Any]], pictures: DensePicture
     return join([lead("Nearest neighbours", says), _table(header, rows)])
 
 
-def _localization(results: Mapping[str, Mapping[str, Any]], pictures: DensePictures) -> Markup:
+def _localization(results: Mapping[str, LocalizationResult], pictures: DensePictures) -> Markup:
     header = ("set", "accuracy", "95%", "at IoU", "mean IoU", "95%", "no box", "phrases")
     rows = [
         (
@@ -182,19 +205,11 @@ def _localization(results: Mapping[str, Mapping[str, Any]], pictures: DensePictu
     return join(parts)
 
 
-_SECTIONS = {
-    "segmentation": _segmentation,
-    "depth": _depth,
-    "neighbours": _neighbours,
-    "localization": _localization,
-}
-
-
-def _class_bars(name: str, per_class: Sequence[Mapping[str, Any]]) -> Markup:
-    found = sorted((row for row in per_class if row["iou"] is not None), key=lambda row: -row["iou"])
+def _class_bars(name: str, per_class: Sequence[ClassIou]) -> Markup:
+    known = [(row["iou"], row["class"]) for row in per_class if row["iou"] is not None]
+    found = sorted(known, key=lambda each: -each[0])
     items = [
-        element("li", element("span", row["class"]), shown(row["iou"], percent(row["iou"])), bar(row["iou"]))
-        for row in found
+        element("li", element("span", class_name), shown(iou, percent(iou)), bar(iou)) for iou, class_name in found
     ]
     absent = len(per_class) - len(found)
     says = f"{absent:,} classes occur neither in the truth nor in the answers." if absent else None
@@ -227,5 +242,5 @@ def _share(value: float) -> Markup:
     return shown(value, percent(value))
 
 
-def _within(bounds: Sequence[float], written: Any) -> str:
+def _within(bounds: Sequence[float], written: Callable[[float], str]) -> str:
     return f"{written(bounds[0])} to {written(bounds[1])}"

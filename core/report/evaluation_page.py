@@ -1,10 +1,9 @@
-"""The results of an evaluation as one page: bars by language, confusion of classes, few-shot accuracy, and what was
-found.
-"""
+"""The page of an evaluation: bars by language, confusion of classes, few-shot accuracy, and finds."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from diptych.core.evaluation.few_shot import FewShotResult
+from diptych.core.evaluation.judged import Evaluated, LinearProbeResult, RetrievalResult, ZeroShotTaskResult
 from diptych.core.evaluation.multilingual import MEAN
 from diptych.core.report.charts.axes import Scale, frame, plot_area, probability
 from diptych.core.report.charts.layout import HEIGHT, NARROW, lead
@@ -22,37 +21,36 @@ from diptych.core.report.run.languages import language_bars, recall_names
 BARS_WIDTH = 520
 
 
-def evaluation_page(title: str, evaluation: Mapping[str, Any], samples: Samples | None = None) -> str:
+def evaluation_page(title: str, evaluation: Evaluated, samples: Samples | None = None) -> str:
     """An HTML document that loads nothing and runs nothing.
 
     Args:
         title: the headline.
-        evaluation: what `recipes.evaluate` writes, with whole tables of confusion.
+        evaluation: with whole tables of confusion.
         samples: of the first retrieval set, for the galleries.
     """
     results = evaluation["results"]
-    by_task = {
-        task: [result for result in results if result["task"] == task]
-        for task in ("zeroshot_retrieval", "zeroshot_classification", "linear_probe")
-    }
+    retrieved = [result for result in results if result["task"] == "zeroshot_retrieval"]
+    classified = [result for result in results if result["task"] == "zeroshot_classification"]
+    probed = [result for result in results if result["task"] == "linear_probe"]
     data = ReportData(
-        retrieval={result["set"]: result["details"]["by_language"] for result in by_task["zeroshot_retrieval"]},
-        zero_shot={result["set"]: result["details"] for result in by_task["zeroshot_classification"]},
+        retrieval={result["set"]: result["details"]["by_language"] for result in retrieved},
+        zero_shot={result["set"]: result["details"] for result in classified},
         samples=samples,
     )
     found = finds(data, Thumbnails(samples.thumbnails) if samples is not None else None)
     sections = [
         join([element("style", Markup(FIGURES)), headline(data)]),
         *([found[2]] if found else []),
-        *(retrieval_section(result) for result in by_task["zeroshot_retrieval"]),
-        *(zero_shot_section(result) for result in by_task["zeroshot_classification"]),
-        *(few_shot_section(result) for result in by_task["linear_probe"]),
+        *map(retrieval_section, retrieved),
+        *map(zero_shot_section, classified),
+        *map(few_shot_section, probed),
         _everything(evaluation),
     ]
     return sheet(title, _summary(evaluation), sections)
 
 
-def retrieval_section(result: Mapping[str, Any]) -> Markup:
+def retrieval_section(result: RetrievalResult) -> Markup:
     """Recall by language, text to image on the left and image to text on the right."""
     data, by_language = result["data"], result["details"]["by_language"]
     languages = [code for code in by_language if code != MEAN]
@@ -83,7 +81,7 @@ def retrieval_section(result: Mapping[str, Any]) -> Markup:
     )
 
 
-def zero_shot_section(result: Mapping[str, Any]) -> Markup:
+def zero_shot_section(result: ZeroShotTaskResult) -> Markup:
     """Confusion, accuracy by class, and how true the probabilities are."""
     details = result["details"]
     rows = [
@@ -103,7 +101,7 @@ def zero_shot_section(result: Mapping[str, Any]) -> Markup:
     return join([heading, element("div", confusion_panel(details), _numbers(rows), class_="grid-of")])
 
 
-def few_shot_section(result: Mapping[str, Any]) -> Markup:
+def few_shot_section(result: LinearProbeResult) -> Markup:
     """Accuracy by the strength of regularisation, and the confusion of the first draw."""
     details = result["details"]
     rows = [
@@ -133,12 +131,8 @@ def few_shot_section(result: Mapping[str, Any]) -> Markup:
     return join([heading, element("div", panels, class_="grid-of")])
 
 
-def regularisation_figure(details: Mapping[str, Any]) -> Markup:
-    """Accuracy against l2.
-
-    Args:
-        details: of `few_shot.few_shot`.
-    """
+def regularisation_figure(details: FewShotResult) -> Markup:
+    """Accuracy against l2."""
     l2s = [row["l2"] for row in details["by_l2"]]
     accuracies = [row["accuracy"] for row in details["by_l2"]]
     chosen = [(row["l2"], row["accuracy"]) for row in details["seeds"]]
@@ -195,7 +189,7 @@ def _within(interval: Sequence[float]) -> str:
     return f"{percent(interval[0])} to {percent(interval[1])}"
 
 
-def _summary(evaluation: Mapping[str, Any]) -> list[object]:
+def _summary(evaluation: Evaluated) -> list[object]:
     model, sets = evaluation["model"], dict.fromkeys(result["set"] for result in evaluation["results"])
     device = evaluation["device"] or "CPU"
     return [
@@ -205,7 +199,7 @@ def _summary(evaluation: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def _everything(evaluation: Mapping[str, Any]) -> Markup:
+def _everything(evaluation: Evaluated) -> Markup:
     """Fingerprints, options and versions, folded away."""
     card = {name: value for name, value in evaluation.items() if name != "results"}
     card["data"] = {f"{result['set']}, {result['task']}": result["data"] for result in evaluation["results"]}

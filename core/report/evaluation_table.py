@@ -1,28 +1,30 @@
 """The results of an evaluation as text: a table a set for retrieval, and one of all classifications."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from diptych.core.evaluation.judged import (
+    JudgedData,
+    LinearProbeResult,
+    RetrievalResult,
+    TaskResult,
+    ZeroShotTaskResult,
+)
 from diptych.core.evaluation.multilingual import MEAN
+from diptych.core.evaluation.retrieval import Recalls
 from diptych.core.report.charts.numbers import percent
 from diptych.core.report.tables import interval_text, language_title, text_table
 
 
-def evaluation_text(results: Sequence[Mapping[str, Any]]) -> str:
-    """Everything that an evaluation prints at its end.
-
-    Args:
-        results: as `engine.judging.tasks` makes them, with "set".
-
-    Returns:
-        Lines of about 110 columns for the usual recalls, without a newline at the end.
+def evaluation_text(results: Sequence[TaskResult]) -> str:
+    """Everything that an evaluation prints at its end: lines of about 110 columns for the usual recalls, without a
+    newline at the end.
     """
     parts = [retrieval_text(result) for result in results if result["task"] == "zeroshot_retrieval"]
     classified = [result for result in results if result["task"] != "zeroshot_retrieval"]
     return "\n\n".join([*parts, classification_text(classified)] if classified else parts)
 
 
-def retrieval_text(result: Mapping[str, Any]) -> str:
+def retrieval_text(result: RetrievalResult) -> str:
     """Recall both ways by language, the mean first, then the best at text to image, chance at the end."""
     by_language, data = result["details"]["by_language"], result["data"]
     recalls = [name for name in next(iter(by_language.values())) if name.startswith("recall@")]
@@ -46,13 +48,13 @@ def retrieval_text(result: Mapping[str, Any]) -> str:
     return f"{title}\n{text_table(header, rows)}"
 
 
-def classification_text(results: Sequence[Mapping[str, Any]]) -> str:
+def classification_text(results: Sequence[ZeroShotTaskResult | LinearProbeResult]) -> str:
     """One row a zero-shot or few-shot classification."""
     rows = []
     for result in results:
-        details, metrics = result["details"], result["metrics"]
+        metrics = result["metrics"]
         if result["task"] == "linear_probe":
-            name, accuracy, top_5 = f"{details['shots']}-shot", metrics["lp_acc1"], ""
+            name, accuracy, top_5 = f"{result['details']['shots']}-shot", metrics["lp_acc1"], ""
             interval, by_class = result["intervals"]["lp_acc1"], metrics["lp_mean_per_class_recall"]
         else:
             name, accuracy, top_5 = "zero-shot", metrics["acc1"], percent(metrics["acc5"]) if "acc5" in metrics else ""
@@ -65,7 +67,7 @@ def classification_text(results: Sequence[Mapping[str, Any]]) -> str:
                 interval_text(interval),
                 top_5,
                 percent(by_class),
-                percent(details["chance"]),
+                percent(result["details"]["chance"]),
                 f"{result['data']['classes']:,}",
                 f"{result['data']['images']:,}",
             ]
@@ -79,7 +81,7 @@ def _columns(direction: str, shown: Sequence[str]) -> list[str]:
     return [f"{direction} {shown[0]}", "95%", *shown[1:]]
 
 
-def _recalls(result: Mapping[str, Any], recalls: Sequence[str]) -> list[str]:
+def _recalls(result: Recalls, recalls: Sequence[str]) -> list[str]:
     interval = interval_text(result.get("intervals", {}).get(recalls[0]))
     return [percent(result[recalls[0]]), interval, *(percent(result[name]) for name in recalls[1:])]
 
@@ -94,6 +96,6 @@ def _language(code: str) -> str:
     return language_title(code)
 
 
-def _skipped(data: Mapping[str, Any]) -> str:
+def _skipped(data: JudgedData) -> str:
     skipped = sum(data["skipped_images"].values()) + sum(data.get("skipped_texts", {}).values())
     return f" ({skipped:,} that could not be used)" if skipped else ""

@@ -1,7 +1,7 @@
 """The line between two checkpoints as a table and as a page: what is gained and what is lost at each of its points."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -12,24 +12,39 @@ from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet
 from diptych.core.report.tables import text_table
 
-STYLES = {"own": ("image", "other"), "retention": ("text", "wrong")}
+STYLES: dict[Literal["own", "retention"], tuple[str, str]] = {"own": ("image", "other"), "retention": ("text", "wrong")}
 """Styles of the curves: of held-out pairs, and of the retention set."""
 
 
-def interpolation_text(points: Sequence[Mapping[str, Any]], chosen: float) -> str:
+class Point(TypedDict):
+    """A point of the line, judged: headlines by set and metric."""
+
+    alpha: float  # from 0, before, to 1, after
+    own: dict[str, float]  # of what was trained for
+    retention: dict[str, float]  # of what should not be forgotten
+
+
+class Interpolation(TypedDict):
+    """An interpolation, whole."""
+
+    format: str
+    version: int
+    before: str  # names of the models
+    after: str
+    points: list[Point]
+    chosen: float  # alpha of the model that is kept
+    reason: str
+
+
+def interpolation_text(points: Sequence[Point], chosen: float) -> str:
     """A row a point, a column a number; the one that is kept has a star."""
     header = ["alpha", *_names(points)]
     rows = [[_alpha(point, chosen), *(percent(value) for value in _values(point))] for point in points]
     return text_table(header, rows)
 
 
-def interpolation_page(title: str, results: Mapping[str, Any]) -> str:
-    """An HTML document that loads nothing and runs nothing.
-
-    Args:
-        title: the headline.
-        results: what `recipes.interpolate` writes.
-    """
+def interpolation_page(title: str, results: Interpolation) -> str:
+    """An HTML document, headed by the title, that loads nothing and runs nothing."""
     points, chosen = results["points"], results["chosen"]
     summary = [
         f"From {results['before']} (0) to {results['after']} (1) in a straight line of weights; at ",
@@ -46,7 +61,7 @@ def interpolation_page(title: str, results: Mapping[str, Any]) -> str:
     return sheet(title, summary, [figure, _table(points, chosen)])
 
 
-def interpolation_figure(points: Sequence[Mapping[str, Any]], chosen: float, *, width: float, height: float) -> Markup:
+def interpolation_figure(points: Sequence[Point], chosen: float, *, width: float, height: float) -> Markup:
     """Each number over α."""
     alphas = np.array([point["alpha"] for point in points])
     return line_chart(
@@ -62,7 +77,7 @@ def interpolation_figure(points: Sequence[Mapping[str, Any]], chosen: float, *, 
     )
 
 
-def _curves(points: Sequence[Mapping[str, Any]]) -> list[Curve]:
+def _curves(points: Sequence[Point]) -> list[Curve]:
     curves = []
     for kind, styles in STYLES.items():
         for place, name in enumerate(points[0][kind]):
@@ -71,7 +86,7 @@ def _curves(points: Sequence[Mapping[str, Any]]) -> list[Curve]:
     return curves
 
 
-def _table(points: Sequence[Mapping[str, Any]], chosen: float) -> Markup:
+def _table(points: Sequence[Point], chosen: float) -> Markup:
     names = [element("th", name, scope="col", style="text-align:right") for name in _names(points)]
     head = element("tr", element("th", "α", scope="col"), names)
     rows = [
@@ -87,13 +102,13 @@ def _table(points: Sequence[Mapping[str, Any]], chosen: float) -> Markup:
     return join([heading, element("div", element("div", table, class_="scroll"), class_="panel")])
 
 
-def _names(points: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(points: Sequence[Point]) -> list[str]:
     return [name for kind in STYLES for name in points[0][kind]]
 
 
-def _values(point: Mapping[str, Any]) -> list[float]:
+def _values(point: Point) -> list[float]:
     return [value for kind in STYLES for value in point[kind].values()]
 
 
-def _alpha(point: Mapping[str, Any], chosen: float) -> str:
+def _alpha(point: Point, chosen: float) -> str:
     return f"{point['alpha']:g}{'*' if point['alpha'] == chosen else ''}"

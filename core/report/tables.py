@@ -1,22 +1,22 @@
 """Results as plain text that reads well on a terminal and in a file."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from diptych.core.evaluation.multilingual import MEAN
+from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage
+from diptych.core.evaluation.several_labels import SeveralLabelsResult
+from diptych.core.evaluation.zero_shot import ZeroShotResult
 from diptych.core.report.language_names import language_name
 
 _HARDEST_SHOWN = 5
 
 
-def results_text(
-    retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]], zero_shot: Mapping[str, Mapping[str, Any]]
-) -> str:
+def results_text(retrieval: Mapping[str, RecallByLanguage], zero_shot: Mapping[str, ZeroShotResult]) -> str:
     """Everything a run prints at its end: recall by language for each set, then zero-shot accuracy.
 
     Args:
-        retrieval: {name of the set: result of `multilingual.recall_by_language`}.
-        zero_shot: {name: result of `zero_shot.zero_shot`}.
+        retrieval: by the name of the set.
+        zero_shot: by name.
 
     Returns:
         Lines of at most 80 columns for the usual recalls, without colour and without a newline at the end.
@@ -30,20 +30,19 @@ def results_text(
     return "\n\n".join(parts)
 
 
-def classified_text(scored: Mapping[str, Mapping[str, Any]]) -> str:
+def classified_text(scored: Mapping[str, ClassificationResult | SeveralLabelsResult]) -> str:
     """What a classifier scored on each set, a line each, and the classes that it finds hardest.
 
     Args:
-        scored: {name of the set: result of `classification.classification` or `several_labels.several_labels`}.
+        scored: by the name of the set.
     """
     lines = []
     for name, result in scored.items():
-        several = "mean_average_precision" in result
-        share = result["mean_average_precision"] or 0.0 if several else result["accuracy"]
-        what = "mean average precision" if several else "right"
-        within = (
-            "" if several else f" ({interval_text(result['interval'])}), largest class {_percent(result['chance'])}"
-        )
+        if "accuracy" in result:
+            share, what = result["accuracy"], "right"
+            within = f" ({interval_text(result['interval'])}), largest class {_percent(result['chance'])}"
+        else:
+            share, what, within = result["mean_average_precision"] or 0.0, "mean average precision", ""
         lines.append(f"{name}: {_percent(share)} {what} of {result['images']:,} pictures{within}")
         known = [(share, name) for name, share in zip(result["class_names"], result["per_class"], strict=True)]
         hardest = sorted((share, name) for share, name in known if share is not None)[:_HARDEST_SHOWN]
@@ -51,12 +50,12 @@ def classified_text(scored: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def retrieval_table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+def retrieval_table(name: str, results: RecallByLanguage) -> str:
     """Recall by language, best first, with 95% intervals.
 
     Args:
         name: of the set.
-        results: of `multilingual.recall_by_language`.
+        results: by language.
     """
     recalls = [key for key in next(iter(results.values())) if key.startswith("recall@")]
     codes = sorted((code for code in results if code != MEAN), key=lambda code: -results[code][recalls[0]])

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from diptych.core.training.best import LOSS, shown
+from diptych.core.training.best import LOSS, BestEvaluation, shown
+from diptych.core.training.metrics import MetricsRow
 
 FEWEST_STEPS = 20
 FEWEST_AVERAGED = 5
@@ -12,7 +13,7 @@ STANDARD_ERRORS = 2.0
 
 
 def warnings_of(
-    rows: Sequence[Mapping],
+    rows: Sequence[MetricsRow],
     *,
     fresh: bool,
     recall: float,
@@ -57,7 +58,7 @@ def no_better_than_chance(what: str, share: float, *, chance: float, count: int,
 
 
 def training_warnings(
-    rows: Sequence[Mapping], *, fresh: bool, settled_after: int = 0, max_logit_scale: float | None = None
+    rows: Sequence[MetricsRow], *, fresh: bool, settled_after: int = 0, max_logit_scale: float | None = None
 ) -> list[str]:
     """What the metrics of a run say is wrong with it, at its end or on the way, a sentence each.
 
@@ -96,14 +97,14 @@ def training_warnings(
     return found
 
 
-def _nothing_learned(steps: Sequence[Mapping]) -> str:
+def _nothing_learned(steps: Sequence[MetricsRow]) -> str:
     if len(steps) < FEWEST_STEPS:
         return ""
     first, last = float(steps[0]["loss"]), mean_loss(steps[-(len(steps) // 10) :])
     return "" if last < first else f"The loss ended at {last:.4g}, and it began with {first:.4g}: nothing was learned."
 
 
-def _rose(steps: Sequence[Mapping]) -> str:
+def _rose(steps: Sequence[MetricsRow]) -> str:
     if len(steps) < FEWEST_STEPS:
         return ""
     size = max(FEWEST_AVERAGED, len(steps) // 10)
@@ -113,7 +114,7 @@ def _rose(steps: Sequence[Mapping]) -> str:
     return f"The loss ended at {times} examples." if times else ""
 
 
-def _rose_on_held_out_pairs(rows: Sequence[Mapping]) -> str:
+def _rose_on_held_out_pairs(rows: Sequence[MetricsRow]) -> str:
     times = _times_the_least([(_validation_loss(row), row.get("examples", 0)) for row in rows])
     if not times:
         return ""
@@ -132,23 +133,23 @@ def _times_the_least(losses: Sequence[tuple[float, int]]) -> str:
     return f"{last:.4g}, {last / least:.1f} times the {least:.4g} that it had at {examples:,}"
 
 
-def _validation_loss(row: Mapping) -> float:
+def _validation_loss(row: MetricsRow) -> float:
     return float(row.get("validation_loss", math.nan))
 
 
-def mean_loss(rows: Sequence[Mapping]) -> float:
+def mean_loss(rows: Sequence[MetricsRow]) -> float:
     """The mean of the finite losses of rows, those of steps that were not skipped; NaN where there is none."""
     finite = [loss for row in rows if math.isfinite(loss := float(row["loss"]))]
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def before_training(rows: Sequence[Mapping]) -> dict[str, float]:
+def before_training(rows: Sequence[MetricsRow]) -> dict[str, float]:
     """What the evaluation before the first step found, by name, with the loss; empty where there was none."""
     return _found(next((row for row in rows if "evaluation" in row and row["examples"] == 0), None))
 
 
 def changes(
-    rows: Sequence[Mapping], retention_before: Mapping[str, float], retention_after: Mapping[str, float]
+    rows: Sequence[MetricsRow], retention_before: Mapping[str, float], retention_after: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
     """Each number that was taken before training, as it was then and as it is at the end, by name.
 
@@ -167,8 +168,8 @@ def gained(changed: Mapping[str, tuple[float, float]]) -> str:
     return f"Before training and after: {'; '.join(told)}" if told else ""
 
 
-def best_text(best: Mapping) -> str:
-    """Where the best evaluation of a run was, as its results have it, and what it found."""
+def best_text(best: BestEvaluation) -> str:
+    """Where the best evaluation of a run was, and what it found."""
     value = quantity(best["by"], best["value"])
     if best["examples"] == 0:
         return f"before the first step, with {value}; nothing after it was better"
@@ -186,7 +187,7 @@ def quantity_title(name: str) -> str:
     return "validation loss" if name == LOSS else name
 
 
-def _found(row: Mapping | None) -> dict[str, float]:
+def _found(row: MetricsRow | None) -> dict[str, float]:
     if row is None:
         return {}
     loss = {LOSS: row["validation_loss"]} if "validation_loss" in row else {}

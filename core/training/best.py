@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 LOSS = "loss"
 """The name of what an evaluation finds that is no share between 0 and 1, and the better the lower: the loss on held-out
@@ -30,6 +31,16 @@ class Best:
         if is_better(self.by, value, self.value):
             return Best(by=self.by, step=step, value=value)
         return replace(self, evaluations_since=self.evaluations_since + 1)
+
+
+class BestEvaluation(TypedDict):
+    """The best evaluation of a stage, as its results have it: the fields of `Best`, and the examples of its steps."""
+
+    by: str
+    step: int
+    value: float
+    evaluations_since: int
+    examples: int
 
 
 def best_of(best: Best | None, step: int, numbers: Mapping[str, float], by: str) -> Best | None:

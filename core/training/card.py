@@ -13,8 +13,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 
 import diptych
+
+Card = dict[str, Any]
+"""A card, in JSON's types: what `resolve_card` says, and what whoever keeps the run adds to it; a card of an earlier
+version may lack some of it."""
+
+
+class GitState(TypedDict):
+    """Which code ran."""
+
+    commit: str
+    dirty: bool  # whether tracked files differed from it
+
+
+class Machine(TypedDict):
+    """What it ran on."""
+
+    platform: str
+    processor: str | None
+    cpus: int | None
+    usable_cpus: int | None  # those that the process may use
+
 
 # Only these are stored: an environment also holds keys and tokens.
 ENVIRONMENT = (
@@ -61,7 +83,7 @@ def resolve_card(
     flops_per_step: float | None = None,
     device: str | None = None,
     peak_flops_per_second: float | None = None,
-) -> dict:
+) -> Card:
     """The card of a run that starts now, as plain JSON.
 
     `config` is the recipe (a dataclass); `device` and `peak_flops_per_second` come from the backend, None where it does
@@ -132,8 +154,8 @@ def versions(backend: str) -> dict[str, str | None]:
     return found
 
 
-def git_state(root: Path) -> dict | None:
-    """Commit and whether tracked files differ from it; None without git or when `root` is not the top of a checkout."""
+def git_state(root: Path) -> GitState | None:
+    """The state of a checkout; None without git or when `root` is not the top of one."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
         return None
@@ -141,8 +163,8 @@ def git_state(root: Path) -> dict | None:
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
-def machine() -> dict:
-    """Host platform, processor, and the number of CPUs that this process may use."""
+def machine() -> Machine:
+    """This machine, and what this process may use of it."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(), "usable_cpus": usable}
 

@@ -1,5 +1,4 @@
-"""Checkpoints that a kill, a full disk or a flipped byte cannot spoil: a folder is complete and verified, or it is not
-used.
+"""Checkpoints that a kill, a full disk or a flipped byte cannot spoil: whole and verified, or not used.
 
 A checkpoint is a folder ``step-00001234`` with one safetensors file a group (``weights``, ``optimizer``, ``ema``),
 ``state.json`` and ``manifest.json``, which holds the size and SHA-256 of the others. It is written under a temporary

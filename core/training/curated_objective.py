@@ -1,5 +1,6 @@
-"""Objectives whose batches are chosen, inside the compiled step, from larger ones (SigLIP 2, section 2.5; see
-`curation`).
+"""Objectives whose batches are chosen, inside the compiled step, from larger ones.
+
+Reference: SigLIP 2, section 2.5; see `curation`.
 """
 
 import keras

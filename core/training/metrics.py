@@ -1,6 +1,4 @@
-"""Metrics of a run as JSON lines: one object a row with its step, exact to the last bit, and cut back to a checkpoint
-on resume.
-"""
+"""Metrics of a run as JSON lines, exact to the last bit, and cut back to a checkpoint on resume."""
 
 import contextlib
 import json
@@ -10,12 +8,16 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from diptych.core.files.atomic import replacing
 from diptych.core.files.json_objects import json_bytes
 from diptych.core.training.tensorboard import TensorBoard
 
+MetricsRow = dict[str, Any]
+"""A row of metrics: "step", and mostly "examples". A row of a step has its numbers by name ("loss", "learning_rate",
+"logit_scale", "logit_bias", "gradient_norm", "examples_per_second", "seconds", those of its terms); a row of an
+evaluation has "evaluation", shares by name, and "validation_loss". Any may be missing, or be no number."""
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -124,7 +126,7 @@ class MetricsWriter:
         self.close()
 
 
-def read_metrics(path: str | Path) -> list[dict]:
+def read_metrics(path: str | Path) -> list[MetricsRow]:
     """All rows of a metrics file in the order written; a torn last line is ignored, other unreadable lines are warned
     about and left out.
     """

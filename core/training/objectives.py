@@ -15,6 +15,9 @@ from keras import ops
 
 from diptych.core.data.pixels import Normalization
 
+Tensors = dict[str, Any]
+"""Tensors of the framework that Keras runs, by name; the names are those of whoever makes them."""
+
 
 class Loss(NamedTuple):
     """Of a term or of an objective.
@@ -26,8 +29,8 @@ class Loss(NamedTuple):
     """
 
     value: Any
-    logs: Mapping[str, Any] = {}
-    updates: Mapping[str, Any] = {}
+    logs: Tensors = {}
+    updates: Tensors = {}
 
 
 class Seen:
@@ -39,7 +42,7 @@ class Seen:
         batch: its fields, on the device.
     """
 
-    def __init__(self, model, batch: Mapping[str, Any]):
+    def __init__(self, model, batch: Tensors):
         self.model, self.batch = model, batch
         self._once: dict[str, Any] = {}
 
@@ -50,7 +53,7 @@ class Seen:
         return self._once[name]
 
     @cached_property
-    def image(self) -> dict:
+    def image(self) -> Tensors:
         """The image tower's {"pooled", "tokens", "mask"}; of pictures that are embedded already, "pooled" alone."""
         if "image_features" in self.batch:
             return {"pooled": self.batch["image_features"]}
@@ -62,7 +65,7 @@ class Seen:
         return Captions(self.batch["text"])
 
     @cached_property
-    def text(self) -> dict:
+    def text(self) -> Tensors:
         """The text tower's {"pooled", "tokens"} of the list of texts."""
         return self.model.text_features(self.captions.token_ids, training=True)
 
@@ -80,13 +83,13 @@ class Term:
     variables: Mapping[str, keras.Variable] = {}
     fixed: tuple = ()
 
-    def embed(self, seen: Seen) -> dict[str, Any]:
+    def embed(self, seen: Seen) -> Tensors:
         """Tensors that describe a piece of a batch, by name; the first axis of each counts examples, and those of
         pieces are joined.
         """
         raise NotImplementedError
 
-    def loss(self, model, embedded: Mapping[str, Any]) -> Loss:
+    def loss(self, model, embedded: Tensors) -> Loss:
         """The loss of all that was embedded. What it updates of independent examples must be a mean over them, too."""
         raise NotImplementedError
 
@@ -118,24 +121,24 @@ class Objective:
         """Whether a term compares examples, so that the pieces of a batch must meet."""
         return not all(term.independent for term in self.terms.values())
 
-    def prepare(self, model, batch: dict) -> dict:
+    def prepare(self, model, batch: Tensors) -> Tensors:
         """The batch to train on, without gradients: by default the one given."""
         return batch
 
-    def embed(self, model, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def embed(self, model, batch: Tensors) -> Tensors:
         """What the terms that compare examples describe a batch by, each tensor by "term/name"."""
         return self._embedded(Seen(model, batch), [name for name, term in self.terms.items() if not term.independent])
 
-    def forward(self, model, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loss]]:
+    def forward(self, model, batch: Tensors) -> tuple[Tensors, dict[str, Loss]]:
         """`embed`, and the losses of the terms whose examples are independent, by term."""
         seen = Seen(model, batch)
         compared = self._embedded(seen, [name for name, term in self.terms.items() if not term.independent])
         own = {name: term.loss(model, term.embed(seen)) for name, term in self.terms.items() if term.independent}
         return compared, own
 
-    def losses(self, model, embedded: Mapping[str, Any]) -> dict[str, Loss]:
+    def losses(self, model, embedded: Tensors) -> dict[str, Loss]:
         """The losses of the terms that compare examples, by term, of what `embed` gave for all of a batch."""
-        by_term: dict[str, dict[str, Any]] = {}
+        by_term: dict[str, Tensors] = {}
         for path, tensor in embedded.items():
             term, _, name = path.partition("/")
             by_term.setdefault(term, {})[name] = tensor
@@ -149,7 +152,7 @@ class Objective:
         logs |= {f"{name}_loss": loss.value for name, loss in losses.items()}
         return Loss(value, logs, {key: new for loss in losses.values() for key, new in loss.updates.items()})
 
-    def _embedded(self, seen: Seen, names: list[str]) -> dict[str, Any]:
+    def _embedded(self, seen: Seen, names: list[str]) -> Tensors:
         return {f"{name}/{key}": x for name in names for key, x in self.terms[name].embed(seen).items()}
 
 
@@ -192,7 +195,7 @@ IMAGE_FIELDS = ("image", "patches", "spatial_shapes")
 """The fields of a batch that `image_inputs` reads, those of them that it has."""
 
 
-def image_inputs(batch: Mapping[str, Any], normalization: Normalization = PLAIN) -> dict:
+def image_inputs(batch: Tensors, normalization: Normalization = PLAIN) -> Tensors:
     """The image tower's inputs, by name, from a batch's bytes."""
     if "patches" in batch:
         patches = to_model_range(batch["patches"], normalization)

@@ -1,6 +1,4 @@
-"""Configurations and optimizers of runs that an earlier diptych began, in the form that both have now, so that they
-can be gone on with.
-"""
+"""Configurations and optimizers of older runs in the form that both have now, so that the runs can go on."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -1,6 +1,4 @@
-"""Choosing weights by their path: regular expressions that match the whole of, say,
-"image/encoder/block_00/mlp/in_kernel".
-"""
+"""The choice of weights by their path, such as "image/encoder/block_00/mlp/in_kernel", by regular expressions."""
 
 import difflib
 import re

@@ -16,13 +16,17 @@ from diptych.core.training.run_folder import RunFolderError
 
 FORMAT, VERSION = "diptych-run", 1
 
+Scores = dict[str, Any]
+"""What a stage scored, as its file has it; what a judge found has other names for each kind of model, and in runs of
+earlier versions (`engine.training.results` has today's)."""
 
-def write_results(path: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+
+def write_results(path: Path, stages: Mapping[str, Scores]) -> None:
     """Stores what stages scored, by their names."""
     write_json(path, {"format": FORMAT, "version": VERSION, "stages": stages})
 
 
-def read_results(path: Path, stage: str = "training") -> dict[str, dict[str, Any]]:
+def read_results(path: Path, stage: str = "training") -> dict[str, Scores]:
     """What stages scored, by name; `stage` is the name that results from before the schema are given, which had none.
 
     Raises:

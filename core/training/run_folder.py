@@ -1,6 +1,4 @@
-"""The folder of one run: who may write into it, where its files are, and whether a configuration may continue what is
-there.
-"""
+"""The folder of one run: its lock, its files, and the configurations that may continue what is there."""
 
 import contextlib
 import errno
@@ -16,7 +14,7 @@ from typing import Self
 
 from diptych.core.files.errors import Failure
 from diptych.core.files.json_objects import write_json
-from diptych.core.training.card import command_line
+from diptych.core.training.card import Card, command_line
 from diptych.core.training.checkpoint import newest_state, remove_leftovers
 
 
@@ -102,7 +100,7 @@ class RunFolder:
         state = newest_state(self.checkpoints)
         return state.get("config") if state else None
 
-    def read_card(self) -> dict | None:
+    def read_card(self) -> Card | None:
         """The stored card, or None. Raises: RunFolderError when it is not readable."""
         try:
             card = json.loads(self.card.read_bytes())
@@ -119,7 +117,7 @@ class RunFolder:
             )
         return card
 
-    def write_card(self, card: Mapping, *, resume_step: int | None = None) -> dict:
+    def write_card(self, card: Card, *, resume_step: int | None = None) -> Card:
         """Store the card and return what was stored.
 
         Where a card is stored already, its start time and earlier restarts are kept and one restart, from
@@ -134,7 +132,7 @@ class RunFolder:
         write_json(self.card, card)
         return card
 
-    def add_to_card(self, **found: object) -> dict:
+    def add_to_card(self, **found: object) -> Card:
         """Add what became known on the way to the stored card; returns the whole."""
         card = (self.read_card() or {}) | found
         write_json(self.card, card)

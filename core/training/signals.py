@@ -1,6 +1,4 @@
-"""Signals that ask a run to stop: the first one ends what waits and lets the run save and leave, the second one kills
-at once.
-"""
+"""Signals that ask a run to stop: the first lets it save and leave, the second kills at once."""
 
 import contextlib
 import os

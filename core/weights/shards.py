@@ -1,6 +1,4 @@
-"""Weights that lie in several files, with a JSON file that says which holds what: safetensors' index and Keras' list of
-shards.
-"""
+"""Weights in several files with a list of them in JSON: safetensors' index, and Keras' list of shards."""
 
 import re
 from collections.abc import Callable

@@ -9,7 +9,8 @@ from diptych.core.data.sources.labels import ClassNames, class_names_in
 from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.subset import Subset
 from diptych.core.evaluation.prompts import read_class_names
-from diptych.core.training.recipe import Classification, Data
+from diptych.core.training.recipe import Data
+from diptych.core.training.term_options import Classification
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.datasets.emoji import evaluation_sources
 

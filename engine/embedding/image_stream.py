@@ -1,6 +1,4 @@
-"""The images of a source one after the other, read and prepared by threads while the model computes; bad ones are
-marked.
-"""
+"""The images of a source in order, prepared by threads while the model computes; bad ones are marked."""
 
 import json
 import os

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -31,6 +31,43 @@ ROWS_A_GROUP = 10_000
 Part = Literal["images", "texts"]
 VECTORS: dict[Part, str] = {"images": "vectors.npy", "texts": "text_vectors.npy"}
 ROWS: dict[Part, str] = {"images": "rows", "texts": "text_rows"}
+
+
+class IndexedData(TypedDict):
+    """What an index is of."""
+
+    model: str
+    model_fingerprint: str
+    data: str  # what was opened, or a name for people
+    data_fingerprint: str
+    dim: int
+    dtype: str
+    records: NotRequired[int]
+    logit_scale: NotRequired[float]
+    logit_bias: NotRequired[float | None]
+    reading: NotRequired[Any]  # how the data were read: the fields of `Reading`, by name
+    normalised: NotRequired[bool]
+
+
+class PartProgress(TypedDict):
+    """How far a part is embedded."""
+
+    rows: int
+    rows_bytes: int  # of the file of lines
+    next: list[int]  # record and number of the item to go on with
+    skipped: dict[str, int]  # rows without an embedding, by reason
+    finished: bool
+    rows_file: str
+
+
+class IndexCard(IndexedData):
+    """The card of an index folder."""
+
+    format: int
+    count: int  # rows of images
+    finished: bool  # whether all parts are
+    images: NotRequired[PartProgress]
+    texts: NotRequired[PartProgress]
 
 
 class IndexFolderError(Failure):
@@ -117,7 +154,7 @@ class IndexFolder:
         return self.path / self.card[part]["rows_file"]
 
 
-def read_card(folder: Path) -> dict[str, Any] | None:
+def read_card(folder: Path) -> IndexCard | None:
     """The card of a folder, None where there is none; raises `IndexFolderError` for what is not such a card."""
     path = folder / CARD
     try:
@@ -129,7 +166,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         stored = card.get("format") if isinstance(card, dict) else None
         raise IndexFolderError(f"{path} has format {stored!r}, expected {FORMAT}. Embed anew into another --index.")
-    return card
+    return cast(IndexCard, card)
 
 
 def write_parquet(lines: Path, table: BinaryIO) -> None:

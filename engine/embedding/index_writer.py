@@ -1,15 +1,13 @@
-"""Writing an index folder so that it can be stopped at any moment: what the card counts is on the disk, the rest is cut
-off.
-"""
+"""The writer of an index folder, to be stopped at any moment: what its card counts is on the disk."""
 
 import contextlib
 import fcntl
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
 
@@ -21,6 +19,8 @@ from diptych.engine.embedding.index_folder import (
     FORMAT,
     ROWS,
     VECTORS,
+    IndexCard,
+    IndexedData,
     IndexFolderError,
     Part,
     line_of,
@@ -29,7 +29,7 @@ from diptych.engine.embedding.index_folder import (
 )
 
 # What two runs that continue each other must agree on, and what to say where they do not.
-IDENTITY = {
+IDENTITY: dict[Literal["model_fingerprint", "data_fingerprint", "dtype", "dim"], str] = {
     "model_fingerprint": "The folder holds embeddings of another model",
     "data_fingerprint": "The folder holds embeddings of other data, or the data has changed",
     "dtype": "The folder holds vectors of another --dtype",
@@ -46,13 +46,12 @@ class IndexWriter:
 
     Args:
         path: of the folder.
-        card: what the embeddings are of: model, model_fingerprint, data, data_fingerprint, dim, dtype, and whatever
-            else is to be kept. Entering raises `IndexFolderError` where the folder holds something else.
+        card: what the embeddings are of. Entering raises `IndexFolderError` where the folder holds something else.
     """
 
-    def __init__(self, path: str | Path, card: Mapping[str, Any]):
+    def __init__(self, path: str | Path, card: IndexedData):
         self.path = Path(path)
-        self.card: dict[str, Any] = dict(card)
+        self.card: IndexCard = {"format": FORMAT, **card, "count": 0, "finished": False}
         self._lock: BinaryIO | None = None
         self._part: Part | None = None
         self._vectors: BinaryIO | None = None
@@ -76,8 +75,6 @@ class IndexWriter:
             if stored is not None:
                 self._check(stored)
                 self.card = stored
-            else:
-                self.card = {"format": FORMAT, **self.card, "count": 0, "finished": False}
         except BaseException:
             self._close()
             raise
@@ -88,17 +85,16 @@ class IndexWriter:
 
     def begin(self, part: Part) -> tuple[int, int]:
         """Open the files of a part; returns (record, number) of the item to go on with."""
-        progress = self.card.setdefault(
-            part,
-            {
+        if part not in self.card:
+            self.card[part] = {
                 "rows": 0,
                 "rows_bytes": 0,
                 "next": [0, 0],
                 "skipped": {},
                 "finished": False,
                 "rows_file": f"{ROWS[part]}.jsonl",
-            },
-        )
+            }
+        progress = self.card[part]
         self._part = part
         if progress["finished"]:
             return progress["next"][0], progress["next"][1]
@@ -175,9 +171,9 @@ class IndexWriter:
         self._close_files()
 
     def _write_card(self) -> None:
-        images = self.card.get("images", {"rows": 0})
         parts = [self.card[part] for part in VECTORS if part in self.card]
-        self.card |= {"count": images["rows"], "finished": all(part["finished"] for part in parts)}
+        self.card["count"] = self.card["images"]["rows"] if "images" in self.card else 0
+        self.card["finished"] = all(part["finished"] for part in parts)
         write_json(self.path / CARD, self.card)
 
     def _header(self, part: Part) -> bytes:
@@ -191,7 +187,7 @@ class IndexWriter:
         np.lib.format.write_array_header_1_0(head, description)
         return head.getvalue()
 
-    def _check(self, stored: Mapping[str, Any]) -> None:
+    def _check(self, stored: IndexCard) -> None:
         differing = [f"{sentence}." for name, sentence in IDENTITY.items() if stored.get(name) != self.card[name]]
         if differing:
             raise IndexFolderError(

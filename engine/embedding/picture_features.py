@@ -1,6 +1,4 @@
-"""Features of pictures from a trained tower, square or NaFlex: pooled vectors, patches, and what a decoder writes about
-them.
-"""
+"""Features of pictures from a trained tower: pooled vectors, patches, and what a decoder writes of them."""
 
 from collections.abc import Sequence
 

@@ -22,7 +22,7 @@ from diptych.core.data.records import Caption, Record, Source
 from diptych.core.training.signals import StopSignals
 from diptych.engine.embedding.embedding_runs import Runs, fill, held_by, image_runs, text_runs
 from diptych.engine.embedding.image_stream import GOOD, Item
-from diptych.engine.embedding.index_folder import IndexFolder, Part
+from diptych.engine.embedding.index_folder import IndexedData, IndexFolder, Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.embedding.tally import Tally, named
 
@@ -158,7 +158,7 @@ class StoredEmbeddings:
         data = source.fingerprint()
         identity = f"{self.fingerprint} {data} {backends.name()} {part}"
         folder = self.folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
-        card = {
+        card: IndexedData = {
             "model": self.model,
             "model_fingerprint": self.fingerprint,
             "data": name,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import keras
 import numpy as np
@@ -21,6 +21,19 @@ SIGMOID = (
 )
 SOFTMAX = "softmax over texts of logit_scale * dot(image_embedding, text_embedding) is each text's share"
 
+TowerCard = dict[str, Any]
+"""What a caller must know of a tower, in JSON's types: "tower", "inputs", "outputs", the model with its scale and bias,
+and the settings by which its processor prepares pictures or texts, whose names depend on the kind of processor."""
+
+
+class TowerInput(TypedDict):
+    """An input of a tower."""
+
+    dtype: str
+    range: list[float]  # least and greatest value
+    shape: list[int | str]  # sizes, and the names of dimensions that may have any size
+    axes: list[str]  # what each dimension is
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
@@ -28,13 +41,13 @@ class Tower:
 
     name: "image" or "text".
     shapes: of the inputs: sizes, and the names of dimensions that may have any size.
-    card: what a caller must know, in JSON's types.
+    card: what a caller must know.
     """
 
     name: str
     model: keras.Model
     shapes: dict[str, tuple[int | str, ...]]
-    card: dict[str, Any]
+    card: TowerCard
 
     def reference(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """What Keras says, float32 [batch, dim]."""
@@ -91,7 +104,7 @@ def towers(encoder: Encoder, *, name: str, fixed_num_patches: bool = False) -> t
     return image, text
 
 
-def _tower(name: str, embedder: keras.Model, inputs: dict[str, dict[str, Any]]) -> Tower:
+def _tower(name: str, embedder: keras.Model, inputs: dict[str, TowerInput]) -> Tower:
     """The embedder with its output named, and its inputs of the given shapes."""
     shapes = {key: tuple(described["shape"]) for key, described in inputs.items()}
     symbolic = {
@@ -110,18 +123,23 @@ def _tower(name: str, embedder: keras.Model, inputs: dict[str, dict[str, Any]]) 
     return Tower(name=name, model=keras.Model(symbolic, {output: embedding}, name=name), shapes=shapes, card=card)
 
 
-def _image_inputs(encoder: Encoder, fixed_num_patches: bool) -> dict[str, dict[str, Any]]:
+def _image_inputs(encoder: Encoder, fixed_num_patches: bool) -> dict[str, TowerInput]:
     pixels = encoder.processor.pixels
-    values = {"dtype": "float32", "range": list(pixels.normalization.range)}
+    between = list(pixels.normalization.range)
     if not isinstance(pixels, NaFlex):
         return {
-            "images": values
-            | {"shape": [BATCH, pixels.height, pixels.width, 3], "axes": ["batch", "row", "column", "red green blue"]}
+            "images": {
+                "dtype": "float32",
+                "range": between,
+                "shape": [BATCH, pixels.height, pixels.width, 3],
+                "axes": ["batch", "row", "column", "red green blue"],
+            }
         }
     length = pixels.max_num_patches if fixed_num_patches else NUM_PATCHES
     return {
-        "patches": values
-        | {
+        "patches": {
+            "dtype": "float32",
+            "range": between,
             "shape": [BATCH, length, pixels.patch_size**2 * 3],
             "axes": ["batch", "patch, row by row, padded with zeros", "pixel row, pixel column, red green blue"],
         },
@@ -134,7 +152,7 @@ def _image_inputs(encoder: Encoder, fixed_num_patches: bool) -> dict[str, dict[s
     }
 
 
-def _text_inputs(encoder: Encoder) -> dict[str, dict[str, Any]]:
+def _text_inputs(encoder: Encoder) -> dict[str, TowerInput]:
     return {
         "token_ids": {
             "dtype": "int32",
@@ -145,7 +163,7 @@ def _text_inputs(encoder: Encoder) -> dict[str, dict[str, Any]]:
     }
 
 
-def _shared(encoder: Encoder, name: str) -> dict[str, Any]:
+def _shared(encoder: Encoder, name: str) -> TowerCard:
     return {
         "model": name if "://" in name else Path(name).name,
         "fingerprint": encoder.fingerprint(),

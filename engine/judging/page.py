@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.data.image import decode
+from diptych.core.evaluation.judged import Evaluated
 from diptych.core.report.charts.sheet import square, write_page
 from diptych.core.report.evaluation_page import evaluation_page
 from diptych.core.report.run.contents import Samples
@@ -19,7 +20,7 @@ LARGEST_TABLE = 100  # classes; larger tables of confusion are left out of the s
 
 
 def write_evaluation_page(
-    path: Path, evaluation: Mapping[str, Any], datasets: Sequence[Dataset], store: StoredEmbeddings
+    path: Path, evaluation: Evaluated, datasets: Sequence[Dataset], store: StoredEmbeddings
 ) -> Path:
     """Writes the page; returns its path.
 
@@ -38,24 +39,23 @@ def write_evaluation_page(
     return write_page(path, evaluation_page(title, evaluation, samples))
 
 
-def without_large_tables(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def without_large_tables(evaluation: Evaluated) -> dict[str, Any]:
     """The results without tables of confusion of more than `LARGEST_TABLE` classes; their most frequent entries
     stay.
     """
     return {
         **evaluation,
-        "results": [
-            {**result, "details": _without_large_tables(result["details"])} for result in evaluation["results"]
-        ],
+        "results": [{**result, "details": without_large_table(result["details"])} for result in evaluation["results"]],
     }
 
 
-def _without_large_tables(details: Mapping[str, Any]) -> dict[str, Any]:
+def without_large_table(details: Mapping[str, Any]) -> dict[str, Any]:
+    """One result, fit to be stored in the same way."""
     kept = dict(details)
     if len(kept.get("class_names", ())) > LARGEST_TABLE:
         del kept["confusion"]
     if "first_seed" in kept:
-        kept["first_seed"] = _without_large_tables(kept["first_seed"])
+        kept["first_seed"] = without_large_table(kept["first_seed"])
     return kept
 
 

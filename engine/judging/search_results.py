@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -17,6 +17,42 @@ from diptych.core.report.search_page import Answered, Hit, search_page
 from diptych.engine.embedding.index_folder import IndexFolder
 
 
+class FoundRow(TypedDict):
+    """One image or caption that was found."""
+
+    row: int  # of the index
+    cosine: float
+    probability: float | None  # that both belong together; None for two of a kind and for models without a bias
+    key: str
+    image: str
+    caption: str
+    language: str
+    record: int  # place in the data
+    number: int  # of the image or caption in the record
+
+
+class Found(TypedDict):
+    """What was found for one query, best first."""
+
+    query: str  # a text, or the path of a picture
+    kind: str  # "text" or "image"
+    results: list[FoundRow]
+
+
+class SearchResult(TypedDict):
+    """A search, whole."""
+
+    index: str
+    model: str
+    data: str
+    among: str  # "images" or "texts"
+    implementation: str
+    rows: int  # that were looked through
+    index_finished: bool
+    seconds: float
+    queries: list[Found]
+
+
 def results(
     options: Any,
     folder: IndexFolder,
@@ -26,7 +62,7 @@ def results(
     scores: np.ndarray,
     indices: np.ndarray,
     seconds: float,
-) -> dict[str, Any]:
+) -> SearchResult:
     """Everything that was found, ready for JSON.
 
     Args:
@@ -39,10 +75,10 @@ def results(
         seconds: that the search took.
     """
     rows = dict(zip(places, folder.rows(places, options.among), strict=True)) if (places := _distinct(indices)) else {}
-    queries = []
+    queries: list[Found] = []
     for number, name in enumerate(names):
         kind = "text" if number < texts else "image"
-        found = []
+        found: list[FoundRow] = []
         for score, row in zip(scores[number].tolist(), indices[number].tolist(), strict=True):
             if row == NOT_FOUND:
                 continue
@@ -50,9 +86,19 @@ def results(
             # The sigmoid was trained on pairs of an image and a text; of two of a kind it knows nothing.
             pairs = (kind == "text") == (options.among == "images")
             likely = pair_probability(encoder, score) if pairs else None
-            described = {"key": item.key, "image": item.image, "caption": item.caption, "language": item.language}
-            place = {"record": item.record, "number": item.number}
-            found.append({"row": row, "cosine": score, "probability": likely} | described | place)
+            found.append(
+                {
+                    "row": row,
+                    "cosine": score,
+                    "probability": likely,
+                    "key": item.key,
+                    "image": item.image,
+                    "caption": item.caption,
+                    "language": item.language,
+                    "record": item.record,
+                    "number": item.number,
+                }
+            )
         queries.append({"query": name, "kind": kind, "results": found})
     return {
         "index": str(folder.path),
@@ -74,7 +120,7 @@ def pair_probability(encoder: Any, cosine: float) -> float | None:
     return float(sigmoid(np.float64(encoder.logit_scale) * cosine + encoder.logit_bias))
 
 
-def print_tables(found: Mapping[str, Any]) -> None:
+def print_tables(found: SearchResult) -> None:
     """One table a query."""
     from rich.console import Console
     from rich.markup import escape
@@ -97,12 +143,12 @@ def print_tables(found: Mapping[str, Any]) -> None:
     console.print(_summary(found), highlight=False, markup=False)
 
 
-def page(path: Path, found: Mapping[str, Any], folder: IndexFolder, pictures: Mapping[Path, bytes]) -> Path:
+def page(path: Path, found: SearchResult, folder: IndexFolder, pictures: Mapping[Path, bytes]) -> Path:
     """Writes the gallery; an image that is not where it was gets a placeholder.
 
     Args:
         path: of the HTML file.
-        found: as of `results`.
+        found: everything that was.
         folder: the index; its images are read from the data that it was made of.
         pictures: the pictures that were asked for, by path.
     """
@@ -121,7 +167,7 @@ def page(path: Path, found: Mapping[str, Any], folder: IndexFolder, pictures: Ma
     return write_page(path, search_page(title, _summary(found), answers, captions=captions))
 
 
-def _summary(found: Mapping[str, Any]) -> str:
+def _summary(found: SearchResult) -> str:
     how = {
         "exact": "Exact search",
         "faiss": "Exact search by faiss",
@@ -135,7 +181,7 @@ def _summary(found: Mapping[str, Any]) -> str:
     )
 
 
-def _hit(hit: Mapping[str, Any], source: Source | None) -> Hit:
+def _hit(hit: FoundRow, source: Source | None) -> Hit:
     return Hit(
         cosine=hit["cosine"],
         pair_probability=hit["probability"],
@@ -146,7 +192,7 @@ def _hit(hit: Mapping[str, Any], source: Source | None) -> Hit:
     )
 
 
-def _picture(source: Source, hit: Mapping[str, Any]) -> np.ndarray | None:
+def _picture(source: Source, hit: FoundRow) -> np.ndarray | None:
     """The image as a small square; None where the data no longer hold what they held."""
     try:
         record = source.record(hit["record"])

@@ -1,19 +1,22 @@
-"""The tasks a model is judged by, each from a set and stored embeddings to a JSON-ready result.
+"""The tasks a model is judged by, each from a set and stored embeddings to a JSON-ready result."""
 
-Every result has "dataset", "set", "task", "data" (fingerprints and counts), "metrics" (flat, under clip-benchmark's
-names), "intervals" (95%, of some of the metrics) and "details" (everything else).
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from diptych.core.data.sources.labels import NO_LABEL
 from diptych.core.evaluation.classification import classification
 from diptych.core.evaluation.few_shot import few_shot
-from diptych.core.evaluation.multilingual import MEAN, recall_by_language
+from diptych.core.evaluation.judged import (
+    JudgedData,
+    LinearProbeResult,
+    PromptedResult,
+    RetrievalResult,
+    TaskResult,
+    ZeroShotTaskResult,
+)
+from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage, recall_by_language
 from diptych.core.evaluation.prompts import embed_classes
 from diptych.core.evaluation.zero_shot import kind_scores
 from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
@@ -37,7 +40,7 @@ def judge(
     fewshot_k: int = 10,
     canonicalize: bool | None = None,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[TaskResult]:
     """The results of one data set: of each task it is made for, or of the one that is asked for.
 
     Raises:
@@ -45,22 +48,25 @@ def judge(
         ValueError: for a task that the data set has no captions or classes for.
     """
     canonicalize = store.encoder.logit_bias is not None if canonicalize is None else canonicalize
-    results = []
+    results: list[TaskResult] = []
     for asked in dataset.tasks if task == "auto" else (task,):
         # What shots are drawn from is not tested; where it is all there is, the images not drawn are.
         tested = [each for each in dataset.sets if asked != "linear_probe" or each is not dataset.shots]
         for each in tested:
             if asked == "zeroshot_retrieval":
-                result = zeroshot_retrieval(store, each, recall_k=recall_k, seed=seed)
+                results.append(zeroshot_retrieval(store, each, dataset=dataset.name, recall_k=recall_k, seed=seed))
             elif asked == "zeroshot_classification":
-                result = zeroshot_classification(store, each, canonicalize=canonicalize, seed=seed)
+                results.append(
+                    zeroshot_classification(store, each, dataset=dataset.name, canonicalize=canonicalize, seed=seed)
+                )
             else:
-                result = linear_probe(store, each, dataset.shots, fewshot_k=fewshot_k, seed=seed)
-            results.append({"dataset": dataset.name, "set": each.name, **result})
+                results.append(
+                    linear_probe(store, each, dataset.shots, dataset=dataset.name, fewshot_k=fewshot_k, seed=seed)
+                )
     return results
 
 
-def headlines(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def headlines(results: Sequence[TaskResult]) -> dict[str, float]:
     """The metric of each result that stands for it, by set and metric: {"New drawings, recall@1": 0.61}."""
     found = {}
     for result in results:
@@ -70,8 +76,8 @@ def headlines(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def zeroshot_retrieval(
-    store: StoredEmbeddings, tested: EvaluationSet, *, recall_k: Sequence[int], seed: int
-) -> dict[str, Any]:
+    store: StoredEmbeddings, tested: EvaluationSet, *, dataset: str, recall_k: Sequence[int], seed: int
+) -> RetrievalResult:
     """Text to image and image to text, in each language; with several captions an image any of them counts as right.
 
     The metrics are those of the one language, or the mean over the languages. Images without a usable caption and
@@ -95,14 +101,25 @@ def zeroshot_retrieval(
     if len(set(languages)) == 1:
         del results[MEAN]
     metrics, intervals = _headline(results, recall_k)
-    data = _data(tested, images) | {"texts": int(with_image.sum()), "skipped_texts": texts.skipped}
-    data["images"] = int(with_caption.sum())
-    return _result("zeroshot_retrieval", data, metrics, intervals, {"by_language": results})
+    data: JudgedData = {
+        **_data(tested, images, judged=int(with_caption.sum())),
+        "texts": int(with_image.sum()),
+        "skipped_texts": texts.skipped,
+    }
+    return {
+        "dataset": dataset,
+        "set": tested.name,
+        "task": "zeroshot_retrieval",
+        "data": data,
+        "metrics": metrics,
+        "intervals": intervals,
+        "details": {"by_language": results},
+    }
 
 
 def zeroshot_classification(
-    store: StoredEmbeddings, tested: EvaluationSet, *, canonicalize: bool, seed: int
-) -> dict[str, Any]:
+    store: StoredEmbeddings, tested: EvaluationSet, *, dataset: str, canonicalize: bool, seed: int
+) -> ZeroShotTaskResult:
     """The class whose prompts fit the image best."""
     labels = _labels_of(tested)
     images = store.images(tested.source, tested.name)
@@ -117,27 +134,37 @@ def zeroshot_classification(
     else:
         classes = embed_classes(labels.names, labels.templates, embed_prompts, canonicalize=canonicalize)
         scores = scale * (images.unit_vectors[labelled] @ classes.T)
-    details = classification(scores, of_images[labelled], labels.names, logit_bias=bias, seed=seed)
+    details: PromptedResult = {**classification(scores, of_images[labelled], labels.names, logit_bias=bias, seed=seed)}
     if labels.kinds is None:
-        details |= {"templates": list(labels.templates), "canonicalize": canonicalize}
+        details["templates"], details["canonicalize"] = list(labels.templates), canonicalize
     metrics = {f"acc{name.partition('@')[2]}": share["accuracy"] for name, share in details["top_k"].items()}
     intervals = {f"acc{name.partition('@')[2]}": share["interval"] for name, share in details["top_k"].items()}
     metrics["mean_per_class_recall"] = details["mean_class_accuracy"]
-    data = _data(tested, images) | {"images": details["images"], "classes": len(labels.names)}
-    data["skipped_images"] = images.skipped | dict(labels.unlabelled)
-    return _result("zeroshot_classification", data, metrics, intervals, details)
+    return {
+        "dataset": dataset,
+        "set": tested.name,
+        "task": "zeroshot_classification",
+        "data": _labelled_data(tested, images, labels, judged=details["images"]),
+        "metrics": metrics,
+        "intervals": intervals,
+        "details": details,
+    }
 
 
 def linear_probe(
-    store: StoredEmbeddings, tested: EvaluationSet, shots_from: EvaluationSet | None, *, fewshot_k: int, seed: int
-) -> dict[str, Any]:
+    store: StoredEmbeddings,
+    tested: EvaluationSet,
+    shots_from: EvaluationSet | None,
+    *,
+    dataset: str,
+    fewshot_k: int,
+    seed: int,
+) -> LinearProbeResult:
     """Least squares on the image tower's features, `fewshot_k` images a class; see `core.evaluation.few_shot`."""
     labels = _labels_of(tested)
     images = store.images(tested.source, tested.name)
     of_images, labelled = _labelled(labels, images)
     features, seeds = images.vectors[labelled], range(seed, seed + FEW_SHOT_SEEDS)
-    data = _data(tested, images) | {"classes": len(labels.names)}
-    data["skipped_images"] = images.skipped | dict(labels.unlabelled)
     if shots_from is None:
         details = few_shot(features, of_images[labelled], None, None, labels.names, shots=fewshot_k, seeds=seeds)
     else:
@@ -152,29 +179,26 @@ def linear_probe(
             shots=fewshot_k,
             seeds=seeds,
         )
-        data |= {"shots_from": shots_from.name, "shots_fingerprint": shots_from.source.fingerprint()}
-    data["images"] = details["images"]
+    data = _labelled_data(tested, images, labels, judged=details["images"])
+    if shots_from is not None:
+        data["shots_from"], data["shots_fingerprint"] = shots_from.name, shots_from.source.fingerprint()
     metrics = {
         "lp_acc1": details["accuracy"],
         "lp_acc1_l2_1024": details["big_vision_accuracy"],
         "lp_mean_per_class_recall": details["mean_class_accuracy"],
     }
-    return _result("linear_probe", data, metrics, {"lp_acc1": details["interval"]}, details)
+    return {
+        "dataset": dataset,
+        "set": tested.name,
+        "task": "linear_probe",
+        "data": data,
+        "metrics": metrics,
+        "intervals": {"lp_acc1": details["interval"]},
+        "details": details,
+    }
 
 
-def _result(
-    task: str,
-    data: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    intervals: Mapping[str, Sequence[float]],
-    details: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {"task": task, "data": data, "metrics": metrics, "intervals": intervals, "details": details}
-
-
-def _headline(
-    results: Mapping[str, Mapping[str, Any]], recall_k: Sequence[int]
-) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+def _headline(results: RecallByLanguage, recall_k: Sequence[int]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Recalls both ways of the one language, or the means over all, and the intervals of those that have one.
 
     clip-benchmark calls text to image "image retrieval", by what is retrieved.
@@ -210,10 +234,18 @@ def _labelled(labels: Labels, images: Embedded) -> tuple[np.ndarray, np.ndarray]
     return of_images, labelled
 
 
-def _data(tested: EvaluationSet, images: Embedded) -> dict[str, Any]:
+def _data(tested: EvaluationSet, images: Embedded, *, judged: int) -> JudgedData:
     return {
         "fingerprint": tested.source.fingerprint(),
         "records": len(tested.source),
-        "images": len(images.items),
+        "images": judged,
         "skipped_images": images.skipped,
+    }
+
+
+def _labelled_data(tested: EvaluationSet, images: Embedded, labels: Labels, *, judged: int) -> JudgedData:
+    return {
+        **_data(tested, images, judged=judged),
+        "skipped_images": images.skipped | dict(labels.unlabelled),
+        "classes": len(labels.names),
     }

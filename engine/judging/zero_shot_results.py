@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -17,13 +17,42 @@ from diptych.core.report.zero_shot_page import Guess, Judged, zero_shot_page
 from diptych.engine.embedding.image_stream import Item
 
 
-def best_labels(cosines: np.ndarray, labels: Sequence[str], encoder: Any, *, top_k: int) -> list[dict[str, Any]]:
-    """The labels that fit an image best, best first: label, cosine, softmax over all labels, sigmoid of each by itself.
+class LabelScore(TypedDict):
+    """How well a label fits an image."""
+
+    label: str
+    cosine: float
+    softmax: float  # share among all labels
+    sigmoid: float | None  # probability of the label by itself; None for models without a bias
+
+
+class ClassifiedImage(TypedDict):
+    """An image and the labels that fit it."""
+
+    key: str
+    image: str
+    status: str  # "ok", or the reason why it cannot be used
+    truth: NotRequired[str]  # the true label, where it is known and the image can be used
+    best: NotRequired[list[LabelScore]]  # best first; missing where the image cannot be used
+
+
+class ZeroShotFound(TypedDict):
+    """A zero-shot classification of images, whole."""
+
+    model: str
+    templates: list[str]
+    labels: list[str]
+    skipped: Mapping[str, int]  # images that cannot be used, by reason
+    images: list[ClassifiedImage]
+
+
+def best_labels(cosines: np.ndarray, labels: Sequence[str], encoder: Any, *, top_k: int) -> list[LabelScore]:
+    """The labels that fit an image best, best first.
 
     Args:
         cosines: [labels], of the image with each label.
         labels: [labels].
-        encoder: its `logit_scale` and `logit_bias`; without a bias "sigmoid" is None.
+        encoder: its `logit_scale` and `logit_bias`.
         top_k: how many to give.
     """
     logits = encoder.logit_scale * np.asarray(cosines, np.float64)
@@ -40,7 +69,7 @@ def best_labels(cosines: np.ndarray, labels: Sequence[str], encoder: Any, *, top
     ]
 
 
-def print_table(found: Mapping[str, Any], *, most: int = 40) -> None:
+def print_table(found: ZeroShotFound, *, most: int = 40) -> None:
     """The best three labels of each image, softmax in percent, and the sigmoid of the first."""
     from rich.console import Console
     from rich.markup import escape
@@ -65,7 +94,7 @@ def print_table(found: Mapping[str, Any], *, most: int = 40) -> None:
     console.print(summary(found), highlight=False, markup=False)
 
 
-def summary(found: Mapping[str, Any]) -> str:
+def summary(found: ZeroShotFound) -> str:
     """What was classified, by what and how well, in a sentence or two."""
     judged = [image for image in found["images"] if "best" in image]
     templates = found["templates"]
@@ -79,7 +108,7 @@ def summary(found: Mapping[str, Any]) -> str:
     return text
 
 
-def page(path: Path, found: Mapping[str, Any], pictures: Sequence[tuple[Source, Item, Mapping[str, Any]]]) -> Path:
+def page(path: Path, found: ZeroShotFound, pictures: Sequence[tuple[Source, Item, ClassifiedImage]]) -> Path:
     """Writes the sheet.
 
     Args:
@@ -107,11 +136,11 @@ def _thumbnail(source: Source, item: Item) -> np.ndarray:
     return square(decode(source.read(source.record(item.record).images[item.number])))
 
 
-def _name(image: Mapping[str, Any]) -> str:
+def _name(image: ClassifiedImage) -> str:
     return image.get("truth") or Path(image["key"]).name
 
 
-def _verdict(image: Mapping[str, Any]) -> str:
+def _verdict(image: ClassifiedImage) -> str:
     if "truth" not in image:
         return ""
     return "[green]✓[/green]" if image["best"][0]["label"] == image["truth"] else "[red]✗[/red]"

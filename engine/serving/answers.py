@@ -20,6 +20,16 @@ from diptych.core.report.language_names import language_name
 from diptych.engine.judging.search_results import pair_probability
 from diptych.engine.judging.zero_shot_results import best_labels
 from diptych.engine.serving.galleries import Examples, Gallery
+from diptych.engine.serving.protocol import (
+    About,
+    AttentionMap,
+    HeatMaps,
+    KeptPicture,
+    LabelMap,
+    Nearest,
+    NearRow,
+    Probabilities,
+)
 from diptych.engine.serving.refusals import Refused, in_sentences
 from diptych.engine.serving.shared_encoder import LARGEST_BATCH, SharedEncoder
 
@@ -75,7 +85,7 @@ class Answers:
         self._pictures: OrderedDict[str, Kept] = OrderedDict()
         self._keeping, self._decoding, self._mapping = threading.Lock(), threading.Lock(), threading.Lock()
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> About:
         """What the page shows before anything is asked."""
         examples = self.examples.described()
         codes = sorted(set.intersection(*(set(example["names"]) for example in examples)), key=language_name)
@@ -91,10 +101,8 @@ class Answers:
             "limits": {"labels": MOST_LABELS, "characters": MOST_CHARACTERS},
         }
 
-    def keep(self, data: bytes) -> dict[str, Any]:
-        """Reads an encoded picture and remembers it, the oldest of many being forgotten: {"picture", "height",
-        "width"}.
-        """
+    def keep(self, data: bytes) -> KeptPicture:
+        """Reads an encoded picture and remembers it, the oldest of many being forgotten."""
         name = hashlib.sha256(data).hexdigest()[:32]
         with self._keeping:
             kept = self._pictures.get(name)
@@ -111,18 +119,15 @@ class Answers:
                 self._pictures.popitem(last=False)
         return {"picture": name, "height": kept.height, "width": kept.width}
 
-    def probabilities(self, picture: str, labels: Sequence[str]) -> dict[str, Any]:
-        """Of each label, best first: {"labels": [{"label", "cosine", "softmax", "sigmoid" (or None)}]}."""
+    def probabilities(self, picture: str, labels: Sequence[str]) -> Probabilities:
+        """Of each label, best first."""
         kept = self._kept(picture)
         cosines = self._label_vectors(labels) @ kept.vector
         return {"labels": best_labels(cosines, labels, self._encoder.encoder, top_k=len(labels))}
 
-    def heat_maps(self, picture: str, labels: Sequence[str]) -> dict[str, Any]:
-        """What speaks for each label, and against it, by how much its logit falls when a part of the picture is hidden.
-
-        {"maps": [{"label", "overlay" (PNG as a data address), "values" [rows][columns] in logits, "limit" (the largest,
-        without sign)}], "attention": {"overlay", "values" (each patch's share), "limit", "even" (an even share)}, or
-        None}
+    def heat_maps(self, picture: str, labels: Sequence[str]) -> HeatMaps:
+        """What speaks for each label, and against it, by how much its logit falls when a part of the picture is
+        hidden.
         """
         kept = self._kept(picture)
         vectors = self._label_vectors(labels)
@@ -136,18 +141,14 @@ class Answers:
                     batch_size=LARGEST_BATCH,
                 )
         heats = self._encoder.encoder.logit_scale * np.einsum("rcd,ld->lrc", kept.drops, vectors)
-        maps = [
+        maps: list[LabelMap] = [
             {"label": label, "overlay": _layer(heat, kept), "values": _rounded(heat), "limit": _largest(heat)}
             for label, heat in zip(labels, heats, strict=True)
         ]
         return {"maps": maps, "attention": self._attention_map(kept)}
 
-    def search(self, *, text: str | None = None, picture: str | None = None, count: int = 24) -> dict[str, Any]:
-        """The gallery's images nearest to a text, or to a picture, best first.
-
-        {"results": [{"row", "caption", "cosine", "probability" (of the pair; None for pictures and models without a
-        bias)}], "seconds" (of looking through the gallery)}
-        """
+    def search(self, *, text: str | None = None, picture: str | None = None, count: int = 24) -> Nearest:
+        """The gallery's images nearest to a text, or to a picture, best first."""
         if (text is None) == (picture is None):
             raise Refused(400, "Ask for a text or for a picture.")
         query = self._encoder.embed_texts([_cleaned(text)])[0] if text is not None else self._kept(picture).vector
@@ -158,7 +159,7 @@ class Answers:
             (score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row != NOT_FOUND
         ]
         items = self.gallery.items([row for _, row in found]) if found else []
-        results = [
+        results: list[NearRow] = [
             {
                 "row": row,
                 "caption": item.caption,
@@ -188,7 +189,7 @@ class Answers:
             raise Refused(400, "Labels must differ.")
         return self._encoder.embed_texts([self.template.replace("{}", _cleaned(label)) for label in labels])
 
-    def _attention_map(self, kept: Kept) -> dict[str, Any] | None:
+    def _attention_map(self, kept: Kept) -> AttentionMap | None:
         if self._attention is None:
             return None
         attention = self._attention

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -124,6 +124,13 @@ def _opened(folder: IndexFolder) -> Source | None:
         return None
 
 
+class Example(TypedDict):
+    """A drawing to begin with."""
+
+    emoji: str
+    names: dict[str, str]  # by language
+
+
 class Examples:
     """Some embedded drawings to begin with, and their names in all languages."""
 
@@ -139,6 +146,6 @@ class Examples:
             data = self._drawings.read(self._drawings.record(place).images[0])
         return png(decode(data))
 
-    def described(self) -> list[dict[str, Any]]:
-        """Emoji and names by language, ready for JSON."""
+    def described(self) -> list[Example]:
+        """What they are, ready for JSON."""
         return [{"emoji": concept.emoji, "names": concept.names} for concept in self.concepts]

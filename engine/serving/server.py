@@ -1,4 +1,4 @@
-"""Serves the page and its questions to browsers on this machine, and to nobody else.
+"""The server of the page and its questions, for browsers on this machine and for nobody else.
 
 It listens on 127.0.0.1 alone. A page of the internet that the same browser shows can send requests here, too: such a
 request has another name as its Host (DNS rebinding) or another Origin, and is refused. One connection asks one thing
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -253,7 +253,7 @@ class _Until(io.RawIOBase):
         return self._connection.recv_into(buffer)
 
 
-def _json(value: dict[str, Any]) -> tuple[bytes, str]:
+def _json(value: Mapping[str, object]) -> tuple[bytes, str]:
     return json.dumps(value, allow_nan=False).encode(), "application/json"
 
 

@@ -1,6 +1,4 @@
-"""Judges a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
-
-from typing import Any
+"""The judge of a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
 
 import keras
 import numpy as np
@@ -9,31 +7,30 @@ from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.pixels import minus_one_to_one
 from diptych.core.data.sources.labels import ClassNames
-from diptych.core.evaluation.classification import classification
+from diptych.core.evaluation.classification import ClassificationResult, classification
 from diptych.core.evaluation.labelled_set import LabelledSet, read_labelled
-from diptych.core.evaluation.several_labels import several_labels
+from diptych.core.evaluation.several_labels import SeveralLabelsResult, several_labels
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, WrongAnswers
 from diptych.core.report.tables import classified_text
 from diptych.core.report.verdict import before_training, changes, gained, no_better_than_chance, training_warnings
 from diptych.core.training.best import LOSS
+from diptych.core.training.card import Card
 from diptych.core.training.learner import Learner
-from diptych.core.training.metrics import read_metrics
+from diptych.core.training.metrics import MetricsRow, read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.results import ClassifierResults
 from diptych.models import ImageClassifier
 from diptych.models.checked import CheckedModel
 from diptych.models.classifier.model import probabilities
 
 BATCH = 256
 MOST_WRONG = 24
-
-Results = dict[str, Any]
-"""What a stage scored, as results.json has it (`core.training.results`)."""
 
 
 class ClassifierEvaluation:
@@ -79,7 +76,7 @@ class ClassifierEvaluation:
             logits = self._logits(pictures)
             if self._model.config.several_labels:
                 name = "mean_average_precision"
-                value = several_labels(logits, pictures.targets, self._model.config.classes)[name]
+                value = several_labels(logits, pictures.targets, self._model.config.classes)["mean_average_precision"]
             else:
                 name, value = "accuracy", expected_accuracy(logits, pictures.targets)
             numbers[name if not place else f"{name}/{pictures.name.lower()}"] = value or 0.0
@@ -87,10 +84,10 @@ class ClassifierEvaluation:
                 numbers[LOSS] = self._loss(logits, pictures.targets)
         return numbers
 
-    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
+    def finish(self, learner: Learner, folder: RunFolder, card: Card) -> ClassifierResults:
         """Evaluates everything, prints a table, writes the report; returns the results."""
         config, rows = self._model.config, read_metrics(folder.metrics)
-        scored: dict[str, Any] = {}
+        scored: dict[str, ClassificationResult | SeveralLabelsResult] = {}
         wrong: WrongAnswers | None = None
         for pictures in self.sets:
             logits = self._logits(pictures)
@@ -100,7 +97,7 @@ class ClassifierEvaluation:
             scored[pictures.name] = classification(logits, pictures.targets, config.classes, logit_bias=None)
             if wrong is None:
                 wrong = wrong_answers(pictures, probabilities(config, logits), config.classes)
-        results: Results = {
+        results: ClassifierResults = {
             "classification": scored,
             "compilations": learner.step.compilations,
             "before": before_training(rows),
@@ -129,10 +126,12 @@ class ClassifierEvaluation:
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
-    def _warnings(self, rows: list[dict], scored: Results) -> list[str]:
+    def _warnings(
+        self, rows: list[MetricsRow], scored: dict[str, ClassificationResult | SeveralLabelsResult]
+    ) -> list[str]:
         first = next(iter(scored.values()))
         found = training_warnings(rows, **what_warnings_ask(self._recipe, self._planned))
-        if self._model.config.several_labels:
+        if "accuracy" not in first:
             return found
         what = "The right class comes first for"
         chance = 1 / len(self._model.config.classes)

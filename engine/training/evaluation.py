@@ -1,6 +1,4 @@
-"""Judges a stage's towers, in training and at its end: recall by language, zero-shot classes, boxes and probes on
-scenes.
-"""
+"""The judge of a stage's towers: recall by language, zero-shot classes, boxes and probes on scenes."""
 
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
@@ -13,23 +11,26 @@ import numpy as np
 from diptych.core.data.examples.captioning import CaptionTargets
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.pixels import as_in_training
-from diptych.core.evaluation.multilingual import MEAN, recall_by_language
+from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage, recall_by_language
 from diptych.core.evaluation.pair_set import Classes, PairSet
 from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_label
-from diptych.core.evaluation.zero_shot import kind_scores, zero_shot
+from diptych.core.evaluation.zero_shot import ZeroShotResult, kind_scores, zero_shot
 from diptych.core.losses.contrastive import sigmoid_loss
+from diptych.core.report.dense_page import DensePictures, DenseResults
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.tables import results_text
 from diptych.core.report.verdict import before_training, changes, gained, warnings_of
 from diptych.core.training.best import LOSS
+from diptych.core.training.card import Card
 from diptych.core.training.learner import Learner
-from diptych.core.training.metrics import read_metrics
+from diptych.core.training.metrics import MetricsRow, read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.embedding.picture_features import PictureFeatures, Writer
 from diptych.engine.judging.dense.probes import (
+    SCENES,
     Patches,
     dense_lines,
     fitted_scenes,
@@ -41,6 +42,7 @@ from diptych.engine.judging.dense.probes import (
 from diptych.engine.training.before import Before
 from diptych.engine.training.held_out import held_out_loss, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.results import PairResults
 from diptych.engine.training.retention import Retention
 from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import NaFlexVisionConfig, VisionConfig
@@ -48,9 +50,6 @@ from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
 IMAGE_BATCH, TEXT_BATCH = 256, 1_024
-
-Results = dict[str, Any]
-"""What a stage scored, as results.json has it (`core.training.results`)."""
 
 
 def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,9 +139,11 @@ class Evaluation:
         return scores[own], scores[~own]
 
     @adapters_merged
-    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> Results:
+    def finish(self, learner: Learner, folder: RunFolder, card: Card) -> PairResults:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
-        retrieval, zero_shots, samples = {}, {}, None
+        retrieval: dict[str, RecallByLanguage] = {}
+        zero_shots: dict[str, ZeroShotResult] = {}
+        samples: Samples | None = None
         rows = read_metrics(folder.metrics)
         for pairs in self.sets:
             images, texts = self._images(pairs), self._texts(pairs.tokens)
@@ -156,7 +157,7 @@ class Evaluation:
             if samples is None and self._student.logit_bias is not None:
                 # A softmax model has no probability of a pair, which galleries and scores show.
                 samples = self._samples(pairs, images, texts)
-        results: Results = {
+        results: PairResults = {
             "retrieval": retrieval,
             "zero_shot": zero_shots,
             "compilations": learner.step.compilations,
@@ -199,7 +200,7 @@ class Evaluation:
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
-    def _warnings(self, rows: list[dict], retrieval: Results) -> list[str]:
+    def _warnings(self, rows: list[MetricsRow], retrieval: dict[str, RecallByLanguage]) -> list[str]:
         """What is wrong with the stage, as the headline's captions show."""
         pairs = self.sets[0]
         language = _headline_language(pairs)
@@ -221,11 +222,12 @@ class Evaluation:
     def _read(self, sequence_length: int | None) -> list[PairSet]:
         return self._data_set.evaluation_sets(self._sources, self.preprocess, sequence_length=sequence_length)
 
-    def _recall_by_length(self, retrieval: Results) -> dict[str, float]:
+    def _recall_by_length(self, retrieval: dict[str, RecallByLanguage]) -> dict[str, float | None]:
         """recall@1 of the first set by number of patches: for NaFlex at the lengths that were trained, and between
         them.
         """
-        vision, found = self._planned.vision, {}
+        vision = self._planned.vision
+        found: dict[str, float | None] = {}
         if not isinstance(vision, NaFlexVisionConfig):
             headline = next(iter(retrieval.values()))
             return {str(vision.num_patches): headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")}
@@ -238,28 +240,29 @@ class Evaluation:
             found[str(length)] = _recalls(pairs, self._images(pairs), texts, owners, ks=(1,))[1]
         return found
 
-    def _zero_shot(self, classes: Classes, images: np.ndarray) -> dict:
+    def _zero_shot(self, classes: Classes, images: np.ndarray) -> ZeroShotResult:
         prompts = [self._texts(np.stack([self.preprocess.tokens(p) for p in some])) for some in classes.prompts]
         scale, _ = _scale_and_bias(self._student)
         return zero_shot(kind_scores(images, prompts, logit_scale=scale), classes.labels, classes.names)
 
-    def _scenes(self, folder: Path) -> Results:
+    def _scenes(self, folder: Path) -> DenseResults:
         """Boxes and probes on scenes, with a page of them."""
         scenes = judged_scenes()
-        results: Results = {}
-        pictures: dict[str, Any] = {}
+        results: DenseResults = {}
+        pictures = DensePictures()
         lengths = self._planned.stage.sequence_lengths
         features = PictureFeatures(self._student.towers, sequence_length=self._planned.judged_length)
         if self._student.captioner is not None and isinstance(self.preprocess.targets, CaptionTargets):
             writer = Writer(features, self._student.captioner, self.preprocess.targets)
-            boxes, pictures["located"] = locate_in_scenes(writer, scenes)
-            results |= boxes
+            boxes, located = locate_in_scenes(writer, scenes)
+            results["localization"] = {SCENES: boxes}
+            pictures = DensePictures(located=located)
         if not lengths:
             fitted = fitted_scenes()
             known, found = (Patches(*features.patches(pixels)) for pixels in (fitted.pixels, scenes.pixels))
             probed, shown = probe_scenes(known, fitted, found, scenes)
             results |= probed
-            pictures |= shown
+            pictures = pictures.beside(shown)
         title = f"Stage {self._planned.stage.name}: boxes and patches"
         page = write_dense_page(folder / "dense.html", results, pictures, title=title)
         print("\n".join([*dense_lines(results), f"Boxes and patches: {page.resolve().as_uri()}"]), flush=True)

@@ -1,7 +1,7 @@
 """The loss on held-out pairs, and what the warnings of a run ask of a stage."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import keras
 import numpy as np
@@ -33,8 +33,16 @@ def held_out_loss(
     return float(np.mean([keras.ops.convert_to_numpy(loss) for loss in losses]))
 
 
-def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> dict[str, Any]:
-    """What `core.report.verdict.training_warnings` has to know of a stage."""
+class StageFacts(TypedDict):
+    """What `core.report.verdict.training_warnings` has to know of a stage, as its arguments."""
+
+    fresh: bool
+    settled_after: int
+    max_logit_scale: float | None
+
+
+def what_warnings_ask(recipe: Recipe, planned: PlannedStage) -> StageFacts:
+    """The facts of a stage that warnings depend on."""
     first = planned.stage.after is None
     return {
         "fresh": first and not recipe.model.from_checkpoint,

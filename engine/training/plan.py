@@ -21,9 +21,9 @@ from diptych.engine.training.terms.stage_term import Terms
 from diptych.engine.training.tuning import adapters
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
-from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.parts import Part
+from diptych.models.siglip.presets import naflex_config
 
 
 def plan_stages(recipe: Recipe, config: PairConfig, terms: Terms) -> dict[str, PlannedStage]:

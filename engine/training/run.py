@@ -1,4 +1,4 @@
-"""Carries out a recipe: its stages, each from the end of the one before, until all are done."""
+"""The carrying out of a recipe: its stages, each from the end of the one before, until all are done."""
 
 import contextlib
 import os

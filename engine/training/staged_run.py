@@ -1,10 +1,9 @@
 """A run in its entered folder, whose stages are carried out one by one, each from the end of the one before."""
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
@@ -14,13 +13,13 @@ from diptych.core.files.atomic import replacing_folder
 from diptych.core.placement import Placement
 from diptych.core.report.verdict import best_text, training_warnings
 from diptych.core.training import checkpoint
-from diptych.core.training.card import plain, resolve_card
+from diptych.core.training.card import Card, plain, resolve_card
 from diptych.core.training.checkpoint import Checkpoint, CheckpointError
 from diptych.core.training.handover import hand_over
 from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Recipe
-from diptych.core.training.results import read_results, write_results
+from diptych.core.training.results import Scores, read_results, write_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
@@ -30,14 +29,15 @@ from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.embedding_once import as_embedded, embed_once
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
+from diptych.engine.training.results import Ending
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.task import Judge, Task
 from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
 
-Results = dict[str, dict[str, Any]]
-"""What stages scored, by their names (`core.training.results`)."""
+Results = dict[str, Scores]
+"""What stages scored, by their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +77,17 @@ class StagedRun:
         planned = self.plan.planned[name]
         with self._entered(name) as folder:
             check_config(folder, self.recipe)
-            if results := finished(folder, planned, self.recipe.run.patience):
+            if ended := finished(folder, planned, self.recipe.run.patience):
                 self.left_out.restore()
                 print(f"{folder.path} is finished.", flush=True)
-                return results
+                return ended
             learner, evaluation, card = self._trained(planned, folder)
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
                 self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
                 print(f"Model: {folder.path / 'model'}", flush=True)
                 ending = ending_of(learner, planned)
                 card = folder.add_to_card(**ending)
-                results = {name: ending | evaluation.finish(learner, folder, card)}
+                results: Results = {name: {**ending, **evaluation.finish(learner, folder, card)}}
             if ending["best"]:
                 print(f"Best model {best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
@@ -105,7 +105,7 @@ class StagedRun:
         alone = len(self.recipe.stages) == 1
         return contextlib.nullcontext(self.folder) if alone else RunFolder(self.recipe.folder(name))
 
-    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Judge, dict]:
+    def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Judge, Card]:
         """A stage's learner after its last step, what evaluates it, and its card."""
         stage, parent = planned.stage, None
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
@@ -188,16 +188,22 @@ def finished(folder: RunFolder, planned: PlannedStage, patience: int | None = No
     return results if ended else None
 
 
-def ending_of(learner: Learner, planned: PlannedStage) -> dict[str, Any]:
-    """How a stage ended, for its card and its results: the examples that its weights have seen, of those that were
-    planned, whether it ended early, and its best evaluation.
-    """
+def ending_of(learner: Learner, planned: PlannedStage) -> Ending:
+    """How a stage ended, for its card and its results."""
     best = learner.best
     return {
         "examples_seen": planned.examples_before + learner.examples_trained,
         "examples_planned": planned.examples_before + planned.examples,
         "stopped_early": learner.stopped_early,
-        "best": best and {**asdict(best), "examples": best.step * planned.batch_size},
+        "best": None
+        if best is None
+        else {
+            "by": best.by,
+            "step": best.step,
+            "value": best.value,
+            "evaluations_since": best.evaluations_since,
+            "examples": best.step * planned.batch_size,
+        },
     }
 
 
@@ -248,7 +254,7 @@ def begin(
     return str(handover)
 
 
-def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> dict:
+def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> Card:
     """The card of a run, or of one of its stages with the model it resolved to."""
     card = resolve_card(
         recipe,

@@ -1,4 +1,4 @@
-"""Where the towers of a run begin: fresh weights of a size, or checkpoints with all that comes with them."""
+"""The start of a run's towers: fresh weights of a size, or checkpoints with all that comes with them."""
 
 import math
 from collections.abc import Callable

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.training.card import Card
 from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet
+from diptych.engine.training.results import ClassifierResults, PairResults
 from diptych.engine.training.start import Start
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -23,7 +25,7 @@ class Judge(Protocol):
         """What is watched during training."""
         ...
 
-    def finish(self, learner: Learner, folder: RunFolder, card: dict) -> dict[str, Any]:
+    def finish(self, learner: Learner, folder: RunFolder, card: Card) -> PairResults | ClassifierResults:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         ...
 

@@ -1,4 +1,4 @@
-"""Sorts drawings into the nine groups of the emoji standard: a trained image tower of diptych with a new head.
+"""A sorter of drawings into the nine groups of the emoji standard: a trained image tower with a new head.
 
     KERAS_BACKEND=jax python app.py            # or torch, or tensorflow
 

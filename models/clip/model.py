@@ -1,5 +1,6 @@
-"""CLIP (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"), as released by
-OpenAI.
+"""CLIP, as released by OpenAI.
+
+Reference: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
 
 Against SigLIP: quick-GELU and LayerNorm epsilon 1e-5; an image is read at a class token, which has a position and a
 LayerNorm in front of the blocks; text is causal and read at its end-of-text token; both are projected without bias; the

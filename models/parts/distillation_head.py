@@ -1,5 +1,6 @@
-"""The head between features and prototypes that self-distillation and masked prediction train (Caron et al. 2021,
-section 3.2).
+"""The head between features and prototypes in self-distillation and masked prediction.
+
+Reference: Caron et al. 2021, section 3.2.
 """
 
 import keras

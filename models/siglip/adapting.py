@@ -9,9 +9,9 @@ import numpy as np
 
 from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
-from diptych.models.presets import naflex_config
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.siglip.model import SigLIP, image_tower
+from diptych.models.siglip.presets import naflex_config
 from diptych.models.tower import ImageTower
 
 KERNEL = "image/patch_embedding/kernel"

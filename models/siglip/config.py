@@ -1,6 +1,4 @@
-"""Configurations of SigLIP's and SigLIP 2's towers: frozen values that models are built from and files are written
-from.
-"""
+"""Configurations of SigLIP's and SigLIP 2's towers: frozen values from which models and files are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

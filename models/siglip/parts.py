@@ -1,6 +1,4 @@
-"""Parts that teach the towers beside them, as descriptions from which they are built: a decoder, heads, a mask
-token.
-"""
+"""Descriptions of the parts that teach the towers beside them: a decoder, heads, a mask token."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol

@@ -1,5 +1,6 @@
-"""big_vision's .npz checkpoints (`models/proj/image_text/two_towers.py`): names by flax module, attention kernels by
-head.
+"""big_vision's .npz checkpoints: names by flax module, attention kernels by head.
+
+Reference: big_vision `models/proj/image_text/two_towers.py`.
 
 Names may stand under `params/`, and the blocks of a tower may be stacked along a first axis ("scan"). There is no
 configuration: the shapes tell it, down to the number of heads.
@@ -23,7 +24,7 @@ from diptych.core.weights.mapping import (
 from diptych.core.weights.npz import write_npz
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
-from diptych.models.weights.transformers import NO_BIAS
+from diptych.models.weights.transformers_fields import NO_BIAS
 
 FILE = "weights.npz"
 PREFIX = "params/"

@@ -1,5 +1,6 @@
-"""open_clip and timm: `open_clip_config.json` and the names in `open_clip_model.safetensors`, for SigLIP, SigLIP 2,
-NaFlex and CLIP.
+"""open_clip's and timm's checkpoints of SigLIP, SigLIP 2, NaFlex and CLIP: configuration and names of weights.
+
+Read are `open_clip_config.json` and the names in `open_clip_model.safetensors`.
 
 SigLIP's image tower there is timm's ("visual.trunk."), CLIP's is open_clip's own; both have one text tower of OpenAI's
 names.

@@ -15,7 +15,7 @@ from diptych.core.weights.mapping import TRANSPOSED, Arrays, Rule, Table
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.siglip.config import NaFlexVisionConfig
-from diptych.models.weights import transformers
+from diptych.models.weights import transformers, transformers_fields
 
 CLASSES = {"siglip": "SiglipForImageClassification", "siglip2": "Siglip2ForImageClassification"}
 SEVERAL, SINGLE = "multi_label_classification", "single_label_classification"
@@ -30,9 +30,9 @@ def config_of(fields: Mapping, source: Path) -> ClassifierConfig:
     """The configuration that a `config.json` describes.
 
     Raises:
-        ValueError: for classes without numbers from 0 on, for regression, and as `transformers.config_of`.
+        ValueError: for classes without numbers from 0 on, for regression, and as `transformers_fields.config_of`.
     """
-    vision = transformers.vision_of(fields, source)
+    vision = transformers_fields.vision_of(fields, source)
     named = fields.get("id2label") or {str(number): f"LABEL_{number}" for number in range(fields.get("num_labels", 2))}
     numbers = [str(number) for number in range(len(named))]
     if set(named) != set(numbers) or not named:
@@ -86,6 +86,6 @@ def fields_of(config: ClassifierConfig) -> dict:
         "id2label": {str(number): name for number, name in enumerate(config.classes)},
         "label2id": {name: number for number, name in enumerate(config.classes)},
         "problem_type": SEVERAL if config.several_labels else SINGLE,
-        "vision_config": transformers.vision_fields(vision) | {"vision_use_head": False},
+        "vision_config": transformers_fields.vision_fields(vision) | {"vision_use_head": False},
         "text_config": {"model_type": f"{kind}_text_model"},
     }

@@ -1,4 +1,4 @@
-"""What a worker computes of self-distillation and masked prediction: values and gradients of one part at a time.
+"""A worker's values and gradients of self-distillation and masked prediction, one part at a time.
 
 A part is given named arrays, which become variables, and data. Its outputs are weighted by cotangents and added up, and
 the sum is differentiated by every variable, in the way that the backend trains: jit, tf.function, eager torch.

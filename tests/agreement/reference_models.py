@@ -1,6 +1,4 @@
-"""Models of Hugging Face transformers with random weights, nothing at zero or one: what checkpoints are compared
-with.
-"""
+"""Models of Hugging Face transformers with random weights, nothing at zero or one, to compare with."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What hypothesis draws: fields from few values, and seeds and shares instead of raw numbers.
+"""Strategies for hypothesis: fields from few values, and seeds and shares instead of raw numbers.
 
 Few shapes mean few compilations; a drawn configuration serves several seeds, scales and both losses.
 """

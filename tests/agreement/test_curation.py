@@ -1,6 +1,4 @@
-"""Batch selection: every backend draws what the whole matrix and the whole loop in float64 draw, without that
-matrix.
-"""
+"""Batch selection: every backend draws what the whole matrix in float64 draws, without that matrix."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalizati
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabulary
 from diptych.core.data.tokenizers.open import open_tokenizer
-from diptych.models.weights import transformers
+from diptych.models.weights import transformers, transformers_fields
 from tests.recipes.photos import write_photos
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -53,7 +53,7 @@ def checkpoint(kind: str, folder: Path):
     save_reference(model, folder)
     tokenizer = ClipTokenizer(released_vocabulary([]), []) if kind == "clip" else open_tokenizer(TOKENIZER_PATH)
     Processor(pixels=PIXELS[kind], tokenizer=tokenizer, context_length=8).save_to_preset(folder, "diptych")
-    return model, transformers.config_of(fields, folder)
+    return model, transformers_fields.config_of(fields, folder)
 
 
 def inputs_of(batch: dict, kind: str) -> dict:

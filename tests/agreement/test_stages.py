@@ -1,5 +1,4 @@
-"""SigLIP 2's tiny recipe through all its stages: the backends' losses, weights, teachers and centres agree at every
-stage's end.
+"""SigLIP 2's tiny recipe on all backends: losses, weights, teachers and centres at each stage's end.
 
 Each backend starts every stage from what it ended the one before with, so what they differ by adds up.
 """

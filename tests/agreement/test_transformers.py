@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.models.weights import transformers
+from diptych.models.weights import transformers, transformers_fields
 from tests.agreement.strategies import agreement_settings
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -60,7 +60,7 @@ def test_outputs_loss_and_gradients_are_those_of_transformers(pool, tmp_path_fac
         folder = tmp_path_factory.mktemp(kind)
         model, batch = build_reference(fields, seed), draw_batch(fields, seed + 1)
         save_reference(model, folder)
-        expected = _expected(model, batch, transformers.config_of(fields, folder))
+        expected = _expected(model, batch, transformers_fields.config_of(fields, folder))
         for backend, reply in pool.ask("evaluate_checkpoint", folder=str(folder), batch=batch).items():
             _check(reply, expected, batch, f"{backend}, {kind}")
 
@@ -88,7 +88,7 @@ def test_a_wrong_answer_is_rejected(pool, tmp_path):
     model, batch = build_reference(fields, 0), draw_batch(fields, 1)
     save_reference(model, tmp_path)
     (reply,) = pool.ask("evaluate_checkpoint", backends=pool.backends[:1], folder=str(tmp_path), batch=batch).values()
-    config = transformers.config_of(fields, tmp_path)
+    config = transformers_fields.config_of(fields, tmp_path)
     _check(reply, _expected(model, batch, config), batch, "right")
     with torch.no_grad():
         model.vision_model.embeddings.position_embedding.weight[3, ::2] += 1e-2

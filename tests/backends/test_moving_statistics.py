@@ -1,6 +1,4 @@
-"""Untrained weights that a forward pass moves: the step carries them, each piece of a batch moves them once, a bad step
-not at all.
-"""
+"""Untrained weights that a forward pass moves: carried by the step, moved once a piece, not by a bad step."""
 
 import keras
 import numpy as np

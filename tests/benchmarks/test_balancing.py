@@ -1,6 +1,4 @@
-"""The measurement of balanced data: what its source holds, that its runs differ in the records alone, and what was
-measured.
-"""
+"""The measurement of balanced data: its source, runs that differ in the records alone, and its numbers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a person can mend ends a recipe with a sentence and status 1; a fault of ours keeps its traceback."""
+"""The ends of a recipe: a sentence and status 1 for what a person can mend, a traceback for a fault of ours."""
 
 import errno
 import io

@@ -1,6 +1,4 @@
-"""Floating-point operations of matrix products that a backend really does, read off its own records; two per
-multiply-add.
-"""
+"""Floating-point operations of a backend's matrix products, by its own records; two a multiply-add."""
 
 import re
 from math import prod

@@ -1,6 +1,4 @@
-"""Checkpoints of every layout: read as their own libraries compute them, written back bit for bit, refused when they do
-not fit.
-"""
+"""Checkpoints of every layout: their own libraries' numbers, the way back bit for bit, refusals of misfits."""
 
 import json
 import math
@@ -147,10 +145,10 @@ def test_sharded_and_half_precision_folders_are_read(tmp_path):
 def test_a_sparse_configuration_has_the_defaults_of_transformers(tmp_path):
     """What google/siglip-base-patch16-224 and openai/clip-vit-large-patch14 leave out."""
     from diptych.models.presets import PRESETS
-    from diptych.models.weights import transformers
+    from diptych.models.weights import transformers_fields
 
     siglip = {"model_type": "siglip", "text_config": {"model_type": "siglip_text_model"}, "vision_config": {}}
-    assert transformers.config_of(siglip, tmp_path) == PRESETS["siglip_base_patch16_224"]
+    assert transformers_fields.config_of(siglip, tmp_path) == PRESETS["siglip_base_patch16_224"]
     large = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -166,7 +164,7 @@ def test_a_sparse_configuration_has_the_defaults_of_transformers(tmp_path):
         "text_config_dict": text,
         "text_config": {},
     }
-    assert transformers.config_of(clip, tmp_path) == PRESETS["clip_vit_large_patch14"]
+    assert transformers_fields.config_of(clip, tmp_path) == PRESETS["clip_vit_large_patch14"]
 
 
 def _changed(folder: Path, change) -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 
 from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, CLIPVisionConfig, TextConfig
-from diptych.models.presets import PRESETS, preset_config, siglip_config
+from diptych.models.presets import PRESETS, preset_config
 from diptych.models.siglip.config import SigLIPConfig, pair_config
+from diptych.models.siglip.presets import siglip_config
 from diptych.models.sizes import SIZES, transformer_size, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, TINY_TEXT, TINY_VISION

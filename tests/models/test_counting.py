@@ -1,6 +1,4 @@
-"""Counts by arithmetic: published parameter counts, the layers that are really built, and the operations they really
-do.
-"""
+"""Counts by arithmetic: published parameter counts, the layers that are built, and their real operations."""
 
 import json
 import math
@@ -16,9 +14,10 @@ from hypothesis import given, settings
 from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
 from diptych.models.abstract import shapes_only
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
-from diptych.models.presets import PRESETS, siglip_config
+from diptych.models.presets import PRESETS
 from diptych.models.pretrained import build_model
 from diptych.models.siglip.config import VisionConfig
+from diptych.models.siglip.presets import siglip_config
 from diptych.models.sizes import SIZES, vision_size
 from tests.models.configurations import models
 from tests.models.examples import TINY, batch_for
@@ -124,7 +123,8 @@ BUILD_EVERY_PRESET = """
 import json, resource, sys
 from diptych.models.pretrained import build_model
 from diptych.models.abstract import shapes_only
-from diptych.models.presets import PRESETS, siglip_config
+from diptych.models.presets import PRESETS
+from diptych.models.siglip.presets import siglip_config
 
 def peak_megabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

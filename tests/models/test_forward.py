@@ -1,4 +1,4 @@
-"""What the layers compute, against formulas written once more in float64 NumPy; big_vision's conventions one by one."""
+"""The layers against formulas in float64 NumPy, and big_vision's conventions one by one."""
 
 from dataclasses import replace
 

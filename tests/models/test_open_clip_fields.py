@@ -1,6 +1,4 @@
-"""What is written for open_clip is what open_clip 3.3.0 with timm 1.0.31 was seen to build; anything else is refused
-with a list of what could be.
-"""
+"""Fields for open_clip: what open_clip 3.3.0 with timm 1.0.31 was seen to build, and refusals of all else."""
 
 from dataclasses import replace
 

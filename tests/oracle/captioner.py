@@ -1,5 +1,6 @@
-"""The captioning decoder and its loss. Further letters: t tasks, l length of a sequence, v vocabulary, c width of image
-tokens.
+"""The captioning decoder and its loss.
+
+Further letters: t tasks, l length of a sequence, v vocabulary, c width of image tokens.
 
 Configurations are the dictionaries of a `CaptionerConfig`; weights are keyed by their path inside the captioner.
 """

@@ -1,4 +1,4 @@
-"""How much an error grows on its way to a result: the condition of each output, of the loss and of each gradient.
+"""The growth of an error on its way to a result: the condition of outputs, loss and gradients.
 
 A stable computation returns the exact result for inputs that are off by a few roundings each. So its error is that
 backward error times the condition number, which the oracle measures by nudging, by a relative 1e-6 N(0, 1), every

@@ -1,5 +1,4 @@
-"""Self-distillation and masked prediction: losses, the head, and an image tower that sees other sizes and hidden
-patches.
+"""Self-distillation and masked prediction: losses, head, and an image tower with hidden patches.
 
 Further letters: k views, i masked patches, f features (the bottleneck), o outputs (prototypes).
 """

@@ -1,6 +1,4 @@
-"""The judge of the sigmoid loss's implementations: problems that a dtype can hold, the right answer, how far one may be
-off.
-"""
+"""The judge of the sigmoid loss's implementations: problems that a dtype can hold, answers, tolerances."""
 
 import math
 from dataclasses import dataclass

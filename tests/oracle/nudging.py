@@ -1,4 +1,4 @@
-"""How much an error grows on its way to the results of a part: `conditioning`, for any function of named arrays."""
+"""The growth of an error on its way through a part: `conditioning`, for any function of named arrays."""
 
 import numpy as np
 

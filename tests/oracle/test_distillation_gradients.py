@@ -1,6 +1,4 @@
-"""The oracle of self-distillation and masked prediction: its gradients by finite differences, its resize by
-Pillow's.
-"""
+"""The oracle of self-distillation and masked prediction: gradients by finite differences, Pillow's resize."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
-"""The two towers, from pixels and token ids to one vector each. Configurations are plain dictionaries, named as the
-models'.
+"""The two towers, from pixels and token ids to one vector each.
+
+Configurations are plain dictionaries, named as the models'.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""Embeds a folder with the fake model, slowly, so that a test has the time to kill it:
-`python -m tests.recipes.embed_slowly DATA INDEX`.
+"""The embedding of a folder with the fake model, slowly, so that a test has the time to kill it.
+
+`python -m tests.recipes.embed_slowly DATA INDEX`
 """
 
 import sys

@@ -1,5 +1,4 @@
-"""Runs a training command while killing it, and returns what must not depend on the kills: its metrics and its final
-weights.
+"""A training command that is killed again and again, and what must not depend on it: metrics and weights.
 
 The command is a list such as ``[sys.executable, "-m", "recipes.siglip", "--run-dir", folder, ...]`` that resumes when
 it is given again and writes the run folder of `diptych.core.training.run_folder`.

@@ -1,5 +1,4 @@
-"""A recipe without a framework: fits a line by gradient descent with momentum, in the run folder and with the
-checkpoints of every recipe.
+"""A recipe without a framework: a line fitted by gradient descent, with every recipe's folder and checkpoints.
 
 It exists to show that `interruptions` finds a run that does not resume exactly: ``--forget`` names something it then
 fails to restore.

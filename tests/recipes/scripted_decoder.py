@@ -1,6 +1,4 @@
-"""A stage's model folder whose decoder writes the same tokens at the same places whatever it sees, so that its answers
-can be foreseen.
-"""
+"""A stage's model folder whose decoder writes the same tokens whatever it sees, so that a test foresees them."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""A run through every kind of stage in a few dozen steps, in a process of its own: python -m tests.recipes.small_stages
-FOLDER [options].
+"""A run through every kind of stage in a few dozen steps, in a process of its own.
+
+`python -m tests.recipes.small_stages FOLDER [options]`
 """
 
 import argparse

@@ -1,6 +1,4 @@
-"""Judging frozen features on pictures whose classes and depths are their colours, on scenes, and on boxes that are
-known.
-"""
+"""Judgement of frozen features: pictures with known classes and depths, scenes, and known boxes."""
 
 import json
 from dataclasses import replace

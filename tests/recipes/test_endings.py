@@ -1,4 +1,4 @@
-"""How runs end: refused at once, with warnings of what went wrong, and early where there is no more patience."""
+"""Ends of runs: refused at once, with warnings of what went wrong, and early where there is no more patience."""
 
 import os
 import signal

@@ -400,8 +400,8 @@ def test_the_shipped_model_reaches_its_numbers(tmp_path):
         store = StoredEmbeddings(
             tmp_path, Encoder.open("emoji_36_languages"), model="emoji_36_languages", batch_size=64, stop=stop
         )
-        retrieved = zeroshot_retrieval(store, concepts, recall_k=(1, 5), seed=0)
-        classified = zeroshot_classification(store, concepts, canonicalize=True, seed=0)
+        retrieved = zeroshot_retrieval(store, concepts, dataset="emoji", recall_k=(1, 5), seed=0)
+        classified = zeroshot_classification(store, concepts, dataset="emoji", canonicalize=True, seed=0)
     english = retrieved["details"]["by_language"]["en"]
     assert english["recall@1"] == pytest.approx(0.093, abs=0.006)
     assert english["recall@5"] == pytest.approx(0.294, abs=0.006)

@@ -17,9 +17,9 @@ from diptych.core.data.sampling import Place
 from diptych.core.training import checkpoint
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.objectives import Seen
-from diptych.core.training.recipe import Captioning, Distillation
 from diptych.core.training.results import read_results
 from diptych.core.training.stages import Stage
+from diptych.core.training.term_options import Captioning, Distillation
 from diptych.engine.training import run as training
 from diptych.engine.training.build import build_objective, build_student, build_teacher
 from diptych.engine.training.checks import check_missing, missing_flags

@@ -1,5 +1,4 @@
-"""The sigmoid loss for TPUs by their own compiler, which needs no TPU: every tile compiles, and the ring sends while it
-computes.
+"""The sigmoid loss for TPUs by their own compiler, which needs no TPU: every tile, and the ring that overlaps.
 
 `nox -s tpu` installs the compiler, libtpu, and runs this.
 """

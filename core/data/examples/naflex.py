@@ -1,5 +1,6 @@
-"""NaFlex: images at their own aspect, cut into at most so many patches (SigLIP 2, section 2.4.2; big_vision
-`ops_naflex.py`).
+"""NaFlex: images at their own aspect, cut into patches.
+
+Reference: SigLIP 2, section 2.4.2; big_vision `ops_naflex.py`.
 """
 
 import math

@@ -1,12 +1,11 @@
 """One training example of a record: an image and a caption, their pixels and tokens, and what a stage adds."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 from zlib import crc32
 
 import numpy as np
@@ -14,13 +13,14 @@ import numpy as np
 from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.makers import Maker, Targets, Views
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
 from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.record_parts import usable
-from diptych.core.data.records import UNKNOWN_LANGUAGE, Caption, LeftOut, Record, Region, Source
+from diptych.core.data.records import UNKNOWN_LANGUAGE, LeftOut, Record, Source
 from diptych.core.data.sampling import Part, Place, draw, draw_image
 from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
@@ -48,55 +48,6 @@ SELECTION_NOISE = ArrayField(
 # fmt: on
 
 _LONGEST_REMEMBERED = 256  # characters; longer captions are too many and too big to be worth the memory
-
-
-class Targets(Protocol):
-    """What a decoder learns to write about an example: `captioning.CaptionTargets`."""
-
-    @property
-    def declared(self) -> Mapping[str, ArrayField]:
-        """The fields that it makes."""
-        ...
-
-    def __call__(self, caption: Caption, regions: Sequence[Region], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of one example."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of everything that decides them."""
-        ...
-
-
-class Views(Protocol):
-    """What self-distillation sees of an example: `views.Views`. Its repr tells all that decides them, as of any
-    settings here.
-    """
-
-    @property
-    def declared(self) -> Mapping[str, ArrayField]:
-        """The fields that it makes."""
-        ...
-
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of one decoded picture, uint8 [h, w, 3]."""
-        ...
-
-
-class Maker(Protocol):
-    """Makes fields of one's own from a record, such as labels. It travels to worker processes; its repr tells all that
-    decides them.
-    """
-
-    @property
-    def declared(self) -> Mapping[str, ArrayField]:
-        """The fields that it makes."""
-        ...
-
-    def __call__(self, record: Record, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of one example, of its record and its decoded picture, uint8 [h, w, 3]; raises `BadExample` where
-        it cannot.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,4 @@
-"""Views of a picture for self-distillation and masked prediction: one global, several local ones, and the patches to
-hide.
+"""Views of a picture for self-distillation and masked prediction: global, local, and the patches to hide.
 
 SigLIP 2 (section 2.3) takes one global and eight local views, otherwise as SILC (Naeem et al. 2023), which builds on
 DINO, and hides half of the global view's patches. Crops and colours are those of DINO's released `DataAugmentationDINO`

@@ -1,6 +1,4 @@
-"""Rows of batches, made from nothing but (source, preprocess, order, batch number): the same in any process, at any
-time.
-"""
+"""Rows of batches from nothing but (source, preprocess, order, batch number), the same in any process."""
 
 from collections import Counter
 from dataclasses import dataclass

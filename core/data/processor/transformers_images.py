@@ -1,6 +1,4 @@
-"""Image preprocessing as transformers writes it down: preprocessor_config.json, and processor_config.json from version
-5 on.
-"""
+"""Image preprocessing in transformers' files: preprocessor_config.json, and processor_config.json from 5 on."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,4 @@
-"""A folder of images with captions in a list (captions.jsonl, metadata.csv and the like), or in a .txt or .json file
-beside each image.
-"""
+"""A folder of images with captions in a list (captions.jsonl, metadata.csv) or in a file beside each image."""
 
 import hashlib
 import os

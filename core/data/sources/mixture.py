@@ -1,5 +1,4 @@
-"""Languages in wanted shares: a source seen as a long list in which English has nine places of ten, say, and each
-record its turn.
+"""Languages in wanted shares: a source seen as a long list, say with English in nine places of ten.
 
 The shares are fixed ones, as the 90% English and 10% other languages of SigLIP 2 (Tschannen et al. 2025, section 2.1),
 or come from the numbers of records: p(language) ~ n(language)^(1/T), which is even for large T.

@@ -1,4 +1,4 @@
-"""How data are read: which fields hold images and captions, and how many records may be bad."""
+"""The reading of data: the fields of images and captions, and the bad records that are put up with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Regions that nobody marked: phrases from captions, a detector that looks for them, and a file that keeps what it
-found.
+"""Regions that nobody marked: a caption's phrases, a detector that looks for them, and the file of its finds.
 
 SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786, section 2.2) looks for the n-grams of the alt-text and for a fixed
 set of object categories with an open-vocabulary detector, as OWLv2 does (Minderer et al. 2023, arXiv 2306.09683). The

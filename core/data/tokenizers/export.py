@@ -1,6 +1,4 @@
-"""Our tokenizers as a `tokenizer.json` that the tokenizers package, transformers and transformers.js read, with the
-same ids.
-"""
+"""Our tokenizers as `tokenizer.json`, with the same ids, for tokenizers, transformers and transformers.js."""
 
 import base64
 import json

@@ -1,6 +1,4 @@
-"""The section that compares a run's end with the checkpoint that it began from: numbers, and what the same captions
-find.
-"""
+"""The section that compares a run's end with its checkpoint: numbers, and the finds of the same captions."""
 
 import numpy as np
 

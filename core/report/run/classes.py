@@ -1,8 +1,7 @@
 """The section of classes: accuracy by class, confusion, and what was answered wrongly."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from diptych.core.evaluation.several_labels import SeveralLabelsResult
+from diptych.core.evaluation.zero_shot import ZeroShotResult
 from diptych.core.report.charts.axes import probability
 from diptych.core.report.charts.layout import lead
 from diptych.core.report.charts.markup import Markup, caption_text, element, join
@@ -63,7 +62,7 @@ def wrong_gallery(wrong: WrongAnswers) -> Markup:
     )
 
 
-def _single(name: str, result: Mapping[str, Any]) -> list[Markup]:
+def _single(name: str, result: ZeroShotResult) -> list[Markup]:
     rows = [
         _row(class_name, share, sum(row) + none)
         for class_name, share, row, none in zip(
@@ -79,7 +78,7 @@ def _single(name: str, result: Mapping[str, Any]) -> list[Markup]:
     ]
 
 
-def _several(name: str, result: Mapping[str, Any]) -> list[Markup]:
+def _several(name: str, result: SeveralLabelsResult) -> list[Markup]:
     rows = [
         _row(class_name, share, images)
         for class_name, share, images in zip(

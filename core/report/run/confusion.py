@@ -1,16 +1,14 @@
-"""The confusion of classes, legible from two to thousands: a table of shades with names, or a map with the names that
-matter.
-"""
+"""The confusion of classes, from two to thousands: a table of shades with names, or a map of all."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from diptych.core.evaluation.classification import most_confused
+from diptych.core.evaluation.classification import ConfusedPair, most_confused
+from diptych.core.evaluation.zero_shot import Confusion
 from diptych.core.report.charts.markup import Markup, element, join
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.run.matrix import confusion_figure
@@ -22,11 +20,11 @@ _RIGHT, _WRONG = (38, 120, 178), (205, 62, 48)
 _MAP_PIXELS = 720
 
 
-def confusion_panel(result: Mapping[str, Any], title: str = "Confusion") -> Markup:
+def confusion_panel(result: Confusion, title: str = "Confusion") -> Markup:
     """Which classes are taken for which.
 
     Args:
-        result: of `zero_shot.zero_shot`.
+        result: the confusion.
         title: of the panel.
     """
     classes = len(result["class_names"])
@@ -61,7 +59,7 @@ def confusion_panel(result: Mapping[str, Any], title: str = "Confusion") -> Mark
     return element("figure", join(parts), class_="panel wide2")
 
 
-def confusion_map(result: Mapping[str, Any]) -> Markup:
+def confusion_map(result: Confusion) -> Markup:
     """A picture with a point for each pair of classes, as wide as the page."""
     confusion = np.asarray(result["confusion"], np.float64)
     images = confusion.sum(axis=1) + np.asarray(result["no_answer"])
@@ -78,7 +76,7 @@ def confusion_map(result: Mapping[str, Any]) -> Markup:
     return element("img", src=address, alt=about, style="width:100%;max-width:760px;border:1px solid var(--rule)")
 
 
-def chosen_classes(result: Mapping[str, Any], most: int) -> list[int]:
+def chosen_classes(result: Confusion, most: int) -> list[int]:
     """The classes of the most frequent confusions, in their own order; at most so many."""
     names = {name: place for place, name in enumerate(result["class_names"])}
     found: dict[int, None] = {}
@@ -90,8 +88,8 @@ def chosen_classes(result: Mapping[str, Any], most: int) -> list[int]:
     return sorted(found)
 
 
-def part_of(result: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
-    """The result of some classes; answers of other classes count as none, so that shares stay those of all images."""
+def part_of(result: Confusion, chosen: Sequence[int]) -> Confusion:
+    """That of some classes; answers of other classes count as none, so that shares stay those of all images."""
     confusion = np.asarray(result["confusion"])
     part = confusion[np.ix_(chosen, chosen)]
     rest = confusion[chosen].sum(axis=1) - part.sum(axis=1) + np.asarray(result["no_answer"])[chosen]
@@ -99,7 +97,7 @@ def part_of(result: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
     return {"class_names": names, "confusion": part.tolist(), "no_answer": rest.tolist()}
 
 
-def _table(result: Mapping[str, Any]) -> Markup:
+def _table(result: Confusion) -> Markup:
     classes = len(result["class_names"])
     wide, narrow = max(16, min(40, 360 // classes)), max(9, 225 // classes)
     return join(
@@ -110,7 +108,7 @@ def _table(result: Mapping[str, Any]) -> Markup:
     )
 
 
-def _list(confused: Sequence[Mapping[str, Any]]) -> Markup:
+def _list(confused: Sequence[ConfusedPair]) -> Markup:
     head = element("tr", *(element("th", name) for name in ("class", "taken for", "images", "of the class")))
     rows = [
         element(

@@ -9,6 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.multilingual import RecallByLanguage
+from diptych.core.evaluation.several_labels import SeveralLabelsResult
+from diptych.core.evaluation.zero_shot import ZeroShotResult
+from diptych.core.training.card import Card
+from diptych.core.training.metrics import MetricsRow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
@@ -101,21 +108,15 @@ class ReportData:
     """Everything `write_report` shows."""
 
     title: str = "SigLIP"  # of the run
-    card: Mapping[str, Any] = field(default_factory=dict)
-    # Any nested mapping of plain values; all of it is shown. These keys, where present, make the header: command, seed,
-    # backend, implementation, device, parameters, flops_per_step, utilisation (0 to 1), examples_seen, wall_seconds,
-    # versions {package: version}, git {"commit", "dirty"}, config {...}.
-    metrics: Sequence[Mapping[str, Any]] = ()
-    # Rows in order: {"step", "examples", "loss", "learning_rate", "logit_scale", "logit_bias", "gradient_norm",
-    # "examples_per_second", "seconds"}; a row with "evaluation": {name: share between 0 and 1} adds to the curves of
-    # quality. Any field may be missing or not a number; only "step" or "examples" is needed.
-    retrieval: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    # {name of the set, such as "New drawings": {language or "mean": result}}, results as of
-    # multilingual.recall_by_language: {"recall@1", "recall@5", "intervals": {"recall@1": [low, high]}, "queries",
-    # "gallery", "image_to_text": {...}}. The first set makes the headline.
-    zero_shot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {name: result of zero_shot.zero_shot}
-    classified: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    # {name of the set: result of classification.classification or several_labels.several_labels} of a classifier
+    card: Card = field(default_factory=dict)
+    # All of it is shown. These keys, where present, make the header: command, seed, backend, implementation, device,
+    # parameters, flops_per_step, utilisation (0 to 1), examples_seen, wall_seconds, versions, git, config.
+    metrics: Sequence[MetricsRow] = ()  # in order; only "step" or "examples" is needed
+    retrieval: Mapping[str, RecallByLanguage] = field(default_factory=dict)
+    # By the name of the set, such as "New drawings"; the first set makes the headline.
+    zero_shot: Mapping[str, ZeroShotResult] = field(default_factory=dict)  # by name
+    classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
+    # What a classifier scored, by the name of the set.
     wrong: WrongAnswers | None = None
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone

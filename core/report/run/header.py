@@ -6,7 +6,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from diptych.core.evaluation.multilingual import MEAN
+from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage
+from diptych.core.evaluation.retrieval import Recalls
 from diptych.core.report.charts.layout import masthead
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.numbers import compact, duration, percent, shown
@@ -15,6 +16,7 @@ from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.languages import recall_names
 from diptych.core.report.run.training import column
 from diptych.core.report.verdict import best_text
+from diptych.core.training.card import Card
 
 
 def header(data: ReportData) -> Markup:
@@ -84,16 +86,16 @@ def headline(data: ReportData) -> Markup | None:
             tiles.append(
                 _recall_tile(f"{strict}, {mean.get('languages', len(results) - 1)} languages", name, mean, strict)
             )
-    for name, result in list(data.zero_shot.items())[:1]:
-        note = f"largest class {percent(result['chance'])}" if "chance" in result else ""
-        tiles.append(_tile("Zero-shot", name, result["accuracy"], result.get("interval"), note))
-    for name, result in data.classified.items():
-        if "accuracy" in result:
-            note = f"largest class {percent(result['chance'])}"
-            tiles.append(_tile("Right", name, result["accuracy"], result["interval"], note))
-        elif result["mean_average_precision"] is not None:
-            note = f"chance {percent(result['chance'])}"
-            tiles.append(_tile("Mean average precision", name, result["mean_average_precision"], None, note))
+    for name, found in list(data.zero_shot.items())[:1]:
+        note = f"largest class {percent(found['chance'])}" if "chance" in found else ""
+        tiles.append(_tile("Zero-shot", name, found["accuracy"], found.get("interval"), note))
+    for name, scored in data.classified.items():
+        if "accuracy" in scored:
+            note = f"largest class {percent(scored['chance'])}"
+            tiles.append(_tile("Right", name, scored["accuracy"], scored["interval"], note))
+        elif scored["mean_average_precision"] is not None and scored["chance"] is not None:
+            note = f"chance {percent(scored['chance'])}"
+            tiles.append(_tile("Mean average precision", name, scored["mean_average_precision"], None, note))
     return element("dl", tiles, class_="tiles") if tiles else None
 
 
@@ -177,14 +179,14 @@ def flatten(card: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object
     return rows
 
 
-def main_language(data: ReportData, results: Mapping[str, Any]) -> str | None:
+def main_language(data: ReportData, results: RecallByLanguage) -> str | None:
     """The language of the headline: that of the samples, English, or the first."""
     wanted = data.samples.main_language if data.samples is not None else "en"
     codes = [code for code in results if code != MEAN]
     return wanted if wanted in codes else next(iter(codes), None)
 
 
-def device(card: Mapping[str, Any]) -> str | None:
+def device(card: Card) -> str | None:
     """The accelerator that the card names, else the processor and how many of its CPUs were used."""
     machine = card.get("machine")
     if card.get("device") or not isinstance(machine, Mapping) or not machine.get("processor"):
@@ -220,7 +222,7 @@ def _middle_speed(data: ReportData) -> float | None:
     return float(np.median(speeds)) if len(speeds) else None
 
 
-def _recall_tile(title: str, set_name: str, result: Mapping[str, Any], recall: str) -> Markup:
+def _recall_tile(title: str, set_name: str, result: Recalls, recall: str) -> Markup:
     chance = min(1.0, int(recall.partition("@")[2]) / result["gallery"]) if result.get("gallery") else None
     note = f"chance {percent(chance)}" if chance is not None else ""
     return _tile(set_name, title, result[recall], result.get("intervals", {}).get(recall), note)

@@ -1,9 +1,9 @@
 """Recall by language: bars with 95% intervals, best language first."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from diptych.core.evaluation.multilingual import MEAN
+from diptych.core.evaluation.retrieval import Recalls
 from diptych.core.report.charts.axes import Scale, svg, tick_label
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.numbers import percent
@@ -14,13 +14,11 @@ ROW, NAME, NUMBERS, HEAD, FOOT = 22, 112, 92, 22, 20
 PREFERRED = ("recall@1", "recall@5", "recall@10")
 
 
-def language_bars(
-    results: Mapping[str, Mapping[str, Any]], *, columns: int = 2, width: float = 520, title: str
-) -> list[Markup]:
+def language_bars(results: Mapping[str, Recalls], *, columns: int = 2, width: float = 520, title: str) -> list[Markup]:
     """One drawing a column of languages, all to the same scale; none where there are no results.
 
     Args:
-        results: {language: result of `retrieval.summarise_ranks`}; "mean" is drawn first.
+        results: by language; the mean is drawn first.
         columns: how many drawings the languages are shared among.
         width: of one drawing.
         title: what was measured, for screen readers.
@@ -37,14 +35,14 @@ def language_bars(
     return [_column(results, part, strict, lenient, scale, width, per_column, title) for part in parts]
 
 
-def recall_names(results: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
+def recall_names(results: Mapping[str, Recalls]) -> tuple[str | None, str | None]:
     """The strict and the lenient recall that all results hold, None where there is none."""
     names = [name for name in PREFERRED if results and all(name in result for result in results.values())]
     return (names + [None, None])[0], (names + [None, None])[1]
 
 
 def _column(
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Recalls],
     codes: Sequence[str],
     strict: str,
     lenient: str | None,
@@ -71,7 +69,7 @@ def _head(name: str, x: float, style: str) -> Markup:
 
 
 def _row(
-    code: str, result: Mapping[str, Any], strict: str, lenient: str | None, scale: Scale, top: float, width: float
+    code: str, result: Recalls, strict: str, lenient: str | None, scale: Scale, top: float, width: float
 ) -> Markup:
     mean = code == MEAN
     name = "mean of all" if mean else language_name(code)
@@ -97,7 +95,7 @@ def _row(
     return element("g", parts, class_="row")
 
 
-def _bar(result: Mapping[str, Any], name: str, scale: Scale, middle: float, height: float, style: str) -> list[Markup]:
+def _bar(result: Recalls, name: str, scale: Scale, middle: float, height: float, style: str) -> list[Markup]:
     start, end = scale.start, float(scale(result[name]))
     bar = element(
         "rect",
@@ -119,11 +117,11 @@ def _value(share: float, x: float, middle: float, style: str) -> Markup:
     return element("text", percent(share), x=x, y=middle + 4, text_anchor="end", class_=f"value {style}")
 
 
-def _upper(result: Mapping[str, Any], name: str) -> float:
+def _upper(result: Recalls, name: str) -> float:
     return max(result[name], result.get("intervals", {}).get(name, (0, 0))[1])
 
 
-def _sentence(name: str, result: Mapping[str, Any], strict: str, lenient: str | None) -> str:
+def _sentence(name: str, result: Recalls, strict: str, lenient: str | None) -> str:
     pieces = [name]
     for recall in filter(None, (strict, lenient)):
         interval = result.get("intervals", {}).get(recall)

@@ -1,10 +1,8 @@
 """Two tables of shades: similarity of images and captions, and the confusion of classes."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from diptych.core.evaluation.zero_shot import Confusion
 from diptych.core.report.charts.axes import probability, svg
 from diptych.core.report.charts.markup import Markup, element, shorten
 from diptych.core.report.charts.numbers import percent
@@ -87,11 +85,11 @@ def similarity_matrix(
     return svg(names + size + 2, cell + 4 + size + 2, "Similarity of images and captions", marks, class_="matrix")
 
 
-def confusion_figure(result: Mapping[str, Any], *, cell: float = 40, names: float = 128) -> Markup:
+def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128) -> Markup:
     """Shares of the answers (columns) given to each true class (rows).
 
     Args:
-        result: of `zero_shot.zero_shot`.
+        result: the confusion.
         cell: side of a cell.
         names: width kept for the names of the rows.
     """

@@ -1,12 +1,9 @@
 """Figures of the pairwise scores: histograms of logits, reliability of the probabilities, the two clouds."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diptych.core.evaluation.calibration import sigmoid
+from diptych.core.evaluation.calibration import LogitHistograms, Reliability, sigmoid
 from diptych.core.report.charts.axes import Scale, frame, logarithmic, plot_area, probability
 from diptych.core.report.charts.markup import Markup, element, shorten
 from diptych.core.report.run.contents import Samples
@@ -14,7 +11,7 @@ from diptych.core.report.run.contents import Samples
 CLOUD_POINTS = 260
 
 
-def histogram_figure(histograms: Mapping[str, Sequence[float]], *, width: float, height: float) -> Markup:
+def histogram_figure(histograms: LogitHistograms, *, width: float, height: float) -> Markup:
     """Counts of logits of pairs and of non-pairs, both logarithmic in height, over the same bins.
 
     Args:
@@ -58,7 +55,7 @@ def histogram_figure(histograms: Mapping[str, Sequence[float]], *, width: float,
     )
 
 
-def reliability_figure(reliability: Mapping[str, Any], *, width: float, height: float) -> Markup:
+def reliability_figure(reliability: Reliability, *, width: float, height: float) -> Markup:
     """Share of true pairs against predicted probability, both in log-odds, with 95% intervals.
 
     Args:

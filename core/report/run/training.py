@@ -1,7 +1,6 @@
 """Curves of a training run over the examples seen: loss, rates, temperature, bias, threshold, speed, evaluations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,24 +8,25 @@ from diptych.core.evaluation.calibration import threshold_cosine
 from diptych.core.report.charts.lines import Curve, line_chart, smooth
 from diptych.core.report.charts.markup import Markup
 from diptych.core.report.language_names import language_name
+from diptych.core.training.metrics import MetricsRow
 
 # Classes of the style sheet, for several curves in one figure.
 STYLES = ("image", "text", "pair", "other", "wrong")
 
 
-def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+def column(rows: Sequence[MetricsRow], name: str) -> np.ndarray:
     """A field of the metrics as float64 [rows], NaN where a row lacks it or holds something that is not a number."""
     return np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
 
 
-def examples_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
+def examples_axis(rows: Sequence[MetricsRow]) -> tuple[np.ndarray, str]:
     """Examples seen of each row and the name of the axis; steps where no row says how many examples."""
     examples = column(rows, "examples")
     return (examples, "examples seen") if np.isfinite(examples).any() else (column(rows, "step"), "steps")
 
 
 def loss_figure(
-    rows: Sequence[Mapping[str, Any]], *, width: float, height: float, log: bool, opening: int | None = None
+    rows: Sequence[MetricsRow], *, width: float, height: float, log: bool, opening: int | None = None
 ) -> Markup | None:
     """Raw and smoothed loss, on linear or on two logarithmic axes; None without two finite losses.
 
@@ -54,9 +54,7 @@ def loss_figure(
     )
 
 
-def training_figures(
-    rows: Sequence[Mapping[str, Any]], *, width: float, height: float
-) -> list[tuple[str, str, Markup]]:
+def training_figures(rows: Sequence[MetricsRow], *, width: float, height: float) -> list[tuple[str, str, Markup]]:
     """(title, what it says, figure) of each quantity that the metrics hold."""
     x_values, x_label = examples_axis(rows)
     scale, bias = column(rows, "logit_scale"), column(rows, "logit_bias")
@@ -101,7 +99,7 @@ def training_figures(
     return figures
 
 
-def evaluation_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str, list[Curve]]:
+def evaluation_curves(rows: Sequence[MetricsRow]) -> tuple[np.ndarray, str, list[Curve]]:
     """Examples seen, name of the axis, and one curve for each share that the evaluation rows hold, best first."""
     rows = [
         {**row, "examples": row.get("examples"), **row["evaluation"]}
@@ -120,7 +118,7 @@ def evaluation_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, st
     return x_values, x_label, [Curve(c.name, c.values, STYLES[i % len(STYLES)]) for i, c in enumerate(curves)]
 
 
-def evaluation_figure(rows: Sequence[Mapping[str, Any]], *, width: float, height: float) -> Markup | None:
+def evaluation_figure(rows: Sequence[MetricsRow], *, width: float, height: float) -> Markup | None:
     """Recall and accuracy measured during training; None with fewer than two evaluations."""
     x_values, x_label, curves = evaluation_curves(rows)
     if len(x_values) < 2 or not curves:

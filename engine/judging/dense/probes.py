@@ -1,20 +1,19 @@
 """Probes of frozen patches and of a decoder: results and pictures of sets that are already read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diptych.core.data.emoji import GROUPS
-from diptych.core.evaluation.depth_probe import depth_probe
-from diptych.core.evaluation.localization import accuracy_at_iou
+from diptych.core.evaluation.depth_probe import DepthProbeResult, depth_probe
+from diptych.core.evaluation.localization import LocalizationResult, accuracy_at_iou
 from diptych.core.evaluation.neighbours import neighbours
-from diptych.core.evaluation.segmentation_probe import segmentation_probe
+from diptych.core.evaluation.segmentation_probe import SegmentationProbeResult, segmentation_probe
 from diptych.core.report.box_gallery import Located
 from diptych.core.report.charts.sheet import write_page
-from diptych.core.report.dense_page import DensePictures, dense_page
+from diptych.core.report.dense_page import DensePictures, DenseResults, dense_page, of_all_kinds
 from diptych.core.report.patch_pictures import PatchPicture, principal_colours
 from diptych.core.report.segmentation_pictures import SegmentationPicture
 from diptych.engine.datasets.scenes import evaluation_scenes, training_scenes
@@ -27,9 +26,6 @@ ASKED = 300  # phrases of scenes that a decoder is asked for
 FITTED_SEED = 1
 SHOWN = 12
 HEADLINES = {"segmentation": "mean_iou", "depth": "rmse", "neighbours": "accuracy", "localization": "accuracy"}
-
-Results = dict[str, dict[str, dict[str, Any]]]
-"""Kind of result -> name of the set -> numbers, as `dense_page` takes them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def probe_segmentation(
     *,
     pooled: bool = False,
     seed: int = 0,
-) -> tuple[dict[str, Any], list[SegmentationPicture]]:
+) -> tuple[SegmentationProbeResult, list[SegmentationPicture]]:
     """The scores of a linear probe, fitted to known labels, on others, and its answers for the first pictures.
 
     Args:
@@ -98,7 +94,7 @@ def probe_depth(
     *,
     pooled: bool = False,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> DepthProbeResult:
     """The errors of a linear probe of depth; arguments as for `probe_segmentation`, depths in metres."""
     return depth_probe(
         known.patches,
@@ -120,16 +116,13 @@ def patch_pictures(found: Patches, pictures: Sequence[np.ndarray]) -> list[Patch
 
 def probe_scenes(
     known: Patches, fitted: Scenes, found: Patches, scenes: Scenes, *, pooled: bool = False, seed: int = 0
-) -> tuple[Results, dict[str, Any]]:
+) -> tuple[DenseResults, DensePictures]:
     """Classes of pixels, distances, and neighbours by the class of the nearest thing.
 
     Args:
         known, fitted: the scenes that probes are fitted to.
         found, scenes: those they are judged on.
         pooled, seed: as for `probe_segmentation`.
-
-    Returns:
-        The results, and fields of `DensePictures`.
     """
     segmentation, answers = probe_segmentation(
         known,
@@ -143,13 +136,14 @@ def probe_scenes(
     )
     depth = probe_depth(known, np.stack(fitted.depths), found, np.stack(scenes.depths), pooled=pooled, seed=seed)
     kinds = neighbours(known.pooled, fitted.kinds, found.pooled, scenes.kinds, GROUPS, seed=seed)
-    results = {"segmentation": {SCENES: segmentation}, "depth": {SCENES: depth}, "neighbours": {SCENES: kinds}}
-    pictures = {
-        "patches": patch_pictures(found, scenes.pixels),
-        "segmentation": answers,
-        "class_names": CLASS_NAMES,
-    }
-    return results, pictures
+    pictures = DensePictures(
+        patches=patch_pictures(found, scenes.pixels), segmentation=answers, class_names=CLASS_NAMES
+    )
+    return {
+        "segmentation": {SCENES: segmentation},
+        "depth": {SCENES: depth},
+        "neighbours": {SCENES: kinds},
+    }, pictures
 
 
 def locate(
@@ -160,7 +154,7 @@ def locate(
     at_once: int,
     told: Callable[[int, int], object] | None = None,
     seed: int = 0,
-) -> tuple[dict[str, Any], list[Located]]:
+) -> tuple[LocalizationResult, list[Located]]:
     """Acc@0.5 of the boxes that a decoder writes for phrases, and pictures of the first.
 
     Args:
@@ -191,25 +185,22 @@ def locate(
     return accuracy_at_iou(boxes, truth, groups=np.array([phrase.scene for phrase in phrases]), seed=seed), located
 
 
-def locate_in_scenes(writer: Writer, scenes: Scenes, *, seed: int = 0) -> tuple[Results, list[Located]]:
+def locate_in_scenes(writer: Writer, scenes: Scenes, *, seed: int = 0) -> tuple[LocalizationResult, list[Located]]:
     """The same for the first things of scenes."""
     pixels = scenes.pixels
-    result, located = locate(
-        writer, lambda scene: pixels[scene], scenes.phrases[:ASKED], at_once=len(scenes), seed=seed
-    )
-    return {"localization": {SCENES: result}}, located
+    return locate(writer, lambda scene: pixels[scene], scenes.phrases[:ASKED], at_once=len(scenes), seed=seed)
 
 
-def dense_lines(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def dense_lines(results: DenseResults) -> list[str]:
     """A line for people about each result, with what answering the same everywhere would reach."""
     return [
         f"{kind}, {name}: {HEADLINES[kind]} {numbers[HEADLINES[kind]]:.3f}"
         + (f" ({numbers['chance']:.3f} without looking)" if "chance" in numbers else "")
-        for kind, sets in results.items()
+        for kind, sets in of_all_kinds(results).items()
         for name, numbers in sets.items()
     ]
 
 
-def write_dense_page(path: Path, results: Results, pictures: Mapping[str, Any], **said: str) -> Path:
+def write_dense_page(path: Path, results: DenseResults, pictures: DensePictures, **said: str) -> Path:
     """Writes the page; `said` is the title and summary of `dense_page`."""
-    return write_page(path, dense_page(results, DensePictures(**pictures), **said))
+    return write_page(path, dense_page(results, pictures, **said))

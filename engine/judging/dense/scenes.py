@@ -1,6 +1,4 @@
-"""Pictures of scenes with all that is known about them, as arrays: to probe frozen features with, and to ask a decoder
-about.
-"""
+"""Pictures of scenes as arrays, with all that is known of them: for probes of features and for a decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

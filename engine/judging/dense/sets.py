@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -66,6 +67,15 @@ class PhraseSet:
             return decode(read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES))
         except BadExample as error:
             raise ValueError(f"{path} cannot be read: {error}. Put it right; phrases are not left out.") from None
+
+
+class Opened(TypedDict, total=False):
+    """The sets of each kind of result; none at all for the embedded scenes."""
+
+    segmentation: MapSets
+    depth: MapSets
+    neighbours: tuple[ClassifiedPictures, list[ClassifiedPictures]]
+    localization: list[PhraseSet]
 
 
 def open_segmentation(spec: str) -> MapSets:

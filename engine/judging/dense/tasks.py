@@ -1,16 +1,17 @@
 """The tasks of the recipe `dense`, one for each kind of set: read it, fit a probe or ask the decoder, keep pictures."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from diptych.core.evaluation.neighbours import neighbours
+from diptych.core.evaluation.depth_probe import DepthProbeResult
+from diptych.core.evaluation.localization import LocalizationResult
+from diptych.core.evaluation.neighbours import NeighboursResult, neighbours
+from diptych.core.evaluation.segmentation_probe import SegmentationProbeResult
 from diptych.core.report.box_gallery import Located
+from diptych.core.report.dense_page import DensePictures, DenseResults
 from diptych.engine.embedding.picture_features import Writer
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.judging.dense.options import Dense
 from diptych.engine.judging.dense.probes import (
+    SCENES,
     SHOWN,
-    Results,
     fitted_scenes,
     judged_scenes,
     locate,
@@ -21,15 +22,12 @@ from diptych.engine.judging.dense.probes import (
     probe_segmentation,
 )
 from diptych.engine.judging.dense.reader import FeatureReader, MapFeatures
-from diptych.engine.judging.dense.sets import ClassifiedPictures, MapSets, PhraseSet
+from diptych.engine.judging.dense.sets import ClassifiedPictures, MapSets, Opened, PhraseSet
 from diptych.models import SigLIP
 from diptych.models.siglip.adapting import adapt, to_square
 from diptych.models.siglip.config import NaFlexVisionConfig
 
 AT_ONCE = 512  # pictures with phrases whose features are held in memory
-
-Judged = tuple[dict[str, dict[str, Any]], dict[str, Any]]
-"""Name of the set -> numbers; and fields of `DensePictures`."""
 
 
 def square_towers(model, image_size: int | None = None) -> SigLIP:
@@ -64,28 +62,25 @@ class Judge:
     def __init__(self, options: Dense, reader: FeatureReader, writer: Writer | None):
         self._options, self._reader, self._writer = options, reader, writer
 
-    def judged(self, sets: Mapping[str, Any]) -> tuple[Results, dict[str, Any]]:
-        """Results, and fields of `DensePictures`.
-
-        Args:
-            sets: kind of result -> what `dense_sets` opened for it; the embedded scenes where there is none.
-        """
+    def judged(self, sets: Opened) -> tuple[DenseResults, DensePictures]:
+        """The results of each kind, and pictures of the first that has them."""
         if not sets:
             return self._scenes()
-        ways: dict[str, Callable[[Any], Judged]] = {
-            "segmentation": self._segmentation,
-            "depth": self._depth,
-            "neighbours": self._neighbours,
-            "localization": self._localization,
-        }
-        results: Results = {}
-        pictures: dict[str, Any] = {}
-        for kind, opened in sets.items():
-            results[kind], shown = ways[kind](opened)
-            pictures = shown | pictures
+        results: DenseResults = {}
+        pictures = DensePictures()
+        if "segmentation" in sets:
+            results["segmentation"], pictures = self._segmentation(sets["segmentation"])
+        if "depth" in sets:
+            results["depth"], shown = self._depth(sets["depth"])
+            pictures = pictures.beside(shown)
+        if "neighbours" in sets:
+            results["neighbours"] = self._neighbours(*sets["neighbours"])
+        if "localization" in sets:
+            results["localization"], shown = self._localization(sets["localization"])
+            pictures = pictures.beside(shown)
         return results, pictures
 
-    def _scenes(self) -> tuple[Results, dict[str, Any]]:
+    def _scenes(self) -> tuple[DenseResults, DensePictures]:
         print("Drawing scenes", flush=True)
         fitted, scenes = fitted_scenes(), judged_scenes()
         known = self._reader.pictures(fitted.pixels, name="scenes by the training designers")
@@ -93,8 +88,9 @@ class Judge:
         options = self._options
         results, pictures = probe_scenes(known, fitted, found, scenes, pooled=options.pooled, seed=options.seed)
         if self._writer is not None:
-            boxes, pictures["located"] = locate_in_scenes(self._writer, scenes, seed=options.seed)
-            results |= boxes
+            boxes, located = locate_in_scenes(self._writer, scenes, seed=options.seed)
+            results["localization"] = {SCENES: boxes}
+            pictures = pictures.beside(DensePictures(located=located))
         return results, pictures
 
     def _maps(self, opened: MapSets) -> tuple[MapFeatures, MapFeatures]:
@@ -103,7 +99,7 @@ class Judge:
         known = self._reader.maps(opened.fitted, side=side, most=most, name=name)
         return known, self._reader.maps(opened.tested, side=side, name=opened.name)
 
-    def _segmentation(self, opened: MapSets) -> Judged:
+    def _segmentation(self, opened: MapSets) -> tuple[dict[str, SegmentationProbeResult], DensePictures]:
         known, found = self._maps(opened)
         result, answers = probe_segmentation(
             known.features,
@@ -115,31 +111,27 @@ class Judge:
             pooled=self._options.pooled,
             seed=self._options.seed,
         )
-        shown = {
-            "patches": patch_pictures(found.features, found.shown),
-            "segmentation": answers,
-            "class_names": opened.class_names,
-        }
-        return {opened.name: result}, shown
+        shown = patch_pictures(found.features, found.shown)
+        pictures = DensePictures(patches=shown, segmentation=answers, class_names=opened.class_names)
+        return {opened.name: result}, pictures
 
-    def _depth(self, opened: MapSets) -> Judged:
+    def _depth(self, opened: MapSets) -> tuple[dict[str, DepthProbeResult], DensePictures]:
         known, found = self._maps(opened)
         pooled, seed = self._options.pooled, self._options.seed
         result = probe_depth(known.features, known.maps, found.features, found.maps, pooled=pooled, seed=seed)
-        return {opened.name: result}, {"patches": patch_pictures(found.features, found.shown)}
+        return {opened.name: result}, DensePictures(patches=patch_pictures(found.features, found.shown))
 
-    def _neighbours(self, opened: tuple[ClassifiedPictures, list[ClassifiedPictures]]) -> Judged:
-        train, tested = opened
+    def _neighbours(self, train: ClassifiedPictures, tested: list[ClassifiedPictures]) -> dict[str, NeighboursResult]:
         known, labels = self._reader.classified(train)
         results = {}
         for each in tested:
             found, truth = self._reader.classified(each)
             results[each.name] = neighbours(known, labels, found, truth, each.class_names, seed=self._options.seed)
-        return results, {}
+        return results
 
-    def _localization(self, opened: list[PhraseSet]) -> Judged:
+    def _localization(self, opened: list[PhraseSet]) -> tuple[dict[str, LocalizationResult], DensePictures]:
         assert self._writer is not None  # the recipe makes one wherever phrases are asked for
-        results: dict[str, dict[str, Any]] = {}
+        results: dict[str, LocalizationResult] = {}
         located: list[Located] = []
         for each in opened:
             print(f"{each.name}: {len(each.phrases):,} phrases about {len(each.pictures):,} pictures", flush=True)
@@ -153,4 +145,4 @@ class Judge:
                     seed=self._options.seed,
                 )
             located += shown[: SHOWN - len(located)]
-        return results, {"located": located}
+        return results, DensePictures(located=located)

@@ -1,5 +1,6 @@
-"""Captioning term: a decoder writes captions, and boxes and phrases where a picture has regions (LocCa, Wan et al.
-2024).
+"""Captioning term: a decoder writes captions, and the boxes and phrases of regions.
+
+Reference: LocCa, Wan et al. 2024.
 """
 
 from keras import ops

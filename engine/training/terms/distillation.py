@@ -1,5 +1,6 @@
-"""Self-distillation term: from local views a student predicts what a teacher sees in the whole picture (SigLIP 2,
-section 2.3).
+"""Self-distillation term: from local views a student predicts what a teacher sees in the whole picture.
+
+Reference: SigLIP 2, section 2.3.
 """
 
 from dataclasses import replace

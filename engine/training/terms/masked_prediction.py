@@ -1,5 +1,6 @@
-"""Masked-prediction term: a student predicts the teacher's tokens of the patches that it does not see (SigLIP 2,
-section 2.3).
+"""Masked-prediction term: a student predicts the teacher's tokens of patches that are hidden from it.
+
+Reference: SigLIP 2, section 2.3.
 """
 
 from diptych.core.losses.masked_prediction import chunked_masked_prediction, gather_patches, patch_mask

@@ -1,8 +1,8 @@
 """Matching of a student with its teacher over prototypes: what self-distillation and masked prediction share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -11,7 +11,7 @@ from diptych import backends
 from diptych.core.data.examples.views import Finish, Views
 from diptych.core.losses.distillation import mean_logits, rows_at_once, updated_centre
 from diptych.core.losses.products import Product, float32_product
-from diptych.core.training.objectives import Loss, Seen, to_model_range
+from diptych.core.training.objectives import Loss, Seen, Tensors, to_model_range
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.planned_stage import PlannedStage
@@ -109,7 +109,7 @@ class Matching(StageTerm):
         """The global views, in the model's range."""
         return seen.once("global view", lambda: to_model_range(seen.batch["global_view"]))
 
-    def taught_features(self, seen: Seen) -> dict[str, Any]:
+    def taught_features(self, seen: Seen) -> Tensors:
         """What the teacher's image tower sees in the global view, without gradients; both terms read it."""
 
         def see():
@@ -118,7 +118,7 @@ class Matching(StageTerm):
 
         return seen.once("taught features", see)
 
-    def compared(self, compare: Callable, model, features, taught) -> dict[str, Any]:
+    def compared(self, compare: Callable, model, features, taught) -> Tensors:
         """-> losses `[n]`, and the teacher's mean logits `[1, K]`.
 
         Args:
@@ -140,7 +140,7 @@ class Matching(StageTerm):
         )
         return {"losses": losses, "mean_logits": ops.expand_dims(mean_logits(known, prototypes), 0)}
 
-    def loss(self, model, embedded: Mapping[str, Any]) -> Loss:
+    def loss(self, model, embedded: Tensors) -> Loss:
         mean = ops.mean(embedded["mean_logits"], axis=0)
         centre = updated_centre(self.centre, mean, momentum=self.temperatures.centre_momentum)
         return Loss(ops.mean(embedded["losses"]), updates={f"{self.name}_centre": centre})

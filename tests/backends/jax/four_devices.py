@@ -1,4 +1,4 @@
-"""Run by `tests.backends.jax.process`: prints what the sigmoid loss does across four virtual CPU devices, as JSON."""
+"""The sigmoid loss across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
 
 import json
 import re

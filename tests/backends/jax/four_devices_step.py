@@ -1,4 +1,4 @@
-"""Run by `tests.backends.jax.process`: prints what training steps do across four virtual CPU devices, as JSON."""
+"""Training steps across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
 
 import json
 import re

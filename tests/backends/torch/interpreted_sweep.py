@@ -1,6 +1,4 @@
-"""Run in a process of its own with TRITON_INTERPRET=1: the whole loss by `triton` on the tests' cases; prints what was
-wrong.
-"""
+"""The whole loss by `triton` on the tests' cases, in a process with TRITON_INTERPRET=1; prints what is wrong."""
 
 import json
 from contextlib import ExitStack

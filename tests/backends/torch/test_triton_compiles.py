@@ -1,6 +1,4 @@
-"""The sigmoid loss's kernel compiles for GPUs that are not here: no spilled registers, the right instructions, room for
-it.
-"""
+"""The sigmoid loss's kernel compiled for GPUs that are not here: registers, instructions, room."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Run in a process of its own: starts three gloo ranks, and prints what the sigmoid loss does across them, as JSON."""
+"""The sigmoid loss across three gloo ranks, in a process of its own, printed as JSON."""
 
 import json
 import os

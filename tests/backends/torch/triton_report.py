@@ -1,4 +1,4 @@
-"""What Triton makes of the sigmoid loss's kernel for a GPU that need not be there: registers, spills, instructions.
+"""Triton's report on the sigmoid loss's kernel for a GPU that need not be there: registers, spills, code.
 
     python -m tests.backends.torch.triton_report
 

@@ -1,6 +1,4 @@
-"""The smallest parts that a preprocessing can be given: they fill their fields with what they were asked with and with
-random numbers.
-"""
+"""The smallest parts that a preprocessing can be given: their fields hold their settings and random numbers."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,6 +1,4 @@
-"""Laws of calibration: known errors are measured, the AUC is the share of ordered pairs, nothing is lost in a
-histogram.
-"""
+"""Laws of calibration: known errors, the AUC as the share of ordered pairs, histograms that lose nothing."""
 
 import numpy as np
 import pytest

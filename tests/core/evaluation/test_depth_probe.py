@@ -1,6 +1,4 @@
-"""Depth by a linear probe: the closed form against NumPy's, planted depths, unknown pixels, and the errors by their
-definition.
-"""
+"""Depth by a linear probe: its closed form, planted depths, unknown pixels, and errors by their definition."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Heat maps: they peak where a score is known to look, agree with their definition, and are drawn in the right
-colours.
-"""
+"""Heat maps: a peak where a score is known to look, their definition, and their colours."""
 
 import io
 

@@ -1,6 +1,4 @@
-"""Boxes: laws of their overlap, a count of pixels, the protocol of RefCOCO, and training sets that hold no judged
-image.
-"""
+"""Boxes: laws of their overlap, RefCOCO's protocol, and training sets that hold no judged image."""
 
 from pathlib import Path
 

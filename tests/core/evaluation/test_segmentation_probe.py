@@ -1,6 +1,4 @@
-"""The linear probe of patches: its loss against a slow one, its minimum, what it finds that was planted and does not
-find in noise.
-"""
+"""The linear probe of patches: its loss against a slow one, its minimum, planted classes, and noise."""
 
 import numpy as np
 import pytest

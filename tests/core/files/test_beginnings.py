@@ -1,5 +1,6 @@
-"""What a file plainly is, when it is not what its name says, stands in the error of every reader; special files are
-never waited for.
+"""Files that are not what their name says: the error of every reader says what they are.
+
+Special files are never waited for.
 """
 
 import gzip

@@ -1,6 +1,4 @@
-"""Laws of self-distillation: what it ignores, where it is least, who learns from it, and that chunks change nothing but
-memory.
-"""
+"""Laws of self-distillation: what it ignores, where it is least, who learns from it, and chunks."""
 
 import math
 

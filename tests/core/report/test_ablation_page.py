@@ -1,6 +1,4 @@
-"""The ablation's page from made-up scores: its table, its differences seed by seed, its figure, and what stays of an
-old page.
-"""
+"""The ablation's page from made-up scores: table, differences seed by seed, figure, and an old page."""
 
 import json
 from pathlib import Path

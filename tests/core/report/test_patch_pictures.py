@@ -1,6 +1,4 @@
-"""Principal components as colours: what must not change them, what they tell apart, and what they look like on a
-page.
-"""
+"""Principal components as colours: what must not change them, what they tell apart, their look on a page."""
 
 import numpy as np
 import pytest

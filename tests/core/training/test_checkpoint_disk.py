@@ -1,6 +1,4 @@
-"""When the disk refuses, saving says so with numbers, cleans up after itself and leaves the earlier checkpoint as it
-was.
-"""
+"""A disk that refuses: saving says so with numbers, cleans up, and leaves the earlier checkpoint as it was."""
 
 import errno
 import os

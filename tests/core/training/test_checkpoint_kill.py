@@ -1,6 +1,4 @@
-"""A process killed at any moment, or at any named place in saving, leaves a checkpoint at least as new as the last one
-it confirmed.
-"""
+"""Kills at any moment of saving: a checkpoint at least as new as the last one that was confirmed is left."""
 
 import os
 import random

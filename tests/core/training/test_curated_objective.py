@@ -1,6 +1,4 @@
-"""What a curated objective asks the two models, which fields it picks from, and what it leaves to the objective
-within.
-"""
+"""Curated objectives: their questions to both models, the fields they pick, and the objective within."""
 
 import keras
 import numpy as np

@@ -1,6 +1,4 @@
-"""Batch selection takes what can be learnt and is not known yet, in whole batches; its judge refuses what is not
-that.
-"""
+"""Batch selection: what can be learnt and is not known yet, in whole batches; a judge that refuses the rest."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What an earlier diptych stored, read as it is stored now: nothing that was not chosen anew counts as a change."""
+"""Files of older runs, read as they are stored now: nothing that was not chosen anew counts as a change."""
 
 import json
 

@@ -1,6 +1,4 @@
-"""Progress is honest about speed and time left, plain in a pipe, live on a terminal, and never the reason why a run
-ends.
-"""
+"""Progress: honest about speed and time left, plain in a pipe, live on a terminal, and never a run's end."""
 
 import io
 import os

@@ -1,6 +1,4 @@
-"""Tables of names are read both ways without losing a bit, mean what the libraries compute, and refuse weights that do
-not fit.
-"""
+"""Tables of names: both ways without losing a bit, as the libraries compute, with refusals of what misfits."""
 
 import numpy as np
 import pytest

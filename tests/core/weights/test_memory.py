@@ -1,6 +1,4 @@
-"""Weights are read and written one tensor at a time: the memory that it takes is that of the largest, not that of the
-file.
-"""
+"""Weights one tensor at a time: reading and writing take the memory of the largest, not of the file."""
 
 import subprocess
 import sys

@@ -1,6 +1,4 @@
-"""Archives of arrays as big_vision writes them come back bit for bit; what would unpack to too much, or run, is refused
-unread.
-"""
+"""Archives of arrays as big_vision writes them, bit for bit, and those that would unpack to too much or run."""
 
 import io
 import struct

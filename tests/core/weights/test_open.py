@@ -1,6 +1,4 @@
-"""The one file or folder that a user names leads to the weights in it, whatever their format; pickles are never
-opened.
-"""
+"""The file or folder that a user names, and the weights in it in whatever format; pickles are never opened."""
 
 import json
 import pickle

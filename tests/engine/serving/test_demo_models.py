@@ -1,6 +1,4 @@
-"""The demo with real models: the attention that it shows is the one that is computed with, and the shipped model
-answers.
-"""
+"""The demo with real models: the attention that is computed with, and the shipped model's answers."""
 
 from types import SimpleNamespace
 

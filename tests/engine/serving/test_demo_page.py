@@ -1,6 +1,4 @@
-"""The demo's page in a browser: what a person sees and does there, with the keyboard too, and what the page asks
-for.
-"""
+"""The demo's page in a browser: what a person sees and does there, with the keyboard too, and its requests."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The classification term in a training step: its loss, mixup, and the weights that transformers and torch have after
-the same steps.
-"""
+"""The classification term in a step: its loss, mixup, and the weights of transformers and torch after it."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Which runs embed their pictures once, what they say about it, and what a plan then counts."""
+"""Runs that embed their pictures once: which ones, what they say about it, and what a plan then counts."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,6 +1,4 @@
-"""A loss from outside the package: its own field of the batch, its own part of the model, beside the pairs or instead
-of them.
-"""
+"""A loss from outside the package: its own field of the batch, its own part, beside the pairs or alone."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What moves in a run and how fast, by the paths of a real model's weights."""
+"""The weights that move in a run, and their rates, by the paths of a real model."""
 
 import re
 from dataclasses import replace

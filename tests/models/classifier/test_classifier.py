@@ -1,6 +1,4 @@
-"""Classifiers: the logits of transformers' classes in and out, fit and predict on pictures, and errors that name what
-is wrong.
-"""
+"""Classifiers: transformers' logits both ways, fit and predict on pictures, and errors that say what is wrong."""
 
 import json
 

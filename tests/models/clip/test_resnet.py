@@ -14,9 +14,9 @@ from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import read_tensors
 from diptych.models import CLIP, CLIPConfig, CLIPResNetConfig, from_preset
 from diptych.models.abstract import shapes_only
+from diptych.models.clip.presets import clip_text_config
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.models.parts.convolutions import BatchNorm
-from diptych.models.presets import clip_text_config
 from diptych.models.weights import open_clip
 from tests.models.examples import forward, numpy_of, value_and_gradients
 

@@ -1,3 +1,1 @@
-"""Small checkpoints with random weights that other libraries wrote, and what these libraries compute with them
-(`make.py`).
-"""
+"""Small checkpoints with random weights, written by other libraries (`make.py`), and what these compute."""

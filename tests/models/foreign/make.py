@@ -1,5 +1,6 @@
-"""Writes the checkpoints in this folder anew: `pip install keras-hub open_clip_torch`, then
-`python -m tests.models.foreign.make`.
+"""The maker of the checkpoints in this folder.
+
+`pip install keras-hub open_clip_torch`, then `python -m tests.models.foreign.make`.
 
 The libraries need gigabytes of dependencies, so tests read what they wrote here: keras-hub 0.32.0, open_clip 3.3.0 with
 timm 1.0.31. timm's towers of sizes B and L compute GELU exactly, where the weights were trained with its tanh

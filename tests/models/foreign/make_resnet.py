@@ -1,4 +1,6 @@
-"""Writes `open_clip_resnet` anew: `pip install open_clip_torch`, then `python -m tests.models.foreign.make_resnet`.
+"""The maker of `open_clip_resnet`.
+
+`pip install open_clip_torch`, then `python -m tests.models.foreign.make_resnet`.
 
 A CLIP of open_clip 3.3.0 with its ResNet image tower. Every weight is drawn, the moving statistics of the norms too, so
 that none can be left out or swapped; "expected.npz" holds what it computes in evaluation, and the pooled vectors and

@@ -1,6 +1,4 @@
-"""The distillation head: cosines with unit prototypes, DINO's initialisation, and weights that are named and saved as
-they should.
-"""
+"""The distillation head: cosines with unit prototypes, DINO's initialisation, names and saving of weights."""
 
 import keras
 import numpy as np

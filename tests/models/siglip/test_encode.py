@@ -1,6 +1,4 @@
-"""`VisionTransformer.encode`: at its own size the tower itself; at others, and with hidden patches, what the words
-say.
-"""
+"""`VisionTransformer.encode`: the tower itself at its own size, other sizes, and hidden patches."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Builds the embedded data from published packages.
+"""The build of the embedded data from published packages.
 
     pip install resvg_py==0.5.0
     python -m diptych.core.data.emoji.building.build --cache CACHE

@@ -1,4 +1,4 @@
-"""What the decoder learns to write: prefixes, targets, weights, and what is read back."""
+"""The decoder's sequences: prefixes, targets, weights, and the way back to words and boxes."""
 
 import pickle
 from dataclasses import replace

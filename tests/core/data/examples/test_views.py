@@ -1,6 +1,4 @@
-"""Views are a pure function of (pixels, rng); crops, colours and masks each do what their settings say and nothing
-else.
-"""
+"""Laws of views: a pure function of (pixels, rng); crops, colours and masks do what their settings say."""
 
 import math
 from dataclasses import replace

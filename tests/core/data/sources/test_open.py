@@ -1,4 +1,4 @@
-"""What a person types opens the right source, or the error says what would have."""
+"""The source that is meant by what a person types, or the error that says what would have been one."""
 
 import pytest
 

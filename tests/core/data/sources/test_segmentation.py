@@ -1,6 +1,4 @@
-"""Folders of pictures with maps: what the numbers in the files mean, and files that are missing, damaged or of another
-kind.
-"""
+"""Folders of pictures with maps: the meaning of their numbers, and missing, damaged and other files."""
 
 import numpy as np
 import pytest

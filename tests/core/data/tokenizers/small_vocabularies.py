@@ -1,6 +1,4 @@
-"""Vocabularies of the families that checkpoints use, trained on the embedded names in a second, and those of the real
-size.
-"""
+"""Vocabularies of the checkpoints' families, trained on the embedded names in a second, and of real size."""
 
 import functools
 import importlib.util

@@ -1,6 +1,4 @@
-"""CLIP's byte pairs: the same ids as the tokenizers of transformers and open_clip, from any of the vocabulary's
-files.
-"""
+"""CLIP's byte pairs: the ids of transformers and open_clip, from any of the vocabulary's files."""
 
 import gzip
 import html

@@ -1,5 +1,6 @@
-"""A checkpoint's folder says which vocabulary it has, and the vocabulary says how texts are cleaned; transformers
-agrees where it is right.
+"""The vocabulary of a checkpoint's folder, and the cleaning of texts that goes with it.
+
+transformers agrees where it is right.
 """
 
 import json

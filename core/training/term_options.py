@@ -1,0 +1,87 @@
+"""Options of the loss terms beside the pairs: the decoder, self-distillation with masked prediction, the classifier."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioning:
+    """The decoder that writes captions and boxes (LocCa; docs/siglip2.md has the register of choices)."""
+
+    decoder_depth: int | None = None
+    """Layers of the decoder; by default half of the text tower's, rounded down."""
+    target_length: int | None = None
+    """Tokens of a sequence to be written, its prompt included; by default the text tower's context length."""
+    parallel_probability: float = 0.5
+    """How often a caption is predicted in parallel, from mask tokens, instead of token by token."""
+    task_weighting: Literal["mean", "sum"] = "mean"
+    """How caption, referring expression and grounded caption become one loss."""
+    box_bins: int = 500
+    """Boxes are written as integers from 0 to this, exclusive."""
+    box_order: Literal["yxyx", "xyxy"] = "yxyx"
+    """Order of a box's corners in writing."""
+    require_boxes: bool = True
+    """Refuse data in which no picture has boxes; --no-require-boxes trains on captions alone then."""
+    tie_embeddings: bool = False
+    """Let the decoder's token table be its output layer, too; for small runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Self-distillation and masked prediction: the teacher, the heads, the views."""
+
+    teacher_momentum: float = 0.966
+    """Constant momentum of the teacher, at any batch size. No paper that we have read names the number."""
+    teacher_momentum_batch: int | None = None
+    """Batch size that the momentum is meant for: at another it becomes momentum ^ (batch_size / this), the same
+    half-life in examples. By default it is not scaled."""
+    head_hidden: int = 2048
+    """Width of each head's two hidden layers."""
+    head_bottleneck: int = 256
+    """Width of what each head compares with its prototypes."""
+    head_outputs: int = 65_536
+    """Prototypes of each head."""
+    student_temperature: float = 0.1
+    """By which the student's scores of prototypes are divided."""
+    teacher_temperature: float = 0.04
+    """By which the teacher's are."""
+    centre_momentum: float = 0.9
+    """Of the running mean of the teacher's scores, which is taken from them."""
+    local_views: int = 8
+    """Small crops of each picture, compared with the teacher's view of the whole."""
+    local_size: int | None = None
+    """Side of local views in pixels, in stages that name none; by default 3/8 of the picture's, in whole patches: 96 of
+    256."""
+    mask_ratio: float = 0.5
+    """Share of the patches that are hidden from the student in masked prediction."""
+    masking: Literal["random", "block"] = "random"
+    """Whether hidden patches are drawn one by one, or as rectangles."""
+    colour: bool = True
+    """Whether views change their colours, are blurred and solarized, as DINO's; False leaves cropping and mirroring, as
+    TIPS.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """A classifier: its classes and its head (docs/fine_tuning.md)."""
+
+    classes: Path | None = None
+    """A file that names the classes, one a line, in their order; by default those that the training data have."""
+    several_labels: bool = False
+    """Let a picture have any number of labels, each with a sigmoid of its own; in a cell they are separated by |."""
+    pooling: Literal["map", "gap", "cls"] | None = None
+    """What the head reads: "map", SigLIP's attention pooling; "gap", the mean of the patch tokens, as transformers'
+    classifier; "cls", a class token. By default what the checkpoint has."""
+    fresh_pooling: bool = False
+    """Draw the attention pooling anew, to be learned with the head."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    random_crop: float | None = None
+    """Cut a random part out of each training picture, of at least this share of its area: 0.05 for training from
+    scratch, as in big_vision, 0.5 or more for fine-tuning. None for none."""
+    flip: float = 0.0
+    """How often training pictures are mirrored left and right."""
+    mixup: float = 0.0
+    """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""
