@@ -12,17 +12,18 @@ from diptych.backends.loss import (
     sigmoid_loss,
     sigmoid_loss_and_gradients,
 )
+from diptych.backends.processes import join
 from diptych.backends.rooms import name, room
-from diptych.core.placement import ALONE, Placement
+from diptych.core.placement import ALONE
 
 __all__ = [
     "IMPLEMENTATIONS",
     "choose_implementation",
     "device_name",
     "distributed_sigmoid_loss",
+    "join",
     "name",
     "out_of_memory",
-    "placement",
     "product",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
@@ -57,6 +58,8 @@ def train_step(
         weights what the forward pass made of them (moving statistics), each piece moving them once.
       - Where the loss or the norm is not finite, nothing changes, the optimizer's counter included.
       - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
+      - Called with `asks`, numbers of this process, logs["asked"] holds the largest that any process asked with in this
+        step: so that all learn the same, at no cost, and may stop or save after the same step.
       - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving
         them: between steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign
         the variables; the next step picks them up.
@@ -71,20 +74,19 @@ def train_step(
         ema: a `diptych.core.training.ema.Ema`, or None.
         teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
-        placement: a `Placement`; the devices of this process share each batch by rows, and each holds all of the state.
-            More than one device on jax alone; more than one process nowhere yet.
+        placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
+            holds all of the state. Every process brings its own rows to each step, and loss, gradients and logs are
+            those of the whole batch. More than one device of a process on jax alone; on torch a process has one, and
+            the objective's loss must be the contrastive one.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 
     Raises:
-        ValueError: there are fewer devices, or the backend is another; or there are several processes.
+        ValueError: there are fewer devices, or the backend is another.
     """
     options = {"clip_norm": clip_norm, "ema": ema, "teacher": teacher, "micro_batches": micro_batches}
     if placement.processes != 1:
-        raise ValueError(
-            f"A step was to be taken by {placement.processes} processes together, which is not done yet: start one "
-            "process a machine."
-        )
+        options["processes"] = placement.processes
     if placement.devices != 1:
         if name() != "jax":
             raise ValueError(
@@ -95,12 +97,6 @@ def train_step(
     if compiler is not None and name() == "torch":
         options["compiler"] = compiler
     return room().TrainStep(model, objective, optimizer, **options)
-
-
-def placement(devices: int = 1) -> Placement:
-    """Where this process stands in the run, as the current backend knows it, with so many devices of this machine."""
-    process, processes = room().processes()
-    return Placement(process=process, processes=processes, devices=devices)
 
 
 def product(precision: str):

@@ -1,18 +1,26 @@
 """The place of a run: this process among all that carry it out, and the devices that it computes on."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    return values[None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One process of a run; made by `diptych.backends.placement`, and handed to all that must know of it.
+    """One process of a run; made by `diptych.backends.join`, and handed to all that must know of it.
 
     Attributes:
         process: its number, from 0.
         processes: how many carry the run out together.
         devices: of this process, that share each of its batches.
+        gather: the arrays that all processes give, [processes, ...], on each of them; all must ask, in the same order.
 
     Raises:
         ValueError: for numbers that cannot be.
@@ -21,6 +29,7 @@ class Placement:
     process: int = 0
     processes: int = 1
     devices: int = 1
+    gather: Callable[[np.ndarray], np.ndarray] = field(default=_alone, repr=False, compare=False)
 
     def __post_init__(self):
         if not 0 <= self.process < self.processes or self.devices < 1:
@@ -49,6 +58,27 @@ class Placement:
         own = batch_size // self.processes
         return slice(self.process * own, (self.process + 1) * own)
 
+    def told(self, value: Any) -> list[Any]:
+        """What each process says, JSON-ready, by their numbers; all must speak."""
+        if self.processes == 1:
+            return [value]
+        said = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        lengths = self.gather(np.array([len(said)], np.int64))[:, 0]
+        rows = self.gather(np.pad(said, (0, int(lengths.max()) - len(said))))
+        return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+    def wait(self) -> None:
+        """Returns when all processes have come so far."""
+        if self.processes > 1:
+            self.gather(np.zeros(1, np.int64))
+
+    def check_same(self, value: Any, what: str) -> None:
+        """Raises ValueError, on every process, where one of them has another value than the rest."""
+        each = self.told(value)
+        if any(one != each[0] for one in each):
+            listed = "; ".join(f"process {number}: {one}" for number, one in enumerate(each))
+            raise ValueError(f"The processes of a run differ in {what}: {listed}.")
+
 
 ALONE = Placement()
 """One process with one device."""
@@ -62,9 +92,8 @@ _COUNTS = (
 )
 
 
-def check_started_alone(environment: Mapping[str, str]) -> None:
-    """Raises ValueError where a launcher started this process as one of several, of which each would carry out a whole
-    run.
+def launched(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which a launcher says that it started this process as one of several; none where it is alone.
 
     Slurm's SLURM_NTASKS alone does not mean that: a batch script has it, too, and is one process. srun's step has
     SLURM_STEP_NUM_TASKS, and a task other than the first a SLURM_PROCID above 0.
@@ -75,13 +104,7 @@ def check_started_alone(environment: Mapping[str, str]) -> None:
         many["SLURM_PROCID"] = number
     if (workers := _tensorflow_workers(environment.get("TF_CONFIG", ""))) > 1:
         many["TF_CONFIG"] = f"{workers} workers"
-    if many:
-        said = ", ".join(f"{name}={value}" for name, value in many.items())
-        raise ValueError(
-            f"This process was started as one of several ({said}), and a run is carried out by one process: each would "
-            "train a model of its own. Start one process, with --data-parallel for the devices of a machine on jax. If "
-            f"independent runs are meant, start each with env -u {' -u '.join(many)}."
-        )
+    return many
 
 
 def _tensorflow_workers(config: str) -> int:

@@ -1,6 +1,8 @@
 """The device that jax computes on."""
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def device_name() -> str | None:
@@ -12,6 +14,25 @@ def device_name() -> str | None:
 def processes() -> tuple[int, int]:
     """The number of this process, and how many there are (`jax.distributed`)."""
     return jax.process_index(), jax.process_count()
+
+
+def join(coordinator: tuple[str, int, int] | None = None) -> None:
+    """Become one of several processes, before anything is computed.
+
+    Args:
+        coordinator: address and port of process 0, the number of processes, and this one's; None for what Slurm, Open
+            MPI or a TPU's host says.
+    """
+    if jax.distributed.is_initialized():
+        return
+    # jax's service catches SIGTERM beneath Python, which would not see it any more.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(*coordinator or ())
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, [processes, ...]."""
+    return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,17 @@ class TrainStep:
     """
 
     def __init__(
-        self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, devices=1
+        self,
+        model,
+        objective,
+        optimizer,
+        *,
+        clip_norm=None,
+        ema=None,
+        teacher=None,
+        micro_batches=1,
+        devices=1,
+        processes=1,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
@@ -31,11 +41,11 @@ class TrainStep:
         self._held = list(objective.variables.values())
         self._variables = (self._weights, optimizer.variables, self._averages, self._held, self._untrained)
         self._state = self._read = None
-        self._spread = Spread(devices) if devices > 1 else None
+        self._spread = Spread(devices) if devices * processes > 1 else None
         placement = {"out_shardings": self._spread.whole} if self._spread else {}
         self._compiled = jax.jit(self._step, donate_argnums=0, **placement)
 
-    def __call__(self, batch):
+    def __call__(self, batch, asks=()):
         if self._state is None:
             self._state = tuple([v.value for v in group] for group in self._variables)
             self._read = [v.value for v in self._fixed]
@@ -43,8 +53,9 @@ class TrainStep:
                 self._state, self._read = self._spread.everywhere((self._state, self._read))
         if self._spread:
             batch = self._spread.batch(batch)
+        asked = (self._spread.asked(asks),) if self._spread and asks else ()
         with self._spread.scope() if self._spread else nullcontext():
-            self._state, logs = self._compiled(self._state, self._read, batch)
+            self._state, logs = self._compiled(self._state, self._read, batch, *asked)
         return logs
 
     @property
@@ -131,7 +142,7 @@ class TrainStep:
         total = objective.total(losses | jax.tree.map(lambda x: jnp.mean(x, axis=0), own))
         return (total.value, (total.logs, total.updates, moved)), gradients
 
-    def _step(self, state, fixed, batch):
+    def _step(self, state, fixed, batch, asked=None):
         (loss, (logs, updates, moved)), gradients = self.gradients(state, fixed, batch)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -149,4 +160,5 @@ class TrainStep:
             return weights, slots, averages, [updates[name] for name in self._objective.variables], moved
 
         state = jax.lax.cond(finite, advance, lambda state: state, state)
-        return state, {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
+        logs = {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
+        return state, logs if asked is None else logs | {"asked": jnp.max(asked, axis=0)}

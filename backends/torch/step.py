@@ -7,6 +7,7 @@ import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates, keep
+from diptych.backends.torch.reduction import largest_of_processes, mean_over_processes
 from diptych.backends.untrained import carried
 
 
@@ -17,7 +18,17 @@ class TrainStep:
     """
 
     def __init__(
-        self, model, objective, optimizer, *, clip_norm=None, ema=None, teacher=None, micro_batches=1, compiler=None
+        self,
+        model,
+        objective,
+        optimizer,
+        *,
+        clip_norm=None,
+        ema=None,
+        teacher=None,
+        micro_batches=1,
+        compiler=None,
+        processes=1,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
@@ -29,12 +40,18 @@ class TrainStep:
         self._device = self._weights[0].device
         self._apply = apply_updates(optimizer, self._variables)
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
+        self._processes = processes
         self.torn = False
 
-    def __call__(self, batch):
+    def __call__(self, batch, asks=()):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
         total, gradients, moved = self._compiled(batch) if self._compiled is not None else self.gradients(batch)
         loss = total.value.detach()
+        asked = {}
+        if self._processes > 1:
+            loss = mean_over_processes(gradients, loss)
+            if asks:
+                asked = {"asked": largest_of_processes(asks, self._device)}
         # Copies: a log may be a weight itself, such as the bias of the loss, which moves in place below.
         logs = {name: log.detach().clone() for name, log in total.logs.items()}
         with torch.no_grad():
@@ -53,7 +70,7 @@ class TrainStep:
             keep([held[name].value for name in held], [total.updates[name] for name in held], where=finite)
             keep([variable.value for variable in self._untrained], moved, where=finite)
             self.torn = False
-        return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs}
+        return {"loss": loss, "gradient_norm": norm, "finite": finite, **logs, **asked}
 
     @property
     def compilations(self) -> int:

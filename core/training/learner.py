@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -22,7 +22,8 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.run_log import RunLog
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.core.training.teacher import EmaTeacher
-from diptych.core.training.variables import arrays_of, assign_all
+from diptych.core.training.together import Together, added
+from diptych.core.training.variables import arrays_of, assign_all, checksum
 
 
 class Step(Protocol):
@@ -31,7 +32,7 @@ class Step(Protocol):
     compilations: int
     torn: bool
 
-    def __call__(self, batch: dict) -> dict: ...
+    def __call__(self, batch: dict, asks: Sequence[float] = ()) -> dict: ...
 
     def synchronize(self) -> None: ...
 
@@ -72,7 +73,7 @@ class Learner:
         log_every: steps between rows of metrics.
         turns: steps after which examples of another kind follow, each with a line about it.
         tensorboard: whether metrics also go into TensorBoard files.
-        placement: of several processes one alone writes and talks.
+        placement: of several processes one alone writes and talks; all of them stop and save after the same step.
         flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
     """
@@ -121,6 +122,7 @@ class Learner:
         self._unrecorded: deque[tuple[int, int, tuple[str, ...], list[dict]]] = deque()
         self._waiting_rows: list[str] = []
         self._evaluation_due, self._torn = self.evaluate_first, False
+        self._together = Together(self.placement) if self.placement.processes > 1 else None
 
     @property
     def finished(self) -> bool:
@@ -149,19 +151,20 @@ class Learner:
 
     @property
     def skipped_examples(self) -> dict[str, int]:
-        """Bad examples replaced so far, by reason."""
-        return dict(self._skipped_examples)
+        """Bad examples replaced so far, by reason; of other processes, up to the last checkpoint."""
+        return added(self._skipped_examples, self._together.skipped if self._together else {})
 
     @property
     def examples_read(self) -> int:
-        """Examples met so far, with those that were skipped."""
-        return self._examples_read
+        """Examples met so far, with those that were skipped; of other processes, up to the last checkpoint."""
+        return self._examples_read + (self._together.read if self._together else 0)
 
     def restore(self) -> int:
         """Takes up the newest good checkpoint of the folder and returns the step it was saved at; 0 where there is
         none.
         """
         saved = checkpoint.restore_latest(self.folder.checkpoints)
+        self.placement.check_same(saved.step if saved else 0, f"the newest checkpoint in {self.folder.checkpoints}")
         if saved is None:
             return 0
         fingerprint = self.loader.fingerprint()
@@ -177,8 +180,9 @@ class Learner:
         self.steps_done, self.skipped_steps = saved.step, saved.state["skipped_steps"]
         self.updates_done = saved.state.get("updates_done", saved.step - self.first_step)
         self.seconds = saved.state["seconds"]
-        self._skipped_examples = dict(saved.state["skipped_examples"])
-        self._examples_read = saved.state["examples_read"]
+        if self.placement.writes:
+            self._skipped_examples = dict(saved.state["skipped_examples"])
+            self._examples_read = saved.state["examples_read"]
         self._waiting_rows = saved.state.get("waiting_rows", [])
         self._evaluation_due = saved.state.get("evaluation_due", False)
         self.best = Best(**best) if (best := saved.state.get("best")) else None
@@ -187,6 +191,8 @@ class Learner:
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
+        if self._together:
+            self.placement.check_same(checksum(self.groups()["weights"]), "the weights that they begin with")
         log = RunLog(
             self.folder,
             total_steps=self.total_steps,
@@ -211,6 +217,8 @@ class Learner:
             except BaseException:
                 self._save_after_error(log)
                 raise
+        if self._together and self._together.stopped_by_another(stop, self.finished):
+            raise Stopped
 
     def _steps(self, batches, log, stop) -> None:
         if self._evaluation_due:
@@ -219,13 +227,13 @@ class Learner:
         # A step is under way while the one before it is written down, or the device would wait for the host. After a
         # step that was not finite the next is written down at once, so that the run stops exactly at the last of a row
         # of them.
-        while not self.finished and not stop.stop_requested:
-            with stop.leaving_at_once():
+        while not self.finished and not self._stops(stop):
+            with self._leaving(stop):
                 batch = next(batches)
             before = len(self._unrecorded)
-            self._take(batch)
+            self._take(batch, self._together.asks(stop, self._saves()) if self._together else ())
             self._record(before, log)
-            evaluates, saves = self._evaluates(), self._saves() or self.finished
+            evaluates, saves = self._evaluates(), self._saves_now() or self.finished
             self._evaluation_due = evaluates
             if evaluates or saves or self._skipped_in_a_row:
                 self._record(len(self._unrecorded), log)
@@ -236,13 +244,25 @@ class Learner:
         if self._unrecorded:
             self._leave(log)
 
-    def _take(self, batch: Batch) -> None:
+    def _stops(self, stop: StopSignals) -> bool:
+        return self._together.stops_after(self.steps_done) if self._together else stop.stop_requested
+
+    def _saves_now(self) -> bool:
+        if self._together and not self.checkpoint_every:
+            return self._together.saves_after(self.steps_done)
+        return self._saves()
+
+    def _leaving(self, stop: StopSignals):
+        """What one process leaves at once after a signal, several end together."""
+        return nullcontext() if self._together else stop.leaving_at_once()
+
+    def _take(self, batch: Batch, asks: Sequence[float] = ()) -> None:
         """One batch, trained on; what a checkpoint says of it changes with the weights."""
         logs: list[dict] = []
         self._torn = True
         try:
             for piece in batch.pieces(self.pieces(batch) if self.pieces else 1):
-                logs.append(self.step(piece.arrays()))
+                logs.append(self.step(piece.arrays(), asks) if asks else self.step(piece.arrays()))
         except BaseException:
             self._torn = bool(logs) or self.step.torn
             raise
@@ -263,6 +283,9 @@ class Learner:
         if self._torn:
             log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
+        if self._together:  # saving takes all processes, and the others know nothing of an error here
+            log.message(f"An error ends process {self.placement.process}: the newest checkpoint stands.")
+            return
         try:
             self._leave(log)
         except Exception as error:
@@ -276,6 +299,9 @@ class Learner:
             self._record_step(*self._unrecorded[0], log)
 
     def _record_step(self, number, updates, keys, logs, log) -> None:
+        asked = [log.pop("asked") for log in logs if "asked" in log]
+        if self._together:
+            self._together.hear(number, [keras.ops.convert_to_numpy(answer) for answer in asked])
         values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
@@ -322,8 +348,8 @@ class Learner:
         started = time.monotonic()
         self.step.synchronize()
         with self.ema.applied() if self.ema else nullcontext():
-            with stop.leaving_at_once():
-                numbers = self.evaluate() if self.evaluate else {}
+            with self._leaving(stop):
+                numbers = self.placement.told(self.evaluate() if self.evaluate else {})[0]
             better = self._keep_if_best(numbers)
         self._last_tick += time.monotonic() - started
         log.evaluation(self.steps_done, numbers, best=better)
@@ -350,13 +376,21 @@ class Learner:
 
     def _save(self, log, *, leaving: bool = False) -> None:
         self.step.synchronize()
+        if self._together:
+            self._together.count(self._skipped_examples, self._examples_read)
+        failed: Exception | None = None
         if self.placement.writes:
             try:
                 self._write_checkpoint(log)
             except (checkpoint.CheckpointError, OSError) as error:
-                if self.finished or leaving:
-                    raise
-                self.say(f"{error} Training goes on; the next checkpoint will be tried as usual.")
+                failed = error
+        told = self.placement.told(str(failed) if failed else None)[0]
+        if told is None:
+            self._last_saved = self.steps_done
+        elif self.finished or leaving:
+            raise failed or checkpoint.CheckpointError(told)
+        else:
+            self.say(f"{told} Training goes on; the next checkpoint will be tried as usual.")
         self._last_save = time.monotonic()
 
     def _write_checkpoint(self, log) -> None:
@@ -366,8 +400,8 @@ class Learner:
             "examples_seen": self.steps_done * self.batch_size,
             "skipped_steps": self.skipped_steps,
             "updates_done": self.updates_done,
-            "skipped_examples": self._skipped_examples,
-            "examples_read": self._examples_read,
+            "skipped_examples": self.skipped_examples,
+            "examples_read": self.examples_read,
             "seconds": self.seconds,
             "data": self.loader.fingerprint(),
             "config": self.config,
@@ -376,7 +410,6 @@ class Learner:
             "best": asdict(self.best) if self.best else None,
         }
         checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
-        self._last_saved = self.steps_done
 
     def groups(self) -> dict[str, dict[str, keras.Variable]]:
         """All that a checkpoint holds, by group and name."""

@@ -205,6 +205,13 @@ class Run:
     """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round
     them in a ring.
     """
+    coordinator_address: str | None = harmless(None)
+    """HOST:PORT of process 0, for a run by several processes on jax that no srun, mpirun or TPU starts; with
+    num_processes and process_id. On torch start them by torchrun."""
+    num_processes: int | None = harmless(None)
+    """How many processes carry the run out together."""
+    process_id: int | None = harmless(None)
+    """Which of them this is, from 0."""
     devices: int = harmless(1)
     """Devices that weights and batch are spread over, for the memory that a dry run tells."""
     compile: bool = False
@@ -230,6 +237,20 @@ class Run:
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)
     """Print parameters, memory, FLOPs and steps, and stop."""
+
+    @property
+    def coordinator(self) -> tuple[str, int, int] | None:
+        """Address of process 0, number of processes, and this one's; None where nothing is given.
+
+        Raises:
+            ValueError: a part is missing.
+        """
+        given = (self.coordinator_address, self.num_processes, self.process_id)
+        if given == (None, None, None):
+            return None
+        if self.coordinator_address is None or self.num_processes is None or self.process_id is None:
+            raise ValueError("--coordinator-address, --num-processes and --process-id belong together: give all three.")
+        return self.coordinator_address, self.num_processes, self.process_id
 
 
 @dataclass(frozen=True, kw_only=True)

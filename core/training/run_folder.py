@@ -14,6 +14,7 @@ from typing import Self
 
 from diptych.core.files.errors import Failure
 from diptych.core.files.json_objects import write_json
+from diptych.core.placement import ALONE, Placement
 from diptych.core.training.card import Card, command_line
 from diptych.core.training.checkpoint import newest_state, remove_leftovers
 
@@ -30,10 +31,15 @@ class RunFolder:
     """Owns the folder of a run while entered: creates it, holds its lock and knows the paths in it.
 
     The lock belongs to the process, not to a file's existence, so a run that was killed leaves none behind.
+
+    Args:
+        path: of the folder.
+        placement: of several processes the one that writes owns the folder; the others enter it afterwards, and change
+            nothing in it.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, placement: Placement = ALONE):
+        self.path, self._placement = Path(path), placement
         self.card = self.path / "card.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -45,6 +51,18 @@ class RunFolder:
         self._lock_descriptor: int | None = None
 
     def __enter__(self) -> Self:
+        problem: RunFolderError | None = None
+        if self._placement.writes:
+            try:
+                self._own()
+            except RunFolderError as error:
+                problem = error
+        told = self._placement.told(str(problem) if problem else None)[0]
+        if told is not None:
+            raise problem or RunFolderError(told)
+        return self
+
+    def _own(self) -> None:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._acquire()
@@ -55,7 +73,6 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write the run into {self.path.absolute()}: {error}. Give another folder with --run-dir."
             ) from error
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._release()
@@ -129,13 +146,15 @@ class RunFolder:
             restart = {"time": card.get("start_time"), "step": resume_step or 0}
             card["start_time"] = stored.get("start_time")
             card["restarts"] = [*stored.get("restarts", []), restart]
-        write_json(self.card, card)
-        return card
+        return self._written(card)
 
     def add_to_card(self, **found: object) -> Card:
         """Add what became known on the way to the stored card; returns the whole."""
-        card = (self.read_card() or {}) | found
-        write_json(self.card, card)
+        return self._written((self.read_card() or {}) | found)
+
+    def _written(self, card: Card) -> Card:
+        if self._placement.writes:
+            write_json(self.card, card)
         return card
 
     def _acquire(self) -> None:

@@ -1,5 +1,6 @@
 """The values of Keras variables, as arrays that a checkpoint holds."""
 
+import zlib
 from collections.abc import Mapping
 
 import keras
@@ -11,6 +12,15 @@ from diptych.core.training.checkpoint import CheckpointError
 def arrays_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     """Copies of the values, by name: a step may reuse the memory that a NumPy view of a variable points into."""
     return {name: np.array(keras.ops.convert_to_numpy(variable.value)) for name, variable in variables.items()}
+
+
+def checksum(variables: Mapping[str, keras.Variable]) -> int:
+    """Of the values and their names: equal bits have an equal one."""
+    found = 0
+    for name in sorted(variables):
+        array = np.asarray(keras.ops.convert_to_numpy(variables[name].value))
+        found = zlib.crc32(array.tobytes(), zlib.crc32(name.encode(), found))
+    return found
 
 
 def assign_all(group: str, variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:

@@ -2,13 +2,16 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
+from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.reasons import listed
 from diptych.core.data.records import Source
+from diptych.core.placement import Placement
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
 from diptych.core.training.recipe import Recipe, harmless_fields
@@ -17,6 +20,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
+from diptych.models import CLIPConfig
 
 LOOKED_AT = 64
 """Examples that a dry run makes."""
@@ -50,6 +54,59 @@ def check_missing(missing: list[str]) -> None:
         raise ValueError(
             f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
             "to see what they would cost."
+        )
+
+
+def for_processes(recipe: Recipe, placement: Placement) -> Recipe:
+    """The recipe with what several processes decide where it said nothing: the towers see each picture in each step,
+    since vectors that one process computes are not handed to the others.
+
+    Raises:
+        ValueError: the recipe asks for what several processes do not do.
+    """
+    if placement.processes == 1:
+        return recipe
+    if recipe.run.embed_images_once:
+        raise ValueError(
+            "--embed-images-once is done by one process. Embed with one (--run-dir with --embeddings-dir), or leave it "
+            "out to train with the tower."
+        )
+    return replace(recipe, run=replace(recipe.run, embed_images_once=False))
+
+
+def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placement: Placement) -> None:
+    """Raises ValueError for losses and models that several processes do not train as one would, on torch.
+
+    jax knows the whole batch of all processes, so that every loss is that of the batch. On torch a process knows its
+    own examples: the sigmoid loss goes round the processes, and others would not.
+    """
+    if placement.processes == 1:
+        return
+    pieces = recipe.optimization.accum_freq
+    for stage in planned.values():
+        placement.rows(stage.loaded)
+        if stage.loaded // placement.processes % pieces:
+            raise ValueError(
+                f"Each of {placement.processes} processes has {stage.loaded // placement.processes} examples of a "
+                f"batch, which --accum-freq {pieces} does not divide."
+            )
+    if backends.name() != "torch":
+        return
+    obstacles = [
+        f"the loss {term!r}" for stage in planned.values() for term in stage.stage.losses if term != "contrastive"
+    ]
+    if recipe.optimization.loss == "softmax":
+        obstacles.append("--loss softmax")
+    if any(stage.stage.curation for stage in planned.values()):
+        obstacles.append("curated batches")
+    if recipe.run.compile:
+        obstacles.append("--compile")
+    if any(isinstance(stage.config, CLIPConfig) for stage in planned.values()):
+        obstacles.append("CLIP's towers")
+    if obstacles:
+        raise ValueError(
+            f"On torch several processes train SigLIP's towers by the sigmoid loss; this run has {obstacles[0]}. Start "
+            "one process, or use jax."
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from diptych import backends
 from diptych.core.data.ledger import TooManySkipped
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile, write_left_out
-from diptych.core.placement import check_started_alone
+from diptych.core.placement import Placement
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.results import write_results
@@ -22,6 +22,8 @@ from diptych.engine.training.checks import (
     check_boxes,
     check_config,
     check_missing,
+    check_processes,
+    for_processes,
     judged_data,
 )
 from diptych.engine.training.costs import moving_lines, plan_text
@@ -75,14 +77,21 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
-    check_started_alone(os.environ)
+    placement = backends.join(os.environ, devices=recipe.run.data_parallel, coordinator=recipe.run.coordinator)
+    with one_voice(placement):
+        _carry_out_together(for_processes(recipe, placement), terms, stop, placement)
+
+
+def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placement: Placement) -> None:
     asked, plan = recipe, plan_run(recipe, terms)
     recipe = plan.recipe
+    check_processes(recipe, plan.planned, placement)
     check_missing(plan.task.missing_flags(recipe, plan.start))
     require_references(recipe, plan.planned)
     several = len(recipe.stages) > 1
     named = f": {', '.join(plan.planned)}" if several else ""
-    print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{named}", flush=True)
+    together = f", {placement.processes} processes" if placement.processes > 1 else ""
+    print(f"diptych on {backends.name()}, {backends.device_name() or 'CPU'}{together}{named}", flush=True)
     _tell_beginning(asked, plan)
     for line in moving_lines(recipe, plan.planned, terms):
         print(line, flush=True)
@@ -93,8 +102,10 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     for name, planned in plan.planned.items():
         if told := opening_planned(planned, plan.examples[name]):
             print(told, flush=True)
-    with RunFolder(recipe.run.run_dir) as folder, telling_left_out(recipe, sources) as left_out:
-        placement = backends.placement(recipe.run.data_parallel)
+    with (
+        RunFolder(recipe.run.run_dir, placement) as folder,
+        telling_left_out(recipe, sources, placement) as left_out,
+    ):
         staged = StagedRun(
             plan=plan,
             folder=folder,
@@ -114,9 +125,19 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
         except BaseException:
             tell_warnings({name: {"warnings": found} for name, found in staged.warnings_so_far().items()}, several)
             raise
-        if several:
+        if several and placement.writes:
             write_results(folder.results, results)
     tell_warnings(results, several)
+
+
+@contextlib.contextmanager
+def one_voice(placement: Placement) -> Iterator[None]:
+    """Of several processes one alone prints; errors of all are heard."""
+    if placement.writes:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def tell_warnings(results: Results, several: bool) -> None:
@@ -177,12 +198,13 @@ def open_data(plan: RunPlan) -> Sources:
 
 
 @contextlib.contextmanager
-def telling_left_out(recipe: Recipe, sources: Sources) -> Iterator[LeftOutFile]:
+def telling_left_out(recipe: Recipe, sources: Sources, placement: Placement) -> Iterator[LeftOutFile]:
     """However the block ends, tells what of the data was not used; the file in the run folder names it once the block
-    has begun it.
+    has begun it. Of several processes each but the first has a file with its number.
     """
     ledgers = sources.ledgers()
-    left_out = LeftOutFile(recipe.run.run_dir / LEFT_OUT, ledgers)
+    name = LEFT_OUT if placement.writes else LEFT_OUT.replace(".", f"-{placement.process}.")
+    left_out = LeftOutFile(recipe.run.run_dir / name, ledgers)
     try:
         with left_out:
             yield left_out

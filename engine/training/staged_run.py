@@ -82,6 +82,9 @@ class StagedRun:
                 print(f"{folder.path} is finished.", flush=True)
                 return ended
             learner, evaluation, card = self._trained(planned, folder)
+            if not self.placement.writes:
+                self.placement.wait()
+                return {}
             with learner.ema.applied() if learner.ema else contextlib.nullcontext():
                 self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
                 print(f"Model: {folder.path / 'model'}", flush=True)
@@ -91,6 +94,7 @@ class StagedRun:
             if ending["best"]:
                 print(f"Best model {best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
+            self.placement.wait()
             return results
 
     def warnings_so_far(self) -> dict[str, list[str]]:
@@ -103,7 +107,9 @@ class StagedRun:
 
     def _entered(self, name: str) -> contextlib.AbstractContextManager[RunFolder]:
         alone = len(self.recipe.stages) == 1
-        return contextlib.nullcontext(self.folder) if alone else RunFolder(self.recipe.folder(name))
+        if alone:
+            return contextlib.nullcontext(self.folder)
+        return RunFolder(self.recipe.folder(name), self.placement)
 
     def _trained(self, planned: PlannedStage, folder: RunFolder) -> tuple[Learner, Judge, Card]:
         """A stage's learner after its last step, what evaluates it, and its card."""

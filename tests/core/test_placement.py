@@ -1,8 +1,11 @@
 """The rows of all processes are the batch, and what cannot be dealt out is refused."""
 
+import json
+
+import numpy as np
 import pytest
 
-from diptych.core.placement import ALONE, Placement, check_started_alone
+from diptych.core.placement import ALONE, Placement, launched
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 1), (3, 2), (4, 4)])
@@ -41,10 +44,8 @@ def test_a_batch_that_cannot_be_dealt_out_says_what_could():
         {"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'},
     ],
 )
-def test_one_of_several_processes_is_refused_by_the_name_that_says_so(environment):
-    with pytest.raises(ValueError, match="one of several") as refused:
-        check_started_alone(environment)
-    assert any(name in str(refused.value) for name in environment)
+def test_one_of_several_processes_is_known_by_the_name_that_says_so(environment):
+    assert launched(environment).keys() & environment.keys()
 
 
 @pytest.mark.parametrize(
@@ -59,5 +60,31 @@ def test_one_of_several_processes_is_refused_by_the_name_that_says_so(environmen
         {"WORLD_SIZE": "many"},
     ],
 )
-def test_a_process_that_is_alone_is_not_refused(environment):
-    check_started_alone(environment)
+def test_a_process_that_is_alone_is_known_as_that(environment):
+    assert launched(environment) == {}
+
+
+def three(number: int, values: list) -> Placement:
+    """One of three processes that say these values, as bytes of JSON."""
+    said = [np.frombuffer(json.dumps(value).encode(), np.uint8) for value in values]
+    longest = max(map(len, said))
+
+    def gather(own: np.ndarray) -> np.ndarray:
+        if own.dtype == np.int64:
+            return np.array([[len(one)] for one in said])
+        assert own.shape == (longest,)
+        return np.stack([np.pad(one, (0, longest - len(one))) for one in said])
+
+    return Placement(process=number, processes=3, gather=gather)
+
+
+def test_all_hear_what_each_process_says():
+    values = [{"loss": 1.5}, None, "a longer word, as ÄÖ"]
+    assert all(three(number, values).told(values[number]) == values for number in range(3))
+    assert ALONE.told({"loss": 1.5}) == [{"loss": 1.5}]
+
+
+def test_what_differs_between_processes_is_refused_with_each_ones_value():
+    three(1, [7, 7, 7]).check_same(7, "the newest checkpoint")
+    with pytest.raises(ValueError, match="differ in the newest checkpoint: process 0: 7; process 1: 8; process 2: 7"):
+        three(2, [7, 8, 7]).check_same(7, "the newest checkpoint")

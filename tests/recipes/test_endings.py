@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from diptych import backends
+from diptych.core.placement import Placement
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.command_line import parse_recipe
@@ -64,15 +65,31 @@ def warned(said: str) -> None:
     assert "Lower --learning-rate" in warning
 
 
-def test_one_of_several_processes_is_refused(photos, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patched:
-        patched.setattr(backends.room(), "processes", lambda: (0, 2))
-        assert siglip.main(arguments(photos, tmp_path / "run")) == 1
-    assert "by 2 processes together" in capsys.readouterr().err
+def test_one_of_several_processes_that_cannot_join_is_refused(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert siglip.main(arguments(photos, tmp_path / "other")) == 1
+    assert siglip.main(arguments(photos, tmp_path / "run")) == 1
     assert "WORLD_SIZE=2" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(backends.name() != "torch", reason="jax knows the whole batch, and tensorflow has one process")
+@pytest.mark.parametrize(
+    ("flags", "obstacle"),
+    [
+        (["--loss", "softmax"], "--loss softmax"),
+        (["--compile"], "--compile"),
+        (["--accum-freq", "16"], "has 8 examples of a batch, which --accum-freq 16"),
+        (["--batch-size", "15"], "multiple of 2"),
+        (["--embed-images-once"], "--embed-images-once is done by one process"),
+    ],
+)
+def test_what_two_processes_would_train_otherwise_than_one_is_refused(
+    flags, obstacle, photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(backends, "join", lambda *_, **__: Placement(process=0, processes=2))
+    assert siglip.main(arguments(photos, tmp_path / "run", *flags)) == 1
+    assert obstacle in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_captions_say_what_was_seen(tmp_path, capsys):

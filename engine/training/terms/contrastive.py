@@ -35,8 +35,11 @@ class Contrastive(StageTerm):
         if recipe.optimization.loss == "softmax":
             return cls(softmax_loss)
         options = {"implementation": implementation_name(recipe), "dtype": embeddings_dtype(recipe.model.precision)}
-        loss = backends.sigmoid_loss if placement.processes == 1 else backends.distributed_sigmoid_loss
-        return cls(partial(loss, **options))
+        if placement.processes == 1:
+            return cls(partial(backends.sigmoid_loss, **options))
+        # Where a process knows its own examples alone, the step takes the mean of the processes' gradients.
+        means = {} if backends.name() == "jax" else {"gradients": "mean"}
+        return cls(partial(backends.distributed_sigmoid_loss, **options, **means))
 
     def embed(self, seen):
         """-> image `[n, dim]`, text `[n, captions, dim]`, L2-normalised."""
