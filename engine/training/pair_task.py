@@ -34,10 +34,12 @@ def _settle(learner: Learner, recipe: Recipe, start: Start, evaluation: Evaluati
     def fitted() -> float | None:
         pairs, others = evaluation.pair_scores(images, texts)
         few = not pairs.size or not others.size
-        return None if few else fitted_bias(pairs, others, batch_size=recipe.optimization.batch_size)
+        bias = None if few else fitted_bias(pairs, others, batch_size=recipe.optimization.batch_size)
+        return learner.placement.told(bias)[0]
 
     changed = set_scale_and_bias(learner.model, recipe, fitted) if start.checkpoint is not None else ""
-    evaluation.judge_before(images, texts)
+    if learner.placement.writes:
+        evaluation.judge_before(images, texts)
     return changed
 
 
