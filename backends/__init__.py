@@ -5,27 +5,33 @@ if __name__ == "backends":
 
     alias_room(__name__)
 
+from diptych.backends.implementations import IMPLEMENTATIONS, LOSSES, choose_implementation
 from diptych.backends.loss import (
-    IMPLEMENTATIONS,
-    choose_implementation,
     distributed_sigmoid_loss,
+    distributed_softmax_contrastive_loss,
     sigmoid_loss,
     sigmoid_loss_and_gradients,
+    softmax_contrastive_loss,
+    softmax_contrastive_loss_and_gradients,
 )
 from diptych.backends.rooms import name, room
 from diptych.core.placement import ALONE, Placement
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "LOSSES",
     "choose_implementation",
     "device_name",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "name",
     "out_of_memory",
     "placement",
     "product",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
     "train_step",
 ]
 

@@ -52,7 +52,7 @@ def _interpret_triton() -> None:
 
     Mosaic's interpreter takes seconds for a tile: `mosaic` alone calls it, and jax rehearses with XLA's block.
     """
-    from diptych.backends.torch import sigmoid_loss as native
+    from diptych.backends.torch import contrastive as native
 
     known = native.obstacle
     mock.patch.object(native, "obstacle", lambda name, **at: None if name == "triton" else known(name, **at)).start()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks.contest import by_clock
 from diptych import backends
-from diptych.backends.jax import sigmoid_loss as native
+from diptych.backends.jax import contrastive as native
 
 ACCELERATED = native.default_device().platform != "cpu"
 KNOWS_ITS_MEMORY = True

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from benchmarks.native.torch_products import ACCELERATED, DEVICE, elapsed, embeddings, product
 from diptych import backends
-from diptych.backends.torch import sigmoid_loss as native
+from diptych.backends.torch import contrastive as native
 
 __all__ = ["ACCELERATED", "elapsed", "embeddings", "product"]
 

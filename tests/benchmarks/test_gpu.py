@@ -207,7 +207,7 @@ def test_the_judge_of_a_kernel_refuses_wrong_answers():
 @pytest.mark.skipif(BACKEND != "jax", reason="jax's kernel")
 def test_padding_and_equal_bits_are_asked_of_a_jax_kernel():
     from benchmarks.gpu import mosaic
-    from diptych.backends.jax.sigmoid_loss.sweep import xla_block
+    from diptych.backends.jax.contrastive.sigmoid import xla_block
 
     calls = []
 

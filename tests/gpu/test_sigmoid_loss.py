@@ -28,7 +28,7 @@ EXAMPLES = 10 if BACKEND == "torch" else 4
 
 def runnable() -> list[tuple[str, str]]:
     """(implementation, dtype) of all native ones that can run on the default device."""
-    native = backends.room().sigmoid_loss
+    native = backends.room().contrastive
     device = native.default_device()
     return [
         (name, dtype)
@@ -118,7 +118,10 @@ def test_torchs_contract_on_the_device():
     x, y = (torch.from_numpy(a).to("cuda", torch.bfloat16).requires_grad_() for a in CASES["ragged, balanced"].draw())
     t, b = (torch.tensor(v, device="cuda", requires_grad=True) for v in (10.0, -2.0))
     kept = torch.library.opcheck(
-        torch.ops.diptych.sigmoid_loss_and_gradients.default, (x, y, t, b, "triton", 0, len(x)), rtol=1e-2, atol=1e-4
+        torch.ops.diptych.contrastive_loss_and_gradients.default,
+        (x, y, torch.stack([t, b]), "sigmoid_loss", "triton", 0, len(x)),
+        rtol=1e-2,
+        atol=1e-4,
     )
     assert set(kept.values()) == {"SUCCESS"}
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.backends.cases import CASES
-from diptych.backends.torch.sigmoid_loss import sigmoid_loss, sweep, triton_block, triton_pairs
-from diptych.backends.torch.sigmoid_loss.loss import computed, multiplied
+from diptych.backends.torch.contrastive import sigmoid_loss, sweep, triton_block, triton_pairs
+from diptych.backends.torch.contrastive.loss import computed, multiplied
 from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 SMALL = triton_block.Config(block_m=64, block_n=64, block_k=32, num_warps=4, num_stages=1, slices=2)
@@ -23,9 +23,10 @@ ROUNDOFF = {"bfloat16": 2.0**-7, "float16": 2.0**-11}
 
 def parts_of(problem: Problem, *, with_gradients: bool = True) -> tuple:
     x, y = (torch.tensor(array).to(getattr(torch, problem.dtype)) for array in (problem.x, problem.y))
-    t, b = torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias)
-    plan = ("triton", problem.offset, problem.denominator or len(x))
-    return computed(x, y, t, b, *plan, with_gradients=with_gradients, largest=128)
+    scalars = torch.tensor(list(problem.scalars.values()))
+    plan = (problem.loss, "triton", problem.offset, problem.denominator or len(x))
+    *parts, of_scalars = computed(x, y, scalars, *plan, with_gradients=with_gradients, largest=128)
+    return *parts, *of_scalars
 
 
 def answer_of(problem: Problem) -> Answer:
@@ -73,8 +74,9 @@ def leaves(width: int):
 
 def contract(width: int) -> dict[str, str]:
     """What torch says of the operator's promises."""
-    arguments = (*leaves(width), "triton", 0, 131)
-    operator = torch.ops.diptych.sigmoid_loss_and_gradients.default
+    x, y, *scalars = leaves(width)
+    arguments = (x, y, torch.stack(scalars), "sigmoid_loss", "triton", 0, 131)
+    operator = torch.ops.diptych.contrastive_loss_and_gradients.default
     return torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -159,11 +161,14 @@ def no_dispatch():
 
 def launches() -> list[str]:
     """Of value and gradients of a batch that is one block, backward pass included."""
-    x, y, t, b = (leaf.detach() for leaf in leaves(64))
+    x, y, *scalars = (leaf.detach() for leaf in leaves(64))
     cotangent = torch.tensor(1.0)
     with Launches() as counted:
-        _, *gradients = computed(x, y, t, b, "triton", 0, len(x), with_gradients=True)
-        multiplied(gradients, cotangent, (x, y, t, b))
+        stacked = torch.stack(scalars)
+        plan = ("sigmoid_loss", "triton", 0, len(x))
+        _, *gradients = computed(x, y, stacked, *plan, with_gradients=True)
+        with torch.no_grad():
+            multiplied(gradients, cotangent, (x, y, stacked), "sigmoid_loss")
     return counted.launched
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("TRITON_INTERPRET=1: this process interprets kernels", allow_module_level=True)
 
-from diptych.backends.torch.sigmoid_loss.triton_block import (  # noqa: E402
+from diptych.backends.torch.contrastive.triton_block import (  # noqa: E402
     CANDIDATES,
     CONFIGS,
     LARGE_TILE,

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from diptych.backends.torch.sigmoid_loss.triton_block import (
+from diptych.backends.torch.contrastive.triton_block import (
     CANDIDATES,
     CONFIGS,
     Config,

@@ -22,7 +22,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from diptych.backends.plan import FLOAT16_SCALE
-from diptych.backends.torch.sigmoid_loss.triton_functions import (
+from diptych.backends.torch.contrastive.triton_functions import (
     LARGEST_PRODUCT,
     LN_2,
     LOG2_E,
