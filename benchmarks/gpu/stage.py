@@ -52,7 +52,7 @@ def run(name: str, journal: Journal, sizes: Sizes, folder: Path) -> None:
             from benchmarks.gpu import mosaic
 
             mosaic.measure(journal, sizes)
-        case "loss" | "million" | "small" | "widths":
+        case "loss" | "million" | "small" | "softmax" | "widths":
             from benchmarks.gpu import losses
 
             losses.measure(what, backend, journal, sizes, folder)
