@@ -82,7 +82,7 @@ def test_every_stage_of_a_backend_finds_what_it_looks_for(tmp_path):
     timed = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "loss" and "ms" in line}
     contests = {"torch": ("alone", "as they are", "compiled", "million", "small")}.get(BACKEND, ("alone", "small"))
     assert {(contest, fast) for contest in contests} <= timed
-    assert {("small", "naive"), ("softmax", "naive"), ("softmax", {"torch": "blocked"}.get(BACKEND, fast))} <= timed
+    assert {("small", "naive"), ("softmax", "naive"), ("softmax", fast)} <= timed
     if BACKEND == "torch":
         assert {"checked", "block", "sweep", "compiled"} <= {line["kind"] for line in lines}
         assert all(line["sum_error"] < 1e-6 for line in lines if line.get("sum_error") is not None)

@@ -2,11 +2,12 @@
 
 sweep              the B² part, block by block
 sigmoid            SigLIP's loss: with torch's operations, or with Triton
-softmax            CLIP's loss, with torch's operations
+softmax            CLIP's loss: with torch's operations, or with Triton
 pairs              the positives, and the end of the gradients
-triton_block       a block of the sigmoid loss on NVIDIA GPUs
-triton_pairs       its positives on NVIDIA GPUs, and the end of the gradients
-triton_functions   what both share
+triton_block       a block of pairs on NVIDIA GPUs
+triton_softmax     the softmax loss's blocks by it
+triton_pairs       the sigmoid loss's positives on NVIDIA GPUs, and the end of the gradients
+triton_functions   what they share
 loss               both losses, and the operator
 distributed        the ring and the gather over processes
 """

@@ -22,6 +22,8 @@ from diptych.backends.torch.contrastive.softmax import (
     SoftmaxLossGradients,
     blocked_normalisers,
     blocked_weights,
+    triton_normalisers,
+    triton_weights,
 )
 from diptych.backends.torch.contrastive.sweep import Sweep, Swept
 
@@ -55,7 +57,12 @@ LOSSES = {
         {"triton": SigmoidLoss(triton, finish_by_triton), "blocked": SigmoidLoss(blocked, finish_blocked)},
     ),
     "softmax_contrastive_loss": PairLoss(
-        ("logit_scale",), SoftmaxLossGradients, {"blocked": SoftmaxLoss(blocked_normalisers, blocked_weights)}
+        ("logit_scale",),
+        SoftmaxLossGradients,
+        {
+            "triton": SoftmaxLoss(triton_normalisers, triton_weights),
+            "blocked": SoftmaxLoss(blocked_normalisers, blocked_weights),
+        },
     ),
 }
 

@@ -21,9 +21,11 @@ from diptych.backends.torch.contrastive import pairs
 from diptych.backends.torch.contrastive.sweep import (
     Swept,
     accumulators,
+    aligned_blocks,
     logits_in_blocks,
     normalising,
     sum_of_weighed_cosines,
+    weighed_by_triton,
     weighing,
 )
 
@@ -83,3 +85,27 @@ def blocked_weights(scale, largest: int | None, x, y, offset: int, rows, columns
         weights += block.z.sub_(rows[block.rows, None]).exp_()
         block.add_products(weights, image, text)
     return Swept(sum_of_weighed_cosines(x, image, largest).view(1, 1), image, text)
+
+
+def triton_normalisers(scale, largest: int | None, x, y, offset: int) -> Swept:
+    """Of bfloat16 or float16 embeddings, on an NVIDIA GPU."""
+    from diptych.backends.torch.contrastive.triton_softmax import normalisers_block
+
+    image, text = (z.new_full((len(z),), -torch.inf, dtype=torch.float32) for z in (x, y))
+    for rows, columns, x_block, y_block in aligned_blocks(x, y, largest):
+        own = normalisers_block(x_block, y_block, scale.view(1), offset + rows.start - columns.start)
+        for total, at, logarithms in zip((image, text), (rows, columns), own, strict=True):
+            torch.logaddexp(total[at], logarithms, out=total[at])
+    return Swept(image.new_zeros(1, 0), image, text)
+
+
+def triton_weights(scale, largest: int | None, x, y, offset: int, rows, columns) -> Swept:
+    """Of bfloat16 or float16 embeddings, on an NVIDIA GPU; weights in their dtype, all sums in float32."""
+    from diptych.backends.torch.contrastive.triton_softmax import weights_block
+
+    def launch(x, y, at_rows, at_columns, diagonal, weights, sums):
+        weights_block(x, y, scale.view(1), diagonal, rows[at_rows], columns[at_columns], weights, sums)
+
+    swept = weighed_by_triton(launch, x, y, offset, terms=3, with_gradients=True, largest=largest)
+    image, text = (weighed[:, : x.shape[1]].contiguous() for weighed in (swept.image, swept.text))  # without padding
+    return Swept(swept.sums[:, 1:2], image, text)

@@ -160,6 +160,14 @@ def weighed_by_triton(launch: Callable, x, y, offset: int, *, terms: int, with_g
     return Swept(sums.flatten(0, 1), image, text)
 
 
+def aligned_blocks(x, y, largest: int | None) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
+    """All blocks as Triton's kernels take them: rows, columns, and the embeddings there."""
+    x, y = _aligned(x), _aligned(y)
+    r, c = (_gpu_block(a, largest) for a in (x, y))
+    for rows, columns in product(_cut(len(x), r), _cut(len(y), c)):
+        yield rows, columns, x[rows], y[columns]
+
+
 def accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, first: bool) -> None:
     """total += a b, or total = a b where it is the first; total in float32, a and b in 16 bits. float16 weights are
     brought back to their scale.
