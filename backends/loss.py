@@ -1,7 +1,7 @@
 """The contrastive losses on every backend: arguments are checked, an implementation is chosen, and it runs.
 
 The definitions are those of `diptych.core.losses.contrastive`. What runs is exact in value and in all gradients, in
-memory linear in the batch, unless "reference" is asked for. docs/contrastive.md explains how.
+memory linear in the batch, unless "reference" is asked for. docs/sigmoid_loss.md and docs/contrastive.md explain how.
 """
 
 from diptych.backends.arguments import check_part, checked

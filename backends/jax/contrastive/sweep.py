@@ -9,8 +9,8 @@ The weights w and the terms are the loss's own (`sigmoid`, `softmax`). A block i
 whatever the batch: memory grows with the embeddings alone. What computes a block is a value, `Block`: XLA's own fusion,
 or the kernels in `pallas_gpu` and `pallas_tpu`.
 
-Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/contrastive.md derives all of
-it.
+Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/sigmoid_loss.md and
+docs/contrastive.md derive all of it.
 """
 
 from collections.abc import Callable

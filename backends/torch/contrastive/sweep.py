@@ -8,8 +8,8 @@ and one for normalisers image_i = log Σ_j exp(t s_ij) and text_j = log Σ_i exp
 the loss's own (`sigmoid`, `softmax`). A block is at most S by S pairs, whatever the batch, so the memory beside the
 gradients stays the same. The first block writes its products to new memory, those after it add to them.
 
-Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/contrastive.md derives all
-of it.
+Legend: m rows (images), n columns (texts), d width; r rows and c columns of a block. docs/sigmoid_loss.md and
+docs/contrastive.md derive all of it.
 """
 
 from collections.abc import Callable, Iterator

@@ -95,12 +95,16 @@ def explicit_gradients_under_data_parallel(arguments) -> dict:
     scalars = {"logit_scale": t, "logit_bias": b}
     part = {"offset": 30, "denominator": 132}
     alone = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+    softmax_alone = backends.softmax_contrastive_loss_and_gradients(x, y, logit_scale=t)
     alone_part = backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part)
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=jax.devices()))
     try:
         whole = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+        softmax = backends.softmax_contrastive_loss_and_gradients(x, y, logit_scale=t)
         return {
             "errors": errors(whole, alone),
+            "softmax_errors": errors(softmax, softmax_alone),
+            "softmax_devices": len(softmax.image_embeddings.sharding.device_set),
             "devices": len(whole.image_embeddings.sharding.device_set),
             "part_errors": errors(backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part), alone_part),
         }

@@ -79,7 +79,8 @@ def test_what_cannot_be_spread_is_refused(report):
 def test_explicit_gradients_go_over_the_devices_that_keras_knows(report):
     found = report["data parallel"]
     assert max(found["errors"]) <= 1e-6
-    assert found["devices"] == 4
+    assert max(found["softmax_errors"]) <= 1e-6
+    assert found["devices"] == found["softmax_devices"] == 4
     assert max(found["part_errors"]) <= 1e-6
 
 
