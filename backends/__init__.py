@@ -5,12 +5,14 @@ if __name__ == "backends":
 
     alias_room(__name__)
 
+from diptych.backends.implementations import IMPLEMENTATIONS, LOSSES, choose_implementation
 from diptych.backends.loss import (
-    IMPLEMENTATIONS,
-    choose_implementation,
     distributed_sigmoid_loss,
+    distributed_softmax_contrastive_loss,
     sigmoid_loss,
     sigmoid_loss_and_gradients,
+    softmax_contrastive_loss,
+    softmax_contrastive_loss_and_gradients,
 )
 from diptych.backends.processes import join
 from diptych.backends.rooms import name, room
@@ -18,15 +20,19 @@ from diptych.core.placement import ALONE
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "LOSSES",
     "choose_implementation",
     "device_name",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "join",
     "name",
     "out_of_memory",
     "product",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
     "train_step",
 ]
 

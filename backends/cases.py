@@ -1,4 +1,4 @@
-"""Cases of the sigmoid loss, shared by tests and benchmarks: sizes, scale, bias, and embeddings drawn for them.
+"""Cases of the contrastive losses, shared by tests and benchmarks: sizes, scale, bias, and embeddings drawn for them.
 
 Scale and bias decide which pairs count. At SigLIP's first scale and bias the negatives carry about a hundredth of the
 gradient, in a trained model positives and hard negatives share it; a check on one regime alone passes a loss without

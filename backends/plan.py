@@ -1,5 +1,5 @@
-"""The numbers that every implementation of the sigmoid loss shares; plain Python, so that each framework's room may use
-it.
+"""The numbers that the implementations of the contrastive losses share; plain Python, so that each framework's room may
+use it.
 
 docs/sigmoid_loss.md has the derivations.
 """

@@ -1,4 +1,4 @@
-"""Implementations of the sigmoid loss compared in one run: each is checked, judged in float64, and timed in turn."""
+"""Implementations of a contrastive loss compared in one run: each is checked, judged in float64, and timed in turn."""
 
 import math
 import statistics
@@ -40,13 +40,13 @@ def is_ours(name: str) -> bool:
     return name.partition(",")[0] in backends.IMPLEMENTATIONS
 
 
-def arguments(driver, size: int, width: int, dtype: str, logit_scale: float, logit_bias: float) -> list:
-    """(x, y, t, b) on the device, embeddings drawn there."""
+def arguments(driver, size: int, width: int, dtype: str, *scalars: float) -> list:
+    """(x, y, *scalars) on the device, embeddings drawn there."""
     x, y = driver.embeddings(size, width, dtype, positive_cosine=POSITIVE_COSINE)
-    return [x, y, *(driver.to_device(np.asarray(value, np.float32), "float32") for value in (logit_scale, logit_bias))]
+    return [x, y, *(driver.to_device(np.asarray(value, np.float32), "float32") for value in scalars)]
 
 
-def mistake(driver, name: str, function: Callable, dtype: str, cases=CHECKED) -> str | None:
+def mistake(driver, name: str, function: Callable, dtype: str, cases=CHECKED, loss: str = "sigmoid_loss") -> str | None:
     """What is wrong with a contender's answers on the cases that tests use; None for nothing.
 
     In 16 bits plain losses round their logits, their loss and their gradients; ours round the last alone.
@@ -56,19 +56,18 @@ def mistake(driver, name: str, function: Callable, dtype: str, cases=CHECKED) ->
     ours = is_ours(name)
     roundoff = ROUNDOFF[dtype]
     for case in cases:
-        problem = problem_of(CASES[case], dtype)
-        scalars = (np.float32(problem.logit_scale), np.float32(problem.logit_bias))
+        problem = problem_of(CASES[case], dtype, loss)
         given = [driver.to_device(a, dtype) for a in (problem.x, problem.y)]
-        given += [driver.to_device(np.asarray(a), "float32") for a in scalars]
+        given += [driver.to_device(np.asarray(a, np.float32), "float32") for a in problem.scalars.values()]
         try:
             answer = Answer(*(np.asarray(_host(part), np.float32) for part in function(*given)))
         except Exception as error:
             return f"{case}: {type(error).__name__}: {error}"
         right = expected(problem)
         slack = roundoff if ours else 8 * roundoff * (1 + problem.logit_scale / 10)
-        tolerance = Answer(
-            *(limit + slack * np.linalg.norm(v) for limit, v in zip(allowed(problem, roundoff), right, strict=True))
-        )
+        limits = allowed(problem, roundoff)
+        slacks = {n: slack * np.linalg.norm(v) for n, v in right._asdict().items() if v is not None}
+        tolerance = limits._replace(**{n: getattr(limits, n) + more for n, more in slacks.items()})
         try:
             check(answer, right, tolerance, who=case)
         except AssertionError as error:
@@ -76,8 +75,11 @@ def mistake(driver, name: str, function: Callable, dtype: str, cases=CHECKED) ->
     return None
 
 
-def judge(driver, x, y, t: float, b: float) -> Callable[..., float]:
-    """-> function of both embeddings' gradients: ‖error‖ / ‖gradient‖ over some of their rows, against float64."""
+def judge(driver, x, y, t: float, b: float | None = None) -> Callable[..., float]:
+    """-> function of both embeddings' gradients: ‖error‖ / ‖gradient‖ over some of their rows, against float64.
+
+    Of the sigmoid loss, or, without a bias, of the softmax loss.
+    """
     from keras import ops
 
     size = len(x)
@@ -85,10 +87,14 @@ def judge(driver, x, y, t: float, b: float) -> Callable[..., float]:
     right = []
     with driver.float64():
         is_pair = ops.convert_to_tensor(rows[:, None] == np.arange(size))
-        for own, other in ((x, y), (y, x)):
-            own, other = ops.cast(ops.take(own, rows, axis=0), "float64"), ops.cast(other, "float64")
-            logits = t * ops.matmul(own, ops.transpose(other)) + b
-            weights = ops.where(is_pair, -ops.sigmoid(-logits), ops.sigmoid(logits))
+        for all_own, other in ((x, y), (y, x)):
+            own, other = ops.cast(ops.take(all_own, rows, axis=0), "float64"), ops.cast(other, "float64")
+            logits = t * ops.matmul(own, ops.transpose(other))
+            if b is not None:
+                weights = ops.where(is_pair, -ops.sigmoid(-(logits + b)), ops.sigmoid(logits + b))
+            else:
+                shares = ops.softmax(logits, axis=1) + ops.exp(logits - _normalisers(all_own, other, t))
+                weights = shares / 2 - ops.cast(is_pair, "float64")
             right.append(ops.convert_to_numpy(ops.matmul(weights, other)) * (t / size))
 
     def error(gradients) -> float:
@@ -97,6 +103,18 @@ def judge(driver, x, y, t: float, b: float) -> Callable[..., float]:
         return float(np.linalg.norm(difference) / np.linalg.norm(right))
 
     return error
+
+
+def _normalisers(x, y, t: float):
+    """log Σ_i exp(t x_i·y_j), float64 `[n]`, some rows of the logits at a time; y is float64."""
+    from keras import ops
+
+    total = ops.full((len(y),), -math.inf, dtype="float64")
+    at_once = max(1, SAMPLED_PAIRS // len(y))
+    for start in range(0, len(x), at_once):
+        logits = t * ops.matmul(ops.cast(x[start : start + at_once], "float64"), ops.transpose(y))
+        total = ops.logaddexp(total, ops.logsumexp(logits, axis=0))
+    return total
 
 
 def _host(array):
@@ -119,8 +137,8 @@ def compared(
     """Each contender's memory and errors as soon as they are known, and then all again with their times.
 
     Args:
-        contenders: name -> function of (x, y, t, b) that returns the loss and its four gradients.
-        given: (x, y, t, b) on the device.
+        contenders: name -> function of (x, y, *scalars) that returns the loss and its gradients.
+        given: (x, y, *scalars) on the device.
         rounds, seconds: as for `in_turn`.
         memory: name -> bytes beside arguments and results; None to ask the driver, if it knows.
         beside: functions of nothing, timed in turn with the contenders.
@@ -130,8 +148,7 @@ def compared(
         `gradient_error` and `float32_gradient_error`; once more with `ms` (the median in turn), `fastest_ms` and
         `tflops`, of the 6 B² D operations that are needed.
     """
-    t, b = (float(_host(value)) for value in given[2:])
-    gradient_error = judge(driver, *given[:2], t, b)
+    gradient_error = judge(driver, *given[:2], *(float(_host(value)) for value in given[2:]))
     rows, calls = {}, {}
     for name, function in contenders.items():
         call = partial(function, *given)

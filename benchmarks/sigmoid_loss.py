@@ -1,12 +1,14 @@
-"""The sigmoid loss and its four gradients: time, memory and error of every implementation that runs here, in one run.
+"""A contrastive loss and its gradients: time, memory and error of every implementation that runs here, in one run.
 
     KERAS_BACKEND=jax python -m benchmarks.sigmoid_loss
     KERAS_BACKEND=torch python -m benchmarks.sigmoid_loss --dtype bfloat16 --batch-sizes 1024 2048 --peers
+    KERAS_BACKEND=jax python -m benchmarks.sigmoid_loss --loss softmax
 
 First each contender answers the cases that the tests use; one that is wrong there gets no time. Contenders are timed in
 turn, so that whatever else the machine does hits all. The rate counts the 6 B² D operations that are needed, whatever
 was done. Beside it stands what the device does in plain products: a large square one, and those of the loss's own
-shapes, which are the ceiling. "naive" is the loss written plainly in the framework, with the matrix of all pairs.
+shapes, which are the ceiling. "naive" is the loss written plainly in the framework, with the matrix of all pairs; of
+the softmax loss it is the definition in `core/losses/contrastive.py`.
 
 It is for any device; `python -m benchmarks.gpu` asks a GPU more, in an order that fits a rented one.
 """
@@ -26,6 +28,9 @@ EXACT_ALLOCATIONS = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOL
 """For the process whose memory is measured: arrays come from the system and go back to it, small pieces are kept."""
 
 
+LOSSES = {"sigmoid": "sigmoid_loss", "softmax": "softmax_contrastive_loss"}
+
+
 def main() -> None:
     options = _options()
     driver = loss_driver(options.backend)
@@ -34,14 +39,16 @@ def main() -> None:
         return
     dtype = options.dtype or ("bfloat16" if driver.ACCELERATED else "float32")
     sizes = options.batch_sizes or ([16_384, 65_536] if driver.ACCELERATED else [4096])
-    contenders = driver.contenders(dtype, options.dim, options.peers)
+    contenders = driver.contenders(dtype, options.dim, options.peers, options.loss)
     if options.only:
         contenders = {name: function for name, function in contenders.items() if name in options.only}
     if not contenders:
         raise SystemExit(f"Nothing to time: --only {' '.join(options.only)} names none of the contenders.")
-    print(f"{options.backend} on {device_name(driver.device_name())}, {dtype}, D={options.dim}")
+    print(f"{options.loss} by {options.backend} on {device_name(driver.device_name())}, {dtype}, D={options.dim}")
     wrong = {
-        name: reason for name, function in contenders.items() if (reason := mistake(driver, name, function, dtype))
+        name: reason
+        for name, function in contenders.items()
+        if (reason := mistake(driver, name, function, dtype, loss=options.loss))
     }
     for name, reason in wrong.items():
         print(f"  {name} is wrong, so it is not timed: {reason}")
@@ -54,7 +61,7 @@ def main() -> None:
     print(f"  product of {square}² matrices: {rate / 1e12:.3g} TFLOP/s")
     for size in sizes:
         results["sizes"][size] = _measure(driver, options, contenders, size, dtype)
-    name = f"sigmoid_loss-{options.backend}-{dtype}-{options.dim}-{'-'.join(map(str, sizes))}"
+    name = f"{options.loss}-{options.backend}-{dtype}-{options.dim}-{'-'.join(map(str, sizes))}"
     print(write_results(name, results, accelerator=driver.device_name()))
     if any(map(is_ours, wrong)):
         raise SystemExit(1)
@@ -62,6 +69,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loss", choices=LOSSES, default="sigmoid", help="SigLIP's, or CLIP's softmax loss")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="4096 on a CPU, 16384 and 65536 elsewhere")
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="float32 on a CPU, else bfloat16")
@@ -75,16 +83,16 @@ def _options() -> argparse.Namespace:
     if min([options.dim, options.repeats, *(options.batch_sizes or [1])]) < 1:
         parser.error("--batch-sizes, --dim and --repeats must be at least 1")
     options.backend = select_backend()
+    options.scalars = (options.logit_scale, options.logit_bias)[: 2 if options.loss == "sigmoid" else 1]
+    options.loss = LOSSES[options.loss]
     return options
 
 
 def _measure(driver, options, contenders, size: int, dtype: str) -> dict:
     limit = ceiling(driver, size, options.dim, dtype, LARGEST_BLOCK if driver.ACCELERATED else 1024)
-    given = arguments(driver, size, options.dim, dtype, options.logit_scale, options.logit_bias)
-    print(
-        f"\n  B={size}, t={options.logit_scale:g}, b={options.logit_bias:g}; products of the loss's shapes alone: "
-        f"{limit * 1e3:.2f} ms"
-    )
+    given = arguments(driver, size, options.dim, dtype, *options.scalars)
+    scalars = ", ".join(f"{name}={value:g}" for name, value in zip("tb", options.scalars, strict=False))
+    print(f"\n  B={size}, {scalars}; products of the loss's shapes alone: {limit * 1e3:.2f} ms")
     print(
         f"  {'':<24}{'ms':>10}{'TFLOP/s':>10}{'of ceiling':>12}"
         f"{'MiB extra':>11}{'gradient error':>16}{'in float32':>12}"
@@ -107,6 +115,7 @@ def _measure(driver, options, contenders, size: int, dtype: str) -> dict:
 def _memory_of(name: str, options, size: int) -> int:
     """On a CPU: the growth of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.sigmoid_loss", "--memory-of", name, "--batch-sizes", str(size)]
+    command += ["--loss", next(short for short, loss in LOSSES.items() if loss == options.loss)]
     command += ["--dim", str(options.dim)] + (["--dtype", options.dtype] if options.dtype else [])
     environment = os.environ | {"KERAS_BACKEND": options.backend} | EXACT_ALLOCATIONS
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -123,10 +132,9 @@ def _peak_growth(driver, options) -> int:
     calls of this size would show less: what a framework has freed it may keep.
     """
     dtype, (size,) = options.dtype or "float32", options.batch_sizes
-    function = driver.contenders(dtype, options.dim, peers=True)[options.memory_of]
-    scalars = (options.logit_scale, options.logit_bias)
-    driver.wait(function(*arguments(driver, max(1, size // 4), options.dim, dtype, *scalars)))
-    given = arguments(driver, size, options.dim, dtype, *scalars)
+    function = driver.contenders(dtype, options.dim, True, options.loss)[options.memory_of]
+    driver.wait(function(*arguments(driver, max(1, size // 4), options.dim, dtype, *options.scalars)))
+    given = arguments(driver, size, options.dim, dtype, *options.scalars)
     driver.wait(given)
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:

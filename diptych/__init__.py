@@ -22,7 +22,14 @@ from diptych.registration import register
 register()
 
 if TYPE_CHECKING:
-    from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients
+    from diptych.backends import (
+        distributed_sigmoid_loss,
+        distributed_softmax_contrastive_loss,
+        sigmoid_loss,
+        sigmoid_loss_and_gradients,
+        softmax_contrastive_loss,
+        softmax_contrastive_loss_and_gradients,
+    )
     from diptych.core.data.processor.processor import Processor
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
@@ -36,10 +43,13 @@ __all__ = [
     "SigLIP",
     "SigLIP2",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "from_preset",
     "load_run",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
 ]
 
 
@@ -50,12 +60,13 @@ def __getattr__(name: str):
         from diptych.core.data.processor.processor import Processor
 
         return Processor
-    from diptych.backends import distributed_sigmoid_loss, sigmoid_loss, sigmoid_loss_and_gradients
+    from diptych import backends
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
     from diptych.models import CLIP, ImageClassifier, SigLIP, SigLIP2, from_preset
 
-    functions = (distributed_sigmoid_loss, from_preset, load_run, sigmoid_loss, sigmoid_loss_and_gradients)
+    losses = [getattr(backends, loss) for loss in backends.__all__ if loss in __all__]
+    functions = (from_preset, load_run, *losses)
     found = {each.__name__: each for each in (CLIP, Encoder, ImageClassifier, SigLIP, *functions)} | {
         "SigLIP2": SigLIP2
     }

@@ -19,9 +19,9 @@ from benchmarks.gpu.judge import OFFSET, ROUNDOFF, fault
 from benchmarks.gpu.stages import Sizes
 from benchmarks.loss_contest import BIAS, SCALE
 from benchmarks.native import torch_products as native
-from diptych.backends.torch import sigmoid_loss as loss
-from diptych.backends.torch.sigmoid_loss import sweep, triton_block
-from diptych.backends.torch.sigmoid_loss.triton_block import CANDIDATES, SMALL_TILE, Config
+from diptych.backends.torch import contrastive as loss
+from diptych.backends.torch.contrastive import sigmoid, triton_block
+from diptych.backends.torch.contrastive.triton_block import CANDIDATES, SMALL_TILE, Config
 
 ALL_TILES = 10**6
 BEST = 3
@@ -167,7 +167,7 @@ def _sweeps(journal: Journal, sizes: Sizes, configs: dict[str, Config], scale_an
 
     def call(config, largest):
         with mock.patch.object(triton_block, "config_on", return_value=config):
-            sweep.triton(x, y, scale_and_bias, 0, largest=largest)
+            sigmoid.triton(scale_and_bias, True, largest, x, y, 0)
 
     calls = {
         (name, largest): partial(call, config, largest) for name, config in configs.items() for largest in sizes.blocks

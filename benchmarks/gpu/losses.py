@@ -1,4 +1,4 @@
-"""The whole loss with its gradients beside others': a large batch, a huge one, small ones, and other widths."""
+"""The whole loss with its gradients beside others': a large batch, a huge one, small ones, other widths, and CLIP's."""
 
 import time
 from collections.abc import Callable
@@ -34,6 +34,9 @@ def measure(what: str, backend: str, journal: Journal, sizes: Sizes, folder: Pat
         case "small":
             for size in sizes.small:
                 contest.hold("small", driver.contenders_of_small_batches(DTYPE), size, sizes.width)
+        case "softmax":
+            contenders = driver.contenders(DTYPE, sizes.width, True, SOFTMAX)
+            contest.hold("softmax", contenders, min(sizes.batch, 32_768), sizes.width, SOFTMAX)
         case "widths":
             for width in sizes.widths:
                 contenders = driver.contenders(DTYPE, width, peers=False)
@@ -42,6 +45,8 @@ def measure(what: str, backend: str, journal: Journal, sizes: Sizes, folder: Pat
     if contest.faults:
         raise SystemExit("\n".join(contest.faults))
 
+
+SOFTMAX = "softmax_contrastive_loss"
 
 FAST = ("triton", "pallas_gpu", "xla")
 """Ours for 16 bits; `xla` is what a kernel has to beat on its framework."""
@@ -52,7 +57,7 @@ def _interpret_triton() -> None:
 
     Mosaic's interpreter takes seconds for a tile: `mosaic` alone calls it, and jax rehearses with XLA's block.
     """
-    from diptych.backends.torch import sigmoid_loss as native
+    from diptych.backends.torch import contrastive as native
 
     known = native.obstacle
     mock.patch.object(native, "obstacle", lambda name, **at: None if name == "triton" else known(name, **at)).start()
@@ -70,16 +75,18 @@ class Contest:
         self.faults: list[str] = []
         self.wrong: dict[str, str | None] = {}
 
-    def hold(self, title: str, contenders: dict[str, Callable], size: int, width: int) -> None:
+    def hold(
+        self, title: str, contenders: dict[str, Callable], size: int, width: int, loss: str = "sigmoid_loss"
+    ) -> None:
         fields = {"contest": title, "size": size, "width": width, "dtype": DTYPE}
         right = {}
         for name, function in contenders.items():
-            if reason := self._mistake(name, function):
+            if reason := self._mistake(name, function, loss):
                 self._write(name, fields, {"wrong": reason})
             else:
                 right[name] = function
         driver, square = self.driver, self.sizes.square
-        given = arguments(driver, size, width, DTYPE, SCALE, BIAS)
+        given = arguments(driver, size, width, DTYPE, *((SCALE,) if loss == SOFTMAX else (SCALE, BIAS)))
         beside = {"square product": driver.product(square, square, square, DTYPE)}
         options = {"rounds": self.sizes.rounds, "seconds": self.sizes.seconds, "beside": beside}
         for name, row in compared(driver, right, given, **options):
@@ -97,12 +104,12 @@ class Contest:
         if reason and is_ours(name):
             self.faults.append(f"{name}, {fields['size']} by {fields['width']}: {reason}")
 
-    def _mistake(self, name: str, function: Callable) -> str | None:
+    def _mistake(self, name: str, function: Callable, loss: str) -> str | None:
         """Of ours, asked once of each; what is compiled for one shape is judged by its gradients' error, as others'."""
         if name not in FAST:
             return None
         if name not in self.wrong:
-            self.wrong[name] = mistake(self.driver, name, function, DTYPE, CHECKED)
+            self.wrong[name] = mistake(self.driver, name, function, DTYPE, CHECKED, loss)
         return self.wrong[name]
 
 

@@ -17,7 +17,7 @@ from benchmarks.gpu.judge import OFFSET, ROUNDOFF, fault
 from benchmarks.gpu.stages import Sizes
 from benchmarks.loss_contest import BIAS, SCALE
 from benchmarks.native import jax_loss as native
-from diptych.backends.jax.sigmoid_loss import pallas_gpu
+from diptych.backends.jax.contrastive import pallas_gpu
 
 
 def measure(journal: Journal, sizes: Sizes) -> None:

@@ -33,6 +33,8 @@ STAGES = (
     Stage(name="jax small", seconds=40),
     Stage(name="torch tests", seconds=80),
     Stage(name="jax tests", seconds=80),
+    Stage(name="torch softmax", seconds=45),
+    Stage(name="jax softmax", seconds=40),
     Stage(name="torch widths", seconds=40),
     Stage(name="jax widths", seconds=40),
     Stage(name="tensorflow loss", seconds=60),

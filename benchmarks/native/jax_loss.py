@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks.contest import by_clock
 from diptych import backends
-from diptych.backends.jax import sigmoid_loss as native
+from diptych.backends.jax import contrastive as native
 
 ACCELERATED = native.default_device().platform != "cpu"
 KNOWS_ITS_MEMORY = True
@@ -43,33 +43,40 @@ def float64():
     return jax.enable_x64(True)
 
 
-def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
-    """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
+def contenders(dtype: str, width: int, peers: bool, loss: str = "sigmoid_loss") -> dict[str, Callable]:
+    """Name -> function of (x, y, *scalars) that returns the loss and its gradients."""
     device = native.default_device()
     losses = {
-        name: partial(_ours, name)
-        for name, of in backends.IMPLEMENTATIONS.items()
-        if "jax" in of and name != "reference" and not native.obstacle(name, device=device, dtype=dtype)
+        name: partial(_ours, loss, name)
+        for name in backends.LOSSES[loss]
+        if "jax" in backends.IMPLEMENTATIONS[name]
+        and name != "reference"
+        and not native.obstacle(name, device=device, dtype=dtype)
     }
-    losses["naive"] = _naive
-    return {name: _compiled(loss) for name, loss in losses.items()}
+    losses["naive"] = _naive if loss == "sigmoid_loss" else partial(_ours, loss, "reference")
+    return {name: _compiled(function) for name, function in losses.items()}
 
 
 def contenders_of_small_batches(dtype: str) -> dict[str, Callable]:
     """Ours and the plain loss; a new set for each size."""
     fast = backends.choose_implementation(dtype=dtype)
-    return {fast: _compiled(partial(_ours, fast)), "naive": _compiled(_naive)}
+    return {fast: _compiled(partial(_ours, "sigmoid_loss", fast)), "naive": _compiled(_naive)}
 
 
-def explicit_gradients(name: str, x, y, t, b):
+def explicit_gradients(name: str, x, y, *scalars):
     """Ours in float32, as they are before they take the embeddings' dtype; None for what has none."""
     if name not in ("pallas_gpu", "pallas_tpu", "xla"):
         return None
-    return native.sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, implementation=name)
+    loss = {2: native.sigmoid_loss_and_gradients, 1: native.softmax_contrastive_loss_and_gradients}[len(scalars)]
+    return loss(x, y, **_named(scalars), implementation=name)
 
 
-def _ours(name, x, y, t, b):
-    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation=name)
+def _ours(loss, name, x, y, *scalars):
+    return getattr(backends, loss)(x, y, **_named(scalars), implementation=name)
+
+
+def _named(scalars):
+    return dict(zip(("logit_scale", "logit_bias"), scalars, strict=False))
 
 
 def _naive(x, y, t, b):
@@ -79,7 +86,9 @@ def _naive(x, y, t, b):
 
 
 def _compiled(loss):
-    differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    @jax.jit
+    def differentiated(*arguments):
+        return jax.value_and_grad(loss, argnums=tuple(range(len(arguments))))(*arguments)
 
     def call(*arguments):
         value, gradients = differentiated(*arguments)

@@ -38,25 +38,31 @@ def float64():
     return nullcontext()
 
 
-def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
-    """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
+def contenders(dtype: str, width: int, peers: bool, loss: str = "sigmoid_loss") -> dict[str, Callable]:
+    """Name -> function of (x, y, *scalars) that returns the loss and its gradients."""
     ours = {
-        name: _graph(partial(_ours, name))
-        for name, of in backends.IMPLEMENTATIONS.items()
-        if "tensorflow" in of and name != "reference"
+        name: _graph(partial(_ours, loss, name))
+        for name in backends.LOSSES[loss]
+        if "tensorflow" in backends.IMPLEMENTATIONS[name] and name != "reference"
     }
-    return ours | {"naive": _graph(_naive), "naive, XLA": _graph(_naive, jit_compile=True)}
+    naive = _naive if loss == "sigmoid_loss" else partial(_ours, loss, "reference")
+    return ours | {"naive": _graph(naive), "naive, XLA": _graph(naive, jit_compile=True)}
 
 
-def explicit_gradients(name: str, x, y, t, b):
+def explicit_gradients(name: str, x, y, *scalars):
     """Ours in float32, as they are before they take the embeddings' dtype; None for what has none."""
     if name != "xla":
         return None
-    return backends.sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, implementation=name)
+    loss = {2: backends.sigmoid_loss_and_gradients, 1: backends.softmax_contrastive_loss_and_gradients}[len(scalars)]
+    return loss(x, y, **_named(scalars), implementation=name)
 
 
-def _ours(name, x, y, t, b):
-    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation=name)
+def _ours(loss, name, x, y, *scalars):
+    return getattr(backends, loss)(x, y, **_named(scalars), implementation=name)
+
+
+def _named(scalars):
+    return dict(zip(("logit_scale", "logit_bias"), scalars, strict=False))
 
 
 def _naive(x, y, t, b):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from benchmarks.native.torch_products import ACCELERATED, DEVICE, elapsed, embeddings, product
 from diptych import backends
-from diptych.backends.torch import sigmoid_loss as native
+from diptych.backends.torch import contrastive as native
 
 __all__ = ["ACCELERATED", "elapsed", "embeddings", "product"]
 
@@ -36,18 +36,20 @@ def to_device(array, dtype: str):
     return torch.from_numpy(array).to(DEVICE, getattr(torch, dtype))
 
 
-def contenders(dtype: str, width: int, peers: bool) -> dict[str, Callable]:
-    """Name -> function of (x, y, t, b) that returns the loss and its four gradients."""
+def contenders(dtype: str, width: int, peers: bool, loss: str = "sigmoid_loss") -> dict[str, Callable]:
+    """Name -> function of (x, y, *scalars) that returns the loss and its gradients."""
     losses = {
-        name: partial(_ours, name)
-        for name, of in backends.IMPLEMENTATIONS.items()
-        if "torch" in of and name != "reference" and not native.obstacle(name, device=DEVICE, dtype=dtype)
+        name: partial(_ours, loss, name)
+        for name in backends.LOSSES[loss]
+        if "torch" in backends.IMPLEMENTATIONS[name]
+        and name != "reference"
+        and not native.obstacle(name, device=DEVICE, dtype=dtype)
     }
-    losses["naive"] = _naive
+    losses["naive"] = _naive if loss == "sigmoid_loss" else partial(_ours, loss, "reference")
     if peers:
-        losses |= _peers(dtype)
-        losses |= {f"{name}, torch.compile": compiled(loss) for name, loss in losses.items() if name in COMPILED}
-    return {name: partial(_differentiate, loss) for name, loss in losses.items()}
+        losses |= _peers(loss, dtype)
+        losses |= {f"{name}, torch.compile": compiled(each) for name, each in losses.items() if name in COMPILED}
+    return {name: partial(_differentiate, each) for name, each in losses.items()}
 
 
 COMPILED = ("naive", "open_clip")
@@ -58,7 +60,7 @@ def contenders_of_small_batches(dtype: str) -> dict[str, Callable]:
     """Ours and the plain loss, eager, compiled and, where there is a GPU, as a CUDA graph; a new set for each size."""
     torch.compiler.reset()
     fast = backends.choose_implementation(dtype=dtype)
-    losses = {fast: partial(_ours, fast), "naive": _naive}
+    losses = {fast: partial(_ours, "sigmoid_loss", fast), "naive": _naive}
     losses |= {f"{name}, torch.compile": compiled(loss) for name, loss in losses.items()}
     found = {name: partial(_differentiate, loss) for name, loss in losses.items()}
     if ACCELERATED:
@@ -94,15 +96,20 @@ class Graph:
         return self.result
 
 
-def explicit_gradients(name: str, x, y, t, b):
+def explicit_gradients(name: str, x, y, *scalars):
     """Ours in float32, as they are before they take the embeddings' dtype; None for what has none."""
     if name not in ("triton", "blocked"):
         return None
-    return native.sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, implementation=name)
+    loss = {2: native.sigmoid_loss_and_gradients, 1: native.softmax_contrastive_loss_and_gradients}[len(scalars)]
+    return loss(x, y, **_named(scalars), implementation=name)
 
 
-def _ours(name, x, y, t, b):
-    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation=name)
+def _ours(loss, name, x, y, *scalars):
+    return getattr(backends, loss)(x, y, **_named(scalars), implementation=name)
+
+
+def _named(scalars):
+    return dict(zip(("logit_scale", "logit_bias"), scalars, strict=False))
 
 
 def _naive(x, y, t, b):
@@ -111,10 +118,12 @@ def _naive(x, y, t, b):
     return -F.logsigmoid(labels * logits).sum() / len(x)
 
 
-def _peers(dtype: str) -> dict[str, Callable]:
+def _peers(loss: str, dtype: str) -> dict[str, Callable]:
     """Other people's losses; one that is installed and cannot be imported says so when it is called."""
-    peers = {"open_clip": _open_clip}
-    if ACCELERATED and dtype == "bfloat16":
+    peers: dict[str, Callable] = {"open_clip": partial(_open_clip, loss)}
+    if ACCELERATED and loss == "softmax_contrastive_loss":
+        peers["inf_cl"] = _inf_cl
+    if ACCELERATED and loss == "sigmoid_loss" and dtype == "bfloat16":
         kernels = {"siglip-kernel": "chunked_bf16", "siglip-kernel, pipelined": "chunked_bf16_pipelined"}
         peers |= {name: partial(_siglip_kernel, backend) for name, backend in kernels.items()}
     found: dict[str, Callable] = {}
@@ -131,11 +140,23 @@ def _refuse(error: Exception, *arguments):
     raise error
 
 
-def _open_clip() -> Callable:
-    from open_clip.loss import SigLipLoss
+def _open_clip(loss: str) -> Callable:
+    from open_clip.loss import ClipLoss, SigLipLoss
 
-    loss = SigLipLoss()
-    return lambda x, y, t, b: loss(x, y, t.to(x.dtype), b.to(x.dtype))
+    function = SigLipLoss() if loss == "sigmoid_loss" else ClipLoss()
+    return lambda x, y, *scalars: function(x, y, *(scalar.to(x.dtype) for scalar in scalars))
+
+
+def _inf_cl() -> Callable:
+    """Inf-CL's kernels, a direction at a time, in float32 as they are."""
+    from inf_cl import cal_flash_loss
+
+    def loss(x, y, t):
+        labels = torch.arange(len(x), device=x.device)
+        x, y = x.float(), y.float()
+        return (cal_flash_loss(x, y, labels, t).mean() + cal_flash_loss(y, x, labels, t).mean()) / 2
+
+    return loss
 
 
 def _siglip_kernel(backend: str) -> Callable:

@@ -57,7 +57,7 @@ def product(m: int, n: int, k: int, dtype: str, layout: str = "NT", *, accumulat
     a, b = (array.T if letter == "T" else array for array, letter in zip((a, b), layout, strict=True))
     if not accumulate:
         return partial(torch.matmul, a, b)
-    from diptych.backends.torch.sigmoid_loss.sweep import accumulate as add
+    from diptych.backends.torch.contrastive.sweep import accumulate as add
 
     return partial(add, torch.zeros(m, n, device=DEVICE), a, b, first=False)
 

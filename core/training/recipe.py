@@ -202,8 +202,8 @@ class Run:
     log_every: int = harmless(1)
     """Steps between rows of metrics.jsonl."""
     data_parallel: int = harmless(1)
-    """Devices of this machine that share each batch, on jax: each holds all weights, and the sigmoid loss goes round
-    them in a ring.
+    """Devices of this machine that share each batch, on jax: each holds all weights, and the loss over all pairs
+    goes round them in a ring.
     """
     coordinator_address: str | None = harmless(None)
     """HOST:PORT of process 0, for a run by several processes on jax that no srun, mpirun or TPU starts; with
@@ -217,7 +217,8 @@ class Run:
     compile: bool = False
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
-    """Implementation of the sigmoid loss, such as triton, pallas_gpu, xla or reference; by default the fastest here."""
+    """Implementation of the loss over all pairs, such as triton, pallas_gpu, xla or reference; by default the fastest
+    here."""
     retention: str | None = harmless(None)
     """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
     takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a

@@ -177,9 +177,14 @@ class CLIP(PretrainedPair):
     Args:
         config: a `CLIPConfig` (or the dictionary of its fields).
         seed, dtype, rematerialize: as for `SigLIP`.
+
+    The batch of `fit` goes as one matrix of pairs through `pair_loss`, the definition in `diptych.core.losses`. For
+    large batches attach the one in tiles, `model.pair_loss = diptych.backends.softmax_contrastive_loss`, before
+    `compile`.
     """
 
     config_class = CLIPConfig
+    pair_loss = staticmethod(softmax_contrastive_loss)
 
     def __init__(
         self,
@@ -205,5 +210,5 @@ class CLIP(PretrainedPair):
         self.remember(config=asdict(config), **arguments)
 
     def batch_loss(self, image_embedding, text_embedding):
-        """CLIP's softmax loss over the batch's pairs."""
-        return softmax_contrastive_loss(image_embedding, text_embedding, logit_scale=self.logit_scale)
+        """`pair_loss` over the batch's pairs."""
+        return self.pair_loss(image_embedding, text_embedding, logit_scale=self.logit_scale)

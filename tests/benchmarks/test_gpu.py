@@ -24,8 +24,8 @@ THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 FIRST = ("torch ceilings", "torch encoding")
 """Without DIPTYCH_THOROUGH the command runs these; the others share a process below, which imports everything once."""
 TOGETHER = {
-    "torch": ("torch compile", "torch block", "torch loss", "torch million", "torch small"),
-    "jax": ("jax loss", "jax small"),
+    "torch": ("torch compile", "torch block", "torch loss", "torch million", "torch small", "torch softmax"),
+    "jax": ("jax loss", "jax small", "jax softmax"),
 }
 
 
@@ -82,7 +82,7 @@ def test_every_stage_of_a_backend_finds_what_it_looks_for(tmp_path):
     timed = {(line["contest"], line["contender"]) for line in lines if line["kind"] == "loss" and "ms" in line}
     contests = {"torch": ("alone", "as they are", "compiled", "million", "small")}.get(BACKEND, ("alone", "small"))
     assert {(contest, fast) for contest in contests} <= timed
-    assert ("small", "naive") in timed
+    assert {("small", "naive"), ("softmax", "naive"), ("softmax", fast)} <= timed
     if BACKEND == "torch":
         assert {"checked", "block", "sweep", "compiled"} <= {line["kind"] for line in lines}
         assert all(line["sum_error"] < 1e-6 for line in lines if line.get("sum_error") is not None)
@@ -207,7 +207,7 @@ def test_the_judge_of_a_kernel_refuses_wrong_answers():
 @pytest.mark.skipif(BACKEND != "jax", reason="jax's kernel")
 def test_padding_and_equal_bits_are_asked_of_a_jax_kernel():
     from benchmarks.gpu import mosaic
-    from diptych.backends.jax.sigmoid_loss.sweep import xla_block
+    from diptych.backends.jax.contrastive.sigmoid import xla_block
 
     calls = []
 

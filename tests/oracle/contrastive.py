@@ -58,5 +58,10 @@ def softmax_contrastive_loss(image, text, *, logit_scale):
     return loss, _through_logits(dlogits, image, text, cosines, logit_scale)
 
 
+def softmax(logits, axis):
+    """The shares of exp(logits) along an axis."""
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=axis, keepdims=True))
+
+
 def _through_logits(dlogits, image, text, cosines, logit_scale):
     return logit_scale * dlogits @ text, logit_scale * dlogits.T @ image, (dlogits * cosines).sum()

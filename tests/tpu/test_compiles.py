@@ -19,8 +19,9 @@ from jax import numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
 
-from diptych.backends.jax.sigmoid_loss import pallas_tpu  # noqa: E402
-from diptych.backends.jax.sigmoid_loss.distributed import ManyDevices  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive.distributed import ManyDevices  # noqa: E402
+from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss  # noqa: E402
 
 # What a TPU's host would say of itself.
 HOST = {
@@ -54,8 +55,8 @@ def test_the_ring_sends_texts_and_gradient_while_the_kernel_runs(devices):
     rows, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
     embeddings = jax.ShapeDtypeStruct((32_768, 768), "bfloat16", sharding=rows)
     scalar = jax.ShapeDtypeStruct((), "float32", sharding=everywhere)
-    plan = ManyDevices(pallas_tpu.BLOCK, mesh, "data", "ring")
-    program = jax.jit(partial(plan, with_gradients=True)).lower(embeddings, embeddings, scalar, scalar).compile()
+    plan = ManyDevices(SigmoidLoss(pallas_tpu.BLOCK), mesh, "data", "ring")
+    program = jax.jit(partial(plan, with_gradients=True)).lower(embeddings, embeddings, (scalar, scalar)).compile()
     assert program.memory_analysis().temp_size_in_bytes <= 2**20
     loop, around = [body for body in computations(program.as_text()) if body]
     assert loop == ["start", "start", "kernel", "done", "done"]

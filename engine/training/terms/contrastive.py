@@ -28,18 +28,20 @@ class Contrastive(StageTerm):
 
     @classmethod
     def build(cls, recipe, planned, teacher, placement):
-        """With the loss that the recipe names, the sigmoid loss by the implementation that it names, or that fits.
+        """With the loss that the recipe names, by the implementation that it names, or that fits.
 
         Over several processes it is the one that meets the texts of all of them.
         """
-        if recipe.optimization.loss == "softmax":
-            return cls(softmax_loss)
         options = {"implementation": implementation_name(recipe), "dtype": embeddings_dtype(recipe.model.precision)}
-        if placement.processes == 1:
-            return cls(partial(backends.sigmoid_loss, **options))
-        # Where a process knows its own examples alone, the step takes the mean of the processes' gradients.
-        means = {} if backends.name() == "jax" else {"gradients": "mean"}
-        return cls(partial(backends.distributed_sigmoid_loss, **options, **means))
+        alone = placement.processes == 1
+        if not alone and backends.name() == "torch":
+            # A process knows its own examples alone, and the step takes the mean of the processes' gradients.
+            options["gradients"] = "mean"
+        if recipe.optimization.loss == "softmax":
+            loss = backends.softmax_contrastive_loss if alone else backends.distributed_softmax_contrastive_loss
+            return cls(partial(softmax_loss, loss=partial(loss, **options)))
+        loss = backends.sigmoid_loss if alone else backends.distributed_sigmoid_loss
+        return cls(partial(loss, **options))
 
     def embed(self, seen):
         """-> image `[n, dim]`, text `[n, captions, dim]`, L2-normalised."""
@@ -59,20 +61,21 @@ class Contrastive(StageTerm):
         return towers.pairs
 
 
-def softmax_loss(image_embeddings, text_embeddings, *, logit_scale, logit_bias=None):
-    """`softmax_contrastive_loss` with the sigmoid loss's arguments; the bias, which changes no softmax, is not used."""
-    return softmax_contrastive_loss(image_embeddings, text_embeddings, logit_scale=logit_scale)
+def softmax_loss(
+    image_embeddings, text_embeddings, *, logit_scale, logit_bias=None, loss: Callable = softmax_contrastive_loss
+):
+    """The softmax loss with the sigmoid loss's arguments; the bias, which changes no softmax, is not used."""
+    return loss(image_embeddings, text_embeddings, logit_scale=logit_scale)
 
 
 def implementation_name(recipe: Recipe) -> str:
     """The implementation of the loss that a recipe's embeddings meet: the one that it names, or that fits."""
-    if recipe.optimization.loss == "softmax":
-        return "reference"
+    loss = "softmax_contrastive_loss" if recipe.optimization.loss == "softmax" else "sigmoid_loss"
     return backends.choose_implementation(
-        recipe.run.loss_implementation, dtype=embeddings_dtype(recipe.model.precision)
+        recipe.run.loss_implementation, loss=loss, dtype=embeddings_dtype(recipe.model.precision)
     )
 
 
 def embeddings_dtype(precision: str) -> str:
-    """What embeddings enter the sigmoid loss in: bfloat16 where that is faster, which no CPU is."""
+    """What embeddings enter the loss in: bfloat16 where that is faster, which no CPU is."""
     return "bfloat16" if precision == "bfloat16" and backends.device_name() else "float32"

@@ -1,7 +1,8 @@
-"""The sigmoid loss across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
+"""The contrastive losses across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
 
 import json
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,25 @@ from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 
 COLLECTIVES = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 CASE = Case(images=132, texts=132, width=24, logit_scale=12.0, logit_bias=-4.0)
+SCALARS = {"sigmoid_loss": ("logit_scale", "logit_bias"), "softmax_contrastive_loss": ("logit_scale",)}
 
 
-def one_device(x, y, t, b):
-    return backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b)
+def named(loss, scalars):
+    return dict(zip(SCALARS[loss], scalars, strict=True))
 
 
-def spread(mesh, exchange, **arguments):
-    return lambda x, y, t, b: backends.distributed_sigmoid_loss(
-        x, y, logit_scale=t, logit_bias=b, group=(mesh, "data"), exchange=exchange, **arguments
-    )
+def one_device(loss):
+    return lambda x, y, *scalars: getattr(backends, loss)(x, y, **named(loss, scalars))
+
+
+def spread(loss, mesh, exchange, **options):
+    distributed = getattr(backends, f"distributed_{loss}")
+    options |= {"group": (mesh, "data"), "exchange": exchange}
+    return lambda x, y, *scalars: distributed(x, y, **named(loss, scalars), **options)
+
+
+def differentiated(function):
+    return lambda *arguments: jax.value_and_grad(function, argnums=tuple(range(len(arguments))))(*arguments)
 
 
 def errors(got, right) -> list[float]:
@@ -34,11 +44,11 @@ def errors(got, right) -> list[float]:
     ]
 
 
-def explicit_answer(mesh, exchange, arguments):
+def explicit_answer(loss, mesh, exchange, arguments):
     """Under a mesh whose shardings are part of the types."""
     with jax.set_mesh(mesh):
         x, y = (jax.device_put(a, PartitionSpec("data")) for a in arguments[:2])
-        return jax.jit(jax.value_and_grad(spread(mesh, exchange), argnums=(0, 1, 2, 3)))(x, y, *arguments[2:])
+        return jax.jit(differentiated(spread(loss, mesh, exchange)))(x, y, *arguments[2:])
 
 
 def collectives(function, arguments) -> dict[str, int]:
@@ -85,12 +95,16 @@ def explicit_gradients_under_data_parallel(arguments) -> dict:
     scalars = {"logit_scale": t, "logit_bias": b}
     part = {"offset": 30, "denominator": 132}
     alone = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+    softmax_alone = backends.softmax_contrastive_loss_and_gradients(x, y, logit_scale=t)
     alone_part = backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part)
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=jax.devices()))
     try:
         whole = backends.sigmoid_loss_and_gradients(x, y, **scalars)
+        softmax = backends.softmax_contrastive_loss_and_gradients(x, y, logit_scale=t)
         return {
             "errors": errors(whole, alone),
+            "softmax_errors": errors(softmax, softmax_alone),
+            "softmax_devices": len(softmax.image_embeddings.sharding.device_set),
             "devices": len(whole.image_embeddings.sharding.device_set),
             "part_errors": errors(backends.sigmoid_loss_and_gradients(x[:50], y, **scalars, **part), alone_part),
         }
@@ -98,37 +112,46 @@ def explicit_gradients_under_data_parallel(arguments) -> dict:
         keras.distribution.set_distribution(None)
 
 
-def main() -> None:
-    mesh, explicit = (jax.make_mesh((4,), ("data",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
-    arguments = (*map(jnp.asarray, CASE.draw()), jnp.float32(CASE.logit_scale), jnp.float32(CASE.logit_bias))
+def across_devices(loss, mesh, explicit) -> dict:
+    """How a loss over the devices differs from that of one, and what its program sends."""
+    scalars = [jnp.float32(getattr(CASE, name)) for name in SCALARS[loss]]
+    arguments = (*map(jnp.asarray, CASE.draw()), *scalars)
     shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in arguments[:2]]
-    placed = (*shards, *arguments[2:])
-    everything = (0, 1, 2, 3)
-    right = jax.value_and_grad(one_device, argnums=everything)(*arguments)
-    report: dict = {"devices": len(jax.devices())}
+    placed = (*shards, *scalars)
+    right = differentiated(one_device(loss))(*arguments)
+    report: dict = {}
     for exchange in ("ring", "gather"):
-        differentiated = jax.value_and_grad(spread(mesh, exchange), argnums=everything)
-        got = jax.jit(differentiated)(*placed)
+        function = spread(loss, mesh, exchange)
+        got = jax.jit(differentiated(function))(*placed)
         report[exchange] = {
             "errors": errors(got, right),
-            "eager_errors": errors(differentiated(*placed), right),
-            "explicit_errors": errors(explicit_answer(explicit, exchange, arguments), right),
+            "eager_errors": errors(differentiated(function)(*placed), right),
+            "explicit_errors": errors(explicit_answer(loss, explicit, exchange, arguments), right),
             "spread": [str(got[1][i].sharding.spec) for i in (0, 1)],
-            "forward_error": errors(jax.jit(spread(mesh, exchange))(*placed), right[0])[0],
-            "collectives": collectives(differentiated, placed),
-            "forward_collectives": collectives(spread(mesh, exchange), placed),
-            "wrong": errors(
-                jax.value_and_grad(spread(mesh, exchange), argnums=everything)(shards[0], shards[1][::-1], *placed[2:]),
-                right,
-            ),
+            "forward_error": errors(jax.jit(function)(*placed), right[0])[0],
+            "collectives": collectives(differentiated(function), placed),
+            "forward_collectives": collectives(function, placed),
+            "wrong": errors(differentiated(function)(shards[0], shards[1][::-1], *scalars), right),
         }
-    report["uneven"] = refusal(lambda: spread(mesh, "ring")(arguments[0][:130], arguments[1][:130], 10.0, -10.0))
+    report["twice"] = refusal(
+        lambda: jax.hessian(lambda t: spread(loss, mesh, "ring")(*shards, t, *scalars[1:]))(scalars[0])
+    )
+    return report
+
+
+def main() -> None:
+    mesh, explicit = (jax.make_mesh((4,), ("data",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
+    report: dict = {loss: across_devices(loss, mesh, explicit) for loss in SCALARS}
+    report["devices"] = len(jax.devices())
+    arguments = (*map(jnp.asarray, CASE.draw()), jnp.float32(CASE.logit_scale), jnp.float32(CASE.logit_bias))
+    shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in arguments[:2]]
+    ring = partial(spread, "sigmoid_loss", mesh, "ring")
+    report["uneven"] = refusal(lambda: ring()(arguments[0][:130], arguments[1][:130], 10.0, -10.0))
     report["no axis"] = refusal(
         lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0, group=(mesh, "batch"))
     )
     report["no mesh"] = refusal(lambda: backends.distributed_sigmoid_loss(*shards, logit_scale=10.0, logit_bias=-10.0))
-    report["mean"] = refusal(lambda: spread(mesh, "ring", gradients="mean")(*placed))
-    report["twice"] = refusal(lambda: jax.hessian(lambda t: spread(mesh, "ring")(*shards, t, -4.0))(12.0))
+    report["mean"] = refusal(lambda: ring(gradients="mean")(*shards, 10.0, -10.0))
     report["data parallel"] = explicit_gradients_under_data_parallel(arguments)
     report["fit"] = {
         "one": fit_losses(False, backends.sigmoid_loss),

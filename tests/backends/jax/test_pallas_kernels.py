@@ -16,7 +16,7 @@ if jax.__version_info__ < (0, 10):
 from jax import numpy as jnp  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
 
-from diptych.backends.jax.sigmoid_loss import pallas_gpu, pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu  # noqa: E402
 
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 SMALL_TPU = pallas_tpu.Config(tile_m=64, tile_n=128, tile_k=128)

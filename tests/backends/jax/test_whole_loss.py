@@ -13,10 +13,11 @@ from jax import numpy as jnp  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh  # noqa: E402
 
 from diptych.backends.cases import CASES  # noqa: E402
-from diptych.backends.jax.sigmoid_loss import pallas_gpu, pallas_tpu  # noqa: E402
-from diptych.backends.jax.sigmoid_loss.distributed import ManyDevices  # noqa: E402
-from diptych.backends.jax.sigmoid_loss.loss import OneDevice, loss_and_gradients_by, loss_by  # noqa: E402
-from diptych.backends.jax.sigmoid_loss.sweep import Block  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive.distributed import ManyDevices  # noqa: E402
+from diptych.backends.jax.contrastive.loss import OneDevice, loss_and_gradients_by, loss_by  # noqa: E402
+from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss  # noqa: E402
+from diptych.backends.jax.contrastive.sweep import Block  # noqa: E402
 from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of  # noqa: E402
 
 ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -44,11 +45,11 @@ DEVICES = {
 def test_value_and_gradients_in_the_interpreter(implementation, dtype, name):
     problem = problem_of(CASES[name], dtype)
     x, y = (jnp.asarray(a, dtype) for a in (problem.x, problem.y))
-    plan = OneDevice(INTERPRETED[implementation], problem.offset, problem.denominator)
-    answer = Answer(*map(np.asarray, loss_and_gradients_by(plan, x, y, problem.logit_scale, problem.logit_bias)))
+    plan = OneDevice(SigmoidLoss(INTERPRETED[implementation]), problem.offset, problem.denominator)
+    answer = Answer(*map(np.asarray, loss_and_gradients_by(plan, x, y, **problem.scalars)))
     right, tolerance = expected(problem), allowed(problem, ROUNDOFF[dtype])
     check(answer, right, tolerance, who=implementation)
-    forward = loss_by(plan, x, y, problem.logit_scale, problem.logit_bias, forward_only=True)
+    forward = loss_by(plan, x, y, **problem.scalars, forward_only=True)
     check(answer._replace(loss=np.asarray(forward)), right, tolerance, who=f"{implementation}, forward only")
     with pytest.raises(AssertionError):
         check(answer._replace(logit_scale=np.zeros(())), right, tolerance, who="without a scale gradient")
@@ -57,7 +58,11 @@ def test_value_and_gradients_in_the_interpreter(implementation, dtype, name):
 def lowered(implementation, plan, mesh, batch=33_000, dtype="bfloat16") -> str:
     """The program of value and gradients for a device that need not be here."""
     platform = DEVICES[implementation][0]
-    function = jax.jit(jax.value_and_grad(lambda *arguments: loss_by(plan, *arguments), argnums=(0, 1, 2, 3)))
+
+    def loss(x, y, t, b):
+        return loss_by(plan, x, y, logit_scale=t, logit_bias=b)
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
     embeddings, scalar = jax.ShapeDtypeStruct((batch, 768), dtype), jax.ShapeDtypeStruct((), "float32")
     with use_abstract_mesh(mesh):
         trace = function.trace(embeddings, embeddings, scalar, scalar)
@@ -68,7 +73,7 @@ def lowered(implementation, plan, mesh, batch=33_000, dtype="bfloat16") -> str:
 def test_the_whole_program_lowers_for_its_device(implementation):
     _, call, device = DEVICES[implementation]
     mesh = AbstractMesh((), (), abstract_device=device)
-    text = lowered(implementation, OneDevice(SHIPPED[implementation], 0, 33_000), mesh)
+    text = lowered(implementation, OneDevice(SigmoidLoss(SHIPPED[implementation]), 0, 33_000), mesh)
     assert call in text
     assert "dot_general" in text
     assert "33000x33000" not in text
@@ -79,7 +84,7 @@ def test_the_whole_program_lowers_for_its_device(implementation):
 def test_the_whole_program_lowers_inside_shard_map(implementation, exchange):
     _, call, device = DEVICES[implementation]
     mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
-    text = lowered(implementation, ManyDevices(SHIPPED[implementation], mesh, "data", exchange), mesh)
+    text = lowered(implementation, ManyDevices(SigmoidLoss(SHIPPED[implementation]), mesh, "data", exchange), mesh)
     assert call in text
     assert ("collective_permute" in text) == (exchange == "ring")
     assert ("all_gather" in text) == (exchange == "gather")

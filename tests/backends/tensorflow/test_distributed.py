@@ -1,4 +1,4 @@
-"""The sigmoid loss over replicas of a `tf.distribute` strategy against one device.
+"""The losses over replicas of a `tf.distribute` strategy against one device.
 
 A processor is divided into logical devices before tensorflow uses it, so the replicas run in a process of their own:
 this file as a program, which prints what the tests look at.
@@ -19,6 +19,7 @@ tf = pytest.importorskip("tensorflow")
 
 REPLICAS = 2
 RUNS = ("graph", "eager")
+LOSSES = ("sigmoid_loss", "softmax_contrastive_loss")
 T, B = 9.0, -4.0
 
 
@@ -37,21 +38,24 @@ def printed() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("run", RUNS)
-def test_replicas_give_the_loss_and_gradients_of_the_global_batch(printed, run):
-    one, replicas = printed["one device"], printed[run]["sum"]
+def test_replicas_give_the_loss_and_gradients_of_the_global_batch(printed, run, loss):
+    one, replicas = printed[loss]["one device"], printed[loss][run]["sum"]
     assert len(replicas["loss"]) == REPLICAS
     np.testing.assert_allclose(replicas["loss"], [one["loss"]] * REPLICAS, rtol=1e-6)
     for name in ("image_embeddings", "text_embeddings"):
         found, expected = np.concatenate(replicas[name]), np.array(one[name])
         assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
-    for name in ("logit_scale", "logit_bias"):
-        assert sum(replicas[name]) == pytest.approx(one[name], rel=1e-6)
+    scalars = one.keys() - {"loss", "image_embeddings", "text_embeddings"}
+    assert len(scalars) == (2 if loss == "sigmoid_loss" else 1)
+    for name in scalars:
+        assert sum(replicas[name]) == pytest.approx(one[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_mean_over_replicas_takes_gradients_times_their_number(printed, run):
-    mean, total = printed[run]["mean"], printed[run]["sum"]
+    mean, total = (printed["sigmoid_loss"][run][mode] for mode in ("mean", "sum"))
     assert mean["loss"] == total["loss"]
     for name in ("image_embeddings", "text_embeddings", "logit_scale", "logit_bias"):
         np.testing.assert_allclose(mean[name], REPLICAS * np.array(total[name]), rtol=1e-6)
@@ -59,7 +63,7 @@ def test_a_mean_over_replicas_takes_gradients_times_their_number(printed, run):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_unequal_batches_are_refused(printed, run):
-    refused = printed[run]["uneven"]
+    refused = printed["sigmoid_loss"][run]["uneven"]
     assert refused["type"] == "InvalidArgumentError"
     assert "as many pairs on every replica" in refused["message"]
     assert [number in refused["message"] for number in ("11", "9")] == [True, True]
@@ -70,10 +74,12 @@ def test_the_backward_pass_has_no_collective(printed):
     assert counts["after the gradient"] == counts["after the loss"] > 0
 
 
-def test_a_second_derivative_and_one_of_forward_only_are_refused(printed):
-    assert "first derivatives only" in printed["second derivative"]["message"]
-    assert "forward_only=True" in printed["forward only"]["message"]
-    assert printed["forward only"]["loss"][0] == pytest.approx(printed["one device"]["loss"], rel=1e-6)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_second_derivative_and_one_of_forward_only_are_refused(printed, loss):
+    found = printed[loss]
+    assert f"{loss} has first derivatives only" in found["second derivative"]["message"]
+    assert f"{loss} was called with forward_only=True" in found["forward only"]["message"]
+    assert found["forward only"]["loss"][0] == pytest.approx(found["one device"]["loss"], rel=1e-6)
 
 
 def test_keras_trainer_averages_over_replicas(printed):
@@ -82,7 +88,7 @@ def test_keras_trainer_averages_over_replicas(printed):
 
 
 def test_what_tensorflow_cannot_do_is_refused():
-    from diptych.backends.tensorflow.sigmoid_loss import distributed_sigmoid_loss
+    from diptych.backends.tensorflow.contrastive import distributed_sigmoid_loss
 
     x = np.eye(3, dtype="float32")
     with pytest.raises(ValueError, match="no point-to-point exchange"):
@@ -94,7 +100,7 @@ def test_what_tensorflow_cannot_do_is_refused():
 
 
 def test_outside_of_a_strategy_there_is_one_replica():
-    from diptych.backends.tensorflow.sigmoid_loss import distributed_sigmoid_loss, sigmoid_loss
+    from diptych.backends.tensorflow.contrastive import distributed_sigmoid_loss, sigmoid_loss
 
     x = np.eye(3, dtype="float32")
     alone, spread = (loss(x, x, logit_scale=T, logit_bias=B) for loss in (sigmoid_loss, distributed_sigmoid_loss))
@@ -104,7 +110,7 @@ def test_outside_of_a_strategy_there_is_one_replica():
 def main():
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * REPLICAS)
-    from diptych.backends.tensorflow.sigmoid_loss import sigmoid_loss_and_gradients
+    from diptych.backends.tensorflow import contrastive
 
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(REPLICAS)])
     rng = np.random.default_rng(0)
@@ -136,36 +142,45 @@ def main():
             return {"type": type(error).__name__, "message": str(error)}
         return {"type": None, "message": "nothing was raised"}
 
-    one = sigmoid_loss_and_gradients(x, y, logit_scale=T, logit_bias=B)
-    printed = {"one device": {name: value.numpy().tolist() for name, value in one._asdict().items()}}
-    for kind in RUNS:
-        printed[kind] = {mode: run(derived, kind, gradients=mode) for mode in ("sum", "mean")}
-        printed[kind]["uneven"] = refusal(derived, kind, sizes=(11, 9))
-    printed["second derivative"] = refusal(derived_twice)
-    printed["forward only"] = refusal(derived, forward_only=True) | run(alone, forward_only=True)
+    printed: dict = {loss: {} for loss in LOSSES}
+    for loss, found in printed.items():
+        one = getattr(contrastive, f"{loss}_and_gradients")(x, y, **scalars_of(loss))
+        found["one device"] = {name: value.numpy().tolist() for name, value in one._asdict().items()}
+        for kind in RUNS:
+            found[kind] = {mode: run(derived, kind, gradients=mode, loss=loss) for mode in ("sum", "mean")}
+            found[kind]["uneven"] = refusal(derived, kind, sizes=(11, 9), loss=loss)
+        found["second derivative"] = refusal(derived_twice, loss=loss)
+        found["forward only"] = refusal(derived, forward_only=True, loss=loss)
+        found["forward only"] |= run(alone, forward_only=True, loss=loss)
     printed["collectives"] = count_collectives(run)
     printed["keras"] = {"one device": keras_step(x, y, None), "replicas": keras_step(x, y, strategy)}
     print(json.dumps(printed))
 
 
-def alone(x, y, t=T, b=B, **keywords):
-    from diptych.backends.tensorflow.sigmoid_loss import distributed_sigmoid_loss
-
-    return {"loss": distributed_sigmoid_loss(x, y, logit_scale=t, logit_bias=b, largest_block=8, **keywords)}
+def scalars_of(loss: str) -> dict[str, float]:
+    return {"logit_scale": T, "logit_bias": B} if loss == "sigmoid_loss" else {"logit_scale": T}
 
 
-def derived(x, y, **keywords):
-    sources = {"image_embeddings": x, "text_embeddings": y, "logit_scale": tf.constant(T), "logit_bias": tf.constant(B)}
+def alone(x, y, scalars=None, loss="sigmoid_loss", **keywords):
+    from diptych.backends.tensorflow import contrastive
+
+    function = getattr(contrastive, f"distributed_{loss}")
+    return {"loss": function(x, y, **(scalars or scalars_of(loss)), largest_block=8, **keywords)}
+
+
+def derived(x, y, loss="sigmoid_loss", **keywords):
+    scalars = {name: tf.constant(value) for name, value in scalars_of(loss).items()}
+    sources = {"image_embeddings": x, "text_embeddings": y, **scalars}
     with tf.GradientTape() as tape:
         tape.watch(sources)
-        loss = alone(*sources.values(), **keywords)["loss"]
-    return {"loss": loss, **tape.gradient(loss, sources)}
+        value = alone(x, y, scalars, loss, **keywords)["loss"]
+    return {"loss": value, **tape.gradient(value, sources)}
 
 
-def derived_twice(x, y):
+def derived_twice(x, y, loss):
     with tf.GradientTape() as tape:
         tape.watch(x)
-        once = derived(x, y)["text_embeddings"]
+        once = derived(x, y, loss)["text_embeddings"]
     return {"image_embeddings": tape.gradient(once, x)}
 
 
@@ -200,7 +215,7 @@ def keras_step(x, y, strategy) -> list:
     """The weights of a model after one step of `fit` on the whole batch."""
     import keras
 
-    from diptych.backends.tensorflow.sigmoid_loss import distributed_sigmoid_loss
+    from diptych.backends.tensorflow.contrastive import distributed_sigmoid_loss
 
     class Loss(keras.layers.Layer):
         def build(self, shapes):

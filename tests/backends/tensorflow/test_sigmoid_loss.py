@@ -11,10 +11,10 @@ from tests.oracle.contrastive import sigmoid_loss as square_oracle
 
 tf = pytest.importorskip("tensorflow")
 
-from diptych.backends.tensorflow import sigmoid_loss as room  # noqa: E402
-from diptych.backends.tensorflow.sigmoid_loss import loss as loss_module  # noqa: E402
-from diptych.backends.tensorflow.sigmoid_loss import sigmoid_loss, sigmoid_loss_and_gradients  # noqa: E402
-from diptych.backends.tensorflow.sigmoid_loss.sweep import negatives, softplus_and_sigmoid  # noqa: E402
+from diptych.backends.tensorflow import contrastive as room  # noqa: E402
+from diptych.backends.tensorflow.contrastive import loss as loss_module  # noqa: E402
+from diptych.backends.tensorflow.contrastive import sigmoid_loss, sigmoid_loss_and_gradients  # noqa: E402
+from diptych.backends.tensorflow.contrastive.sigmoid import negatives, softplus_and_sigmoid  # noqa: E402
 
 NAMES = ("loss", "image_embeddings", "text_embeddings", "logit_scale", "logit_bias")
 
@@ -174,7 +174,7 @@ def test_many_tiny_terms_add_up(scale):
     cosines = x.numpy().astype("f8") @ y.numpy().astype("f8").T
     assert float(found) == pytest.approx(np.log1p(np.exp(scale * cosines - 16.0)).sum() / 4096, rel=1e-6)
     swept = negatives(
-        x, y, tf.constant(scale), tf.constant(-16.0), tf.constant(4096), rows_per_block=1024, columns_per_block=512
+        tf.constant(scale), tf.constant(-16.0), x, y, tf.constant(4096), rows_per_block=1024, columns_per_block=512
     )
     assert swept.sums.numpy()[2] == pytest.approx(sigmoid(scale * cosines - 16.0).sum(), rel=1e-6)
 
@@ -194,14 +194,16 @@ def array_sizes(function, *tensors) -> list[int]:
     return [int(np.prod([int(length) for length in shape.split(",")])) for shape in shapes]
 
 
-def test_no_array_grows_with_the_number_of_pairs():
+@pytest.mark.parametrize("loss", ["sigmoid_loss", "softmax_contrastive_loss"])
+def test_no_array_grows_with_the_number_of_pairs(loss):
     @tf.function(jit_compile=True)
     def whole(x, y, t, b):
         return tf.reduce_sum(tf.nn.softplus(t * tf.matmul(x, y, transpose_b=True) + b))
 
     @tf.function(jit_compile=True)
     def swept(x, y, t, b):
-        return sigmoid_loss_and_gradients(x, y, logit_scale=t, logit_bias=b, largest_block=128)
+        scalars = {"logit_scale": t, "logit_bias": b} if loss == "sigmoid_loss" else {"logit_scale": t}
+        return getattr(room, f"{loss}_and_gradients")(x, y, **scalars, largest_block=128)
 
     for length in (1024, 2048):
         x = y = tf.ones([length, 16])

@@ -10,20 +10,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.backends.cases import CASES
-from diptych.backends.torch.sigmoid_loss import sigmoid_loss, sweep, triton_block, triton_pairs
-from diptych.backends.torch.sigmoid_loss.loss import computed, multiplied
+from diptych.backends.torch.contrastive import sigmoid_loss, sweep, triton_block, triton_pairs, triton_softmax
+from diptych.backends.torch.contrastive.loss import computed, multiplied
 from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 SMALL = triton_block.Config(block_m=64, block_n=64, block_k=32, num_warps=4, num_stages=1, slices=2)
 # The interpreter cuts float32 off to bfloat16 instead of rounding it; its float16 is rounded.
+SOFTMAX = ("square, balanced", "ragged, trained", "ragged, half way", "one, balanced")
 ROUNDOFF = {"bfloat16": 2.0**-7, "float16": 2.0**-11}
 
 
 def parts_of(problem: Problem, *, with_gradients: bool = True) -> tuple:
     x, y = (torch.tensor(array).to(getattr(torch, problem.dtype)) for array in (problem.x, problem.y))
-    t, b = torch.tensor(problem.logit_scale), torch.tensor(problem.logit_bias)
-    plan = ("triton", problem.offset, problem.denominator or len(x))
-    return computed(x, y, t, b, *plan, with_gradients=with_gradients, largest=128)
+    scalars = torch.tensor(list(problem.scalars.values()))
+    plan = (problem.loss, "triton", problem.offset, problem.denominator or len(x))
+    *parts, of_scalars = computed(x, y, scalars, *plan, with_gradients=with_gradients, largest=128)
+    return *parts, *of_scalars
 
 
 def answer_of(problem: Problem) -> Answer:
@@ -40,14 +42,15 @@ def value_alone_differs() -> list[bool]:
 def wrong_cases() -> tuple[dict[str, str], int]:
     """What is wrong, by case, and how many were judged; one answer is spoilt, to see that it is found."""
     wrong, judged = {}, 0
-    for name, case in CASES.items():
+    softmax = [(name, case, "softmax_contrastive_loss") for name, case in CASES.items() if name in SOFTMAX]
+    for name, case, loss in [*((name, case, "sigmoid_loss") for name, case in CASES.items()), *softmax]:
         for dtype, roundoff in ROUNDOFF.items():
-            problem = problem_of(case, dtype)
+            problem = problem_of(case, dtype, loss)
             judged += 1
             try:
                 check(answer_of(problem), expected(problem), allowed(problem, roundoff), who=f"{name}, {dtype}")
             except AssertionError as error:
-                wrong[f"{name}, {dtype}"] = str(error)
+                wrong[f"{loss}, {name}, {dtype}"] = str(error)
     problem = problem_of(CASES["ragged, balanced"], "float16")
     without = answer_of(problem)._replace(logit_scale=np.zeros(()))
     try:
@@ -56,6 +59,43 @@ def wrong_cases() -> tuple[dict[str, str], int]:
     except AssertionError:
         pass
     return wrong, judged
+
+
+TILES = (
+    SMALL,
+    replace(SMALL, block_m=128, block_n=32, block_k=64),
+    replace(SMALL, block_m=32, block_n=128, block_k=16, slices=4, group_m=1),
+    replace(SMALL, copy_engine=False),
+)
+
+
+def softmax_errors() -> list[dict[str, float]]:
+    """Of the softmax's blocks with each tile, where padding, columns and offset fit none: against float64, relative."""
+    rng = np.random.default_rng(3)
+    x, y = (torch.tensor(rng.normal(size=(length, 48))).half() for length in (100, 203))
+    x, y = (torch.nn.functional.normalize(a.float(), dim=1).half() for a in (x, y))
+    scale, offset = torch.tensor([50.0]), 37
+    s = x.double() @ y.double().T
+    z = 50.0 * s
+    z.diagonal(offset).fill_(-torch.inf)
+    rows, columns = z.logsumexp(1), z.logsumexp(0)
+    right = (z - rows[:, None]).exp() + (z - columns).exp()
+    errors = []
+    for tiles in TILES:
+        found = triton_softmax.normalisers_block(x, y, scale, offset, tiles)
+        weights = torch.full((103, 216), torch.nan, dtype=torch.float32)[:100, :203]
+        sums = torch.empty(2, 3)
+        given = (rows.float() + np.log(2.0), columns.float() + np.log(2.0))
+        triton_softmax.weights_block(x, y, scale, offset, *given, weights, sums, tiles)
+        errors.append(
+            {
+                "normalisers": max(float((a - b).abs().max()) for a, b in zip(found, (rows, columns), strict=True)),
+                "weights": float((2 * weights - right).abs().max() / right.max()),
+                "left out": float(weights.diagonal(offset).abs().max()),
+                "sum": float(abs(2 * sums[:, 1].double().sum() - (right * s).sum()) / (right * s.abs()).sum()),
+            }
+        )
+    return errors
 
 
 def differentiated(x, y, t, b):
@@ -71,8 +111,9 @@ def leaves(width: int):
 
 def contract(width: int) -> dict[str, str]:
     """What torch says of the operator's promises."""
-    arguments = (*leaves(width), "triton", 0, 131)
-    operator = torch.ops.diptych.sigmoid_loss_and_gradients.default
+    x, y, *scalars = leaves(width)
+    arguments = (x, y, torch.stack(scalars), "sigmoid_loss", "triton", 0, 131)
+    operator = torch.ops.diptych.contrastive_loss_and_gradients.default
     return torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -157,11 +198,14 @@ def no_dispatch():
 
 def launches() -> list[str]:
     """Of value and gradients of a batch that is one block, backward pass included."""
-    x, y, t, b = (leaf.detach() for leaf in leaves(64))
+    x, y, *scalars = (leaf.detach() for leaf in leaves(64))
     cotangent = torch.tensor(1.0)
     with Launches() as counted:
-        _, *gradients = computed(x, y, t, b, "triton", 0, len(x), with_gradients=True)
-        multiplied(gradients, cotangent, (x, y, t, b))
+        stacked = torch.stack(scalars)
+        plan = ("sigmoid_loss", "triton", 0, len(x))
+        _, *gradients = computed(x, y, stacked, *plan, with_gradients=True)
+        with torch.no_grad():
+            multiplied(gradients, cotangent, (x, y, stacked), "sigmoid_loss")
     return counted.launched
 
 
@@ -176,6 +220,7 @@ def main() -> None:
         "value_alone_differs": value_alone_differs(),
         "autocast_changes": autocast_changes(),
         "launches": launches(),
+        "softmax_errors": softmax_errors(),
     }
     print(json.dumps(report))
 

@@ -1,12 +1,14 @@
-"""The sigmoid loss as an operator of torch: its contract with autograd, fake tensors and the compiler."""
+"""The losses as an operator of torch: its contract with autograd, fake tensors and the compiler."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from diptych.backends.cases import CASES  # noqa: E402
-from diptych.backends.torch import sigmoid_loss as native  # noqa: E402
-from diptych.backends.torch.sigmoid_loss import loss as loss_module  # noqa: E402
+from diptych.backends.torch import contrastive as native  # noqa: E402
+from diptych.backends.torch.contrastive import loss as loss_module  # noqa: E402
+
+LOSSES = {"sigmoid_loss": {"logit_scale": 10.0, "logit_bias": -10.0}, "softmax_contrastive_loss": {"logit_scale": 10.0}}
 
 
 def arguments(dtype=torch.float32, requires_grad=True):
@@ -20,15 +22,24 @@ def loss_of(x, y, t, b):
     return native.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, implementation="blocked")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_operators_keep_torchs_contract(dtype):
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [
+        ("sigmoid_loss", torch.float32),
+        ("sigmoid_loss", torch.bfloat16),
+        ("softmax_contrastive_loss", torch.bfloat16),
+    ],
+)
+def test_the_operators_keep_torchs_contract(loss, dtype):
     operators = torch.ops.diptych
-    trained = (*arguments(dtype), "blocked", 0, 131)
-    kept = torch.library.opcheck(operators.sigmoid_loss_and_gradients.default, trained)
+    plan = (loss, "blocked", 0, 131)
+    x, y, *scalars = arguments(dtype)
+    stacked = torch.stack(scalars[: len(LOSSES[loss])]).detach().requires_grad_()
+    trained = (x, y, stacked, *plan)
+    kept = torch.library.opcheck(operators.contrastive_loss_and_gradients.default, trained)
     assert len(kept) >= 4
     assert set(kept.values()) == {"SUCCESS"}
-    evaluated = (*arguments(dtype, requires_grad=False), "blocked", 0, 131)
-    kept = torch.library.opcheck(operators.sigmoid_loss.default, evaluated)
+    kept = torch.library.opcheck(operators.contrastive_loss.default, tuple(a.detach() for a in trained[:3]) + plan)
     assert len(kept) >= 4
     assert set(kept.values()) == {"SUCCESS"}
 
@@ -79,7 +90,8 @@ def test_memory_that_nobody_wrote_is_in_no_result():
     x, y, t, b = (leaf.detach() for leaf in arguments())
 
     def computed():
-        return loss_module.computed(x, y, t, b, "blocked", 0, len(x), with_gradients=True, largest=32)
+        plan = ("sigmoid_loss", "blocked", 0, len(x))
+        return loss_module.computed(x, y, torch.stack([t, b]), *plan, with_gradients=True, largest=32)
 
     right = computed()
     torch.use_deterministic_algorithms(True)  # which fills new memory with NaN
@@ -108,21 +120,22 @@ def test_without_gradients_the_cheaper_operator_runs():
     with torch.profiler.profile() as profile, torch.no_grad():
         loss_of(*arguments())
     called = [event.key for event in profile.key_averages() if event.key.startswith("diptych::")]
-    assert called == ["diptych::sigmoid_loss"]
+    assert called == ["diptych::contrastive_loss"]
     with torch.profiler.profile() as profile:
         loss_of(*arguments())
     called = [event.key for event in profile.key_averages() if event.key.startswith("diptych::")]
-    assert "diptych::sigmoid_loss_and_gradients" in called
-    assert "diptych::sigmoid_loss" not in called
+    assert "diptych::contrastive_loss_and_gradients" in called
+    assert "diptych::contrastive_loss" not in called
 
 
-def test_scratch_does_not_grow_with_the_batch():
+@pytest.mark.parametrize("loss", LOSSES)
+def test_scratch_does_not_grow_with_the_batch(loss):
     """Twice the pairs a side: four times the pairs, and no larger allocation than the gradients."""
 
     def largest(rows):
         x = torch.nn.functional.normalize(torch.randn(rows, 16))
         with torch.profiler.profile(profile_memory=True) as profile:
-            native.sigmoid_loss_and_gradients(x, x, logit_scale=10.0, logit_bias=-10.0, implementation="blocked")
+            getattr(native, f"{loss}_and_gradients")(x, x, **LOSSES[loss], implementation="blocked")
         return max(event.cpu_memory_usage for event in profile.events())
 
     block = 4 * 1024**2

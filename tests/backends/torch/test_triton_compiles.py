@@ -1,4 +1,4 @@
-"""The sigmoid loss's kernel compiled for GPUs that are not here: registers, instructions, room."""
+"""The losses' kernel compiled for GPUs that are not here: registers, instructions, room."""
 
 import os
 from dataclasses import replace
@@ -10,11 +10,13 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("TRITON_INTERPRET=1: this process interprets kernels", allow_module_level=True)
 
-from diptych.backends.torch.sigmoid_loss.triton_block import (  # noqa: E402
+from diptych.backends.torch.contrastive.triton_block import (  # noqa: E402
     CANDIDATES,
     CONFIGS,
     LARGE_TILE,
+    NORMALISERS,
     SMALL_TILE,
+    SOFTMAX,
     config_for,
 )
 from tests.backends.torch.triton_report import compiled_report  # noqa: E402
@@ -64,6 +66,16 @@ def test_the_config_in_use_compiles_well(capability, dtype, write):
     report = compiled_report(config, capability, dtype, write=write)
     assert faults(report, config, capability) == [], report
     assert bool(report.tma_stores) == (write and capability >= 90)
+
+
+@pytest.mark.parametrize("epilogue", [NORMALISERS, SOFTMAX], ids=["normalisers", "weights"])
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_softmaxs_epilogues_compile_well(capability, epilogue):
+    """A pair has two exponentials, and instructions are counted for each."""
+    config = CONFIGS[capability]
+    report = compiled_report(config, capability, write=epilogue == SOFTMAX, epilogue=epilogue)
+    assert faults(report, config, capability) == [], report
+    assert capability != 90 or 2 * report.epilogue_instructions_per_pair <= 22
 
 
 @pytest.mark.parametrize("config", [config for config in CANDIDATES if config != SMALL_TILE], ids=str)

@@ -105,7 +105,7 @@ def inputs(case: Case):
 
 def compute(case: Case) -> Answer:
     """What the kernel answers, in a process with TRITON_INTERPRET=1; its output lies in a buffer full of NaN."""
-    from diptych.backends.torch.sigmoid_loss.triton_block import Config, negatives_block
+    from diptych.backends.torch.contrastive.triton_block import Config, negatives_block
 
     x, y = inputs(case)
     buffer = probabilities = None
@@ -246,7 +246,7 @@ def test_a_wrong_answer_is_refused(answers, name, wrong):
     ids=["float32", "two dtypes", "12 columns", "two widths", "transposed probabilities"],
 )
 def test_what_does_not_fit_is_refused(x, y, probabilities, words):
-    from diptych.backends.torch.sigmoid_loss.triton_block import negatives_block
+    from diptych.backends.torch.contrastive.triton_block import negatives_block
 
     with pytest.raises(ValueError, match=words):
         negatives_block(x, y, torch.ones(2), 0, probabilities)

@@ -16,9 +16,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from diptych.backends.torch.sigmoid_loss.triton_block import (
+from diptych.backends.torch.contrastive.triton_block import (
     CANDIDATES,
     CONFIGS,
+    SIGMOID,
     Config,
     constants,
     negatives_kernel,
@@ -63,14 +64,17 @@ class Report:
     epilogue_instructions_per_pair: float
 
 
-def compiled_report(config: Config, capability: int, dtype=torch.bfloat16, *, write: bool = True) -> Report:
+def compiled_report(
+    config: Config, capability: int, dtype=torch.bfloat16, *, write: bool = True, epilogue=SIGMOID
+) -> Report:
     """The kernel for ten times a compute capability, with probabilities written or sums alone."""
-    return machine_report(compile_kernel(config, capability, dtype, write=write))
+    return machine_report(compile_kernel(config, capability, dtype, write=write, epilogue=epilogue))
 
 
-def compile_kernel(config: Config, capability: int, dtype, *, write: bool):
-    """As Triton compiles `negatives_kernel` when `negatives_block` first calls it on such a GPU."""
-    values = constants(config, WIDTH, dtype if write else None)
+def compile_kernel(config: Config, capability: int, dtype, *, write: bool, epilogue=SIGMOID):
+    """As Triton compiles `negatives_kernel` when it is first launched on such a GPU."""
+    values = constants(config, WIDTH, dtype if write else None, epilogue)
+    logarithms = "constexpr" if epilogue == SIGMOID else "*fp32"
 
     def matrix(rows: int, columns: int) -> str:
         name = TYPE_NAMES[dtype]
@@ -80,6 +84,8 @@ def compile_kernel(config: Config, capability: int, dtype, *, write: bool):
         "x": matrix(config.block_m, config.block_k),
         "y": matrix(config.block_n, config.block_k),
         "probabilities": matrix(config.block_m, config.block_n // config.slices) if write else "constexpr",
+        "rows_logarithms": logarithms,
+        "columns_logarithms": logarithms,
         "scale_and_bias": "*fp32",
         "sums": "*fp32",
         **dict.fromkeys(("m", "n", "offset", "x_stride", "y_stride", "probability_stride"), "i32"),
@@ -89,7 +95,8 @@ def compile_kernel(config: Config, capability: int, dtype, *, write: bool):
     source = ASTSource(
         fn=negatives_kernel,
         signature=signature,
-        constexprs=values if write else {**values, "probabilities": None},
+        constexprs=values
+        | {name: None for name, kind in signature.items() if kind == "constexpr" and name not in values},
         attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
     )
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options(config))

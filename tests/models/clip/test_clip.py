@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from diptych import backends
 from diptych.models import CLIP, CLIPConfig, CLIPTextTransformer
 from diptych.models.clip.config import CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.model import EndOfText
@@ -53,3 +54,13 @@ def test_it_is_fitted_and_saved_as_any_keras_model(tmp_path):
     np.testing.assert_array_equal(numpy_of(again(batch)["text_embedding"]), numpy_of(model(batch)["text_embedding"]))
     assert again.config == model.config
     assert model.logit_bias is None
+
+
+def test_the_loss_of_fit_may_be_the_one_in_tiles():
+    model, rng = CLIP(CLIPConfig(vision=VISION, text=TEXT)), np.random.default_rng(1)
+    image, text = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in rng.normal(size=(2, 5, 8)).astype("float32"))
+    right = float(numpy_of(model.batch_loss(image, text)))
+    called = []
+    model.pair_loss = lambda *pair, **scale: called.append(1) or backends.softmax_contrastive_loss(*pair, **scale)
+    assert float(numpy_of(model.batch_loss(image, text))) == pytest.approx(right, rel=1e-6)
+    assert called == [1]

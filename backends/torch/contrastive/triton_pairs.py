@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from diptych.backends.torch.sigmoid_loss.triton_block import INTERPRETED
-from diptych.backends.torch.sigmoid_loss.triton_functions import LN_2, LOG2_E, log2_of_one_more, sigmoid_parts
+from diptych.backends.torch.contrastive.triton_block import INTERPRETED
+from diptych.backends.torch.contrastive.triton_functions import LN_2, LOG2_E, log2_of_one_more, sigmoid_parts
 
 ROWS = 16
 STEP = 128
@@ -94,8 +94,7 @@ def totals_kernel(
     negative_sums,
     positive_sums,
     loss,
-    scale_gradient,
-    bias_gradient,
+    scalar_gradients,
     negatives,
     positives,
     denominator,
@@ -116,8 +115,7 @@ def totals_kernel(
         row += AT_ONCE
     mean = (tl.sum(total) / denominator).to(tl.float32)
     tl.store(loss, mean, mask=column == 0)
-    tl.store(scale_gradient, mean, mask=column == 1)
-    tl.store(bias_gradient, mean, mask=column == 2)
+    tl.store(scalar_gradients + column - 1, mean, mask=column > 0)
 
 
 def finished(
@@ -130,8 +128,8 @@ def finished(
     *,
     offset: int,
     denominator: int,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """The loss, and its gradients with respect to x, y, t and b.
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    """The loss, and its gradients with respect to x, y, and t and b together.
 
     Args:
         sums: float32 `[p, 3]`, the negatives' Σ log(1 + exp(z)), Σ σ(z) s and Σ σ(z) in parts.
@@ -143,7 +141,7 @@ def finished(
         denominator: what loss and gradients are divided by, the number of images of the whole batch.
 
     Returns:
-        float32 scalars, and gradients `[m, d]` and `[n, d]` in float32, None where none is wanted.
+        A float32 scalar, gradients `[m, d]`, `[n, d]` (None where none is wanted) and `[2]` in float32.
     """
     (m, d), n = x.shape, len(y)
     offset = offset if -m < offset < n else n
@@ -153,7 +151,7 @@ def finished(
     dx = dy = None
     if image is not None and text is not None:
         dx, dy = (a if a.shape[1] == d else a.new_empty(len(a), d) for a in (image, text))
-    loss, scale_gradient, bias_gradient = (sums.new_empty(()) for _ in range(3))
+    loss, scalar_gradients = sums.new_empty(()), sums.new_empty(2)
     with torch.cuda.device_of(x):
         pairs_kernel[(programs,)](
             x,
@@ -182,11 +180,10 @@ def finished(
             sums,
             own_sums,
             loss,
-            scale_gradient,
-            bias_gradient,
+            scalar_gradients,
             len(sums),
             programs,
             denominator,
             AT_ONCE=SUMS_AT_ONCE,
         )
-    return loss, dx, dy, scale_gradient, bias_gradient
+    return loss, dx, dy, scalar_gradients

@@ -1,6 +1,7 @@
-"""The sigmoid loss on an accelerator, by every implementation that can run there, against the float64 oracle."""
+"""The losses on an accelerator, by every implementation that can run there, against the float64 oracle."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from diptych import backends
 from diptych.backends.cases import CASES, Case
 from tests.agreement.strategies import agreement_settings, loss_cases
 from tests.conftest import BACKEND
-from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of
+from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
 pytestmark = pytest.mark.skipif(backends.device_name() is None, reason="there is no accelerator")
 
@@ -26,14 +27,15 @@ EXAMPLES = 10 if BACKEND == "torch" else 4
 """Elsewhere each shape is another program to compile."""
 
 
-def runnable() -> list[tuple[str, str]]:
-    """(implementation, dtype) of all native ones that can run on the default device."""
-    native = backends.room().sigmoid_loss
+def runnable() -> list[tuple[str, str, str]]:
+    """(loss, implementation, dtype) of all native ones that can run on the default device."""
+    native = backends.room().contrastive
     device = native.default_device()
     return [
-        (name, dtype)
-        for name, of in backends.IMPLEMENTATIONS.items()
-        if BACKEND in of and name not in ("chunked", "reference")
+        (loss, name, dtype)
+        for loss, names in backends.LOSSES.items()
+        for name in names
+        if BACKEND in backends.IMPLEMENTATIONS[name] and name not in ("chunked", "reference")
         for dtype in ROUNDOFF
         if native.obstacle(name, device=device, dtype=dtype) is None
     ]
@@ -57,50 +59,48 @@ def full_float32_products():
 
 
 def answer_of(problem, implementation) -> Answer:
-    answer = backends.sigmoid_loss_and_gradients(
-        problem.x,
-        problem.y,
-        logit_scale=problem.logit_scale,
-        logit_bias=problem.logit_bias,
-        offset=problem.offset,
-        denominator=problem.denominator or len(problem.x),
-        dtype=problem.dtype,
-        implementation=implementation,
-    )
+    options = {"dtype": problem.dtype, "implementation": implementation}
+    function = getattr(backends, f"{problem.loss}_and_gradients")
+    answer = function(problem.x, problem.y, **problem.scalars, **problem.part, **options)
     return Answer(*(ops.convert_to_numpy(part) for part in answer))
+
+
+def posed(case: Case, dtype: str, loss: str) -> Problem:
+    """The case; a softmax is over a batch of its own."""
+    return problem_of(case if loss == "sigmoid_loss" else replace(case, texts=case.images, offset=0), dtype, loss)
 
 
 def test_the_fast_one_is_chosen():
     fast = {"torch": "triton", "jax": "pallas_gpu", "tensorflow": "xla"}[BACKEND]
-    if (fast, "bfloat16") not in runnable():
+    if ("sigmoid_loss", fast, "bfloat16") not in runnable():
         pytest.skip(f"{fast} cannot run on {backends.device_name()}")
     assert backends.choose_implementation(dtype="bfloat16") == fast
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-def test_value_and_gradients_of_the_named_cases(implementation, dtype, name):
-    problem = problem_of(CASES[name], dtype)
+@pytest.mark.parametrize(("loss", "implementation", "dtype"), runnable() if backends.device_name() else [])
+def test_value_and_gradients_of_the_named_cases(loss, implementation, dtype, name):
+    problem = posed(CASES[name], dtype, loss)
     check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
+@pytest.mark.parametrize(("loss", "implementation", "dtype"), runnable() if backends.device_name() else [])
 @given(case=loss_cases(largest=400, widths=WIDTHS))
 @agreement_settings(EXAMPLES)
-def test_value_and_gradients_of_any_case(implementation, dtype, case):
-    problem = problem_of(case, dtype)
+def test_value_and_gradients_of_any_case(loss, implementation, dtype, case):
+    problem = posed(case, dtype, loss)
     check(answer_of(problem, implementation), expected(problem), allowed(problem, ROUNDOFF[dtype]), who=implementation)
 
 
 LARGE = Case(images=10_007, texts=10_007, width=768, logit_scale=112.0, logit_bias=-16.5, positive_cosine=0.15)
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), runnable() if backends.device_name() else [])
-def test_several_super_blocks_and_twice_the_same_bits(implementation, dtype):
+@pytest.mark.parametrize(("loss", "implementation", "dtype"), runnable() if backends.device_name() else [])
+def test_several_super_blocks_and_twice_the_same_bits(loss, implementation, dtype):
     """10,007 is a prime; float64 takes a while, so one answer is judged and the other compared."""
-    problem = problem_of(LARGE, dtype)
+    problem = posed(LARGE, dtype, loss)
     first, second = (answer_of(problem, implementation) for _ in range(2))
-    for name in Answer._fields:
+    for name in ("loss", "image_embeddings", "text_embeddings", *problem.scalars):
         assert np.array_equal(getattr(first, name), getattr(second, name)), f"{name} differs between two runs"
     right = expected(problem)
     check(first, right, allowed(problem, ROUNDOFF[dtype]), who=implementation)
@@ -113,12 +113,15 @@ def test_several_super_blocks_and_twice_the_same_bits(implementation, dtype):
 def test_torchs_contract_on_the_device():
     import torch
 
-    if ("triton", "bfloat16") not in runnable():
+    if ("sigmoid_loss", "triton", "bfloat16") not in runnable():
         pytest.skip("Triton cannot run here")
     x, y = (torch.from_numpy(a).to("cuda", torch.bfloat16).requires_grad_() for a in CASES["ragged, balanced"].draw())
     t, b = (torch.tensor(v, device="cuda", requires_grad=True) for v in (10.0, -2.0))
     kept = torch.library.opcheck(
-        torch.ops.diptych.sigmoid_loss_and_gradients.default, (x, y, t, b, "triton", 0, len(x)), rtol=1e-2, atol=1e-4
+        torch.ops.diptych.contrastive_loss_and_gradients.default,
+        (x, y, torch.stack([t, b]), "sigmoid_loss", "triton", 0, len(x)),
+        rtol=1e-2,
+        atol=1e-4,
     )
     assert set(kept.values()) == {"SUCCESS"}
 

@@ -1,27 +1,45 @@
-"""The sigmoid loss on tensorflow: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
+"""The contrastive losses on tensorflow: what can run where, and the functions behind `diptych.backends`.
 
 sweep          the B² part, block by block, compiled by XLA
-loss           value, gradients, the derivative rule
+sigmoid        SigLIP's loss
+softmax        CLIP's loss
+pairs          the positives, and the end of the gradients
+loss           both losses, and the derivative rule
 distributed    the gather over replicas of a `tf.distribute` strategy
 """
+
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
-from diptych.backends.tensorflow.sigmoid_loss.distributed import distributed_sigmoid_loss
-from diptych.backends.tensorflow.sigmoid_loss.loss import SigmoidLossGradients, sigmoid_loss, sigmoid_loss_and_gradients
+from diptych.backends.tensorflow.contrastive.distributed import distributed_loss
+from diptych.backends.tensorflow.contrastive.loss import SIGMOID, SOFTMAX, pair_loss, pair_loss_and_gradients
+from diptych.backends.tensorflow.contrastive.sigmoid import SigmoidLossGradients
+from diptych.backends.tensorflow.contrastive.softmax import SoftmaxLossGradients
 
 __all__ = [
     "SigmoidLossGradients",
+    "SoftmaxLossGradients",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "is_compiling",
     "known_value",
     "obstacle",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
 ]
+
+sigmoid_loss = partial(pair_loss, SIGMOID)
+sigmoid_loss_and_gradients = partial(pair_loss_and_gradients, SIGMOID)
+distributed_sigmoid_loss = partial(distributed_loss, SIGMOID)
+softmax_contrastive_loss = partial(pair_loss, SOFTMAX)
+softmax_contrastive_loss_and_gradients = partial(pair_loss_and_gradients, SOFTMAX)
+distributed_softmax_contrastive_loss = partial(distributed_loss, SOFTMAX)
 
 
 def obstacle(implementation: str, *, device: str, dtype: str) -> str | None:

@@ -1,14 +1,18 @@
-"""The sigmoid loss on torch: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
+"""The contrastive losses on torch: what can run where, and the functions behind `diptych.backends`.
 
-sweep              the B² part, block by block: with torch's operations, or with Triton
-triton_block       a block on NVIDIA GPUs
-triton_pairs       the positives on NVIDIA GPUs, and the end of the gradients
-triton_functions   what both share
-loss               value, gradients, the operator
+sweep              the B² part, block by block
+sigmoid            SigLIP's loss: with torch's operations, or with Triton
+softmax            CLIP's loss: with torch's operations, or with Triton
+pairs              the positives, and the end of the gradients
+triton_block       a block of pairs on NVIDIA GPUs
+triton_softmax     the softmax loss's blocks by it
+triton_pairs       the sigmoid loss's positives on NVIDIA GPUs, and the end of the gradients
+triton_functions   what they share
+loss               both losses, and the operator
 distributed        the ring and the gather over processes
 """
 
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -16,20 +20,33 @@ import numpy as np
 import torch
 from torch.torch_version import TorchVersion
 
-from diptych.backends.torch.sigmoid_loss.distributed import distributed_sigmoid_loss
-from diptych.backends.torch.sigmoid_loss.loss import SigmoidLossGradients, sigmoid_loss, sigmoid_loss_and_gradients
+from diptych.backends.torch.contrastive.distributed import distributed_loss
+from diptych.backends.torch.contrastive.loss import pair_loss, pair_loss_and_gradients
+from diptych.backends.torch.contrastive.sigmoid import SigmoidLossGradients
+from diptych.backends.torch.contrastive.softmax import SoftmaxLossGradients
 
 __all__ = [
     "SigmoidLossGradients",
+    "SoftmaxLossGradients",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "is_compiling",
     "known_value",
     "obstacle",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
 ]
+
+sigmoid_loss = partial(pair_loss, "sigmoid_loss")
+sigmoid_loss_and_gradients = partial(pair_loss_and_gradients, "sigmoid_loss")
+distributed_sigmoid_loss = partial(distributed_loss, "sigmoid_loss")
+softmax_contrastive_loss = partial(pair_loss, "softmax_contrastive_loss")
+softmax_contrastive_loss_and_gradients = partial(pair_loss_and_gradients, "softmax_contrastive_loss")
+distributed_softmax_contrastive_loss = partial(distributed_loss, "softmax_contrastive_loss")
 
 
 def obstacle(implementation: str, *, device: torch.device, dtype: str) -> str | None:

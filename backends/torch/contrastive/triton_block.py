@@ -1,8 +1,12 @@
-"""The hot kernel of the sigmoid loss on NVIDIA GPUs: one block of pairs, every one of them a negative, in Triton.
+"""The hot kernel of the contrastive losses on NVIDIA GPUs: a block of pairs, every one of them a negative, in Triton.
 
-With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with j != i + offset:
+With s_ij = x_i·y_j, over the pairs (i, j) with j != i + offset, by the epilogue:
 
-    probabilities_ij = σ(z_ij),  sums = (Σ log(1 + exp(z)), Σ σ(z) s, Σ σ(z))
+    SIGMOID        z = t s + b: probabilities_ij = σ(z_ij), sums = (Σ log(1 + exp(z)), Σ σ(z) s, Σ σ(z))
+    NORMALISERS    z = t s: log Σ_j exp(z_ij) of each row and log Σ_i exp(z_ij) of each column of a tile
+    SOFTMAX        z = t s: w_ij = exp(z_ij - rows_i) + exp(z_ij - columns_j), sums = (0, Σ w s, 0)
+
+`negatives_block` is the first, the other two are launched by `triton_softmax`.
 
 It is a matrix product whose results never reach memory: a program makes a tile of s in registers, and from it a tile of
 probabilities and its share of the sums. Products and sums are in float32. Programs are as many as the GPU runs at once;
@@ -22,10 +26,11 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from diptych.backends.plan import FLOAT16_SCALE
-from diptych.backends.torch.sigmoid_loss.triton_functions import (
+from diptych.backends.torch.contrastive.triton_functions import (
     LARGEST_PRODUCT,
     LN_2,
     LOG2_E,
+    log2,
     log2_of_one_more,
     product_less_one,
     product_of_rows,
@@ -98,6 +103,9 @@ def config_for(capability: tuple[int, int]) -> Config:
 
 
 NARROW = tl.constexpr(LARGEST_PRODUCT // 2)
+SIGMOID = tl.constexpr(0)
+NORMALISERS = tl.constexpr(1)
+SOFTMAX = tl.constexpr(2)
 
 
 @triton.jit
@@ -142,11 +150,14 @@ def _add_tile(
     x,
     y,
     probabilities,
+    rows_logarithms,
+    columns_logarithms,
     scale,
     bias,
     m,
     n,
     offset,
+    EPILOGUE: tl.constexpr,
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -156,8 +167,8 @@ def _add_tile(
     PROBABILITY_SCALE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write a tile's probabilities -> the three sums `[BM]`, of every row of a tile, with this tile's pairs added; that
-    of softplus in units of log(2).
+    """Write what a tile's pairs have -> the three sums `[BM]`, of every row of a tile, with this tile's pairs added;
+    that of softplus in units of log(2).
     """
     row, column = _tile_origin(tile, m, n, BM, BN, GROUP_M)
     s = tl.zeros((BM, BN), tl.float32)
@@ -173,6 +184,12 @@ def _add_tile(
     masked = on_diagonal | (row + BM > m) | (column + BN > n)
     WIDTH: tl.constexpr = BN // SLICES
     slices = _column_slices(s, SLICES)
+    own_rows = row + tl.arange(0, BM)
+    if EPILOGUE == NORMALISERS:
+        largest = tl.full((BM,), float("-inf"), tl.float32)
+        total = tl.zeros((BM,), tl.float32)
+    elif EPILOGUE == SOFTMAX:
+        of_rows = tl.load(rows_logarithms + own_rows, mask=own_rows < m, other=0.0)
     for i in tl.static_range(SLICES):
         first = column + i * WIDTH
         z = slices[i] * scale + bias
@@ -180,19 +197,39 @@ def _add_tile(
             rows = row + tl.arange(0, BM)[:, None]
             columns = first + tl.arange(0, WIDTH)[None, :]
             z = tl.where((rows < m) & (columns < n) & (rows + offset != columns), z, float("-inf"))
-        sigmoid, e = sigmoid_parts(z, INTERPRETED)
-        softplus_sum += tl.sum(tl.maximum(z, 0.0), 1)
-        product = product_of_rows(e, WIDTH, INTERPRETED)
-        if WIDTH <= NARROW and i % 2 == 0 and i + 1 < SLICES:  # one logarithm for two slices
-            waiting = product
+        if EPILOGUE == SIGMOID:
+            sigmoid, e = sigmoid_parts(z, INTERPRETED)
+            softplus_sum += tl.sum(tl.maximum(z, 0.0), 1)
+            product = product_of_rows(e, WIDTH, INTERPRETED)
+            if WIDTH <= NARROW and i % 2 == 0 and i + 1 < SLICES:  # one logarithm for two slices
+                waiting = product
+            else:
+                if WIDTH <= NARROW and i % 2 == 1:
+                    product = product_less_one(waiting, product)
+                softplus_sum += log2_of_one_more(product, INTERPRETED)
+            cosine_sum += tl.sum(sigmoid * slices[i], 1)
+            probability_sum += tl.sum(sigmoid, 1)
+            if probabilities is not None:
+                probabilities.store([row, first], (sigmoid * PROBABILITY_SCALE).to(probabilities.dtype))
         else:
-            if WIDTH <= NARROW and i % 2 == 1:
-                product = product_less_one(waiting, product)
-            softplus_sum += log2_of_one_more(product, INTERPRETED)
-        cosine_sum += tl.sum(sigmoid * slices[i], 1)
-        probability_sum += tl.sum(sigmoid, 1)
-        if probabilities is not None:
-            probabilities.store([row, first], (sigmoid * PROBABILITY_SCALE).to(probabilities.dtype))
+            own_columns = first + tl.arange(0, WIDTH)
+            if EPILOGUE == SOFTMAX:
+                of_columns = tl.load(columns_logarithms + own_columns, mask=own_columns < n, other=0.0)
+                weights = tl.exp2(z - of_rows[:, None]) + tl.exp2(z - of_columns[None, :])
+                cosine_sum += tl.sum(weights * slices[i], 1)
+                probabilities.store([row, first], (weights * PROBABILITY_SCALE).to(probabilities.dtype))
+            else:
+                top = tl.max(z, 0)
+                above = tl.where(top == float("-inf"), 0.0, top)
+                of_columns = top + log2(tl.sum(tl.exp2(z - above[None, :]), 0), INTERPRETED)
+                tl.store(columns_logarithms + row // BM * n + own_columns, of_columns, mask=own_columns < n)
+                grown = tl.maximum(largest, tl.max(z, 1))
+                above = tl.where(grown == float("-inf"), 0.0, grown)
+                total = total * tl.exp2(largest - above) + tl.sum(tl.exp2(z - above[:, None]), 1)
+                largest = grown
+    if EPILOGUE == NORMALISERS:
+        of_rows = largest + log2(total, INTERPRETED)
+        tl.store(rows_logarithms + column // BN * m + own_rows, of_rows, mask=own_rows < m)
     return softplus_sum, cosine_sum, probability_sum
 
 
@@ -201,6 +238,8 @@ def negatives_kernel(
     x,
     y,
     probabilities,
+    rows_logarithms,
+    columns_logarithms,
     scale_and_bias,
     sums,
     m,
@@ -209,6 +248,7 @@ def negatives_kernel(
     x_stride,
     y_stride,
     probability_stride,
+    EPILOGUE: tl.constexpr,
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -219,8 +259,8 @@ def negatives_kernel(
     COPY_ENGINE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """See `negatives_block`. With COPY_ENGINE x, y and probabilities are descriptors, or else pointers. Strides are in
-    units of 8.
+    """See `negatives_block` and `triton_softmax`. With COPY_ENGINE x, y and probabilities are descriptors, or else
+    pointers. Strides are in units of 8, logarithms to base 2.
 
     Tiles are BM x BK of x, BN x BK of y, BM x BN / SLICES of the probabilities.
     """
@@ -233,7 +273,7 @@ def negatives_kernel(
                 probabilities, [m, n], [probability_stride * 8, 1], [BM, BN // SLICES]
             )
     scale = tl.load(scale_and_bias) * LOG2_E
-    bias = tl.load(scale_and_bias + 1) * LOG2_E
+    bias = tl.load(scale_and_bias + 1) * LOG2_E if EPILOGUE == SIGMOID else 0.0
     softplus = tl.zeros((BM,), tl.float32)
     cosine = tl.zeros((BM,), tl.float32)
     probability = tl.zeros((BM,), tl.float32)
@@ -244,15 +284,15 @@ def negatives_kernel(
         tile = program
         while tile < tiles:
             softplus, cosine, probability = _add_tile(
-                tile, softplus, cosine, probability, x, y, probabilities, scale, bias, m, n, offset,
-                D, BM, BN, BK, SLICES, GROUP_M, PROBABILITY_SCALE, INTERPRETED,
+                tile, softplus, cosine, probability, x, y, probabilities, rows_logarithms, columns_logarithms,
+                scale, bias, m, n, offset, EPILOGUE, D, BM, BN, BK, SLICES, GROUP_M, PROBABILITY_SCALE, INTERPRETED,
             )  # fmt: skip
             tile += programs
     else:  # flattened: the next tile's first loads are under way while this tile's probabilities are computed
         for tile in tl.range(program, tiles, programs, flatten=True):
             softplus, cosine, probability = _add_tile(
-                tile, softplus, cosine, probability, x, y, probabilities, scale, bias, m, n, offset,
-                D, BM, BN, BK, SLICES, GROUP_M, PROBABILITY_SCALE, INTERPRETED,
+                tile, softplus, cosine, probability, x, y, probabilities, rows_logarithms, columns_logarithms,
+                scale, bias, m, n, offset, EPILOGUE, D, BM, BN, BK, SLICES, GROUP_M, PROBABILITY_SCALE, INTERPRETED,
             )  # fmt: skip
 
     tl.store(sums + 3 * program, tl.sum(softplus) * LN_2)
@@ -260,9 +300,12 @@ def negatives_kernel(
     tl.store(sums + 3 * program + 2, tl.sum(probability))
 
 
-def constants(config: Config, width: int, probability_dtype: torch.dtype | None) -> dict[str, Any]:
+def constants(
+    config: Config, width: int, probability_dtype: torch.dtype | None, epilogue: tl.constexpr = SIGMOID
+) -> dict[str, Any]:
     """The kernel's compile-time arguments for embeddings of this width; the dtype is None where nothing is written."""
     return {
+        "EPILOGUE": epilogue.value,
         "D": width,
         "BM": config.block_m,
         "BN": config.block_n,
@@ -308,30 +351,47 @@ def negatives_block(
         float32 `[programs, 3]`: Σ log(1 + exp(z)), Σ σ(z) s and Σ σ(z) of each program's pairs, σ before it is rounded,
         for the caller to add up in float64.
     """
-    (m, d), n = x.shape, len(y)
-    _check(x, y, probabilities)
     config = config or config_on(x.device)
     if sums is None:
-        sums = torch.empty(programs(m, n, x.device, config), 3, dtype=torch.float32, device=x.device)
+        sums = torch.empty(programs(len(x), len(y), x.device, config), 3, dtype=torch.float32, device=x.device)
+    launch(x, y, scale_and_bias, offset, probabilities, sums, config=config, epilogue=SIGMOID)
+    return sums
+
+
+def launch(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    scalars: torch.Tensor,
+    offset: int,
+    written: torch.Tensor | None,
+    sums: torch.Tensor,
+    *,
+    config: Config,
+    epilogue: tl.constexpr,
+    rows: torch.Tensor | None = None,
+    columns: torch.Tensor | None = None,
+) -> None:
+    """The kernel with one of its epilogues; as many programs run as there are sums."""
+    (m, d), n = x.shape, len(y)
+    _check(x, y, written)
     with torch.cuda.device_of(x):
         negatives_kernel[(len(sums),)](
             _argument(x, config.block_m, config.block_k, config),
             _argument(y, config.block_n, config.block_k, config),
-            None
-            if probabilities is None
-            else _argument(probabilities, config.block_m, config.block_n // config.slices, config),
-            scale_and_bias,
+            None if written is None else _argument(written, config.block_m, config.block_n // config.slices, config),
+            rows,
+            columns,
+            scalars,
             sums,
             m,
             n,
             offset if -m < offset < n else n,
             x.stride(0) // 8,
             y.stride(0) // 8,
-            0 if probabilities is None else probabilities.stride(0) // 8,
-            **constants(config, d, None if probabilities is None else probabilities.dtype),
+            0 if written is None else written.stride(0) // 8,
+            **constants(config, d, None if written is None else written.dtype, epilogue),
             **options(config),
         )
-    return sums
 
 
 def config_on(device: torch.device) -> Config:

@@ -1,4 +1,4 @@
-"""The public sigmoid loss on whichever backend Keras runs on: what is chosen, what is refused, and Keras around it."""
+"""The public losses on whichever backend Keras runs on: what is chosen, what is refused, and Keras around them."""
 
 import logging
 import shutil
@@ -12,7 +12,7 @@ from diptych import backends
 from diptych.backends.cases import CASES
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from tests.conftest import BACKEND
-from tests.oracle.contrastive import sigmoid_loss
+from tests.oracle.contrastive import sigmoid_loss, softmax_contrastive_loss
 
 HERE = [name for name, of in backends.IMPLEMENTATIONS.items() if BACKEND in of]
 RUNNABLE = {"jax": ("xla", "chunked", "reference"), "torch": ("blocked", "chunked", "reference")}.get(
@@ -20,6 +20,28 @@ RUNNABLE = {"jax": ("xla", "chunked", "reference"), "torch": ("blocked", "chunke
 )
 CHOSEN = RUNNABLE[0]
 SCALARS = {"logit_scale": 10.0, "logit_bias": -5.0}
+LOSSES = {
+    "sigmoid_loss": (sigmoid_loss, SCALARS),
+    "softmax_contrastive_loss": (softmax_contrastive_loss, {"logit_scale": 10.0}),
+}
+"""Loss -> the oracle's and its scalars."""
+LOSS_AND_RUNNABLE = [(loss, name) for loss in LOSSES for name in RUNNABLE if name in backends.LOSSES[loss]]
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request):
+    return request.param
+
+
+def public(loss):
+    """The function of `diptych.backends`."""
+    return getattr(backends, loss)
+
+
+def exact(loss, x, y):
+    """Value and gradients by the oracle."""
+    oracle, scalars = LOSSES[loss]
+    return oracle(x.astype(np.float64), y.astype(np.float64), **scalars)
 
 
 def pairs(count=7, width=4, dtype="float32"):
@@ -61,17 +83,28 @@ def test_the_chunked_form_takes_whole_chunks_and_the_rest():
         assert number(chunked_sigmoid_loss(x, y, **SCALARS, rows_per_chunk=rows)) == pytest.approx(right, rel=2e-6)
 
 
-def test_the_one_chosen_runs_and_is_logged(caplog):
-    assert backends.choose_implementation() == CHOSEN
-    from diptych.backends.loss import _reported
+@pytest.mark.parametrize("implementation", ["reference", CHOSEN])
+def test_every_implementation_of_the_softmax_loss_computes_the_definition(implementation):
+    for name in ("ragged, balanced", "square, trained", "one, balanced"):
+        case = CASES[name]
+        x, y = case.draw()
+        loss = backends.softmax_contrastive_loss(x, y, logit_scale=case.logit_scale, implementation=implementation)
+        right, _ = softmax_contrastive_loss(x.astype(np.float64), y.astype(np.float64), logit_scale=case.logit_scale)
+        assert ops.shape(loss) == ()
+        assert number(loss) == pytest.approx(right, rel=2e-6, abs=1e-12)
+
+
+def test_the_one_chosen_runs_and_is_logged(loss, caplog):
+    assert backends.choose_implementation(loss=loss) == CHOSEN
+    from diptych.backends.implementations import _reported
 
     _reported.clear()
     with caplog.at_level(logging.INFO, logger="diptych"):
-        backends.sigmoid_loss(*pairs(), **SCALARS)
-        backends.sigmoid_loss(*pairs(), **SCALARS)
+        public(loss)(*pairs(), **LOSSES[loss][1])
+        public(loss)(*pairs(), **LOSSES[loss][1])
     lines = [record.getMessage() for record in caplog.records if record.name == "diptych"]
     assert len(lines) == 1
-    assert f"runs as '{CHOSEN}'" in lines[0]
+    assert f"{loss} runs as '{CHOSEN}'" in lines[0]
     assert "float32" in lines[0]
 
 
@@ -79,13 +112,17 @@ def test_the_one_named_is_the_one_that_runs(monkeypatch):
     from diptych.core.losses import contrastive
 
     calls = []
-    monkeypatch.setattr(contrastive, "sigmoid_loss", lambda *a, **k: calls.append("reference"))
-    monkeypatch.setattr(contrastive, "chunked_sigmoid_loss", lambda *a, **k: calls.append("chunked"))
-    monkeypatch.setattr(backends.room().sigmoid_loss, "sigmoid_loss", lambda *a, **k: calls.append(k["implementation"]))
-    for name in RUNNABLE:
-        backends.sigmoid_loss(*pairs(), **SCALARS, implementation=name)
-    backends.sigmoid_loss(*pairs(), **SCALARS)
-    assert calls == [*RUNNABLE, CHOSEN]
+    for loss, (_, scalars) in LOSSES.items():
+        monkeypatch.setattr(contrastive, loss, lambda *a, loss=loss, **k: calls.append((loss, "reference")))
+        native = lambda *a, loss=loss, **k: calls.append((loss, k["implementation"]))  # noqa: E731
+        monkeypatch.setattr(backends.room().contrastive, loss, native)
+        chunked = lambda *a, loss=loss, **k: calls.append((loss, "chunked"))  # noqa: E731
+        monkeypatch.setattr(contrastive, "chunked_sigmoid_loss", chunked)
+        named = [name for of, name in LOSS_AND_RUNNABLE if of == loss]
+        for name in (*named, None):
+            public(loss)(*pairs(), **scalars, implementation=name)
+        assert calls == [(loss, name) for name in (*named, CHOSEN)]
+        calls.clear()
 
 
 @pytest.mark.parametrize("name", sorted(set(backends.IMPLEMENTATIONS) - set(RUNNABLE)))
@@ -94,9 +131,20 @@ def test_one_that_cannot_run_here_says_why(name):
         backends.sigmoid_loss(*pairs(), **SCALARS, implementation=name)
 
 
-def test_an_unknown_implementation_is_named_with_those_that_exist():
-    with pytest.raises(ValueError, match="Unknown implementation 'cuda'.*reference"):
-        backends.sigmoid_loss(*pairs(), **SCALARS, implementation="cuda")
+@pytest.mark.parametrize("name", sorted(set(HERE) - set(backends.LOSSES["softmax_contrastive_loss"])))
+def test_one_that_the_softmax_loss_has_not_says_so(name):
+    with pytest.raises(ValueError, match=f"implementation='{name}' of softmax.*it is for sigmoid_loss alone.*{CHOSEN}"):
+        backends.softmax_contrastive_loss(*pairs(), logit_scale=10.0, implementation=name)
+
+
+def test_an_unknown_implementation_is_named_with_those_that_exist(loss):
+    with pytest.raises(ValueError, match=f"Unknown implementation 'cuda' of {loss}.*reference"):
+        public(loss)(*pairs(), **LOSSES[loss][1], implementation="cuda")
+
+
+def test_texts_of_another_number_than_images_have_no_softmax_loss():
+    with pytest.raises(ValueError, match="7 images and 6 texts"):
+        backends.softmax_contrastive_loss(pairs(7)[0], pairs(6)[1], logit_scale=10.0)
 
 
 @pytest.mark.parametrize(
@@ -144,38 +192,40 @@ def test_the_dtype_asked_for_is_what_is_computed_with():
     assert number(loss) != pytest.approx(number(backends.sigmoid_loss(x, y, **SCALARS)), rel=1e-6)
 
 
-def test_the_explicit_gradients_are_those_of_the_oracle():
+def test_the_explicit_gradients_are_those_of_the_oracle(loss):
     x, y = pairs(19, 6)
-    right, gradients = sigmoid_loss(x.astype(np.float64), y.astype(np.float64), **SCALARS)
-    answer = backends.sigmoid_loss_and_gradients(x, y, **SCALARS)
+    right, gradients = exact(loss, x, y)
+    scalars, function = LOSSES[loss][1], public(f"{loss}_and_gradients")
+    answer = function(x, y, **scalars)
     for got, want in zip(answer, (right, *gradients), strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(got), want, rtol=2e-5, atol=1e-7)
-    assert answer._fields == ("loss", "image_embeddings", "text_embeddings", "logit_scale", "logit_bias")
+    assert answer._fields == ("loss", "image_embeddings", "text_embeddings", *scalars)
     with pytest.raises(ValueError, match="'reference'.*written in Keras"):
-        backends.sigmoid_loss_and_gradients(x, y, **SCALARS, implementation="reference")
+        function(x, y, **scalars, implementation="reference")
 
 
-def test_forward_only_is_the_same_value():
+def test_forward_only_is_the_same_value(loss):
     x, y = pairs(19, 6)
-    loss = backends.sigmoid_loss(x, y, **SCALARS, forward_only=True)
-    assert number(loss) == pytest.approx(number(backends.sigmoid_loss(x, y, **SCALARS)), rel=1e-6)
+    value = public(loss)(x, y, **LOSSES[loss][1], forward_only=True)
+    assert number(value) == pytest.approx(number(public(loss)(x, y, **LOSSES[loss][1])), rel=1e-6)
 
 
-def test_wrong_words_are_refused_where_there_are_many_devices():
+def test_wrong_words_are_refused_where_there_are_many_devices(loss):
+    spread = public(f"distributed_{loss}")
     with pytest.raises(ValueError, match="exchange='tree'.*ring"):
-        backends.distributed_sigmoid_loss(*pairs(), **SCALARS, exchange="tree")
+        spread(*pairs(), **LOSSES[loss][1], exchange="tree")
     with pytest.raises(ValueError, match="gradients='max'.*sum"):
-        backends.distributed_sigmoid_loss(*pairs(), **SCALARS, gradients="max")
+        spread(*pairs(), **LOSSES[loss][1], gradients="max")
 
 
-# Each backend's own way to differentiate: f(x, y, t, b) -> the gradient with respect to all four.
+# Each backend's own way to differentiate: f(x, y, *scalars) -> the gradient with respect to all of them.
 
 
 def native_gradient(function):
     if BACKEND == "jax":
         import jax
 
-        return jax.grad(function, argnums=(0, 1, 2, 3))
+        return lambda *arguments: jax.grad(function, argnums=tuple(range(len(arguments))))(*arguments)
     if BACKEND == "torch":
         import torch
 
@@ -196,46 +246,47 @@ def native_gradient(function):
     return call
 
 
-def second_derivative(function):
+def second_derivative(loss, **options):
     """Differentiates the sum of the squares of the first gradient."""
+    function, scalars = loss_of(loss, **options), LOSSES[loss][1].values()
     if BACKEND == "torch":
         import torch
 
-        leaves = [torch.as_tensor(a).clone().requires_grad_() for a in (*pairs(), 10.0, -5.0)]
+        leaves = [torch.as_tensor(a).clone().requires_grad_() for a in (*pairs(), *scalars)]
         first = torch.autograd.grad(function(*leaves), leaves, create_graph=True)
         return torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
-    arguments = tuple(ops.convert_to_tensor(a) for a in (*pairs(), np.float32(10.0), np.float32(-5.0)))
+    arguments = tuple(ops.convert_to_tensor(a) for a in (*pairs(), *map(np.float32, scalars)))
     return native_gradient(lambda *a: sum(ops.sum(ops.square(g)) for g in native_gradient(function)(*a)))(*arguments)
 
 
-def loss_of(**arguments):
-    return lambda x, y, t, b: backends.sigmoid_loss(x, y, logit_scale=t, logit_bias=b, **arguments)
+def loss_of(loss, **options):
+    names = LOSSES[loss][1].keys()
+    return lambda x, y, *scalars: public(loss)(x, y, **dict(zip(names, scalars, strict=True)), **options)
 
 
-@pytest.mark.parametrize("implementation", RUNNABLE)
-def test_differentiating_the_public_function(implementation):
+@pytest.mark.parametrize(("loss", "implementation"), LOSS_AND_RUNNABLE)
+def test_differentiating_the_public_function(loss, implementation):
     x, y = pairs(19, 6)
-    _, right = sigmoid_loss(x.astype(np.float64), y.astype(np.float64), **SCALARS)
-    gradients = native_gradient(loss_of(implementation=implementation))(x, y, np.float32(10.0), np.float32(-5.0))
+    _, right = exact(loss, x, y)
+    scalars = map(np.float32, LOSSES[loss][1].values())
+    gradients = native_gradient(loss_of(loss, implementation=implementation))(x, y, *scalars)
     for got, want in zip(gradients, right, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(got), want, rtol=2e-5, atol=1e-7)
 
 
-def test_differentiating_twice_is_refused():
-    with pytest.raises((TypeError, RuntimeError, LookupError, ValueError), match="first derivatives only"):
-        second_derivative(loss_of())
+def test_differentiating_twice_is_refused(loss):
+    with pytest.raises((TypeError, RuntimeError, LookupError, ValueError), match=f"{loss}.has.first.derivatives.only"):
+        second_derivative(loss)
 
 
-def test_the_reference_can_be_differentiated_twice():
-    assert all(
-        np.isfinite(ops.convert_to_numpy(g)).all() for g in second_derivative(loss_of(implementation="reference"))
-    )
+def test_the_reference_can_be_differentiated_twice(loss):
+    assert all(np.isfinite(ops.convert_to_numpy(g)).all() for g in second_derivative(loss, implementation="reference"))
 
 
-def test_forward_only_cannot_be_differentiated():
-    x, y = pairs()
-    with pytest.raises((TypeError, RuntimeError, LookupError, ValueError), match="forward_only=True"):
-        native_gradient(loss_of(forward_only=True))(x, y, np.float32(10.0), np.float32(-5.0))
+def test_forward_only_cannot_be_differentiated(loss):
+    scalars = map(np.float32, LOSSES[loss][1].values())
+    with pytest.raises((TypeError, RuntimeError, LookupError, ValueError), match=f"{loss}.*forward_only=True"):
+        native_gradient(loss_of(loss, forward_only=True))(*pairs(), *scalars)
 
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}

@@ -23,7 +23,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from diptych.backends.jax.sigmoid_loss.sweep import Block
+from diptych.backends.jax.contrastive.sweep import Block
 from diptych.backends.plan import LOG1P
 
 LANES = 128

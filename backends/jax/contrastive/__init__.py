@@ -1,32 +1,43 @@
-"""The sigmoid loss on jax: what can run where, and the functions behind `diptych.backends.sigmoid_loss`.
+"""The contrastive losses on jax: what can run where, and the functions behind `diptych.backends`.
 
-sweep         the B² part, block by block; XLA's block
-pallas_gpu    a block on NVIDIA Hopper
-pallas_tpu    a block on TPUs
-loss          value, gradients, the derivative rule
+sweep         the B² part, block by block
+sigmoid       SigLIP's loss, with XLA's block
+softmax       CLIP's loss, with XLA's blocks
+pallas_gpu    a block of the sigmoid loss on NVIDIA Hopper
+pallas_tpu    a block of the sigmoid loss on TPUs
+loss          positives, plans, the derivative rule
 distributed   the ring and the gather over a mesh
 """
+
+from functools import partial
 
 import jax
 import keras
 import numpy as np
 from jax.sharding import Mesh
 
-from diptych.backends.jax.sigmoid_loss.distributed import Exchange, ManyDevices
-from diptych.backends.jax.sigmoid_loss.loss import OneDevice, SigmoidLossGradients, loss_and_gradients_by, loss_by
-from diptych.backends.jax.sigmoid_loss.sweep import Block, xla_block
+from diptych.backends.jax.contrastive.distributed import ExchangeName, ManyDevices
+from diptych.backends.jax.contrastive.loss import OneDevice, PairLoss, Plan, loss_and_gradients_by, loss_by
+from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss, SigmoidLossGradients, xla_block
+from diptych.backends.jax.contrastive.softmax import SoftmaxLoss, SoftmaxLossGradients, xla_normalisers, xla_weights
+from diptych.backends.jax.contrastive.sweep import Block
 
 __all__ = [
     "SigmoidLossGradients",
-    "block_of",
+    "SoftmaxLossGradients",
     "default_device",
     "device_of",
     "distributed_sigmoid_loss",
+    "distributed_softmax_contrastive_loss",
     "is_compiling",
     "known_value",
     "obstacle",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
+    "sigmoid_loss_by",
+    "softmax_contrastive_loss",
+    "softmax_contrastive_loss_and_gradients",
+    "softmax_loss_by",
 ]
 
 
@@ -52,64 +63,67 @@ def _described(device, capability=None) -> str:
     return f"{device.device_kind} ({device.platform}{f', {capability}' if capability else ''})"
 
 
-def block_of(implementation: str, platform: str) -> Block:
-    """How the implementation computes a block of pairs."""
+def sigmoid_loss_by(implementation: str, platform: str) -> SigmoidLoss:
+    """The sigmoid loss as an implementation computes its blocks."""
     if implementation == "pallas_gpu":
-        from diptych.backends.jax.sigmoid_loss import pallas_gpu
+        from diptych.backends.jax.contrastive import pallas_gpu
 
-        return pallas_gpu.BLOCK
+        return SigmoidLoss(pallas_gpu.BLOCK)
     if implementation == "pallas_tpu":
-        from diptych.backends.jax.sigmoid_loss import pallas_tpu
+        from diptych.backends.jax.contrastive import pallas_tpu
 
-        return pallas_tpu.BLOCK
+        return SigmoidLoss(pallas_tpu.BLOCK)
+    return SigmoidLoss(_xla(xla_block, platform))
+
+
+def softmax_loss_by(implementation: str, platform: str) -> SoftmaxLoss:
+    """The softmax loss as an implementation computes its blocks; there is XLA's alone."""
+    return SoftmaxLoss(_xla(xla_normalisers, platform), _xla(xla_weights, platform, on_cpu=512))
+
+
+def _xla(compute, platform: str, *, on_cpu: int = 1024) -> Block:
     if platform == "cpu":  # blocks that stay in the cache; processors multiply 16-bit matrices slowly or not at all
-        return Block(xla_block, largest=1024, multiple=8, dtype="float32")
-    return Block(xla_block, largest=8192, multiple=128)
+        return Block(compute, largest=on_cpu, multiple=8, dtype="float32")
+    return Block(compute, largest=8192, multiple=128)
 
 
-def sigmoid_loss(
-    x, y, *, logit_scale, logit_bias, implementation, offset=0, denominator=None, forward_only=False
-) -> jax.Array:
-    """`diptych.backends.sigmoid_loss` on jax arrays."""
-    plan = _plan(x, y, implementation, offset, denominator)
-    return loss_by(plan, x, y, logit_scale, logit_bias, forward_only=forward_only)
+def _loss(by, x, y, *, implementation, offset=0, denominator=None, forward_only=False, **scalars) -> jax.Array:
+    """A loss of `diptych.backends` on jax arrays; by: `(implementation, platform)` -> the `PairLoss`."""
+    return loss_by(_plan(by, x, y, implementation, offset, denominator), x, y, forward_only=forward_only, **scalars)
 
 
-def sigmoid_loss_and_gradients(
-    x, y, *, logit_scale, logit_bias, implementation, offset=0, denominator=None
-) -> SigmoidLossGradients:
-    """`diptych.backends.sigmoid_loss_and_gradients` on jax arrays."""
-    plan = _plan(x, y, implementation, offset, denominator)
-    return loss_and_gradients_by(plan, x, y, logit_scale, logit_bias)
+def _loss_and_gradients(by, x, y, *, implementation, offset=0, denominator=None, **scalars):
+    """The same with its gradients, as the loss's own answer."""
+    return loss_and_gradients_by(_plan(by, x, y, implementation, offset, denominator), x, y, **scalars)
 
 
-def _plan(x, y, implementation, offset, denominator) -> OneDevice | ManyDevices:
+def _plan(by, x, y, implementation, offset, denominator) -> Plan:
     """A whole batch goes over all devices of the current `keras.distribution`."""
-    block = block_of(implementation, device_of(x).platform)
+    loss: PairLoss = by(implementation, device_of(x).platform)
     whole = offset == 0 and x.shape == y.shape and denominator in (None, len(x))
     if whole and (group := current_group()):
-        return ManyDevices(block, *group)
-    return OneDevice(block, offset, denominator or len(x))
+        return ManyDevices(loss, *group)
+    return OneDevice(loss, offset, denominator or len(x))
 
 
-def distributed_sigmoid_loss(
+def _distributed_loss(
+    by,
     x,
     y,
     *,
-    logit_scale,
-    logit_bias,
     implementation,
     group: tuple[Mesh, str] | None = None,
-    exchange: Exchange = "ring",
+    exchange: ExchangeName = "ring",
     gradients: str = "sum",
     forward_only: bool = False,
+    **scalars,
 ) -> jax.Array:
-    """`diptych.backends.distributed_sigmoid_loss` on jax arrays that are spread over a mesh."""
+    """A distributed loss of `diptych.backends` on jax arrays that are spread over a mesh."""
     group = group or current_group()
     if group is None:
         raise ValueError(
-            "There is no mesh to spread the sigmoid loss over: expected group=(mesh, axis name), or a "
-            "keras.distribution of several devices set before."
+            "There is no mesh to spread the loss over: expected group=(mesh, axis name), or a keras.distribution of "
+            "several devices set before."
         )
     if gradients != "sum":
         raise ValueError(
@@ -121,8 +135,16 @@ def distributed_sigmoid_loss(
         raise ValueError(
             f"The mesh has no axis {axis_name!r}: expected one of {', '.join(map(repr, mesh.axis_names))}."
         )
-    plan = ManyDevices(block_of(implementation, device_of(x).platform), mesh, axis_name, exchange)
-    return loss_by(plan, x, y, logit_scale, logit_bias, forward_only=forward_only)
+    plan = ManyDevices(by(implementation, device_of(x).platform), mesh, axis_name, exchange)
+    return loss_by(plan, x, y, forward_only=forward_only, **scalars)
+
+
+sigmoid_loss = partial(_loss, sigmoid_loss_by)
+sigmoid_loss_and_gradients = partial(_loss_and_gradients, sigmoid_loss_by)
+distributed_sigmoid_loss = partial(_distributed_loss, sigmoid_loss_by)
+softmax_contrastive_loss = partial(_loss, softmax_loss_by)
+softmax_contrastive_loss_and_gradients = partial(_loss_and_gradients, softmax_loss_by)
+distributed_softmax_contrastive_loss = partial(_distributed_loss, softmax_loss_by)
 
 
 def current_group() -> tuple[Mesh, str] | None:

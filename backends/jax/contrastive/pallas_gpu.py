@@ -30,7 +30,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from diptych.backends.jax.sigmoid_loss.sweep import Block
+from diptych.backends.jax.contrastive.sweep import Block
 from diptych.backends.plan import FLOAT16_SCALE, LARGEST_BLOCK, LOG1P
 
 INTERPRETER_IS_PUBLIC = hasattr(plgpu, "InterpretGPUParams")

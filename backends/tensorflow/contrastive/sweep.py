@@ -1,0 +1,151 @@
+"""The B² part of the contrastive losses on tensorflow: a sweep over blocks of pairs, each a negative, compiled by XLA.
+
+With s_ij = x_i·y_j, over all pairs (i, j) but those with j = i + offset, one that weighs the pairs leaves
+
+    sums = Σ of a few terms of a pair,  image_i = Σ_j w_ij y_j,  text_j = Σ_i w_ij x_i
+
+and one for normalisers image_i = log Σ_j exp(t s_ij) and text_j = log Σ_i exp(t s_ij). The weights w and the terms are
+the loss's own (`sigmoid`, `softmax`). Of the matrix of pairs, one block exists at a time, so the memory beside the
+gradients does not grow with the batch. All of it is float32, embeddings of fewer bits are converted block by block, and
+sums over pairs are carried on in float64: one float32 sum would swallow the small terms that a loss is made of. On a
+GPU, tensorflow's setting of TF32 holds for the products.
+
+Legend: m rows (images), n columns (texts), d width.
+"""
+
+from collections.abc import Callable
+from math import gcd
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from diptych.backends.plan import block_size
+
+ROWS_PER_SUM = 16
+"""Rows that are added up in float32: an error of 16 roundings at most, and float64 has a sixteenth of the work."""
+
+
+class Swept(NamedTuple):
+    """The terms of all pairs, float64 `[terms]`; what each image and each text has, float32 `[m, w]` and `[n, w]`, w
+    being d or, for logarithms, 1. The last two are None where no gradient is wanted.
+    """
+
+    sums: tf.Tensor
+    image: tf.Tensor | None
+    text: tf.Tensor | None
+
+
+def over_blocks(
+    body: Callable,
+    rows: tuple,
+    columns: tuple,
+    offset,
+    *,
+    terms: int,
+    width: int | None,
+    start: float = 0.0,
+    rows_per_block: int,
+    columns_per_block: int,
+) -> Swept:
+    """The sweep over all pairs of rows and columns.
+
+    Args:
+        body: `(rows, columns, counts, sums, *states)` -> `(sums, *states)` for a block: the tuples' parts of it, its
+            embeddings in float32, which of its pairs count, and what was there before; states are an image's and a
+            text's, or none.
+        rows, columns: embeddings `[m, d]` and `[n, d]`, floating point, and matrices that go with them.
+        offset: int32 scalar; image i is paired with text i + offset, where there is one.
+        terms: how many sums there are.
+        width: of the states; None where there are none.
+        start: what the states begin with.
+        rows_per_block, columns_per_block: the most rows and columns of a block; blocks are nearly equal.
+    """
+    m, n = tf.shape(rows[0])[0], tf.shape(columns[0])[0]
+    row_blocks = tuple(into_blocks(a, rows_per_block) for a in rows)
+    column_blocks = tuple(into_blocks(a, columns_per_block) for a in columns)
+
+    def row_of_blocks(i, sums, *states):
+        own_rows, row_indices = _part(row_blocks, i), indices(i, row_blocks[0])[:, None]
+
+        def block(j, sums, *states):
+            column_indices = indices(j, column_blocks[0])[None, :]
+            counts = (row_indices < m) & (column_indices < n) & (column_indices - row_indices != offset)
+            of_block = (states[0], states[1][j]) if states else ()
+            sums, *after = body(own_rows, _part(column_blocks, j), counts, sums, *of_block)
+            return j + 1, sums, *((after[0], replaced(states[1], j, after[1])) if states else ())
+
+        if not states:
+            return i + 1, *for_each_block(column_blocks[0], block, sums)
+        image, text = states
+        before = tf.fill(tf.shape(image[i]), start)
+        sums, image_block, text = for_each_block(column_blocks[0], block, sums, before, text)
+        return i + 1, sums, replaced(image, i, image_block), text
+
+    states = [] if width is None else [_states(blocks[0], width, start) for blocks in (row_blocks, column_blocks)]
+    sums, *states = for_each_block(row_blocks[0], row_of_blocks, tf.zeros([terms], tf.float64), *states)
+    return Swept(sums, *((from_blocks(states[0], m), from_blocks(states[1], n)) if states else (None, None)))
+
+
+def add_products(weights, x, y, image, text):
+    """The embeddings of a block, weighed, added to those before; arguments and result as a body's."""
+    return image + tf.matmul(weights, y), text + tf.matmul(weights, x, transpose_a=True)
+
+
+def total(terms, rows_per_block: int):
+    """The sum of the terms of a block, `[rows, columns]`, in float64."""
+    in_groups = tf.reshape(terms, [-1, gcd(rows_per_block, ROWS_PER_SUM), tf.shape(terms)[1]])
+    return tf.reduce_sum(tf.cast(tf.reduce_sum(in_groups, axis=1), tf.float64))
+
+
+def sum_of_weighed_cosines(x, image, rows_per_block: int):
+    """Σ_ij w_ij s_ij in float64, which is Σ_i x_i·image_i."""
+    by_block = into_blocks(x, rows_per_block), into_blocks(image, rows_per_block)
+    x, image = (tf.reshape(tf.cast(blocks, tf.float32), [-1, blocks.shape[2]]) for blocks in by_block)
+    return total(x * image, rows_per_block)
+
+
+def _part(blocks, i):
+    embeddings, *beside = (a[i] for a in blocks)
+    return tf.cast(embeddings, tf.float32), *beside
+
+
+def _states(blocks, width, start):
+    return tf.fill([*tf.unstack(tf.shape(blocks)[:2]), width], start)
+
+
+def into_blocks(x, largest: int):
+    """`[rows, d]` -> `[blocks, size, d]`, the last block filled up with zeros; no copy where nothing is to be filled.
+
+    The size is a multiple of `gcd(largest, ROWS_PER_SUM)`.
+    """
+    multiple = gcd(largest, ROWS_PER_SUM)
+    rows, width = x.shape
+    if rows is not None:
+        size = block_size(rows, largest, multiple)
+    else:  # Keras' fit traces with a batch of unknown size; XLA knows it when it compiles
+        rows = tf.shape(x)[0]
+        size = -(-rows // (-(-rows // largest) * multiple)) * multiple
+    blocks = -(-rows // size)
+    return tf.reshape(tf.pad(x, [[0, blocks * size - rows], [0, 0]]), [blocks, size, width])
+
+
+def from_blocks(blocks, rows):
+    """`[blocks, size, d]` -> `[rows, d]`."""
+    return tf.reshape(blocks, [-1, blocks.shape[2]])[:rows]
+
+
+def indices(i, blocks):
+    """Those of the rows of block i among all rows."""
+    size = tf.shape(blocks)[1]
+    return i * size + tf.range(size)
+
+
+def for_each_block(blocks, body, *carry):
+    """The carry after body(i, *carry) -> (i + 1, *carry) for each block."""
+    count = tf.shape(blocks)[0]
+    return tf.while_loop(lambda i, *_: i < count, body, (tf.constant(0), *carry))[1:]
+
+
+def replaced(blocks, i, block):
+    """`blocks` with another block i; XLA writes it in place where `blocks` is a loop's variable."""
+    return tf.tensor_scatter_nd_update(blocks, [[i]], block[None])
