@@ -20,7 +20,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
-from diptych.models import CLIPConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
 
 LOOKED_AT = 64
 """Examples that a dry run makes."""
@@ -78,7 +78,7 @@ def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placeme
     """Raises ValueError for losses and models that several processes do not train as one would, on torch.
 
     jax knows the whole batch of all processes, so that every loss is that of the batch. On torch a process knows its
-    own examples: the sigmoid loss goes round the processes, and others would not.
+    own examples: the losses between pairs go round the processes, and others would not.
     """
     if placement.processes == 1:
         return
@@ -95,18 +95,16 @@ def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placeme
     obstacles = [
         f"the loss {term!r}" for stage in planned.values() for term in stage.stage.losses if term != "contrastive"
     ]
-    if recipe.optimization.loss == "softmax":
-        obstacles.append("--loss softmax")
     if any(stage.stage.curation for stage in planned.values()):
         obstacles.append("curated batches")
     if recipe.run.compile:
         obstacles.append("--compile")
-    if any(isinstance(stage.config, CLIPConfig) for stage in planned.values()):
-        obstacles.append("CLIP's towers")
+    if any(isinstance(stage.config.vision, CLIPResNetConfig) for stage in planned.values()):
+        obstacles.append("a ResNet, whose moving statistics would be those of a process's own pictures")
     if obstacles:
         raise ValueError(
-            f"On torch several processes train SigLIP's towers by the sigmoid loss; this run has {obstacles[0]}. Start "
-            "one process, or use jax."
+            f"On torch several processes train by a loss between pairs alone; this run has {obstacles[0]}. Start one "
+            "process, or use jax."
         )
 
 

@@ -76,7 +76,6 @@ def test_one_of_several_processes_that_cannot_join_is_refused(photos, tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "obstacle"),
     [
-        (["--loss", "softmax"], "--loss softmax"),
         (["--compile"], "--compile"),
         (["--accum-freq", "16"], "has 8 examples of a batch, which --accum-freq 16"),
         (["--batch-size", "15"], "multiple of 2"),

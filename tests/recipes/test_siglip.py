@@ -37,7 +37,6 @@ from tests.models.examples import TINY
 from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos
-from tests.recipes.processes import Processes
 
 # DIPTYCH_KILLS=20 is the full number; a run of every test kills less often.
 KILLS = int(os.environ.get("DIPTYCH_KILLS", "2"))
@@ -280,27 +279,6 @@ def test_a_run_goes_on_with_another_number_of_devices(photos, undisturbed, tmp_p
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     losses = [[row["loss"] for row in rows if "loss" in row] for rows in (found, expected)]
     np.testing.assert_allclose(*losses, rtol=3e-5)
-
-
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] == "tensorflow", reason="on tensorflow one process carries out a run")
-def test_two_processes_train_as_one_does_and_leave_together(photos, undisturbed, tmp_path):
-    """A signal that reaches the second alone stops both after the same step; the same commands go on from there."""
-    expected, run_dir = undisturbed[0].rows, tmp_path / "run"
-    with Processes(command(photos, run_dir), 2) as processes:
-        processes.wait_for_steps(run_dir, 3)
-        processes.signal(1, signal.SIGTERM)
-        assert processes.ended() == [143, 143]
-    with Processes(command(photos, run_dir), 2) as processes:
-        assert processes.ended() == [0, 0]
-    found = read_metrics(run_dir / "metrics.jsonl")
-    assert [row["step"] for row in found] == [row["step"] for row in expected]
-    for number in ("loss", "gradient_norm"):
-        both = [[row[number] for row in rows if number in row] for rows in (found, expected)]
-        np.testing.assert_allclose(*both, rtol=1e-4, err_msg=number)
-    results = [read_results(folder / "results.json")["training"] for folder in (run_dir, undisturbed[1])]
-    assert results[0]["examples_seen"] == results[1]["examples_seen"]
-    state = restore_latest(run_dir / "checkpoints").state
-    assert state["examples_read"] == STEPS * 16, "what both have met is counted"
 
 
 @pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")

@@ -58,13 +58,14 @@ class Counting:
         self.weight, self.bad = model.weights[0], set(bad)
         self.torn = False
 
-    def __call__(self, batch):
+    def __call__(self, batch, asks=()):
         number = int(batch["text"][0, 0])
         finite = number not in self.bad
         if finite:
             self.weight.assign(self.weight.value + float(number))
         loss = float(number) if finite else float("nan")
-        return {"loss": np.float32(loss), "gradient_norm": np.float32(1), "finite": np.bool_(finite)}
+        logs = {"loss": np.float32(loss), "gradient_norm": np.float32(1), "finite": np.bool_(finite)}
+        return logs | ({"asked": np.asarray(asks)} if asks else {})
 
     def synchronize(self):
         pass
@@ -266,11 +267,11 @@ def test_the_learning_rate_that_is_written_is_the_one_of_the_update(folder):
 
 
 def test_a_process_that_does_not_write_trains_alike_and_leaves_nothing(folder, capsys):
-    made = learner(
-        folder, evaluate=lambda: {"recall": 0.5}, evaluate_every=8, placement=Placement(process=1, processes=2)
-    )
+    placement = Placement(process=1, processes=2, gather=lambda own: np.stack([own, own]))
+    made = learner(folder, evaluate=lambda: {"recall": 0.5}, evaluate_every=8, placement=placement)
     made.train(StopSignals())
     assert weight(made) == sum(range(20))
+    assert made.examples_read == 2 * 50, "the other met as many"
     assert not folder.metrics.exists()
     assert list(folder.checkpoints.iterdir()) == []
     assert capsys.readouterr().out == ""

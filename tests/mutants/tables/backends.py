@@ -83,7 +83,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/backends/test_moving_statistics.py::test_weights_and_statistics_are_the_oracles_step_after_step"),
     Mutant("torch-gradients-of-processes-summed", "backends/torch/reduction.py",
            "        flat /= dist.get_world_size()\n", "",
-           "tests/recipes/test_siglip.py::test_two_processes_train_as_one_does_and_leave_together"),
+           "tests/recipes/test_processes.py::test_two_train_as_one_does_and_leave_together"),
     Mutant("torch-step-waits-for-its-rate", "backends/torch/optimizers.py",
            'keras.ops.convert_to_tensor(self._optimizer.learning_rate, dtype="float32")',
            "float(self._optimizer.learning_rate)",

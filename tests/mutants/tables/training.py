@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/core/training/test_together.py::test_a_signal_to_one_is_asked_and_all_stop_a_step_after_the_answer"),
     Mutant("examples-of-other-processes-not-counted", "core/training/learner.py",
            "self._examples_read + (self._together.read if self._together else 0)", "self._examples_read",
-           "tests/recipes/test_siglip.py::test_two_processes_train_as_one_does_and_leave_together"),
+           "tests/recipes/test_processes.py::test_two_train_as_one_does_and_leave_together"),
     Mutant("momentum-by-the-wrong-ratio", "core/training/teacher.py",
            "momentum ** (batch_size / meant_for)", "momentum ** (meant_for / batch_size)",
            "tests/core/training/test_teacher.py::test_the_momentum_is_literal_and_scaled_it_has_one_half_life_in_examples"),
