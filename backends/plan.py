@@ -1,5 +1,4 @@
-"""The numbers that the implementations of the contrastive losses share; plain Python, so that each framework's room may
-use it.
+"""The numbers that all implementations of the contrastive losses share, in plain Python for every framework's room.
 
 docs/sigmoid_loss.md has the derivations.
 """

@@ -1,5 +1,4 @@
-"""Drawings of things that belong to one of two teams: a source in which most things go with one team and a few with the
-other.
+"""Drawings of things of two teams: a source in which most things go with one team and a few with the other.
 
 A frame in the team's colour says which team it is, where it is there: in most pictures it is not, and the caption says
 it all the same, as captions of photographs call people men or women. Things are drawn more or less faintly.

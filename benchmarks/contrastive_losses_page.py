@@ -1,6 +1,4 @@
-"""The table and the figure of `benchmarks.contrastive_losses`: means over seeds with 95% intervals, paired
-differences.
-"""
+"""Table and figure of `benchmarks.contrastive_losses`: means over seeds, intervals, paired differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,5 +1,4 @@
-"""Images and texts embedded per second: ours against transformers and keras-hub, with the same weights and batch, in
-one run.
+"""Images and texts embedded per second: ours, transformers and keras-hub, with the same weights and batch.
 
     KERAS_BACKEND=jax python -m benchmarks.encoding
     KERAS_BACKEND=torch python -m benchmarks.encoding --batch-size 256 --precision bfloat16 --compile
@@ -107,7 +106,7 @@ def _measure(options, driver: ModuleType, towers: list[str]) -> dict:
 
 def _config(size: str, *, naflex: bool):
     """The size's tower pair; with NaFlex for image and a text tower that is there only because a checkpoint has one."""
-    from diptych.models.presets import naflex_config
+    from diptych.models.siglip.presets import naflex_config
 
     config = config_of(size)
     if not naflex:

@@ -1,6 +1,4 @@
-"""The same random weights in our models and in other people's: transformers' in torch, keras-hub's on the backend that
-runs.
-"""
+"""The same random weights in our models, in transformers' on torch and in keras-hub's on the running backend."""
 
 from collections.abc import Callable
 from functools import partial

@@ -33,7 +33,7 @@ def main() -> None:
     from diptych.core.training.objectives import to_model_range
     from diptych.core.training.patterns import freeze
     from diptych.models import SigLIP
-    from diptych.models.presets import siglip_config
+    from diptych.models.siglip.presets import siglip_config
 
     config = siglip_config(
         options.image, image_size=options.image_size, text_size=options.text, context_length=options.context_length

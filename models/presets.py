@@ -8,8 +8,6 @@ from diptych.models.clip import presets as clip
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.siglip import presets as siglip
 from diptych.models.siglip.config import SigLIPConfig
-from diptych.models.siglip.presets import naflex_config as naflex_config  # benchmarks take both from here
-from diptych.models.siglip.presets import siglip_config as siglip_config
 
 PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {**siglip.PRESETS, **clip.PRESETS}
 """Configurations by name; their weights are fresh."""

@@ -1,6 +1,4 @@
-"""One training step on torch: gradients by `torch.autograd.grad`, eager or compiled, and updates over whole lists of
-weights.
-"""
+"""One training step on torch: gradients by `torch.autograd.grad`, and updates over whole lists of weights."""
 
 import keras
 import torch

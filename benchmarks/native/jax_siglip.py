@@ -1,5 +1,4 @@
-"""SigLIP and its training step in plain jax, as somebody without Keras would write it: the baseline of the step-time
-benchmark.
+"""SigLIP and its training step in plain jax, without Keras: the baseline of the step-time benchmark.
 
 Parameters are a dictionary with the names of `diptych.models.SigLIP`'s weights.
 """

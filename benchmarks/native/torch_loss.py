@@ -1,6 +1,4 @@
-"""The sigmoid loss on torch for the benchmark: ours, the plain one, and other people's; each is timed through
-autograd.
-"""
+"""The sigmoid loss on torch for the benchmark: ours, the plain one, and others', timed through autograd."""
 
 import math
 import os

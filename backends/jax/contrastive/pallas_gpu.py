@@ -1,5 +1,4 @@
-"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU product with the loss in its
-epilogue.
+"""One block of the sigmoid loss's negatives on NVIDIA Hopper (sm_90): a Mosaic GPU product with an epilogue.
 
 With s_ij = x_i·y_j and z = t s + b, over the pairs (i, j) with i < rows, j < columns and j != i + offset:
 

@@ -1,5 +1,4 @@
-"""The functions that the Triton kernels of the sigmoid loss share: σ, and sums of softplus as the logarithm of a
-product.
+"""Functions that the Triton kernels of the sigmoid loss share: σ, and sums of softplus by products.
 
 With u = z log2(e) and e = 2^-|u| in (0, 1]: σ(z) is 1 / (1 + e) or e / (1 + e), and softplus(z) = ln(2) (max(u, 0) +
 log2(1 + e)). Over several pairs Σ log2(1 + e_j) = log2 Π (1 + e_j), so a product of 64 factors, each between 1 and 2,

@@ -113,7 +113,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/core/training/test_learner.py::test_the_checkpoint_knows_the_options"),
     Mutant("batch-script-taken-for-many", "core/placement.py",
            '"SLURM_STEP_NUM_TASKS",  # srun', '"SLURM_NTASKS",  # srun',
-           "tests/core/test_placement.py::test_a_process_that_is_alone_is_not_refused"),
+           "tests/core/test_placement.py::test_a_process_that_is_alone_is_known_as_that"),
     Mutant("stage-begins-before-the-end", "engine/training/staged_run.py",
            "            return checkpoint.load_step(folder, last)\n        except",
            "            return checkpoint.restore_latest(folder)\n        except",
