@@ -1,6 +1,4 @@
-"""A training step on several devices, of one process or of many: each holds all of the state, and its rows of the
-batch.
-"""
+"""A training step on several devices, of one process or of many: each holds all of the state, and rows of the batch."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
