@@ -5,6 +5,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
+HEARTBEAT_SECONDS = 50
+"""After so long without a sign of one process the others end."""
+
+
 def device_name() -> str | None:
     """Its name, such as "NVIDIA H200" or "TPU v5e"; None for the CPU."""
     device = jax.devices()[0]
@@ -27,7 +31,7 @@ def join(coordinator: tuple[str, int, int] | None = None) -> None:
         return
     # jax's service catches SIGTERM beneath Python, which would not see it any more.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(*coordinator or ())
+    jax.distributed.initialize(*coordinator or (), heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
 
 
 def gather(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.skipif(
     os.environ["KERAS_BACKEND"] == "tensorflow", reason="on tensorflow one process carries out a run"
 )
 EXAMPLES, BATCH = 384, 16
-LOSSES = ["sigmoid", "softmax"] if os.environ.get("DIPTYCH_THOROUGH") else ["sigmoid"]
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
+LOSSES = ["sigmoid", "softmax"] if THOROUGH else ["sigmoid"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -38,6 +40,28 @@ def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
     with Processes(together, 2) as processes:
         assert processes.ended() == [0, 0]
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes a minute: with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_that_is_killed_ends_the_other_and_the_same_bits_come_out(tmp_path, number):
+    photos = write_photos(tmp_path / "photos", 64)
+    flags = ("--examples", str(EXAMPLES), "--checkpoint-every", "2")
+    with Processes(command(photos, tmp_path / "whole", *flags), 2) as processes:
+        assert processes.ended() == [0, 0]
+    together = command(photos, tmp_path / "broken", *flags)
+    with Processes(together, 2) as processes:
+        processes.wait_for_steps(tmp_path / "broken", 5)
+        processes.signal(number, signal.SIGKILL)
+        killed = time.monotonic()
+        assert all(processes.ended())
+        assert time.monotonic() - killed < 75, "a heartbeat, and the end of a process"
+    with Processes(together, 2) as processes:
+        assert processes.ended() == [0, 0]
+    rows, wanted = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("broken", "whole"))
+    assert [row.get("loss") for row in rows] == [row.get("loss") for row in wanted]
+    ends = [restore_latest(tmp_path / name / "checkpoints").groups["weights"] for name in ("broken", "whole")]
+    assert all(np.array_equal(ends[0][path], ends[1][path]) for path in ends[1])
 
 
 def assert_same_run(folder: Path, expected: Path) -> None:
