@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import keras
 import pytest
 
 from benchmarks import fine_tuning as benchmark
@@ -17,6 +18,8 @@ from benchmarks import fine_tuning_page as page
 from benchmarks import fine_tuning_pictures as pictures
 from benchmarks.cells import Rows
 from diptych.core.data.emoji import DESIGNERS, HELD_OUT_DESIGNER, EmojiSource
+
+pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="nothing in it depends on the backend")
 
 SCORES = {
     "a": {"recall@1": 0.1, "recall@5": 0.2, "retained": 0.3},
