@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.report.charts.axes import frame, linear, logarithmic, plot_area
+from diptych.core.report.charts.axes import Scale, frame, linear, logarithmic, plot_area
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.means import PANEL_HEIGHT, PANEL_WIDTH, curve, marked_mean, pixels, side_by_side
 from diptych.core.report.marked_section import write_marked_section
@@ -39,7 +39,7 @@ DECODERS = {
     "moving": "a decoder, all moves",
 }
 CLASSIFIERS = {"scratch": "from scratch", "probe": "linear probe", "full": "all weights"}
-COLOURS = {"fresh": "other", "full": "image", "locked": "text", "adapters": "pair"}
+COLOURS = {"full": "image", "locked": "text", "adapters": "pair", "fresh": "other"}
 EQUAL_SECONDS, SHORTEST = "-equal-seconds", "-shortest"
 """Ends of the names of runs that take the seconds of another, and of those that say what a run takes by itself."""
 
@@ -150,7 +150,7 @@ def figure(results: Mapping[str, Any]) -> str:
     if tuned:
         panels.append(("Clip art learned, and emoji kept", _gained_and_kept(tuned)))
     if classes:
-        panels.append(("Classes of emoji by labels a class", _by_labels(classes)))
+        panels.append(("9 groups and 98 subgroups of emoji", _by_labels(classes)))
     return side_by_side("Fine-tuning: gained and kept, and classifiers by the number of labels", panels)
 
 
@@ -164,14 +164,15 @@ def _gained_and_kept(of: Scores) -> Markup:
     x, y = plot_area(PANEL_WIDTH, PANEL_HEIGHT, x, linear([*ends, fresh.value if fresh else 0.0]))
     line = sorted((arm for arm in known if arm.startswith("line-")), key=lambda arm: float(arm.removeprefix("line-")))
     marks = curve([(float(x(known[arm][0].value)), known[arm][1]) for arm in line], y, "other", dashed=True)
-    marks += [_named(x, y, *known[arm], f"α {arm.removeprefix('line-')}", "other") for arm in line if arm != "line-1"]
+    marks += [_named(x, y, *known[arm], f"α {arm.removeprefix('line-')}") for arm in line if arm != "line-1"]
     for arm, colour in COLOURS.items():
         if arm in known:
             kept, gained = known[arm]
             marks += marked_mean(float(x(kept.value)), gained, y, colour)
-            marks.append(_named(x, y, kept, gained, TUNED[arm], colour))
     if fresh:
-        marks += _level(x, y, fresh, "fresh weights")
+        at = pixels(float(y(fresh.value)))
+        marks.append(element("line", x1=pixels(x.start), x2=pixels(x.stop), y1=at, y2=at, class_="mark"))
+    marks += _legend([(TUNED[arm], colour) for arm, colour in COLOURS.items()], x.stop, "end")
     return frame(
         PANEL_WIDTH,
         PANEL_HEIGHT,
@@ -180,22 +181,23 @@ def _gained_and_kept(of: Scores) -> Markup:
         marks,
         title="Recall on clip art and on emoji",
         x_label="emoji kept: recall@1 of their English names",
-        y_label="clip art: recall@1 of held-out titles; bars are 95% over seeds",
+        y_label="clip art: recall@1 of held-out titles; α: WiSE-FT; bars: 95% over seeds",
         x_percent=True,
         y_percent=True,
     )
 
 
-def _level(x, y, level: Mean, name: str) -> list[Markup]:
-    at = pixels(float(y(level.value)))
-    line = element("line", x1=pixels(x.start), x2=pixels(x.stop), y1=at, y2=at, class_="mark")
-    end, above = pixels(x.stop), pixels(float(y(level.value)) - 5)
-    return [line, element("text", name, x=end, y=above, text_anchor="end", class_="name other")]
-
-
-def _named(x, y, kept: Mean, gained: Mean, name: str, colour: str) -> Markup:
+def _named(x: Scale, y: Scale, kept: Mean, gained: Mean, name: str) -> Markup:
     right, above = pixels(float(x(kept.value)) + 7), pixels(float(y(gained.value)) - 6)
-    return element("text", name, x=right, y=above, class_=f"name {colour}")
+    return element("text", name, x=right, y=above, class_="name other")
+
+
+def _legend(names: Sequence[tuple[str, str]], x: float, anchor: str) -> list[Markup]:
+    """Names in their colours, one below the other."""
+    return [
+        element("text", name, x=pixels(x), y=40 + 15 * place, text_anchor=anchor, class_=f"name {colour}")
+        for place, (name, colour) in enumerate(names)
+    ]
 
 
 def _by_labels(of: Scores) -> Markup:
@@ -210,12 +212,12 @@ def _by_labels(of: Scores) -> Markup:
     x = logarithmic(np.array([shots[0] / 1.4, shots[-1] * 1.4]))
     x, y = plot_area(PANEL_WIDTH, PANEL_HEIGHT, x, linear(np.array(ends), include=[0.0]))
     marks: list[Markup] = []
-    for place, (arm, colour) in enumerate(zip(CLASSIFIERS, ("other", "text", "image"), strict=True)):
+    colours = dict(zip(CLASSIFIERS, ("other", "text", "image"), strict=True))
+    for place, (arm, colour) in enumerate(colours.items()):
         for kind in dict(kinds):
             points = [(float(x(many)) + 5 * (place - 1), found) for many, found in lines[kind, arm]]
             marks += curve(points, y, colour, dashed=kind != "group")
-        marks.append(element("text", CLASSIFIERS[arm], x=58, y=40 + 15 * place, class_=f"name {colour}"))
-    marks.append(element("text", "9 groups: whole lines; 98 subgroups: dashed", x=58, y=85, class_="tick"))
+    marks += _legend([(CLASSIFIERS[arm], colour) for arm, colour in colours.items()], x.start + 12, "start")
     return frame(
         PANEL_WIDTH,
         PANEL_HEIGHT,
@@ -223,7 +225,7 @@ def _by_labels(of: Scores) -> Markup:
         y,
         marks,
         title="Accuracy by labels a class",
-        x_label="labelled drawings a class",
+        x_label="labelled drawings a class; dashed: 98 subgroups",
         y_label="accuracy on a designer never seen; bars are 95% over seeds",
         y_percent=True,
     )
