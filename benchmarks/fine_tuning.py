@@ -15,7 +15,7 @@ Every run is the command of a recipe, in a folder of its own. Four parts, of whi
   d  classifiers of 9 and 98 classes of emoji from 1, 10 and 100 labelled drawings each, judged on a designer that
      neither they nor the checkpoint have seen: a linear probe, all weights, and all weights from scratch.
 
-Runs of a part see equally many examples in batches of one size, from the same seeds. In parts a and b there are second
+Runs that are compared see equally many examples in batches of one size, from the same seeds. In parts a and b there are second
 runs of equal seconds: as many examples as they train on while another run sees its own. Those are seconds of
 processors, by what the runs of seed 0 took beyond what a run of a single batch takes. Rates were tried on a seed that
 is not among those shown, three or four for each kind of run.
@@ -190,6 +190,7 @@ def _classifiers() -> dict[str, tuple[str, ...]]:
                 *("--train-data", f"{pictures}{kind}-{shots}-seed-{{seed}}.csv"),
                 *("--val-data", f"{pictures}judged-{kind}.csv"),
                 *("--evaluations", "1", "--no-report"),
+                *("--batch-size", "8" if (kind, shots) == ("group", 1) else "32"),  # there are nine drawings
             )
             moving = ("--learning-rate", "1e-3", "--learning-rate-multipliers", "image/.*", "0.03")
             found |= {

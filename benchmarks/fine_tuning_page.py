@@ -39,6 +39,7 @@ DECODERS = {
     "moving": "a decoder, all moves",
 }
 CLASSIFIERS = {"scratch": "from scratch", "probe": "linear probe", "full": "all weights"}
+LEGEND = {"fresh": "level of fresh weights"}
 COLOURS = {"full": "image", "locked": "text", "adapters": "pair", "fresh": "other"}
 EQUAL_SECONDS, SHORTEST = "-equal-seconds", "-shortest"
 """Ends of the names of runs that take the seconds of another, and of those that say what a run takes by itself."""
@@ -172,7 +173,7 @@ def _gained_and_kept(of: Scores) -> Markup:
     if fresh:
         at = pixels(float(y(fresh.value)))
         marks.append(element("line", x1=pixels(x.start), x2=pixels(x.stop), y1=at, y2=at, class_="mark"))
-    marks += _legend([(TUNED[arm], colour) for arm, colour in COLOURS.items()], x.stop, "end")
+    marks += _legend([(LEGEND.get(arm, TUNED[arm]), colour) for arm, colour in COLOURS.items()], x.stop, "end")
     return frame(
         PANEL_WIDTH,
         PANEL_HEIGHT,
