@@ -15,10 +15,10 @@ Every run is the command of a recipe, in a folder of its own. Four parts, of whi
   d  classifiers of 9 and 98 classes of emoji from 1, 10 and 100 labelled drawings each, judged on a designer that
      neither they nor the checkpoint have seen: a linear probe, all weights, and all weights from scratch.
 
-Runs that are compared see equally many examples in batches of one size, from the same seeds. In parts a and b there are second
-runs of equal seconds: as many examples as they train on while another run sees its own. Those are seconds of
-processors, by what the runs of seed 0 took beyond what a run of a single batch takes. Rates were tried on a seed that
-is not among those shown, three or four for each kind of run.
+Runs that are compared see equally many examples in batches of one size, from the same seeds. In parts a and b there
+are second runs of equal seconds: as many examples as they train on while another run sees its own. Those are seconds
+of processors, by what the runs of seed 0 took beyond what a run of a single batch takes. Rates were tried on a seed
+that is not among those shown, three or four for each kind of run.
 
 Runs are carried out seed by seed, and the same command again goes on with those that are not finished
 (`benchmarks.cells`). Table and figure are those of docs/fine_tuning.md (`benchmarks.fine_tuning_page`).
@@ -238,7 +238,7 @@ PARTS = {
             "frozen": (*DECODER, "--lock", "image/.*", "text/.*", "pair_logits/.*"),
             "moving": (*DECODER, "--learning-rate-multipliers", TOWERS, "0.1"),
         },
-        examples=12_800,
+        examples=9_600,
         quick=320,
         scores=_of_pairs,
         times={"base": 2.0},
