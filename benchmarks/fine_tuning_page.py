@@ -30,7 +30,7 @@ LINE = {"line-0": "the checkpoint as it is", "line-0.5": "WiSE-FT, half way to a
 TEXT_TOWERS = {
     "scratch": "both towers from scratch",
     "moving": "image tower moves along",
-    "locked": "LiT: it is locked",
+    "locked": "LiT, the same tower locked",
 }
 DECODERS = {
     "base": "the towers before",
