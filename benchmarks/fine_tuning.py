@@ -17,8 +17,8 @@ Every run is the command of a recipe, in a folder of its own. Four parts, of whi
 
 Runs that are compared see equally many examples in batches of one size, from the same seeds. In parts a and b there
 are second runs of equal seconds: as many examples as they train on while another run sees its own. Those are seconds
-of processors, by what the runs of seed 0 took beyond what a run of a single batch takes. Rates were tried on a seed
-that is not among those shown, three or four for each kind of run.
+of processors, by what the runs of seed 0 took beyond what a run of a single batch takes. Rates of part a were tried on
+a seed that is not among those shown, three or four for each kind of run.
 
 Runs are carried out seed by seed, and the same command again goes on with those that are not finished
 (`benchmarks.cells`). Table and figure are those of docs/fine_tuning.md (`benchmarks.fine_tuning_page`).
