@@ -28,6 +28,7 @@ from diptych.backends.selection import select_backend
 from diptych.core.data.emoji import HELD_OUT_DESIGNER
 from diptych.core.data.sources.balancing import Balance, BalancedSource
 from diptych.core.evaluation.fairness import association_bias, representation_bias
+from diptych.core.report.marked_section import write_marked_section
 from diptych.core.report.seeds import mean_of
 
 ROOT = Path(__file__).parents[1]
@@ -174,15 +175,10 @@ def table(results: Mapping[str, Any]) -> str:
 
 def write_table(results: Mapping[str, Any], page: Path = PAGE) -> Path:
     """Puts the table into the document, between its two marks."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} lacks the marks {BEGIN!r} and {END!r}, between which the table goes.")
     seeds = len({row["seed"] for row in results["rows"]})
     said = f"{results['steps']:,} steps of {BATCH} on {results['backend']}, {seeds} seeds"
     said += ", in percent: mean ± 95% t-interval."
-    page.write_text(f"{before}{begin}\n{said}\n\n{table(results)}\n{end}{after}", encoding="utf-8")
+    write_marked_section(page, BEGIN, END, f"{said}\n\n{table(results)}")
     return page
 
 

@@ -12,26 +12,23 @@ towers, data, order of the data, initial weights, optimizer and number of exampl
 
 Each loss starts where its paper starts it: sigmoid at t = 10 and the bias of its batch, softmax at t = 1 / 0.07.
 
-Cells run seed by seed. A finished cell is a line of RUN_DIR/cells.jsonl; the same command again goes on with the
-others, within a cell from its checkpoint. With every cell there it only writes table and figure
-(`benchmarks.contrastive_losses_page`).
+Cells run seed by seed, and the same command again goes on with those that are not finished (`benchmarks.cells`). With
+every cell there it only writes table and figure (`benchmarks.contrastive_losses_page`).
 """
 
 import argparse
 import json
 import math
-import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.cells import Rows, carry_out
 from benchmarks.contrastive_losses_page import write_page
 from benchmarks.device import write_results
 from diptych.backends.selection import select_backend
 from diptych.core.training.results import read_results
 
-ROOT = Path(__file__).parents[1]
 RECIPES = {"sigmoid": "recipes.siglip", "softmax": "recipes.clip"}
 BATCH_SIZES = (64, 128, 256, 512, 1024)
 BASE_RATE, BASE_BATCH = 1e-3, 128
@@ -82,15 +79,10 @@ def cells(*, batch_sizes: list[int], seeds: int, examples: int) -> list[Cell]:
 
 
 def run_cell(cell: Cell, run_dir: Path) -> dict:
-    """Trains and judges one cell, or goes on with it; returns its row."""
+    """Trains and judges one cell, or goes on with it; returns what it found."""
     folder = run_dir / cell.name
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with (folder / "output.txt").open("a", encoding="utf-8") as output:
-        done = subprocess.run(cell.command(folder), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise SystemExit(f"{cell.name} ended with status {done.returncode}; see {folder / 'output.txt'}.")
-    return asdict(cell) | scores_of(folder) | {"wall_seconds": round(time.monotonic() - started, 1)}
+    cost = carry_out(cell.command(folder), folder)
+    return scores_of(folder) | cost
 
 
 def scores_of(folder: Path) -> dict:
@@ -115,24 +107,6 @@ def scores_of(folder: Path) -> dict:
     }
 
 
-def finished_rows(run_dir: Path, wanted: list[Cell]) -> dict[Cell, dict]:
-    """The rows that earlier calls left.
-
-    Raises:
-        ValueError: of another number of examples.
-    """
-    path = run_dir / "cells.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = {Cell(**{name: row[name] for name in Cell.__dataclass_fields__}): row for row in map(json.loads, lines)}
-    if any(cell.examples != wanted[0].examples for cell in rows):
-        stored = sorted({cell.examples for cell in rows})
-        raise ValueError(
-            f"{path} holds runs of {stored} examples, and {wanted[0].examples} are asked for. Give the same "
-            "--examples, or another --run-dir."
-        )
-    return {cell: rows[cell] for cell in wanted if cell in rows}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/contrastive_losses"))
@@ -145,14 +119,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--examples must be a multiple of every batch size, got {options.examples} and {uneven}.")
     backend = select_backend()
     wanted = cells(batch_sizes=options.batch_sizes, seeds=options.seeds, examples=options.examples)
+    kept = Rows(options.run_dir)
     try:
-        rows = finished_rows(options.run_dir, wanted)
+        rows = {cell: row for cell in wanted if (row := kept.of(cell))}
     except ValueError as error:
         parser.error(str(error))
     for cell in [] if options.table_only else [cell for cell in wanted if cell not in rows]:
-        rows[cell] = row = run_cell(cell, options.run_dir)
-        with (options.run_dir / "cells.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        rows[cell] = row = kept.add(cell, run_cell(cell, options.run_dir))
         print(
             f"{len(rows)}/{len(wanted)}  {cell.name}: recall@1 {row['recall@1']:.1%}, recall@5 {row['recall@5']:.1%}, "
             f"groups {row['zero_shot']:.1%}, {row['wall_seconds']:.0f} s",

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.report.charts.axes import Scale, frame, linear, path, plot_area
+from diptych.core.report.charts.axes import Scale, frame, linear, plot_area
 from diptych.core.report.charts.markup import Markup, element
-from diptych.core.report.charts.style import COLOURS, FIGURES
+from diptych.core.report.charts.means import PANEL_HEIGHT, PANEL_WIDTH, curve, dot, pixels, side_by_side
+from diptych.core.report.marked_section import write_marked_section
 from diptych.core.report.seeds import Mean, mean_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURE = ROOT / "docs" / "contrastive_losses.md", ROOT / "docs" / "pictures" / "contrastive_losses.svg"
 BEGIN, END = "<!-- results: written by benchmarks.contrastive_losses -->", "<!-- end of results -->"
 LOSSES = {"sigmoid": "image", "softmax": "text"}  # and their colours in the style sheet
-PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 400, 270, 18
 
 
 def by_batch_size(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, list[Mapping[str, Any]]]]:
@@ -68,25 +68,7 @@ def figure(results: Mapping[str, Any]) -> str:
     """Recall of both losses by batch size, and beside it their difference, as one SVG."""
     pairs = by_batch_size(results["cells"])
     panels = [("Recall@5 of English captions", _recalls(pairs)), ("Softmax minus sigmoid", _differences(pairs))]
-    parts = []
-    for place, (title, panel) in enumerate(panels):
-        left = MARGIN + place * (PANEL_WIDTH + 2 * MARGIN)
-        parts.append(element("text", title, x=left + 2, y=MARGIN + 14, class_="title"))
-        size = f'x="{left}" y="{MARGIN + 26}" width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}"'
-        parts.append(Markup(panel.replace("<svg", f"<svg {size}", 1)))
-    width, height = len(panels) * (PANEL_WIDTH + 2 * MARGIN), PANEL_HEIGHT + 2 * MARGIN + 26
-    return element(
-        "svg",
-        element("title", "Sigmoid and softmax loss at several batch sizes"),
-        element("style", Markup(COLOURS + FIGURES)),
-        element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=12, class_="panel"),
-        parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-    )
+    return side_by_side("Sigmoid and softmax loss at several batch sizes", panels)
 
 
 @dataclass(frozen=True)
@@ -112,9 +94,9 @@ def _recalls(pairs: Mapping[int, Mapping[str, Sequence[Mapping[str, Any]]]]) -> 
     marks: list[Markup] = []
     for (loss, colour), shift in zip(LOSSES.items(), (-4, 4), strict=True):
         points = [(float(x(size)) + shift, mean) for size, mean in means[loss].items()]
-        marks += _curve(points, y, colour)
+        marks += curve(points, y, colour)
         dots = [(float(x(size)) + shift, row["recall@5"]) for size, pair in pairs.items() for row in pair[loss]]
-        marks += [_dot(at, float(y(value)), colour, 1.8) for at, value in dots]
+        marks += [dot(at, float(y(value)), colour, 1.8) for at, value in dots]
     for place, (loss, colour) in enumerate(LOSSES.items()):
         marks.append(
             element("text", loss, x=PANEL_WIDTH - 16, y=40 + 15 * place, text_anchor="end", class_=f"name {colour}")
@@ -128,8 +110,10 @@ def _differences(pairs: Mapping[int, Mapping[str, Sequence[Mapping[str, Any]]]])
     means = {size: difference(pair, "recall@5") for size, pair in pairs.items()}
     ends = [m.value + sign * (m.half_width or 0) for m in means.values() for sign in (-1, 1)]
     x, y = _axes(pairs, [*ends, 0.0])
-    zero = element("line", x1=_px(x.start), x2=_px(x.stop), y1=_px(float(y(0))), y2=_px(float(y(0))), class_="mark")
-    marks = [zero, *_curve([(float(x(size)), mean) for size, mean in means.items()], y, "pair")]
+    zero = element(
+        "line", x1=pixels(x.start), x2=pixels(x.stop), y1=pixels(float(y(0))), y2=pixels(float(y(0))), class_="mark"
+    )
+    marks = [zero, *curve([(float(x(size)), mean) for size, mean in means.items()], y, "pair")]
     return _frame(
         x,
         y,
@@ -145,35 +129,10 @@ def _axes(pairs: Mapping[int, Any], values: Sequence[float]) -> tuple[Scale, Sca
     return plot_area(PANEL_WIDTH, PANEL_HEIGHT, x, linear(np.array(values)))
 
 
-def _curve(points: Sequence[tuple[float, Mean]], y: Scale, colour: str) -> list[Markup]:
-    line = element("path", d=path([(at, float(y(mean.value))) for at, mean in points]), class_=f"line {colour}")
-    bars = [
-        element(
-            "line",
-            x1=_px(at),
-            x2=_px(at),
-            y1=_px(float(y(mean.value - mean.half_width))),
-            y2=_px(float(y(mean.value + mean.half_width))),
-            class_=f"line {colour}",
-        )
-        for at, mean in points
-        if mean.half_width is not None
-    ]
-    return [line, *bars, *(_dot(at, float(y(mean.value)), colour, 3.4) for at, mean in points)]
-
-
-def _dot(x: float, y: float, colour: str, radius: float) -> Markup:
-    return element("circle", cx=_px(x), cy=_px(y), r=radius, class_=f"dot {colour}")
-
-
 def _frame(x: Scale, y: Scale, marks: Sequence[Markup], *, title: str, y_label: str) -> Markup:
     return frame(
         PANEL_WIDTH, PANEL_HEIGHT, x, y, marks, title=title, x_label="pairs in a batch", y_label=y_label, y_percent=True
     )
-
-
-def _px(value: float) -> str:
-    return f"{value:.1f}"
 
 
 def write_page(results: Mapping[str, Any], *, planned: int, page: Path = PAGE, picture: Path = FIGURE) -> list[Path]:
@@ -183,11 +142,6 @@ def write_page(results: Mapping[str, Any], *, planned: int, page: Path = PAGE, p
         results: "cells", "examples", "backend".
         planned: cells there are to be, which the document says where some are missing.
     """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} lacks the marks {BEGIN!r} and {END!r}, between which the table goes.")
     if not by_batch_size(results["cells"]):
         return []
     count = len(results["cells"])
@@ -196,6 +150,6 @@ def write_page(results: Mapping[str, Any], *, planned: int, page: Path = PAGE, p
         f"{count} runs of {results['examples']:,} pairs each on {results['backend']}, in percent: mean over the seeds "
         f"± 95% t-interval.{note}"
     )
-    page.write_text(f"{before}{begin}\n{summary}\n\n{table(results)}\n{end}{after}", encoding="utf-8")
+    write_marked_section(page, BEGIN, END, f"{summary}\n\n{table(results)}")
     picture.write_text(figure(results), encoding="utf-8")
     return [page, picture]

@@ -12,6 +12,8 @@ Presets, given as the first word, say what moves:
 - full (the default): everything, as Beyer's tutorial of big_vision fine-tunes So400m/14 (lba_bv_tuto,
   lines_siglip.py): Adafactor at 1e-5, no weight decay, gradients clipped to norm 1, batches of 32, a cosine, a head
   that begins at zero. Its warm-up is a tenth of the run, and here a twentieth, as in the other recipes.
+- from_scratch: everything, from fresh weights of --model's size, with the changes of pictures of big_vision's
+  vit_s16_i1k: crops of 5% or more, mirrored, RandAugment of two operations at magnitude 10, mixup of 0.2.
 
 Labels come from folders by class, a list with a column label, .cls files in shards, or a column of tables. By default
 it learns the nine groups of the emoji standard from the embedded drawings, from the checkpoint that comes along, and is
@@ -64,7 +66,23 @@ def attention_probe() -> Recipe:
     )
 
 
-PRESETS = {"linear_probe": linear_probe, "attention_probe": attention_probe, "full": full}
+def from_scratch() -> Recipe:
+    """Everything, from fresh weights."""
+    recipe = full()
+    return replace(
+        recipe,
+        model=Model(),
+        optimization=replace(recipe.optimization, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4),
+        classification=replace(recipe.classification, random_crop=0.05, flip=0.5, rand_augment=(2, 10), mixup=0.2),
+    )
+
+
+PRESETS = {
+    "linear_probe": linear_probe,
+    "attention_probe": attention_probe,
+    "full": full,
+    "from_scratch": from_scratch,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

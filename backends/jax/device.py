@@ -4,7 +4,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-
 HEARTBEAT_SECONDS = 50
 """After so long without a sign of one process the others end."""
 

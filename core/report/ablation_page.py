@@ -8,6 +8,7 @@ from typing import Any
 from diptych.core.report.charts.axes import linear
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.style import COLOURS, FIGURES
+from diptych.core.report.marked_section import write_marked_section
 from diptych.core.report.seeds import Mean, mean_of
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -83,19 +84,15 @@ def write_page(path: Path, results: Mapping[int, Results], options) -> None:
     figure_path.parent.mkdir(exist_ok=True)
     figure_path.write_text(figure(results), encoding="utf-8")
     parts = [
-        BEGIN,
         _sentence(results, options),
         table(results),
         lengths_table(results),
         f"![Each seed and their mean](pictures/{figure_path.name})",
-        END,
     ]
-    text = "\n\n".join(parts)
-    if path.exists() and BEGIN in (old := path.read_text(encoding="utf-8")):
-        text = old[: old.index(BEGIN)] + text + old[old.index(END) + len(END) :]
-    else:
-        text = f"# The parts of SigLIP 2's recipe, tried one by one\n\n{text}\n"
-    path.write_text(text, encoding="utf-8")
+    if not path.exists():
+        title = "# The parts of SigLIP 2's recipe, tried one by one"
+        path.write_text(f"{title}\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    write_marked_section(path, BEGIN, END, "\n" + "\n\n".join(parts) + "\n")
 
 
 def values(results: Mapping[int, Results], measure: Measure, name: str) -> list[float]:

@@ -166,6 +166,11 @@ def check_options(recipe: Any) -> None:
             0 < (1 if classification.random_crop is None else classification.random_crop) <= 1,
             f"--random-crop is a share of the area, above 0 and at most 1, got {classification.random_crop}.",
         ),
+        (
+            classification.rand_augment is None or _may_be_drawn(*classification.rand_augment),
+            "--rand-augment is a number of operations, 1 or more, and a magnitude from 0 to 10, got "
+            f"{classification.rand_augment}.",
+        ),
         (classification.mixup >= 0, f"--mixup must be 0 or more, got {classification.mixup}."),
         *(
             (given is None or given > 0, f"{flag} must be above 0, got {given}.")
@@ -183,3 +188,7 @@ def check_options(recipe: Any) -> None:
     ):
         if not condition:
             raise ValueError(message)
+
+
+def _may_be_drawn(count: int, magnitude: float) -> bool:
+    return count >= 1 and 0 <= magnitude <= 10

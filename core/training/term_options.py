@@ -83,5 +83,8 @@ class Classification:
     scratch, as in big_vision, 0.5 or more for fine-tuning. None for none."""
     flip: float = 0.0
     """How often training pictures are mirrored left and right."""
+    rand_augment: tuple[int, float] | None = None
+    """Change each training picture by so many operations of RandAugment, at a magnitude from 0 to 10, in place of what
+    --augment does: 2 10, as in big_vision's classifiers. None for none."""
     mixup: float = 0.0
     """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""

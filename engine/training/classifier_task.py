@@ -7,6 +7,7 @@ from typing import Any
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.image_processor import ImageProcessor
@@ -100,8 +101,11 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
 def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
     """How pictures become arrays, without texts."""
     options, method = recipe.classification, recipe.data.resize_method or start.pixels.resize
-    changes = Augmentation() if recipe.data.augment else None
-    augmentation: Augmentation | RandomCrop | None = changes
+    changes: Augmentation | RandAugment | None = Augmentation() if recipe.data.augment else None
+    if options.rand_augment is not None:
+        count, magnitude = options.rand_augment
+        changes = RandAugment(count=count, magnitude=magnitude, resize_method=method)
+    augmentation: Augmentation | RandAugment | RandomCrop | None = changes
     if options.random_crop is not None or options.flip:
         area = 1.0 if options.random_crop is None else options.random_crop
         augmentation = RandomCrop(area=area, flip=options.flip, resize_method=method, then=changes)

@@ -47,8 +47,8 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
         ),
         (recipe.data.image_views is not None and not recipe.data.augment, "without --augment all views are the same"),
         (
-            options.mixup or options.random_crop is not None or options.flip,
-            "its pictures are cropped, mirrored or mixed at random",
+            options.mixup or options.random_crop is not None or options.flip or options.rand_augment is not None,
+            "its pictures are cropped, mirrored, mixed or changed at random",
         ),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),

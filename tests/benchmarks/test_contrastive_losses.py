@@ -93,10 +93,10 @@ def test_a_second_call_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):
-    (tmp_path / "cells.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (tmp_path / "cells.jsonl").write_text(json.dumps({"name": "sigmoid-64-seed-0", **ROWS[0]}) + "\n")
     with pytest.raises(SystemExit):
         benchmark.main(["--run-dir", str(tmp_path), "--examples", "2048", "--table-only"])
-    assert "holds runs of [1024] examples, and 2048 are asked for" in capsys.readouterr().err
+    assert "holds sigmoid-64-seed-0 with examples 1024, and 2048 is asked for" in capsys.readouterr().err
 
 
 def test_a_mean_has_students_interval():

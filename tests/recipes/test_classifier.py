@@ -1,6 +1,7 @@
 """Classifiers by recipe: what each preset moves, what the data say, what is left, and what is refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.engine.command_line import parse_recipe
@@ -101,11 +103,21 @@ def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pai
     assert train("attention_probe", pictures, checkpoint, tmp_path / "a", "--examples", "16") == 0
     assert moved(ImageClassifier.from_preset(tmp_path / "a" / "model"), pair) == {"map_head"}
     changes = ("--label-smoothing", "0.1", "--mixup", "0.2", "--random-crop", "0.5", "--flip", "0.5")
-    flags = ("--examples", "48", "--pooling", "gap", "--lr", "1e-2", *changes)
+    flags = ("--examples", "48", "--pooling", "gap", "--lr", "1e-2", "--rand-augment", "2", "10", *changes)
     assert train("full", pictures, checkpoint, tmp_path / "b", *flags) == 0
     model = ImageClassifier.from_preset(tmp_path / "b" / "model")
     assert model.config.vision.pooling == "gap"
     assert moved(model, pair) == {"patch_embedding", "position_embedding", "encoder"}
+
+
+@ON_JAX
+def test_from_scratch_changes_pictures_as_big_visions_classifiers_do(pictures):
+    planned = plan("from_scratch", "--train-data", str(pictures), "--val-fraction", "0.4", "--model", "siglip_s16_224")
+    assert not planned.start.pretrained
+    changes = planned.preprocess.augmentation
+    assert (changes.area, changes.flip, changes.then) == (0.05, 0.5, RandAugment(count=2, magnitude=10))
+    with pytest.raises(ValueError, match="a magnitude from 0 to 10"):
+        replace(planned.recipe, classification=replace(planned.recipe.classification, rand_augment=(0, 5)))
 
 
 @ON_JAX
@@ -134,8 +146,10 @@ def test_a_probe_reads_vectors_with_the_losses_that_pictures_have(checkpoint, pi
         losses.append([row["loss"] for row in rows if "loss" in row])
     np.testing.assert_allclose(*losses, rtol=1e-6)
     assert "the locked image tower embeds each picture once" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="cropped, mirrored or mixed"):
+    with pytest.raises(ValueError, match="cropped, mirrored, mixed or changed"):
         plan("linear_probe", "--train-data", str(pictures), "--embed-images-once", "--flip", "0.5")
+    with pytest.raises(ValueError, match="cropped, mirrored, mixed or changed"):
+        plan("linear_probe", "--train-data", str(pictures), "--embed-images-once", "--rand-augment", "1", "5")
 
 
 @ON_JAX

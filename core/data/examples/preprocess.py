@@ -15,6 +15,7 @@ from diptych.core.data.captions import clean_caption
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.makers import Maker, Targets, Views
 from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
+from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize, Normalization
@@ -88,7 +89,7 @@ class Preprocess:
     image_size: int
     context_length: int
     tokenizer_path: str | Path
-    augmentation: Augmentation | RandomCrop | None = None
+    augmentation: Augmentation | RandAugment | RandomCrop | None = None
     language_weights: Mapping[str, float] | None = None
     resize_method: ResizeMethod = "bilinear_antialias"
     shortest_edge_ratio: float | None = None

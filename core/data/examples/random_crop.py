@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.data.examples.augmentation import Augmentation
+from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.data.image import ResizeMethod, resize
 
 ASPECTS = (0.75, 1.33)
@@ -29,7 +30,7 @@ class RandomCrop:
     area: float = 0.05
     flip: float = 0.0
     resize_method: ResizeMethod = "bilinear_antialias"
-    then: Augmentation | None = None
+    then: Augmentation | RandAugment | None = None
 
     def __post_init__(self):
         if not 0 < self.area <= 1 or not 0 <= self.flip <= 1:

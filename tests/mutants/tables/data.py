@@ -44,6 +44,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a-crop-never-at-the-end", "core/data/examples/random_crop.py",
            "rng.integers(rows - height + 1)", "rng.integers(max(1, rows - height))",
            "tests/core/data/examples/test_random_crop.py::test_heights_are_drawn_evenly_and_all_places_occur"),
+    Mutant("rand-augment-one-way", "core/data/examples/rand_augment.py",
+           "largest if rng.random() < 0.5 else -largest", "largest",
+           "tests/core/data/examples/test_rand_augment.py"
+           "::test_moves_are_as_far_as_asked_either_way_and_grey_fills_what_is_left"),
     Mutant("captions-changed-in-place", "core/data/sources/folder.py",
            "evenly(whole, SAMPLED_CAPTIONS) + evenly(images, SAMPLED_IMAGES)", "evenly(images, SAMPLED_IMAGES)",
            "tests/core/data/sources/test_sources_agree.py"

@@ -37,20 +37,34 @@ def icon_svg(icons: Mapping, name: str) -> str:
 
 def draw_svg(svg: str) -> Image.Image:
     """RGB on white, longest side SIDE * OVERSAMPLING pixels."""
+    wide = _width_over_height(svg) >= 1
+    return _drawn(svg, width=SIDE * OVERSAMPLING if wide else None, height=None if wide else SIDE * OVERSAMPLING)
+
+
+def draw_any_svg(svg: str) -> Image.Image:
+    """RGB on white, SIDE * OVERSAMPLING pixels wide: for documents of any origin, whose size may be in any unit or
+    missing.
+
+    Raises:
+        ValueError: for one that cannot be drawn.
+    """
+    return _drawn(svg, width=SIDE * OVERSAMPLING, height=None)
+
+
+def _drawn(svg: str, *, width: int | None, height: int | None) -> Image.Image:
     try:
         import resvg_py
     except ImportError as error:
         raise ImportError(
             "drawing SVG needs resvg_py, which diptych itself does not: pip install resvg_py==0.5.0"
         ) from error
-    side = SIDE * OVERSAMPLING
-    wide = _width_over_height(svg) >= 1
     png = resvg_py.svg_to_bytes(
         svg_string=svg,
         background="#ffffff",
         skip_system_fonts=True,
-        width=side if wide else None,
-        height=None if wide else side,
+        width=width,
+        height=height,
+        dpi=96,
     )
     return Image.open(io.BytesIO(png)).convert("RGB")
 

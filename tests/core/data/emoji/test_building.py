@@ -13,7 +13,13 @@ from PIL import Image
 from diptych.core.data import emoji
 from diptych.core.data.emoji.building.annotations import hexcode_of
 from diptych.core.data.emoji.building.build import concepts_bytes, match, zip_bytes
-from diptych.core.data.emoji.building.drawing import draw_bitmap, draw_svg, icon_svg, reduce_to_webp
+from diptych.core.data.emoji.building.drawing import (
+    draw_any_svg,
+    draw_bitmap,
+    draw_svg,
+    icon_svg,
+    reduce_to_webp,
+)
 from diptych.core.data.emoji.building.matching import (
     match_by_code_points,
     match_by_name,
@@ -124,6 +130,17 @@ def test_svg_is_drawn_on_white():
     picture = draw_svg(svg)
     assert picture.size == (256, 128)
     assert (picture.getpixel((60, 60)), picture.getpixel((200, 60))) == ((0, 0, 0), (255, 255, 255))
+
+
+@pytest.mark.parametrize("size", ['width="2cm" height="1cm"', 'width="90pt" height="45pt"', ""])
+def test_svg_of_any_origin_is_drawn_whatever_its_size_is_given_in(size):
+    pytest.importorskip("resvg_py", reason="only needed to draw clip art")
+    body = '<path d="M0 0h1v1H0z"/>'
+    picture = draw_any_svg(f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 2 1">{body}</svg>')
+    assert picture.size == (256, 128)
+    assert (picture.getpixel((60, 60)), picture.getpixel((200, 60))) == ((0, 0, 0), (255, 255, 255))
+    with pytest.raises(ValueError, match=r"."):
+        draw_any_svg("<svg")
 
 
 def test_same_drawings_give_the_same_bytes_in_any_order():
