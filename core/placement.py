@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 
-
-def _alone(values: np.ndarray) -> np.ndarray:
-    return values[None]
+def _alone(said: bytes) -> list[bytes]:
+    return [said]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +18,7 @@ class Placement:
         process: its number, from 0.
         processes: how many carry the run out together.
         devices: of this process, that share each of its batches.
-        gather: the arrays that all processes give, [processes, ...], on each of them; all must ask, in the same order.
+        gather: what all processes say, by their numbers, on each of them; all must speak, in the same order.
 
     Raises:
         ValueError: for numbers that cannot be.
@@ -29,7 +27,7 @@ class Placement:
     process: int = 0
     processes: int = 1
     devices: int = 1
-    gather: Callable[[np.ndarray], np.ndarray] = field(default=_alone, repr=False, compare=False)
+    gather: Callable[[bytes], list[bytes]] = field(default=_alone, repr=False, compare=False)
 
     def __post_init__(self):
         if not 0 <= self.process < self.processes or self.devices < 1:
@@ -60,17 +58,13 @@ class Placement:
 
     def told(self, value: Any) -> list[Any]:
         """What each process says, JSON-ready, by their numbers; all must speak."""
-        if self.processes == 1:
-            return [value]
-        said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        lengths = self.gather(np.array([len(said)], np.int64))[:, 0]
-        rows = self.gather(np.pad(said, (0, int(lengths.max()) - len(said))))
-        return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+        return (
+            [value] if self.processes == 1 else [json.loads(said) for said in self.gather(json.dumps(value).encode())]
+        )
 
     def wait(self) -> None:
         """Returns when all processes have come so far."""
-        if self.processes > 1:
-            self.gather(np.zeros(1, np.int64))
+        self.gather(b"")
 
     def check_same(self, value: Any, what: str) -> None:
         """Raises ValueError, on every process, where one of them has another value than the rest."""

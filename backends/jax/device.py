@@ -33,9 +33,12 @@ def join(coordinator: tuple[str, int, int] | None = None) -> None:
     jax.distributed.initialize(*coordinator or (), heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
 
 
-def gather(values: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, [processes, ...]."""
-    return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
+def gather(said: bytes) -> list[bytes]:
+    """What all processes say."""
+    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(said)])))[:, 0]
+    row = np.frombuffer(said.ljust(int(lengths.max()), b" "), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(row))
+    return [heard[:length].tobytes() for heard, length in zip(rows, lengths, strict=True)]
 
 
 def out_of_memory(error: BaseException) -> bool:

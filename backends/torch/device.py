@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -41,14 +40,13 @@ def join(environment: Mapping[str, str]) -> None:
 _hosts: list[dist.ProcessGroup] = []
 
 
-def gather(values: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, [processes, ...]: from host to host, whatever their devices do meanwhile."""
+def gather(said: bytes) -> list[bytes]:
+    """What all processes say, from host to host, whatever their devices do meanwhile."""
     if not _hosts:
         _hosts.append(dist.new_group(backend="gloo", timeout=PATIENCE))
-    own = torch.from_numpy(np.array(values))
-    found = own.new_empty(dist.get_world_size(), *own.shape)
-    dist.all_gather(list(found), own, group=_hosts[0])
-    return found.numpy()
+    heard = [b""] * dist.get_world_size()
+    dist.all_gather_object(heard, said, group=_hosts[0])
+    return heard
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -267,7 +267,7 @@ def test_the_learning_rate_that_is_written_is_the_one_of_the_update(folder):
 
 
 def test_a_process_that_does_not_write_trains_alike_and_leaves_nothing(folder, capsys):
-    placement = Placement(process=1, processes=2, gather=lambda own: np.stack([own, own]))
+    placement = Placement(process=1, processes=2, gather=lambda said: [said, said])
     made = learner(folder, evaluate=lambda: {"recall": 0.5}, evaluate_every=8, placement=placement)
     made.train(StopSignals())
     assert weight(made) == sum(range(20))
