@@ -19,7 +19,7 @@ import pytest
 from tests import times
 
 LARGEST_MEGABYTES = 3_000
-GROWN_MEGABYTES = 400
+GROWN_MEGABYTES = 250
 """A process that has grown by so much lets compiled programs go within a file too."""
 MEASURED = os.environ.get("DIPTYCH_PART")
 """The part of continuous integration that this is; none by hand."""
@@ -53,18 +53,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
     yield
     ended = nextitem is None or nextitem.path != item.path
-    if ended and "tensorflow" in sys.modules:
-        let_graphs_go()
+    if ended and "tensorflow" in sys.modules and (keras := sys.modules.get("keras")):
+        keras.utils.clear_session(free_memory=False)
     if ended or megabytes("VmRSS") > _kept + GROWN_MEGABYTES:
         let_go()
 
 
 def let_graphs_go() -> None:
-    """Forget what keeps graphs of tensorflow alive: Keras' session, and the gradient of each call of a function with a
-    custom gradient within a graph, which tensorflow registers for ever.
+    """Forget what keeps graphs of tensorflow alive: the gradient of each call of a function with a custom gradient
+    within a graph, which tensorflow registers for ever. What is traced already does not ask for it again.
     """
-    if keras := sys.modules.get("keras"):
-        keras.utils.clear_session(free_memory=False)
     gradients = sys.modules["tensorflow.python.framework.ops"].gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
         del gradients[name]
@@ -78,6 +76,8 @@ def let_go() -> None:
     global _kept
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
+    if "tensorflow" in sys.modules:
+        let_graphs_go()
     gc.collect()
     with suppress(AttributeError, OSError):  # glibc alone has it, and keeps what was freed otherwise
         ctypes.CDLL("libc.so.6").malloc_trim(0)
