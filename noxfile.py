@@ -81,6 +81,14 @@ WITHOUT_KERAS = [
 NATIVE = {backend: f"tests/backends/{backend}/*" for backend in BACKENDS}
 
 
+# tensorflow keeps what XLA has compiled for it while a process lives, most of it for these, which have processes of
+# their own.
+BY_XLA = [
+    "tests/backends/tensorflow/test_sigmoid_loss.py",
+    "tests/backends/tensorflow/test_distributed.py",
+    "tests/backends/test_loss.py",
+]
+
 # `python -m diptych.recipes.NAME --help` for each name, in one process.
 ASK_FOR_HELP = """
 import runpy, sys
@@ -157,10 +165,11 @@ def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = 
     elsewhere = [path for other, path in NATIVE.items() if other != backend] + ["tests/agreement/*", "tests/commands/*"]
     elsewhere += [] if backend == BACKENDS[0] else WITHOUT_KERAS
     skipped = [f"--ignore-glob={path}" for path in elsewhere]
-    # tensorflow keeps what XLA has compiled for it while a process lives: with fewer files each stays below 3 GB.
-    processes = PROCESSES * 3 // 2 if backend == "tensorflow" else PROCESSES
-    options = {"part": part, "backend": backend, "processes": processes}
-    pytest(session, "tests", *skipped, *BY_FILE, *arguments, **options, **variables)
+    if backend == "tensorflow" and not session.posargs:
+        own = f"{part} by XLA" if part else ""
+        pytest(session, *BY_XLA, *BY_FILE, *arguments, part=own, backend=backend, processes=len(BY_XLA), **variables)
+        skipped += [f"--ignore={path}" for path in BY_XLA]
+    pytest(session, "tests", *skipped, *BY_FILE, *arguments, part=part, backend=backend, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
