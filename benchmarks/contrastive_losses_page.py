@@ -9,7 +9,8 @@ import numpy as np
 
 from diptych.core.report.charts.axes import Scale, frame, linear, plot_area
 from diptych.core.report.charts.markup import Markup, element
-from diptych.core.report.charts.means import PANEL_HEIGHT, PANEL_WIDTH, curve, dot, pixels, side_by_side
+from diptych.core.report.charts.means import curve, dot, pixels
+from diptych.core.report.charts.standalone import PANEL_HEIGHT, PANEL_WIDTH, side_by_side
 from diptych.core.report.marked_section import write_marked_section
 from diptych.core.report.seeds import Mean, mean_of
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from diptych.engine.command_line import parse
 from diptych.engine.judging.dense.options import Dense
@@ -28,27 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT = "diptych-dense"
 VERSION = 1
-
-
-class JudgedTowers(TypedDict):
-    """The model that was judged."""
-
-    name: str
-    parameters: int
-    image_size: int
-    patches: int
-
-
-class Header(TypedDict):
-    """What was judged, by what and with what."""
-
-    format: str
-    version: int
-    model: JudgedTowers
-    options: object  # of the command, in JSON's types
-    backend: str
-    device: str | None
-    versions: dict[str, str | None]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +48,7 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     from diptych.engine.judging.dense.probes import dense_lines, write_dense_page
     from diptych.engine.judging.dense.reader import FeatureReader
     from diptych.engine.judging.dense.tasks import Judge, square_towers
+    from diptych.engine.judging.header import header
     from diptych.engine.judging.page import without_large_table
 
     sets = _opened(options)
@@ -84,9 +64,10 @@ def dense(options: Dense, open_encoder: Callable[[str], Any]) -> int:
     stored = {
         kind: {name: without_large_table(numbers) for name, numbers in sets.items()} for kind, sets in by_kind.items()
     }
-    header = _header(options, towers)
-    write_json(options.output, {**header, "results": stored})
-    seen = header["model"]
+    vision: Any = towers.config.vision  # of square pictures
+    seen = {"image_size": vision.image_size, "patches": vision.num_patches}
+    model = {"name": options.model, "parameters": int(towers.count_params()), **seen}
+    write_json(options.output, {**header(FORMAT, VERSION, options), "model": model, "results": stored})
     sources = dict.fromkeys(name for sets in by_kind.values() for name in sets)
     page = write_dense_page(
         options.output.with_suffix(".html"),
@@ -134,28 +115,6 @@ def _writer(options: Dense, features):
     folder = run if (run / "captioner.json").is_file() else Path(options.model)
     wanted = options.refcoco or (not options.own_data and (folder / "captioner.json").is_file())
     return Writer(features, Captioner.from_folder(folder), read_targets(folder)) if wanted else None
-
-
-def _header(options: Dense, towers) -> Header:
-    """Everything in the results but the results."""
-    from diptych import backends
-    from diptych.core.training.card import plain, versions
-
-    vision = towers.config.vision
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": {
-            "name": options.model,
-            "parameters": int(towers.count_params()),
-            "image_size": vision.image_size,
-            "patches": vision.num_patches,
-        },
-        "options": plain(options),
-        "backend": backends.name(),
-        "device": backends.device_name(),
-        "versions": versions(backends.name()),
-    }
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
 
 if TYPE_CHECKING:
-    from diptych.core.evaluation.judged import Evaluated, JudgedHeader
+    from diptych.core.evaluation.judged import Evaluated, JudgedModel
 
 FORMAT = "diptych-evaluation"
 VERSION = 1
@@ -104,6 +104,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+    from diptych.engine.judging.header import header
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
     from diptych.engine.judging.tasks import judge
@@ -148,7 +149,8 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
-        evaluation: Evaluated = {**_header(options, store), "results": results}
+        beginning = header(FORMAT, VERSION, options)
+        evaluation: Evaluated = {**beginning, "model": _judged(options, store), "results": results}
         print("\n" + evaluation_text(results), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
@@ -158,27 +160,16 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     return 0
 
 
-def _header(options: Evaluate, store) -> "JudgedHeader":
-    """Everything in the results but the results."""
-    from diptych import backends
-    from diptych.core.training.card import plain, versions
-
+def _judged(options: Evaluate, store) -> "JudgedModel":
+    """The model, as results name it."""
     encoder = store.encoder
     return {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": {
-            "name": options.model,
-            "fingerprint": store.fingerprint,
-            "parameters": int(encoder.model.count_params()),
-            "dim": encoder.dim,
-            "logit_scale": encoder.logit_scale,
-            "logit_bias": encoder.logit_bias,
-        },
-        "options": plain(options),
-        "backend": backends.name(),
-        "device": backends.device_name(),
-        "versions": versions(backends.name()),
+        "name": options.model,
+        "fingerprint": store.fingerprint,
+        "parameters": int(encoder.model.count_params()),
+        "dim": encoder.dim,
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
     }
 
 

@@ -78,19 +78,19 @@ class JudgedModel(TypedDict):
     logit_bias: float | None
 
 
-class JudgedHeader(TypedDict):
-    """What was judged, by what and with what."""
+class Header(TypedDict):
+    """By what a result was found, and with what: the beginning of each that a command stores."""
 
     format: str
     version: int
-    model: JudgedModel
     options: object  # of the command, in JSON's types
     backend: str
     device: str | None
     versions: dict[str, str | None]
 
 
-class Evaluated(JudgedHeader):
+class Evaluated(Header):
     """An evaluation, whole."""
 
+    model: JudgedModel
     results: list[TaskResult]

@@ -8,16 +8,16 @@ reads what `ReportData.save` wrote. The files follow the reader's light or dark 
 import argparse
 from pathlib import Path
 
-from diptych.core.report.charts.markup import Markup, element, shorten
-from diptych.core.report.charts.style import COLOURS, FIGURES
+from diptych.core.report.charts.markup import element, shorten
+from diptych.core.report.charts.standalone import MARGIN, PANEL_HEIGHT, PANEL_WIDTH, document, side_by_side
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.language_names import language_name
 from diptych.core.report.run.contents import ReportData, Samples
 from diptych.core.report.run.gallery import choose_queries, nearest_images
 from diptych.core.report.run.training import evaluation_figure, loss_figure
 
-MARGIN, PANEL_WIDTH, PANEL_HEIGHT = 18, 400, 270
 NAMES, PICTURE, ROW = 232, 52, 62
+TILES = ".tile{fill:#fff;stroke:var(--rule)}.tile.right{stroke:var(--pair);stroke-width:3}"
 
 
 def learning_curves(data: ReportData) -> str:
@@ -36,13 +36,7 @@ def learning_curves(data: ReportData) -> str:
     ]
     if not panels:
         raise ValueError("no curve to draw: the metrics hold fewer than two losses and fewer than two evaluations.")
-    parts = []
-    for place, (title, figure) in enumerate(panels):
-        left = MARGIN + place * (PANEL_WIDTH + 2 * MARGIN)
-        parts.append(element("text", title, x=left + 2, y=MARGIN + 14, class_="title"))
-        parts.append(_placed(figure, left, MARGIN + 26, PANEL_WIDTH, PANEL_HEIGHT))
-    width = len(panels) * (PANEL_WIDTH + 2 * MARGIN)
-    return _document(width, PANEL_HEIGHT + 2 * MARGIN + 26, f"Learning curves of {data.title}", parts)
+    return side_by_side(f"Learning curves of {data.title}", panels)
 
 
 def gallery(samples: Samples, *, rows: int = 10, columns: int = 8, seed: int = 0) -> str:
@@ -90,7 +84,7 @@ def gallery(samples: Samples, *, rows: int = 10, columns: int = 8, seed: int = 0
                 )
             )
     width = 2 * MARGIN + NAMES + columns * (PICTURE + 8) - 8
-    return _document(width, 2 * MARGIN + len(queries) * ROW - 10, "Captions and their nearest images", parts)
+    return document(width, 2 * MARGIN + len(queries) * ROW - 10, "Captions and their nearest images", parts, TILES)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,30 +102,6 @@ def main(arguments: list[str] | None = None) -> None:
     for name, figure in figures.items():
         (chosen.folder / name).write_text(figure, encoding="utf-8")
         print(chosen.folder / name)
-
-
-def _placed(figure: Markup, x: float, y: float, width: float, height: float) -> Markup:
-    """A drawing of the report at a place within another."""
-    return Markup(figure.replace("<svg", f'<svg x="{x}" y="{y}" width="{width}" height="{height}"', 1))
-
-
-def _document(width: float, height: float, title: str, parts: list[Markup]) -> str:
-    style = Markup(
-        f"{COLOURS}{FIGURES}.tile{{fill:#fff;stroke:var(--rule)}}.tile.right{{stroke:var(--pair);stroke-width:3}}"
-    )
-    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=12, class_="panel")
-    return element(
-        "svg",
-        element("title", title),
-        element("style", style),
-        ground,
-        parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-    )
 
 
 if __name__ == "__main__":

@@ -1,36 +1,10 @@
-"""Figures of means over seeds: panels side by side, in which curves go through means with their intervals."""
+"""Curves through means over seeds, with their intervals."""
 
 from collections.abc import Sequence
 
 from diptych.core.report.charts.axes import Scale, path
 from diptych.core.report.charts.markup import Markup, element
-from diptych.core.report.charts.style import COLOURS, FIGURES
 from diptych.core.report.seeds import Mean
-
-PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 400, 270, 18
-
-
-def side_by_side(title: str, panels: Sequence[tuple[str, Markup]]) -> str:
-    """One SVG of panels of PANEL_WIDTH x PANEL_HEIGHT, each below its title."""
-    parts = []
-    for place, (heading, panel) in enumerate(panels):
-        left = MARGIN + place * (PANEL_WIDTH + 2 * MARGIN)
-        parts.append(element("text", heading, x=left + 2, y=MARGIN + 14, class_="title"))
-        size = f'x="{left}" y="{MARGIN + 26}" width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}"'
-        parts.append(Markup(panel.replace("<svg", f"<svg {size}", 1)))
-    width, height = len(panels) * (PANEL_WIDTH + 2 * MARGIN), PANEL_HEIGHT + 2 * MARGIN + 26
-    return element(
-        "svg",
-        element("title", title),
-        element("style", Markup(COLOURS + FIGURES)),
-        element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=12, class_="panel"),
-        parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-    )
 
 
 def curve(points: Sequence[tuple[float, Mean]], y: Scale, colour: str, *, dashed: bool = False) -> list[Markup]:
