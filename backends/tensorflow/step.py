@@ -20,7 +20,7 @@ class TrainStep:
         self._graph = tf.function(self._step, autograph=False)
         self.torn = False
 
-    def __call__(self, batch):
+    def __call__(self, batch, asks=()):
         batch = {name: tf.convert_to_tensor(array) for name, array in batch.items()}
         self.torn = True  # a graph that fails does not tell how far it came
         logs = self._graph(batch)

@@ -22,7 +22,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.run_log import RunLog
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.core.training.teacher import EmaTeacher
-from diptych.core.training.together import Together, added
+from diptych.core.training.together import Together
 from diptych.core.training.variables import arrays_of, assign_all, checksum
 
 
@@ -32,7 +32,7 @@ class Step(Protocol):
     compilations: int
     torn: bool
 
-    def __call__(self, batch: dict, asks: Sequence[float] = ()) -> dict: ...
+    def __call__(self, batch: dict, asks: Sequence[float]) -> dict: ...
 
     def synchronize(self) -> None: ...
 
@@ -122,7 +122,7 @@ class Learner:
         self._unrecorded: deque[tuple[int, int, tuple[str, ...], list[dict]]] = deque()
         self._waiting_rows: list[str] = []
         self._evaluation_due, self._torn = self.evaluate_first, False
-        self._together = Together(self.placement) if self.placement.processes > 1 else None
+        self._together = Together(self.placement, self.checkpoint_seconds)
 
     @property
     def finished(self) -> bool:
@@ -152,12 +152,12 @@ class Learner:
     @property
     def skipped_examples(self) -> dict[str, int]:
         """Bad examples replaced so far, by reason; of other processes, up to the last checkpoint."""
-        return added(self._skipped_examples, self._together.skipped if self._together else {})
+        return self._together.skipped(self._skipped_examples)
 
     @property
     def examples_read(self) -> int:
         """Examples met so far, with those that were skipped; of other processes, up to the last checkpoint."""
-        return self._examples_read + (self._together.read if self._together else 0)
+        return self._together.read(self._examples_read)
 
     def restore(self) -> int:
         """Takes up the newest good checkpoint of the folder and returns the step it was saved at; 0 where there is
@@ -191,7 +191,7 @@ class Learner:
     def train(self, stop: StopSignals) -> None:
         """Runs to the end, or until `stop` asks to; either way a checkpoint holds the last finished step."""
         start = self.steps_done
-        if self._together:
+        if self.placement.processes > 1:
             self.placement.check_same(checksum(self.groups()["weights"]), "the weights that they begin with")
         log = RunLog(
             self.folder,
@@ -206,7 +206,8 @@ class Learner:
             say=self.say,
         )
         self._last_saved = start
-        self._last_save = self._last_tick = time.monotonic()
+        self._last_tick = time.monotonic()
+        self._together.saved()
         with stop.finishing_first(), log, closing(self.loader.batches(start)) as batches:
             try:
                 self._steps(batches, log, stop)
@@ -217,8 +218,7 @@ class Learner:
             except BaseException:
                 self._save_after_error(log)
                 raise
-        if self._together and self._together.stopped_by_another(stop, self.finished):
-            raise Stopped
+        self._together.leave(stop, self.finished)
 
     def _steps(self, batches, log, stop) -> None:
         if self._evaluation_due:
@@ -227,13 +227,13 @@ class Learner:
         # A step is under way while the one before it is written down, or the device would wait for the host. After a
         # step that was not finite the next is written down at once, so that the run stops exactly at the last of a row
         # of them.
-        while not self.finished and not self._stops(stop):
-            with self._leaving(stop):
+        while not self.finished and not self._together.stops(self.steps_done, stop):
+            with self._together.leaving(stop):
                 batch = next(batches)
             before = len(self._unrecorded)
-            self._take(batch, self._together.asks(stop, self._saves()) if self._together else ())
+            self._take(batch, self._together.asks(stop))
             self._record(before, log)
-            evaluates, saves = self._evaluates(), self._saves_now() or self.finished
+            evaluates, saves = self._evaluates(), self._saves() or self.finished
             self._evaluation_due = evaluates
             if evaluates or saves or self._skipped_in_a_row:
                 self._record(len(self._unrecorded), log)
@@ -244,25 +244,13 @@ class Learner:
         if self._unrecorded:
             self._leave(log)
 
-    def _stops(self, stop: StopSignals) -> bool:
-        return self._together.stops_after(self.steps_done) if self._together else stop.stop_requested
-
-    def _saves_now(self) -> bool:
-        if self._together and not self.checkpoint_every:
-            return self._together.saves_after(self.steps_done)
-        return self._saves()
-
-    def _leaving(self, stop: StopSignals):
-        """What one process leaves at once after a signal, several end together."""
-        return nullcontext() if self._together else stop.leaving_at_once()
-
-    def _take(self, batch: Batch, asks: Sequence[float] = ()) -> None:
+    def _take(self, batch: Batch, asks: Sequence[float]) -> None:
         """One batch, trained on; what a checkpoint says of it changes with the weights."""
         logs: list[dict] = []
         self._torn = True
         try:
             for piece in batch.pieces(self.pieces(batch) if self.pieces else 1):
-                logs.append(self.step(piece.arrays(), asks) if asks else self.step(piece.arrays()))
+                logs.append(self.step(piece.arrays(), asks))
         except BaseException:
             self._torn = bool(logs) or self.step.torn
             raise
@@ -283,7 +271,7 @@ class Learner:
         if self._torn:
             log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
-        if self._together:  # saving takes all processes, and the others know nothing of an error here
+        if self.placement.processes > 1:  # saving takes all processes, and the others know nothing of an error here
             log.message(f"An error ends process {self.placement.process}: the newest checkpoint stands.")
             return
         try:
@@ -300,8 +288,7 @@ class Learner:
 
     def _record_step(self, number, updates, keys, logs, log) -> None:
         asked = [log.pop("asked") for log in logs if "asked" in log]
-        if self._together:
-            self._together.hear(number, [keras.ops.convert_to_numpy(answer) for answer in asked])
+        self._together.hear(number, [keras.ops.convert_to_numpy(answer) for answer in asked])
         values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
@@ -342,13 +329,13 @@ class Learner:
     def _saves(self) -> bool:
         if self.checkpoint_every:
             return self.steps_done % self.checkpoint_every == 0
-        return time.monotonic() - self._last_save >= self.checkpoint_seconds
+        return self._together.saves(self.steps_done)
 
     def _write_evaluation(self, log, stop) -> None:
         started = time.monotonic()
         self.step.synchronize()
         with self.ema.applied() if self.ema else nullcontext():
-            with self._leaving(stop):
+            with self._together.leaving(stop):
                 numbers = self.placement.told(self.evaluate() if self.evaluate else {})[0]
             better = self._keep_if_best(numbers)
         self._last_tick += time.monotonic() - started
@@ -376,8 +363,7 @@ class Learner:
 
     def _save(self, log, *, leaving: bool = False) -> None:
         self.step.synchronize()
-        if self._together:
-            self._together.count(self._skipped_examples, self._examples_read)
+        self._together.count(self._skipped_examples, self._examples_read)
         failed: Exception | None = None
         if self.placement.writes:
             try:
@@ -391,7 +377,7 @@ class Learner:
             raise failed or checkpoint.CheckpointError(told)
         else:
             self.say(f"{told} Training goes on; the next checkpoint will be tried as usual.")
-        self._last_save = time.monotonic()
+        self._together.saved()
 
     def _write_checkpoint(self, log) -> None:
         log.sync()

@@ -100,11 +100,11 @@ def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placeme
     if recipe.run.compile:
         obstacles.append("--compile")
     if any(isinstance(stage.config.vision, CLIPResNetConfig) for stage in planned.values()):
-        obstacles.append("a ResNet, whose moving statistics would be those of a process's own pictures")
+        obstacles.append("a ResNet (its moving statistics would be those of a process's own pictures)")
     if obstacles:
         raise ValueError(
-            f"On torch several processes train by a loss between pairs alone; this run has {obstacles[0]}. Start one "
-            "process, or use jax."
+            f"On torch several processes train by a loss between pairs alone; this run has {', '.join(obstacles)}. "
+            "Start one process, or use jax."
         )
 
 

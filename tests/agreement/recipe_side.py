@@ -20,9 +20,9 @@ class _Recorded:
     def __init__(self, step):
         self._step, self.batches = step, []
 
-    def __call__(self, batch: dict) -> dict:
+    def __call__(self, batch: dict, asks: tuple[float, ...]) -> dict:
         self.batches.append({name: np.array(value) for name, value in batch.items()})
-        return self._step(batch)
+        return self._step(batch, asks)
 
     def __getattr__(self, name: str):
         return getattr(self._step, name)

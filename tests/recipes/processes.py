@@ -26,8 +26,9 @@ class Processes:
         self._store: object = None
 
     def __enter__(self) -> Self:
+        port = self._open()
         for number in range(self._count):
-            flags, variables = self._told(number)
+            flags, variables = self._told(port, number)
             self._started.append(
                 subprocess.Popen(
                     [*self._command, *flags],
@@ -70,18 +71,12 @@ class Processes:
             print(f"process {number}:\n{text[-3_000:]}")
         return [process.returncode for process in self._started]
 
-    def _told(self, number: int) -> tuple[list[str], dict[str, str]]:
+    def _told(self, port: int, number: int) -> tuple[list[str], dict[str, str]]:
         """The flags and variables by which a process knows which one it is."""
-        if not hasattr(self, "_port"):
-            self._port = self._open()
         if os.environ["KERAS_BACKEND"] == "jax":
-            together = [f"localhost:{self._port}", str(self._count), str(number)]
-            return [
-                word
-                for pair in zip(("--coordinator-address", "--num-processes", "--process-id"), together, strict=True)
-                for word in pair
-            ], {}
-        numbers = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": self._count, "MASTER_PORT": self._port}
+            address = ["--coordinator-address", f"localhost:{port}"]
+            return [*address, "--num-processes", str(self._count), "--process-id", str(number)], {}
+        numbers = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": self._count, "MASTER_PORT": port}
         return [], {"MASTER_ADDR": "localhost"} | {name: str(value) for name, value in numbers.items()}
 
     def _open(self) -> int:

@@ -58,7 +58,7 @@ class Counting:
         self.weight, self.bad = model.weights[0], set(bad)
         self.torn = False
 
-    def __call__(self, batch, asks=()):
+    def __call__(self, batch, asks):
         number = int(batch["text"][0, 0])
         finite = number not in self.bad
         if finite:
@@ -323,10 +323,10 @@ def test_a_step_that_breaks_off_is_saved_only_as_far_as_it_is_whole(folder, caps
             self.torn = torn
             self.synchronize = step.synchronize
 
-        def __call__(self, batch):
+        def __call__(self, batch, asks):
             if int(batch["text"][0, 0]) == 6:
                 raise MemoryError
-            return step(batch)
+            return step(batch, asks)
 
     made.step = Breaking()
     with pytest.raises(MemoryError):
@@ -343,11 +343,11 @@ def test_a_batch_of_which_a_piece_was_trained_on_is_not_saved(folder):
         torn = False
         synchronize = step.synchronize
 
-        def __call__(self, batch):
+        def __call__(self, batch, asks):
             calls.append(batch)
             if len(calls) == 12:
                 raise MemoryError
-            return step(batch)
+            return step(batch, asks)
 
     made.step = Breaking()
     with pytest.raises(MemoryError):
@@ -406,10 +406,10 @@ class SignalStep:
         self.step, self.stop, self.number = step, stop, number
         self.synchronize = step.synchronize
 
-    def __call__(self, batch):
+    def __call__(self, batch, asks):
         if int(batch["text"][0, 0]) == self.number:
             self.stop.received = "SIGTERM"
-        return self.step(batch)
+        return self.step(batch, asks)
 
 
 @pytest.fixture

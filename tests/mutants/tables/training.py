@@ -38,10 +38,10 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/core/losses/test_captioning.py::test_an_example_without_boxes_weighs_as_much_as_one_with_boxes"),
     # core/training
     Mutant("processes-stop-where-they-hear-of-it", "core/training/together.py",
-           "            self._stop = step + 1", "            self._stop = step",
+           "            self._stop_after = step + 1", "            self._stop_after = step",
            "tests/core/training/test_together.py::test_a_signal_to_one_is_asked_and_all_stop_a_step_after_the_answer"),
-    Mutant("examples-of-other-processes-not-counted", "core/training/learner.py",
-           "self._examples_read + (self._together.read if self._together else 0)", "self._examples_read",
+    Mutant("examples-of-other-processes-not-counted", "core/training/together.py",
+           "return own + self._read", "return own",
            "tests/recipes/test_processes.py::test_two_train_as_one_does_and_leave_together"),
     Mutant("momentum-by-the-wrong-ratio", "core/training/teacher.py",
            "momentum ** (batch_size / meant_for)", "momentum ** (meant_for / batch_size)",
