@@ -312,6 +312,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.quick:
         return 0
+    if not any(rows):
+        print(f"No run is finished yet in {run_dir}; what was measured before is left as it is.")
+        return 1
     results = {"backend": backend, "data": options.data, "arms": [_without_words(row) for row in rows]}
     print(write_results("fine_tuning", results))
     for path in write_page(results):

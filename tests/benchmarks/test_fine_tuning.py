@@ -123,6 +123,14 @@ def test_a_second_call_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     assert len(asked) == len(whole) + 1
 
 
+def test_nothing_that_was_measured_is_replaced_by_nothing(tmp_path, monkeypatch, capsys):
+    written: list[str] = []
+    monkeypatch.setattr(benchmark, "write_results", lambda name, results: written.append(name))
+    assert benchmark.main(["--table-only", "--run-dir", str(tmp_path)]) == 1
+    assert not written
+    assert "No run is finished yet" in capsys.readouterr().out
+
+
 def test_runs_on_other_pictures_are_not_mixed(tmp_path, capsys):
     all_rows(tmp_path, seeds=1)
     with pytest.raises(SystemExit):
