@@ -123,7 +123,8 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
             for name in plan.planned:
                 results |= staged.carry_out(name)
         except BaseException:
-            tell_warnings({name: {"warnings": found} for name, found in staged.warnings_so_far().items()}, several)
+            if placement.writes:
+                tell_warnings({name: {"warnings": found} for name, found in staged.warnings_so_far().items()}, several)
             raise
         if several and placement.writes:
             write_results(folder.results, results)
