@@ -14,7 +14,7 @@ from diptych.backends.loss import (
     softmax_contrastive_loss,
     softmax_contrastive_loss_and_gradients,
 )
-from diptych.backends.processes import join
+from diptych.backends.processes import join, leave
 from diptych.backends.rooms import name, room
 from diptych.core.placement import ALONE
 
@@ -26,6 +26,7 @@ __all__ = [
     "distributed_sigmoid_loss",
     "distributed_softmax_contrastive_loss",
     "join",
+    "leave",
     "name",
     "out_of_memory",
     "product",

@@ -52,6 +52,12 @@ def join(environment: Mapping[str, str], *, devices: int = 1, coordinator: Coord
     return Placement(process=process, processes=processes, devices=devices, **gather)
 
 
+def leave() -> None:
+    """Part from the others once all is done; jax does so itself when the process ends."""
+    if name() == "torch":
+        room().leave()
+
+
 _WAYS = {
     "jax": "On jax several processes are started by srun or mpirun, or each with --coordinator-address HOST:PORT, "
     "--num-processes and --process-id; one process uses the devices of a machine with --data-parallel.",

@@ -41,20 +41,25 @@ class Placement:
         """Whether this process writes what the run leaves, and talks; one of them does."""
         return self.process == 0
 
-    def rows(self, batch_size: int) -> slice:
-        """The rows of each batch of the run that are this process's own.
+    def rows(self, batch_size: int, pieces: int = 1) -> tuple[range, ...]:
+        """The rows of a batch that are this process's own: its part of each piece into which the batch is cut, so that
+        the processes' first pieces together are the first piece of the batch.
 
         Raises:
             ValueError: where the batch cannot be dealt out evenly.
         """
-        if batch_size % (self.processes * self.devices):
+        among = pieces * self.processes * self.devices
+        if batch_size % among:
+            cut = f", in {pieces} pieces," if pieces > 1 else ""
             raise ValueError(
-                f"A batch of {batch_size} cannot be dealt out evenly over {self.processes} processes with "
-                f"{self.devices} devices each: choose a --batch-size that is a multiple of "
-                f"{self.processes * self.devices}."
+                f"A batch of {batch_size} cannot be dealt out evenly{cut} over {self.processes} processes with "
+                f"{self.devices} devices each: choose a --batch-size that is a multiple of {among}."
             )
-        own = batch_size // self.processes
-        return slice(self.process * own, (self.process + 1) * own)
+        if self.processes == 1:
+            return (range(batch_size),)
+        piece, own = batch_size // pieces, batch_size // pieces // self.processes
+        firsts = (number * piece + self.process * own for number in range(pieces))
+        return tuple(range(first, first + own) for first in firsts)
 
     def told(self, value: Any) -> list[Any]:
         """What each process says, JSON-ready, by their numbers; all must speak."""

@@ -49,6 +49,13 @@ def gather(said: bytes) -> list[bytes]:
     return heard
 
 
+def leave() -> None:
+    """End what `join` began: a group that lives until the interpreter ends can take the process down with it."""
+    if dist.is_initialized():
+        _hosts.clear()
+        dist.destroy_process_group()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether it says that the device has no memory left."""
     return isinstance(error, torch.OutOfMemoryError)

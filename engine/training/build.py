@@ -72,7 +72,7 @@ def build_learner(
         batch_size=planned.loaded,
         seed=run.seed,
         order=stage.order,
-        rows=placement.rows(planned.loaded),
+        placement=placement,
         workers=recipe.data.workers,
         max_skipped=recipe.data.reading.max_skipped,
         cache_megabytes=recipe.data.cache_megabytes,

@@ -84,7 +84,8 @@ def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placeme
         return
     pieces = recipe.optimization.accum_freq
     for stage in planned.values():
-        placement.rows(stage.loaded)
+        lengths = stage.naflex
+        placement.rows(stage.loaded, max(map(lengths.pieces, lengths.lengths)) if lengths else 1)
         if stage.loaded // placement.processes % pieces:
             raise ValueError(
                 f"Each of {placement.processes} processes has {stage.loaded // placement.processes} examples of a "

@@ -78,7 +78,7 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
     placement = backends.join(os.environ, devices=recipe.run.data_parallel, coordinator=recipe.run.coordinator)
-    with one_voice(placement):
+    with one_voice(placement), leaving_the_others():
         _carry_out_together(for_processes(recipe, placement), terms, stop, placement)
 
 
@@ -129,6 +129,17 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
         if several and placement.writes:
             write_results(folder.results, results)
     tell_warnings(results, several)
+
+
+@contextlib.contextmanager
+def leaving_the_others() -> Iterator[None]:
+    """Processes that end together, done or stopped, part in order; one that fails alone waits for nobody."""
+    try:
+        yield
+    except Stopped:
+        backends.leave()
+        raise
+    backends.leave()
 
 
 @contextlib.contextmanager

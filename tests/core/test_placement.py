@@ -11,13 +11,20 @@ from diptych.core.placement import ALONE, Placement, launched
 def test_every_row_belongs_to_one_process(processes, devices):
     size = 48
     dealt = [Placement(process=i, processes=processes, devices=devices).rows(size) for i in range(processes)]
-    assert [row for rows in dealt for row in range(size)[rows]] == list(range(size))
+    assert [row for runs in dealt for run in runs for row in run] == list(range(size))
+
+
+def test_the_first_pieces_of_all_processes_are_the_first_piece_of_the_batch():
+    first, second = (Placement(process=process, processes=2).rows(16, pieces=2) for process in range(2))
+    assert (first, second) == ((range(0, 4), range(8, 12)), (range(4, 8), range(12, 16)))
+    with pytest.raises(ValueError, match="in 2 pieces, over 2 processes with 3 devices each: .* multiple of 12"):
+        Placement(processes=2, devices=3).rows(30, pieces=2)
 
 
 def test_one_process_writes():
     assert [Placement(process=i, processes=3).writes for i in range(3)] == [True, False, False]
     assert ALONE.writes
-    assert ALONE.rows(7) == slice(0, 7)
+    assert ALONE.rows(7) == (range(7),)
 
 
 @pytest.mark.parametrize("given", [{"process": 1}, {"process": -1, "processes": 2}, {"devices": 0}])

@@ -122,10 +122,15 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tree", choices=TREES, default="all")
     parser.add_argument("--questions", type=int)
+    parser.add_argument("--coordinator-address")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
     options = parser.parse_args()
     select_backend()
     small_towers()
-    return run(recipe(options.folder, TREES[options.tree]), questions=options.questions)
+    whole = recipe(options.folder, TREES[options.tree])
+    together = {name: getattr(options, name) for name in ("coordinator_address", "num_processes", "process_id")}
+    return run(replace(whole, run=replace(whole.run, **together)), questions=options.questions)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from diptych.core.training.results import read_results
 from diptych.recipes import siglip
 from tests.recipes.photos import write_photos
 from tests.recipes.processes import Processes
+from tests.recipes.small_stages import STAGES
 from tests.recipes.test_siglip import command
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +43,21 @@ def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
     with Processes(together, 2) as processes:
         assert processes.ended() == [0, 0]
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a process of torch knows its own examples alone")
+def test_two_carry_out_every_kind_of_stage(tmp_path):
+    """Captions, a teacher, views, masks, NaFlex and curated batches, each from the end of another."""
+    one, two = ([sys.executable, "-m", "tests.recipes.small_stages", str(tmp_path / name)] for name in ("one", "two"))
+    assert subprocess.run(one, check=False).returncode == 0
+    with Processes(two, 2) as processes:
+        assert processes.ended() == [0, 0]
+    for stage in STAGES:
+        rows, wanted = (read_metrics(tmp_path / name / stage.name / "metrics.jsonl") for name in ("two", "one"))
+        both = [[row["loss"] for row in some if "loss" in row] for some in (rows, wanted)]
+        assert len(both[0]) > 1
+        np.testing.assert_allclose(*both, rtol=1e-4, err_msg=stage.name)
 
 
 @pytest.mark.skipif(not THOROUGH, reason="takes a minute: with DIPTYCH_THOROUGH")

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from itertools import pairwise
 
+import numpy as np
+
 from diptych.core.data.batch import Batch, join_rows
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import MAX_SKIPPED, Skipped, check_skipped, ledger_of
@@ -16,6 +18,7 @@ from diptych.core.data.loading.worker import WorkerPool
 from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order
 from diptych.core.data.sources.cache import CachedSource
+from diptych.core.placement import ALONE, Placement
 
 _RECORDS_BEFORE_JUDGING = 200
 _FEWEST_ROWS_A_PART = 8
@@ -25,8 +28,7 @@ _CHECK_SECONDS = 0.5
 class Loader:
     """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
 
-    rows: of each batch, those to be made here; None for all of them (`Placement.rows`).   order: number of the data's
-        order.
+    placement: of each batch this process makes its own rows.   order: number of the data's order.
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
         for none.
@@ -47,7 +49,7 @@ class Loader:
         prefetch: int = 4,
         max_skipped: float = MAX_SKIPPED,
         order: int = 0,
-        rows: slice | None = None,
+        placement: Placement = ALONE,
         cache_megabytes: float | None = 256,
         stall_seconds: float = 600,
     ):
@@ -64,7 +66,8 @@ class Loader:
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
         self.examples = Examples(source, preprocess, ordered)
-        self.rows = range(batch_size)[rows or slice(None)]
+        self._placement = placement
+        self.rows(0)
         self.workers = workers
         self.prefetch = prefetch
         self.max_skipped = max_skipped
@@ -88,7 +91,7 @@ class Loader:
             while True:
                 while len(ahead) < self.prefetch:
                     number = self.position + len(ahead)
-                    ahead.append([makers.submit(number, first, last) for first, last in self._parts()])
+                    ahead.append([makers.submit(number, first, last) for first, last in self._parts(number)])
                 makers.check()
                 batch = self._assemble(self.position, [self._wait(future, makers) for future in ahead.popleft()])
                 self._count(batch)
@@ -100,7 +103,7 @@ class Loader:
 
     def batch(self, number: int) -> Batch:
         """One batch alone, made here and now: to look at, to replay, to compare with."""
-        return self._assemble(number, [self.examples.rows(number, self.rows.start, self.rows.stop)])
+        return self._assemble(number, [self.examples.rows(number, own.start, own.stop) for own in self.rows(number)])
 
     def fingerprint(self) -> str:
         """A hash of all that decides the batches; a checkpoint that stores it can refuse to resume on other data. It is
@@ -117,12 +120,23 @@ class Loader:
         for makers in list(self._open_makers):
             makers.close()
 
-    def _parts(self) -> list[tuple[int, int]]:
-        """The batch cut into one run of rows a worker, so that the next batch is ready as early as can be."""
-        size = len(self.rows)
-        parts = max(1, min(self.workers, size // _FEWEST_ROWS_A_PART))
-        edges = [self.rows.start + size * part // parts for part in range(parts + 1)]
-        return list(pairwise(edges))
+    def rows(self, number: int) -> tuple[range, ...]:
+        """The rows of a batch that are made here, run by run.
+
+        Raises:
+            ValueError: where a batch cannot be dealt out evenly.
+        """
+        order, lengths = self.examples.order, self.examples.preprocess.naflex
+        pieces = lengths.pieces(lengths.length_of(order.seed, order.stage, number)) if lengths else 1
+        return self._placement.rows(order.batch_size, pieces)
+
+    def _parts(self, number: int) -> list[tuple[int, int]]:
+        """A batch's rows cut into one run a worker or so, so that the next batch is ready as early as can be."""
+        runs = self.rows(number)
+        size = len(runs[0])
+        parts = max(1, min(self.workers // len(runs), size // _FEWEST_ROWS_A_PART))
+        edges = [[own.start + size * part // parts for part in range(parts + 1)] for own in runs]
+        return [part for of_run in edges for part in pairwise(of_run)]
 
     def _wait(self, future: "Future[Rows]", makers: "WorkerPool | _BackgroundThread") -> Rows:
         waited = 0.0
@@ -144,7 +158,7 @@ class Loader:
     def _assemble(self, number: int, parts: list[Rows]) -> Batch:
         batch = Batch(
             fields=join_rows([part.fields for part in parts]),
-            index=self.examples.order.indices(number)[self.rows.start : self.rows.stop],
+            index=self.examples.order.indices(number)[np.concatenate(self.rows(number))],
             keys=tuple(key for part in parts for key in part.keys),
             languages=tuple(language for part in parts for language in part.languages),
             skipped=tuple(skipped for part in parts for skipped in part.skipped),

@@ -66,7 +66,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "self.weights[name] * loss.value for name", "loss.value for name",
            "tests/engine/training/test_terms.py::test_the_loss_is_the_weighted_sum_of_its_parts"),
     Mutant("every-process-makes-the-first-rows", "core/placement.py",
-           "return slice(self.process * own, (self.process + 1) * own)", "return slice(0, own)",
+           "number * piece + self.process * own for number", "number * piece for number",
            "tests/core/test_placement.py::test_every_row_belongs_to_one_process"),
     Mutant("first-batch-not-validated", "core/data/loading/loader.py",
            "            batch.validate(self.examples.preprocess.declared)\n", "            pass\n",

@@ -64,6 +64,23 @@ def test_workers_change_nothing(workers):
     assert digests(loader(bad=bad, workers=workers, max_skipped=1.0), 5, 6) == alone
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_pieces_of_two_processes_together_are_those_of_the_batch(workers):
+    naflex = NaFlexLengths(patch_size=4, lengths=(4, 16), halve_from=16)
+    settings = {"preprocess": preprocess(naflex=naflex), "batch_size": 16}
+    dealt = [
+        islice(loader(**settings, placement=Placement(process=i, processes=2), workers=workers).batches(), 6)
+        for i in range(2)
+    ]
+    counts = set()
+    for number, (first, second) in enumerate(zip(*dealt, strict=True)):
+        whole = loader(**settings).batch(number)
+        counts.add(count := naflex.pieces(whole.fields["patches"].shape[1]))
+        for of_first, of_second, piece in zip(*(one.pieces(count) for one in (first, second, whole)), strict=True):
+            assert of_first.keys + of_second.keys == piece.keys
+    assert counts == {1, 2}
+
+
 def test_workers_make_every_part_of_their_rows():
     parts = {"targets": SmallTargets(), "views": SmallViews(), "selection_chunks": 2}
     naflex = NaFlexLengths(patch_size=4, lengths=(4, 9, 16), halve_from=16)
@@ -335,8 +352,9 @@ def test_processes_make_their_own_rows_of_the_same_batches(workers):
     bad = {7: "image_damaged", 31: "image_damaged"}
     whole = [loader(bad=bad, batch_size=16).batch(number) for number in range(4)]
     for process in range(2):
-        rows = Placement(process=process, processes=2).rows(16)
-        own = list(islice(loader(bad=bad, batch_size=16, rows=rows, workers=workers).batches(), 4))
+        placement = Placement(process=process, processes=2)
+        rows = slice(8 * process, 8 * process + 8)
+        own = list(islice(loader(bad=bad, batch_size=16, placement=placement, workers=workers).batches(), 4))
         for mine, all_rows in zip(own, whole, strict=True):
             assert mine.keys == all_rows.keys[rows]
             np.testing.assert_array_equal(mine.index, all_rows.index[rows])
