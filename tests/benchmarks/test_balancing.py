@@ -13,6 +13,7 @@ from diptych.core.data.emoji import HELD_OUT_DESIGNER
 from diptych.core.data.image import decode
 from diptych.core.data.records import Source
 from diptych.core.data.sources.balancing import BalancedSource
+from tests.marks import ABOVE_THE_BACKENDS
 
 RECORDS = 10_000
 CHANCE = 4 * 0.5 / (0.07 * RECORDS) ** 0.5  # four standard deviations of the rarest thing's share
@@ -105,6 +106,7 @@ def test_the_judge_sees_a_bias_that_is_there(source, share):
     assert found["accuracy"] == found["frames_told"] == 1
 
 
+@ABOVE_THE_BACKENDS
 def test_a_model_trains_on_the_chosen_records_alone(source, monkeypatch):
     seen = set()
     record = source.record

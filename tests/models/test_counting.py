@@ -19,6 +19,7 @@ from diptych.models.pretrained import build_model
 from diptych.models.siglip.config import VisionConfig
 from diptych.models.siglip.presets import siglip_config
 from diptych.models.sizes import SIZES, vision_size
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.configurations import models
 from tests.models.examples import TINY, batch_for
 from tests.models.operations import forward_flops, operations_of, training_flops
@@ -142,6 +143,7 @@ print(json.dumps({"counts": counts, "grown": peak_megabytes() - before, "tensorf
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak memory of a process is read through a POSIX module")
+@ABOVE_THE_BACKENDS
 def test_every_preset_builds_with_the_counted_weights_in_a_few_megabytes():
     process = subprocess.run([sys.executable, "-c", BUILD_EVERY_PRESET], capture_output=True, text=True, check=True)
     answer = json.loads(process.stdout.splitlines()[-1])

@@ -20,6 +20,7 @@ from diptych.core.data.processor.processor import Processor
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
 from tests.core.data.sources.content import add_member
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import numpy_of
 from tests.tree import ROOT
 
@@ -72,6 +73,7 @@ def _run(line: str, names: dict, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
+@ABOVE_THE_BACKENDS
 def test_every_line_of_ours_runs(section, names, tmp_path):
     lines = [ours for _, ours in rows(section)]
     assert len(lines) >= 5
@@ -80,6 +82,7 @@ def test_every_line_of_ours_runs(section, names, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@ABOVE_THE_BACKENDS
 def test_every_line_of_transformers_runs_and_means_the_same(names, tmp_path):
     import torch
     from transformers import AutoModel, AutoProcessor

@@ -25,6 +25,7 @@ from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 from diptych.models import CLIPConfig, SigLIP, from_preset
 from diptych.recipes.clip import clip
 from diptych.recipes.siglip import siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import TINY, numpy_of
 from tests.recipes.golden import check_losses
 from tests.recipes.photos import write_photos
@@ -111,6 +112,7 @@ def test_neither_the_checkpoint_nor_the_finished_model_has_a_bias(run_dir):
     )
 
 
+@ABOVE_THE_BACKENDS
 def test_a_finished_run_is_not_gone_on_with_by_the_other_loss(photos, run_dir):
     other = subprocess.run(command(photos, run_dir, "--loss", "sigmoid"), capture_output=True, text=True)
     assert other.returncode == 1

@@ -20,6 +20,7 @@ from diptych.models import (
     from_preset,
 )
 from diptych.recipes import clip, siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import numpy_of
 from tests.recipes.photos import write_photos
 
@@ -71,6 +72,7 @@ def weights(model) -> dict[str, np.ndarray]:
     return {weight.path: np.array(keras.ops.convert_to_numpy(weight.value)) for weight in model.weights}
 
 
+@ABOVE_THE_BACKENDS
 def test_they_learn_by_clips_loss_from_clips_pictures_and_transformers_reads_what_is_left(vit, photos, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -99,6 +101,7 @@ def test_they_learn_by_clips_loss_from_clips_pictures_and_transformers_reads_wha
     np.testing.assert_allclose(ours["text_embedding"], theirs.text_embeds.numpy(), rtol=2e-5, atol=2e-5)
 
 
+@ABOVE_THE_BACKENDS
 def test_the_sigmoid_loss_gives_clips_towers_a_bias_that_fits_the_batch(vit, photos, tmp_path, capsys):
     train(vit, photos, tmp_path, "--loss", "sigmoid", "--lora-rank", "2", "--lr", "1e-2", "--no-report")
     model = from_preset(tmp_path / "model")
@@ -127,6 +130,7 @@ def test_a_residual_tower_trains_at_another_size_and_its_statistics_move(resnet,
         np.testing.assert_array_equal(again[path], value, err_msg=path)
 
 
+@ABOVE_THE_BACKENDS
 def test_a_locked_resnet_embeds_its_pictures_once_with_the_losses_that_it_has_in_each_step(resnet, photos, tmp_path):
     """Its moving statistics stay as they are in both."""
     losses = []

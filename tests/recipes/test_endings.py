@@ -17,6 +17,7 @@ from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.recipes import siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
 
 
@@ -38,6 +39,7 @@ def test_warnings_know_the_opening_and_the_bound_of_the_scale():
     assert asked == {"fresh": True, "settled_after": 640, "max_logit_scale": 50.0}
 
 
+@ABOVE_THE_BACKENDS
 def test_a_run_that_learns_nothing_says_so_and_ends_early(photos, tmp_path, capsys, monkeypatch):
     """At a rate of 1000: it warns already when it is stopped, and patience ends it; with more it is not finished."""
     often = ("--evaluate-every", "160", "--best-by", "recall@1", "--lr", "1000", "--examples", "640")

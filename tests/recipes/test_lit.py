@@ -22,6 +22,7 @@ from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
 from diptych.recipes import lit
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
@@ -32,9 +33,6 @@ CONFIG = SigLIPConfig(
     init_logit_bias=-3.0,
 )
 BROKEN = "007.png"
-ON_JAX = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="what it asks is the same on every backend, and jax is asked"
-)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +85,8 @@ def on_vectors(photos, checkpoint, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("softmax", marks=ON_JAX)])
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@ABOVE_THE_BACKENDS
 def test_training_on_vectors_gives_the_losses_of_training_with_the_tower(
     photos, checkpoint, on_vectors, tmp_path, loss
 ):
@@ -122,7 +121,7 @@ def test_the_image_tower_stays_and_the_text_tower_is_new(model, on_vectors):
     assert (scalars["logit_scale"], scalars["logit_bias"]) == pytest.approx((10.0, -np.log(15)), rel=1e-3)
 
 
-@ON_JAX
+@ABOVE_THE_BACKENDS
 def test_augmented_pictures_are_embedded_in_as_many_views_as_asked(photos, checkpoint, on_vectors, tmp_path):
     folder = tmp_path / "run"
     assert train(photos, checkpoint, folder, "--augment", "--image-views", "3", batches=2) == 0
@@ -132,7 +131,7 @@ def test_augmented_pictures_are_embedded_in_as_many_views_as_asked(photos, check
     assert losses(folder)[1] != losses(on_vectors)[1]
 
 
-@ON_JAX
+@ABOVE_THE_BACKENDS
 def test_stopped_while_it_embeds_it_goes_on_from_there(photos, checkpoint, on_vectors, tmp_path, monkeypatch, capsys):
     calls, embed = [], embedding_runs.embed_prepared
 

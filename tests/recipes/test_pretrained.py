@@ -43,6 +43,7 @@ from diptych.models.pretrained import trained_preset
 from diptych.models.siglip.adapting import to_naflex
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip, siglip2
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
@@ -295,6 +296,7 @@ def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoi
     assert "resized 1 (image)" in capsys.readouterr().out
 
 
+@ABOVE_THE_BACKENDS
 def test_a_vocabulary_of_ones_own_begins_with_a_fresh_table(model, checkpoint, photos, tmp_path, capsys):
     flags = ("--tokenizer", str(TOKENIZER_PATH), "--context-length", "9", "--lr", "1e-30")
     assert train(photos, checkpoint, tmp_path, *flags) == 0
@@ -319,6 +321,7 @@ def clip(tmp_path_factory) -> Path:
     return folder
 
 
+@ABOVE_THE_BACKENDS
 def test_two_checkpoints_give_a_tower_each_with_pictures_of_the_one_and_tokens_of_the_other(
     model, checkpoint, clip, photos, tmp_path, capsys
 ):

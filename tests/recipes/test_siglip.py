@@ -33,6 +33,7 @@ from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import TINY
 from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
@@ -194,6 +195,7 @@ def test_killed_inside_saving_a_run_ends_with_the_same_bits(photos, undisturbed,
     assert outcome.weights_sha256 == expected.weights_sha256
 
 
+@ABOVE_THE_BACKENDS
 def test_another_seed_gives_another_run(photos, undisturbed, tmp_path):
     """The comparison of bits is able to fail."""
     expected, _ = undisturbed
@@ -203,6 +205,7 @@ def test_another_seed_gives_another_run(photos, undisturbed, tmp_path):
     assert outcome.weights_sha256 != expected.weights_sha256
 
 
+@ABOVE_THE_BACKENDS
 def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photos, undisturbed):
     outcome, run_dir = undisturbed
     again = subprocess.run(command(photos, run_dir), capture_output=True, text=True, env=os.environ | FEW_THREADS)
@@ -225,6 +228,7 @@ def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
     return command(photos, run_dir, *more)[3:]
 
 
+@ABOVE_THE_BACKENDS
 def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, capsys):
     more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160", "--lr", "2e-3"]
     assert siglip.main(arguments(photos, finished, *more)) == 0
@@ -244,6 +248,7 @@ def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, 
     assert f"--examples: stored {(STEPS + 4) * 16}, given {STEPS * 16}" in capsys.readouterr().err
 
 
+@ABOVE_THE_BACKENDS
 def test_a_run_that_goes_on_to_more_examples_is_not_finished_before(photos, finished, monkeypatch, capsys):
     """The results of the shorter run are still there when it is stopped on the way."""
     more = ["--examples", str((STEPS + 4) * 16)]
@@ -339,6 +344,7 @@ def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undistur
     assert retrieval[0] == retrieval[1]
 
 
+@ABOVE_THE_BACKENDS
 def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path):
     run_dir = tmp_path / "run"
     endless = ["--examples", "1600000", "--evaluate-every", "1600000", "--checkpoint-every", "100000"]
@@ -362,6 +368,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path
     assert restore_latest(run_dir / "checkpoints").step == read_steps(run_dir)
 
 
+@ABOVE_THE_BACKENDS
 def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
     process = subprocess.Popen(
         command(photos, tmp_path / "run"), stdout=subprocess.PIPE, text=True, env=os.environ | FEW_THREADS
@@ -376,6 +383,7 @@ def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
     assert "Stopped by SIGTERM. The same command goes on from there." in output
 
 
+@ABOVE_THE_BACKENDS
 def test_a_polite_signal_saves_first(photos, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
@@ -427,6 +435,7 @@ def ended(main: Callable[[list[str]], int], arguments: list[str]) -> int:
         return left.code
 
 
+@ABOVE_THE_BACKENDS
 def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     """One in the split, one when it is decoded; the limit counts each once; a dry run tells what it has met."""
     folder = write_photos(tmp_path / "photos", 60)
@@ -467,6 +476,7 @@ def test_damaged_records_are_told_and_named_and_end_no_run(tmp_path, capsys):
     assert "data or its preprocessing changed" in capsys.readouterr().err
 
 
+@ABOVE_THE_BACKENDS
 def test_a_dry_run_prints_the_costs_and_leaves_nothing(photos, tmp_path):
     run_dir = tmp_path / "run"
     run = subprocess.run(

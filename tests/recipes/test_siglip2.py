@@ -34,6 +34,7 @@ from diptych.models.presets import PRESETS
 from diptych.models.siglip.adapting import to_naflex
 from diptych.recipes import siglip2
 from diptych.recipes.siglip2_ablation import Ablation, variants
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import forward
 from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_with_kills_inside
@@ -147,12 +148,14 @@ def cut(tmp_path_factory) -> Path:
     return folder
 
 
+@ABOVE_THE_BACKENDS
 def test_a_trunk_cut_into_stages_is_the_same_trunk(cut, tmp_path):
     go(tmp_path / "uncut", "--tree", "uncut")
     assert_same_bits(end(tmp_path / "uncut", ""), end(cut, "last"))
 
 
 @pytest.mark.parametrize("seed", range(5 if THOROUGH else 1))
+@ABOVE_THE_BACKENDS
 def test_killed_inside_stages_it_ends_with_the_same_bits(cut, tmp_path, seed):
     names = [stage.name for stage in CUT][0 if THOROUGH else 1 :]
     assert killed_inside(tmp_path / "run", "cut", names, seed) >= len(names) - 1
@@ -182,6 +185,7 @@ def losses(folder: Path) -> list[tuple[int, str]]:
     return [(row["step"], row["loss"].hex()) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
 
+@ABOVE_THE_BACKENDS
 def test_a_stage_never_begins_with_a_step_before_the_end(cut, tmp_path):
     """Of the finished stage's two checkpoints the newer one is damaged: its last steps are taken again."""
     folder = tmp_path / "run"

@@ -19,6 +19,7 @@ from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models import presets
 from diptych.recipes.siglip2 import tiny
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.tolerances import UNIT_ROUNDOFF
 
 STEPS = 24
@@ -105,6 +106,7 @@ def trained(folder, losses, monkeypatch, **optimization):
     return rows, saved.groups["weights"]
 
 
+@ABOVE_THE_BACKENDS
 def test_a_stage_weighs_it_beside_the_pairs(tmp_path, monkeypatch):
     rows, weights = trained(tmp_path, {"contrastive": 1.0, "counting": 0.5}, monkeypatch)
     assert len(rows) == STEPS
@@ -115,6 +117,7 @@ def test_a_stage_weighs_it_beside_the_pairs(tmp_path, monkeypatch):
     assert np.mean([row["counting_loss"] for row in rows[-6:]]) < rows[0]["counting_loss"]
 
 
+@ABOVE_THE_BACKENDS
 def test_an_objective_need_not_be_contrastive_and_micro_batches_are_then_a_plain_mean(tmp_path, monkeypatch):
     whole, at_once = trained(tmp_path / "whole", {"counting": 1.0}, monkeypatch)
     cut, in_pieces = trained(tmp_path / "cut", {"counting": 1.0}, monkeypatch, accum_freq=4)
