@@ -1,7 +1,9 @@
-"""Ends of runs: refused at once, with warnings of what went wrong, and early where there is no more patience."""
+"""Ends of runs: refused at once, stopped from outside, with warnings of what went wrong, early without patience."""
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,8 @@ import pytest
 
 from diptych import backends
 from diptych.core.placement import Placement
+from diptych.core.training.checkpoint import restore_latest
+from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.command_line import parse_recipe
@@ -19,6 +23,7 @@ from diptych.engine.training.terms import TERMS
 from diptych.recipes import siglip
 from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
+from tests.recipes.test_siglip import FEW_THREADS, command, read_steps
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,61 @@ def test_data_without_captions_say_what_was_seen(tmp_path, capsys):
     assert siglip.main(given) == 1
     assert "the fields are file_name, prompt" in capsys.readouterr().err
     assert siglip.main([*given, "--caption-field", "prompt"]) == 0
+
+
+@ABOVE_THE_BACKENDS
+def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    endless = ["--examples", "1600000", "--evaluate-every", "1600000", "--checkpoint-every", "100000"]
+    process = subprocess.Popen(
+        command(photos, run_dir, *endless, "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | FEW_THREADS,
+    )
+    while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 1
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "WorkerDied: data worker 0" in errors
+    assert "Traceback" not in errors
+    assert restore_latest(run_dir / "checkpoints").step == read_steps(run_dir)
+
+
+@ABOVE_THE_BACKENDS
+def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
+    process = subprocess.Popen(
+        command(photos, tmp_path / "run"), stdout=subprocess.PIPE, text=True, env=os.environ | FEW_THREADS
+    )
+    while not process.stdout.readline().startswith("Data:"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 143
+    assert "Stopped by SIGTERM. The same command goes on from there." in output
+
+
+@ABOVE_THE_BACKENDS
+def test_a_polite_signal_saves_first(photos, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(photos, run_dir, "--checkpoint-every", "100000", "--examples", "160000", "--evaluate-every", "160000"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "The same command goes on from there" in output
+    step = max(row["step"] for row in read_metrics(run_dir / "metrics.jsonl"))
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == [f"step-{step:08d}"]

@@ -344,64 +344,6 @@ def test_a_signal_ends_the_last_evaluation_which_is_made_up_for(photos, undistur
     assert retrieval[0] == retrieval[1]
 
 
-@ABOVE_THE_BACKENDS
-def test_a_worker_that_is_killed_ends_the_run_with_what_is_done(photos, tmp_path):
-    run_dir = tmp_path / "run"
-    endless = ["--examples", "1600000", "--evaluate-every", "1600000", "--checkpoint-every", "100000"]
-    process = subprocess.Popen(
-        command(photos, run_dir, *endless, "--workers", "1"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | FEW_THREADS,
-    )
-    while not (run_dir / "metrics.jsonl").exists() or read_steps(run_dir) < 3:
-        assert process.poll() is None
-        time.sleep(0.05)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(workers) == 1
-    os.kill(int(workers[0]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=10)
-    assert process.returncode == 1
-    assert "WorkerDied: data worker 0" in errors
-    assert "Traceback" not in errors
-    assert restore_latest(run_dir / "checkpoints").step == read_steps(run_dir)
-
-
-@ABOVE_THE_BACKENDS
-def test_a_signal_before_the_first_step_leaves_at_once(photos, tmp_path):
-    process = subprocess.Popen(
-        command(photos, tmp_path / "run"), stdout=subprocess.PIPE, text=True, env=os.environ | FEW_THREADS
-    )
-    while not process.stdout.readline().startswith("Data:"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    started = time.monotonic()
-    output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10
-    assert process.returncode == 143
-    assert "Stopped by SIGTERM. The same command goes on from there." in output
-
-
-@ABOVE_THE_BACKENDS
-def test_a_polite_signal_saves_first(photos, tmp_path):
-    run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(photos, run_dir, "--checkpoint-every", "100000", "--examples", "160000", "--evaluate-every", "160000"),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "The same command goes on from there" in output
-    step = max(row["step"] for row in read_metrics(run_dir / "metrics.jsonl"))
-    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == [f"step-{step:08d}"]
-
-
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
