@@ -11,11 +11,12 @@ ground, named by a model of two towers. With no flags it looks at scenes of emoj
 model never saw, and tells how many of the things in them it found.
 
 Writes the boxes, a line for each record, and a page of the first pictures beside it, as .html. Stop it whenever you
-like: the same command goes on where it stopped.
+like: the same command goes on where it stopped. Several processes share the work by --num-processes and --process-id.
 """
 
+import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,18 @@ from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.open import LABELLED, open_source
 from diptych.core.data.sources.phrases import CATEGORIES, LONGEST_NGRAM
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.region_labels import MOST_REGIONS, THRESHOLD, Detector, LabelledSource, label_regions
+from diptych.core.data.sources.region_labelling import (
+    MOST_REGIONS,
+    THRESHOLD,
+    Detector,
+    Search,
+    label_part,
+    label_regions,
+)
+from diptych.core.data.sources.region_labels import LabelledSource
+from diptych.core.data.sources.region_parts import Part
 from diptych.core.evaluation.localization import THRESHOLD as SAME_BOX
+from diptych.core.placement import launched
 from diptych.core.report.box_gallery import PAGE_SIDE, Located, with_boxes
 from diptych.core.report.charts.markup import Markup, caption_text, element
 from diptych.core.report.charts.numbers import percent, shown
@@ -77,14 +88,28 @@ class Label:
     """The least score of a box."""
     most_regions: int = MOST_REGIONS
     """Boxes of a picture, the surest ones."""
+    batch_size: int = 8
+    """Pictures that the detector gets at once."""
+    num_processes: int | None = None
+    """How many processes share the work, each with a part of the records, on any machines that see the same files.
+    When all have ended, the command without this flag and process_id puts their parts together.
+    """
+    process_id: int | None = None
+    """Which of them this is, from 0."""
     scenes: int = 200
     """How many, where they are the data."""
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, given in (("--most-regions", self.most_regions), ("--scenes", self.scenes)):
-            if given < 1:
-                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        for flag in ("most_regions", "scenes", "batch_size"):
+            if (given := getattr(self, flag)) < 1:
+                raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {given}.")
+        count, number = self.num_processes, self.process_id
+        if (count, number) != (None, None) and (count is None or number is None or not 0 <= number < count):
+            raise ValueError(
+                f"--num-processes says how many share the work, and --process-id which of them this is, from 0; got "
+                f"{count} and {number}."
+            )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold must lie in [0, 1], got {self.threshold}.")
         if self.longest_ngram < 0 or not (self.longest_ngram or self.categories):
@@ -115,35 +140,63 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
         source: Source = evaluation_scenes(length=options.scenes, aspects=known.aspects)
     else:
         source = open_source(options.data, reading=options.reading)
+    part = part_of(options, os.environ)
     detector = open_detector(options, open_encoder)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     categories = [name for given in options.categories for name in (CATEGORIES if given == COMMON else (given,))]
+    search = Search(
+        threshold=options.threshold,
+        most=options.most_regions,
+        longest=options.longest_ngram,
+        categories=tuple(dict.fromkeys(categories)),
+    )
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
+        ways: dict[str, Any] = {"batch_size": options.batch_size, "progress": _progress(stack, stop)}
         try:
-            labelled = label_regions(
-                source,
-                detector,
-                options.output,
-                threshold=options.threshold,
-                most=options.most_regions,
-                longest=options.longest_ngram,
-                categories=tuple(dict.fromkeys(categories)),
-                progress=_progress(stack, stop),
-            )
+            if part:
+                labelled: LabelledSource | Path = label_part(source, detector, options.output, part, search, **ways)
+            else:
+                labelled = label_regions(source, detector, options.output, search, **ways)
         except Stopped:
             print(f"\nStopped by {stop.received}. The same command goes on from there.")
             return stop.exit_status
+    ledger = ledger_of(source)
+    if isinstance(labelled, Path):
+        print(
+            f"{labelled}: done. When all {options.num_processes} are, the command without --process-id and "
+            "--num-processes puts them together."
+        )
+        tell_left_out([ledger])
+        ledger.check()
+        return 0
     summary = f"{options.output}: {sentences(counted(labelled))}"
     print(summary, flush=True)
     page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
     print(f"Page: {page.resolve().as_uri()}", flush=True)
-    ledger = ledger_of(source)
     tell_left_out([ledger])
     ledger.check()
     if not drawn:
         print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')
     return 0
+
+
+def part_of(options: Label, environment: Mapping[str, str]) -> Part | None:
+    """The part of the records that this process labels, where several share the work.
+
+    Raises:
+        ValueError: it was started as one of several, and nothing says that each has a part of its own.
+    """
+    if options.process_id is not None and options.num_processes is not None:
+        return Part(options.process_id, options.num_processes)
+    if many := launched(environment):
+        said = ", ".join(f"{variable}={value}" for variable, value in many.items())
+        raise ValueError(
+            f"This process was started as one of several ({said}), which would all write the same file. Give each "
+            "--num-processes, and --process-id from 0: `srun sh -c 'diptych label --num-processes $SLURM_NTASKS "
+            "--process-id $SLURM_PROCID'`, say."
+        )
+    return None
 
 
 def open_detector(options: Label, open_encoder: Callable[[str], Any]) -> Detector:
@@ -211,11 +264,15 @@ def sentences(found: Counted) -> str:
 def _progress(stack: ExitStack, stop: StopSignals) -> Callable[[int, int], None]:
     """Shows how far it is, and raises `Stopped` once a signal came."""
     shown_progress: list[EmbeddingProgress] = []
+    before = 0
 
     def update(done: int, total: int) -> None:
+        nonlocal before
         if not shown_progress:
-            shown_progress.append(stack.enter_context(EmbeddingProgress("pictures", records=total, start=done - 1)))
-        shown_progress[0].update(done, 1)
+            shown_progress.append(stack.enter_context(EmbeddingProgress("pictures", records=total, start=done)))
+        else:
+            shown_progress[0].update(done, done - before)
+        before = done
         if stop.stop_requested:
             raise Stopped
 

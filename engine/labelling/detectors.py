@@ -12,7 +12,7 @@ import numpy as np
 
 from diptych.core.data.records import Box
 from diptych.core.data.regions import box_iou
-from diptych.core.data.sources.region_labels import Detection
+from diptych.core.data.sources.region_labelling import Detection
 
 Scorer = Callable[[Sequence[np.ndarray], Sequence[str]], np.ndarray]
 
@@ -57,22 +57,35 @@ class OwlDetector:
         self._device = device
         self.least_score = least_score
 
-    def detect(self, pixels: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
-        """What is seen of the phrases in uint8 [h, w, 3], the surest first."""
-        logits: list[np.ndarray] = []
-        boxes = np.zeros((0, 4))
-        for begin in range(0, len(phrases), _PHRASES_AT_ONCE):
+    def detect(self, pictures: Sequence[np.ndarray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        """What is seen in each picture, uint8 [h, w, 3], of its phrases, the surest first."""
+        logits: list[list[np.ndarray]] = [[] for _ in pictures]
+        boxes = [np.zeros((0, 4))] * len(pictures)
+        for begin in range(0, max(map(len, phrases), default=0), _PHRASES_AT_ONCE):
+            asked = {
+                place: list(all_of_one[begin : begin + _PHRASES_AT_ONCE])
+                for place, all_of_one in enumerate(phrases)
+                if len(all_of_one) > begin
+            }
             inputs = self._processor(
-                text=[list(phrases[begin : begin + _PHRASES_AT_ONCE])],
-                images=[np.array(pixels)],
+                text=list(asked.values()),
+                images=[np.array(pictures[place]) for place in asked],
                 return_tensors="pt",
                 padding="max_length",
                 max_length=self._length,
                 truncation=True,
             )
             outputs = self._model(**inputs.to(self._device))
-            logits.append(outputs.logits[0].cpu().numpy().astype(np.float64))
-            boxes = outputs.pred_boxes[0].cpu().numpy().astype(np.float64)
+            for row, (place, names) in enumerate(asked.items()):
+                # Pictures with fewer phrases than others are filled up with empty ones.
+                logits[place].append(outputs.logits[row, :, : len(names)].cpu().numpy().astype(np.float64))
+                boxes[place] = outputs.pred_boxes[row].cpu().numpy().astype(np.float64)
+        return [self._kept(*of_one) for of_one in zip(pictures, phrases, logits, boxes, strict=True)]
+
+    def _kept(
+        self, pixels: np.ndarray, phrases: Sequence[str], logits: Sequence[np.ndarray], boxes: np.ndarray
+    ) -> list[Detection]:
+        """The detections of one picture, from the logits [boxes, phrases] of each turn."""
         if not logits:
             return []
         all_logits = np.concatenate(logits, axis=1)
@@ -143,8 +156,11 @@ class SegmentDetector:
         self.scorer, self.scorer_name = scorer, scorer_name
         self.tolerance, self.least_area, self.gap = tolerance, least_area, gap
 
-    def detect(self, pixels: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
-        """Each part with the phrase that fits it best, the surest first."""
+    def detect(self, pictures: Sequence[np.ndarray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        """Each part of each picture with the one of its phrases that fits best, the surest first."""
+        return [self._detected(*of_one) for of_one in zip(pictures, phrases, strict=True)]
+
+    def _detected(self, pixels: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
         boxes = self.boxes(pixels)
         if not boxes or not phrases:
             return []

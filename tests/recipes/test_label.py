@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_wrong_boxes_and_names_do_not_count(photos, tmp_path):
 def test_stopped_it_goes_on_to_the_same_file(photos, capsys):
     whole = options(photos, output=photos.parent / "whole.jsonl")
     run(whole)
-    chosen = options(photos)
+    chosen = options(photos, batch_size=1)
 
     class Interrupted(CropEncoder):
         def embed_images(self, items, *, batch_size=64):
@@ -164,6 +165,20 @@ def test_stopped_it_goes_on_to_the_same_file(photos, capsys):
     assert run(chosen, again) == 0
     assert len(again.image_embedder.batches) == 3
     assert chosen.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_several_processes_share_the_work(photos, capsys, monkeypatch):
+    whole, chosen = options(photos, output=photos.parent / "whole.jsonl"), options(photos)
+    run(whole)
+    for number in range(2):
+        assert run(replace(chosen, num_processes=2, process_id=number)) == 0
+        assert f"r.jsonl.part-{number}-of-2: done" in capsys.readouterr().out
+    assert run(chosen) == 0
+    assert "10 boxes in 5 pictures, 1 more could not be used" in capsys.readouterr().out
+    assert chosen.output.read_bytes() == whole.output.read_bytes()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_status(lambda: run(chosen)) == 1
+    assert "(WORLD_SIZE=2), which would all write the same file" in capsys.readouterr().err
 
 
 def test_another_model_or_threshold_needs_another_file(photos, capsys):
@@ -245,8 +260,8 @@ def test_an_owl_is_asked_for_by_name(photos, monkeypatch, capsys):
         def __init__(self, model, *, least_score, device):
             seen.append((model, least_score, device))
 
-        def detect(self, pixels, phrases):
-            return []
+        def detect(self, pictures, phrases):
+            return [[] for _ in pictures]
 
         def fingerprint(self):
             return "owl"
@@ -282,6 +297,10 @@ def test_data_that_is_not_there_is_a_sentence(tmp_path, capsys):
         ({"longest_ngram": -1, "categories": ("dog",)}, "--longest-ngram must be at least 1"),
         ({"most_regions": 0}, "--most-regions must be at least 1"),
         ({"scenes": 0}, "--scenes must be at least 1"),
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"num_processes": 2}, "got 2 and None"),
+        ({"num_processes": 2, "process_id": 2}, "from 0; got 2 and 2"),
+        ({"num_processes": 0, "process_id": 0}, "from 0; got 0 and 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, words):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diptych.core.data.emoji.scenes import SceneSource
 from diptych.core.data.regions import box_iou
-from diptych.core.data.sources.region_labels import Detection, label_regions
+from diptych.core.data.sources.region_labelling import Detection, label_regions
 from diptych.core.data.tokenizers.clip_bpe import released_vocabulary
 from diptych.engine.labelling.detectors import OwlDetector, SegmentDetector, connected_parts, owl_boxes, surest
 from tests.core.data.tokenizers.small_vocabularies import clip_merges
@@ -63,12 +63,12 @@ def test_things_on_a_ground_are_found_and_named(tmp_path):
         pixels[top : top + 12, left : left + 16] = colour
         expected[name] = (top / 60, left / 80, (top + 12) / 60, (left + 16) / 80)
     detector = SegmentDetector(by_colour, "by colour")
-    found = {one.phrase: one for one in detector.detect(pixels, [*COLOURS, "cat"])}
+    found = {one.phrase: one for one in detector.detect([pixels], [[*COLOURS, "cat"]])[0]}
     assert {name: one.box for name, one in found.items()} == expected
     assert min(one.score for one in found.values()) > 0.9
-    assert detector.detect(striped(), list(COLOURS)) == []
-    assert detector.detect(pixels, []) == []
-    sure = [one for one in detector.detect(pixels, ["green thing"]) if one.score > 0.5]
+    assert detector.detect([striped()], [list(COLOURS)]) == [[]]
+    assert detector.detect([pixels], [[]])[0] == []
+    sure = [one for one in detector.detect([pixels], [["green thing"]])[0] if one.score > 0.5]
     assert [one.box for one in sure] == [expected["green thing"]]
 
 
@@ -92,7 +92,7 @@ def test_a_scorer_of_another_shape_is_refused():
     pixels = striped()
     pixels[10:30, 10:30] = (220, 20, 20)
     with pytest.raises(ValueError, match=r"the scorer odd gave scores \[7\], expected \[1, 3\]"):
-        SegmentDetector(lambda crops, phrases: np.zeros(7), "odd").detect(pixels, list(COLOURS))
+        SegmentDetector(lambda crops, phrases: np.zeros(7), "odd").detect([pixels], [list(COLOURS)])
 
 
 def test_segment_fingerprints_follow_the_settings():
@@ -163,7 +163,7 @@ def test_owl_gives_valid_detections_and_the_same_each_time(owl_folder):
     detector = OwlDetector(owl_folder, least_score=0.0)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
     phrases = ["dog", "red apple", "a phrase that is far longer than the sixteen tokens of the text tower " * 2]
-    found = detector.detect(pixels, phrases)
+    found = detector.detect([pixels], [phrases])[0]
     assert 1 <= len(found) <= 16
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     for one in found:
@@ -172,10 +172,10 @@ def test_owl_gives_valid_detections_and_the_same_each_time(owl_folder):
         ymin, xmin, ymax, xmax = one.box
         assert 0 <= ymin < ymax <= 1
         assert 0 <= xmin < xmax <= 1
-    assert detector.detect(pixels, phrases) == found
-    assert detector.detect(pixels, []) == []
+    assert detector.detect([pixels], [phrases])[0] == found
+    assert detector.detect([pixels], [[]])[0] == []
     cut = np.median([one.score for one in found])
-    kept = OwlDetector(owl_folder, least_score=float(cut)).detect(pixels, phrases)
+    kept = OwlDetector(owl_folder, least_score=float(cut)).detect([pixels], [phrases])[0]
     assert kept == [one for one in found if one.score >= cut]
 
 
@@ -194,7 +194,7 @@ def test_owl_agrees_with_transformers_post_processing(owl_folder):
         outputs, threshold=0.0, target_sizes=[(20, 40)], text_labels=[["dog", "cat"]]
     )
     scores = dict(zip(theirs["scores"].tolist(), theirs["boxes"].numpy(), strict=True))
-    for one in detector.detect(pixels, ["dog", "cat"]):
+    for one in detector.detect([pixels], [["dog", "cat"]])[0]:
         nearest = min(scores, key=lambda score: abs(score - one.score))
         assert abs(nearest - one.score) < 1e-5
         left, top, right, bottom = scores[nearest]
@@ -206,11 +206,17 @@ def test_many_phrases_are_looked_for_in_turns(owl_folder, monkeypatch):
     pixels = np.random.default_rng(2).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     phrases = ["dog", "cat", "sun", "red apple", "tree"]
     detector = OwlDetector(owl_folder, least_score=0.0)
-    whole = detector.detect(pixels, phrases)
+    whole = detector.detect([pixels], [phrases])[0]
+    others = [pixels[:20, ::-1], np.array(pixels[::-1, :15])]
+    few: list[list[str]] = [["sun"], [], phrases]
+    alone = [detector.detect([picture], [names])[0] for picture, names in zip([*others, pixels], few, strict=True)]
     monkeypatch.setattr("diptych.engine.labelling.detectors._PHRASES_AT_ONCE", 2)
-    turns = detector.detect(pixels, phrases)
+    turns = detector.detect([pixels], [phrases])[0]
     assert [one.phrase for one in turns] == [one.phrase for one in whole]
     np.testing.assert_allclose([one.score for one in turns], [one.score for one in whole], rtol=1e-4)
+    for found, expected in zip(detector.detect([*others, pixels], few), alone, strict=True):
+        assert [one.phrase for one in found] == [one.phrase for one in expected]
+        np.testing.assert_allclose([one.score for one in found], [one.score for one in expected], rtol=1e-4)
 
 
 def test_owl_fingerprint_follows_weights_and_least_score(owl_folder):

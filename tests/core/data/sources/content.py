@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from diptych.core.data.records import Caption, Record, Source
-from diptych.core.data.sources.region_labels import Detection
+from diptych.core.data.sources.region_labelling import Detection
 from tests.core.data.pictures import encoded, pixels
 
 COUNT = 12
@@ -141,8 +141,8 @@ def write_arrow(folder: Path, *, files: int = 2) -> None:
 class Everywhere:
     """Sees each phrase in the same box."""
 
-    def detect(self, pixels, phrases):
-        return [Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in phrases]
+    def detect(self, pictures, phrases):
+        return [[Detection((0.25, 0.0, 0.75, 0.5), phrase, 0.5) for phrase in of_one] for of_one in phrases]
 
     def fingerprint(self):
         return "everywhere"

@@ -6,7 +6,8 @@ from diptych.core.data.emoji import EmojiSource
 from diptych.core.data.records import Caption
 from diptych.core.data.sources.folder import FolderSource
 from diptych.core.data.sources.open import open_source
-from diptych.core.data.sources.region_labels import LabelledSource, label_regions
+from diptych.core.data.sources.region_labelling import Search, label_regions
+from diptych.core.data.sources.region_labels import LabelledSource
 from diptych.core.data.sources.webdataset import WebDatasetSource
 from tests.core.data.sources.content import COUNT, Everywhere, picture, write_folder, write_parquet, write_tars
 
@@ -38,7 +39,7 @@ def test_data_with_the_boxes_that_a_detector_found(tmp_path, shards):
     else:
         write_folder(tmp_path / "data")
     plain = open_source(tmp_path / "data")
-    made = label_regions(plain, Everywhere(), tmp_path / "regions.jsonl", most=2)
+    made = label_regions(plain, Everywhere(), tmp_path / "regions.jsonl", Search(most=2))
     labelled = open_source(f"labelled:{tmp_path / 'regions.jsonl'}:{tmp_path / 'data'}")
     assert isinstance(labelled, LabelledSource)
     assert labelled.fingerprint() == made.fingerprint() != plain.fingerprint()

@@ -14,7 +14,9 @@ from diptych.core.data.emoji.scenes import SceneSource
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import BadExample, Caption, Record, Region, Source
 from diptych.core.data.sources.phrases import CATEGORIES, STOP_WORDS, ngrams
-from diptych.core.data.sources.region_labels import Detection, LabelledSource, label_regions
+from diptych.core.data.sources.region_labelling import Detection, Search, label_part, label_regions
+from diptych.core.data.sources.region_labels import LabelledSource
+from diptych.core.data.sources.region_parts import Part
 from tests.core.data.pictures import MemorySource
 
 WORDS = st.sampled_from(["red", "dog", "on", "the", "a", "mat", "Zürich", "don't", "狐", "of"])
@@ -26,11 +28,14 @@ class FakeDetector:
     def __init__(self, tag: str = "fake", stop_after: int | None = None):
         self.tag, self.stop_after, self.calls = tag, stop_after, 0
 
-    def detect(self, pixels, phrases):
+    def detect(self, pictures, phrases):
         if self.calls == self.stop_after:
             raise KeyboardInterrupt
         self.calls += 1
-        assert pixels.dtype == np.uint8
+        assert all(pixels.dtype == np.uint8 for pixels in pictures)
+        return [self._seen(of_one) for of_one in phrases]
+
+    def _seen(self, phrases):
         size = [min(len(phrase), 20) / 20 for phrase in phrases]
         return [
             Detection(
@@ -104,19 +109,22 @@ def test_what_is_found_is_scored_kept_and_attached(tmp_path):
 
 def test_threshold_and_most_choose_the_surest(tmp_path):
     source = MemorySource(4)
-    at = label_regions(source, FakeDetector(), tmp_path / "at", threshold=0.3).record(3).regions
-    above = label_regions(source, FakeDetector(), tmp_path / "above", threshold=0.31).record(3).regions
+    at = label_regions(source, FakeDetector(), tmp_path / "at", Search(threshold=0.3)).record(3).regions
+    above = label_regions(source, FakeDetector(), tmp_path / "above", Search(threshold=0.31)).record(3).regions
     assert {region.text for region in at} - {region.text for region in above} == {"picture 3"}
-    few = label_regions(source, FakeDetector(), tmp_path / "few", most=2).record(3).regions
+    few = label_regions(source, FakeDetector(), tmp_path / "few", Search(most=2)).record(3).regions
     assert [region.score for region in few] == [0.9, 0.9]
-    all_of_them = label_regions(source, FakeDetector(), tmp_path / "all", threshold=0.0).record(3).regions
+    all_of_them = label_regions(source, FakeDetector(), tmp_path / "all", Search(threshold=0.0)).record(3).regions
     assert all(one.score >= other.score for one, other in pairwise(all_of_them))
     assert {region.score for region in all_of_them} == {0.2, 0.3, 0.9}
 
 
 def test_categories_can_be_looked_for_instead(tmp_path):
     labelled = label_regions(
-        MemorySource(2), FakeDetector(), tmp_path / "c", longest=0, categories=("picture frame", "dog"), threshold=0.0
+        MemorySource(2),
+        FakeDetector(),
+        tmp_path / "c",
+        Search(longest=0, categories=("picture frame", "dog"), threshold=0.0),
     )
     assert [(region.text, region.language) for region in labelled.record(0).regions] == [
         ("picture frame", "en"),
@@ -137,7 +145,7 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, torn):
     detector, seen = FakeDetector(), []
     labelled = label_regions(source, detector, path, progress=lambda done, count: seen.append((done, count)))
     assert detector.calls == 3
-    assert seen == [(4, 6), (5, 6), (6, 6)]
+    assert seen == [(3, 6), (4, 6), (5, 6), (6, 6)]
     assert path.read_bytes() == whole.path.read_bytes()
     assert labelled.fingerprint() == whole.fingerprint()
     again = FakeDetector()
@@ -168,6 +176,53 @@ def test_what_was_of_no_use_is_known_whoever_met_it(tmp_path):
     assert LabelledSource(source, path).record(1).regions
 
 
+@pytest.mark.parametrize("batch_size", [2, 5, 50])
+def test_parts_by_several_processes_give_the_file_of_one(tmp_path, batch_size):
+    """Each is stopped and goes on by itself; what each met of no use is known to whoever puts them together."""
+    bad = {1: "image_empty", 8: "image_truncated"}
+    whole = label_regions(MemorySource(9, bad), FakeDetector(), tmp_path / "whole.jsonl").path.read_bytes()
+    path = tmp_path / "regions.jsonl"
+    for part in (Part(2, 3), Part(0, 3), Part(1, 3)):
+        if path_of := [other for other in tmp_path.iterdir() if other.name.startswith(f"{path.name}.part-2")]:
+            with pytest.raises(ValueError, match="expected each of 3 parts once"):
+                label_regions(MemorySource(9, bad), FakeDetector(), path)
+            assert path_of[0].exists()
+        with pytest.raises(KeyboardInterrupt):
+            label_part(MemorySource(9, bad), FakeDetector(stop_after=1), path, part)
+        detector = FakeDetector()
+        made = label_part(MemorySource(9, bad), detector, path, part, batch_size=batch_size)
+        assert detector.calls < 3
+    cut = made.read_bytes()
+    made.write_bytes(cut[:-2])
+    with pytest.raises(ValueError, match=r"part-1-of-3 has 2 of 3 records: .*--process-id 1 --num-processes 3"):
+        label_regions(MemorySource(9, bad), FakeDetector(), path)
+    made.write_bytes(cut)
+    with pytest.raises(ValueError, match="begun with other settings: .*most"):
+        label_regions(MemorySource(9, bad), FakeDetector(), path, Search(most=1))
+    source, detector = MemorySource(9, bad), FakeDetector(stop_after=0)
+    labelled = label_regions(source, detector, path)
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir() if "part" in file.name] == []
+    assert [one.reason for one in ledger_of(source).skipped.values()] == list(bad.values())
+    assert labelled.record(2).regions
+    with pytest.raises(ValueError, match="by one process for all records"):
+        label_part(MemorySource(9, bad), FakeDetector(), path, Part(0, 3))
+
+
+def test_parts_do_not_replace_what_one_process_began(tmp_path):
+    path = tmp_path / "regions.jsonl"
+    made = label_part(MemorySource(2), FakeDetector(), path, Part(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        label_regions(MemorySource(2), FakeDetector(stop_after=1), tmp_path / "other")
+    (tmp_path / "other").rename(path)
+    with pytest.raises(ValueError, match="has 1 of 2 records: delete it, or the 1 parts beside it"):
+        label_regions(MemorySource(2), FakeDetector(), path)
+    assert made.exists()
+    label_regions(MemorySource(2), FakeDetector(), tmp_path / "whole").path.rename(path)
+    label_regions(MemorySource(2), FakeDetector(stop_after=0), path)  # whoever put them together was killed
+    assert not made.exists()
+
+
 @pytest.mark.parametrize("cut", range(1, 120, 13))
 def test_a_file_cut_anywhere_is_mended(tmp_path, cut):
     source, path = MemorySource(3), tmp_path / "regions.jsonl"
@@ -195,7 +250,7 @@ def test_changed_settings_are_refused(tmp_path, detector, settings, name):
     label_regions(MemorySource(2), FakeDetector(), path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=f"begun with other settings: .*{name}"):
-        label_regions(MemorySource(2), FakeDetector(detector), path, **settings)
+        label_regions(MemorySource(2), FakeDetector(detector), path, Search(**settings))
     assert path.read_bytes() == before
 
 
@@ -245,7 +300,7 @@ def test_records_without_captions_or_images(tmp_path):
 def test_it_travels_and_its_fingerprint_follows_the_settings(tmp_path):
     source = MemorySource(2)
     one = label_regions(source, FakeDetector(), tmp_path / "one")
-    other = label_regions(source, FakeDetector(), tmp_path / "other", most=1)
+    other = label_regions(source, FakeDetector(), tmp_path / "other", Search(most=1))
     again = pickle.loads(pickle.dumps(one))
     assert again.record(0) == one.record(0)
     assert again.fingerprint() == one.fingerprint()
@@ -254,7 +309,7 @@ def test_it_travels_and_its_fingerprint_follows_the_settings(tmp_path):
 
 def test_pixels_of_drawn_sources_are_used(tmp_path):
     scenes = SceneSource(length=2, concepts=9, languages=("en",))
-    labelled = label_regions(scenes, FakeDetector(), tmp_path / "r", threshold=0.1)
+    labelled = label_regions(scenes, FakeDetector(), tmp_path / "r", Search(threshold=0.1))
     assert labelled.cheap_pixels
     assert np.array_equal(labelled.pixels(1), scenes.pixels(1))
     assert labelled.record(0).regions != scenes.record(0).regions

@@ -17,7 +17,7 @@ from diptych.core.data.sources.balancing import BalancedSource
 from diptych.core.data.sources.cache import CachedSource
 from diptych.core.data.sources.mixture import LanguageMixture
 from diptych.core.data.sources.open import open_source
-from diptych.core.data.sources.region_labels import label_regions
+from diptych.core.data.sources.region_labelling import label_regions
 from diptych.core.data.sources.small import ChosenRecords
 from diptych.core.data.sources.source_view import SourceView
 from diptych.core.data.sources.subset import Subset
