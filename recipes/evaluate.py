@@ -30,7 +30,7 @@ from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
 
 if TYPE_CHECKING:
-    from diptych.core.evaluation.judged import Evaluated, JudgedModel
+    from diptych.core.evaluation.judged import Evaluated
 
 FORMAT = "diptych-evaluation"
 VERSION = 1
@@ -104,7 +104,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
-    from diptych.engine.judging.header import header
+    from diptych.engine.judging.header import header, judged_model
     from diptych.engine.judging.page import without_large_tables, write_evaluation_page
     from diptych.engine.judging.sets import open_dataset
     from diptych.engine.judging.tasks import judge
@@ -150,7 +150,7 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
             print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
             return stop.exit_status
         beginning = header(FORMAT, VERSION, options)
-        evaluation: Evaluated = {**beginning, "model": _judged(options, store), "results": results}
+        evaluation: Evaluated = {**beginning, "model": judged_model(options.model, store), "results": results}
         print("\n" + evaluation_text(results), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(options.output, without_large_tables(evaluation))
@@ -158,19 +158,6 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
-
-
-def _judged(options: Evaluate, store) -> "JudgedModel":
-    """The model, as results name it."""
-    encoder = store.encoder
-    return {
-        "name": options.model,
-        "fingerprint": store.fingerprint,
-        "parameters": int(encoder.model.count_params()),
-        "dim": encoder.dim,
-        "logit_scale": encoder.logit_scale,
-        "logit_bias": encoder.logit_bias,
-    }
 
 
 if __name__ == "__main__":

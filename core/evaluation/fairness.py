@@ -1,9 +1,9 @@
-"""Evenness towards groups of people: bias in whom a model sees, in what it sees them do, in how well it sees.
+"""Evenness towards groups of people: bias in whom a model sees, and in what it sees them do.
 
 A bias of 0 is no virtue by itself: a model that sees nothing has it. Read these numbers beside the model's accuracy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -109,19 +109,6 @@ def association_bias(
         "largest": float(np.abs(gaps).max()),
         "label_names": list(label_names) if label_names is not None else None,
     }
-
-
-def disparity(accuracies: Mapping[str, float]) -> float:
-    """The largest difference of accuracy between two groups, such as levels of income: {group: accuracy} -> max - min.
-
-    Raises:
-        ValueError: fewer than two groups.
-
-    Reference: Tschannen et al. 2025, "SigLIP 2", table 9, for zero-shot Dollar Street and levels of income.
-    """
-    if len(accuracies) < 2:
-        raise ValueError(f"A disparity is between two groups or more, got {list(accuracies)}.")
-    return float(max(accuracies.values()) - min(accuracies.values()))
 
 
 def _embeddings(name: str, array: np.ndarray) -> np.ndarray:

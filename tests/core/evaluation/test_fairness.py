@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.core.evaluation.fairness import association_bias, disparity, representation_bias
+from diptych.core.evaluation.fairness import association_bias, representation_bias
 
 RIGHT, UP = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 
@@ -75,11 +75,6 @@ def test_the_same_images_for_both_groups_show_no_association():
     np.testing.assert_allclose(result["per_label"], 0, atol=1e-12)
 
 
-def test_disparity_is_the_largest_difference():
-    assert disparity({"low": 0.40, "middle": 0.55, "high": 0.72}) == pytest.approx(0.32)
-    assert disparity({"low": 0.5, "high": 0.5}) == 0
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -89,7 +84,6 @@ def test_disparity_is_the_largest_difference():
         (lambda: association_bias(np.ones((3, 2)), np.ones(3), np.eye(2)), "Both groups need images"),
         (lambda: association_bias(np.ones((3, 2)), np.arange(2) < 1, np.eye(2)), "the group of each image"),
         (lambda: association_bias(np.ones((3, 2)), np.arange(3) < 1, np.ones((1, 2))), "at least two labels"),
-        (lambda: disparity({"only": 0.5}), "two groups"),
     ],
 )
 def test_what_has_no_bias_is_refused(call, words):

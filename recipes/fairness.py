@@ -1,0 +1,187 @@
+"""Fairness: how evenly a trained model sees groups of people, regions, incomes, languages and makers.
+
+Command:   python -m recipes.fairness
+Own model: python -m recipes.fairness --model runs/siglip --output runs/fairness/results.json
+Own data:  python -m recipes.fairness --model hf://google/siglip2-base-patch16-256 --dataset geode:GeoDE/
+
+Without flags the shipped model looks at the embedded emoji: whom it sees in drawings of nobody, what men and women are
+taken for who are drawn doing the same, and how well it tells drawings of each designer, in 36 languages. --dataset is
+"emoji", or one of these as they are distributed:
+
+  dollar_street:FOLDER   things in homes by income, region and country (MLCommons' lists for ImageNet)
+  geode:FOLDER           forty kinds of things from six regions of the world
+  landmarks:FOLDER       the test pictures of Google Landmarks v2.1
+
+Measured are zero-shot accuracy in each group and the best group's lead over the worst, representation bias, association
+bias, and few-shot classification by country, region or designer, as SigLIP 2 reports them (Tschannen et al. 2025, arXiv
+2502.14786, section 3.5). Prints tables and writes --output (JSON), and beside it a page to look at (.html). Stop it
+whenever you like: the same command goes on.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from diptych.core.data.sources.open import EMBEDDED
+from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.engine.command_line import parse
+
+if TYPE_CHECKING:
+    from diptych.core.evaluation.fairness_results import Measured
+    from diptych.engine.judging.fairness import FairnessSet
+
+FORMAT = "diptych-fairness"
+VERSION = 1
+DOLLAR_STREET, GEODE, LANDMARKS = "dollar_street:", "geode:", "landmarks:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fairness:
+    """Which model, on what, and how."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    dataset: tuple[str, ...] = (EMBEDDED,)
+    """One or several: "emoji", dollar_street:FOLDER, geode:FOLDER, landmarks:FOLDER."""
+    output: Path = Path("runs/fairness/results.json")
+    """Results; the page is written beside it, as .html."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of texts for representation bias, each "FIRST/SECOND"; by default four of men and women."""
+    classnames: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-classname-file"])] = None
+    """For Dollar Street: the names of ImageNet's 1,000 classes, a line each or a JSON list. Without them pictures are
+    told among the classes that the lists name, which is easier than the published protocol."""
+    templates: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-template-file"])] = None
+    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default seven general ones."""
+    canonicalize: bool | None = None
+    """Prompts in lower case without punctuation; by default for models with a bias (SigLIP), not for CLIP."""
+    fewshot_k: int = 10
+    """Pictures of each country, region or designer, for few-shot classification; mean over three draws."""
+    fewest: int = 20
+    """Pictures of a group that is looked at."""
+    batch_size: int = 64
+    """Images that the model takes at a time."""
+    workers: int | None = None
+    """Threads that decode; by default as many as there are processors."""
+    seed: int = 0
+    """Of the drawing of shots and of resampling."""
+    reading: Reading = AS_USUAL
+
+    def __post_init__(self):
+        for flag, least, given in (
+            ("--batch-size", 1, self.batch_size),
+            ("--workers", 1, self.workers),
+            ("--fewshot-k", 1, self.fewshot_k),
+            ("--fewest", 1, self.fewest),
+            ("--seed", 0, self.seed),
+        ):
+            if given is not None and given < least:
+                raise ValueError(f"{flag} must be at least {least}, got {given}.")
+        if not self.dataset:
+            raise ValueError("--dataset needs at least one data set.")
+        for pair in self.pairs:
+            if pair.count("/") != 1 or not all(text.strip() for text in pair.split("/")):
+                raise ValueError(f'--pairs takes two texts with a stroke between them, "a man/a woman"; got {pair!r}.')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures; returns the exit status."""
+    options = parse(Fairness(), arguments, program="python -m recipes.fairness", description=__doc__)
+    from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.failures import exit_status
+
+    return exit_status(lambda: fairness(options, Encoder.open), options)
+
+
+def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
+    """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.core.data.ledger import ledger_of
+    from diptych.core.files.json_objects import write_json
+    from diptych.core.report.charts.sheet import write_page
+    from diptych.core.report.fairness_page import fairness_page
+    from diptych.core.report.fairness_text import fairness_text
+    from diptych.core.report.ledger_text import tell_left_out
+    from diptych.core.training.signals import Stopped, StopSignals
+    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+    from diptych.engine.judging.fairness import PAIRS, measure
+    from diptych.engine.judging.header import header, judged_model
+
+    folder = options.output.parent
+    sets = [each for spec in options.dataset for each in open_sets(spec, options)]
+    encoder = open_encoder(options.model)
+    canonicalize = encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
+    pairs = [(first.strip(), second.strip()) for first, second in (pair.split("/") for pair in options.pairs)]
+    with StopSignals() as stop:
+        store = StoredEmbeddings(
+            folder / "embeddings",
+            encoder,
+            model=options.model,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            stop=stop,
+        )
+        try:
+            with stop.leaving_at_once():
+                results = [
+                    measure(
+                        store,
+                        each,
+                        pairs=pairs or PAIRS,
+                        shots=options.fewshot_k,
+                        fewest=options.fewest,
+                        canonicalize=canonicalize,
+                        seed=options.seed,
+                    )
+                    for each in sets
+                ]
+        except Stopped:
+            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
+            return stop.exit_status
+    measured: Measured = {
+        **header(FORMAT, VERSION, options),
+        "model": judged_model(options.model, store),
+        "results": results,
+    }
+    print("\n" + fairness_text(results), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, measured)
+    page = write_page(options.output.with_suffix(".html"), fairness_page(measured))
+    tell_left_out(ledger_of(each.source) for each in sets)
+    print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
+    return 0
+
+
+def open_sets(spec: str, options: Fairness) -> "Sequence[FairnessSet]":
+    """The sets that a person means by what was typed.
+
+    Raises:
+        FileNotFoundError, ValueError: saying what is missing and what would be right.
+    """
+    from diptych.core.data.sources.grouped_pictures import dollar_street, geode, landmarks
+    from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
+    from diptych.engine.judging.fairness import of_emoji, of_pictures
+
+    if spec == EMBEDDED:
+        return of_emoji()
+    kind, _, folder = spec.partition(":")
+    root, reading = Path(folder), options.reading
+    if folder and f"{kind}:" == DOLLAR_STREET:
+        names = read_class_names(options.classnames) if options.classnames else ()
+        source = dollar_street(root, class_names=names, reading=reading)
+    elif folder and f"{kind}:" == GEODE:
+        source = geode(root, reading=reading)
+    elif folder and f"{kind}:" == LANDMARKS:
+        source = landmarks(root, reading=reading)
+    else:
+        raise ValueError(
+            f"--dataset is {EMBEDDED}, {DOLLAR_STREET}FOLDER, {GEODE}FOLDER or {LANDMARKS}FOLDER; got {spec!r}."
+        )
+    templates = ("{}",) if f"{kind}:" == LANDMARKS else GENERAL_TEMPLATES
+    return [of_pictures(source, read_templates(options.templates) if options.templates else templates)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
