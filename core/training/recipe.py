@@ -62,6 +62,9 @@ class Data:
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
     have every language."""
+    balance: Path | None = None
+    """A JSON file of groups of people, and of labels, by their words in captions: records of your own data are chosen
+    so that the groups come equally often and with each label alike (docs/balancing.md)."""
     workers: int = harmless(0)
     """Processes that decode; 0 for one background thread."""
     cache_megabytes: float = harmless(512.0)

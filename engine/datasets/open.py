@@ -27,6 +27,8 @@ def known_data_set(name: str) -> DataSet | None:
 def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
     """The data set that a recipe names, and the recipe with what the data decides where it said nothing."""
     data = recipe.data
+    if data.balance is not None and data.train_data in DATA_SETS:
+        raise ValueError(f"--balance chooses among records of your own data; {data.train_data} has none to leave out.")
     data_set = DATA_SETS.get(data.train_data, own)(data)
     opening = int(recipe.optimization.examples * data_set.opening_share)
     resolved = replace(

@@ -6,6 +6,7 @@ from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.ledger import Skipped, ledger_of, visit
 from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
+from diptych.core.data.sources.balance_file import BalanceFile
 from diptych.core.data.sources.files import evenly
 from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
 from diptych.core.data.sources.open import open_source
@@ -35,7 +36,7 @@ def own(data: Data) -> DataSet:
                     f"No record of {data.train_data} falls into the held-out {data.val_fraction:.3g}. Raise "
                     f"--val-fraction or give --val-data.{ledger_of(train).what_was_seen()}"
                 )
-        return Sources(train=mixed(train, data, seed), held_out={HELD_OUT: held_out})
+        return Sources(train=mixed(balanced(train, data, seed), data, seed), held_out={HELD_OUT: held_out})
 
     return DataSet(name=data.train_data, sources=sources, tokenizer=TOKENIZER_PATH)
 
@@ -55,6 +56,16 @@ def open_captioned(spec: str, data: Data) -> Source:
             "column of another name."
         )
     return source
+
+
+def balanced(source: Source, data: Data, seed: int) -> Source:
+    """The records that balancing keeps, where it is asked for; says what it did."""
+    if data.balance is None:
+        return source
+    file = BalanceFile.read(data.balance)
+    kept = file.balanced(source, seed)
+    print(file.told(kept), flush=True)
+    return kept
 
 
 def mixed(source: Source, data: Data, seed: int) -> Source:
