@@ -50,17 +50,32 @@ def softmax_contrastive_loss(image, text, *, logit_scale):
     """
     count = len(image)
     cosines = image @ text.T
-    logits = logit_scale * cosines
-    rows = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    columns = logits - np.logaddexp.reduce(logits, axis=0, keepdims=True)
-    loss = -(np.trace(rows) + np.trace(columns)) / (2 * count)
-    dlogits = (np.exp(rows) + np.exp(columns) - 2.0 * np.eye(count)) / (2 * count)
+    (rows, drows), (columns, dcolumns) = (_against_pairs(logit_scale * some) for some in (cosines, cosines.T))
+    loss = (rows.sum() + columns.sum()) / (2 * count)
+    dlogits = (drows + dcolumns.T) / (2 * count)
     return loss, _through_logits(dlogits, image, text, cosines, logit_scale)
 
 
 def softmax(logits, axis):
     """The shares of exp(logits) along an axis."""
     return np.exp(logits - np.logaddexp.reduce(logits, axis=axis, keepdims=True))
+
+
+def softmax_weights(logits):
+    """(rows' softmax + columns' softmax) / 2 - I, by what is not a pair: pairs lose what the others of both take."""
+    return (_against_pairs(logits)[1] + _against_pairs(logits.T)[1].T) / 2
+
+
+def _against_pairs(logits):
+    """-log softmax of each row's pair, and its gradient, softmax - I. Nothing cancels: where the others are far below
+    the pair, both keep all their digits.
+    """
+    away = logits - np.diag(logits)[:, None]
+    np.fill_diagonal(away, -np.inf)
+    losses = np.logaddexp(0.0, np.logaddexp.reduce(away, axis=1))
+    gradient = np.exp(away - losses[:, None])
+    np.fill_diagonal(gradient, -gradient.sum(axis=1))
+    return losses, gradient
 
 
 def _through_logits(dlogits, image, text, cosines, logit_scale):

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from diptych.backends.cases import Case
-from tests.oracle.contrastive import sigmoid, sigmoid_loss, softmax, softmax_contrastive_loss
+from tests.oracle.contrastive import sigmoid, sigmoid_loss, softmax_contrastive_loss, softmax_weights
 
 
 class Answer(NamedTuple):
@@ -90,8 +90,7 @@ def allowed(problem: Problem, probability_roundoff: float = 0.0) -> Answer:
         losses = np.where(is_pair, np.logaddexp(0, -z), np.logaddexp(0, z)).sum()
         of_logits += abs(problem.logit_bias)
     else:
-        shares = (softmax(t * cosines, axis=1) + softmax(t * cosines, axis=0)) / 2
-        weights = np.abs(shares - is_pair)
+        weights = np.abs(softmax_weights(t * cosines))
         losses = n * expected(problem).loss
         of_logits *= 2
     negatives = np.where(is_pair, 0.0, weights)
