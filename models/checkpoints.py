@@ -103,7 +103,7 @@ def towers_of(config: Config) -> dict[str, Any]:
 
 
 def stored_values(
-    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Any], keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a checkpoint's model by the paths that they have here, one by one.
 
