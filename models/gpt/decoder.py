@@ -139,7 +139,8 @@ class GPTDecoder(keras.layers.Layer):
         return drop(x, dropout_seeds, rate=config.embedding_dropout, place=f"{self.name}/embedding")
 
     def _tables(self) -> tuple:
-        return self.token_embedding.embedding.value, self.position_embedding.embedding.value
+        layers = (self.token_embedding, self.position_embedding)
+        return tuple(ops.cast(layer.embedding.value, "float32") for layer in layers)
 
     def _dropped_tables(self, dropout_seeds) -> tuple:
         """The tables of tokens and positions; where dropout is on them, with the mask of the batch's first text."""
@@ -153,7 +154,7 @@ class GPTDecoder(keras.layers.Layer):
 
     def _logits_kernel(self, tokens, positions):
         tables = (tokens, positions) if self.config.predicts == "rows" else (tokens,)
-        return ops.transpose(ops.concatenate([ops.cast(table, "float32") for table in tables], axis=0))
+        return ops.transpose(ops.concatenate(tables, axis=0))
 
     def _dropout(self, seeds) -> Dropout | None:
         if seeds is None:
