@@ -122,5 +122,7 @@ def _check(temperature: float | None, top_p: float, top_k: int | None, beams: in
         raise ValueError(f"top_p must be in (0, 1], got {top_p}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or None for all tokens, got {top_k}.")
+    if top_k is not None and temperature is None:
+        raise ValueError(f"top_k={top_k} says what is drawn from, and nothing is drawn: give a temperature, such as 1.")
     if beams is not None and temperature is not None:
         raise ValueError(f"Tokens are either drawn or searched for: give temperature={temperature} or beams={beams}.")

@@ -87,7 +87,7 @@ class Attention(keras.layers.Layer):
         Args:
             attention_mask: bool, broadcast to `[batch, heads, queries, keys]`, False where a query is not to look.
             positions: int `[length]` or `[batch, length]`, for rotary positions; None for 0, 1, 2, ...
-            dropout: of what is found: an example's share of each pair of tokens.
+            dropout: of the shares of values that a token takes; None for nothing left out.
         """
         batch, length, width = ops.shape(x)
         # One name for all: eager torch frees an array when its name goes to the next.

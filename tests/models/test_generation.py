@@ -153,6 +153,8 @@ def test_choices_that_contradict_each_other_are_refused():
         continue_prompts(model, PROMPTS, steps=2, beams=2, temperature=1.0)
     with pytest.raises(ValueError, match="top_k must be at least 1, or None for all tokens, got 0"):
         continue_prompts(model, PROMPTS, steps=2, temperature=1.0, top_k=0)
+    with pytest.raises(ValueError, match="top_k=3 says what is drawn from, and nothing is drawn: give a temperature"):
+        continue_prompts(model, PROMPTS, steps=2, top_k=3)
 
 
 def test_a_text_begins_somewhere():

@@ -1,4 +1,4 @@
-"""How GPT-1 cuts a text into words, in two ways that give other ids: as it was trained, and as transformers does today.
+"""GPT-1's two ways to cut a text into words, by which ids differ: as it was trained, and as transformers does today.
 
 "paper" is what the released model was trained on (OpenAI's `text_utils.py`): ftfy mends the text, some characters are
 replaced, runs of some marks stand alone, and spaCy's rules for English cut the rest ("don't" is "do" and "n't",
