@@ -109,7 +109,7 @@ def everything(session: nox.Session) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     install_torch_for_cpu(session)
-    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,search,export,dev]")
+    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,gpt1,search,export,dev]")
     stamp.write_text(wanted)
 
 

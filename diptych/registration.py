@@ -23,6 +23,8 @@ CLASSES = {
     "models.classifier.model": ("ImageClassifier",),
     "models.clip.model": ("CLIPVisionTransformer", "EndOfText", "CLIPTextTransformer", "CLIP"),
     "models.clip.resnet": ("Stem", "Bottleneck", "Stage", "AttentionPool", "CLIPResNet"),
+    "models.gpt.decoder": ("GPTDecoder",),
+    "models.gpt.model": ("GPT",),
     "models.parts.attention": ("Attention",),
     "models.parts.block": ("Block",),
     "models.parts.convolutions": ("Convolution", "BatchNorm"),

@@ -9,12 +9,14 @@ from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.gpt.config import GPTConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gpt.model import GPT
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.model import SigLIP as SigLIP2
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIP",
+    "GPT",
     "CLIPConfig",
     "CLIPResNetConfig",
     "CLIPTextConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "Captioner",
     "CaptionerConfig",
     "ClassifierConfig",
+    "GPTConfig",
     "ImageClassifier",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
@@ -55,6 +59,7 @@ def __getattr__(name: str):
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gpt.model import GPT
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.naflex import NaFlexVisionTransformer
@@ -64,6 +69,7 @@ def __getattr__(name: str):
 
     models = (
         CLIP,
+        GPT,
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,

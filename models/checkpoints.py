@@ -11,6 +11,7 @@ import numpy as np
 from diptych.core.files.errors import as_settings
 from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.flat_shards import SHAPES_FILE
 from diptych.core.weights.hub import preset_folder
 from diptych.core.weights.mapping import Table, WeightsMismatch
 from diptych.core.weights.open import open_weights
@@ -18,25 +19,29 @@ from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
-from diptych.models.presets import PRESETS
+from diptych.models.gpt.config import GPTConfig
+from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
     big_vision,
     keras_hub,
     open_clip,
+    openai_gpt,
     transformers,
     transformers_classifier,
     transformers_fields,
+    transformers_gpt,
 )
 
-Config = PairConfig | ClassifierConfig
+Config = PairConfig | ClassifierConfig | GPTConfig
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
-KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig]] = {
+KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig] | type[GPTConfig]] = {
     "diptych_siglip": SigLIPConfig,
     "diptych_clip": CLIPConfig,
     "diptych_classifier": ClassifierConfig,
+    "diptych_gpt": GPTConfig,
 }
 
 
@@ -60,7 +65,7 @@ class Checkpoint:
         return self.table(self.config, files)
 
 
-def load_pair(
+def load_model(
     preset: str | Path,
     build: Callable[..., Any],
     expected: type | tuple[type, ...],
@@ -69,7 +74,7 @@ def load_pair(
     load_weights: bool = True,
     **arguments,
 ):
-    """The two towers of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
+    """The model of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
 
     Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights'
     own memory and that of one more tensor.
@@ -77,48 +82,50 @@ def load_pair(
     Raises:
         ValueError: for a preset whose configuration is not one of the `expected` classes.
     """
-    if preset in PRESETS:
-        return build(_expected(preset, PRESETS[str(preset)], expected), **arguments)
-    checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=PRESETS))
+    if preset in ALL_PRESETS:
+        return build(_expected(preset, ALL_PRESETS[str(preset)], expected), **arguments)
+    checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=ALL_PRESETS))
     config = _expected(preset, checkpoint.config, expected)
     if not load_weights:
         return build(config, **arguments)
     with open_weights(checkpoint.weights) as files:
-        model, values = _pair(preset, checkpoint, files, lambda config: build(config, **arguments))
+        model, values = _whole(preset, checkpoint, files, lambda config: build(config, **arguments))
         give_values(model, values)
     return model
 
 
 def towers_of(config: Config) -> dict[str, Any]:
-    """The configurations of a model's towers, by the names that their weights' paths begin with."""
+    """The configurations of a model's transformers, by the names that their weights' paths begin with."""
+    if isinstance(config, GPTConfig):
+        return {"decoder": config}
     towers: dict[str, Any] = {"image": config.vision}
     return towers if isinstance(config, ClassifierConfig) else towers | {"text": config.text}
 
 
 def stored_values(
-    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Any], keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of both towers of a checkpoint by the paths that they have here, one by one.
+    """The weights of a checkpoint's model by the paths that they have here, one by one.
 
     `build` makes the model of a configuration.
     """
     with open_weights(checkpoint.weights) as files:
-        _, values = _pair(preset, checkpoint, files, build)
+        _, values = _whole(preset, checkpoint, files, build)
         yield from values
 
 
-def _pair(
+def _whole(
     preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, build: Callable[[Config], Any]
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """The model of a checkpoint, without values, and its values by path."""
     config = checkpoint.config
-    pair = not isinstance(config, ClassifierConfig)
     _check_depths(checkpoint, towers_of(config).values(), files)
     table = checkpoint.names(files)
-    if pair and not table.holds("text/", files) and table.holds("image/", files, IMAGE_PREFIX):
+    lacks_text = isinstance(config, PairConfig) and not table.holds("text/", files)
+    if lacks_text and table.holds("image/", files, IMAGE_PREFIX):
         raise ValueError(
-            f"{preset} holds an image tower alone: use {config.vision.describes}.from_preset, or a checkpoint of both "
-            "towers."
+            f"{preset} holds an image tower alone: use {towers_of(config)['image'].describes}.from_preset, or a "
+            "checkpoint of both towers."
         )
     table.check(None, files)
     with shapes_only():
@@ -139,7 +146,7 @@ def load_image_tower(
 ):
     """The image tower of a preset, built by `build(config, **arguments)`; see `ImageTower.from_preset`."""
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
-    config = _expected(preset, checkpoint.config.vision, expected)
+    config = _expected(preset, towers_of(checkpoint.config).get("image", checkpoint.config), expected)
     with open_weights(checkpoint.weights) as files:
         tower, values = _tower(preset, checkpoint, files, "image", lambda: build(config, **arguments))
         give_values(tower, values)
@@ -165,8 +172,8 @@ def _tower(
     preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, tower: TowerName, build: Callable[[], Any]
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """A tower of a checkpoint, without values, and its values by path."""
-    config, prefix = checkpoint.config, f"{tower}/"
-    _check_depths(checkpoint, [towers_of(config)[tower]], files)
+    prefix = f"{tower}/"
+    _check_depths(checkpoint, [towers_of(checkpoint.config)[tower]], files)
     alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
     without = IMAGE_PREFIX if alone and tower == "image" else ""
     table = checkpoint.names(files)
@@ -204,13 +211,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open_weights(weights) as files, as_settings(folder / open_clip.CONFIG_FILE):
             config = open_clip.config_of(read_json(folder / open_clip.CONFIG_FILE), files)
         return Checkpoint(layout="open_clip", config=config, weights=weights, table=open_clip.table)
+    if path.name == SHAPES_FILE or ((folder / SHAPES_FILE).is_file() and not (folder / "config.json").exists()):
+        weights = folder / SHAPES_FILE
+        with open_weights(weights) as files, as_settings(weights):
+            config = openai_gpt.config_of(files)
+        return Checkpoint(layout="openai", config=config, weights=weights, table=openai_gpt.table)
     archives = sorted(folder.glob("*.npz"))
     if len(archives) == 1 and not (folder / "config.json").exists():
         return read_checkpoint(archives[0])
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{path} holds no checkpoint: expected config.json (transformers, keras-hub, diptych) or "
-            f"{open_clip.CONFIG_FILE} beside safetensors or .weights.h5, or a big_vision .npz."
+            f"{open_clip.CONFIG_FILE} beside safetensors or .weights.h5, a big_vision .npz, or OpenAI's {SHAPES_FILE}."
         )
     with as_settings(folder / "config.json"):
         return _described(path, folder / "config.json")
@@ -228,6 +240,9 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
         with open_weights(path) as files:
             config = open_clip.trunk_config_of(files)
         return Checkpoint(layout="timm", config=config, weights=path, table=open_clip.trunk_table)
+    if fields.get("model_type") == transformers_gpt.MODEL_TYPE:
+        config = transformers_gpt.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_gpt.table)
     if transformers_classifier.is_classifier(fields):
         config = transformers_classifier.config_of(fields, described_by)
         return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_classifier.table)
@@ -235,7 +250,7 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
-def save_pair(model, folder: Path, *, format: str) -> None:
+def save_model(model, folder: Path, *, format: str) -> None:
     """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`."""
     config = model.config
     arrays = {variable.path: _reader(variable) for variable in model.weights}
@@ -248,6 +263,8 @@ def save_pair(model, folder: Path, *, format: str) -> None:
     layouts: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
     if isinstance(config, ClassifierConfig):
         layouts = {"transformers": transformers_classifier}
+    if isinstance(config, GPTConfig):
+        layouts = {"transformers": transformers_gpt, "openai": openai_gpt}
     if format not in layouts:
         raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
     layouts[format].write(folder, config, arrays)

@@ -7,6 +7,7 @@ from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
 from diptych.core.files.errors import WeightFileError
 from diptych.core.files.regular import open_regular
 from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.flat_shards import SHAPES_FILE, FlatShards
 from diptych.core.weights.hdf5 import Hdf5File
 from diptych.core.weights.npz import NpzFile
 from diptych.core.weights.safetensors import SafetensorsFile
@@ -41,7 +42,8 @@ def open_weights(path: Path) -> WeightFiles:
 
     Args:
         path: a .safetensors, .npz or .weights.h5 file, a list of shards (model.safetensors.index.json,
-            model.weights.json), or a folder with one of `WEIGHTS` or with a single file of these kinds.
+            model.weights.json), OpenAI's list of shapes (params_shapes.json), or a folder with one of `WEIGHTS` or with
+            a single file of these kinds.
 
     Raises:
         FileNotFoundError: where there are none, saying what was looked for.
@@ -58,6 +60,8 @@ def open_weights(path: Path) -> WeightFiles:
         raise FileNotFoundError(f"{path} is neither a file nor a folder of weights.")
     if path.suffix in PICKLES:
         raise WeightFileError(f"{path} is a pickle. {_PICKLE_ADVICE}")
+    if path.name == SHAPES_FILE:
+        return FlatShards(path)
     if path.name.endswith(_INDICES):
         return ShardedWeights(path, _open_file)
     return _open_file(path)

@@ -1,21 +1,15 @@
 """Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from diptych.models.parts.affine import affine
-from diptych.models.parts.initializers import LecunNormal, Normal, XavierUniform
+from diptych.models.parts.dropout import Dropout
+from diptych.models.parts.initializers import KERNELS
 from diptych.models.parts.rotary import rotate
-
-INITIALIZERS: dict[str, Callable] = {
-    "xavier_uniform": lambda fan_in, fan_out, seed: XavierUniform(fan_in=fan_in, fan_out=fan_out, seed=seed),
-    "lecun_normal": lambda fan_in, fan_out, seed: LecunNormal(fan_in=fan_in, seed=seed),
-    "scaled_normal": lambda fan_in, fan_out, seed: Normal(stddev=fan_in**-0.5, seed=seed),
-}
-"""How kernels are drawn, by name: ViT's, CapPa's decoder's, CLIP's attention pooling's."""
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -35,7 +29,7 @@ class Attention(keras.layers.Layer):
         use_bias: in all projections.
         causal: a token attends to itself and those before it.
         rotary_base: of rotary positions, see `rotate`; None for no positions inside attention.
-        initializer: of kernels, one of `INITIALIZERS`.
+        initializer: of kernels, one of `KERNELS`.
     """
 
     def __init__(
@@ -81,23 +75,24 @@ class Attention(keras.layers.Layer):
     def _linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
         """A kernel `[fan_in, columns]`, by default as many as `fan_out`, and its bias or None."""
         columns = columns or fan_out
-        initializer = INITIALIZERS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
+        initializer = KERNELS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
         kernel = self.add_weight(name=f"{name}_kernel", shape=(fan_in, columns), initializer=initializer)
         if not self.use_bias:
             return kernel, None
         return kernel, self.add_weight(name=f"{name}_bias", shape=(columns,), initializer="zeros")
 
-    def call(self, x, attention_mask=None, positions=None):
+    def call(self, x, attention_mask=None, positions=None, dropout: Dropout | None = None):
         """Attention of tokens to each other.
 
         Args:
             attention_mask: bool, broadcast to `[batch, heads, queries, keys]`, False where a query is not to look.
             positions: int `[length]` or `[batch, length]`, for rotary positions; None for 0, 1, 2, ...
+            dropout: of the shares of values that a token takes; None for nothing left out.
         """
         batch, length, width = ops.shape(x)
         # One name for all: eager torch frees an array when its name goes to the next.
         x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        x = self._found(*self._split(x, batch, length, positions), attention_mask, causal=self.causal)
+        x = self._found(*self._split(x, batch, length, positions), attention_mask, causal=self.causal, dropout=dropout)
         return ops.reshape(affine(x, self.out_kernel, self.out_bias), (batch, length, -1))
 
     def step(self, x, cache, position, attention_mask):
@@ -137,7 +132,7 @@ class Attention(keras.layers.Layer):
         query = self.queries(ops.reshape(x, (ops.shape(keys)[0], -1, shape[-1])))
         return ops.reshape(self.mix(query, keys, values, attention_mask), (*shape[:-1], self.out_kernel.shape[-1]))
 
-    def _split(self, x, batch, length: int, positions):
+    def _split(self, x, batch, length: int, positions) -> tuple[Any, Any, Any]:
         """Queries, keys and values, turned by their positions, of `[batch · length, columns of qkv_kernel]`."""
         heads, groups = self.num_heads, self.num_key_value_heads
         x = ops.reshape(x, (batch, length, heads + 2 * groups, self.head_width))
@@ -147,13 +142,29 @@ class Attention(keras.layers.Layer):
             query, key = (rotate(each, positions, base=self.rotary_base) for each in (query, key))
         return query, key, value
 
-    def _found(self, query, keys, values, mask, *, causal: bool = False):
+    def _found(self, query, keys, values, mask, *, causal: bool = False, dropout: Dropout | None = None):
         """What all heads find, side by side: `[batch · queries, heads · head width]`."""
         group = self.num_heads // self.num_key_value_heads
         if group > 1:
             keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
-        found = ops.dot_product_attention(query, keys, values, mask=mask, is_causal=causal)
+        if dropout is None:
+            found = ops.dot_product_attention(query, keys, values, mask=mask, is_causal=causal)
+        else:
+            shares = dropout.of_attention(self._shares(query, keys, mask, causal=causal), self.name)
+            found = ops.einsum("bhqk,bkhd->bqhd", shares, values)
         return ops.reshape(found, (-1, self.num_heads * self.head_width))
+
+    def _shares(self, query, keys, mask, *, causal: bool):
+        """How much of each key's value a query takes, `[batch, heads, queries, keys]`: the softmax, whole."""
+        scores = ops.einsum("bqhd,bkhd->bhqk", query, keys)
+        scores = ops.cast(scores, "float32") * (1 / math.sqrt(self.head_width))
+        if causal:
+            places = ops.arange(query.shape[1], dtype="int32")
+            before = (places[:, None] >= places[None, :])[None, None]
+            mask = before if mask is None else ops.logical_and(mask, before)
+        if mask is not None:
+            scores = ops.where(mask, scores, -1e9)
+        return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
     def get_config(self):
         names = ("num_heads", "num_key_value_heads", "head_dim", "output_dim", "use_bias", "causal", "rotary_base")

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import keras
 
 from diptych.models.parts.attention import Attention
+from diptych.models.parts.dropout import Dropout
 from diptych.models.parts.mlp import Mlp
 from diptych.models.parts.norms import EPSILON, LayerNorm, RMSNorm
 
@@ -22,6 +23,7 @@ class BlockConfig:
         norm_first: x + part(norm(x)), as ViT and all that came after GPT-2; else norm(x + part(x)), as GPT-1.
         use_bias: in norms and MLP.
         attention_bias, attention_initializer: of `Attention`'s projections.
+        mlp_initializer: of `Mlp`.
     """
 
     num_heads: int
@@ -38,6 +40,7 @@ class BlockConfig:
     use_bias: bool = True
     attention_bias: bool = True
     attention_initializer: str = "xavier_uniform"
+    mlp_initializer: str = "xavier_uniform"
 
     def make_norm(self, **arguments) -> keras.layers.Layer:
         """A norm of the kind that the block has."""
@@ -88,6 +91,7 @@ class Block(keras.layers.Layer):
             activation=config.activation,
             gated=config.gated,
             use_bias=config.use_bias,
+            initializer=config.mlp_initializer,
             seed=f"{seed}/{mlp_name}",
             name=mlp_name,
             **shared,
@@ -102,31 +106,37 @@ class Block(keras.layers.Layer):
         self.mlp_norm.build(input_shape)
         self.mlp.build(input_shape)
 
-    def call(self, x, context=None, token_mask=None, context_mask=None, positions=None):
+    def call(self, x, context=None, token_mask=None, context_mask=None, positions=None, dropout: Dropout | None = None):
         """
         Args:
             x: `[batch · sequences of each context, length, width]`.
             context: `[batch, keys, context width]`.
             token_mask, context_mask: as `Attention`'s `attention_mask`, among tokens and to the context.
             positions: as `Attention`'s.
+            dropout: of attention among tokens, and of what it and the MLP add to x; None for nothing.
         """
-        mixed = self.attention.call(self._before(self.attention_norm, x), token_mask, positions)
+        dropout = dropout and dropout.inside(self.name)
+        mixed = self.attention.call(self._before(self.attention_norm, x), token_mask, positions, dropout)
+        if dropout:
+            mixed = dropout.of_addition(mixed, self.attention.name)
         x = self._behind(self.attention_norm, x + mixed)
-        return self._look_and_think(
-            x, self.context_attention.keys_values(context) if self.looks else None, context_mask
-        )
+        keys_values = self.context_attention.keys_values(context) if self.looks else None
+        return self._look_and_think(x, keys_values, context_mask, dropout)
 
     def step(self, x, cache, position, keys_values=None, token_mask=None, context_mask=None):
         """One more token of each sequence, see `Attention.step`; `keys_values` are the context's."""
         mixed, cache = self.attention.step(self._before(self.attention_norm, x), cache, position, token_mask)
         return self._look_and_think(self._behind(self.attention_norm, x + mixed), keys_values, context_mask), cache
 
-    def _look_and_think(self, x, keys_values, context_mask):
+    def _look_and_think(self, x, keys_values, context_mask, dropout: Dropout | None = None):
         """What comes after the attention among tokens, for any number of tokens of a sequence."""
         if self.looks:
             seen = self.context_attention.look(self._before(self.context_norm, x), *keys_values, context_mask)
             x = self._behind(self.context_norm, x + seen)
-        return self._behind(self.mlp_norm, x + self.mlp.call(self._before(self.mlp_norm, x)))
+        thought = self.mlp.call(self._before(self.mlp_norm, x))
+        if dropout:
+            thought = dropout.of_addition(thought, self.mlp.name)
+        return self._behind(self.mlp_norm, x + thought)
 
     def _before(self, norm, x):
         return norm.call(x) if self.config.norm_first else x

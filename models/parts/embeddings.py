@@ -70,21 +70,30 @@ class PatchEmbedding(PatchProjection):
 
 @keras.saving.register_keras_serializable("diptych")
 class TokenEmbedding(keras.layers.Layer):
-    """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, 1/width).
+    """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, stddev²); None for
+    width^-0.5.
 
     In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent
     token's gradient is not summed in bfloat16 and the table is not copied.
     """
 
-    def __init__(self, *, vocab_size: int, width: int, seed: str = "0/token_embedding", **kwargs):
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        width: int,
+        stddev: float | None = None,
+        seed: str = "0/token_embedding",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.vocab_size, self.width, self.seed = vocab_size, width, seed
+        self.vocab_size, self.width, self.stddev, self.seed = vocab_size, width, stddev, seed
 
     def build(self, input_shape):
         self.embedding = self.add_weight(
             name="embedding",
             shape=(self.vocab_size, self.width),
-            initializer=Normal(stddev=self.width**-0.5, seed=f"{self.seed}/embedding"),
+            initializer=Normal(stddev=self.stddev or self.width**-0.5, seed=f"{self.seed}/embedding"),
             autocast=False,
         )
 
@@ -98,7 +107,8 @@ class TokenEmbedding(keras.layers.Layer):
         return *input_shape, self.width
 
     def get_config(self):
-        return {**super().get_config(), "vocab_size": self.vocab_size, "width": self.width, "seed": self.seed}
+        names = ("vocab_size", "width", "stddev", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable("diptych")

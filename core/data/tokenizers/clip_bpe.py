@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.data.tokenizers.base import Tokenizer
-from diptych.core.files.fields import MAX_TOKENIZER_BYTES, Fields, read_fields, read_limited
+from diptych.core.data.tokenizers.pair_merges import (
+    END_OF_WORD,
+    merged_pieces,
+    read_ids,
+    read_merges,
+    read_pairs,
+    read_text,
+)
+from diptych.core.files.fields import MAX_TOKENIZER_BYTES, read_fields, read_limited
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-END_OF_WORD = "</w>"
 RELEASED_MERGES = (
     48_894  # of bpe_simple_vocab_16e6.txt, which lists more: 49,408 entries less 2 * 256 bytes and two marks
 )
@@ -74,17 +81,14 @@ class ClipTokenizer(Tokenizer):
             vocabulary, beside = read_fields(path, MAX_TOKENIZER_BYTES), path.with_name("merges.txt")
             if not beside.is_file():
                 raise FileNotFoundError(f"{path} needs its merges.txt beside it, which is not there.")
-            merges = _pairs(
-                _text(read_limited(beside, MAX_TOKENIZER_BYTES, "a list of merges"), beside).split("\n"), str(beside)
-            )
-            return cls(_ids(vocabulary), merges, pad_id=pad_id)
+            return cls(read_ids(vocabulary), read_merges(beside), pad_id=pad_id)
         if path.suffix == ".json":
             model = read_fields(path, MAX_TOKENIZER_BYTES).object("model")
-            merges = _pairs(model.get("merges", list, []), model.where)
-            return cls(_ids(model.object("vocab")), merges, pad_id=pad_id)
+            merges = read_pairs(model.get("merges", list, []), model.where)
+            return cls(read_ids(model.object("vocab")), merges, pad_id=pad_id)
         data = read_limited(path, MAX_TOKENIZER_BYTES, "gzip-compressed")
-        lines = _text(_unzipped(data, path) if data[:2] == b"\x1f\x8b" else data, path).split("\n")
-        merges = _pairs(lines[1 : 1 + RELEASED_MERGES], str(path))
+        lines = read_text(_unzipped(data, path) if data[:2] == b"\x1f\x8b" else data, path).split("\n")
+        merges = read_pairs(lines[1 : 1 + RELEASED_MERGES], str(path))
         return cls(released_vocabulary(merges), merges, pad_id=pad_id)
 
     def clean(self, text: str) -> str:
@@ -108,13 +112,7 @@ class ClipTokenizer(Tokenizer):
             return (word,)
         pieces = [_LETTERS[byte] for byte in word.encode("utf-8")]
         pieces[-1] += END_OF_WORD
-        while len(pieces) > 1:
-            pairs = set(zip(pieces[:-1], pieces[1:], strict=True))
-            first = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
-            if first not in self._ranks:
-                break
-            pieces = _merged(pieces, first)
-        return tuple(pieces)
+        return tuple(merged_pieces(pieces, self._ranks))
 
 
 def released_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -148,15 +146,6 @@ class _StandIns(dict):
 
 _LETTERS = _byte_letters()
 _STAND_INS = _StandIns({code: code for code in range(128)})
-
-
-def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
-    merged, place = [], 0
-    while place < len(pieces):
-        both = tuple(pieces[place : place + 2]) == pair
-        merged.append("".join(pair) if both else pieces[place])
-        place += 2 if both else 1
-    return merged
 
 
 def _definition(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> bytes:
@@ -210,35 +199,6 @@ def _definition(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> by
         },
     }
     return json.dumps(definition, ensure_ascii=False).encode("utf-8")
-
-
-def _ids(fields: Fields) -> dict[str, int]:
-    for token, token_id in fields.values.items():
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < 1 << 31:
-            raise fields.wrong(token, "an id from 0 on")
-    if len(set(fields.values.values())) < len(fields.values):
-        raise ValueError(f"{fields.where}: several tokens have the same id; is the file whole?")
-    return fields.values
-
-
-def _pairs(given: list, where: str) -> list[tuple[str, str]]:
-    """Merges as lines "a b", or as lists ["a", "b"]; a first line with the version, and empty ones, are passed over."""
-    pairs = []
-    for number, one in enumerate(given, 1):
-        if isinstance(one, str) and (not one.strip() or (number == 1 and one.startswith("#version"))):
-            continue
-        pair = one.split() if isinstance(one, str) else one
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise ValueError(f"{where}: merge {number} is {one!r}, expected two tokens.")
-        pairs.append((pair[0], pair[1]))
-    return pairs
-
-
-def _text(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}), expected a list of merges.") from None
 
 
 def _unzipped(data: bytes, path: Path) -> bytes:

@@ -187,6 +187,31 @@ def test_the_compiled_generator_sees_weights_that_changed():
     assert (generator.predict_on_batch(BATCH) == 7).all()
 
 
+def test_beams_of_each_image_look_at_their_image():
+    choices = {"steps": STEPS, "eos_id": 4, "beams": 3}
+    together = numpy_of(generate(CAPTIONER, **BATCH, **choices))
+    alone = {name: value[2:3] for name, value in BATCH.items()}
+    assert np.array_equal(numpy_of(generate(CAPTIONER, **alone, **choices))[0], together[2])
+
+    def score(tokens):
+        """The mean log-probability of each row's tokens, by forward passes over whole sequences."""
+        sequences = np.zeros((ROWS, CONFIG.context_length), "int32")
+        for row, length in enumerate(LENGTHS):
+            sequences[row, : length + STEPS] = [*PROMPTS[row, :length], *tokens[row]]
+        logits = full_logits(CAPTIONER, sequences).astype("float64")
+        of_tokens = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        counted = [np.flatnonzero(each == 4)[:1].tolist() or [STEPS - 1] for each in tokens]
+        return [
+            np.mean([of_tokens[row, length + step, tokens[row, step]] for step in range(counted[row][0] + 1)])
+            for row, length in enumerate(LENGTHS)
+        ]
+
+    greedy = numpy_of(generate(CAPTIONER, **BATCH, steps=STEPS, eos_id=4)).astype("int32")
+    gains = np.array(score(together.astype("int32"))) - score(greedy)
+    assert gains.max() > 0.01, "a search that finds no more than the likeliest token at each place"
+    assert (gains > -0.2).all()
+
+
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="only eager torch would remember each step")
 def test_torch_remembers_no_step_for_a_gradient():
     assert not generate(CAPTIONER, **BATCH, steps=STEPS, temperature=1.0).requires_grad

@@ -104,4 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("table-smaller-than-the-vocabulary", "core/data/processor/model_sizes.py",
            "tokenizer.vocab_size > sizes.vocab_size and", "tokenizer.vocab_size > 2 * sizes.vocab_size and",
            "tests/core/data/processor/test_files.py::test_files_of_one_folder_are_held_against_each_other"),
+    Mutant("words-without-an-end", "core/data/tokenizers/gpt_bpe.py",
+           "[*word[:-1], word[-1] + END_OF_WORD]", "[*word]",
+           "tests/core/data/tokenizers/test_gpt_bpe.py::test_merges_are_taken_by_rank_and_the_last_character_ends_the_word"),
 )

@@ -1,0 +1,149 @@
+"""GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training"; OpenAI's `train.py`).
+
+Notable features: a decoder of text with a norm behind each addition (post-LN) and none behind the last block; learned
+positions; the token table is the logits' kernel, without a bias; everything drawn from N(0, 0.02²). OpenAI's code and
+the ports differ in what the embedding's dropout is of and in what the softmax is over: `GPTConfig.dropout_on` and
+`GPTConfig.predicts` are the switches, and say which is taken and why. A third difference changes nothing: scores of
+later tokens become -1e9 there, -1e4 in transformers, and both are zero after the softmax, as here, where they are left
+out. OpenAI's code has no mask for padding; as texts are padded behind their end, what is before it never sees it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+import keras
+from keras import ops
+
+from diptych.core.losses.language import next_token_losses
+from diptych.core.losses.products import Product, float32_product
+from diptych.models.checkpoints import load_model, save_model
+from diptych.models.decoding import InPrecision, NextLogits
+from diptych.models.generation import continue_prompts
+from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.decoder import GPTDecoder
+from diptych.models.tower import Tower, policy_of
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GPT(Tower):
+    """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
+
+    >>> model = GPT.from_preset("gpt1")  # fresh weights; or a folder, or "hf://owner/name"
+    >>> features = model(token_ids)["tokens"]
+    >>> losses = model.token_losses(token_ids)
+    >>> model.generate([[481, 4735, 544]], steps=17)
+
+    Args:
+        config: a `GPTConfig` (or the dictionary of its fields).
+        seed: of the initial weights; the same on every backend.
+        dtype: Keras dtype policy; with "mixed_bfloat16" weights, lookups and logits stay float32.
+        rematerialize: trade one more forward pass for the memory of the blocks' activations.
+
+    Dropout takes place where seeds are given, in `token_losses` and `decoder`; a plain call leaves nothing out.
+    As a `diptych.models.decoding.Decoder`, it goes on with texts of at least one token.
+    """
+
+    config_class = GPTConfig
+    start_id = None
+
+    def __init__(
+        self,
+        config: GPTConfig | Mapping,
+        *,
+        seed: int = 0,
+        dtype: str | None = None,
+        rematerialize: bool = False,
+        name: str = "gpt",
+    ):
+        config = config if isinstance(config, GPTConfig) else GPTConfig(**config)
+        policy = policy_of(dtype)
+        ids = keras.Input((None,), dtype="int32", name="token_ids")
+        decoder = GPTDecoder(
+            config, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
+        )
+        super().__init__(inputs=ids, outputs={"tokens": decoder(ids)}, name=name)
+        self.config, self.decoder = config, decoder
+        self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
+
+    @property
+    def context_length(self) -> int:
+        """The number of places that there are positions for."""
+        return self.config.context_length
+
+    @property
+    def logits_kernel(self):
+        """A float32 tensor `[width, predicted_rows]`."""
+        return self.decoder.logits_kernel
+
+    def logits(self, tokens):
+        """Features `[..., width]` -> float32 logits `[..., predicted_rows]` of the token behind each, all at once: for
+        a token or two of each text. Logits of tokens come first.
+        """
+        return ops.matmul(ops.cast(tokens, "float32"), self.logits_kernel)
+
+    def hidden_states(self, token_ids) -> list:
+        """Embeddings and what each block makes of them, depth + 1 times `[batch, length, width]`."""
+        return InPrecision(self.decoder.hidden_states, self.decoder)(ops.convert_to_tensor(token_ids, "int32"))
+
+    def token_losses(
+        self, token_ids, *, dropout_seeds=None, tokens_per_chunk: int = 1024, product: Product = float32_product
+    ):
+        """`next_token_losses` of texts, float32 `[batch, length - 1]`.
+
+        Args:
+            token_ids: int32 `[batch, length]`.
+            dropout_seeds: int32 `[batch]`, of each example and step; None for nothing left out.
+            tokens_per_chunk, product: of `next_token_losses`.
+        """
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        if dropout_seeds is not None:
+            dropout_seeds = ops.convert_to_tensor(dropout_seeds, "int32")
+        of_texts = InPrecision(self.decoder.features_and_kernel, self.decoder)
+        features, kernel = of_texts(token_ids, dropout_seeds)
+        return next_token_losses(features, kernel, token_ids, tokens_per_chunk=tokens_per_chunk, product=product)
+
+    def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
+        """See `diptych.models.decoding.Decoder`; only tokens of the table are predicted."""
+
+        def next_logits(tokens, place, caches):
+            features, caches = self.decoder.step(tokens, place, caches)
+            return self.logits(features)[:, : self.config.vocab_size], caches
+
+        return InPrecision(next_logits, self.decoder), self.decoder.empty_caches(batch, length)
+
+    def generate(self, prompt_ids, *, steps: int, eos_id: int | None = None, **choices):
+        """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`.
+
+        GPT-1's own vocabulary has no end-of-text token, so that texts go on unless one is named.
+        """
+        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, eos_id=eos_id, **choices)
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
+    ) -> Self:
+        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+
+        Args:
+            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type "openai-gpt", with the
+                names of any version and whatever head) or diptych; a folder with OpenAI's params_0.npy to params_9.npy
+                and params_shapes.json; or "gpt1", "gpt1_small", "gpt1_tiny" for fresh weights.
+            revision: of the repository on the hub: a branch, tag or commit.
+            load_weights: False for fresh weights in the checkpoint's shapes.
+            arguments: of the constructor: seed, dtype, rematerialize, name.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
+        """
+        return load_model(preset, cls, GPTConfig, revision=revision, load_weights=load_weights, **arguments)
+
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder: made if need be.
+            format: "transformers", "openai" or "diptych"; a model that a layout cannot express raises ValueError.
+        """
+        save_model(self, Path(folder), format=format)
