@@ -146,8 +146,8 @@ MUTANTS: tuple[Mutant, ...] = (
            "cost <= 1.02 * min(costs)", "cost <= 9 * min(costs)",
            "tests/backends/test_plan.py::test_there_are_more_blocks_where_they_fill_the_waves_better"),
     # backends/tensorflow
-    Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/contrastive/sweep.py",
-           "return total(x * image, rows_per_block)", "return 0.0 * total(x * image, rows_per_block)",
+    Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/contrastive/pairs.py",
+           "tf.one_hot(1, len(terms), dtype=tf.float64) * cosines", "0.0 * cosines",
            "tests/backends/tensorflow/test_sigmoid_loss.py::test_value_and_gradients_are_the_definitions",
            "tensorflow"),
     Mutant("tensorflow-bias-gradient", "backends/tensorflow/contrastive/sigmoid.py",
@@ -156,6 +156,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("tensorflow-softmax-columns-normalised-by-rows", "backends/tensorflow/contrastive/softmax.py",
            "tf.exp(z - tf.transpose(column_logarithms))", "tf.exp(z - row_logarithms)",
            "tests/backends/test_loss.py::test_the_explicit_gradients_are_those_of_the_oracle", "tensorflow"),
+    Mutant("tensorflow-products-of-another-block", "backends/tensorflow/contrastive/sweep.py",
+           "lambda: kept[index % places]", "lambda: kept[(index + 1) % places]",
+           "tests/backends/tensorflow/test_sigmoid_loss.py::"
+           "test_products_that_are_kept_for_the_second_sweep_are_the_blocks_own", "tensorflow"),
     Mutant("tensorflow-nan-passes", "backends/tensorflow/step.py",
            "tf.cond(finite, advance, lambda: tf.constant(0))", "advance()",
            "tests/backends/test_step.py::test_a_step_that_is_not_finite_changes_nothing", "tensorflow"),
