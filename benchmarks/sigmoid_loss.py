@@ -130,8 +130,8 @@ def _memory_of(name: str, options, size: int) -> int:
 def _peak_growth(driver, options) -> int:
     """How far the resident memory rises above what it was, during a call, beside the call's results.
 
-    A call goes before, so that libraries are loaded and the compiler has had the memory it needs: of this size where the
-    framework gives back what it frees, or else of a quarter of it, whose memory alone it then has to spare.
+    A call goes before, so that libraries are loaded and the compiler has had the memory it needs: of this size where
+    the framework gives back what it frees, or else of a quarter of it, whose memory alone it then has to spare.
     """
     dtype, (size,) = options.dtype or "float32", options.batch_sizes
     function = driver.contenders(dtype, options.dim, True, options.loss)[options.memory_of]

@@ -26,10 +26,10 @@ class PairLoss:
 
     Attributes:
         compute: `(exchange, x, y, *scalars, offset=, denominator=, with_gradients=, rows_per_block=,
-            columns_per_block=, kept_blocks=)` -> its answer for the pairs (i, i + offset) of x and y. The exchange is `(sweep,
-            *beside, adds_up=True)` -> what the sweep leaves of these images and texts, met with all others. Beside are
-            a matrix that goes with the images and one that goes with the texts. What does not add up is the logarithm
-            of a sum.
+            columns_per_block=, kept_blocks=)` -> its answer for the pairs (i, i + offset) of x and y. The exchange is
+            `(sweep, *beside, adds_up=True)` -> what the sweep leaves of these images and texts, met with all others.
+            Beside are a matrix that goes with the images and one that goes with the texts. What does not add up is the
+            logarithm of a sum.
         scalars: the names of its scalars, in their order.
         answer: a named tuple of the loss and the gradients of x, y and the scalars.
     """

@@ -46,8 +46,9 @@ def finished(swept: Swept, terms, g, x, y, t, *, offset, denominator) -> list:
     of_texts = tf.where(is_pair, _rows(g, texts), 0.0)
     image, cosines = _with_positives(swept.image, x, g, y, offset, factor)
     text, _ = _with_positives(swept.text, y, of_texts, x, -offset, factor)
-    loss, of_t, *others = (_mean(a, denominator) for a in tf.unstack(sums + tf.one_hot(1, len(terms), dtype=tf.float64) * cosines))
-    return [loss, image, text, of_t, *others]
+    sums += tf.one_hot(1, len(terms), dtype=tf.float64) * cosines
+    loss, *of_scalars = (_mean(a, denominator) for a in tf.unstack(sums))
+    return [loss, image, text, *of_scalars]
 
 
 def _with_positives(gradient, own, g, other, offset, factor):

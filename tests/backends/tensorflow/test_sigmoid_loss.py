@@ -174,7 +174,14 @@ def test_many_tiny_terms_add_up(scale):
     cosines = x.numpy().astype("f8") @ y.numpy().astype("f8").T
     assert float(found) == pytest.approx(np.log1p(np.exp(scale * cosines - 16.0)).sum() / 4096, rel=1e-6)
     swept = negatives(
-        tf.constant(scale), tf.constant(-16.0), x, y, tf.constant(4096), rows_per_block=1024, columns_per_block=512, kept_blocks=0
+        tf.constant(scale),
+        tf.constant(-16.0),
+        x,
+        y,
+        tf.constant(4096),
+        rows_per_block=1024,
+        columns_per_block=512,
+        kept_blocks=0,
     )
     assert swept.sums.numpy()[2] == pytest.approx(sigmoid(scale * cosines - 16.0).sum(), rel=1e-6)
 

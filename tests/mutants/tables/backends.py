@@ -119,6 +119,9 @@ MUTANTS: tuple[Mutant, ...] = (
            "                travelling = _send_onwards((text,), group)\n",
            "                travelling = _arrived(_send_onwards((text,), group)), []\n",
            "tests/backends/torch/test_distributed.py::test_the_ring_sends_texts_and_gradients_while_it_computes"),
+    Mutant("torch-ring-without-room-for-transfers", "backends/torch/contrastive/distributed.py",
+           ", left_free=LEFT_TO_TRANSFERS)", ")",
+           "tests/backends/torch/test_distributed.py::test_the_ring_sends_texts_and_gradients_while_it_computes"),
     Mutant("triton-a-pair-of-slices-summed-once", "backends/torch/contrastive/triton_block.py",
            "product = product_less_one(waiting, product)", "product = waiting",
            "tests/backends/torch/test_triton_interpreted.py::test_an_answer_is_the_definitions"),
@@ -147,7 +150,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/backends/test_plan.py::test_there_are_more_blocks_where_they_fill_the_waves_better"),
     # backends/tensorflow
     Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/contrastive/pairs.py",
-           "tf.one_hot(1, len(terms), dtype=tf.float64) * cosines", "0.0 * cosines",
+           "sums += tf.one_hot(1, len(terms), dtype=tf.float64) * cosines", "pass",
            "tests/backends/tensorflow/test_sigmoid_loss.py::test_value_and_gradients_are_the_definitions",
            "tensorflow"),
     Mutant("tensorflow-bias-gradient", "backends/tensorflow/contrastive/sigmoid.py",
