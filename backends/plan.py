@@ -44,6 +44,12 @@ def block_size(length: int, largest: int, multiple: int) -> int:
 LARGEST_BLOCK = 16_384
 """Rows and columns of the largest block on a GPU, whose probabilities take 537 MB in 16 bits."""
 
+LEFT_TO_TRANSFERS = 8
+"""Multiprocessors of a GPU that our kernels leave free while something is sent: a transfer has blocks of its own, one a
+multiprocessor, and a program of a kernel that found none free would run after all others. Nobody has measured how many
+are best.
+"""
+
 LIBRARY_TILES = ((128, 128), (128, 192), (192, 128), (128, 256), (256, 128))
 """Tiles that cuBLAS cuts a product's result into on Hopper, one a multiprocessor; which of them is its own choice."""
 

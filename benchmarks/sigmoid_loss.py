@@ -24,9 +24,12 @@ from benchmarks.loss_contest import BIAS, SCALE, arguments, ceiling, compared, i
 from diptych.backends.plan import LARGEST_BLOCK
 from diptych.backends.selection import select_backend
 
-EXACT_ALLOCATIONS = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2 * 10**9)}
+EXACT_ALLOCATIONS = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2 * 10**9),
+    "TF_ENABLE_ONEDNN_OPTS": "0",  # with oneDNN tensorflow keeps what is freed
+}
 """For the process whose memory is measured: arrays come from the system and go back to it, small pieces are kept."""
-
 
 LOSSES = {"sigmoid": "sigmoid_loss", "softmax": "softmax_contrastive_loss"}
 
@@ -125,15 +128,15 @@ def _memory_of(name: str, options, size: int) -> int:
 
 
 def _peak_growth(driver, options) -> int:
-    """How far the resident memory rises above what it was, during the first call of this size, beside the call's
-    results.
+    """How far the resident memory rises above what it was, during a call, beside the call's results.
 
-    A quarter of the batch goes before, so that libraries are loaded and the compiler has had the memory it needs. Later
-    calls of this size would show less: what a framework has freed it may keep.
+    A call goes before, so that libraries are loaded and the compiler has had the memory it needs: of this size where
+    the framework gives back what it frees, or else of a quarter of it, whose memory alone it then has to spare.
     """
     dtype, (size,) = options.dtype or "float32", options.batch_sizes
     function = driver.contenders(dtype, options.dim, True, options.loss)[options.memory_of]
-    driver.wait(function(*arguments(driver, max(1, size // 4), options.dim, dtype, *options.scalars)))
+    before = size if driver.GIVES_MEMORY_BACK else max(1, size // 4)
+    driver.wait(function(*arguments(driver, before, options.dim, dtype, *options.scalars)))
     given = arguments(driver, size, options.dim, dtype, *options.scalars)
     driver.wait(given)
     before = _status("VmRSS")

@@ -12,6 +12,7 @@ from diptych.backends.jax import contrastive as native
 
 ACCELERATED = native.default_device().platform != "cpu"
 KNOWS_ITS_MEMORY = True
+GIVES_MEMORY_BACK = False
 
 
 def device_name() -> str | None:

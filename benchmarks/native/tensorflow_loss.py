@@ -11,6 +11,7 @@ from diptych import backends
 
 ACCELERATED = bool(tf.config.list_physical_devices("GPU"))
 KNOWS_ITS_MEMORY = ACCELERATED
+GIVES_MEMORY_BACK = True
 
 
 def device_name() -> str | None:

@@ -17,6 +17,7 @@ from diptych.backends.torch import contrastive as native
 __all__ = ["ACCELERATED", "elapsed", "embeddings", "product"]
 
 KNOWS_ITS_MEMORY = ACCELERATED
+GIVES_MEMORY_BACK = True
 COMPILER = "eager" if os.environ.get("TRITON_INTERPRET") == "1" else "inductor"
 """What stands behind `torch.compile`: where kernels are interpreted, in a rehearsal, no machine code either."""
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from diptych.backends.jax.contrastive.loss import Exchange, LossAndGradients, PairLoss
-from diptych.backends.jax.contrastive.sweep import Sweep, Swept, over_blocks
+from diptych.backends.jax.contrastive.sweep import Sweep, Swept, beside_transfers, over_blocks
 
 ExchangeName = Literal["ring", "gather"]
 
@@ -75,6 +75,7 @@ def _ring(x, y, axis_name, devices) -> Exchange:
         return jax.tree.map(lambda array: lax.ppermute(array, axis_name, onwards), arrays)
 
     def exchange(sweep: Sweep, beside_rows=(), beside_columns=()):
+        sweep = beside_transfers(sweep)
         images, texts = (x, *beside_rows), (y, *beside_columns)
 
         def hop(_, carry):

@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from diptych.backends.jax.contrastive.sweep import Block
-from diptych.backends.plan import FLOAT16_SCALE, LARGEST_BLOCK, LOG1P
+from diptych.backends.plan import FLOAT16_SCALE, LARGEST_BLOCK, LEFT_TO_TRANSFERS, LOG1P
 
 INTERPRETER_IS_PUBLIC = hasattr(plgpu, "InterpretGPUParams")
 """Not so in jax 0.10, the only difference between the versions that this file knows. The interpreter of that version
@@ -85,7 +85,15 @@ CANDIDATES = (
 
 
 def negatives_block(
-    x, y, scale_and_bias, limits, with_probabilities=True, *, config: Config = DEFAULT, interpret: bool = False
+    x,
+    y,
+    scale_and_bias,
+    limits,
+    with_probabilities=True,
+    *,
+    config: Config = DEFAULT,
+    left_free: int = 0,
+    interpret: bool = False,
 ):
     """The probabilities of a block of pairs, each a negative, and partial sums.
 
@@ -94,6 +102,7 @@ def negatives_block(
         scale_and_bias: t and b, float32 `[2]`.
         limits: rows, columns and offset, int32 `[3]`; an offset outside of (-rows, columns) excludes nothing.
         with_probabilities: whether to write the matrix.
+        left_free: multiprocessors on which no CTA runs.
         interpret: whether to run in the interpreter, on any device, rather than on a GPU.
 
     Returns:
@@ -106,7 +115,8 @@ def negatives_block(
     (m, d), n = x.shape, y.shape[0]
     missing = -d % config.tile_k
     x, y = (jnp.pad(array, ((0, 0), (0, missing))) if missing else array for array in (x, y))
-    cores = min(INTERPRETED_CORES if interpret else _cores(), (m // config.tile_m) * (n // config.tile_n))
+    cores = max(1, (INTERPRETED_CORES if interpret else _cores()) - left_free)
+    cores = min(cores, (m // config.tile_m) * (n // config.tile_n))
     rows = _rows(config)
     probabilities = [jax.ShapeDtypeStruct((m, n), x.dtype)] if with_probabilities else []
     width_first = interpret and not INTERPRETER_IS_PUBLIC
@@ -328,4 +338,10 @@ def _interpreter():
     return InterpretGPUParams()
 
 
-BLOCK = Block(negatives_block, largest=LARGEST_BLOCK, multiple=128, processors=_cores)
+BLOCK = Block(
+    negatives_block,
+    largest=LARGEST_BLOCK,
+    multiple=128,
+    processors=_cores,
+    beside_transfers=partial(negatives_block, left_free=LEFT_TO_TRANSFERS),
+)

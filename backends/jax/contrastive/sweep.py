@@ -14,7 +14,7 @@ docs/contrastive.md derive all of it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -48,6 +48,7 @@ class Block:
     dtype: what the embeddings are converted to, block by block; None for their own.
     processors: the multiprocessors of the device whose waves the gradients' products are to fill, asked while the
         program is traced; None where the fewest blocks are the best.
+    beside_transfers: compute where something is sent meanwhile; None for the same.
     """
 
     compute: Callable
@@ -55,6 +56,7 @@ class Block:
     multiple: int
     dtype: str | None = None
     processors: Callable[[], int] | None = None
+    beside_transfers: Callable | None = None
 
     def size(self, length: int, width: int) -> int:
         """Rows or columns of a block, of so many in all."""
@@ -148,6 +150,12 @@ class Normalisers:
     def own_part(self, text, axis_name):
         by_device = text.reshape(lax.axis_size(axis_name), -1)
         return jax.nn.logsumexp(lax.all_to_all(by_device, axis_name, 0, 0, tiled=True), axis=0)
+
+
+def beside_transfers(sweep: Sweep) -> Sweep:
+    """The same sweep, whose kernels leave room for what is sent meanwhile."""
+    block = sweep.block
+    return replace(sweep, block=replace(block, compute=block.beside_transfers or block.compute))
 
 
 def over_blocks(sweep: Sweep, rows: tuple, columns: tuple, offset) -> Swept:

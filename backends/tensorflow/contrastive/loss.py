@@ -16,6 +16,9 @@ from diptych.backends.tensorflow.contrastive.softmax import SoftmaxLossGradients
 LARGEST_BLOCK = {"CPU": (1024, 512), "GPU": (8192, 8192)}
 """Rows and columns of a block of pairs: on a CPU the weights stay in the cache for the products with them."""
 
+KEPT_BLOCKS = {"CPU": 32, "GPU": 0}
+"""Blocks whose products a second sweep takes from the first: on a CPU all of a batch of 4,096, 64 MiB."""
+
 
 @dataclass(frozen=True)
 class PairLoss:
@@ -23,10 +26,10 @@ class PairLoss:
 
     Attributes:
         compute: `(exchange, x, y, *scalars, offset=, denominator=, with_gradients=, rows_per_block=,
-            columns_per_block=)` -> its answer for the pairs (i, i + offset) of x and y. The exchange is `(sweep,
-            *beside, adds_up=True)` -> what the sweep leaves of these images and texts, met with all others. Beside are
-            a matrix that goes with the images and one that goes with the texts. What does not add up is the logarithm
-            of a sum.
+            columns_per_block=, kept_blocks=)` -> its answer for the pairs (i, i + offset) of x and y. The exchange is
+            `(sweep, *beside, adds_up=True)` -> what the sweep leaves of these images and texts, met with all others.
+            Beside are a matrix that goes with the images and one that goes with the texts. What does not add up is the
+            logarithm of a sum.
         scalars: the names of its scalars, in their order.
         answer: a named tuple of the loss and the gradients of x, y and the scalars.
     """
@@ -111,10 +114,12 @@ def as_tensors(which: PairLoss, image_embeddings, text_embeddings, scalars):
 
 
 def block_sizes(largest_block: int | None) -> dict[str, int]:
-    """The most rows and columns of a block of pairs, as given or as suits the device tensorflow computes on."""
-    here = LARGEST_BLOCK["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
-    rows, columns = (largest_block, largest_block) if largest_block else here
-    return {"rows_per_block": rows, "columns_per_block": columns}
+    """The most rows and columns of a block of pairs, as given or as suits the device tensorflow computes on, and the
+    most blocks whose products are kept.
+    """
+    here = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    rows, columns = (largest_block, largest_block) if largest_block else LARGEST_BLOCK[here]
+    return {"rows_per_block": rows, "columns_per_block": columns, "kept_blocks": KEPT_BLOCKS[here]}
 
 
 def differentiable_once(which: PairLoss, compute: Callable, *arguments):

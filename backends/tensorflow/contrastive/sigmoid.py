@@ -10,13 +10,7 @@ import tensorflow as tf
 
 from diptych.backends.plan import LOG1P
 from diptych.backends.tensorflow.contrastive.pairs import finished, pair_cosines
-from diptych.backends.tensorflow.contrastive.sweep import (
-    Swept,
-    add_products,
-    over_blocks,
-    sum_of_weighed_cosines,
-    total,
-)
+from diptych.backends.tensorflow.contrastive.sweep import Swept, add_products, over_blocks, total
 
 
 class SigmoidLossGradients(NamedTuple):
@@ -40,12 +34,14 @@ def sigmoid_loss(exchange, x, y, t, b, *, offset, denominator, with_gradients, *
 
 @tf.function(jit_compile=True, autograph=False)
 def negatives(logit_scale, logit_bias, x, y, offset, *, with_gradients: bool = True, **blocks) -> Swept:
-    """The sums over all pairs but the paired ones; without gradients, of the sums only the first is there."""
+    """The sums over all pairs but the paired ones; Σ σ(z) s is left to `finished`, and without gradients only the first
+    is there.
+    """
     zero, rows_per_block = tf.zeros([], tf.float64), blocks["rows_per_block"]
 
-    def body(rows, columns, counts, sums, *states):
+    def body(rows, columns, s, counts, sums, *states):
         (x,), (y,) = rows, columns
-        softplus, probability = softplus_and_sigmoid(logit_scale * tf.matmul(x, y, transpose_b=True) + logit_bias)
+        softplus, probability = softplus_and_sigmoid(logit_scale * s + logit_bias)
         sum_of_softplus = total(tf.where(counts, softplus, 0.0), rows_per_block)
         if not states:
             return (sums + tf.stack([sum_of_softplus, zero, zero]),)
@@ -53,11 +49,7 @@ def negatives(logit_scale, logit_bias, x, y, offset, *, with_gradients: bool = T
         sums += tf.stack([sum_of_softplus, zero, total(g, rows_per_block)])
         return sums, *add_products(g, x, y, *states)
 
-    swept = over_blocks(body, (x,), (y,), offset, terms=3, width=x.shape[1] if with_gradients else None, **blocks)
-    if swept.image is None:
-        return swept
-    cosine = sum_of_weighed_cosines(x, swept.image, rows_per_block)
-    return swept._replace(sums=swept.sums + tf.stack([zero, cosine, zero]))
+    return over_blocks(body, (x,), (y,), offset, terms=3, width=x.shape[1] if with_gradients else None, **blocks)
 
 
 @tf.function(jit_compile=True, autograph=False)

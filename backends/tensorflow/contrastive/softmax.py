@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from diptych.backends.tensorflow.contrastive.pairs import finished, pair_cosines
 from diptych.backends.tensorflow.contrastive.sigmoid import softplus_and_sigmoid
-from diptych.backends.tensorflow.contrastive.sweep import Swept, add_products, over_blocks, sum_of_weighed_cosines
+from diptych.backends.tensorflow.contrastive.sweep import Swept, add_products, over_blocks
 
 
 class SoftmaxLossGradients(NamedTuple):
@@ -35,38 +35,40 @@ def softmax_contrastive_loss(
     exchange, x, y, t, *, offset, denominator, with_gradients, **blocks
 ) -> SoftmaxLossGradients:
     """Of the pairs (i, i + offset) of x and y, whose other pairs the exchange knows."""
-    others = exchange(partial(normalisers, t, **blocks), adds_up=False)
-    swept = Swept(tf.zeros([1], tf.float64), None, None)
+    others = exchange(partial(normalisers, t, keep=with_gradients, **blocks), adds_up=False)
+    s, _ = pair_cosines(x, y, offset)
+    swept = Swept(tf.zeros([2], tf.float64), None, None)
     if with_gradients:
-        beside = _logarithms(others.image, others.text, x, y, t, offset)
-        swept = exchange(partial(weights, t, **blocks), *beside)
-    return _finished(swept, others, x, y, t, offset, denominator)
+        beside = _logarithms(others.image, others.text, s, t)
+        swept = exchange(partial(weights, t, products=others.products, **blocks), *beside)
+    return _finished(swept, others, s, x, y, t, offset, denominator)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def normalisers(logit_scale, x, y, offset, **blocks) -> Swept:
+def normalisers(logit_scale, x, y, offset, **plan) -> Swept:
     """n_i `[m, 1]` and n'_j `[n, 1]`, without sums."""
 
-    def body(rows, columns, counts, sums, image, text):
-        z = tf.where(counts, logit_scale * tf.matmul(rows[0], columns[0], transpose_b=True), -math.inf)
+    def body(rows, columns, s, counts, sums, image, text):
+        z = tf.where(counts, logit_scale * s, -math.inf)
         row, column = (tf.reduce_logsumexp(z, axis=axis) for axis in (1, 0))
         return sums, log_of_sum(image, row[:, None]), log_of_sum(text, column[:, None])
 
-    return over_blocks(body, (x,), (y,), offset, terms=0, width=1, start=-math.inf, **blocks)
+    return over_blocks(body, (x,), (y,), offset, terms=0, width=1, start=-math.inf, **plan)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def weights(logit_scale, x, y, offset, rows, columns, **blocks) -> Swept:
-    """Σ w s and the weighed embeddings; rows `[m, 1]` and columns `[n, 1]` are a_i + log 2 and a'_j + log 2."""
+def weights(logit_scale, x, y, offset, rows, columns, **plan) -> Swept:
+    """The weighed embeddings, and sums of nothing; rows `[m, 1]` and columns `[n, 1]` are a_i + log 2 and a'_j +
+    log 2.
+    """
 
-    def body(rows, columns, counts, sums, *states):
+    def body(rows, columns, s, counts, sums, *states):
         (x, row_logarithms), (y, column_logarithms) = rows, columns
-        z = tf.where(counts, logit_scale * tf.matmul(x, y, transpose_b=True), -math.inf)
+        z = tf.where(counts, logit_scale * s, -math.inf)
         w = tf.exp(z - row_logarithms) + tf.exp(z - tf.transpose(column_logarithms))
         return sums, *add_products(w, x, y, *states)
 
-    swept = over_blocks(body, (x, rows), (y, columns), offset, terms=1, width=x.shape[1], **blocks)
-    return swept._replace(sums=sum_of_weighed_cosines(x, swept.image, blocks["rows_per_block"])[None])
+    return over_blocks(body, (x, rows), (y, columns), offset, terms=2, width=x.shape[1], **plan)
 
 
 def log_of_sum(one, other):
@@ -77,20 +79,17 @@ def log_of_sum(one, other):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _logarithms(image, text, x, y, t, offset):
-    """a_i + log 2 and a'_j + log 2 of the pairs."""
-    s, _ = pair_cosines(x, y, offset)
+def _logarithms(image, text, s, t):
+    """a_i + log 2 and a'_j + log 2 of the pairs, whose cosines are s."""
     z = t * tf.cast(s, tf.float32)[:, None]
     return [log_of_sum(side, z) + math.log(2.0) for side in (image, text)]
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _finished(swept, others, x, y, t, offset, denominator) -> SoftmaxLossGradients:
-    s, _ = pair_cosines(x, y, offset)
+def _finished(swept, others, s, x, y, t, offset, denominator) -> SoftmaxLossGradients:
     z = t * tf.cast(s, tf.float32)
     sides = [softplus_and_sigmoid(side[:, 0] - z) for side in (others.image, others.text)]
     losses, g = (sum(parts) / 2 for parts in zip(*sides, strict=True))
     g = -g
-    swept = swept._replace(sums=tf.pad(swept.sums, [[1, 0]]))
     terms = losses, tf.cast(g, tf.float64) * s
     return SoftmaxLossGradients(*finished(swept, terms, g, x, y, t, offset=offset, denominator=denominator))

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from diptych.backends.plan import LEFT_TO_TRANSFERS
 from diptych.backends.torch.contrastive.loss import LOSSES, multiplied
 from diptych.backends.torch.contrastive.sweep import Sweep, Swept
 
@@ -120,7 +121,8 @@ def _ring(x, y, group):
         texts, image, travelling, sums = (y, *beside_columns), None, None, []
         for hop in range(ranks):
             following = _send_onwards(texts, group) if hop < ranks - 1 else None
-            swept = sweep.run(x, texts[0], 0 if hop == 0 else no_pair, *beside_rows, *texts[1:])
+            offset = 0 if hop == 0 else no_pair
+            swept = sweep.run(x, texts[0], offset, *beside_rows, *texts[1:], left_free=LEFT_TO_TRANSFERS)
             sums.append(swept.sums)
             if swept.image is not None:
                 image = swept.image if image is None else sweep.merge(image, swept.image)

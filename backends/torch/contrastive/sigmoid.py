@@ -38,7 +38,7 @@ class SigmoidLoss:
     """How it is computed; its scalars are t and b.
 
     Attributes:
-        sweep: `(scale_and_bias, with_gradients, largest, x, y, offset)` -> the negatives.
+        sweep: `(scale_and_bias, with_gradients, largest, x, y, offset, left_free=0)` -> the negatives.
         finish: `(swept, x, y, scale_and_bias, offset=, denominator=)` -> loss and gradients.
     """
 
@@ -50,7 +50,9 @@ class SigmoidLoss:
         return self.finish(swept, x, y, scalars, offset=offset, denominator=denominator)
 
 
-def blocked(scale_and_bias, with_gradients: bool, largest: int | None, x, y, offset: int) -> Swept:
+def blocked(
+    scale_and_bias, with_gradients: bool, largest: int | None, x, y, offset: int, *, left_free: int = 0
+) -> Swept:
     """Everything in float32, on any device. Where z is -inf, its softplus and its probability are exactly 0."""
     scale, bias = scale_and_bias.unbind()
     sums = torch.zeros(3, dtype=torch.float64, device=x.device)
@@ -77,14 +79,17 @@ def finish_blocked(swept: Swept, x, y, scale_and_bias, *, offset: int, denominat
     return pairs.finished(swept, terms, g, x, y, t, offset=offset, denominator=denominator)
 
 
-def triton(scale_and_bias, with_gradients: bool, largest: int | None, x, y, offset: int) -> Swept:
+def triton(
+    scale_and_bias, with_gradients: bool, largest: int | None, x, y, offset: int, *, left_free: int = 0
+) -> Swept:
     """bfloat16 or float16 embeddings on an NVIDIA GPU; probabilities in their dtype, all sums in float32."""
     from diptych.backends.torch.contrastive.triton_block import negatives_block
 
     def launch(x, y, rows, columns, diagonal, probabilities, sums):
         negatives_block(x, y, scale_and_bias, diagonal, probabilities, sums)
 
-    return weighed_by_triton(launch, x, y, offset, terms=3, with_gradients=with_gradients, largest=largest)
+    plan = {"with_gradients": with_gradients, "largest": largest, "left_free": left_free}
+    return weighed_by_triton(launch, x, y, offset, terms=3, **plan)
 
 
 def finish_by_triton(swept: Swept, x, y, scale_and_bias, *, offset: int, denominator: int) -> tuple:

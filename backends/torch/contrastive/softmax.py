@@ -44,9 +44,9 @@ class SoftmaxLoss:
     """How it is computed; its scalar is t.
 
     Attributes:
-        normalisers: `(scale, largest, x, y, offset)` -> n_i and n'_j.
-        weights: `(scale, largest, x, y, offset, rows, columns)` -> Σ w s and the weighed embeddings; rows and columns
-            are a_i + log 2 and a'_j + log 2.
+        normalisers: `(scale, largest, x, y, offset, left_free=0)` -> n_i and n'_j.
+        weights: `(scale, largest, x, y, offset, rows, columns, left_free=0)` -> Σ w s and the weighed embeddings;
+            rows and columns are a_i + log 2 and a'_j + log 2.
     """
 
     normalisers: Callable[..., Swept]
@@ -68,7 +68,7 @@ class SoftmaxLoss:
         return pairs.finished(swept, (losses, g * s), g, x, y, t, offset=offset, denominator=denominator)
 
 
-def blocked_normalisers(scale, largest: int | None, x, y, offset: int) -> Swept:
+def blocked_normalisers(scale, largest: int | None, x, y, offset: int, *, left_free: int = 0) -> Swept:
     """In float32, on any device."""
     image, text = (z.new_full((len(z),), -torch.inf, dtype=torch.float32) for z in (x, y))
     for block in logits_in_blocks(x, y, scale, offset, largest):
@@ -77,7 +77,7 @@ def blocked_normalisers(scale, largest: int | None, x, y, offset: int) -> Swept:
     return Swept(image.new_zeros(1, 0), image, text)
 
 
-def blocked_weights(scale, largest: int | None, x, y, offset: int, rows, columns) -> Swept:
+def blocked_weights(scale, largest: int | None, x, y, offset: int, rows, columns, *, left_free: int = 0) -> Swept:
     """In float32, on any device. Where z is -inf, the weight is exactly 0."""
     image, text = accumulators(x, y)
     for block in logits_in_blocks(x, y, scale, offset, largest):
@@ -87,25 +87,27 @@ def blocked_weights(scale, largest: int | None, x, y, offset: int, rows, columns
     return Swept(sum_of_weighed_cosines(x, image, largest).view(1, 1), image, text)
 
 
-def triton_normalisers(scale, largest: int | None, x, y, offset: int) -> Swept:
+def triton_normalisers(scale, largest: int | None, x, y, offset: int, *, left_free: int = 0) -> Swept:
     """Of bfloat16 or float16 embeddings, on an NVIDIA GPU."""
     from diptych.backends.torch.contrastive.triton_softmax import normalisers_block
 
     image, text = (z.new_full((len(z),), -torch.inf, dtype=torch.float32) for z in (x, y))
     for rows, columns, x_block, y_block in aligned_blocks(x, y, largest):
-        own = normalisers_block(x_block, y_block, scale.view(1), offset + rows.start - columns.start)
+        diagonal = offset + rows.start - columns.start
+        own = normalisers_block(x_block, y_block, scale.view(1), diagonal, left_free=left_free)
         for total, at, logarithms in zip((image, text), (rows, columns), own, strict=True):
             torch.logaddexp(total[at], logarithms, out=total[at])
     return Swept(image.new_zeros(1, 0), image, text)
 
 
-def triton_weights(scale, largest: int | None, x, y, offset: int, rows, columns) -> Swept:
+def triton_weights(scale, largest: int | None, x, y, offset: int, rows, columns, *, left_free: int = 0) -> Swept:
     """Of bfloat16 or float16 embeddings, on an NVIDIA GPU; weights in their dtype, all sums in float32."""
     from diptych.backends.torch.contrastive.triton_softmax import weights_block
 
     def launch(x, y, at_rows, at_columns, diagonal, weights, sums):
         weights_block(x, y, scale.view(1), diagonal, rows[at_rows], columns[at_columns], weights, sums)
 
-    swept = weighed_by_triton(launch, x, y, offset, terms=3, with_gradients=True, largest=largest)
+    plan = {"with_gradients": True, "largest": largest, "left_free": left_free}
+    swept = weighed_by_triton(launch, x, y, offset, terms=3, **plan)
     image, text = (weighed[:, : x.shape[1]].contiguous() for weighed in (swept.image, swept.text))  # without padding
     return Swept(swept.sums[:, 1:2], image, text)

@@ -47,7 +47,8 @@ class Sweep:
     """A sweep, and how its results of several sets of pairs become one.
 
     Attributes:
-        run: `(x, y, offset, *beside)` -> what it leaves; beside goes with the rows, and then with the columns.
+        run: `(x, y, offset, *beside, left_free=0)` -> what it leaves; beside goes with the rows, and then with the
+            columns. left_free: multiprocessors that kernels of our own leave to what else runs on a GPU.
         merge: `(one, other)` -> both, in the memory of the one.
         own_part: `(text, group)` -> this rank's own texts, of what every rank has of all of them, `[ranks * n, ...]`.
     """
@@ -134,7 +135,17 @@ def _diagonal(matrix: torch.Tensor, offset: int) -> torch.Tensor:
     return matrix.diagonal(offset) if -rows < offset < columns else matrix[:0, 0]
 
 
-def weighed_by_triton(launch: Callable, x, y, offset: int, *, terms: int, with_gradients: bool, largest: int | None):
+def weighed_by_triton(
+    launch: Callable,
+    x,
+    y,
+    offset: int,
+    *,
+    terms: int,
+    with_gradients: bool,
+    largest: int | None,
+    left_free: int,
+) -> Swept:
     """A sweep of bfloat16 or float16 embeddings on an NVIDIA GPU; weights in their dtype, all sums in float32.
 
     launch: `(x [r, d], y [c, d], rows, columns, diagonal, weights [r, c] or None, sums [programs, terms])` writes the
@@ -148,7 +159,7 @@ def weighed_by_triton(launch: Callable, x, y, offset: int, *, terms: int, with_g
     image, text = accumulators(x, y) if with_gradients else (None, None)
     scratch = x.new_empty(r, c) if with_gradients else None
     all_rows, all_columns = _cut(len(x), r), _cut(len(y), c)
-    programs = triton_block.programs(r, c, x.device, triton_block.config_on(x.device))
+    programs = triton_block.programs(r, c, x.device, triton_block.config_on(x.device), left_free=left_free)
     sums = torch.empty(len(all_rows) * len(all_columns), programs, terms, device=x.device)
     for (rows, columns), own_sums in zip(product(all_rows, all_columns), sums, strict=True):
         x_block, y_block = x[rows], y[columns]

@@ -399,10 +399,12 @@ def config_on(device: torch.device) -> Config:
     return config_for(torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0))
 
 
-def programs(m: int, n: int, device: torch.device, config: Config) -> int:
-    """How many programs share the tiles of m by n pairs: one each, or as many as the device runs at once."""
+def programs(m: int, n: int, device: torch.device, config: Config, *, left_free: int = 0) -> int:
+    """How many programs share the tiles of m by n pairs: one each, or as many as the device runs at once on all
+    multiprocessors but those that are to be left free.
+    """
     tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
-    return min(tiles, config.programs_per_sm * multiprocessors(device))
+    return min(tiles, config.programs_per_sm * max(1, multiprocessors(device) - left_free))
 
 
 def _argument(a: torch.Tensor, rows: int, columns: int, config: Config):

@@ -12,19 +12,26 @@ from diptych.backends.torch.contrastive.triton_block import NORMALISERS, SOFTMAX
 
 
 def normalisers_block(
-    x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, offset: int, config: Config | None = None
+    x: torch.Tensor,
+    y: torch.Tensor,
+    scale: torch.Tensor,
+    offset: int,
+    config: Config | None = None,
+    *,
+    left_free: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log Σ_j exp(t x_i·y_j) `[m]` and log Σ_i exp(t x_i·y_j) `[n]`, float32, of all pairs but (i, i + offset).
 
     Args:
         x, y, offset, config: as for `negatives_block`.
         scale: float32 `[1]`, t, on the device.
+        left_free: multiprocessors on which nothing runs.
     """
     config = config or config_on(x.device)
     (m, n), device = (len(x), len(y)), x.device
     rows = torch.empty(-(-n // config.block_n), m, device=device)
     columns = torch.empty(-(-m // config.block_m), n, device=device)
-    sums = torch.empty(programs(m, n, device, config), 3, device=device)
+    sums = torch.empty(programs(m, n, device, config, left_free=left_free), 3, device=device)
     launch(x, y, scale, offset, None, sums, config=config, epilogue=NORMALISERS, rows=rows, columns=columns)
     return rows.mul_(math.log(2.0)).logsumexp(0), columns.mul_(math.log(2.0)).logsumexp(0)
 

@@ -14,13 +14,13 @@ if jax.__version_info__ < (0, 10):
     pytest.skip(f"the kernels need jax 0.10, and this is {jax.__version__}", allow_module_level=True)
 
 from jax import numpy as jnp  # noqa: E402
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
+from jax.sharding import use_abstract_mesh  # noqa: E402
 
 from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu  # noqa: E402
+from tests.backends.jax.mosaic_report import H100, arguments, report  # noqa: E402
 
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 SMALL_TPU = pallas_tpu.Config(tile_m=64, tile_n=128, tile_k=128)
-H100 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", 132, "cuda"))
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,19 @@ def lowered(block, platform, dtype, size, **arguments) -> str:
 @pytest.mark.parametrize("config", pallas_gpu.CANDIDATES, ids=str)
 def test_the_gpu_kernel_lowers_without_a_gpu(config, dtype):
     assert "mosaic_gpu" in lowered(pallas_gpu.negatives_block, "cuda", dtype, 768, config=config)
+
+
+def test_a_warpgroup_seldom_waits_for_itself():
+    """Each wait costs some 30 clocks of a tile's epilogue: for each 64 by 64 pairs four to store their probabilities, for
+    each 64 rows six to add their sums to the warpgroup's; six more in a whole kernel.
+    """
+    found = report(pallas_gpu.negatives_block, *arguments(768, "bfloat16"))
+    assert found.barriers <= 4 * 4 + 2 * 6 + 6
+    assert (found.exponentials, found.divisions) == (128, 0)
+    halves = partial(pallas_gpu.negatives_block, config=pallas_gpu.Config(columns=32))
+    assert report(halves, *arguments(768, "bfloat16")).barriers > found.barriers
+    alone = partial(pallas_gpu.negatives_block, with_probabilities=False)
+    assert report(alone, *arguments(768, "bfloat16")).barriers < found.barriers
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -1,5 +1,6 @@
 """The whole loss by the Pallas kernels: right in the interpreters, and lowered for devices that are not here."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from diptych.backends.jax.contrastive.distributed import ManyDevices  # noqa: E4
 from diptych.backends.jax.contrastive.loss import OneDevice, loss_and_gradients_by, loss_by  # noqa: E402
 from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss  # noqa: E402
 from diptych.backends.jax.contrastive.sweep import Block  # noqa: E402
+from diptych.backends.plan import LEFT_TO_TRANSFERS  # noqa: E402
 from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of  # noqa: E402
 
 ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -87,4 +89,7 @@ def test_the_whole_program_lowers_inside_shard_map(implementation, exchange):
     text = lowered(implementation, ManyDevices(SigmoidLoss(SHIPPED[implementation]), mesh, "data", exchange), mesh)
     assert call in text
     assert ("collective_permute" in text) == (exchange == "ring")
+    if implementation == "pallas_gpu":  # each CTA has its own sums
+        ctas = 132 - (LEFT_TO_TRANSFERS if exchange == "ring" else 0)
+        assert set(re.findall(r"tensor<(\d+)x2x4x128xf32>", text)) == {str(ctas)}
     assert ("all_gather" in text) == (exchange == "gather")

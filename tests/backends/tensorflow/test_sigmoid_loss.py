@@ -174,7 +174,14 @@ def test_many_tiny_terms_add_up(scale):
     cosines = x.numpy().astype("f8") @ y.numpy().astype("f8").T
     assert float(found) == pytest.approx(np.log1p(np.exp(scale * cosines - 16.0)).sum() / 4096, rel=1e-6)
     swept = negatives(
-        tf.constant(scale), tf.constant(-16.0), x, y, tf.constant(4096), rows_per_block=1024, columns_per_block=512
+        tf.constant(scale),
+        tf.constant(-16.0),
+        x,
+        y,
+        tf.constant(4096),
+        rows_per_block=1024,
+        columns_per_block=512,
+        kept_blocks=0,
     )
     assert swept.sums.numpy()[2] == pytest.approx(sigmoid(scale * cosines - 16.0).sum(), rel=1e-6)
 
@@ -205,13 +212,28 @@ def test_no_array_grows_with_the_number_of_pairs(loss):
         scalars = {"logit_scale": t, "logit_bias": b} if loss == "sigmoid_loss" else {"logit_scale": t}
         return getattr(room, f"{loss}_and_gradients")(x, y, **scalars, largest_block=128)
 
+    kept = 1 if loss == "sigmoid_loss" else loss_module.KEPT_BLOCKS["CPU"]
     for length in (1024, 2048):
         x = y = tf.ones([length, 16])
         sizes = array_sizes(swept, x, y, tf.constant(10.0), tf.constant(-10.0))
         assert len(sizes) > 20
-        assert max(sizes) <= max(length * 16, 128 * 128)
+        assert max(sizes) <= max(length * 16, kept * 128 * 128) < length**2
         # What the checker must see where it is: a matrix of all pairs, unless XLA adds up what it computes at once.
         assert max(array_sizes(whole, x, y, tf.constant(10.0), tf.constant(-10.0))) >= length**2
+
+
+@pytest.mark.parametrize("kept", [1, 7, 100])
+def test_products_that_are_kept_for_the_second_sweep_are_the_blocks_own(kept, monkeypatch):
+    """The last of 5 by 5 blocks, or all, and of rows and columns that fill none."""
+    x, y, *_ = arguments("ragged")
+
+    def computed(kept):
+        monkeypatch.setitem(loss_module.KEPT_BLOCKS, "CPU", kept)
+        return room.softmax_contrastive_loss_and_gradients(x, y, logit_scale=10.0, largest_block=16)
+
+    right = computed(0)
+    for name, one, other in zip(right._fields, computed(kept), right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6 * np.abs(other).max(), err_msg=name)
 
 
 def test_accumulators_are_not_copied_block_by_block():

@@ -10,7 +10,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.backends.cases import CASES
-from diptych.backends.torch.contrastive import sigmoid_loss, sweep, triton_block, triton_pairs, triton_softmax
+from diptych.backends.torch.contrastive import (
+    sigmoid,
+    sigmoid_loss,
+    softmax,
+    sweep,
+    triton_block,
+    triton_pairs,
+    triton_softmax,
+)
 from diptych.backends.torch.contrastive.loss import computed, multiplied
 from tests.oracle.loss_judge import Answer, Problem, allowed, check, expected, problem_of
 
@@ -209,6 +217,22 @@ def launches() -> list[str]:
     return counted.launched
 
 
+def programs_of_a_block() -> dict[str, list[int]]:
+    """How many share it on a GPU of 6 multiprocessors: on all of them, and with 4 left to transfers."""
+    x, y = (leaf.detach() for leaf in leaves(64)[:2])
+    scalars, of_normalisers = torch.tensor([10.0, -2.0]), []
+
+    def noted(*given, **named):
+        of_normalisers.append(len(given[5]))
+
+    with mock.patch.object(triton_block, "multiprocessors", return_value=6):
+        swept = [sigmoid.triton(scalars, False, None, x, y, 0, left_free=left) for left in (0, 4)]
+        with mock.patch.object(triton_softmax, "launch", noted):
+            for left in (0, 4):
+                softmax.triton_normalisers(scalars[0], None, x, y, 0, left_free=left)
+    return {"sigmoid": [len(part.sums) for part in swept], "normalisers": of_normalisers}
+
+
 def main() -> None:
     triton_block.CONFIGS[90] = SMALL
     torch.use_deterministic_algorithms(True, warn_only=True)  # which fills new memory with NaN
@@ -221,6 +245,7 @@ def main() -> None:
         "autocast_changes": autocast_changes(),
         "launches": launches(),
         "softmax_errors": softmax_errors(),
+        "programs": programs_of_a_block(),
     }
     print(json.dumps(report))
 

@@ -46,14 +46,17 @@ def test_gradients_to_be_averaged_are_larger_by_the_number_of_ranks(ranks, excha
 
 
 def test_the_ring_sends_texts_and_gradients_while_it_computes(ranks, loss):
-    """Both are waited for only once the block after them is done; the one gather is that of the sizes."""
+    """Both are waited for only once the block after them is done; the one gather is that of the sizes. Kernels leave a
+    GPU's transfers some room.
+    """
+    sweep = "sweep in less room"
     for report in ranks:
         assert report["ring"]["events"] == [
             "all_gather_into_tensor",
             *[
-                "send texts", "sweep", "send gradient", "wait for texts",
-                "send texts", "sweep", "wait for gradient", "send gradient", "wait for texts",
-                "sweep", "wait for gradient", "send gradient", "wait for gradient",
+                "send texts", sweep, "send gradient", "wait for texts",
+                "send texts", sweep, "wait for gradient", "send gradient", "wait for texts",
+                sweep, "wait for gradient", "send gradient", "wait for gradient",
             ] * SWEEPS[loss],
             "all_reduce",
         ]  # fmt: skip

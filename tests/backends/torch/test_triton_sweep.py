@@ -52,6 +52,11 @@ def test_autocast_changes_nothing(report):
     assert report["autocast_changes"] == [False] * 5
 
 
+def test_programs_leave_multiprocessors_to_transfers(report):
+    """Of as many as the GPU has, one program each; the block has 9 tiles."""
+    assert report["programs"] == {"sigmoid": [6, 2], "normalisers": [6, 2]}
+
+
 def test_a_small_batch_takes_few_launches(report):
     """Forward and backward; each costs some microseconds, whatever the batch."""
     assert report["launches"].count("product") == 2

@@ -82,7 +82,7 @@ def traced(loss: str, function: Callable[[], Any]):
 
     def sweep(original):
         def call(*positional, **named):
-            events.append("sweep")
+            events.append("sweep in less room" if named.get("left_free") else "sweep")
             return original(*positional, **named)
 
         return call
