@@ -101,6 +101,8 @@ def train_step(
                 f"{name()}. There, `distributed_sigmoid_loss` is the loss for a loop of your own."
             )
         options["devices"] = placement.devices
+    if placement.fsdp != 1:
+        options["fsdp"] = placement.fsdp
     if compiler is not None and name() == "torch":
         options["compiler"] = compiler
     return room().TrainStep(model, objective, optimizer, **options)

@@ -202,9 +202,11 @@ class Run:
     log_every: int = harmless(1)
     """Steps between rows of metrics.jsonl."""
     data_parallel: int = harmless(1)
-    """Devices of this machine that share each batch, on jax: each holds all weights, and the loss over all pairs
-    goes round them in a ring.
-    """
+    """Devices of each process that share its part of a batch, on jax; the loss over all pairs goes round the devices of
+    all processes in a ring."""
+    fsdp: int = harmless(1)
+    """Over how many devices weights, optimizer, averages and teacher are spread, each holding a part (docs/scale.md);
+    1 for all of them on each. It divides the number of all devices, which on torch it is."""
     coordinator_address: str | None = harmless(None)
     """HOST:PORT of process 0, for a run by several processes on jax that no srun, mpirun or TPU starts; with
     num_processes and process_id. On torch start them by torchrun."""

@@ -22,6 +22,13 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 
+_STATE_IS_WHOLE = (
+    "jax",
+    "tensorflow",
+    "torch",
+)
+"""Backends of which every device holds all weights, slots, averages and teacher."""
+
 LOOKED_AT = 64
 """Examples that a dry run makes."""
 
@@ -54,6 +61,15 @@ def check_missing(missing: list[str]) -> None:
         raise ValueError(
             f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
             "to see what they would cost."
+        )
+
+
+def check_fsdp(recipe: Recipe) -> None:
+    """Raises ValueError where the state of a run is to be spread on a backend that does not do it."""
+    if recipe.run.fsdp > 1 and backends.name() in _STATE_IS_WHOLE:
+        raise ValueError(
+            f"--fsdp {recipe.run.fsdp} spreads weights, optimizer and averages over devices, which is not done on "
+            f"{backends.name()}: leave it out, and every device holds all of them."
         )
 
 
