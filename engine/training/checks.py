@@ -23,7 +23,6 @@ from diptych.engine.training.start import Start, lacks_vocabulary
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 
 _STATE_IS_WHOLE = (
-    "jax",
     "tensorflow",
     "torch",
 )
