@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import jax
 import keras
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 from jax.experimental import multihost_utils
 from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -129,14 +130,21 @@ def at_rest() -> AbstractContextManager:
 
 
 class GatheringScope(keras.StatelessScope):
-    """A scope in which a variable's value is gathered wherever it is asked for, so that none is kept whole for longer
-    than it is needed: a block that is computed again in the backward pass gathers its weights again.
+    """A scope in which the value of a variable is whole wherever it is asked for: gathered once, and once more by each
+    block that is computed again in the backward pass, so that it is not kept in between.
     """
 
     def __init__(self, state_mapping, spread: Spread):
         super().__init__(state_mapping)
         self._spread = spread
+        self._gathered: dict[int, list] = {}
 
     def get_current_value(self, variable):
         value = super().get_current_value(variable)
-        return None if value is None else self._spread.gathered(value)
+        if value is None:
+            return None
+        # A block that is computed again has a trace of its own.
+        here, gathered = get_opaque_trace_state(convention="flax"), self._gathered.setdefault(id(variable), [])
+        if not any(trace == here for trace, _ in gathered):
+            gathered.append((here, self._spread.gathered(value)))
+        return next(whole for trace, whole in gathered if trace == here)

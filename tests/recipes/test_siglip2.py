@@ -328,9 +328,10 @@ def test_the_numbers_of_a_preset_are_those_of_the_models():
     flops = training_flops(whole, planned["self_distillation"], TERMS)
     assert flops["contrastive"] == training_flops(whole, planned["captioning"], TERMS)["contrastive"]
     assert flops["distillation"] > 0 < flops["masked_prediction"]
-    spread = [replace(whole, run=replace(whole.run, devices=devices)) for devices in (1, 2_048)]
-    one, many = (stage_memory(some, planned["trunk"], TERMS)["total"] for some in spread)
-    assert one > 1_000 * many
+    runs = [replace(whole, run=replace(whole.run, devices=devices)) for devices in (1, 2_048)]
+    one, many = (stage_memory(some, planned["trunk"], TERMS) for some in runs)
+    assert one["activations"] > 1_000 * many["activations"]
+    assert one["weights"] == many["weights"], "nothing is spread without --fsdp"
 
 
 def test_the_counted_parameters_are_those_of_a_student(tmp_path):

@@ -1,7 +1,6 @@
 """Training steps across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
 
 import json
-import re
 
 import jax
 import keras
@@ -15,6 +14,7 @@ from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from diptych.models import SigLIP
+from tests.backends.jax.collectives import collectives
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
 STEPS = 5
@@ -59,18 +59,26 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     logs = [{name: float(value) for name, value in step(b).items()} for b in batches]
     report = {}
     if arguments["placement"].devices > 1:
+        weights, _, averages, *_ = step._state
         arrays = jax.tree.leaves(step._state)
         report["devices"] = len(arrays[0].sharding.device_set)
         report["share"] = sum(x.addressable_data(0).size for x in arrays) / sum(x.size for x in arrays)
         with step._spread.scope():
             placed = step._spread.batch(batches[0])
-            lowered = step._compiled.lower(step._state, step._read, placed)
-        program = lowered.compile().as_text()
-        report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))
+            program = step._compiled.lower(step._state, step._read, placed).compile()
+        report["sent"] = {name: sent._asdict() for name, sent in collectives(program.as_text()).items()}
+        report["arguments"] = program.memory_analysis().argument_size_in_bytes
+        report["held"] = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves((step._state, step._read, placed)))
+        report["cut"] = {"moving": cut_bytes(weights), "still": cut_bytes([*averages, *step._read])}
     step.synchronize()
     report["compilations"] = step.compilations
     report["kept on"] = max(len(variable.value.sharding.device_set) for variable in kept.values())
     return logs, {name: np.asarray(keras.ops.convert_to_numpy(v.value)) for name, v in kept.items()}, report
+
+
+def cut_bytes(arrays) -> int:
+    """Of those that no device holds whole."""
+    return sum(array.nbytes for array in arrays if not array.is_fully_replicated)
 
 
 def compared(build, **arguments) -> dict:
