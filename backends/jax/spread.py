@@ -1,12 +1,12 @@
-"""A training step on several devices, of one process or of many: rows of the batch on each, and a share of the state."""
+"""Training steps over devices of one process or of many, each with rows of the batch and a share of the state."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import jax
 import keras
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from jax.experimental import multihost_utils
 from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -135,8 +135,10 @@ class GatheringScope(keras.StatelessScope):
     """
 
     def __init__(self, state_mapping, spread: Spread):
+        from jax.extend.core import get_opaque_trace_state  # younger than the oldest jax that does all else
+
         super().__init__(state_mapping)
-        self._spread = spread
+        self._spread, self._trace = spread, partial(get_opaque_trace_state, convention="flax")
         self._gathered: dict[int, list] = {}
 
     def get_current_value(self, variable):
@@ -144,7 +146,7 @@ class GatheringScope(keras.StatelessScope):
         if value is None:
             return None
         # A block that is computed again has a trace of its own.
-        here, gathered = get_opaque_trace_state(convention="flax"), self._gathered.setdefault(id(variable), [])
+        here, gathered = self._trace(), self._gathered.setdefault(id(variable), [])
         if not any(trace == here for trace, _ in gathered):
             gathered.append((here, self._spread.gathered(value)))
         return next(whole for trace, whole in gathered if trace == here)

@@ -91,7 +91,7 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     held = _held(recipe, planned, terms)
     parts = {
         "weights": held["weights"],
-        "gradients": held["moved"],
+        "gradients": held["gradients"],
         "optimizer": _SLOTS[optimization.optimizer] * held["moved"],
         "teacher": held["teacher"],
         "ema": held["moved"] if optimization.ema_decay else 0.0,
@@ -102,13 +102,17 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
 
 
 def _held(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
-    """Bytes of each device's weights, of those that move, of the teacher's, and of the copies that a step gathers of
-    weights that are spread; those of the towers in bfloat16 are among the activations, spread or not.
+    """Bytes of each device's weights, of those that move, of their gradients, of the teacher's weights, and of the
+    copies that a step gathers of weights that are spread.
+
+    Gradients are whole, because compilers add them up before they cut them. The towers' copies in bfloat16 are among
+    the activations, spread or not.
     """
     if planned.shapes is None:
         parameters = stage_parameters(planned, terms)
         moved = parameters["total"] if planned.trained is None else planned.trained
-        numbers = {"weights": parameters["total"], "moved": moved, "teacher": parameters["teacher"], "gathered": 0}
+        numbers = {"weights": parameters["total"], "teacher": parameters["teacher"], "gathered": 0}
+        numbers |= {"moved": moved, "gradients": moved}
         return {name: _FLOAT32_BYTES * count for name, count in numbers.items()}
     parts, taught = recipe.run.fsdp, _taught(planned, terms)
     held = {path: _FLOAT32_BYTES * share(shape, parts) for path, shape in planned.shapes.items()}
@@ -124,6 +128,7 @@ def _held(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, floa
     return {
         "weights": sum(held.values()),
         "moved": sum(held[path] for path in planned.moving),
+        "gradients": _FLOAT32_BYTES * sum(math.prod(planned.shapes[path]) for path in planned.moving),
         "teacher": sum(size for path, size in held.items() if path.startswith(teacher)) if teacher else 0,
         "gathered": gathered,
     }

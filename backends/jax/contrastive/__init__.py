@@ -137,9 +137,7 @@ def _distributed_loss(
     mesh, axis_name = group
     for axis in (axis_name,) if isinstance(axis_name, str) else axis_name:
         if axis not in mesh.shape:
-            raise ValueError(
-                f"The mesh has no axis {axis!r}: expected one of {', '.join(map(repr, mesh.axis_names))}."
-            )
+            raise ValueError(f"The mesh has no axis {axis!r}: expected one of {', '.join(map(repr, mesh.axis_names))}.")
     plan = ManyDevices(by(implementation, device_of(x).platform), mesh, axis_name, exchange)
     return loss_by(plan, x, y, forward_only=forward_only, **scalars)
 
