@@ -12,7 +12,9 @@ Coordinator = tuple[str, int, int]
 """Address and port of process 0, the number of processes, and that of this one."""
 
 
-def join(environment: Mapping[str, str], *, devices: int = 1, coordinator: Coordinator | None = None) -> Placement:
+def join(
+    environment: Mapping[str, str], *, devices: int = 1, fsdp: int = 1, coordinator: Coordinator | None = None
+) -> Placement:
     """This process's place among those that carry out a run together; before the framework computes anything.
 
     On torch torchrun starts them; on jax srun, mpirun, or the hosts of a TPU, or anything with a `coordinator`. A
@@ -21,11 +23,12 @@ def join(environment: Mapping[str, str], *, devices: int = 1, coordinator: Coord
     Args:
         environment: of this process, where launchers speak.
         devices: of this process, that share each of its batches.
+        fsdp: over how many devices of all processes the state is spread.
         coordinator: of jax.
 
     Raises:
         ValueError: it was started as one of several in a way that the backend does not know; each would train a model
-            of its own.
+            of its own; or the state cannot be spread over so many devices.
     """
     many, backend = launched(environment), name()
     if backend == "jax":
@@ -49,7 +52,7 @@ def join(environment: Mapping[str, str], *, devices: int = 1, coordinator: Coord
         )
     process, processes = room().processes()
     gather = {"gather": room().gather} if processes > 1 else {}
-    return Placement(process=process, processes=processes, devices=devices, **gather)
+    return Placement(process=process, processes=processes, devices=devices, fsdp=fsdp, **gather)
 
 
 def leave() -> None:

@@ -18,6 +18,8 @@ class Placement:
         process: its number, from 0.
         processes: how many carry the run out together.
         devices: of this process, that share each of its batches.
+        fsdp: over how many devices of all processes weights, slots, averages and teacher are spread, neighbours each
+            with a part; 1 where every device holds all of them.
         gather: what all processes say, by their numbers, on each of them; all must speak, in the same order.
 
     Raises:
@@ -27,6 +29,7 @@ class Placement:
     process: int = 0
     processes: int = 1
     devices: int = 1
+    fsdp: int = 1
     gather: Callable[[bytes], list[bytes]] = field(default=_alone, repr=False, compare=False)
 
     def __post_init__(self):
@@ -34,6 +37,12 @@ class Placement:
             raise ValueError(
                 f"A run has processes 0 to n - 1, each with a device or more; got process {self.process} of "
                 f"{self.processes} and {self.devices} devices."
+            )
+        if self.fsdp < 1 or self.processes * self.devices % self.fsdp:
+            raise ValueError(
+                f"--fsdp {self.fsdp} spreads the state of a run over so many of its devices, and must divide their "
+                f"number; there are {self.processes * self.devices} ({self.processes} processes with {self.devices} "
+                "each)."
             )
 
     @property

@@ -55,6 +55,7 @@ def check_options(recipe: Any) -> None:
                 ("--checkpoint-every", run.checkpoint_every),
                 ("--log-every", run.log_every),
                 ("--devices", run.devices),
+                ("--fsdp", run.fsdp),
             )
         ),
         (

@@ -205,9 +205,11 @@ class Run:
     log_every: int = harmless(1)
     """Steps between rows of metrics.jsonl."""
     data_parallel: int = harmless(1)
-    """Devices of this machine that share each batch, on jax: each holds all weights, and the loss over all pairs
-    goes round them in a ring.
-    """
+    """Devices of each process that share its part of a batch, on jax; the loss over all pairs goes round the devices of
+    all processes in a ring."""
+    fsdp: int = harmless(1)
+    """Over how many devices weights, optimizer, averages and teacher are spread, each holding a part (docs/scale.md);
+    1 for all of them on each. It divides the number of all devices, which on torch it is."""
     coordinator_address: str | None = harmless(None)
     """HOST:PORT of process 0, for a run by several processes on jax that no srun, mpirun or TPU starts; with
     num_processes and process_id. On torch start them by torchrun."""
@@ -215,8 +217,9 @@ class Run:
     """How many processes carry the run out together."""
     process_id: int | None = harmless(None)
     """Which of them this is, from 0."""
-    devices: int = harmless(1)
-    """Devices that weights and batch are spread over, for the memory that a dry run tells."""
+    devices: int | None = harmless(None)
+    """Devices of all processes together, for the memory that a dry run tells; by default data_parallel of each of
+    num_processes."""
     compile: bool = False
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
@@ -241,6 +244,11 @@ class Run:
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)
     """Print parameters, memory, FLOPs and steps, and stop."""
+
+    @property
+    def planned_devices(self) -> int:
+        """Devices of all processes together, as far as the options tell."""
+        return self.devices or self.data_parallel * (self.num_processes or 1)
 
     @property
     def coordinator(self) -> tuple[str, int, int] | None:

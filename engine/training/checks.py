@@ -22,6 +22,12 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 
+_STATE_IS_WHOLE = (
+    "tensorflow",
+    "torch",
+)
+"""Backends of which every device holds all weights, slots, averages and teacher."""
+
 LOOKED_AT = 64
 """Examples that a dry run makes."""
 
@@ -54,6 +60,23 @@ def check_missing(missing: list[str]) -> None:
         raise ValueError(
             f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
             "to see what they would cost."
+        )
+
+
+def check_fsdp(recipe: Recipe) -> None:
+    """Raises ValueError where the state of a run is to be spread on a backend that does not do it, and in a dry run
+    where the devices cannot be grouped so.
+    """
+    devices = recipe.run.planned_devices
+    if recipe.run.dry_run and devices % recipe.run.fsdp:
+        raise ValueError(
+            f"--fsdp {recipe.run.fsdp} spreads the state over groups of so many devices, and {devices} cannot be "
+            "grouped so: give a divisor, or another number of --devices."
+        )
+    if recipe.run.fsdp > 1 and backends.name() in _STATE_IS_WHOLE:
+        raise ValueError(
+            f"--fsdp {recipe.run.fsdp} spreads weights, optimizer and averages over devices, which is not done on "
+            f"{backends.name()}: leave it out, and every device holds all of them."
         )
 
 

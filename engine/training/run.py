@@ -21,6 +21,7 @@ from diptych.engine.training import embedding_once
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
+    check_fsdp,
     check_missing,
     check_processes,
     for_processes,
@@ -61,6 +62,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
+    check_fsdp(recipe)
     plan = plan_run(recipe, terms)
     _tell_beginning(recipe, plan)
     recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
@@ -77,7 +79,13 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
-    placement = backends.join(os.environ, devices=recipe.run.data_parallel, coordinator=recipe.run.coordinator)
+    check_fsdp(recipe)
+    placement = backends.join(
+        os.environ,
+        devices=recipe.run.data_parallel,
+        fsdp=recipe.run.fsdp,
+        coordinator=recipe.run.coordinator,
+    )
     with one_voice(placement), leaving_the_others():
         _carry_out_together(for_processes(recipe, placement), terms, stop, placement)
 

@@ -33,6 +33,13 @@ def test_a_process_that_cannot_be_is_refused(given):
         Placement(**given)
 
 
+@pytest.mark.parametrize("fsdp", [0, 4, 12])
+def test_state_is_spread_over_a_divisor_of_all_devices(fsdp):
+    assert Placement(processes=2, devices=3, fsdp=3).fsdp == 3
+    with pytest.raises(ValueError, match=f"--fsdp {fsdp} .* there are 6 .2 processes with 3 each"):
+        Placement(processes=2, devices=3, fsdp=fsdp)
+
+
 def test_a_batch_that_cannot_be_dealt_out_says_what_could():
     with pytest.raises(ValueError, match="multiple of 6"):
         Placement(processes=3, devices=2).rows(16)
