@@ -1,7 +1,7 @@
 """The judge of a stage's towers: recall by language, zero-shot classes, boxes and probes on scenes."""
 
-from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +44,13 @@ from diptych.engine.training.held_out import held_out_loss, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import PairResults
 from diptych.engine.training.retention import Retention
+from diptych.engine.training.task import adapters_merged
 from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
 IMAGE_BATCH, TEXT_BATCH = 256, 1_024
-
-
-def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of an evaluation that sees what low-rank adapters add in the kernels themselves.
-
-    The adapters are weights of the student and not of its towers: what jax compiles of these takes them for constants.
-    """
-
-    @wraps(method)
-    def merged(self, *arguments):
-        with self._student.merged():
-            return method(self, *arguments)
-
-    return merged
 
 
 class Evaluation:

@@ -208,7 +208,6 @@ def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair
     [
         (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
         (("--lock-text",), "--lock-text is for pairs"),
-        (("--lora-rank", "2"), "--lora-rank is for pairs"),
         (("--sequence-lengths", "16"), "takes square pictures"),
         (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),
         (("--pretrained", "siglip_b16_224"), "is a size with fresh weights"),

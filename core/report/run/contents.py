@@ -114,7 +114,8 @@ class ReportData:
     metrics: Sequence[MetricsRow] = ()  # in order; only "step" or "examples" is needed
     retrieval: Mapping[str, RecallByLanguage] = field(default_factory=dict)
     # By the name of the set, such as "New drawings"; the first set makes the headline.
-    zero_shot: Mapping[str, ZeroShotResult] = field(default_factory=dict)  # by name
+    zero_shot: Mapping[str, ZeroShotResult | SeveralLabelsResult] = field(default_factory=dict)
+    # What words alone find, by name; beside a classifier before it was trained, by the name of the set.
     classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
     # What a classifier scored, by the name of the set.
     wrong: WrongAnswers | None = None
