@@ -5,8 +5,8 @@ Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(s
     p <- p - s(step) · (η · update + weight_decay · p)
 
 so `weight_decay` is multiplied by the schedule but not by η. SigLIP's η = 1e-3 with weight_decay = 1e-4 is what PyTorch
-and Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel" decay; biases, norms,
-embeddings, positions, the MAP probe, scale and bias of the logits do not.
+and Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel", and the low-rank adapters
+of such, decay; biases, norms, embeddings, positions, the MAP probe, scale and bias of the logits do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from keras import ops
 
 from diptych.core.training.patterns import matching, multipliers
 
-KERNELS = (".*kernel",)
+KERNELS = (".*kernel(-down|-up)?",)
 
 
 class PatternOptimizer(keras.optimizers.Optimizer):

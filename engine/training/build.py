@@ -121,7 +121,7 @@ def build_student(recipe: Recipe, planned: PlannedStage, normalization: Normaliz
         rematerialize=recipe.model.grad_checkpointing,
     )
     locked = locked_weights(recipe.model, planned.config, [weight.path for weight in student.towers.weights])
-    freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked)))
+    student.held = tuple(freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked))))
     return student
 
 

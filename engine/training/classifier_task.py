@@ -16,6 +16,7 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
+from diptych.engine.training.checks import missing_checkpoints
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
 from diptych.engine.training.defaults import usual_rates
 from diptych.engine.training.origins import origin_of
@@ -190,6 +191,11 @@ def _settle(learner: Learner, recipe: Recipe, start: Start, evaluation: Classifi
     return ""
 
 
+def _missing_flags(recipe: Recipe, start: Start) -> list[str]:
+    missing = [] if recipe.data.train_data else ["--train-data (pictures with labels)"]
+    return missing if start.pretrained else [*missing, *missing_checkpoints(recipe.model)]
+
+
 def _refuse_options_of_pairs(recipe: Recipe) -> None:
     for kind, group, names in OF_PAIRS:
         usual = {part.name: part.default for part in fields(kind)}
@@ -214,7 +220,7 @@ CLASSES = Task(
     preprocess=preprocess_of,
     config=config_of,
     described=described,
-    missing_flags=lambda recipe, start: [] if recipe.data.train_data else ["--train-data (pictures with labels)"],
+    missing_flags=_missing_flags,
     judge=lambda *judged, folder, beginning, stop: ClassifierEvaluation(*judged, beginning=beginning),
     anew=anew,
     may_leave=("text/", "pair_logits/", POOLING, HEAD),

@@ -28,6 +28,9 @@ class Student(keras.Model):
             are those of `build_model(config, seed=seed)`.
 
     Called on a batch's images and texts it is its model; the terms of an objective use the parts.
+
+    Attributes:
+        held: paths of the weights that a stage holds still, without moving statistics.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Student(keras.Model):
         self._described = dict(parts or {})
         self.normalization = normalization or Normalization()
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "rematerialize": rematerialize}
+        self.held: tuple[str, ...] = ()
         self.towers: Any = build_model(config, **self._options)
         self.parts = {part: self._build(part) for part in self._described}
         if self.adapters is not None:
