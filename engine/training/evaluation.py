@@ -141,8 +141,7 @@ class Evaluation:
                 retrieval[pairs.name].pop(MEAN)
             if pairs.classes:
                 zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs.classes, images)
-            if samples is None and self._student.logit_bias is not None:
-                # A softmax model has no probability of a pair, which galleries and scores show.
+            if samples is None:
                 samples = self._samples(pairs, images, texts)
         results: PairResults = {
             "retrieval": retrieval,
@@ -281,6 +280,7 @@ class Evaluation:
         return {"patches": patches, "spatial_shapes": pairs.spatial_shapes[rows]}
 
     def _samples(self, pairs: PairSet, images: np.ndarray, texts: np.ndarray) -> Samples:
+        scale, bias = _scale_and_bias(self._student)
         return Samples(
             image_embeddings=images,
             text_embeddings=texts,
@@ -289,8 +289,8 @@ class Evaluation:
             captions=pairs.captions,
             languages=pairs.languages,
             thumbnails=pairs.images,
-            logit_scale=_scale_and_bias(self._student)[0],
-            logit_bias=_scale_and_bias(self._student)[1] or 0.0,
+            logit_scale=scale,
+            logit_bias=bias,
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )

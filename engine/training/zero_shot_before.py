@@ -2,6 +2,7 @@
 of.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
-from diptych.core.files.json_objects import read_json, write_json
+from diptych.core.files.json_objects import write_json
 from diptych.core.report.tables import headline
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.start import Start
@@ -42,7 +43,7 @@ class ZeroShotBefore:
         """What `save` stored, in this process or an earlier one."""
         if not path.is_file():
             return cls(none_because="the run began with fresh weights")
-        return cls(**read_json(path))
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def encoder_of(start: Start) -> Encoder | str:

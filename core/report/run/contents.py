@@ -32,7 +32,7 @@ class Samples:
     languages: Sequence[str]  # [texts], codes such as "de", "zh"; "und" where unknown
     thumbnails: np.ndarray  # uint8 [images, height, width, 3], 32 to 96 pixels is plenty
     logit_scale: float  # exp of the weight log_logit_scale
-    logit_bias: float = 0.0
+    logit_bias: float | None = 0.0  # None for a softmax model, which has no probability of a pair
     batch_size: int = 256  # images in a training batch: the base rate of pairs is one in so many
     main_language: str = "en"  # of the matrix, the histograms and most gallery rows; the most frequent one if absent
     name: str = "evaluation set"  # what the images are, such as "drawings of a held-out designer"
@@ -87,7 +87,7 @@ class Earlier:
     image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
     text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
     logit_scale: float
-    logit_bias: float
+    logit_bias: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
