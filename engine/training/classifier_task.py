@@ -13,7 +13,7 @@ from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.image_processor import ImageProcessor
 from diptych.core.training import checkpoint as saved
 from diptych.core.training.learner import Learner
-from diptych.core.training.recipe import Data, Model, Optimization, Recipe
+from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
 from diptych.engine.training.checks import missing_checkpoints
@@ -37,9 +37,10 @@ OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
     (Data, "data", ("language_temperature",)),
     (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias")),
-    (Model, "model", ("pretrained_text",)),
+    (Model, "model", ("pretrained_text", "text_size", "text_depth")),
     (Model, "model", ("lock_text", "lock_text_unlocked_blocks")),
     (Optimization, "optimization", ("text_layer_decay", "loss")),
+    (Run, "run", ("retention", "loss_implementation")),
 )
 """Options that say something of texts and pairs, which a classifier has not."""
 

@@ -192,6 +192,16 @@ def test_from_scratch_changes_pictures_as_big_visions_classifiers_do(pictures):
 
 
 @ON_JAX
+def test_transfer_takes_big_visions_settings(checkpoint, pictures):
+    data = ("--train-data", str(pictures), "--val-fraction", "0.4", "--pretrained", str(checkpoint))
+    planned = plan("transfer", *data, "--batch-size", "16", "--examples", "64", "--warmup-examples", "16")
+    recipe = planned.recipe.optimization
+    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("momentum", 3e-3, 0.0)
+    assert (planned.preprocess.augmentation.area, planned.preprocess.augmentation.flip) == (0.75, 0.5)
+    assert classifier.transfer().optimization.batch_size == 512
+
+
+@ON_JAX
 def test_a_run_that_was_broken_off_ends_with_the_same_bits(checkpoint, pictures, tmp_path):
     flags = ("--examples", "64", "--checkpoint-every", "1", "--mixup", "0.2")
     folders = [tmp_path / "whole", tmp_path / "broken"]
@@ -279,6 +289,7 @@ def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair
     [
         (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
         (("--lock-text",), "--lock-text is for pairs"),
+        (("--retention", "pets"), "--retention is for pairs"),
         (("--sequence-lengths", "16"), "takes square pictures"),
         (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),
         (("--pretrained", "siglip_b16_224"), "is a size with fresh weights"),
