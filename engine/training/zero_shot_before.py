@@ -1,6 +1,4 @@
-"""What words alone tell of a classifier's held-out pictures before its first step, by the checkpoint that it is made
-of.
-"""
+"""The zero-shot classes of a classifier's held-out pictures, found by its checkpoint before the first step."""
 
 import json
 from collections.abc import Mapping
