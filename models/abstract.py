@@ -13,7 +13,7 @@ def shapes_only() -> Iterator[None]:
     """Models built inside have weights with paths, shapes and dtypes but no values: a billion parameters cost a few MB.
 
     >>> with shapes_only():
-    ...     model = SigLIP.from_preset("siglip2_giant_patch16_384")
+    ...     model = SigLIP.from_preset("siglip2_giant_patch16_384", load_weights=False)
     >>> model.count_params()
     1871885426
 

@@ -186,14 +186,15 @@ class PretrainedPair(TwoTowers):
         load_weights: bool = True,
         **arguments,
     ) -> Self:
-        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (safetensors), open_clip, timm,
                 keras-hub or diptych; a big_vision .npz file; a trained model that diptych ships
-                (`diptych.core.weights.hub.SHIPPED`); or a name of `diptych.models.presets.PRESETS` for fresh weights.
+                (`diptych.core.weights.hub.SHIPPED`); or, without `load_weights`, a size of
+                `diptych.models.presets.PRESETS`.
             revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights in the checkpoint's shapes.
+            load_weights: False for fresh weights.
             arguments: of the constructor: seed, dtype, rematerialize, name.
 
         Raises:

@@ -12,13 +12,18 @@ Presets, given as the first word, say what moves:
 - full (the default): everything, as Beyer's tutorial of big_vision fine-tunes So400m/14 (lba_bv_tuto,
   lines_siglip.py): Adafactor at 1e-5, no weight decay, gradients clipped to norm 1, batches of 32, a cosine, a head
   that begins at zero. Its warm-up is a tenth of the run, and here a twentieth, as in the other recipes.
+- transfer: everything, as big_vision transfers to other data (configs/transfer.py): gradient descent with a momentum of
+  0.9 at 3e-3, no weight decay, gradients clipped to norm 1, batches of 512, a cosine, 500 steps with 100 of warm-up as
+  for its small data sets (for larger ones it takes 10,000 or 20,000, with 500). Pictures are mirrored and cropped, here
+  to three quarters or more, there to 384 of 448 px.
 - from_scratch: everything, from fresh weights of --model's size, with the changes of pictures of big_vision's
   vit_s16_i1k: crops of 5% or more, mirrored, RandAugment of two operations at magnitude 10, mixup of 0.2.
 
 Labels come from folders by class, a list with a column label, .cls files in shards, or a column of tables. By default
 it learns the nine groups of the emoji standard from the embedded drawings, from the checkpoint that comes along, and is
 judged on a designer that it has not seen. Expected, seed 0 on jax: 57.7% of 1,700 new drawings with linear_probe, 59.2%
-with attention_probe, in half a minute; 39.7% with full, whose rate is meant for large towers (54.5% at 1e-4).
+with attention_probe, in half a minute; 39.7% with full, whose rate is meant for large towers (54.5% at 1e-4). Words
+alone, which are judged before the first step, find 59.8%: this checkpoint has learned the names of the groups' emoji.
 """
 
 import sys
@@ -66,6 +71,23 @@ def attention_probe() -> Recipe:
     )
 
 
+def transfer() -> Recipe:
+    """Everything moves, by gradient descent."""
+    recipe = full()
+    return replace(
+        recipe,
+        optimization=replace(
+            recipe.optimization,
+            examples=500 * 512,
+            batch_size=512,
+            optimizer="momentum",
+            learning_rate=3e-3,
+            warmup_examples=100 * 512,
+        ),
+        classification=replace(recipe.classification, random_crop=0.75, flip=0.5),
+    )
+
+
 def from_scratch() -> Recipe:
     """Everything, from fresh weights."""
     recipe = full()
@@ -81,6 +103,7 @@ PRESETS = {
     "linear_probe": linear_probe,
     "attention_probe": attention_probe,
     "full": full,
+    "transfer": transfer,
     "from_scratch": from_scratch,
 }
 

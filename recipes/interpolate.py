@@ -168,6 +168,11 @@ def _resolved(options: Interpolate) -> tuple[str, dict[str, list["Dataset"]]]:
     from diptych.engine.judging.retention import retention_set
 
     recipe = _recipe_of(options.after)
+    if recipe is not None and recipe.weighs("classification"):
+        raise ValueError(
+            f"--after {options.after} is a classifier, whose head the checkpoint before it has not: there is no line "
+            "between the two. Give a model of two towers."
+        )
     before = options.before or (recipe.model.pretrained if recipe else None)
     if before is None:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.evaluation.zero_shot import class_embeddings, class_prompts
+from diptych.core.evaluation.zero_shot import class_embeddings, class_prompts, kind_scores
 from diptych.core.files.beginnings import OTHERS_TEXT, kind_of, mistaken
 
 # For pictures of any kind. What is known about a data set makes better ones: "a satellite picture of {}."
@@ -86,6 +86,32 @@ def embed_classes(
     """
     prompts = filled_prompts(class_names, templates, canonicalize=canonicalize)
     return class_embeddings(embed_texts(prompts), len(class_names))
+
+
+def prompted_scores(
+    images: np.ndarray,
+    class_names: Sequence[str],
+    embed_texts: Callable[[list[str]], np.ndarray],
+    *,
+    logit_scale: float,
+    canonicalize: bool,
+    templates: Sequence[str] = GENERAL_TEMPLATES,
+    kinds: Sequence[Sequence[str]] | None = None,
+) -> np.ndarray:
+    """How well each image fits the prompts of each class, float [images, classes], times `logit_scale`.
+
+    Args:
+        images: unit vectors [images, width].
+        class_names, templates, embed_texts, canonicalize: as in `embed_classes`.
+        kinds: instead of names and templates, for each class prompts that are different things of its kind
+            (`zero_shot.kind_scores`).
+    """
+    if kinds is None:
+        classes = embed_classes(class_names, templates, embed_texts, canonicalize=canonicalize)
+        return logit_scale * (images @ classes.T)
+    embedded = embed_texts([prompt for prompts in kinds for prompt in prompts])
+    ends = np.cumsum([len(prompts) for prompts in kinds])
+    return kind_scores(images, np.split(embedded, ends[:-1]), logit_scale=logit_scale)
 
 
 def _texts(path: Path, what: str, dataset: str | None) -> tuple[str, ...]:

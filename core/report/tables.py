@@ -30,20 +30,31 @@ def results_text(retrieval: Mapping[str, RecallByLanguage], zero_shot: Mapping[s
     return "\n\n".join(parts)
 
 
-def classified_text(scored: Mapping[str, ClassificationResult | SeveralLabelsResult]) -> str:
+def headline(result: ClassificationResult | SeveralLabelsResult) -> str:
+    """The number that stands for a classification where there is place for one."""
+    if "accuracy" in result:
+        return f"{_percent(result['accuracy'])} right"
+    return f"{_percent(result['mean_average_precision'] or 0.0)} mean average precision"
+
+
+def classified_text(
+    scored: Mapping[str, ClassificationResult | SeveralLabelsResult],
+    zero_shot: Mapping[str, ClassificationResult | SeveralLabelsResult],
+) -> str:
     """What a classifier scored on each set, a line each, and the classes that it finds hardest.
 
     Args:
         scored: by the name of the set.
+        zero_shot: the same by words alone, before it was trained; empty where that cannot be.
     """
     lines = []
     for name, result in scored.items():
+        within = before = ""
         if "accuracy" in result:
-            share, what = result["accuracy"], "right"
             within = f" ({interval_text(result['interval'])}), largest class {_percent(result['chance'])}"
-        else:
-            share, what, within = result["mean_average_precision"] or 0.0, "mean average precision", ""
-        lines.append(f"{name}: {_percent(share)} {what} of {result['images']:,} pictures{within}")
+        if name in zero_shot:
+            before = f"; zero-shot, before the first step, {headline(zero_shot[name])}"
+        lines.append(f"{name}: {headline(result)} of {result['images']:,} pictures{within}{before}")
         known = [(share, name) for name, share in zip(result["class_names"], result["per_class"], strict=True)]
         hardest = sorted((share, name) for share, name in known if share is not None)[:_HARDEST_SHOWN]
         lines.append("  hardest: " + ", ".join(f"{name} {_percent(share)}" for share, name in hardest))

@@ -65,7 +65,7 @@ def training_warnings(
     - Steps were skipped because they were not finite.
     - The mean loss of the last tenth of the steps (`mean_loss`) is not below the loss of the first step. Asked of runs
       of 20 steps or more that began with fresh weights, because a loss that goes on may rise with what is added to it.
-    - That mean is 1.5 times the least mean of as many steps before, or the loss on held-out pairs 1.5 times its least.
+    - That mean is 1.5 times the least mean of as many steps before, or the validation loss 1.5 times its least.
     - The scale of the logits is at its bound.
 
     Args:
@@ -119,7 +119,7 @@ def _rose_on_held_out_pairs(rows: Sequence[MetricsRow]) -> str:
     if not times:
         return ""
     return (
-        f"The loss on held-out pairs ended at {times} examples: best/ holds the model of the best evaluation. Train on "
+        f"The validation loss ended at {times} examples: best/ holds the model of the best evaluation. Train on "
         "fewer --examples, or lower --learning-rate."
     )
 

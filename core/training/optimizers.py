@@ -5,8 +5,8 @@ Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(s
     p <- p - s(step) · (η · update + weight_decay · p)
 
 so `weight_decay` is multiplied by the schedule but not by η. SigLIP's η = 1e-3 with weight_decay = 1e-4 is what PyTorch
-and Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel" decay; biases, norms,
-embeddings, positions, the MAP probe, scale and bias of the logits do not.
+and Keras write as AdamW(lr=1e-3, weight_decay=0.1). Only weights whose path ends in "kernel", and the low-rank adapters
+of such, decay; biases, norms, embeddings, positions, the MAP probe, scale and bias of the logits do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from keras import ops
 
 from diptych.core.training.patterns import matching, multipliers
 
-KERNELS = (".*kernel",)
+KERNELS = (".*kernel(-down|-up)?",)
 
 
 class PatternOptimizer(keras.optimizers.Optimizer):
@@ -194,6 +194,28 @@ class Lion(PatternOptimizer):
 
 
 @keras.saving.register_keras_serializable("diptych")
+class Momentum(PatternOptimizer):
+    """m <- β m + g, and the update is m (Polyak 1964): stochastic gradient descent with momentum, as big_vision's
+    transfers take it (`optax.trace`, without Nesterov's correction). The momentum is float32 here, bfloat16 there.
+    """
+
+    slot_names = ("momentum",)
+
+    def __init__(self, learning_rate, *, beta: float = 0.9, **arguments):
+        super().__init__(learning_rate, **arguments)
+        self.beta = beta
+
+    def direction(self, gradient, index, step):
+        momentum = self.slots["momentum"][index]
+        m = self.beta * momentum + gradient
+        self.assign(momentum, m)
+        return m
+
+    def get_config(self):
+        return {**super().get_config(), "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable("diptych")
 class Adafactor(PatternOptimizer):
     """Adafactor as modified for vision transformers (Zhai et al. 2022, section 3.4; big_vision `scale_by_adafactor`).
 
@@ -289,4 +311,4 @@ def _layout(variable) -> tuple[tuple[int, ...], int | None]:
     return getattr(variable, "heads_layout", None) or (tuple(variable.shape), None)
 
 
-OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion}
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "momentum": Momentum}

@@ -43,7 +43,7 @@ def multipliers(rules: Mapping[str, float], paths: Iterable[str], *, default: fl
 
 
 def freeze(model, patterns: Sequence[str]) -> list[str]:
-    """Makes the matching weights of a Keras model untrainable and returns their paths.
+    """Makes the matching weights of a Keras model untrainable; returns the paths of those that were trainable.
 
     Do this before an optimizer is built or the model is compiled.
     """
@@ -52,6 +52,7 @@ def freeze(model, patterns: Sequence[str]) -> list[str]:
     frozen = [
         v for v, hit in zip(model.weights, matching(patterns, [v.path for v in model.weights]), strict=True) if hit
     ]
+    held = [variable.path for variable in frozen if variable.trainable]
     for variable in frozen:
         variable.trainable = False
     if not model.trainable_variables:
@@ -60,4 +61,4 @@ def freeze(model, patterns: Sequence[str]) -> list[str]:
             f"The patterns {', '.join(patterns[:3])}{more} freeze every weight: nothing is left to train. Leave out "
             "one of them."
         )
-    return [variable.path for variable in frozen]
+    return held

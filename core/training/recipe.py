@@ -150,8 +150,9 @@ class Optimization:
     """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
-    optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
-    """adafactor and lion keep fewer numbers a weight."""
+    optimizer: Literal["adamw", "adafactor", "lion", "momentum"] = "adamw"
+    """adafactor and lion keep fewer numbers a weight, and so does momentum, gradient descent as big_vision transfers
+    with it."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
     """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
     both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""

@@ -54,10 +54,7 @@ def emoji_groups(source: Source) -> Classes | None:
     """
     if not isinstance(source, EmojiSource):
         return None
-    names: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for concept in concepts():
-        if concept.split == "train":
-            names[concept.group].append(concept.names["en"])
+    names = group_prompts()
     groups = [source.concept(index).group for index in range(len(source))]
     return Classes(
         name="groups",
@@ -65,3 +62,12 @@ def emoji_groups(source: Source) -> Classes | None:
         prompts=[names[group] for group in GROUPS],
         labels=np.array([GROUPS.index(group) for group in groups], np.int64),
     )
+
+
+def group_prompts() -> dict[str, list[str]]:
+    """The prompts of each group of the emoji standard, which are different things of its kind."""
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for concept in concepts():
+        if concept.split == "train":
+            names[concept.group].append(concept.names["en"])
+    return names

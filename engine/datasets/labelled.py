@@ -1,6 +1,7 @@
 """Labelled data: pictures with classes, of which a part is held out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, TOKENIZER_PATH
 from diptych.core.data.ledger import ledger_of
@@ -12,7 +13,7 @@ from diptych.core.evaluation.prompts import read_class_names
 from diptych.core.training.recipe import Data
 from diptych.core.training.term_options import Classification
 from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.datasets.emoji import evaluation_sources
+from diptych.engine.datasets.emoji import evaluation_sources, group_prompts
 
 HELD_OUT = "Held-out pictures"
 MOST_EVALUATED = 5_000
@@ -24,9 +25,11 @@ class LabelledDataSet(DataSet):
 
     Attributes:
         class_names: the classes that there are.
+        prompts: texts that are different things of a class, by its name; none where its name says what it is.
     """
 
     class_names: ClassNames
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def labelled(data: Data, options: Classification) -> LabelledDataSet:
@@ -57,6 +60,7 @@ def labelled(data: Data, options: Classification) -> LabelledDataSet:
         augment=not own,
         most_evaluated=MOST_EVALUATED,
         class_names=names,
+        prompts={} if own else group_prompts(),
     )
 
 

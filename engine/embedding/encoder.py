@@ -1,7 +1,7 @@
 """A model and its processor together: pictures and texts in, unit vectors out, in batches."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,11 @@ class Encoder:
 
     def embed_images(self, items: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
         """Encoded bytes, paths, Pillow images or uint8 arrays [h, w, 3] -> float32 [n, dim]."""
-        return self._embed(self.image_embedder, (self.processor.images(some) for some in _batches(items, batch_size)))
+        return self.embed_inputs(self.processor.images(some) for some in _batches(items, batch_size))
+
+    def embed_inputs(self, batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+        """Batches of the image tower's inputs by name -> float32 [n, dim]."""
+        return self._embed(self.image_embedder, batches)
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
         """Texts -> float32 [n, dim]."""
@@ -84,7 +88,7 @@ class Encoder:
         """A hash of weights and processing: equal fingerprints give equal vectors, up to rounding."""
         return fingerprint_of(self.model, self.processor.fingerprint())
 
-    def _embed(self, embedder: keras.Model, batches: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
+    def _embed(self, embedder: keras.Model, batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
         vectors = [
             keras.ops.convert_to_numpy(embedder.predict_on_batch(_as_called(batch, embedder))) for batch in batches
         ]

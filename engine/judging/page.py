@@ -32,8 +32,7 @@ def write_evaluation_page(
     """
     retrieved = {result["set"] for result in evaluation["results"] if result["task"] == "zeroshot_retrieval"}
     sets = [each for dataset in datasets for each in dataset.sets if each.name in retrieved]
-    # A softmax model has no probability of a pair, which the galleries show.
-    samples = _samples(sets[0], store) if sets and store.encoder.logit_bias is not None else None
+    samples = _samples(sets[0], store) if sets else None
     names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
     title = f"{Path(evaluation['model']['name']).name} on {names}"
     return write_page(path, evaluation_page(title, evaluation, samples))

@@ -17,8 +17,7 @@ from diptych.core.evaluation.judged import (
     ZeroShotTaskResult,
 )
 from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage, recall_by_language
-from diptych.core.evaluation.prompts import embed_classes
-from diptych.core.evaluation.zero_shot import kind_scores
+from diptych.core.evaluation.prompts import prompted_scores
 from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
 from diptych.engine.judging.sets import Dataset, EvaluationSet, Labels
 
@@ -126,14 +125,17 @@ def zeroshot_classification(
     of_images, labelled = _labelled(labels, images)
     scale, bias = store.encoder.logit_scale, store.encoder.logit_bias
     embed_prompts = partial(store.texts, name=f"prompts of {tested.name}")
+    scores = prompted_scores(
+        images.unit_vectors[labelled],
+        labels.names,
+        embed_prompts,
+        logit_scale=scale,
+        canonicalize=canonicalize,
+        templates=labels.templates,
+        kinds=labels.kinds,
+    )
     if labels.kinds is not None:
-        embedded = embed_prompts([prompt for prompts in labels.kinds for prompt in prompts])
-        ends = np.cumsum([len(prompts) for prompts in labels.kinds])
-        scores = kind_scores(images.unit_vectors[labelled], np.split(embedded, ends[:-1]), logit_scale=scale)
         bias = None  # the mean over different things is no probability of one pair
-    else:
-        classes = embed_classes(labels.names, labels.templates, embed_prompts, canonicalize=canonicalize)
-        scores = scale * (images.unit_vectors[labelled] @ classes.T)
     details: PromptedResult = {**classification(scores, of_images[labelled], labels.names, logit_bias=bias, seed=seed)}
     if labels.kinds is None:
         details["templates"], details["canonicalize"] = list(labels.templates), canonicalize

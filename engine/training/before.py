@@ -46,9 +46,9 @@ class Before:
 
     def beside(self, samples: Samples) -> Earlier | None:
         """The pictures and captions of a report's galleries, as they were embedded before; None where they are others,
-        held out for a stage before, or have no probability, as with the softmax loss.
+        held out for a stage before.
         """
-        if self.logit_bias is None or self.text_embeddings.shape != samples.text_embeddings.shape:
+        if self.text_embeddings.shape != samples.text_embeddings.shape:
             return None
         return Earlier(
             image_embeddings=self.image_embeddings,

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from diptych import backends
 from diptych.core.data.batch import Batch
@@ -30,8 +29,6 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.engine.training.tuning import decay_multipliers, locked_weights, rate_multipliers
-from diptych.models import ClassifierConfig, ImageClassifier
-from diptych.models.classifier.model import classifier_of
 from diptych.models.siglip.student import Student
 
 
@@ -113,23 +110,18 @@ def pieces_of(lengths: NaFlexLengths) -> Callable[[Batch], int]:
     return lambda batch: lengths.pieces(batch.fields["patches"].shape[1])
 
 
-def build_student(
-    recipe: Recipe, planned: PlannedStage, normalization: Normalization | None = None
-) -> Student | ImageClassifier:
+def build_student(recipe: Recipe, planned: PlannedStage, normalization: Normalization | None = None) -> Student:
     """The student of a stage, its frozen weights frozen; its pictures are normalised to -1..1 unless told otherwise."""
-    options: dict[str, Any] = {
-        "seed": recipe.run.seed,
-        "dtype": policy(recipe),
-        "rematerialize": recipe.model.grad_checkpointing,
-    }
-    student: Student | ImageClassifier
-    if isinstance(planned.config, ClassifierConfig):
-        student = towers = classifier_of(planned.config, **options)
-    else:
-        student = Student(planned.config, parts=planned.parts, normalization=normalization, **options)
-        towers = student.towers
-    locked = locked_weights(recipe.model, planned.config, [weight.path for weight in towers.weights])
-    freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked)))
+    student = Student(
+        planned.config,
+        parts=planned.parts,
+        normalization=normalization,
+        seed=recipe.run.seed,
+        dtype=policy(recipe),
+        rematerialize=recipe.model.grad_checkpointing,
+    )
+    locked = locked_weights(recipe.model, planned.config, [weight.path for weight in student.towers.weights])
+    student.held = tuple(freeze(student, (*recipe.model.lock, *planned.stage.lock, *map(re.escape, locked))))
     return student
 
 

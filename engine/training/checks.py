@@ -14,7 +14,7 @@ from diptych.core.data.records import Source
 from diptych.core.placement import Placement
 from diptych.core.training.card import plain
 from diptych.core.training.older_runs import as_now
-from diptych.core.training.recipe import Recipe, harmless_fields
+from diptych.core.training.recipe import Model, Recipe, harmless_fields
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
@@ -41,25 +41,30 @@ def missing_flags(recipe: Recipe, start: Start) -> list[str]:
         missing.append("--tokenizer (Gemma's tokenizer.json for SigLIP 2's vocabulary)")
     if not start.pretrained and any(stage.lock for stage in recipe.stages if stage.after is None):
         missing.append("--pretrained (a checkpoint, whose towers hold still at first)")
-    if not start.pretrained:
-        model = recipe.model
-        missing += [
-            f"--pretrained-{tower} (a checkpoint whose {tower} tower stays as it is)"
-            for tower, lock, open_blocks in (
-                ("image", model.lock_image, model.lock_image_unlocked_blocks),
-                ("text", model.lock_text, model.lock_text_unlocked_blocks),
-            )
-            if lock and not open_blocks
-        ]
+    return missing if start.pretrained else [*missing, *missing_checkpoints(recipe.model)]
+
+
+def missing_checkpoints(model: Model) -> list[str]:
+    """The flags that name what is to stay as it is, in a run from fresh weights, each with what to give."""
+    missing = [
+        f"--pretrained-{tower} (a checkpoint whose {tower} tower stays as it is)"
+        for tower, lock, open_blocks in (
+            ("image", model.lock_image, model.lock_image_unlocked_blocks),
+            ("text", model.lock_text, model.lock_text_unlocked_blocks),
+        )
+        if lock and not open_blocks
+    ]
+    if model.lora_rank is not None:
+        missing.append("--pretrained (a checkpoint, to whose weights low-rank adapters are added)")
     return missing
 
 
 def check_missing(missing: list[str]) -> None:
-    """Raises ValueError for a preset that was given no data, no vocabulary of its size, or no weights to begin from."""
+    """Raises ValueError for a recipe without data, a vocabulary of its size, or the weights that it begins from."""
     if missing:
         raise ValueError(
-            f"The presets bring no data, no vocabulary and no weights: give {' and '.join(missing)}, or add --dry-run "
-            "to see what they would cost."
+            f"This run needs more than was given: give {' and '.join(missing)}, or add --dry-run to see what it would "
+            "cost."
         )
 
 

@@ -1,5 +1,8 @@
 """The judge of a classifier, in training and at its end, on the labelled pictures that the data set holds out."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import keras
 import numpy as np
 
@@ -9,6 +12,7 @@ from diptych.core.data.pixels import minus_one_to_one
 from diptych.core.data.sources.labels import ClassNames
 from diptych.core.evaluation.classification import ClassificationResult, classification
 from diptych.core.evaluation.labelled_set import LabelledSet, read_labelled
+from diptych.core.evaluation.prompts import prompted_scores
 from diptych.core.evaluation.several_labels import SeveralLabelsResult, several_labels
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from diptych.core.report.run import write_report
@@ -22,12 +26,16 @@ from diptych.core.training.metrics import MetricsRow, read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import ClassifierResults
-from diptych.models import ImageClassifier
+from diptych.engine.training.task import adapters_merged
+from diptych.engine.training.zero_shot_before import FILE, ZeroShotBefore
+from diptych.models import ImageClassifier, VisionConfig
 from diptych.models.checked import CheckedModel
 from diptych.models.classifier.model import probabilities
+from diptych.models.siglip.student import Student
 
 BATCH = 256
 MOST_WRONG = 24
@@ -43,32 +51,38 @@ class ClassifierEvaluation:
         data_set: DataSet,
         sources: Sources,
         preprocess: Preprocess,
-        model: ImageClassifier,
+        student: Student,
+        *,
+        beginning: Path,
     ):
         self._recipe, self._planned, self.preprocess = recipe, planned, preprocess
-        self._data_set, self._sources, self._model = data_set, sources, model
+        self._data_set, self._sources, self._student = data_set, sources, student
+        self._model: ImageClassifier = student.towers
         self._sets: list[LabelledSet] | None = None
         self._pooled: dict[str, np.ndarray] = {}
+        self._kept_before = beginning / FILE
 
     @property
     def sets(self) -> list[LabelledSet]:
         """The held-out sets, the one of the headline first."""
         if self._sets is None:
-            config = self._model.config
-            targets = ClassTargets(classes=ClassNames(config.classes), several=config.several_labels)
-            self._sets = [
-                read_labelled(
-                    source,
-                    self.preprocess,
-                    targets,
-                    name=name,
-                    most_records=self._data_set.most_evaluated,
-                    sequence_length=self._planned.judged_length,
-                )
-                for name, source in self._sources.held_out.items()
-            ]
+            self._sets = self._read(self.preprocess)
         return self._sets
 
+    def judge_before(self, encoder: Encoder | str) -> None:
+        """Keeps and tells what the names of the classes find in each set by the checkpoint that the run begins from.
+
+        Args:
+            encoder: that checkpoint; or, in words, why it cannot read names.
+        """
+        if isinstance(encoder, str):
+            before = ZeroShotBefore(none_because=encoder)
+        else:
+            before = ZeroShotBefore(found=self._found_by_words(encoder))
+        before.save(self._kept_before)
+        print(before, flush=True)
+
+    @adapters_merged
     def quick(self) -> dict[str, float]:
         """Accuracy, or mean average precision, and loss on each set: what is watched during training."""
         numbers: dict[str, float] = {}
@@ -84,6 +98,7 @@ class ClassifierEvaluation:
                 numbers[LOSS] = self._loss(logits, pictures.targets)
         return numbers
 
+    @adapters_merged
     def finish(self, learner: Learner, folder: RunFolder, card: Card) -> ClassifierResults:
         """Evaluates everything, prints a table, writes the report; returns the results."""
         config, rows = self._model.config, read_metrics(folder.metrics)
@@ -91,19 +106,22 @@ class ClassifierEvaluation:
         wrong: WrongAnswers | None = None
         for pictures in self.sets:
             logits = self._logits(pictures)
+            scored[pictures.name] = self._scored(logits, pictures)
             if config.several_labels:
-                scored[pictures.name] = several_labels(logits, pictures.targets, config.classes)
                 continue
-            scored[pictures.name] = classification(logits, pictures.targets, config.classes, logit_bias=None)
             if wrong is None:
                 wrong = wrong_answers(pictures, probabilities(config, logits), config.classes)
+        before = ZeroShotBefore.load(self._kept_before)
         results: ClassifierResults = {
             "classification": scored,
+            "zero_shot_before": before.found,
             "compilations": learner.step.compilations,
             "before": before_training(rows),
             "warnings": self._warnings(rows, scored),
         }
-        print("\n" + classified_text(scored), flush=True)
+        print("\n" + classified_text(scored, before.found), flush=True)
+        if not before.found:
+            print(before, flush=True)
         for pictures in self.sets:
             judged = len(pictures.keys)
             if judged + sum(pictures.skipped.values()) < pictures.records:
@@ -117,6 +135,7 @@ class ClassifierEvaluation:
             card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             classified=scored,
+            zero_shot=before.found,
             wrong=wrong,
             changes=changed,
             skipped=learner.skipped_examples,
@@ -140,6 +159,48 @@ class ClassifierEvaluation:
         )
         return [*found, *worse]
 
+    def _read(self, preprocess: Preprocess) -> list[LabelledSet]:
+        config = self._model.config
+        targets = ClassTargets(classes=ClassNames(config.classes), several=config.several_labels)
+        return [
+            read_labelled(
+                source,
+                preprocess,
+                targets,
+                name=name,
+                most_records=self._data_set.most_evaluated,
+                sequence_length=self._planned.judged_length,
+            )
+            for name, source in self._sources.held_out.items()
+        ]
+
+    def _found_by_words(self, encoder: Encoder) -> dict[str, ClassificationResult | SeveralLabelsResult]:
+        """What prompts of the classes find in each set, whose pictures have the size that the encoder takes."""
+        vision, names = encoder.model.config.vision, self._model.config.classes
+        prompts = getattr(self._data_set, "prompts", {})
+        sets = self.sets
+        if isinstance(vision, VisionConfig) and vision.image_size != self.preprocess.image_size:
+            sets = self._read(replace(self.preprocess, image_size=vision.image_size))
+        found = {}
+        for pictures in sets:
+            images = encoder.embed_inputs(self._inputs(pictures, rows) for rows in _rows(pictures))
+            scores = prompted_scores(
+                images,
+                [name.replace("_", " ") for name in names],
+                encoder.embed_texts,
+                logit_scale=encoder.logit_scale,
+                canonicalize=encoder.logit_bias is not None,
+                kinds=[prompts[name] for name in names] if set(names) <= set(prompts) else None,
+            )
+            found[pictures.name] = self._scored(scores + (encoder.logit_bias or 0.0), pictures)
+        return found
+
+    def _scored(self, logits: np.ndarray, pictures: LabelledSet) -> ClassificationResult | SeveralLabelsResult:
+        config = self._model.config
+        if config.several_labels:
+            return several_labels(logits, pictures.targets, config.classes)
+        return classification(logits, pictures.targets, config.classes, logit_bias=None)
+
     def _logits(self, pictures: LabelledSet) -> np.ndarray:
         """float32 [images, classes]; a tower that stays as it is sees the pictures once."""
         if "image" not in self._planned.locked:
@@ -152,8 +213,7 @@ class ClassifierEvaluation:
         return self._pooled[pictures.name] @ kernel + bias
 
     def _through(self, model: keras.Model, pictures: LabelledSet) -> np.ndarray:
-        starts = range(0, len(pictures.keys), BATCH)
-        batches = (self._inputs(pictures, slice(start, start + BATCH)) for start in starts)
+        batches = (self._inputs(pictures, rows) for rows in _rows(pictures))
         outputs = [keras.ops.convert_to_numpy(model.predict_on_batch(batch)) for batch in batches]
         return np.concatenate(outputs).astype(np.float32)
 
@@ -166,6 +226,10 @@ class ClassifierEvaluation:
         loss = sigmoid_cross_entropy if self._model.config.several_labels else softmax_cross_entropy
         given = targets if self._model.config.several_labels else targets.astype(np.int32)
         return float(np.mean(keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(logits), given))))
+
+
+def _rows(pictures: LabelledSet) -> list[slice]:
+    return [slice(start, start + BATCH) for start in range(0, len(pictures.keys), BATCH)]
 
 
 def expected_accuracy(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -12,28 +12,35 @@ from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.image_processor import ImageProcessor
 from diptych.core.training import checkpoint as saved
-from diptych.core.training.recipe import Data, Model, Optimization, Recipe
+from diptych.core.training.learner import Learner
+from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
+from diptych.engine.training.checks import missing_checkpoints
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
+from diptych.engine.training.defaults import usual_rates
 from diptych.engine.training.origins import origin_of
 from diptych.engine.training.plan import picture_size
+from diptych.engine.training.saved_model import save_merged
 from diptych.engine.training.start import Start, sized
 from diptych.engine.training.task import Task
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import ClassifierConfig, ImageClassifier, NaFlexVisionConfig, VisionConfig
+from diptych.engine.training.zero_shot_before import encoder_of
+from diptych.models import ClassifierConfig, NaFlexVisionConfig, VisionConfig
 from diptych.models.counting import count_parameters
 from diptych.models.presets import preset_config
+from diptych.models.siglip.student import Student
 
 HEAD, POOLING = "classifier/", "image/map_head/"
 
 OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
     (Data, "data", ("language_temperature",)),
-    (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias", "lora_rank")),
-    (Model, "model", ("pretrained_text",)),
-    (Model, "model", ("lora_alpha", "lora_targets", "lock_text", "lock_text_unlocked_blocks")),
+    (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias")),
+    (Model, "model", ("pretrained_text", "text_size", "text_depth")),
+    (Model, "model", ("lock_text", "lock_text_unlocked_blocks")),
     (Optimization, "optimization", ("text_layer_decay", "loss")),
+    (Run, "run", ("retention", "loss_implementation")),
 )
 """Options that say something of texts and pairs, which a classifier has not."""
 
@@ -75,14 +82,14 @@ def start_of(recipe: Recipe) -> Start:
 
 def with_start(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
     """The recipe with what its beginning decides where it said nothing: rate, decay, NaFlex's sequence length."""
-    pretrained, optimization, vision = start.pretrained, recipe.optimization, start.config.vision
+    optimization, vision = recipe.optimization, start.config.vision
     stages = recipe.stages
     if isinstance(vision, NaFlexVisionConfig):
         lengths = recipe.model.sequence_lengths or (vision.max_num_patches,)
         stages = tuple(replace(stage, sequence_lengths=lengths, halve_from=max(lengths) + 1) for stage in stages)
     elif recipe.model.sequence_lengths:
         raise ValueError(f"--sequence-lengths are NaFlex's, and {start.name} takes square pictures. Leave them out.")
-    rate, decay = (1e-5, 0.0) if pretrained else (1e-3, 1e-4)
+    rate, decay = usual_rates(recipe, pretrained=start.pretrained)
     given = replace(
         optimization,
         learning_rate=rate if optimization.learning_rate is None else optimization.learning_rate,
@@ -164,9 +171,9 @@ def anew(recipe: Recipe, start: Start, config: ClassifierConfig) -> tuple[str, .
     return (*((HEAD,) if other else ()), *((POOLING,) if recipe.classification.fresh_pooling else ()))
 
 
-def save(model: ImageClassifier, preprocess: Preprocess, folder: Path) -> None:
+def save(student: Student, preprocess: Preprocess, folder: Path) -> None:
     """Writes a folder that `ImageClassifier.from_preset` reads."""
-    vision = model.config.vision
+    vision = student.config.vision
     pixels: FixedSize | NaFlex
     if isinstance(vision, VisionConfig):
         pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
@@ -174,8 +181,20 @@ def save(model: ImageClassifier, preprocess: Preprocess, folder: Path) -> None:
         pixels = NaFlex(
             patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
         )
-    model.processor = ImageProcessor(pixels=pixels)
-    model.save_to_preset(folder)
+    student.towers.processor = ImageProcessor(pixels=pixels)
+    save_merged(student, folder)
+
+
+def _settle(learner: Learner, recipe: Recipe, start: Start, evaluation: ClassifierEvaluation) -> str:
+    """Judges the checkpoint by words alone, where it reads them."""
+    if learner.placement.writes:
+        evaluation.judge_before(encoder_of(start))
+    return ""
+
+
+def _missing_flags(recipe: Recipe, start: Start) -> list[str]:
+    missing = [] if recipe.data.train_data else ["--train-data (pictures with labels)"]
+    return missing if start.pretrained else [*missing, *missing_checkpoints(recipe.model)]
 
 
 def _refuse_options_of_pairs(recipe: Recipe) -> None:
@@ -202,10 +221,10 @@ CLASSES = Task(
     preprocess=preprocess_of,
     config=config_of,
     described=described,
-    missing_flags=lambda recipe, start: [] if recipe.data.train_data else ["--train-data (pictures with labels)"],
-    judge=lambda *judged, folder, beginning, stop: ClassifierEvaluation(*judged),
+    missing_flags=_missing_flags,
+    judge=lambda *judged, folder, beginning, stop: ClassifierEvaluation(*judged, beginning=beginning),
     anew=anew,
     may_leave=("text/", "pair_logits/", POOLING, HEAD),
-    settle=lambda learner, recipe, start, evaluation: "",
+    settle=_settle,
     save=save,
 )

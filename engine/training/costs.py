@@ -17,7 +17,7 @@ MOST_OF_THE_BEGINNING = 0.1
 """Of the weights that a moving average begins with, the share in it that needs saying."""
 
 _FLOAT32_BYTES = 4
-_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
+_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "momentum": 1}
 
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:

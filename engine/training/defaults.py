@@ -55,8 +55,7 @@ def with_rates(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
     """
     carried = _carried(recipe, start, terms)
     mixed, optimization = bool(carried), recipe.optimization
-    carried_rate = CARRIED_RATE if recipe.model.lora_rank is None else ADAPTERS_RATE
-    rate, decay = (FRESH_RATE, FRESH_DECAY) if mixed or not start.pretrained else (carried_rate, 0.0)
+    rate, decay = usual_rates(recipe, pretrained=start.pretrained and not mixed)
     rates = optimization.learning_rate_multipliers or dict.fromkeys(carried, CARRIED_SHARE)
     decays = optimization.weight_decay_multipliers or dict.fromkeys(carried, 0.0)
     slowed = mixed and not optimization.learning_rate_multipliers
@@ -77,6 +76,13 @@ def with_rates(recipe: Recipe, start: Start, terms: Terms) -> Recipe:
             for stage in recipe.stages
         ),
     )
+
+
+def usual_rates(recipe: Recipe, *, pretrained: bool) -> tuple[float, float]:
+    """Rate and weight decay of fresh weights, or of a checkpoint's or of the adapters in front of them."""
+    if not pretrained:
+        return FRESH_RATE, FRESH_DECAY
+    return (CARRIED_RATE if recipe.model.lora_rank is None else ADAPTERS_RATE), 0.0
 
 
 def _carried(recipe: Recipe, start: Start, terms: Terms) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def as_embedded(recipe: Recipe, preprocess: Preprocess, source: Source) -> tuple
 def embed_once(
     recipe: Recipe,
     pictures: EmbeddedPictures,
-    student: Student | ImageClassifier,
+    student: Student,
     preprocess: Preprocess,
     stop: StopSignals,
 ) -> None:
@@ -138,7 +138,7 @@ def embed_once(
     """
     store = StoredEmbeddings(
         recipe.run.embeddings_dir or recipe.run.run_dir / FOLDER,
-        LockedTower(student if isinstance(student, ImageClassifier) else student.towers, preprocess),
+        LockedTower(student.towers, preprocess),
         model=recipe.model.pretrained or recipe.model.pretrained_image or recipe.model.model,
         batch_size=BATCH_SIZE,
         stop=stop,

@@ -1,7 +1,7 @@
 """The judge of a stage's towers: recall by language, zero-shot classes, boxes and probes on scenes."""
 
-from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +44,13 @@ from diptych.engine.training.held_out import held_out_loss, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import PairResults
 from diptych.engine.training.retention import Retention
+from diptych.engine.training.task import adapters_merged
 from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.student import Student
 
 QUICK_LANGUAGE = "en"
 IMAGE_BATCH, TEXT_BATCH = 256, 1_024
-
-
-def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of an evaluation that sees what low-rank adapters add in the kernels themselves.
-
-    The adapters are weights of the student and not of its towers: what jax compiles of these takes them for constants.
-    """
-
-    @wraps(method)
-    def merged(self, *arguments):
-        with self._student.merged():
-            return method(self, *arguments)
-
-    return merged
 
 
 class Evaluation:
@@ -154,8 +141,7 @@ class Evaluation:
                 retrieval[pairs.name].pop(MEAN)
             if pairs.classes:
                 zero_shots[f"{pairs.classes.name}, {pairs.name.lower()}"] = self._zero_shot(pairs.classes, images)
-            if samples is None and self._student.logit_bias is not None:
-                # A softmax model has no probability of a pair, which galleries and scores show.
+            if samples is None:
                 samples = self._samples(pairs, images, texts)
         results: PairResults = {
             "retrieval": retrieval,
@@ -294,6 +280,7 @@ class Evaluation:
         return {"patches": patches, "spatial_shapes": pairs.spatial_shapes[rows]}
 
     def _samples(self, pairs: PairSet, images: np.ndarray, texts: np.ndarray) -> Samples:
+        scale, bias = _scale_and_bias(self._student)
         return Samples(
             image_embeddings=images,
             text_embeddings=texts,
@@ -302,8 +289,8 @@ class Evaluation:
             captions=pairs.captions,
             languages=pairs.languages,
             thumbnails=pairs.images,
-            logit_scale=_scale_and_bias(self._student)[0],
-            logit_bias=_scale_and_bias(self._student)[1] or 0.0,
+            logit_scale=scale,
+            logit_bias=bias,
             batch_size=self._recipe.optimization.batch_size,
             name=pairs.name,
         )

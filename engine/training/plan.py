@@ -171,8 +171,7 @@ def _planned(
     if not locks:
         return as_asked(recipe, made, terms)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
-    adapters_of = getattr(student, "adapters", None)
-    adapted = adapters_of.shapes if adapters_of is not None else {}
+    adapted = student.adapters.shapes if student.adapters is not None else {}
     locked = frozenset({"image", "text"} - {path.partition("/")[0] for path in (*moving, *adapted)})
     return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
 

@@ -49,3 +49,4 @@ class ClassifierResults(JudgedStage):
     """What a classifier scored."""
 
     classification: dict[str, ClassificationResult | SeveralLabelsResult]  # by the name of the set
+    zero_shot_before: Mapping[str, ClassificationResult | SeveralLabelsResult]  # the first step, by words alone

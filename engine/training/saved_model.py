@@ -14,18 +14,22 @@ from diptych.models.siglip.student import Student
 
 
 def save_trained(student: Student, preprocess: Preprocess, folder: Path) -> None:
-    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with the decoder where there is one.
+    """Writes a folder that `SigLIP.from_preset` and `Processor.from_preset` read, with a decoder where there is one."""
+    save_merged(student, folder)
+    trained_processor(student.config, preprocess).save_to_preset(folder)
+    if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
+        student.captioner.save_to(folder)
+        write_targets(folder, preprocess.targets)
 
-    Low-rank adapters are added to the kernels that they belong to, and kept as a small file beside the model.
+
+def save_merged(student: Student, folder: Path) -> None:
+    """Writes the model of a student, with low-rank adapters added to the kernels that they belong to, and kept as a
+    small file beside it.
     """
     with student.merged():
         student.towers.save_to_preset(folder, format="diptych")
     if student.adapters is not None:
         student.adapters.save_to(folder)
-    trained_processor(student.config, preprocess).save_to_preset(folder)
-    if student.captioner is not None and isinstance(preprocess.targets, CaptionTargets):
-        student.captioner.save_to(folder)
-        write_targets(folder, preprocess.targets)
 
 
 def trained_processor(config: PairConfig, preprocess: Preprocess) -> Processor:

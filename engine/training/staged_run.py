@@ -247,6 +247,10 @@ def begin(
     Args:
         anew: beginnings of the paths of further weights that stay fresh.
         may_leave: beginnings of further saved weights that the stage may have no place for.
+
+    Raises:
+        ValueError: for weights that are fresh and locked, which say nothing and never will.
+        CheckpointError: as `hand_over`.
     """
     towers = ("image/", "text/", "pair_logits/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
@@ -260,6 +264,12 @@ def begin(
             keep_optimizer=planned.stage.schedule is not None,
             may_leave=(*sorted(left), *may_leave),
             anew=(*planned.stage.fresh, *anew),
+        )
+    if held := sorted(set(handover.fresh).intersection(learner.model.held)):
+        raise ValueError(
+            f"Weights that begin fresh would never move, because they are locked: {', '.join(held[:3])}"
+            f"{f' and {len(held) - 3} more' if len(held) > 3 else ''}. Leave out what locks them (--lock-image, "
+            "--lock-text, --lock, --lora-rank), or begin with a checkpoint that has them."
         )
     return str(handover)
 

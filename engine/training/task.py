@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,20 @@ class Judge(Protocol):
     def finish(self, learner: Learner, folder: RunFolder, card: Card) -> PairResults | ClassifierResults:
         """Evaluates everything, prints a table, writes the pages; returns the results."""
         ...
+
+
+def adapters_merged(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A judge's method that sees what low-rank adapters add in the kernels themselves.
+
+    The adapters are weights of the student and not of its model: what jax compiles of this takes them for constants.
+    """
+
+    @wraps(method)
+    def merged(self, *arguments):
+        with self._student.merged():
+            return method(self, *arguments)
+
+    return merged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import ClassifierConfig, CLIPResNetConfig
+from diptych.models import CLIPResNetConfig
+from diptych.models.checkpoints import Config, towers_of
 from diptych.models.parts.low_rank import adapted_kernel
-from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig
-from diptych.models.siglip.parts import ADAPTED, AdaptersPart
+from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig
+from diptych.models.siglip.parts import AdaptersPart
 
 _BLOCK = re.compile(r"(encoder|stage_\d)/block_(\d+)/")
 _BELOW = ("patch_embedding/", "token_embedding/", "position_embedding/", "class_token/", "input_norm/", "stem/")
@@ -55,13 +56,12 @@ class TowerLayers:
         return before + int(block.group(2)) + 1
 
 
-def tower_layers(config: PairConfig | ClassifierConfig) -> list[TowerLayers]:
+def tower_layers(config: Config) -> list[TowerLayers]:
     """Those of each tower that a model has."""
-    image = TowerLayers.of_tower("image", config.vision)
-    return [image] if isinstance(config, ClassifierConfig) else [image, TowerLayers.of_tower("text", config.text)]
+    return [TowerLayers.of_tower(name, tower) for name, tower in towers_of(config).items()]
 
 
-def locked_weights(model: Model, config: PairConfig | ClassifierConfig, paths: Sequence[str]) -> list[str]:
+def locked_weights(model: Model, config: Config, paths: Sequence[str]) -> list[str]:
     """The paths of the weights that --lock-image, --lock-text and --lora-rank hold still.
 
     Raises:
@@ -88,7 +88,7 @@ def locked_weights(model: Model, config: PairConfig | ClassifierConfig, paths: S
     return locked
 
 
-def adapters(model: Model, config: PairConfig, lock: Sequence[str] = ()) -> AdaptersPart | None:
+def adapters(model: Model, config: Config, lock: Sequence[str] = ()) -> AdaptersPart | None:
     """The low-rank adapters that --lora-rank asks for, on kernels that --lock-image, --lock-text and the patterns of
     `lock` leave open.
 
@@ -98,7 +98,9 @@ def adapters(model: Model, config: PairConfig, lock: Sequence[str] = ()) -> Adap
     if model.lora_rank is None:
         return None
     alpha = 2.0 * model.lora_rank if model.lora_alpha is None else model.lora_alpha
-    part = AdaptersPart(rank=model.lora_rank, alpha=alpha, targets=model.lora_targets or ADAPTED)
+    part = AdaptersPart(rank=model.lora_rank, alpha=alpha)
+    if model.lora_targets:
+        part = replace(part, targets=model.lora_targets)
     kernels = list(part.shapes(config))
     locked = locked_weights(replace(model, lora_rank=None), config, kernels)
     locked += [path for path in kernels if any(compiled(pattern).fullmatch(path) for pattern in lock)]
@@ -110,9 +112,7 @@ def adapters(model: Model, config: PairConfig, lock: Sequence[str] = ()) -> Adap
     return replace(part, locked=tuple(locked))
 
 
-def rate_multipliers(
-    optimization: Optimization, config: PairConfig | ClassifierConfig, paths: Sequence[str]
-) -> Mapping[str, float]:
+def rate_multipliers(optimization: Optimization, config: Config, paths: Sequence[str]) -> Mapping[str, float]:
     """Path of a weight, as a pattern -> factor on its rate, where it is not 1: --learning-rate-multipliers, times the
     layer's own.
 

@@ -171,8 +171,7 @@ def clip_image_tower(
 class CLIP(PretrainedPair):
     """CLIP, ready for `compile` and `fit`; a batch's rows are pairs, contrasted by the softmax loss.
 
-    >>> model = CLIP.from_preset("clip_vit_base_patch32")  # fresh weights; or a folder, or
-    "hf://openai/clip-vit-base-patch32"
+    >>> model = CLIP.from_preset("hf://openai/clip-vit-base-patch32")  # or a folder; or a size, load_weights=False
 
     Args:
         config: a `CLIPConfig` (or the dictionary of its fields).

@@ -13,9 +13,10 @@ EXPANSION = 4
 _FLOAT32_BYTES = 4
 
 
-class _Convolution(NamedTuple):
+class CountedConvolution(NamedTuple):
     """A convolution without bias and the norm behind it; `side` is that of its output in pixels."""
 
+    name: str  # the path of its layer in the tower
     kernel_size: int
     inputs: int
     outputs: int
@@ -24,41 +25,43 @@ class _Convolution(NamedTuple):
 
 def parameters(config: CLIPResNetConfig) -> int:
     """Trained scalars, scale and bias of each norm among them; the moving statistics are not trained."""
-    convolutions = sum(one.kernel_size**2 * one.inputs * one.outputs + 2 * one.outputs for one in _convolutions(config))
+    counted = sum(one.kernel_size**2 * one.inputs * one.outputs + 2 * one.outputs for one in convolutions(config))
     c, e = config.channels, config.embed_dim
-    return convolutions + (1 + config.num_patches) * c + 3 * (c * c + c) + c * e + e
+    return counted + (1 + config.num_patches) * c + 3 * (c * c + c) + c * e + e
 
 
 def flops(config: CLIPResNetConfig) -> int:
     """Operations of a forward pass for one image."""
-    convolutions = sum(2 * one.kernel_size**2 * one.inputs * one.outputs * one.side**2 for one in _convolutions(config))
+    counted = sum(2 * one.kernel_size**2 * one.inputs * one.outputs * one.side**2 for one in convolutions(config))
     n, c = 1 + config.num_patches, config.channels
-    return convolutions + 2 * (c * c + 2 * n * c * c + 2 * n * c + c * config.embed_dim)
+    return counted + 2 * (c * c + 2 * n * c * c + 2 * n * c + c * config.embed_dim)
 
 
 def activation_bytes(config: CLIPResNetConfig, *, compute_bytes: int) -> int:
     """Bytes of one image that the tower keeps for its backward pass: of each convolution what it gives, what the norm
     behind it takes in float32, and what the activation gives.
     """
-    kept = sum(one.outputs * one.side**2 * (2 * compute_bytes + _FLOAT32_BYTES) for one in _convolutions(config))
+    kept = sum(one.outputs * one.side**2 * (2 * compute_bytes + _FLOAT32_BYTES) for one in convolutions(config))
     return kept + 3 * (1 + config.num_patches) * config.channels * compute_bytes
 
 
-def _convolutions(config: CLIPResNetConfig) -> Iterator[_Convolution]:
+def convolutions(config: CLIPResNetConfig) -> Iterator[CountedConvolution]:
+    """Those of a tower, from the picture on."""
     side, half = config.image_size // 2, config.width // 2
-    yield _Convolution(3, 3, half, side)
-    yield _Convolution(3, half, half, side)
-    yield _Convolution(3, half, config.width, side)
+    yield CountedConvolution("stem/conv_1", 3, 3, half, side)
+    yield CountedConvolution("stem/conv_2", 3, half, half, side)
+    yield CountedConvolution("stem/conv_3", 3, half, config.width, side)
     side, inputs = side // 2, config.width
     for stage, depth in enumerate(config.stage_depths):
         width = config.width * 2**stage
         outputs = EXPANSION * width
         for block in range(depth):
-            yield _Convolution(1, inputs, width, side)
-            yield _Convolution(3, width, width, side)
+            name = f"stage_{stage + 1}/block_{block:02d}"
+            yield CountedConvolution(f"{name}/conv_1", 1, inputs, width, side)
+            yield CountedConvolution(f"{name}/conv_2", 3, width, width, side)
             if block == 0 and stage:
                 side //= 2
-            yield _Convolution(1, width, outputs, side)
+            yield CountedConvolution(f"{name}/conv_3", 1, width, outputs, side)
             if block == 0:
-                yield _Convolution(1, inputs, outputs, side)
+                yield CountedConvolution(f"{name}/shortcut_conv", 1, inputs, outputs, side)
             inputs = outputs

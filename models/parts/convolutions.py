@@ -8,12 +8,14 @@ import math
 import keras
 from keras import ops
 
+from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import LecunNormal
 
 
 @keras.saving.register_keras_serializable("diptych")
 class Convolution(keras.layers.Layer):
-    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`.
+    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`, which counts
+    with its low-rank adapter where it has one.
 
     The image is padded by half a kernel on each side, as in torch. Keras's padding "same" would pad a stride of two
     behind the image alone.
@@ -35,7 +37,16 @@ class Convolution(keras.layers.Layer):
         margin = self.kernel_size // 2
         if margin:
             x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-        return ops.conv(x, self.kernel, strides=self.stride, padding="valid", data_format="channels_last")
+        y = self._over(x, self.kernel)
+        adapter = getattr(self.kernel, "low_rank", None)  # see `parts.low_rank`
+        if adapter is not None:
+            down, up, scale = adapter
+            narrow = ops.reshape(down, (*self.kernel.shape[:-1], down.shape[-1]))
+            y += scale * affine(self._over(x, narrow), up)
+        return y
+
+    def _over(self, x, kernel):
+        return ops.conv(x, kernel, strides=self.stride, padding="valid", data_format="channels_last")
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

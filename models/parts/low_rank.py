@@ -1,5 +1,6 @@
 """Low-rank adapters: small trained updates of kernels that stay as they are (Hu et al. 2022, "LoRA")."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,11 @@ class LowRank(keras.layers.Layer):
         x · W + (alpha / rank) · (x · down) · up,    down `[in, rank]` from N(0, 1 / in), up `[rank, out]` from 0
 
     (section 4.1). As `up` starts at zero, so does the update. `attach` makes the kernels' own layers add it, by
-    `affine`, and `merged_into` makes kernels that compute the same without it.
+    `affine`, and `merged_into` makes kernels that compute the same without it. The kernel `[size, size, channels, out]`
+    of a convolution counts as the matrix with size · size · channels rows, whose x are the pixels that it looks at.
 
     Args:
-        shapes: path of a kernel -> its shape.
+        shapes: path of a kernel -> its shape as a matrix.
         rank, alpha: r and α of the paper.
     """
 
@@ -54,7 +56,7 @@ class LowRank(keras.layers.Layer):
         """Has each kernel among `weights` meet its adapter wherever it is multiplied."""
         for weight in weights:
             if weight.path in self.shapes:
-                if tuple(weight.shape) != self.shapes[weight.path]:
+                if (math.prod(weight.shape[:-1]), weight.shape[-1]) != self.shapes[weight.path]:
                     raise ValueError(
                         f"{weight.path}: expected the shape {self.shapes[weight.path]}, got {weight.shape}."
                     )
@@ -70,7 +72,7 @@ class LowRank(keras.layers.Layer):
             for kernel, value in zip(kernels, before, strict=False):
                 down, up = (ops.convert_to_numpy(part[kernel.path].value) for part in (self.down, self.up))
                 product = self.alpha / self.rank * (down.astype(np.float64) @ up)
-                kernel.assign((value + product).astype(value.dtype))
+                kernel.assign((value + product.reshape(value.shape)).astype(value.dtype))
             for up in self.up.values():
                 up.assign(np.zeros(up.shape, "float32"))
             yield

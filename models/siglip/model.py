@@ -37,8 +37,7 @@ def text_tower(config: AnyTextConfig, **arguments) -> Tower:
 class SigLIP(PretrainedPair):
     """SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), ready for `compile` and `fit`.
 
-    >>> model = SigLIP.from_preset("siglip2_base_patch16_256")  # fresh weights; or a folder, or
-    "hf://google/siglip2-base-patch16-256"
+    >>> model = SigLIP.from_preset("hf://google/siglip2-base-patch16-256")  # or a folder; or a size, load_weights=False
     >>> model.compile(optimizer=keras.optimizers.AdamW(1e-4))
     >>> model.fit({"images": images, "token_ids": token_ids}, batch_size=256)  # or a dataset of such; rows are pairs
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from diptych.core.training.patterns import compiled
 from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
+from diptych.models.checkpoints import Config, towers_of
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.siglip.config import PairConfig, VisionConfig
+from diptych.models.clip.resnet_counting import convolutions
+from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig, VisionConfig
 
 if TYPE_CHECKING:
     import keras
@@ -91,22 +93,18 @@ class MaskTokenPart:
         return towers.vision.width
 
 
-ADAPTED = (".*/encoder/block_.*/(attention|mlp)/.*_kernel",)
-"""By default all products of the towers' blocks."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptersPart:
-    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks, but for those that are
-    locked (`parts.low_rank`).
+    """Low-rank adapters of the kernels that patterns choose among those of the towers' blocks, by default all of them,
+    but for those that are locked (`parts.low_rank`).
     """
 
     rank: int
     alpha: float
-    targets: tuple[str, ...] = ADAPTED
+    targets: tuple[str, ...] = (".*",)
     locked: tuple[str, ...] = ()
 
-    def build(self, towers: PairConfig, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
+    def build(self, towers: Config, *, name: str, seed: int, dtype: str | None, rematerialize: bool):
         from diptych.models.parts.low_rank import LowRank
 
         shapes, draw = self.shapes(towers), f"{seed}/{name}"
@@ -114,20 +112,16 @@ class AdaptersPart:
         adapters.build()
         return adapters
 
-    def parameters(self, towers: PairConfig) -> int:
+    def parameters(self, towers: Config) -> int:
         return sum(self.rank * (inputs + outputs) for inputs, outputs in self.shapes(towers).values())
 
-    def shapes(self, towers: PairConfig) -> dict[str, tuple[int, int]]:
-        """The adapted kernels' shapes by path; raises ValueError for a pattern that chooses none."""
-        shapes: dict[str, tuple[int, int]] = {}
-        for name, tower in (("image", towers.vision), ("text", towers.text)):
-            if isinstance(tower, CLIPResNetConfig):  # its convolutions have no adapters
-                continue
-            width, hidden = tower.width, tower.mlp_dim
-            kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}
-            kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
-            for block in range(tower.depth):
-                shapes |= {f"{name}/encoder/block_{block:02d}/{kind}_kernel": s for kind, s in kernels.items()}
+    def shapes(self, towers: Config) -> dict[str, tuple[int, int]]:
+        """The adapted kernels' shapes as matrices by path; raises ValueError for a pattern that chooses none."""
+        shapes = {
+            f"{name}/{path}": shape
+            for name, tower in towers_of(towers).items()
+            for path, shape in block_kernels(tower).items()
+        }
         chosen: set[str] = set()
         for target in self.targets:
             expression = compiled(target)
@@ -139,6 +133,26 @@ class AdaptersPart:
                     f"{', '.join(list(shapes)[:4])} and so on."
                 )
         return {path: shape for path, shape in shapes.items() if path in chosen.difference(self.locked)}
+
+
+def block_kernels(tower: AnyVisionConfig | AnyTextConfig) -> dict[str, tuple[int, int]]:
+    """The kernels of a tower's blocks by their paths in it, as matrices `[in, out]`: a convolution's takes all pixels
+    that it looks at.
+    """
+    if isinstance(tower, CLIPResNetConfig):
+        return {
+            f"{one.name}/kernel": (one.kernel_size**2 * one.inputs, one.outputs)
+            for one in convolutions(tower)
+            if one.name.startswith("stage_")
+        }
+    width, hidden = tower.width, tower.mlp_dim
+    kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}
+    kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
+    return {
+        f"encoder/block_{block:02d}/{kind}_kernel": shape
+        for block in range(tower.depth)
+        for kind, shape in kernels.items()
+    }
 
 
 def refuse_others(towers: PairConfig) -> None:

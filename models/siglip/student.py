@@ -1,6 +1,6 @@
-"""Students: two towers, and the parts that only teach them (Tschannen et al. 2025, section 2).
+"""Students: a model, and the parts that only teach it (Tschannen et al. 2025, section 2).
 
-The decoder is saved next to the towers; the other parts are discarded after training.
+The decoder and low-rank adapters are saved next to the model; the other parts are discarded after training.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,29 +10,32 @@ from typing import Any
 import keras
 
 from diptych.core.data.pixels import Normalization
+from diptych.models.checkpoints import Config
 from diptych.models.pretrained import build_model
-from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.model import image_tower
 from diptych.models.siglip.parts import Part
 
 
 class Student(keras.Model):
-    """Two towers with the parts that a stage's losses need, such as "captioner" or "global_head".
+    """Two towers, or a classifier, with the parts that a stage's losses need, such as "captioner" or "global_head".
 
     Args:
-        config: the towers.
+        config: of the two towers, or of the classifier, which then is what `towers` holds.
         parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights'
             paths.
         normalization: what the image tower wants of a batch's bytes.
         seed, dtype, rematerialize: as for `SigLIP`; one seed gives the same weights on every backend, and the towers'
             are those of `build_model(config, seed=seed)`.
 
-    Called on a batch's images and texts it is the towers; the terms of an objective use the parts.
+    Called on a batch's images and texts it is its model; the terms of an objective use the parts.
+
+    Attributes:
+        held: paths of the weights that a stage holds still, without moving statistics.
     """
 
     def __init__(
         self,
-        config: PairConfig,
+        config: Config,
         *,
         parts: Mapping[str, Part] | None = None,
         normalization: Normalization | None = None,
@@ -42,10 +45,12 @@ class Student(keras.Model):
         name: str = "student",
     ):
         super().__init__(name=name)
-        self.config, self._described = config, dict(parts or {})
+        self.config: Any = config
+        self._described = dict(parts or {})
         self.normalization = normalization or Normalization()
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "rematerialize": rematerialize}
-        self.towers = build_model(config, **self._options)
+        self.held: tuple[str, ...] = ()
+        self.towers: Any = build_model(config, **self._options)
         self.parts = {part: self._build(part) for part in self._described}
         if self.adapters is not None:
             self.adapters.attach(self.towers.weights)
@@ -75,6 +80,11 @@ class Student(keras.Model):
     def pair_logits(self):
         """The layer that normalises what both towers give."""
         return self.towers.pair_logits
+
+    @property
+    def head(self):
+        """The layer that tells a classifier's classes apart."""
+        return self.towers.head
 
     def call(self, inputs, training=False):
         return self.towers(inputs, training=training)

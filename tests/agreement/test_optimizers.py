@@ -67,6 +67,7 @@ OPTIMIZERS = {
     "adafactor": {"name": "adafactor", "learning_rate": 1e-2, "weight_decay": 1e-3, "beta_2_cap": 0.85},
     "adafactor, late cap": {"name": "adafactor", "learning_rate": 1e-2, "beta_2_cap": 0.999},
     "lion": {"name": "lion", "learning_rate": 1e-3, "weight_decay": 1e-4},
+    "momentum": {"name": "momentum", "learning_rate": 1e-2, "weight_decay": 1e-3},
     "adamw by pattern": {
         "name": "adamw",
         "learning_rate": 1e-2,
@@ -117,6 +118,7 @@ def test_updates_follow_the_equations(pool, name, seed):
         ("lion", {"beta_1": 0.899}),
         ("lion", {"beta_2": 0.98}),
         ("lion", {"weight_decay": 0.0}),
+        ("momentum", {"beta": 0.899}),
     ],
 )
 def test_another_equation_is_noticed(name, wrong):

@@ -338,6 +338,12 @@ def test_fresh_weights_in_a_checkpoints_shapes(tmp_path):
     _same(fresh, SigLIP(SQUARE, seed=5))
 
 
+@pytest.mark.parametrize("read", [SigLIP.from_preset, from_preset])
+def test_a_size_has_no_weights(read):
+    with pytest.raises(ValueError, match="'siglip_b16_224' is a size, which has no weights.*load_weights=False"):
+        read("siglip_b16_224")
+
+
 SAVE = """
 import sys
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig

@@ -1,4 +1,4 @@
-"""AdamW, Adafactor and Lion as in big_vision's optimizer chain, on `{path: array}`.
+"""AdamW, Adafactor, Lion and momentum as in big_vision's optimizer chain, on `{path: array}`.
 
 The chain (big_vision `optax.py`): clip the gradients by their global norm, turn them into a direction u of the
 optimizer's kind, then p -= s (rate u + decay p), where s in [0, 1] is the schedule. So decay does not scale with the
@@ -33,7 +33,7 @@ def decays_kernels(path: str) -> float:
 
 
 class Optimizer:
-    """What the three share: the state by path and the step p -= s (rate u + decay p).
+    """What all share: the state by path and the step p -= s (rate u + decay p).
 
     Args:
         rate_share, decay_share: path -> factor of the learning rate and of the weight decay.
@@ -222,3 +222,21 @@ class Lion(Optimizer):
         state["error"] = _mean(self.beta_2, earlier, error)[0] + ROUNDINGS * roundoff * state["terms"]
         before_sign = _mean(self.beta_1, earlier, error)[0] + ROUNDINGS * roundoff * state["sign_terms"]
         return np.where((np.abs(state["before_sign"]) <= before_sign) & (before_sign > 0), 2.0, 0.0)
+
+
+class Momentum(Optimizer):
+    """m = β m + g, and m is the direction: Polyak 1964, as `optax.trace`."""
+
+    def __init__(self, *, beta: float = 0.9, **shared):
+        super().__init__(**shared)
+        self.beta = beta
+
+    def direction(self, gradient, state):
+        earlier = self.beta * state.get("m", np.zeros_like(gradient))
+        state["m"], state["terms"] = earlier + gradient, np.abs(earlier) + np.abs(gradient)
+        return state["m"]
+
+    def uncertainty(self, path, error, roundoff):
+        state = self.state[path]
+        state["error"] = self.beta * state.get("error", 0.0) + error + ROUNDINGS * roundoff * state["terms"]
+        return state["error"]

@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.core.data.emoji import TOKENIZER_PATH
 from diptych.core.data.examples.rand_augment import RandAugment
+from diptych.core.data.pixels import FixedSize
+from diptych.core.data.processor.processor import Processor
+from diptych.core.data.sources.open import open_source
+from diptych.core.data.sources.subset import Subset
+from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
+from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.embedding.encoder import Encoder
+from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+from diptych.engine.judging.sets import Dataset, EvaluationSet, Labels
+from diptych.engine.judging.tasks import judge
 from diptych.engine.trained_run import load_run
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
@@ -84,6 +95,7 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
     out = capsys.readouterr().out
     assert "a fresh head for 3 classes (blue, green, red), one label a picture" in out
     assert "fresh 2 (classifier)" in out
+    assert "Zero-shot, before the first step: none, because the text tower of" in out
     model = load_run(tmp_path).model
     assert model.config.classes == NAMES
     assert moved(model, pair) == set()
@@ -96,6 +108,65 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
     answers = model.classify(sorted(pictures.rglob("*.png")), top_k=1)
     truths = [path.parent.name for path in sorted(pictures.rglob("*.png"))]
     assert np.mean([next(iter(answer)) == truth for answer, truth in zip(answers, truths, strict=True)]) > 0.9
+
+
+@ON_JAX
+def test_adapters_learn_in_front_of_a_tower_that_is_left_with_what_they_add(pair, checkpoint, pictures, tmp_path):
+    flags = ("--examples", "64", "--lora-rank", "2", "--lr", "0.1", "--weight-decay", "1e-4", "--optimizer", "adamw")
+    assert train("full", pictures, checkpoint, tmp_path, *flags) == 0
+    model = ImageClassifier.from_preset(tmp_path / "model")
+    assert moved(model, pair) == {"encoder"}
+    given = weights(pair)
+    changed = {path for path, value in weights(model).items() if not np.array_equal(value, given.get(path))}
+    assert {path.rpartition("_")[2] for path in changed - {"classifier/kernel", "classifier/bias"}} == {"kernel"}
+    assert (tmp_path / "model" / "adapters.safetensors").stat().st_size < 10_000
+    evaluated = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
+    held_out = Subset(open_source(str(pictures)), fraction=0.4, held_out=True)
+    records = [held_out.record(place) for place in range(len(held_out))]
+    logits = model.predict([held_out.read(record.images[0]) for record in records], verbose=0).astype(np.float64)
+    truths = [NAMES.index(record.labels[0]) for record in records]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[range(len(truths)), truths]
+    assert evaluated[-1]["validation_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert evaluated[-1]["validation_loss"] < evaluated[0]["validation_loss"] - 0.05
+
+
+@ON_JAX
+def test_words_alone_are_judged_before_the_first_step(pictures, tmp_path, capsys):
+    """With the words that recipes.evaluate says, on the pictures of the checkpoint's own size."""
+    text = replace(CONFIG.text, vocab_size=8_000)
+    folder, model = tmp_path / "reads", SigLIP(replace(CONFIG, text=text), seed=5)
+    model.save_to_preset(folder)
+    pixels = FixedSize(height=16, width=16, resize="bilinear_antialias")
+    Processor(pixels=pixels, tokenizer=open_tokenizer(TOKENIZER_PATH), context_length=6).save_to_preset(folder)
+    flags = ("--examples", "16", "--image-size", "24", "--pooling", "gap", "--lora-rank", "2")
+    assert train("full", pictures, folder, tmp_path / "run", *flags, report=True) == 0
+    held_out = Subset(open_source(str(pictures)), fraction=0.4, held_out=True)
+    of_records = np.array([NAMES.index(held_out.record(place).labels[0]) for place in range(len(held_out))])
+    labelled = EvaluationSet(name="own", source=held_out, labels=Labels(names=NAMES, of_records=of_records))
+    with StopSignals() as stop:
+        store = StoredEmbeddings(tmp_path / "embedded", Encoder.open(folder), model="own", batch_size=64, stop=stop)
+        (judged,) = judge(store, Dataset(name="own", sets=[labelled], tasks=("zeroshot_classification",)))
+    (name, found), *others = read_results(tmp_path / "run" / "results.json")["training"]["zero_shot_before"].items()
+    assert (name, others) == ("Held-out pictures", [])
+    assert found["confusion"] == judged["details"]["confusion"]
+    told = f"{found['accuracy']:.1%} right"
+    out = capsys.readouterr().out
+    assert f"Zero-shot, before the first step: {told} of held-out pictures" in out
+    assert f"; zero-shot, before the first step, {told}" in out
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert report.count("Zero-shot, before training") == 2
+
+
+@ON_JAX
+def test_what_is_fresh_and_locked_is_refused(checkpoint, pictures, tmp_path, capsys):
+    """A pooling, a tower or a table of tokens that nobody has trained, and that would stay so."""
+    flags = ("--examples", "16", "--lora-rank", "2", "--fresh-pooling")
+    assert train("full", pictures, checkpoint, tmp_path, *flags) == 1
+    assert "begin fresh would never move, because they are locked: image/map_head/" in capsys.readouterr().err
+    for flag, message in (("--lock-image",), "--pretrained-image"), (("--lora-rank", "2"), "--pretrained (a"):
+        made = plan("from_scratch", "--train-data", str(pictures), "--val-fraction", "0.4", *flag)
+        (missing,) = made.task.missing_flags(made.recipe, made.start)
+        assert missing.startswith(message)
 
 
 @ON_JAX
@@ -118,6 +189,16 @@ def test_from_scratch_changes_pictures_as_big_visions_classifiers_do(pictures):
     assert (changes.area, changes.flip, changes.then) == (0.05, 0.5, RandAugment(count=2, magnitude=10))
     with pytest.raises(ValueError, match="a magnitude from 0 to 10"):
         replace(planned.recipe, classification=replace(planned.recipe.classification, rand_augment=(0, 5)))
+
+
+@ON_JAX
+def test_transfer_takes_big_visions_settings(checkpoint, pictures):
+    data = ("--train-data", str(pictures), "--val-fraction", "0.4", "--pretrained", str(checkpoint))
+    planned = plan("transfer", *data, "--batch-size", "16", "--examples", "64", "--warmup-examples", "16")
+    recipe = planned.recipe.optimization
+    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("momentum", 3e-3, 0.0)
+    assert (planned.preprocess.augmentation.area, planned.preprocess.augmentation.flip) == (0.75, 0.5)
+    assert classifier.transfer().optimization.batch_size == 512
 
 
 @ON_JAX
@@ -208,7 +289,7 @@ def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair
     [
         (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
         (("--lock-text",), "--lock-text is for pairs"),
-        (("--lora-rank", "2"), "--lora-rank is for pairs"),
+        (("--retention", "pets"), "--retention is for pairs"),
         (("--sequence-lengths", "16"), "takes square pictures"),
         (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),
         (("--pretrained", "siglip_b16_224"), "is a size with fresh weights"),

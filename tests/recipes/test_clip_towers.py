@@ -82,7 +82,15 @@ def test_they_learn_by_clips_loss_from_clips_pictures_and_transformers_reads_wha
     moved = {path for path, value in weights(model).items() if not np.array_equal(value, before[path])}
     assert moved >= {"image/encoder/block_01/mlp/in_kernel", "image/projection/kernel", "text/encoder/norm/scale"}
     assert not any(path.startswith(("image/encoder/block_00", "image/input_norm", "image/class")) for path in moved)
-    assert "CLIP on" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in (
+        "CLIP on",
+        "The same captions",
+        "What it finds",
+        "answers of the largest cosine, with it.",
+    ):
+        assert shown in report
+    assert ", p = " not in report, "a softmax model gives a pair no probability"
     model.save_to_preset(tmp_path / "theirs", format="transformers")
     processors = [Processor.from_preset(folder) for folder in (tmp_path / "model", vit)]
     assert processors[0].pixels == processors[1].pixels == PIXELS

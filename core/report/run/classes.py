@@ -17,21 +17,22 @@ Section = tuple[str, str, Markup]
 
 
 def zero_shot_classes(data: ReportData) -> Section | None:
-    """Classes that were found by words."""
+    """Classes that were found by words; beside a classifier, before it was trained."""
     if not data.zero_shot:
         return None
+    panels = [panel for name, result in data.zero_shot.items() for panel in _panels(name, result)]
+    if data.classified:
+        says = "What the names of the classes found on the same pictures, before the first step."
+        return "zero-shot", "Zero-shot", join([lead("Zero-shot, before training", says), _grid(panels)])
     heading = lead("Zero-shot classes", "The class whose prompts fit the image best; no classifier was trained.")
-    panels = [panel for name, result in data.zero_shot.items() for panel in _single(name, result)]
-    return "classes", "Classes", join([heading, element("div", panels, class_="grid-of")])
+    return "classes", "Classes", join([heading, _grid(panels)])
 
 
 def classified(data: ReportData) -> Section | None:
     """What a classifier answers on each set of held-out pictures."""
     if not data.classified:
         return None
-    panels = []
-    for name, result in data.classified.items():
-        panels += _single(name, result) if "confusion" in result else _several(name, result)
+    panels = [panel for name, result in data.classified.items() for panel in _panels(name, result)]
     parts = [lead("Classes", "Held-out pictures, which were never trained on."), _grid(panels)]
     if data.wrong is not None and data.wrong.count:
         parts.append(wrong_gallery(data.wrong))
@@ -60,6 +61,10 @@ def wrong_gallery(wrong: WrongAnswers) -> Markup:
         element("ul", rows, class_="mistakes"),
         class_="panel below",
     )
+
+
+def _panels(name: str, result: ZeroShotResult | SeveralLabelsResult) -> list[Markup]:
+    return _single(name, result) if "confusion" in result else _several(name, result)
 
 
 def _single(name: str, result: ZeroShotResult) -> list[Markup]:

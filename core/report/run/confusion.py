@@ -60,20 +60,35 @@ def confusion_panel(result: Confusion, title: str = "Confusion") -> Markup:
 
 
 def confusion_map(result: Confusion) -> Markup:
-    """A picture with a point for each pair of classes, as wide as the page."""
+    """A picture with a point for each pair of classes, as wide as the page; among many classes those that nothing was
+    taken for show what is beside them.
+    """
     confusion = np.asarray(result["confusion"], np.float64)
     images = confusion.sum(axis=1) + np.asarray(result["no_answer"])
     shares = np.sqrt(confusion / np.maximum(images, 1)[:, None])
+    right = np.diag(np.diag(shares))
+    near_right, near_wrong = (_spread(points, round(len(shares) / _MAP_PIXELS)) for points in (right, shares - right))
+    none = shares == 0
+    blue = np.where(none, near_right >= near_wrong, right > 0)
     pixels = np.empty((*shares.shape, 4), np.uint8)
-    pixels[..., :3] = _WRONG
-    pixels[..., 3] = np.round(255 * shares)
-    np.einsum("iic->ic", pixels)[:, :3] = _RIGHT
+    pixels[..., :3] = np.where(blue[..., None], _RIGHT, _WRONG)
+    pixels[..., 3] = np.round(255 * np.where(none, np.maximum(near_right, near_wrong), shares))
     times = max(1, _MAP_PIXELS // len(shares))  # whole, so that each class is as large as the next
     file = io.BytesIO()
     Image.fromarray(pixels.repeat(times, axis=0).repeat(times, axis=1), "RGBA").save(file, "PNG", optimize=True)
     address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     about = f"Map of the confusion of {len(shares):,} classes"
     return element("img", src=address, alt=about, style="width:100%;max-width:760px;border:1px solid var(--rule)")
+
+
+def _spread(points: np.ndarray, reach: int) -> np.ndarray:
+    """The largest value within `reach` of each point, so that a point of a map with more of them than pixels is seen.
+
+    points: [classes, classes].
+    """
+    side = 2 * reach + 1
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(points, reach), (side, side))
+    return windows.max(axis=(-2, -1))
 
 
 def chosen_classes(result: Confusion, most: int) -> list[int]:

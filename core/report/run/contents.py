@@ -32,7 +32,7 @@ class Samples:
     languages: Sequence[str]  # [texts], codes such as "de", "zh"; "und" where unknown
     thumbnails: np.ndarray  # uint8 [images, height, width, 3], 32 to 96 pixels is plenty
     logit_scale: float  # exp of the weight log_logit_scale
-    logit_bias: float = 0.0
+    logit_bias: float | None = 0.0  # None for a softmax model, which has no probability of a pair
     batch_size: int = 256  # images in a training batch: the base rate of pairs is one in so many
     main_language: str = "en"  # of the matrix, the histograms and most gallery rows; the most frequent one if absent
     name: str = "evaluation set"  # what the images are, such as "drawings of a held-out designer"
@@ -87,7 +87,7 @@ class Earlier:
     image_embeddings: np.ndarray  # float32 [images, width], L2-normalised
     text_embeddings: np.ndarray  # float32 [texts, width], L2-normalised
     logit_scale: float
-    logit_bias: float
+    logit_bias: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,8 @@ class ReportData:
     metrics: Sequence[MetricsRow] = ()  # in order; only "step" or "examples" is needed
     retrieval: Mapping[str, RecallByLanguage] = field(default_factory=dict)
     # By the name of the set, such as "New drawings"; the first set makes the headline.
-    zero_shot: Mapping[str, ZeroShotResult] = field(default_factory=dict)  # by name
+    zero_shot: Mapping[str, ZeroShotResult | SeveralLabelsResult] = field(default_factory=dict)
+    # What words alone find, by name; beside a classifier before it was trained, by the name of the set.
     classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
     # What a classifier scored, by the name of the set.
     wrong: WrongAnswers | None = None

@@ -56,9 +56,10 @@ def finds(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Ma
     parts.append(element("div", panels, class_="panel below"))
     mistakes = sure_mistakes(samples, count=8)
     if mistakes:
+        score = "it" if samples.logit_bias is None else "the probability of a pair"
         panels = [
             element("h3", "Surest mistakes"),
-            element("p", "Wrong first answers of the largest cosine, with the probability of a pair.", class_="says"),
+            element("p", f"Wrong first answers of the largest cosine, with {score}.", class_="says"),
             mistake_gallery(samples, thumbnails, mistakes),
         ]
         parts.append(element("div", panels, class_="panel below"))

@@ -118,14 +118,10 @@ def _strip(samples: Samples, thumbnails: Thumbnails, answer: Answer) -> Markup:
     for image in answer.nearest:
         right = samples.image_labels[image] == label
         cosine = float(samples.image_embeddings[image] @ samples.text_embeddings[answer.query])
-        likely = probability(float(pair_probability(samples, cosine)))
-        pictures.append(
-            thumbnails.picture(
-                image,
-                f"{'right' if right else 'not the one'}, cosine {cosine:.2f}, p = {likely}",
-                "right" if right else "",
-            )
-        )
+        about = f"{'right' if right else 'not the one'}, cosine {cosine:.2f}"
+        if samples.logit_bias is not None:
+            about += f", p = {probability(float(pair_probability(samples, cosine)))}"
+        pictures.append(thumbnails.picture(image, about, "right" if right else ""))
     return element("div", pictures, class_="strip")
 
 
@@ -160,19 +156,22 @@ def caption_gallery(
 
 
 def mistake_gallery(samples: Samples, thumbnails: Thumbnails, answers: Sequence[Answer]) -> Markup:
-    """Caption, the image that was found, and the right one beside it."""
+    """Caption, the image that was found, and the right one beside it, with probabilities or else cosines."""
     rows = []
     for answer in answers:
         right = int(np.flatnonzero(samples.image_labels == samples.text_labels[answer.query])[0])
         parts = []
         for image, frame, word in ((answer.nearest[0], "wrong", "found"), (right, "right", "meant")):
             cosine = float(samples.image_embeddings[image] @ samples.text_embeddings[answer.query])
-            likely = float(pair_probability(samples, cosine))
+            score = shown(cosine, f"{cosine:.2f}")
+            if samples.logit_bias is not None:
+                likely = float(pair_probability(samples, cosine))
+                score = shown(likely, probability(likely))
             parts.append(
                 element(
                     "span",
                     thumbnails.picture(image, f"{word}, cosine {cosine:.2f}", frame),
-                    element("small", word, " ", shown(likely, probability(likely))),
+                    element("small", word, " ", score),
                     class_="half",
                 )
             )

@@ -8,6 +8,8 @@ import numpy as np
 
 from diptych.core.evaluation.multilingual import MEAN, RecallByLanguage
 from diptych.core.evaluation.retrieval import Recalls
+from diptych.core.evaluation.several_labels import SeveralLabelsResult
+from diptych.core.evaluation.zero_shot import ZeroShotResult
 from diptych.core.report.charts.layout import masthead
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.numbers import compact, duration, percent, shown
@@ -69,7 +71,7 @@ def summary(data: ReportData) -> list[object]:
 
 def headline(data: ReportData) -> Markup | None:
     """The numbers one asks for first, each with its 95% interval or what chance would give."""
-    tiles = []
+    tiles: list[Markup | None] = []
     for place, (name, results) in enumerate(data.retrieval.items()):
         language = main_language(data, results)
         strict, lenient = recall_names(results)
@@ -86,16 +88,9 @@ def headline(data: ReportData) -> Markup | None:
             tiles.append(
                 _recall_tile(f"{strict}, {mean.get('languages', len(results) - 1)} languages", name, mean, strict)
             )
-    for name, found in list(data.zero_shot.items())[:1]:
-        note = f"largest class {percent(found['chance'])}" if "chance" in found else ""
-        tiles.append(_tile("Zero-shot", name, found["accuracy"], found.get("interval"), note))
-    for name, scored in data.classified.items():
-        if "accuracy" in scored:
-            note = f"largest class {percent(scored['chance'])}"
-            tiles.append(_tile("Right", name, scored["accuracy"], scored["interval"], note))
-        elif scored["mean_average_precision"] is not None and scored["chance"] is not None:
-            note = f"chance {percent(scored['chance'])}"
-            tiles.append(_tile("Mean average precision", name, scored["mean_average_precision"], None, note))
+    tiles += [_class_tile("", name, scored) for name, scored in data.classified.items()]
+    words = "Zero-shot, before training" if data.classified else "Zero-shot"
+    tiles += [_class_tile(words, name, found) for name, found in list(data.zero_shot.items())[:1]]
     return element("dl", tiles, class_="tiles") if tiles else None
 
 
@@ -226,6 +221,17 @@ def _recall_tile(title: str, set_name: str, result: Recalls, recall: str) -> Mar
     chance = min(1.0, int(recall.partition("@")[2]) / result["gallery"]) if result.get("gallery") else None
     note = f"chance {percent(chance)}" if chance is not None else ""
     return _tile(set_name, title, result[recall], result.get("intervals", {}).get(recall), note)
+
+
+def _class_tile(over: str, name: str, found: ZeroShotResult | SeveralLabelsResult) -> Markup | None:
+    if "accuracy" in found:
+        over = over or "Right"
+        note = f"largest class {percent(found['chance'])}" if "chance" in found else ""
+        return _tile(over, name, found["accuracy"], found.get("interval"), note)
+    if found["mean_average_precision"] is None or found["chance"] is None:
+        return None
+    over, note = over or "Mean average precision", f"chance {percent(found['chance'])}"
+    return _tile(over, name, found["mean_average_precision"], None, note)
 
 
 def _tile(over: str, title: str, share: float, interval: Sequence[float] | None, note: str) -> Markup:

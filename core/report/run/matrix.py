@@ -10,6 +10,11 @@ from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run.contents import Samples
 from diptych.core.report.run.score_figures import pair_probability
 
+_LARGEST = 1.5
+"""At most how many times its size a matrix of few classes is drawn."""
+_FIRST_WIDE = 0x2E80
+"""The first letter of those that are as wide as high, of Chinese, Japanese and Korean."""
+
 
 def similarity_matrix(
     samples: Samples, thumbnails: Thumbnails, images: np.ndarray, texts: np.ndarray, *, cell: float, names: float
@@ -91,25 +96,27 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
     Args:
         result: the confusion.
         cell: side of a cell.
-        names: width kept for the names of the rows.
+        names: at most this width is kept for the names of the rows.
     """
     confusion = np.asarray(result["confusion"], dtype=np.float64)
     class_names = result["class_names"]
     images = confusion.sum(axis=1) + np.asarray(result["no_answer"])
-    head, marks = 92, []
+    lengths = [_drawn_width(shorten(name, 20)) for name in class_names]
+    names, head = min(names, 10 + max(lengths)), 14 + 0.75 * max(lengths)
+    marks: list[Markup] = []
     for place, name in enumerate(class_names):
         x = names + place * cell + cell / 2
         marks.append(
             element(
-                "text", shorten(name, 18), transform=f"translate({x + 3:.1f} {head - 8}) rotate(-48)", class_="tick"
+                "text", shorten(name, 20), transform=f"translate({x + 3:.1f} {head - 8:.1f}) rotate(-48)", class_="tick"
             )
         )
         marks.append(
             element(
                 "text",
                 shorten(name, 20),
-                x=names - 7,
-                y=head + place * cell + cell / 2 + 4,
+                x=f"{names - 7:.1f}",
+                y=f"{head + place * cell + cell / 2 + 4:.1f}",
                 text_anchor="end",
                 class_="tick",
             )
@@ -123,8 +130,8 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
                 element(
                     "rect",
                     element("title", sentence),
-                    x=x + 1,
-                    y=y + 1,
+                    x=f"{x + 1:.1f}",
+                    y=f"{y + 1:.1f}",
                     width=cell - 2,
                     height=cell - 2,
                     rx=3,
@@ -137,14 +144,19 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
                     element(
                         "text",
                         percent(round(share, 2)).removesuffix("%").removesuffix(".0"),
-                        x=x + cell / 2,
-                        y=y + cell / 2 + 4,
+                        x=f"{x + cell / 2:.1f}",
+                        y=f"{y + cell / 2 + 4:.1f}",
                         text_anchor="middle",
                         class_="share",
                     )
                 )
-    # The last slanted name reaches beyond the last column.
     size = cell * len(class_names)
-    return svg(
-        names + size + 46, head + size + 2, "Confusion of classes, in percent of the true class", marks, class_="matrix"
-    )
+    # Slanted names reach beyond the last column.
+    beyond = [(place + 0.5 - len(class_names)) * cell + 0.7 * length for place, length in enumerate(lengths)]
+    width, title = names + size + max(2, 8 + max(beyond)), "Confusion of classes, in percent of the true class"
+    return svg(width, head + size + 2, title, marks, class_="matrix", style=f"max-width:{_LARGEST * width:.0f}px")
+
+
+def _drawn_width(text: str) -> float:
+    """About how wide a name is drawn."""
+    return sum(11.0 if ord(letter) >= _FIRST_WIDE else 6.3 for letter in text)

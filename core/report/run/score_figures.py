@@ -170,7 +170,9 @@ def matched(samples: Samples, *, limit: int | None, seed: int = 0) -> tuple[np.n
 
 
 def pair_probability(samples: Samples, cosines: ArrayLike) -> np.ndarray:
-    """Sigmoid probability of cosines under the samples' scale and bias."""
+    """Sigmoid probability of cosines under the samples' scale and bias; raises ValueError where they have no bias."""
+    if samples.logit_bias is None:
+        raise ValueError("A softmax model gives a pair no probability.")
     return sigmoid(samples.logit_scale * np.asarray(cosines, dtype=np.float64) + samples.logit_bias)
 
 

@@ -12,10 +12,10 @@ from diptych.core.report.run.score_figures import clouds_figure, histogram_figur
 
 def scores(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Markup] | None:
     """(anchor, title, content): similarity matrix, logits, reliability and clouds; None without embeddings of a
-    pair.
+    pair, and for a softmax model, which gives a pair no probability.
     """
     samples = data.samples
-    if samples is None or thumbnails is None:
+    if samples is None or thumbnails is None or samples.logit_bias is None:
         return None
     images, texts = matched(samples, limit=24, seed=2)
     if not len(images):

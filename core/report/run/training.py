@@ -63,7 +63,7 @@ def training_figures(rows: Sequence[MetricsRow], *, width: float, height: float)
     quantities = [
         (
             "Validation loss",
-            "on held-out data; of pairs in batches of the size that is trained with",
+            "on held-out data; pairs are taken in batches as large as in training",
             column(rows, "validation_loss"),
             "loss",
             False,

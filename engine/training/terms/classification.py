@@ -5,7 +5,7 @@ from keras import ops
 from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.sources.labels import ClassNames
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
-from diptych.core.training.objectives import Loss, image_inputs
+from diptych.core.training.objectives import Loss, image_inputs, normalization_of
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models import ClassifierConfig
 
@@ -50,7 +50,7 @@ class Classification(StageTerm):
         if "image_features" in batch:
             logits = seen.model.head(batch["image_features"])
             return {"losses": self._losses(logits, labels), "right": self._right(logits, labels)}
-        inputs = image_inputs(batch)
+        inputs = image_inputs(batch, normalization_of(seen.model))
         if "mixup" not in batch:
             logits = seen.model(inputs, training=True)
             return {"losses": self._losses(logits, labels), "right": self._right(logits, labels)}

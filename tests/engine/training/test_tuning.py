@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diptych.core.training.optimizers import KERNELS
+from diptych.core.training.patterns import matching
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.engine.training.build import build_student, stage_optimizer
 from diptych.engine.training.plan import plan_stages
@@ -163,3 +165,11 @@ def test_layers_of_clips_towers_are_counted_from_the_picture_on(vision, first, l
         assert layers.of("image/stage_3/block_00/norm_1/scale") == 1 + 2 + 1
     locked = locked_weights(Model(lock_image=True, lock_image_unlocked_blocks=1), config, paths)
     assert {layers.of(path) for path in locked} == set(range(layers.depth))
+    part = adapters(Model(lora_rank=2, lock_image=True, lock_image_unlocked_blocks=1, lock_text=True), config)
+    assert {layers.of(path) for path in part.shapes(config)} == {layers.depth}
+
+
+def test_adapters_decay_as_their_kernels_do():
+    part = adapters(Model(lora_rank=2), CONFIG)
+    layer = part.build(CONFIG, name="adapters", seed=0, dtype=None, rematerialize=False)
+    assert all(matching(KERNELS, [weight.path for weight in layer.weights]))

@@ -2,18 +2,26 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from diptych.core.weights.safetensors import read_tensors
-from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.parts.convolutions import Convolution
+from diptych.models.parts.low_rank import LowRank
+from diptych.models.pretrained import build_model
 from diptych.models.siglip.parts import AdaptersPart
 from diptych.models.siglip.student import Student
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
 CONFIG = SigLIPConfig(
     vision=VisionConfig(**SIZE, patch_size=4, image_size=8), text=TextConfig(**SIZE, vocab_size=20, context_length=5)
+)
+RESNET = CLIPConfig(
+    vision=CLIPResNetConfig(stage_depths=(2, 1, 1, 1), width=4, num_heads=2, image_size=32, embed_dim=16),
+    text=CLIPTextConfig(**SIZE, vocab_size=20, context_length=5, embed_dim=16),
 )
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, (3, 8, 8, 3)).astype("float32")
@@ -30,18 +38,48 @@ def pooled(model) -> np.ndarray:
 
 def test_fresh_adapters_change_nothing_and_count_as_planned():
     student = adapted()
-    np.testing.assert_array_equal(pooled(student), pooled(SigLIP(CONFIG, seed=4)))
+    np.testing.assert_array_equal(pooled(student), pooled(build_model(CONFIG, seed=4)))
     count = sum(int(np.prod(weight.shape)) for weight in student.adapters.weights)
     assert count == AdaptersPart(rank=3, alpha=6.0).parameters(CONFIG) == 2 * 2 * 3 * (64 + 32 + 40 + 40)
 
 
+def test_each_convolution_of_a_residual_networks_blocks_has_an_adapter():
+    shapes = AdaptersPart(rank=3, alpha=6.0, targets=("image/.*",)).shapes(RESNET)
+    kernels = {weight.path: tuple(weight.shape) for weight in build_model(RESNET).weights if len(weight.shape) == 4}
+    assert shapes == {
+        path: (int(np.prod(shape[:-1])), shape[-1]) for path, shape in kernels.items() if "image/stage_" in path
+    }
+    assert len(shapes) == 4 * 4 + 3
+
+
+def test_a_convolution_counts_with_its_adapter_until_that_is_merged_into_its_kernel():
+    with keras.name_scope("tower"):
+        layer = Convolution(filters=5, kernel_size=3, stride=2, name="conv")
+        layer.build((None, 8, 8, 3))
+    adapters = LowRank(shapes={layer.kernel.path: (27, 5)}, rank=2, alpha=3.0)
+    adapters.build()
+    before = ops.convert_to_numpy(layer.call(ops.convert_to_tensor(IMAGES)))
+    adapters.attach(layer.weights)
+    for up in adapters.up.values():
+        up.assign(RNG.normal(0, 0.3, up.shape))
+    adapted = ops.convert_to_numpy(layer.call(ops.convert_to_tensor(IMAGES)))
+    assert np.abs(adapted - before).max() > 0.1
+    kernel = ops.convert_to_numpy(layer.kernel.value)
+    with adapters.merged_into(layer.weights):
+        merged = Convolution(filters=5, kernel_size=3, stride=2)
+        merged.build((None, 8, 8, 3))
+        merged.kernel.assign(layer.kernel.value)
+    alone = ops.convert_to_numpy(merged.call(ops.convert_to_tensor(IMAGES)))
+    np.testing.assert_allclose(alone, adapted, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.kernel.value), kernel)
+
+
 def test_merged_kernels_compute_what_adapters_do():
-    student = adapted()
+    student, plain = adapted(), build_model(CONFIG, seed=4)
     for up in student.adapters.up.values():
         up.assign(RNG.normal(0, 0.3, up.shape))
     moved = pooled(student)
-    assert np.abs(moved - pooled(SigLIP(CONFIG, seed=4))).max() > 0.1
-    plain = SigLIP(CONFIG, seed=4)
+    assert np.abs(moved - pooled(plain)).max() > 0.1
     with student.merged():
         for own, merged in zip(plain.weights, student.towers.weights, strict=True):
             own.assign(ops.convert_to_numpy(merged.value))

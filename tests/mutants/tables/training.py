@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "        variable.trainable = False\n", "        variable.trainable = True\n",
            "tests/backends/test_step.py::test_frozen_weights_do_not_move_and_the_others_do"),
     Mutant("biases-decay", "core/training/optimizers.py",
-           'KERNELS = (".*kernel",)', 'KERNELS = (".*",)',
+           'KERNELS = (".*kernel(-down|-up)?",)', 'KERNELS = (".*",)',
            "tests/core/training/test_optimizers.py::test_decay_follows_the_schedule_and_not_the_learning_rate"),
     Mutant("no-warm-up", "core/training/schedules.py",
            "        if self.warmup_examples:\n", "        if self.warmup_examples < 0:\n",

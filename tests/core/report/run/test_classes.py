@@ -12,6 +12,7 @@ from diptych.core.evaluation.classification import classification
 from diptych.core.evaluation.several_labels import several_labels
 from diptych.core.report.run.confusion import confusion_panel, part_of
 from diptych.core.report.run.contents import ReportData, WrongAnswers
+from diptych.core.report.run.matrix import confusion_figure
 from diptych.core.report.run.page import render
 
 
@@ -53,6 +54,22 @@ def test_the_map_has_a_point_for_each_pair_of_classes():
     assert pixels[0, 1, 3] == round(255 * 0.5**0.5)
     assert pixels[5, 5, 2] > pixels[5, 5, 0]  # right is blue
     assert pixels[0, 1, 0] > pixels[0, 1, 2]  # wrong is red
+    assert pixels[5, 6, 3] > 200, "a line that is thinner than a pixel of the page is not seen"
+
+
+def test_names_fit_into_the_table_of_few_classes():
+    result = {"class_names": ["a", "the longest of all names"], "confusion": [[1, 0], [0, 1]], "no_answer": [0, 0]}
+    short = {**result, "class_names": ["a", "b"]}
+    sizes = []
+    for each in (result, short):
+        text = confusion_figure(each)
+        width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
+        starts = [float(x) for x in re.findall(r"translate\(([\d.]+) ", text)]
+        assert max(starts) + 0.67 * 6 * len(each["class_names"][1][:20]) < width
+        sizes.append((width, height))
+    (wide, high), (narrow, low) = sizes
+    assert narrow < wide - 100
+    assert low < high - 60, "short names leave no empty room"
 
 
 def test_the_shares_of_chosen_classes_are_those_of_all_their_images():
