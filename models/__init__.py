@@ -5,6 +5,7 @@ Keras is imported with the first model that is asked for; configurations, preset
 
 from typing import TYPE_CHECKING
 
+from diptych.models.bit.config import BiTConfig
 from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -12,6 +13,7 @@ from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
+    from diptych.models.bit.resnet import BiTResNet
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIP",
+    "BiTConfig",
+    "BiTResNet",
     "CLIPConfig",
     "CLIPResNetConfig",
     "CLIPTextConfig",
@@ -52,6 +56,7 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diptych.models.bit.resnet import BiTResNet
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
@@ -64,6 +69,7 @@ def __getattr__(name: str):
 
     models = (
         CLIP,
+        BiTResNet,
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,

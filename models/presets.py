@@ -4,12 +4,13 @@ import difflib
 from pathlib import Path
 
 from diptych.core.weights.hub import SCHEME, SHIPPED
+from diptych.models.bit import presets as bit
 from diptych.models.clip import presets as clip
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.siglip import presets as siglip
 from diptych.models.siglip.config import SigLIPConfig
 
-PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {**siglip.PRESETS, **clip.PRESETS}
+PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {**siglip.PRESETS, **clip.PRESETS, **bit.PRESETS}
 """Configurations by name; their weights are fresh."""
 
 

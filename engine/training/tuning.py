@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import ClassifierConfig, CLIPResNetConfig
+from diptych.models import BiTConfig, ClassifierConfig, CLIPResNetConfig
 from diptych.models.parts.low_rank import adapted_kernel
 from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig
 from diptych.models.siglip.parts import ADAPTED, AdaptersPart
@@ -31,7 +31,7 @@ class TowerLayers:
     @classmethod
     def of_tower(cls, name: str, config: AnyVisionConfig | AnyTextConfig) -> "TowerLayers":
         """Those of a tower."""
-        if isinstance(config, CLIPResNetConfig):
+        if isinstance(config, CLIPResNetConfig | BiTConfig):
             return cls(name, {f"stage_{number}": depth for number, depth in enumerate(config.stage_depths, 1)})
         return cls(name, {"encoder": config.depth})
 

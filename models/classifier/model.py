@@ -16,7 +16,8 @@ from diptych.core.evaluation.classification import softmax_probabilities
 from diptych.core.files.fields import Fields
 from diptych.core.weights.hub import preset_folder
 from diptych.models.checkpoints import load_image_tower, load_pair, read_checkpoint, save_pair
-from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.bit.config import BiTConfig
+from diptych.models.classifier.config import ClassifierConfig, ClassifierVision
 from diptych.models.classifier.pictures import PictureBatches, are_pictures, keeping_values, targets_of
 from diptych.models.siglip.adapting import with_pooling
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
@@ -205,7 +206,7 @@ class ImageClassifier(Tower):
             )
         if classes is None:
             raise ValueError(f"{preset} is no classifier yet: name its classes, classes=[...].")
-        towers = (VisionConfig, NaFlexVisionConfig)
+        towers = (VisionConfig, NaFlexVisionConfig, BiTConfig)
         tower = load_image_tower(preset, image_tower, towers, revision=revision, name="image", **arguments)
         if pooling is not None:
             tower = with_pooling(tower, pooling)
@@ -238,19 +239,19 @@ def probabilities(config: ClassifierConfig, logits: np.ndarray) -> np.ndarray:
     return sigmoid(logits) if config.several_labels else softmax_probabilities(logits)
 
 
-def usual_pixels(vision: VisionConfig | NaFlexVisionConfig) -> FixedSize | NaFlex:
-    """How SigLIP's towers take pictures where nothing else is known."""
+def usual_pixels(vision: ClassifierVision) -> FixedSize | NaFlex:
+    """How SigLIP's and BiT's towers take pictures where nothing else is known."""
     if isinstance(vision, NaFlexVisionConfig):
         return NaFlex(patch_size=vision.patch_size, max_num_patches=vision.max_num_patches)
     return FixedSize(height=vision.image_size, width=vision.image_size)
 
 
-def _vision_of(tower: Any) -> VisionConfig | NaFlexVisionConfig:
+def _vision_of(tower: Any) -> ClassifierVision:
     kind = getattr(tower, "config_class", None)
-    if kind not in (VisionConfig, NaFlexVisionConfig) or tower.name != "image":
+    if kind not in (VisionConfig, NaFlexVisionConfig, BiTConfig) or tower.name != "image":
         raise ValueError(
-            f"encoder must be an image tower of SigLIP or SigLIP 2, or such a model itself, with the name image; got "
-            f"{type(tower).__name__} {getattr(tower, 'name', '')!r}."
+            f"encoder must be an image tower of SigLIP, SigLIP 2 or BiT, or a model with one, and have the name image; "
+            f"got {type(tower).__name__} {getattr(tower, 'name', '')!r}."
         )
     return kind(**tower.get_config()["config"])
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from diptych.core.training.patterns import compiled
 from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
+from diptych.models.bit.config import BiTConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import PairConfig, VisionConfig
 
@@ -121,7 +122,7 @@ class AdaptersPart:
         """The adapted kernels' shapes by path; raises ValueError for a pattern that chooses none."""
         shapes: dict[str, tuple[int, int]] = {}
         for name, tower in (("image", towers.vision), ("text", towers.text)):
-            if isinstance(tower, CLIPResNetConfig):  # its convolutions have no adapters
+            if isinstance(tower, CLIPResNetConfig | BiTConfig):  # their convolutions have no adapters
                 continue
             width, hidden = tower.width, tower.mlp_dim
             kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}

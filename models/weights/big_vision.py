@@ -105,15 +105,13 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     """Writes one .npz file, `weights.npz`."""
     if isinstance(config, CLIPConfig):
         raise ValueError('big_vision has no CLIP. Save it with format="transformers", "open_clip" or "diptych".')
-    vision, text = config.vision, config.text
+    vision, text = config.own_towers
     if config.init_logit_bias is None:
         raise ValueError(NO_BIAS.format("big_vision's"))
-    if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+    if vision.pooling != "map" or vision.has_own_parts or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             "What is read from big_vision's files pools images by attention without a projection and reads text at its "
-            f"last position with one; this model has images {vision.pooling!r}, embed_dim {vision.embed_dim}, text "
-            f"{text.pooling!r}, embed_dim "
-            f'{text.embed_dim}. Save it with format="diptych".'
+            f'last position with one; this model has {vision} and {text}. Save it with format="diptych".'
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / FILE, table(config).save(arrays))

@@ -71,11 +71,10 @@ def fields_of(config: ClassifierConfig) -> dict:
         ValueError: for a model that transformers has no class for.
     """
     vision = config.vision
-    if vision.pooling != "gap" or vision.embed_dim:
+    if vision.pooling != "gap" or vision.has_own_parts:
         raise ValueError(
-            "transformers' classifier reads the mean of the patch tokens, and this one pools by "
-            f'{vision.pooling!r}{" with a projection" if vision.embed_dim else ""}. Save it with format="diptych", or '
-            'make the classifier with pooling="gap".'
+            "transformers' classifier reads the mean of the patch tokens, of learned positions and with nothing behind "
+            f'it, and this one has {vision}. Save it with format="diptych", or make the classifier with pooling="gap".'
         )
     kind = "siglip2" if isinstance(vision, NaFlexVisionConfig) else "siglip"
     return {
