@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 PACKAGE = "diptych"
 CLASSES = {
-    "core.training.optimizers": ("AdamW", "Lion", "Adafactor"),
+    "core.training.optimizers": ("AdamW", "Lion", "Adafactor", "SGD"),
     "core.training.schedules": ("Cosine", "Linear", "Part"),
     "models.bit.resnet": ("BiTStem", "BiTUnit", "BiTStage", "BiTResNet"),
     "models.captioner.decoder_block": ("DecoderBlock",),

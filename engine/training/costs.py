@@ -15,7 +15,8 @@ MOST_OF_THE_BEGINNING = 0.1
 """Of the weights that a moving average begins with, the share in it that needs saying."""
 
 _FLOAT32_BYTES = 4
-_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1}
+_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1}
+"""float32 numbers that an optimizer keeps of each weight, one of them its momentum."""
 
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
@@ -91,7 +92,7 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     parts = {
         "weights": weights,
         "gradients": moved,
-        "optimizer": _SLOTS[optimization.optimizer] * moved,
+        "optimizer": (_SLOTS[optimization.optimizer] - 0.5 * (optimization.momentum_dtype == "bfloat16")) * moved,
         "teacher": _FLOAT32_BYTES * parameters["teacher"] / devices,
         "ema": moved if optimization.ema_decay else 0.0,
         "activations": activations,

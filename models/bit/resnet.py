@@ -1,7 +1,7 @@
 """BiT's ResNet image towers, of big_vision and of the released checkpoints (Kolesnikov et al. 2020, arXiv 1912.11370).
 
-The stride of a unit is in its 3 x 3 convolution. Nothing here is CLIP's ResNet (`models/clip/resnet.py`), which pools by
-averages and attention and has batch statistics.
+The stride of a unit is in its 3 x 3 convolution. CLIP's ResNet (`models/clip/resnet.py`) is another one: it pools by
+averages and attention, and has batch statistics.
 """
 
 from collections.abc import Mapping
@@ -220,9 +220,7 @@ class BiTResNet(ImageTower):
                     dtype=policy,
                 )(x)
             if config.pre_activation:
-                norm = GroupNorm(
-                    num_groups=config.num_groups, epsilon=config.norm_epsilon, name="norm", dtype=policy
-                )
+                norm = GroupNorm(num_groups=config.num_groups, epsilon=config.norm_epsilon, name="norm", dtype=policy)
                 x = ops.relu(norm(x))
             tokens = ops.reshape(x, (-1, config.num_patches, config.channels))
             pooled = ops.mean(tokens, axis=1)

@@ -15,8 +15,8 @@ from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.classification import softmax_probabilities
 from diptych.core.files.fields import Fields
 from diptych.core.weights.hub import preset_folder
-from diptych.models.checkpoints import load_image_tower, load_pair, read_checkpoint, save_pair
 from diptych.models.bit.config import BiTConfig
+from diptych.models.checkpoints import load_image_tower, load_pair, read_checkpoint, save_pair
 from diptych.models.classifier.config import ClassifierConfig, ClassifierVision
 from diptych.models.classifier.pictures import PictureBatches, are_pictures, keeping_values, targets_of
 from diptych.models.siglip.adapting import with_pooling

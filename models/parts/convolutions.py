@@ -11,11 +11,10 @@ from keras import ops
 
 from diptych.models.parts.initializers import LecunNormal
 
-
 Padding = Literal["symmetric", "same"]
-"""Where zeros are laid around an image of n pixels a side for a kernel of k at stride s: "symmetric", as in torch, k // 2
-on each side; "same", as tensorflow and XLA do, no more than ⌈n / s⌉ places need, the odd one behind the image. At
-stride 1 both are one and the same; of 224 pixels a kernel of 7 at stride 2 has (3, 3) or (2, 3)."""
+"""Where zeros lie around an image of n pixels a side for a kernel of k at stride s. "symmetric", as in torch: k // 2 on
+each side. "same", as tensorflow and XLA do: as few as ⌈n / s⌉ places need, of an odd number one more behind. At
+stride 1 both are one and the same; around 224 pixels a kernel of 7 at stride 2 has 3 and 3, or 2 and 3."""
 
 
 @keras.saving.register_keras_serializable("diptych")

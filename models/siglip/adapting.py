@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -14,6 +14,8 @@ from diptych.models.siglip.config import AnyVisionConfig, NaFlexVisionConfig, Si
 from diptych.models.siglip.model import SigLIP, image_tower
 from diptych.models.siglip.presets import naflex_config
 from diptych.models.tower import ImageTower
+
+Vision = TypeVar("Vision", bound=AnyVisionConfig)
 
 KERNEL = "image/patch_embedding/kernel"
 POSITIONS = ("image/position_embedding/embedding", "image/attention_pool/position_embedding/embedding")
@@ -125,11 +127,10 @@ def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
     return new
 
 
-def pooled_by(vision: AnyVisionConfig, pooling: str) -> AnyVisionConfig:
+def pooled_by(vision: Vision, pooling: str) -> Vision:
     """An image tower's configuration with another pooling; raises ValueError for one that has no other."""
     if vision.pooling == pooling:
         return vision
     if not isinstance(vision, VisionConfig | NaFlexVisionConfig):
         raise ValueError(f"A {vision.describes} pools by {vision.pooling!r} alone, got pooling {pooling!r}.")
-    changed: Any = {"pooling": pooling}
-    return replace(vision, **changed)
+    return replace(vision, pooling=pooling)  # type: ignore[arg-type]

@@ -147,8 +147,8 @@ AnyTextConfig = TextConfig | CLIPTextConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SigLIPConfig:
-    """Two towers and the scale and bias of their logits. The towers are SigLIP's; one or both may be CLIP's, and that of
-    images BiT's, which the sigmoid loss trains as well.
+    """Two towers and the scale and bias of their logits. The towers are SigLIP's; one or both may be CLIP's, and that
+    of images BiT's, which the sigmoid loss trains as well.
     """
 
     describes: ClassVar[str] = "SigLIP"
@@ -191,6 +191,16 @@ class SigLIPConfig:
 
 
 PairConfig = SigLIPConfig | CLIPConfig
+
+
+def image_alone(vision: AnyVisionConfig) -> SigLIPConfig:
+    """The configuration around an image tower that stands alone in a checkpoint; its text tower is a stand-in of size
+    one.
+    """
+    text = TextConfig(
+        width=1, depth=1, mlp_dim=1, num_heads=1, vocab_size=1, context_length=1, embed_dim=vision.output_width
+    )
+    return SigLIPConfig(vision=vision, text=text)
 
 
 def pair_config(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diptych.core.training.patterns import compiled
-from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
 from diptych.models.bit.config import BiTConfig
+from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.siglip.config import PairConfig, VisionConfig
 

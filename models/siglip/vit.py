@@ -71,9 +71,10 @@ class VisionTransformer(ImageTower):
     def encode(self, images, *, mask_token=None, masked=None) -> dict:
         """What calling the tower gives, for images of another size too, and with some of their patches hidden.
 
-        For a training step: the same weights, through which gradients flow. Learned positions are resized to the images'
-        grid, bilinear with antialiasing between half-pixel centres; a mask token takes the place of a patch's embedding
-        before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but not what.
+        For a training step: the same weights, through which gradients flow. Learned positions are resized to the
+        images' grid, bilinear with antialiasing between half-pixel centres; a mask token takes the place of a patch's
+        embedding before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but
+        not what.
 
         Args:
             images: `[batch, size, size, 3]` in [-1, 1], of any size from a patch on; pixels that fill no patch are
