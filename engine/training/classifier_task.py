@@ -136,7 +136,7 @@ def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Prepr
     if not isinstance(data_set, LabelledDataSet):
         raise TypeError(f"{data_set.name} has no classes.")
     options, own = recipe.classification, start.config
-    vision = sized(own.vision, recipe.model.image_size)
+    vision: Any = sized(own.vision, recipe.model.image_size)
     pooling = options.pooling or vision.pooling
     vision = pooled_by(vision, pooling)
     if options.fresh_pooling and pooling != "map":

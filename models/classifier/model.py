@@ -9,7 +9,7 @@ import numpy as np
 
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor.files import own_pixels
+from diptych.core.data.processor.files import IMAGE_WRITERS, own_pixels
 from diptych.core.data.processor.image_processor import ImageProcessor, Item
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.classification import softmax_probabilities
@@ -161,11 +161,13 @@ class ImageClassifier(Tower):
 
         Args:
             folder: made if need be.
-            format: "diptych", or "transformers" for SiglipForImageClassification and its NaFlex kin, which read the
-                mean of the patch tokens (pooling "gap") and no other.
+            format: "diptych"; "transformers" for SiglipForImageClassification and its NaFlex kin, which read the mean
+                of the patch tokens (pooling "gap") and no other; of BiT's towers "big_vision" for `weights.npz`, which
+                says nothing of classes and pictures, and "timm" for the pre-activation ones that timm has.
         """
         save_pair(self, Path(folder), format=format)
-        self.processor.save_to_preset(folder, format=format)
+        if format in IMAGE_WRITERS:
+            self.processor.save_to_preset(folder, format=format)
 
     @classmethod
     def from_preset(

@@ -14,7 +14,7 @@ allows it, nor the pictures' size, nor what the classes are called.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +271,15 @@ def write_npz_file(folder: Path, config: ClassifierConfig, arrays: Arrays) -> No
     write_npz(folder / FILE, npz_table(config).save(arrays))
 
 
+def known_by_timm(vision: BiTConfig) -> str | None:
+    """The size's name in timm, None where it has no such model."""
+    for name, (layers, factor) in TIMM_SIZES.items():
+        size = BiTConfig(stage_depths=STAGE_DEPTHS[layers], width=64 * factor, pre_activation=True)
+        if vision == replace(size, image_size=vision.image_size, variance_epsilon=vision.variance_epsilon):
+            return name
+    return None
+
+
 def write_timm(folder: Path, config: ClassifierConfig, arrays: Arrays) -> None:
     """Writes timm's `config.json` and `model.safetensors`.
 
@@ -278,11 +287,8 @@ def write_timm(folder: Path, config: ClassifierConfig, arrays: Arrays) -> None:
         ValueError: for a network that timm has no model of.
     """
     vision = _bit(config)
-    sizes: dict[tuple[tuple[int, ...], int], str] = {
-        (STAGE_DEPTHS[layers], 64 * factor): name for name, (layers, factor) in TIMM_SIZES.items()
-    }
-    name = sizes.get((vision.stage_depths, vision.width))
-    if name is None or not vision.pre_activation or vision.num_groups != NUM_GROUPS or vision.embed_dim:
+    name = known_by_timm(vision)
+    if name is None:
         raise ValueError(
             f"timm has BiT with pre-activation in the sizes {', '.join(TIMM_SIZES)}, and its post-activation networks "
             f'pad and standardise otherwise; this is {vision}. Save it with format="big_vision" or "diptych".'
