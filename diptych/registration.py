@@ -14,8 +14,9 @@ from importlib.util import find_spec
 
 PACKAGE = "diptych"
 CLASSES = {
-    "core.training.optimizers": ("AdamW", "Lion", "Adafactor"),
+    "core.training.optimizers": ("AdamW", "Lion", "Adafactor", "SGD"),
     "core.training.schedules": ("Cosine", "Linear", "Part"),
+    "models.bit.resnet": ("BiTStem", "BiTUnit", "BiTStage", "BiTResNet"),
     "models.captioner.decoder_block": ("DecoderBlock",),
     "models.captioner.generation": ("Generator",),
     "models.captioner.model": ("TargetEmbedding", "Captioner"),
@@ -27,13 +28,14 @@ CLASSES = {
     "models.gpt.model": ("GPT",),
     "models.parts.attention": ("Attention",),
     "models.parts.block": ("Block",),
-    "models.parts.convolutions": ("Convolution", "BatchNorm"),
+    "models.parts.convolutions": ("Convolution", "StandardizedConvolution", "BatchNorm"),
     "models.parts.distillation_head": ("DistillationHead",),
     "models.parts.embeddings": (
         "PatchProjection",
         "PatchEmbedding",
         "TokenEmbedding",
         "PositionEmbedding",
+        "SinCosPositions",
         "ClassToken",
     ),
     "models.parts.encoder": ("Encoder",),
@@ -42,7 +44,7 @@ CLASSES = {
     "models.parts.low_rank": ("LowRank",),
     "models.parts.mask_token": ("MaskToken",),
     "models.parts.mlp": ("Mlp",),
-    "models.parts.norms": ("LayerNorm", "RMSNorm"),
+    "models.parts.norms": ("LayerNorm", "RMSNorm", "GroupNorm"),
     "models.siglip.model": ("SigLIP",),
     "models.siglip.naflex": ("ResizedPositionEmbedding", "PatchMask", "NaFlexVisionTransformer"),
     "models.siglip.text": ("TextTransformer",),

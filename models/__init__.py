@@ -5,6 +5,7 @@ Keras is imported with the first model that is asked for; configurations, preset
 
 from typing import TYPE_CHECKING
 
+from diptych.models.bit.config import BiTConfig
 from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -13,6 +14,7 @@ from diptych.models.gpt.config import GPTConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
+    from diptych.models.bit.resnet import BiTResNet
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIP",
     "GPT",
+    "BiTConfig",
+    "BiTResNet",
     "CLIPConfig",
     "CLIPResNetConfig",
     "CLIPTextConfig",
@@ -56,6 +60,7 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diptych.models.bit.resnet import BiTResNet
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
@@ -70,6 +75,7 @@ def __getattr__(name: str):
     models = (
         CLIP,
         GPT,
+        BiTResNet,
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,

@@ -13,7 +13,7 @@ from diptych.core.files.json_objects import read_json, write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.flat_shards import SHAPES_FILE
 from diptych.core.weights.hub import preset_folder
-from diptych.core.weights.mapping import Table, WeightsMismatch
+from diptych.core.weights.mapping import Arrays, Table, WeightsMismatch
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
@@ -24,6 +24,7 @@ from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
     big_vision,
+    bit,
     keras_hub,
     open_clip,
     openai_gpt,
@@ -210,7 +211,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".npz":
         with open_weights(path) as files, as_settings(path):
-            config: Config = big_vision.config_of(files)
+            if bit.kind_of(files.shapes):
+                config: Config = bit.npz_config_of(files)
+                return Checkpoint(layout="big_vision", config=config, weights=path, table=bit.npz_table)
+            config = big_vision.config_of(files)
         return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
     weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
     if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
@@ -242,6 +246,10 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
         return Checkpoint(layout="diptych", config=config, weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
+    if bit.TIMM_NAME.fullmatch(str(fields.get("architecture"))):
+        with open_weights(path) as files:
+            config = bit.timm_config_of(fields, files)
+        return Checkpoint(layout="timm", config=config, weights=path, table=bit.timm_table)
     if "siglip" in str(fields.get("architecture")):
         with open_weights(path) as files:
             config = open_clip.trunk_config_of(files)
@@ -266,14 +274,22 @@ def save_model(model, folder: Path, *, format: str) -> None:
         write_safetensors_folder(folder, arrays.items())
         write_config(folder / "config.json", fields)
         return
-    layouts: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
+    writers: dict[str, Callable[[Path, Any, Arrays], None]] = {
+        "transformers": transformers.write,
+        "open_clip": open_clip.write,
+        "big_vision": big_vision.write,
+    }
     if isinstance(config, ClassifierConfig):
-        layouts = {"transformers": transformers_classifier}
+        writers = {
+            "transformers": transformers_classifier.write,
+            "big_vision": bit.write_npz_file,
+            "timm": bit.write_timm,
+        }
     if isinstance(config, GPTConfig):
-        layouts = {"transformers": transformers_gpt, "openai": openai_gpt}
-    if format not in layouts:
-        raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
-    layouts[format].write(folder, config, arrays)
+        writers = {"transformers": transformers_gpt.write, "openai": openai_gpt.write}
+    if format not in writers:
+        raise ValueError(f"format must be one of diptych, {', '.join(writers)}, got {format!r}.")
+    writers[format](folder, config, arrays)
 
 
 def _check_depths(checkpoint: Checkpoint, towers: Iterable[Any], files: WeightFiles) -> None:

@@ -2,12 +2,13 @@
 
 Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
 counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none. CLIP's ResNets are counted
-in `models/clip/resnet_counting.py`.
+in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
-from typing import TypeGuard
 
+from diptych.models.bit import counting as bit_counting
+from diptych.models.bit.config import BiTConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -48,11 +49,12 @@ def count_tower_parameters(config: Tower) -> int:
     """Trained scalars of one tower, its pooling head and projection included."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.parameters(config)
+    if isinstance(config, BiTConfig):
+        return bit_counting.parameters(config)
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
-        positions = config.position_grid**2 if isinstance(config, NaFlexVisionConfig) else _tokens(config)
-        embedding = 3 * config.patch_size**2 * d + d + positions * d
+        embedding = 3 * config.patch_size**2 * d + d + _positions(config) * d
     else:
         embedding = config.vocab_size * d + config.context_length * d
     encoder = config.depth * (2 * norm + attention + mlp) + norm
@@ -62,8 +64,23 @@ def count_tower_parameters(config: Tower) -> int:
         )  # the class token is as large as the bias it has not
         return embedding + class_and_norm + encoder + d * config.embed_dim
     pooling = {"map": d + attention + norm + mlp}.get(config.pooling, 0)
-    projection = (d + 1) * config.embed_dim if config.embed_dim else 0
-    return embedding + encoder + pooling + projection
+    representation = _representation_width(config)
+    projection = ((representation or d) + 1) * config.embed_dim if config.embed_dim else 0
+    return embedding + encoder + pooling + (d + 1) * representation + projection
+
+
+def _positions(config: Vision) -> int:
+    """Learned vectors for places; a class token has none, and is as large."""
+    if isinstance(config, NaFlexVisionConfig):
+        return config.position_grid**2
+    if isinstance(config, VisionConfig) and config.positions != "learned":
+        return int(config.pooling == "cls")
+    return _tokens(config)
+
+
+def _representation_width(config: Transformer) -> int:
+    """Of the layer with tanh, 0 where there is none."""
+    return (config.representation_width or 0) if isinstance(config, VisionConfig) else 0
 
 
 def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False) -> dict[str, int]:
@@ -83,7 +100,7 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     loss = 6 * batch_size * config.vision.output_width if others else 0
     training = 3 * (image + text) + loss
     if rematerialize:
-        training += sum(_blocks_flops(tower) for tower in _towers(config) if _has_blocks(tower))
+        training += sum(map(_recomputed_flops, _towers(config)))
     return {"image": image, "text": text, "loss": loss, "training": training}
 
 
@@ -92,22 +109,28 @@ def _towers(config: Config) -> list[Tower]:
     return image if isinstance(config, ClassifierConfig) else [*image, config.text]
 
 
-def _has_blocks(config: Tower) -> TypeGuard[Transformer]:
-    """Whether a tower is a transformer, whose blocks can be computed again in the backward pass."""
-    return not isinstance(config, CLIPResNetConfig)
+def _recomputed_flops(config: Tower) -> int:
+    """Those of the blocks that rematerialisation computes again; CLIP's ResNets have none of these."""
+    if isinstance(config, CLIPResNetConfig):
+        return 0
+    return bit_counting.flops(config) if isinstance(config, BiTConfig) else _blocks_flops(config)
 
 
 def _forward_flops(config: Tower) -> int:
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.flops(config)
+    if isinstance(config, BiTConfig):
+        return bit_counting.flops(config)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
     if isinstance(config, Vision):
         flops += 2 * config.num_patches * 3 * config.patch_size**2 * d
     if config.pooling == "map":
         flops += 2 * (2 * n * d * d + 2 * n * d + d * d + 2 * d * m)
+    representation = _representation_width(config)
+    flops += 2 * d * representation
     if config.embed_dim:
-        flops += 2 * d * config.embed_dim
+        flops += 2 * (representation or d) * config.embed_dim
     return flops
 
 
@@ -179,6 +202,8 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     """Bytes of one example that a tower keeps for its backward pass."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
+    if isinstance(config, BiTConfig):
+        return bit_counting.activation_bytes(config, compute_bytes=compute_bytes, rematerialize=rematerialize)
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)

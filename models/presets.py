@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from diptych.core.weights.hub import SCHEME, SHIPPED
+from diptych.models.bit import presets as bit
 from diptych.models.clip import presets as clip
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.gpt import presets as gpt
@@ -11,7 +12,7 @@ from diptych.models.gpt.config import GPTConfig
 from diptych.models.siglip import presets as siglip
 from diptych.models.siglip.config import SigLIPConfig
 
-PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {**siglip.PRESETS, **clip.PRESETS}
+PRESETS: dict[str, SigLIPConfig | CLIPConfig] = {**siglip.PRESETS, **clip.PRESETS, **bit.PRESETS}
 """Configurations of two towers by name; their weights are fresh."""
 
 ALL_PRESETS: dict[str, SigLIPConfig | CLIPConfig | GPTConfig] = {**PRESETS, **gpt.PRESETS}

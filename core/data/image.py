@@ -16,7 +16,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 32_768
 
-ResizeMethod = Literal["bilinear", "bilinear_antialias", "bicubic_antialias", "bilinear_antialias_float"]
+ResizeMethod = Literal["bilinear", "area", "bilinear_antialias", "bicubic_antialias", "bilinear_antialias_float"]
 RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 
 _ORIENTATION_TAG = 0x0112
@@ -99,7 +99,8 @@ def resize(
 ) -> np.ndarray:
     """Squash uint8 [height, width, 3] to [size, size, 3], or to size = (rows, columns); nothing is cropped.
 
-    Three families. "bilinear" is big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8.
+    Three families. "bilinear" is big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8;
+    "area" its `resize_small`: the mean of the pixels that a new one covers, by the shares covered, truncated as well.
     "bilinear_antialias" and "bicubic_antialias" are Pillow's, rounded to uint8, as transformers prepares SigLIP 2 and
     SigLIP; hub files call them resample 2 and 3. "bilinear_antialias_float" is antialiased but not rounded, float32
     0..255: big_vision's `resize_to_sequence` for NaFlex. An image of the right size is returned as is.
@@ -109,6 +110,8 @@ def resize(
         return image
     if method == "bilinear":
         return _bilinear_without_antialias(image, rows, columns)
+    if method == "area":
+        return _means_of_areas(image, rows, columns)
     if method == "bilinear_antialias_float":
         planes = (Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(_RGB_BYTES))
         filtered = [plane.resize((columns, rows), Image.Resampling.BILINEAR) for plane in planes]
@@ -180,3 +183,19 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     lower = np.maximum(floor, 0).astype(np.int64)
     upper = np.minimum(np.ceil(places), old - 1).astype(np.int64)
     return lower, upper, places - floor
+
+
+def _means_of_areas(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    down, along = _covered(image.shape[0], rows), _covered(image.shape[1], columns)
+    lines = (down @ image.reshape(len(image), -1).astype(np.float32)).reshape(rows, -1, _RGB_BYTES)
+    means = np.einsum("cx,rxk->rck", along, lines, optimize=True)
+    # A mean of whole numbers that is one itself may come out a rounding below it.
+    return (means + np.float32(1e-3)).astype(np.uint8)
+
+
+def _covered(old: int, new: int) -> np.ndarray:
+    """What share of each new pixel the old ones are, float32 [new, old]."""
+    scale, places = old / new, np.arange(old)
+    begins = np.arange(new)[:, None] * scale
+    shares = np.minimum(begins + scale, places + 1) - np.maximum(begins, places)
+    return (np.maximum(shares, 0) / scale).astype(np.float32)

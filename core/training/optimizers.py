@@ -1,4 +1,4 @@
-"""AdamW, Adafactor and Lion as the SigLIP papers use them, as Keras optimizers.
+"""AdamW, Adafactor, Lion and SGD as the SigLIP papers and big_vision use them, as Keras optimizers.
 
 Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(step) in [0, 1],
 
@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from diptych.core.training.patterns import matching, multipliers
+from diptych.core.weights.files import BFLOAT16
 
 KERNELS = (".*kernel(-down|-up)?",)
 
@@ -30,6 +31,9 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         learning_rate_multipliers: pattern -> factor on the rate of the weights it matches, first match first. Decay is
             not multiplied, as in big_vision.
         weight_decay_multipliers: pattern -> factor on the decay of the weights it matches.
+        momentum_dtype: of the slot "momentum", "float32" or "bfloat16". In bfloat16 it is rounded when it is kept, not
+            in the update that it gives, and the number that it decays by is the nearest of bfloat16, 0.8984375 for 0.9:
+            so XLA compiles big_vision's optimizers, all of which keep it so.
         global_clipnorm: clip gradients by their global norm (for `fit`; the training loop clips by itself).
     """
 
@@ -48,6 +52,7 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         decayed: Sequence[str] = KERNELS,
         learning_rate_multipliers: Mapping[str, float] | None = None,
         weight_decay_multipliers: Mapping[str, float] | None = None,
+        momentum_dtype: str = "float32",
         global_clipnorm: float | None = None,
         name: str | None = None,
     ):
@@ -56,12 +61,17 @@ class PatternOptimizer(keras.optimizers.Optimizer):
             raise ValueError(f"learning_rate must be positive, got {base!r}.")
         if weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+        if momentum_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"momentum_dtype must be float32 or bfloat16, got {momentum_dtype!r}.")
         super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name or type(self).__name__.lower())
         self.base_learning_rate = float(base)
         self.decoupled_weight_decay = float(weight_decay)
         self.decayed = tuple(decayed)
         self.learning_rate_multipliers = dict(learning_rate_multipliers or {})
         self.weight_decay_multipliers = dict(weight_decay_multipliers or {})
+        self.momentum_dtype = momentum_dtype
+        if momentum_dtype != "float32":
+            self.update_rule = None
 
     def build(self, variables):
         if self.built:
@@ -82,6 +92,8 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         """The variable that holds slot `name` for a weight."""
         if name == "updates":
             return self.add_variable(shape=(), dtype="float32", name=f"{variable.name}_updates")
+        if name == "momentum" and self.momentum_dtype != "float32":
+            return self.add_variable(shape=variable.shape, dtype=self.momentum_dtype, name=f"{variable.name}_momentum")
         return self.add_variable_from_reference(variable, name=name)
 
     def named_slots(self) -> dict[str, keras.Variable]:
@@ -97,6 +109,16 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             return float(ops.convert_to_numpy(schedule(iterations)))
         return self.base_learning_rate
+
+    def decayed_momentum(self, decay: float, index: int):
+        """decay · momentum of weight `index`, float32."""
+        share = decay if self.momentum_dtype == "float32" else nearest_bfloat16(decay)
+        return share * ops.cast(self.slots["momentum"][index], "float32")
+
+    def keep_momentum(self, momentum, index: int) -> None:
+        """Stores the momentum of weight `index`."""
+        slot = self.slots["momentum"][index]
+        self.assign(slot, ops.cast(momentum, slot.dtype))
 
     def direction(self, gradient, index: int, step):
         """The update in units of the learning rate; also advances the slots of weight `index`, whose updates `step`
@@ -124,6 +146,7 @@ class PatternOptimizer(keras.optimizers.Optimizer):
             "decayed": list(self.decayed),
             "learning_rate_multipliers": self.learning_rate_multipliers,
             "weight_decay_multipliers": self.weight_decay_multipliers,
+            "momentum_dtype": self.momentum_dtype,
             "global_clipnorm": self.global_clipnorm,
             "name": self.name,
         }
@@ -158,10 +181,10 @@ class AdamW(PatternOptimizer):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def direction(self, gradient, index, step):
-        momentum, velocity = self.slots["momentum"][index], self.slots["velocity"][index]
-        m = self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        velocity = self.slots["velocity"][index]
+        m = self.decayed_momentum(self.beta_1, index) + (1 - self.beta_1) * gradient
         v = self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient)
-        self.assign(momentum, m)
+        self.keep_momentum(m, index)
         self.assign(velocity, v)
         m_hat = m / (1 - ops.power(self.beta_1, step))
         v_hat = v / (1 - ops.power(self.beta_2, step))
@@ -184,35 +207,12 @@ class Lion(PatternOptimizer):
         self.beta_1, self.beta_2 = beta_1, beta_2
 
     def direction(self, gradient, index, step):
-        momentum = self.slots["momentum"][index]
-        update = ops.sign(self.beta_1 * momentum + (1 - self.beta_1) * gradient)
-        self.assign(momentum, self.beta_2 * momentum + (1 - self.beta_2) * gradient)
+        update = ops.sign(self.decayed_momentum(self.beta_1, index) + (1 - self.beta_1) * gradient)
+        self.keep_momentum(self.decayed_momentum(self.beta_2, index) + (1 - self.beta_2) * gradient, index)
         return update
 
     def get_config(self):
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2}
-
-
-@keras.saving.register_keras_serializable("diptych")
-class Momentum(PatternOptimizer):
-    """m <- β m + g, and the update is m (Polyak 1964): stochastic gradient descent with momentum, as big_vision's
-    transfers take it (`optax.trace`, without Nesterov's correction). The momentum is float32 here, bfloat16 there.
-    """
-
-    slot_names = ("momentum",)
-
-    def __init__(self, learning_rate, *, beta: float = 0.9, **arguments):
-        super().__init__(learning_rate, **arguments)
-        self.beta = beta
-
-    def direction(self, gradient, index, step):
-        momentum = self.slots["momentum"][index]
-        m = self.beta * momentum + gradient
-        self.assign(momentum, m)
-        return m
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta}
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -225,7 +225,7 @@ class Adafactor(PatternOptimizer):
         β = min(beta_2_cap, 1 - step^-decay_rate),   r, c <- β r + (1 - β) mean over columns, rows of (g² + ε)
         u = g · (r / mean(r))^-½ · c^-½,   m <- momentum · m + (1 - momentum) · u,   the update is m
 
-    No update clipping, no scaling by the weight, no bias correction. The first moment is float32 here (bfloat16 there).
+    No update clipping, no scaling by the weight, no bias correction.
     """
 
     slot_names = ("momentum", "row_second_moment", "column_second_moment", "second_moment", "updates")
@@ -296,9 +296,8 @@ class Adafactor(PatternOptimizer):
             v = beta * second + (1 - beta) * squared
             self.assign(second, v)
             update = gradient * ops.rsqrt(v)
-        momentum = self.slots["momentum"][index]
-        m = self.momentum * momentum + (1 - self.momentum) * update
-        self.assign(momentum, m)
+        m = self.decayed_momentum(self.momentum, index) + (1 - self.momentum) * update
+        self.keep_momentum(m, index)
         return m
 
     def get_config(self):
@@ -306,9 +305,37 @@ class Adafactor(PatternOptimizer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
+@keras.saving.register_keras_serializable("diptych")
+class SGD(PatternOptimizer):
+    """m <- momentum · m + g, the update is m (Polyak 1964), without dampening; big_vision's `momentum_hp`.
+
+    With `momentum_dtype` bfloat16, a rate of 0.1 and a decay of 1e-4 for each 256 examples of a batch, and gradients
+    clipped to norm 1, this is how its ResNets are trained (`bit_i1k.py`).
+    """
+
+    slot_names = ("momentum",)
+
+    def __init__(self, learning_rate, *, momentum: float = 0.9, **arguments):
+        super().__init__(learning_rate, **arguments)
+        self.momentum = momentum
+
+    def direction(self, gradient, index, step):
+        m = self.decayed_momentum(self.momentum, index) + gradient
+        self.keep_momentum(m, index)
+        return m
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+def nearest_bfloat16(value: float) -> float:
+    """The number of bfloat16 nearest to another."""
+    return float(np.asarray(value, np.float32).astype(BFLOAT16))
+
+
 def _layout(variable) -> tuple[tuple[int, ...], int | None]:
     """The shape in which a weight is factored, and its axis of heads, None for a weight without heads."""
     return getattr(variable, "heads_layout", None) or (tuple(variable.shape), None)
 
 
-OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "momentum": Momentum}
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD}

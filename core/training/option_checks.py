@@ -54,6 +54,8 @@ def check_options(recipe: Any) -> None:
                 ("--evaluate-every", run.evaluate_every),
                 ("--checkpoint-every", run.checkpoint_every),
                 ("--log-every", run.log_every),
+                ("--shortest-edge", classification.shortest_edge),
+                ("--rate-batch-size", optimization.rate_batch_size),
                 ("--devices", run.devices),
                 ("--fsdp", run.fsdp),
             )

@@ -54,10 +54,10 @@ class Data:
     image_views: int | None = None
     """With --augment and a locked image tower: embed so many random views of each picture before the first step, and
     draw one of them for each example, where otherwise the tower sees a new view in each step."""
-    resize_method: Literal["bilinear_antialias", "bilinear"] | None = None
+    resize_method: Literal["bilinear_antialias", "bilinear", "area"] | None = None
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
-    filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased. NaFlex
-    is antialiased in either code."""
+    filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased, and
+    area TensorFlow's mean of what a pixel covers. NaFlex is antialiased in either code."""
     language_temperature: float = 1.0
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
@@ -150,15 +150,19 @@ class Optimization:
     """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
-    optimizer: Literal["adamw", "adafactor", "lion", "momentum"] = "adamw"
-    """adafactor and lion keep fewer numbers a weight, and so does momentum, gradient descent as big_vision transfers
-    with it."""
+    optimizer: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
+    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight."""
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
     """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
     both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""
     weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
+    rate_batch_size: int | None = None
+    """Batch size that the rate and the weight decay are meant for: at another both are multiplied by batch_size / this,
+    as in big_vision's `bit_i1k`, whose 0.1 and 1e-4 are those of 256. By default they are not scaled."""
     image_layer_decay: float | None = None
     """Factor on the rate from each layer of the image tower to the one below it, such as 0.75; its head keeps the whole
     rate."""
@@ -181,6 +185,11 @@ class Optimization:
     loss: Literal["sigmoid", "softmax"] | None = None
     """SigLIP's sigmoid over all pairs of a batch, or CLIP's softmax over each row and column; by default the one that
     --pretrained was made with, else sigmoid."""
+
+    @property
+    def batch_factor(self) -> float:
+        """On rate and weight decay; see `rate_batch_size`."""
+        return 1.0 if self.rate_batch_size is None else self.batch_size / self.rate_batch_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,13 @@ class Classification:
     random_crop: float | None = None
     """Cut a random part out of each training picture, of at least this share of its area: 0.05 for training from
     scratch, as in big_vision, 0.5 or more for fine-tuning. None for none."""
+    random_crop_resize: Literal["bilinear_antialias", "bilinear", "area"] | None = None
+    """How those parts become squares; by default as whole pictures do (--resize-method). big_vision has bilinear, and
+    area for the pictures that it judges on."""
+    shortest_edge: int | None = None
+    """Show the middle of each picture: its shorter side becomes so many pixels, and the square is cut out of that, such
+    as 256 for 224, as in big_vision's classifiers. Random parts are cut out of whole pictures all the same. None
+    squashes pictures, as SigLIP does."""
     flip: float = 0.0
     """How often training pictures are mirrored left and right."""
     rand_augment: tuple[int, float] | None = None

@@ -17,6 +17,8 @@ from diptych.engine.datasets.emoji import evaluation_sources, group_prompts
 
 HELD_OUT = "Held-out pictures"
 MOST_EVALUATED = 5_000
+PLANNED_CLASSES = 1_000
+"""Of a plan without data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,32 +38,41 @@ def labelled(data: Data, options: Classification) -> LabelledDataSet:
     """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out by key; "emoji" stands
     for the embedded drawings with the nine groups of the emoji standard, judged on the held-out designer's.
 
-    It is opened at once, because the data may have to say which classes there are.
+    It is opened at once, because the data may have to say which classes there are; without data there are as many as
+    ImageNet has, for a plan.
 
     Raises:
         FileNotFoundError, ValueError: for data that are not there or have no labels, and for fewer than two classes.
         TooManySkipped: see `core.data.ledger`.
     """
-    train = open_source(data.train_data, reading=data.reading)
+    train = open_source(data.train_data, reading=data.reading) if data.train_data else None
     if options.classes is not None:
         names = ClassNames(read_class_names(options.classes))
+    elif train is None:
+        names = ClassNames(tuple(f"class {number}" for number in range(PLANNED_CLASSES)))
     elif data.train_data == EMBEDDED:
         names = ClassNames(GROUPS)
     else:
         names = class_names_in(train, several=options.several_labels)
     if len(set(names.names)) < 2 and not options.several_labels:
         raise ValueError(f"A classifier needs two classes or more, got {', '.join(names.names)}.")
-    sources = _sources(train, data)
+    sources = None if train is None else _sources(train, data)
     own = data.train_data != EMBEDDED
     return LabelledDataSet(
         name=data.train_data if own else f"emoji by all designers but {HELD_OUT_DESIGNER}",
-        sources=lambda seed: sources,
+        sources=lambda seed: _opened(sources),
         tokenizer=TOKENIZER_PATH,
         augment=not own,
         most_evaluated=MOST_EVALUATED,
         class_names=names,
         prompts={} if own else group_prompts(),
     )
+
+
+def _opened(sources: Sources | None) -> Sources:
+    if sources is None:
+        raise ValueError("A plan without data opens none: give --train-data.")
+    return sources
 
 
 def _sources(train: Source, data: Data) -> Sources:

@@ -157,7 +157,7 @@ def build_schedule(optimization: Optimization):
     """The learning rate over the run's examples."""
     warmup = optimization.warmup_examples
     return SCHEDULES[optimization.schedule](
-        _given(optimization.learning_rate),
+        _given(optimization.learning_rate) * optimization.batch_factor,
         batch_size=optimization.batch_size,
         total_examples=optimization.examples,
         warmup_examples=optimization.examples // 20 if warmup is None else warmup,
@@ -169,7 +169,8 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
     second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     return OPTIMIZERS[optimization.optimizer](
         schedule or build_schedule(optimization),
-        weight_decay=_given(optimization.weight_decay),
+        weight_decay=_given(optimization.weight_decay) * optimization.batch_factor,
+        momentum_dtype=optimization.momentum_dtype,
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,
         **({second_moment: optimization.beta_2} if second_moment else {}),

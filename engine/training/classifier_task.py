@@ -26,9 +26,10 @@ from diptych.engine.training.start import Start, sized
 from diptych.engine.training.task import Task
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.engine.training.zero_shot_before import encoder_of
-from diptych.models import ClassifierConfig, NaFlexVisionConfig, VisionConfig
+from diptych.models import BiTConfig, ClassifierConfig, NaFlexVisionConfig, VisionConfig
 from diptych.models.counting import count_parameters
 from diptych.models.presets import preset_config
+from diptych.models.siglip.adapting import pooled_by
 from diptych.models.siglip.student import Student
 
 HEAD, POOLING = "classifier/", "image/map_head/"
@@ -63,19 +64,21 @@ def start_of(recipe: Recipe) -> Start:
 
     Raises:
         FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, and for image
-            towers of other families than SigLIP's.
+            towers of other families than SigLIP's and BiT's.
     """
     _refuse_options_of_pairs(recipe)
     model = recipe.model
     name, flag = model.pretrained or model.pretrained_image, "--pretrained"
     if name is None:
-        return ClassifierStart(size=model.model, config=_siglip(preset_config(model.model), f"--model {model.model}"))
+        return ClassifierStart(
+            size=model.model, config=_for_classes(preset_config(model.model), f"--model {model.model}")
+        )
     origin = origin_of(name, "--pretrained-image", recipe)  # which asks for no vocabulary
-    start = ClassifierStart(size=model.model, config=_siglip(origin.config, f"{flag} {name}"), image=origin)
-    if start.pixels.normalization != Normalization() or start.shortest_edge_ratio is not None:
+    start = ClassifierStart(size=model.model, config=_for_classes(origin.config, f"{flag} {name}"), image=origin)
+    if start.pixels.normalization != Normalization():
         raise ValueError(
-            f"{flag} {name} crops pictures, or does not bring their values to -1..1. Classifiers are trained from "
-            "towers whose pictures are squashed and lie in -1..1, as SigLIP's do."
+            f"{flag} {name} does not bring the values of pictures to -1..1. Classifiers are trained from towers whose "
+            "pictures lie in -1..1, as SigLIP's do."
         )
     return start
 
@@ -107,22 +110,31 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
 
 def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess:
     """How pictures become arrays, without texts."""
-    options, method = recipe.classification, recipe.data.resize_method or start.pixels.resize
+    options, size = recipe.classification, picture_size(recipe, start)
+    whole = recipe.data.resize_method or start.pixels.resize
+    changed = options.random_crop_resize or whole
     changes: Augmentation | RandAugment | None = Augmentation() if recipe.data.augment else None
     if options.rand_augment is not None:
         count, magnitude = options.rand_augment
-        changes = RandAugment(count=count, magnitude=magnitude, resize_method=method)
+        changes = RandAugment(count=count, magnitude=magnitude, resize_method=changed)
     augmentation: Augmentation | RandAugment | RandomCrop | None = changes
     if options.random_crop is not None or options.flip:
         area = 1.0 if options.random_crop is None else options.random_crop
-        augmentation = RandomCrop(area=area, flip=options.flip, resize_method=method, then=changes)
+        augmentation = RandomCrop(area=area, flip=options.flip, resize_method=changed, then=changes)
+    edge = options.shortest_edge
+    if edge is not None and (edge < size or isinstance(start.config.vision, NaFlexVisionConfig)):
+        raise ValueError(
+            f"--shortest-edge is at least as long as the square that is cut out, {size} px, and NaFlex cuts none; got "
+            f"{edge} for {start.name}."
+        )
     return Preprocess(
-        image_size=picture_size(recipe, start),
+        image_size=size,
         context_length=1,
         tokenizer_path="",
         captions=0,
         augmentation=augmentation,
-        resize_method=method,
+        resize_method=whole,
+        shortest_edge_ratio=start.shortest_edge_ratio if edge is None else edge / size,
     )
 
 
@@ -131,23 +143,24 @@ def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Prepr
     if not isinstance(data_set, LabelledDataSet):
         raise TypeError(f"{data_set.name} has no classes.")
     options, own = recipe.classification, start.config
-    vision = sized(own.vision, recipe.model.image_size)
+    vision: Any = sized(own.vision, recipe.model.image_size)
     pooling = options.pooling or vision.pooling
+    vision = pooled_by(vision, pooling)
     if options.fresh_pooling and pooling != "map":
         raise ValueError(f"--fresh-pooling draws the attention pooling anew, and --pooling is {pooling}: give map.")
     names = data_set.class_names.names
     if isinstance(own, ClassifierConfig) and set(names) <= set(own.classes):
         names = own.classes
-    changed: Any = {"pooling": pooling}
-    pooled: Any = replace(vision, **changed)
-    return ClassifierConfig(vision=pooled, classes=names, several_labels=options.several_labels)
+    return ClassifierConfig(vision=vision, classes=names, several_labels=options.several_labels)
 
 
 def described(recipe: Recipe, start: Start, config: ClassifierConfig) -> str:
     """What a run begins from, in a line for people: whence its tower and its head, and which classes there are."""
     vision, own = config.vision, start.config
     pictures = (
-        f"{vision.image_size} px" if isinstance(vision, VisionConfig) else f"NaFlex, {vision.max_num_patches} patches"
+        f"NaFlex, {vision.max_num_patches} patches"
+        if isinstance(vision, NaFlexVisionConfig)
+        else f"{vision.image_size} px"
     )
     million = count_parameters(config)["total"] / 1e6
     tower = f"fresh weights of the size {start.size}"
@@ -175,12 +188,12 @@ def save(student: Student, preprocess: Preprocess, folder: Path) -> None:
     """Writes a folder that `ImageClassifier.from_preset` reads."""
     vision = student.config.vision
     pixels: FixedSize | NaFlex
-    if isinstance(vision, VisionConfig):
-        pixels = FixedSize(height=vision.image_size, width=vision.image_size, resize=preprocess.resize_method)
-    else:
+    if isinstance(vision, NaFlexVisionConfig):
         pixels = NaFlex(
             patch_size=vision.patch_size, max_num_patches=vision.max_num_patches, resize=preprocess.resize_method
         )
+    else:
+        pixels = preprocess.fixed_size(vision.image_size)
     student.towers.processor = ImageProcessor(pixels=pixels)
     save_merged(student, folder)
 
@@ -208,10 +221,10 @@ def _refuse_options_of_pairs(recipe: Recipe) -> None:
                 )
 
 
-def _siglip(config: Any, given: str) -> Any:
-    if isinstance(config.vision, VisionConfig | NaFlexVisionConfig):
+def _for_classes(config: Any, given: str) -> Any:
+    if isinstance(config.vision, VisionConfig | NaFlexVisionConfig | BiTConfig):
         return config
-    raise ValueError(f"{given} is no image tower of SigLIP's or SigLIP 2's, which classifiers are made of.")
+    raise ValueError(f"{given} is no image tower of SigLIP's, SigLIP 2's or BiT's, which classifiers are made of.")
 
 
 CLASSES = Task(

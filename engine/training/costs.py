@@ -17,7 +17,8 @@ MOST_OF_THE_BEGINNING = 0.1
 """Of the weights that a moving average begins with, the share in it that needs saying."""
 
 _FLOAT32_BYTES = 4
-_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "momentum": 1}
+_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1}
+"""float32 numbers that an optimizer keeps of each weight, one of them its momentum."""
 
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
@@ -92,7 +93,8 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     parts = {
         "weights": held["weights"],
         "gradients": held["gradients"],
-        "optimizer": _SLOTS[optimization.optimizer] * held["moved"],
+        "optimizer": (_SLOTS[optimization.optimizer] - 0.5 * (optimization.momentum_dtype == "bfloat16"))
+        * held["moved"],
         "teacher": held["teacher"],
         "ema": held["moved"] if optimization.ema_decay else 0.0,
         "gathered": held["gathered"],

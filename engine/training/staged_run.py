@@ -230,7 +230,7 @@ def tail_text(learner: Learner, recipe: Recipe) -> str:
     return (
         f"The learning rate{ended} is {learner.next_rate:.3g} from here on and falls to 0 by the "
         f"{optimization.schedule} of a run of {optimization.examples:,} examples, whose peak is "
-        f"{optimization.learning_rate:.3g}."
+        f"{learner.optimizer.base_learning_rate:.3g}."
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diptych.core.training.patterns import compiled, multipliers
 from diptych.core.training.recipe import Model, Optimization
-from diptych.models import CLIPResNetConfig
+from diptych.models import BiTConfig, CLIPResNetConfig
 from diptych.models.checkpoints import Config, towers_of
 from diptych.models.parts.low_rank import adapted_kernel
 from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig
@@ -32,7 +32,7 @@ class TowerLayers:
     @classmethod
     def of_tower(cls, name: str, config: AnyVisionConfig | AnyTextConfig) -> "TowerLayers":
         """Those of a tower."""
-        if isinstance(config, CLIPResNetConfig):
+        if isinstance(config, CLIPResNetConfig | BiTConfig):
             return cls(name, {f"stage_{number}": depth for number, depth in enumerate(config.stage_depths, 1)})
         return cls(name, {"encoder": config.depth})
 

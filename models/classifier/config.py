@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from diptych.models.bit.config import BiTConfig
 from diptych.models.parts.config_checks import require
-from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig, vision_kind
+
+ClassifierVision = VisionConfig | NaFlexVisionConfig | BiTConfig
+"""The image towers that classifiers are made of: those whose pictures lie in -1..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +18,9 @@ class ClassifierConfig:
     """An image tower with a linear head on what it pools."""
 
     describes: ClassVar[str] = "ImageClassifier"
-    vision: VisionConfig | NaFlexVisionConfig
+    vision: ClassifierVision
     """Its `pooling` says what the head reads: "map" the attention pooling of SigLIP, "gap" the mean of the patch
-    tokens, as transformers' SiglipForImageClassification, "cls" the class token."""
+    tokens, as transformers' SiglipForImageClassification and of BiT's last features, "cls" the class token."""
     classes: tuple[str, ...]
     """Names in the order of the head's outputs."""
     several_labels: bool = False
@@ -25,8 +29,7 @@ class ClassifierConfig:
 
     def __post_init__(self):
         if isinstance(self.vision, Mapping):
-            kind = NaFlexVisionConfig if "position_grid" in self.vision else VisionConfig
-            object.__setattr__(self, "vision", kind(**self.vision))
+            object.__setattr__(self, "vision", vision_kind(self.vision)(**self.vision))
         object.__setattr__(self, "classes", tuple(self.classes))
         require(
             bool(self.classes) and all(isinstance(name, str) and name for name in self.classes),

@@ -9,14 +9,15 @@ import numpy as np
 
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor.files import own_pixels
+from diptych.core.data.processor.files import IMAGE_WRITERS, own_pixels
 from diptych.core.data.processor.image_processor import ImageProcessor, Item
 from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.classification import softmax_probabilities
 from diptych.core.files.fields import Fields
 from diptych.core.weights.hub import preset_folder
+from diptych.models.bit.config import BiTConfig
 from diptych.models.checkpoints import load_image_tower, load_model, read_checkpoint, save_model
-from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.classifier.config import ClassifierConfig, ClassifierVision
 from diptych.models.classifier.pictures import PictureBatches, are_pictures, keeping_values, targets_of
 from diptych.models.siglip.adapting import with_pooling
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
@@ -160,11 +161,13 @@ class ImageClassifier(Tower):
 
         Args:
             folder: made if need be.
-            format: "diptych", or "transformers" for SiglipForImageClassification and its NaFlex kin, which read the
-                mean of the patch tokens (pooling "gap") and no other.
+            format: "diptych"; "transformers" for SiglipForImageClassification and its NaFlex kin, which read the mean
+                of the patch tokens (pooling "gap") and no other; of BiT's towers "big_vision" for `weights.npz`, which
+                says nothing of classes and pictures, and "timm" for the pre-activation ones that timm has.
         """
         save_model(self, Path(folder), format=format)
-        self.processor.save_to_preset(folder, format=format)
+        if format in IMAGE_WRITERS:
+            self.processor.save_to_preset(folder, format=format)
 
     @classmethod
     def from_preset(
@@ -205,7 +208,7 @@ class ImageClassifier(Tower):
             )
         if classes is None:
             raise ValueError(f"{preset} is no classifier yet: name its classes, classes=[...].")
-        towers = (VisionConfig, NaFlexVisionConfig)
+        towers = (VisionConfig, NaFlexVisionConfig, BiTConfig)
         tower = load_image_tower(preset, image_tower, towers, revision=revision, name="image", **arguments)
         if pooling is not None:
             tower = with_pooling(tower, pooling)
@@ -238,19 +241,19 @@ def probabilities(config: ClassifierConfig, logits: np.ndarray) -> np.ndarray:
     return sigmoid(logits) if config.several_labels else softmax_probabilities(logits)
 
 
-def usual_pixels(vision: VisionConfig | NaFlexVisionConfig) -> FixedSize | NaFlex:
-    """How SigLIP's towers take pictures where nothing else is known."""
+def usual_pixels(vision: ClassifierVision) -> FixedSize | NaFlex:
+    """How SigLIP's and BiT's towers take pictures where nothing else is known."""
     if isinstance(vision, NaFlexVisionConfig):
         return NaFlex(patch_size=vision.patch_size, max_num_patches=vision.max_num_patches)
     return FixedSize(height=vision.image_size, width=vision.image_size)
 
 
-def _vision_of(tower: Any) -> VisionConfig | NaFlexVisionConfig:
+def _vision_of(tower: Any) -> ClassifierVision:
     kind = getattr(tower, "config_class", None)
-    if kind not in (VisionConfig, NaFlexVisionConfig) or tower.name != "image":
+    if kind not in (VisionConfig, NaFlexVisionConfig, BiTConfig) or tower.name != "image":
         raise ValueError(
-            f"encoder must be an image tower of SigLIP or SigLIP 2, or such a model itself, with the name image; got "
-            f"{type(tower).__name__} {getattr(tower, 'name', '')!r}."
+            f"encoder must be an image tower of SigLIP, SigLIP 2 or BiT, or a model with one, and have the name image; "
+            f"got {type(tower).__name__} {getattr(tower, 'name', '')!r}."
         )
     return kind(**tower.get_config()["config"])
 

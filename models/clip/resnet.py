@@ -15,7 +15,7 @@ from keras import ops
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.clip.resnet_counting import EXPANSION
 from diptych.models.parts.attention import Attention
-from diptych.models.parts.convolutions import BatchNorm, Convolution, average_pool
+from diptych.models.parts.convolutions import BatchNorm, Convolution, ResidualStage, average_pool
 from diptych.models.parts.embeddings import PositionEmbedding
 from diptych.models.tower import ImageTower, policy_of
 
@@ -122,7 +122,7 @@ class Bottleneck(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Stage(keras.layers.Layer):
+class Stage(ResidualStage):
     """`depth` blocks of one width, the first of which changes size and channels."""
 
     def __init__(self, *, width: int, depth: int, stride: int, seed: str = "0/stage", **kwargs):
@@ -140,19 +140,6 @@ class Stage(keras.layers.Layer):
             )
             for index in range(depth)
         ]
-
-    def build(self, input_shape):
-        for block in self.blocks:
-            block.build(input_shape)
-            input_shape = block.compute_output_shape(input_shape)
-
-    def call(self, x, training=False):
-        for block in self.blocks:
-            x = block.call(x, training=training)
-        return x
-
-    def compute_output_shape(self, input_shape):
-        return self.blocks[0].compute_output_shape(input_shape)
 
     def get_config(self):
         names = ("width", "depth", "stride", "seed")

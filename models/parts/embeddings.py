@@ -1,6 +1,10 @@
 """Embeddings of pixels and token ids: patches, tokens and positions as vectors."""
 
+import math
+from functools import lru_cache
+
 import keras
+import numpy as np
 from keras import ops
 
 from diptych.models.parts.affine import affine
@@ -137,6 +141,32 @@ class PositionEmbedding(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "stddev": self.stddev, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class SinCosPositions(keras.layers.Layer):
+    """Adds fixed sines and cosines of the row y and the column x to each place of a square grid, `[batch, grid²,
+    width]` (Chen et al. 2021, "MoCo v3"; big_vision's `posemb_sincos_2d`):
+
+        [sin(x ω), cos(x ω), sin(y ω), cos(y ω)],   ω_k = 10,000^(-k / (width / 4 - 1)),   k = 0 ... width / 4 - 1
+    """
+
+    def call(self, x):
+        table = sincos_positions(math.isqrt(x.shape[1]), x.shape[2])
+        return x + ops.cast(ops.convert_to_tensor(table), x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@lru_cache(maxsize=16)
+def sincos_positions(grid: int, width: int) -> np.ndarray:
+    """What `SinCosPositions` adds, row by row, float32 [grid², width]."""
+    frequencies = 10_000.0 ** -(np.arange(width // 4) / (width // 4 - 1))
+    rows, columns = np.divmod(np.arange(grid**2), grid)
+    angles = [np.outer(places, frequencies) for places in (columns, rows)]
+    parts = [function(angle) for angle in angles for function in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 @keras.saving.register_keras_serializable("diptych")

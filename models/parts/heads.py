@@ -53,11 +53,15 @@ class MapHead(Attention):
 
 @keras.saving.register_keras_serializable("diptych")
 class Projection(keras.layers.Layer):
-    """A linear map to the shared embedding space, with bias (big_vision's `head`) or, as in CLIP, without."""
+    """A linear map to the shared embedding space, with bias (big_vision's `head`) or, as in CLIP, without; with `tanh`
+    the layer in front of a classifier's head (big_vision's `pre_logits`).
+    """
 
-    def __init__(self, *, embed_dim: int, use_bias: bool = True, seed: str = "0/projection", **kwargs):
+    def __init__(
+        self, *, embed_dim: int, use_bias: bool = True, tanh: bool = False, seed: str = "0/projection", **kwargs
+    ):
         super().__init__(**kwargs)
-        self.embed_dim, self.use_bias, self.seed = embed_dim, use_bias, seed
+        self.embed_dim, self.use_bias, self.tanh, self.seed = embed_dim, use_bias, tanh, seed
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -68,13 +72,16 @@ class Projection(keras.layers.Layer):
 
     def call(self, x):
         x = ops.matmul(x, self.kernel)
-        return x + self.bias if self.use_bias else x
+        if self.use_bias:
+            x = x + self.bias
+        return ops.tanh(x) if self.tanh else x
 
     def compute_output_shape(self, input_shape):
         return *input_shape[:-1], self.embed_dim
 
     def get_config(self):
-        return {**super().get_config(), "embed_dim": self.embed_dim, "use_bias": self.use_bias, "seed": self.seed}
+        names = ("embed_dim", "use_bias", "tanh", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def normalize(x):

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, computed in float32 and returned in the input's dtype."""
+"""Normalisation over the last axis or over groups of channels, in float32, returned in the input's dtype."""
 
 import keras
 from keras import ops
@@ -47,3 +47,38 @@ class RMSNorm(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class GroupNorm(keras.layers.Layer):
+    """(x - mean) / √(variance + epsilon) · scale + bias over each of `num_groups` groups of neighbouring channels, and
+    all places of an image, of `[batch, height, width, channels]` (Wu and He 2018, arXiv 1803.08494).
+
+    Args:
+        initial_scale: 0 for the last norm of a residual branch, which then starts as the identity.
+    """
+
+    def __init__(self, *, num_groups: int, epsilon: float = EPSILON, initial_scale: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_groups, self.epsilon, self.initial_scale = num_groups, epsilon, initial_scale
+
+    def build(self, input_shape):
+        shape, initial = input_shape[-1:], keras.initializers.Constant(self.initial_scale)
+        self.scale = self.add_weight(name="scale", shape=shape, initializer=initial, autocast=False)
+        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros", autocast=False)
+
+    def call(self, x):
+        _, height, width, channels = x.shape
+        groups = (-1, height * width, self.num_groups, channels // self.num_groups)
+        grouped = ops.reshape(ops.cast(x, "float32"), groups)
+        centred = grouped - ops.mean(grouped, axis=(1, 3), keepdims=True)
+        variance = ops.mean(ops.square(centred), axis=(1, 3), keepdims=True)
+        normalised = ops.reshape(centred * ops.rsqrt(variance + self.epsilon), (-1, height, width, channels))
+        return ops.cast(normalised * self.scale.value + self.bias.value, x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        names = ("num_groups", "epsilon", "initial_scale")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import keras
 import numpy as np
 
 from diptych.core.weights.resizing import resize_patch_kernel, resize_positions
 from diptych.models.abstract import give_values, shapes_only
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, VisionConfig
+from diptych.models.siglip.config import AnyVisionConfig, NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.siglip.model import SigLIP, image_tower
 from diptych.models.siglip.presets import naflex_config
 from diptych.models.tower import ImageTower
+
+Vision = TypeVar("Vision", bound=AnyVisionConfig)
 
 KERNEL = "image/patch_embedding/kernel"
 POSITIONS = ("image/position_embedding/embedding", "image/attention_pool/position_embedding/embedding")
@@ -107,15 +110,27 @@ def fit_weight(path: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 def with_pooling(tower: ImageTower, pooling: str) -> ImageTower:
     """An image tower that pools its tokens otherwise ("map", "gap", "cls"), with this tower's weights; those that it
     has not are drawn by the tower's seed, and those that are not needed are left out.
+
+    Raises:
+        ValueError: for a tower that has no other pooling.
     """
     arguments = tower.get_config()
-    if arguments["config"]["pooling"] == pooling:
+    config = type(tower).config_class(**arguments["config"])
+    if config.pooling == pooling:
         return tower
     options = {name: arguments[name] for name in ("seed", "dtype", "rematerialize", "name")}
-    config = type(tower).config_class(**arguments["config"] | {"pooling": pooling})
-    new = image_tower(config, **options)
+    new = image_tower(pooled_by(config, pooling), **options)
     values = {variable.path: variable for variable in tower.weights}
     for variable in new.weights:
         if (old := values.get(variable.path)) is not None:
             variable.assign(np.array(keras.ops.convert_to_numpy(old.value)))
     return new
+
+
+def pooled_by(vision: Vision, pooling: str) -> Vision:
+    """An image tower's configuration with another pooling; raises ValueError for one that has no other."""
+    if vision.pooling == pooling:
+        return vision
+    if not isinstance(vision, VisionConfig | NaFlexVisionConfig):
+        raise ValueError(f"A {vision.describes} pools by {vision.pooling!r} alone, got pooling {pooling!r}.")
+    return replace(vision, pooling=pooling)  # type: ignore[arg-type]

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from diptych.models.bit.config import BiTConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.parts.config_checks import check_pair, check_tower, require
+from diptych.models.parts.config_checks import check_pair, check_size, check_tower, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,12 @@ class VisionConfig:
     position_stddev: float | None = None
     """Of fresh position embeddings; None, as in big_vision, for width^-0.5. That is a fifth of what patches are
     embedded to, and a short run never hears it: more makes patches tell their places from the first step."""
+    positions: Literal["learned", "sincos2d"] = "learned"
+    """"sincos2d" adds fixed sines and cosines of rows and columns instead of a learned table, as the ViT-S/16 baseline
+    does (Beyer et al. 2022, arXiv 2205.01580)."""
+    representation_width: int | None = None
+    """Width of a linear layer with tanh behind the pooling, in front of any projection (big_vision's `rep_size`, which
+    that baseline's configuration has); None for none."""
 
     def __post_init__(self):
         check_tower(self, "patch_size", "image_size")
@@ -40,6 +47,20 @@ class VisionConfig:
         require(
             self.pooling in ("map", "gap", "cls"), f"pooling of images must be map, gap or cls, got {self.pooling!r}."
         )
+        if self.representation_width is not None:
+            check_size("representation_width", self.representation_width, also=", or None for no such layer")
+        require(
+            self.positions in ("learned", "sincos2d"),
+            f"positions must be learned or sincos2d, got {self.positions!r}.",
+        )
+        require(
+            self.positions == "learned" or (self.width % 4 == 0 and self.width >= 8),
+            f"positions sincos2d need a width of 8 or more that 4 divides, got {self.width}.",
+        )
+        require(
+            self.positions == "learned" or self.position_stddev is None,
+            "position_stddev is of learned positions, and sincos2d are fixed: leave it None.",
+        )
 
     @property
     def num_patches(self) -> int:
@@ -47,7 +68,12 @@ class VisionConfig:
 
     @property
     def output_width(self) -> int:
-        return self.embed_dim or self.width
+        return self.embed_dim or self.representation_width or self.width
+
+    @property
+    def has_own_parts(self) -> bool:
+        """Whether it has parts that released image towers of SigLIP have not, and so the layouts of others neither."""
+        return bool(self.embed_dim or self.representation_width) or self.positions != "learned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +107,11 @@ class NaFlexVisionConfig:
     def output_width(self) -> int:
         return self.embed_dim or self.width
 
+    @property
+    def has_own_parts(self) -> bool:
+        """As of a `VisionConfig`."""
+        return bool(self.embed_dim)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -110,14 +141,14 @@ class TextConfig:
         return self.embed_dim or self.width
 
 
-AnyVisionConfig = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig | CLIPResNetConfig
+AnyVisionConfig = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig | CLIPResNetConfig | BiTConfig
 AnyTextConfig = TextConfig | CLIPTextConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigLIPConfig:
-    """Two towers and the scale and bias of their logits. The towers are SigLIP's; one or both may be CLIP's, which the
-    sigmoid loss trains as well.
+    """Two towers and the scale and bias of their logits. The towers are SigLIP's; one or both may be CLIP's, and that
+    of images BiT's, which the sigmoid loss trains as well.
     """
 
     describes: ClassVar[str] = "SigLIP"
@@ -130,7 +161,7 @@ class SigLIPConfig:
 
     def __post_init__(self):
         if isinstance(self.vision, Mapping):
-            object.__setattr__(self, "vision", _vision_kind(self.vision)(**self.vision))
+            object.__setattr__(self, "vision", vision_kind(self.vision)(**self.vision))
         if isinstance(self.text, Mapping):
             kind = CLIPTextConfig if "eot_id" in self.text else TextConfig
             object.__setattr__(self, "text", kind(**self.text))
@@ -138,7 +169,7 @@ class SigLIPConfig:
 
     @property
     def own_vision(self) -> VisionConfig | NaFlexVisionConfig:
-        """The image tower where it is SigLIP's own; raises ValueError where it is CLIP's."""
+        """The image tower where it is SigLIP's own; raises ValueError where it is CLIP's or BiT's."""
         if isinstance(self.vision, VisionConfig | NaFlexVisionConfig):
             return self.vision
         raise ValueError(f"SigLIP's own image tower is needed here, got a {self.vision.describes}.")
@@ -148,7 +179,7 @@ class SigLIPConfig:
         """The towers where both are SigLIP's own.
 
         Raises:
-            ValueError: where one is CLIP's, which no layout but diptych's has beside this loss.
+            ValueError: where one is CLIP's or BiT's, which no layout but diptych's has beside this loss.
         """
         vision, text = self.vision, self.text
         if isinstance(vision, VisionConfig | NaFlexVisionConfig) and isinstance(text, TextConfig):
@@ -160,6 +191,16 @@ class SigLIPConfig:
 
 
 PairConfig = SigLIPConfig | CLIPConfig
+
+
+def image_alone(vision: AnyVisionConfig) -> SigLIPConfig:
+    """The configuration around an image tower that stands alone in a checkpoint; its text tower is a stand-in of size
+    one.
+    """
+    text = TextConfig(
+        width=1, depth=1, mlp_dim=1, num_heads=1, vocab_size=1, context_length=1, embed_dim=vision.output_width
+    )
+    return SigLIPConfig(vision=vision, text=text)
 
 
 def pair_config(
@@ -190,7 +231,12 @@ def pair_config(
     )
 
 
-def _vision_kind(fields: Mapping) -> type[AnyVisionConfig]:
+def vision_kind(fields: Mapping) -> type[AnyVisionConfig]:
     """The kind of image tower that has fields of these names."""
-    own = {"position_grid": NaFlexVisionConfig, "stage_depths": CLIPResNetConfig, "activation": CLIPVisionConfig}
+    own: dict[str, type[AnyVisionConfig]] = {
+        "position_grid": NaFlexVisionConfig,
+        "pre_activation": BiTConfig,
+        "stage_depths": CLIPResNetConfig,
+        "activation": CLIPVisionConfig,
+    }
     return next((kind for name, kind in own.items() if name in fields), VisionConfig)

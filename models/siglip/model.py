@@ -6,6 +6,8 @@ from dataclasses import asdict
 import keras
 
 from diptych.core.losses.contrastive import sigmoid_loss
+from diptych.models.bit.config import BiTConfig
+from diptych.models.bit.resnet import BiTResNet
 from diptych.models.clip.config import CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.model import CLIPTextTransformer, clip_image_tower
 from diptych.models.clip.resnet_config import CLIPResNetConfig
@@ -23,6 +25,8 @@ def image_tower(config: AnyVisionConfig, **arguments) -> ImageTower:
         return clip_image_tower(config, **arguments)
     if isinstance(config, NaFlexVisionConfig):
         return NaFlexVisionTransformer(config, **arguments)
+    if isinstance(config, BiTConfig):
+        return BiTResNet(config, **arguments)
     return VisionTransformer(config, **arguments)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diptych.core.training.patterns import compiled
+from diptych.models.bit.config import BiTConfig
 from diptych.models.captioner.config import CaptionerConfig, count_captioner_parameters
 from diptych.models.checkpoints import Config, towers_of
 from diptych.models.clip.resnet_config import CLIPResNetConfig
@@ -139,6 +140,8 @@ def block_kernels(tower: AnyVisionConfig | AnyTextConfig) -> dict[str, tuple[int
     """The kernels of a tower's blocks by their paths in it, as matrices `[in, out]`: a convolution's takes all pixels
     that it looks at.
     """
+    if isinstance(tower, BiTConfig):
+        return {}  # what is added to a kernel would be standardised with it
     if isinstance(tower, CLIPResNetConfig):
         return {
             f"{one.name}/kernel": (one.kernel_size**2 * one.inputs, one.outputs)

@@ -35,8 +35,12 @@ def siglip_config(
 def naflex_config(config: SigLIPConfig, *, max_num_patches: int = 256) -> SigLIPConfig:
     """The same towers with an image tower for native aspects, its table of positions as large as the square grid."""
     vision = config.vision
-    if not isinstance(vision, VisionConfig) or vision.pooling == "cls":
-        raise ValueError(f"A square image tower without a class token can become NaFlex, got {vision}.")
+    if not isinstance(vision, VisionConfig) or vision.pooling == "cls" or vision.positions != "learned":
+        raise ValueError(
+            f"A square image tower with learned positions and without a class token can become NaFlex, got {vision}."
+        )
+    if vision.representation_width:
+        raise ValueError(f"A NaFlex image tower has no layer with tanh, and this one has: {vision}.")
     naflex = NaFlexVisionConfig(
         width=vision.width,
         depth=vision.depth,
@@ -85,6 +89,17 @@ def _plain() -> dict[str, SigLIPConfig]:
     return {f"siglip_{size.lower()}{patch}_224": siglip_config(f"{size}/{patch}") for size, patch in patches.items()}
 
 
+def baseline_config() -> SigLIPConfig:
+    """The image tower of big_vision's ViT-S/16 baseline (Beyer et al. 2022, arXiv 2205.01580; `vit_s16_i1k.py`), beside
+    a text tower of its size: fixed positions, the mean of the tokens, a layer with tanh.
+    """
+    config = siglip_config("S/16")
+    vision = VisionConfig(
+        **vision_size("S/16"), pooling="gap", positions="sincos2d", representation_width=config.vision.output_width
+    )
+    return replace(config, vision=vision)
+
+
 EMOJI = SigLIPConfig(
     vision=VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=2, patch_size=12, image_size=48),
     text=TextConfig(
@@ -117,5 +132,11 @@ SCENES = SigLIPConfig(
 )
 """The towers that SigLIP 2's recipe trains on scenes of emoji on a laptop: 36 patches to tell places apart."""
 
-PRESETS: dict[str, SigLIPConfig] = {"emoji": EMOJI, "scenes": SCENES, **_plain(), **_released()}
+PRESETS: dict[str, SigLIPConfig] = {
+    "emoji": EMOJI,
+    "scenes": SCENES,
+    "vit_s16_224": baseline_config(),
+    **_plain(),
+    **_released(),
+}
 """Configurations by name; their weights are fresh."""

@@ -31,6 +31,14 @@ def trunk(config: Config, *, path: str, dtype, rematerialize: bool) -> dict[str,
         layers["map_head"] = MapHead(
             num_heads=heads, mlp_dim=mlp_dim, seed=f"{path}/map_head", name="map_head", dtype=dtype
         )
+    if isinstance(config, VisionConfig) and config.representation_width:
+        layers["representation"] = Projection(
+            embed_dim=config.representation_width,
+            tanh=True,
+            seed=f"{path}/representation",
+            name="representation",
+            dtype=dtype,
+        )
     if config.embed_dim:
         layers["projection"] = Projection(
             embed_dim=config.embed_dim, seed=f"{path}/projection", name="projection", dtype=dtype
@@ -54,6 +62,8 @@ def through_trunk(layer: ByName, config: Config, x, key_mask=None) -> dict:
         pooled = ops.mean(tokens, axis=1) if key_mask is None else masked_mean(tokens, key_mask)
     else:
         pooled = tokens[:, -1] if config.pooling == "last" else tokens[:, 0]
+    if isinstance(config, VisionConfig) and config.representation_width:
+        pooled = layer("representation")(pooled)
     if config.embed_dim:
         pooled = layer("projection")(pooled)
     return {"pooled": pooled, "tokens": tokens}

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from diptych.core.weights.resizing import interpolation_matrix
-from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding
+from diptych.models.parts.embeddings import ClassToken, PatchEmbedding, PositionEmbedding, SinCosPositions
 from diptych.models.siglip.config import VisionConfig
 from diptych.models.siglip.trunk import ByName, through_trunk, trunk
 from diptych.models.tower import ImageTower, policy_of
@@ -58,12 +58,7 @@ class VisionTransformer(ImageTower):
                     name="patch_embedding",
                     dtype=policy,
                 ),
-                "position_embedding": PositionEmbedding(
-                    stddev=config.position_stddev,
-                    seed=f"{path}/position_embedding",
-                    name="position_embedding",
-                    dtype=policy,
-                ),
+                "position_embedding": _positions(config, path, policy),
                 **trunk(config, path=path, dtype=policy, rematerialize=rematerialize),
             }
             if config.pooling == "cls":
@@ -76,9 +71,10 @@ class VisionTransformer(ImageTower):
     def encode(self, images, *, mask_token=None, masked=None) -> dict:
         """What calling the tower gives, for images of another size too, and with some of their patches hidden.
 
-        For a training step: the same weights, through which gradients flow. Positions are resized to the images' grid,
-        bilinear with antialiasing between half-pixel centres; a mask token takes the place of a patch's embedding
-        before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but not what.
+        For a training step: the same weights, through which gradients flow. Learned positions are resized to the
+        images' grid, bilinear with antialiasing between half-pixel centres; a mask token takes the place of a patch's
+        embedding before positions are added (iBOT and DINOv2), so that the tower knows where something is missing, but
+        not what.
 
         Args:
             images: `[batch, size, size, 3]` in [-1, 1], of any size from a patch on; pixels that fill no patch are
@@ -106,13 +102,22 @@ class VisionTransformer(ImageTower):
         return _through_tower(self.get_layer, config, images, mask_token=mask_token, masked=masked)
 
 
+def _positions(config: VisionConfig, path: str, policy) -> keras.layers.Layer:
+    """The layer that adds positions to patches."""
+    if config.positions == "sincos2d":
+        return SinCosPositions(name="position_embedding", dtype=policy)
+    return PositionEmbedding(
+        stddev=config.position_stddev, seed=f"{path}/position_embedding", name="position_embedding", dtype=policy
+    )
+
+
 def _through_tower(layer: ByName, config: VisionConfig, images, *, mask_token=None, masked=None) -> dict:
     """What the tower of these layers gives; see `VisionTransformer.encode`."""
     x = layer("patch_embedding")(images)
     if masked is not None:
         x = ops.where(ops.expand_dims(masked, -1), ops.cast(mask_token, x.dtype), x)
     grid, own_grid = images.shape[1] // config.patch_size, config.image_size // config.patch_size
-    if grid == own_grid:
+    if grid == own_grid or config.positions != "learned":
         x = layer("position_embedding")(x)
     else:
         table = ops.cast(layer("position_embedding").embedding, "float32")

@@ -71,9 +71,10 @@ def table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:
     """Our names and big_vision's, as the files have them; without files, unstacked under `params/`."""
     names = [f"{PREFIX}t"] if files is None else list(files.shapes)
     prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
-    naflex = isinstance(config.vision, NaFlexVisionConfig)
+    vision = config.own_vision
+    naflex = isinstance(vision, NaFlexVisionConfig)
     head, pooling = "img/MAPHead_0", "image/map_head"
-    heads = config.vision.num_heads
+    heads = vision.num_heads
     attention = f"{head}/{_ATTENTION}"
     key_and_value = [f"{attention}/key", f"{attention}/value"]
     rules = [
@@ -82,7 +83,7 @@ def table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:
         Rule("image/patch_embedding/kernel", "img/embedding/kernel", FLAT_PATCHES if naflex else SAME),
         Rule("image/patch_embedding/bias", "img/embedding/bias"),
         Rule("image/position_embedding/embedding", "img/pos_embedding", SAME if naflex else LEADING_AXIS),
-        *_encoder("image/encoder", _IMAGE, config.vision.depth, heads, names, prefix),
+        *_encoder("image/encoder", _IMAGE, vision.depth, heads, names, prefix),
         Rule(f"{pooling}/probe", f"{head}/probe"),
         Rule(f"{pooling}/query_kernel", f"{attention}/query/kernel", heads_out(heads)),
         Rule(f"{pooling}/query_bias", f"{attention}/query/bias", heads_out(heads)),
@@ -105,15 +106,13 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     """Writes one .npz file, `weights.npz`."""
     if isinstance(config, CLIPConfig):
         raise ValueError('big_vision has no CLIP. Save it with format="transformers", "open_clip" or "diptych".')
-    vision, text = config.vision, config.text
+    vision, text = config.own_towers
     if config.init_logit_bias is None:
         raise ValueError(NO_BIAS.format("big_vision's"))
-    if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+    if vision.pooling != "map" or vision.has_own_parts or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             "What is read from big_vision's files pools images by attention without a projection and reads text at its "
-            f"last position with one; this model has images {vision.pooling!r}, embed_dim {vision.embed_dim}, text "
-            f"{text.pooling!r}, embed_dim "
-            f'{text.embed_dim}. Save it with format="diptych".'
+            f'last position with one; this model has {vision} and {text}. Save it with format="diptych".'
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / FILE, table(config).save(arrays))

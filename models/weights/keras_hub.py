@@ -38,7 +38,7 @@ def table(config: SigLIPConfig, files: WeightFiles) -> Table:
     """Our names and keras-hub's."""
     image, text = f"{_IMAGE}/sig_lip_vision_embedding", f"{_TEXT}/sig_lip_text_embedding"
     pooling, head = "image/map_head", f"{_IMAGE}/sig_lip_multi_head_attention_pooling"
-    image_heads, text_heads = config.vision.num_heads, config.text.num_heads
+    image_heads, text_heads = config.own_vision.num_heads, config.text.num_heads
     parts = tuple(f"{head}/attention/{part}_dense" for part in ("query", "key", "value"))
     rules = [
         Rule("pair_logits/log_logit_scale", "layers/sig_lip_head/vars/0"),

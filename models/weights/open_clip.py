@@ -24,7 +24,7 @@ from diptych.core.weights.mapping import (
 from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig, image_alone
 from diptych.models.sizes import SIZES
 from diptych.models.weights import open_clip_fields
 from diptych.models.weights.open_clip_fields import CLIP_HEAD_WIDTH
@@ -105,10 +105,8 @@ def _siglip_config(vision: Mapping, text: Mapping, model: Mapping, files: Weight
 
 
 def trunk_config_of(files: WeightFiles) -> SigLIPConfig:
-    """The configuration around one of timm's image towers alone; its text tower is a stand-in of size one."""
-    vision = _trunk_config(files, "", {})
-    text = TextConfig(width=1, depth=1, mlp_dim=1, num_heads=1, vocab_size=1, context_length=1, embed_dim=vision.width)
-    return SigLIPConfig(vision=vision, text=text)
+    """The configuration around one of timm's image towers alone."""
+    return image_alone(_trunk_config(files, "", {}))
 
 
 def trunk_table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:

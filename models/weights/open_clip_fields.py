@@ -44,7 +44,7 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
 def _siglip_fields(config: SigLIPConfig) -> dict:
     vision, text = config.own_towers
     tower = _timm_tower(vision)
-    if tower is None or vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+    if tower is None or vision.pooling != "map" or vision.has_own_parts or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             f"open_clip {RELEASE} builds SigLIP from timm's towers {_TOWER_NAMES}, pooled by attention without a "
             f"projection, and text read at its last position with one; this model has {vision} and {text}. Save it "

@@ -55,7 +55,7 @@ def table(config: SigLIPConfig | CLIPConfig, files: WeightFiles | None = None) -
     rules += [
         Rule("pair_logits/log_logit_scale", "logit_scale", LEADING_AXIS),
         Rule("pair_logits/logit_bias", "logit_bias", LEADING_AXIS),
-        *vision_rules(config.vision),
+        *vision_rules(config.own_vision),
         *_linear("text/projection/kernel", "text/projection/bias", "text_model.head"),
     ]
     return Table(rules, ignored=IGNORED)

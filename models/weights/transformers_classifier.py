@@ -13,8 +13,9 @@ from diptych.core.files.json_objects import write_config
 from diptych.core.weights.files import WeightFiles
 from diptych.core.weights.mapping import TRANSPOSED, Arrays, Rule, Table
 from diptych.core.weights.safetensors import write_safetensors_folder
+from diptych.models.bit.config import BiTConfig
 from diptych.models.classifier.config import ClassifierConfig
-from diptych.models.siglip.config import NaFlexVisionConfig
+from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.weights import transformers, transformers_fields
 
 CLASSES = {"siglip": "SiglipForImageClassification", "siglip2": "Siglip2ForImageClassification"}
@@ -54,7 +55,7 @@ def table(config: ClassifierConfig, files: WeightFiles | None = None) -> Table:
         Rule("classifier/bias", "classifier.bias"),
     ]
     ignored = (*transformers.IGNORED, "vision_model.head.*")
-    return Table([*transformers.vision_rules(config.vision), *head], ignored=ignored)
+    return Table([*transformers.vision_rules(_own_vision(config)), *head], ignored=ignored)
 
 
 def write(folder: Path, config: ClassifierConfig, arrays: Arrays) -> None:
@@ -70,12 +71,11 @@ def fields_of(config: ClassifierConfig) -> dict:
     Raises:
         ValueError: for a model that transformers has no class for.
     """
-    vision = config.vision
-    if vision.pooling != "gap" or vision.embed_dim:
+    vision = _own_vision(config)
+    if vision.pooling != "gap" or vision.has_own_parts:
         raise ValueError(
-            "transformers' classifier reads the mean of the patch tokens, and this one pools by "
-            f'{vision.pooling!r}{" with a projection" if vision.embed_dim else ""}. Save it with format="diptych", or '
-            'make the classifier with pooling="gap".'
+            "transformers' classifier reads the mean of the patch tokens, of learned positions and with nothing behind "
+            f'it, and this one has {vision}. Save it with format="diptych", or make the classifier with pooling="gap".'
         )
     kind = "siglip2" if isinstance(vision, NaFlexVisionConfig) else "siglip"
     return {
@@ -89,3 +89,12 @@ def fields_of(config: ClassifierConfig) -> dict:
         "vision_config": transformers_fields.vision_fields(vision) | {"vision_use_head": False},
         "text_config": {"model_type": f"{kind}_text_model"},
     }
+
+
+def _own_vision(config: ClassifierConfig) -> VisionConfig | NaFlexVisionConfig:
+    if isinstance(config.vision, BiTConfig):
+        raise ValueError(
+            'transformers\' SiglipForImageClassification has no ResNet. Save it with format="big_vision", "timm" or '
+            '"diptych".'
+        )
+    return config.vision

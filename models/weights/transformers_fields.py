@@ -144,12 +144,10 @@ def fields_of(config: SigLIPConfig | CLIPConfig) -> dict:
     vision, text = config.own_towers
     if config.init_logit_bias is None:
         raise ValueError(NO_BIAS.format("transformers'"))
-    if vision.pooling != "map" or vision.embed_dim or text.pooling != "last" or not text.embed_dim:
+    if vision.pooling != "map" or vision.has_own_parts or text.pooling != "last" or not text.embed_dim:
         raise ValueError(
             "transformers' SigLIP pools images by attention without a projection and reads text at its last position "
-            f"with one; this model has images {vision.pooling!r} with embed_dim {vision.embed_dim}, text "
-            f"{text.pooling!r} with embed_dim "
-            f'{text.embed_dim}. Save it with format="diptych".'
+            f'with one; this model has {vision} and {text}. Save it with format="diptych".'
         )
     kind, name = ("siglip2", "Siglip2Model") if isinstance(vision, NaFlexVisionConfig) else ("siglip", "SiglipModel")
     return {

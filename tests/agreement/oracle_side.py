@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from tests.oracle.conditioning import conditions
 from tests.oracle.examples import draw_problem
-from tests.oracle.optimizers import Adafactor, AdamW, Lion, Momentum, Optimizer, decays_kernels
+from tests.oracle.optimizers import SGD, Adafactor, AdamW, Lion, Optimizer, decays_kernels
 from tests.oracle.schedule import warmup_cosine
 from tests.oracle.siglip import siglip
 from tests.oracle.training import Trajectory, train
 from tests.tolerances import UNIT_ROUNDOFF, UPDATE_ROUNDINGS, gradient_errors, tolerances, well_conditioned
 
-KINDS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "momentum": Momentum}
+KINDS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD}
 
 
 def answer_and_conditions(config, weights, batch, *, loss) -> tuple[dict, dict[str, float]]:

@@ -11,7 +11,7 @@ from tests.agreement.compare import check_answer, check_values, named
 from tests.agreement.oracle_side import answer_and_tolerances, well_conditioned_problem
 from tests.agreement.strategies import agreement_settings, batch_shapes, conditionings, configs
 from tests.oracle.examples import draw_problem
-from tests.oracle.siglip import weight_shapes
+from tests.oracle.siglip import LOG_LOGIT_SCALE, siglip, weight_shapes
 
 
 def _check(pool, config, dtype, batch_shape, drawn):
@@ -43,6 +43,38 @@ def test_float32_agrees(pool, config, batch_shape, drawn):
 )
 def test_bfloat16_compute_agrees(pool, config, batch_shape, drawn):
     _check(pool, config, "mixed_bfloat16", batch_shape, drawn)
+
+
+OTHER_TOWERS = {
+    # 22 px are padded by 2 and 3 for the first convolution, 6 px by 0 and 1 in the second stage.
+    "bit": {"stage_depths": (1, 2), "width": 8, "num_groups": 4, "image_size": 22, "pre_activation": False},
+    "bit, pre-activation": {
+        "stage_depths": (2, 1), "width": 8, "num_groups": 8, "image_size": 22, "pre_activation": True,
+        "variance_epsilon": 1e-8, "embed_dim": 16,
+    },
+    "the ViT baseline's": {
+        "width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "patch_size": 4, "image_size": 14, "pooling": "gap",
+        "positions": "sincos2d", "representation_width": 20,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_TOWERS)
+def test_other_image_towers_agree(pool, name):
+    """To 1e-5 of the norm of each embedding and gradient; in that of the scale, a sum, the pairs cancel."""
+    vision = OTHER_TOWERS[name]
+    text = {"width": 8, "num_heads": 1, "depth": 1, "mlp_dim": 7, "vocab_size": 5, "context_length": 2}
+    config = {"vision": vision, "text": text | {"pooling": "last", "embed_dim": output_width(vision)}}
+    weights, batch = draw_problem(config, seed=2, batch_size=6, logit_scale=5.0)
+    expected = siglip(config, weights, batch).named()
+    allowed = dict.fromkeys(expected, 1e-5) | {LOG_LOGIT_SCALE: 1e-4}
+    for backend, reply in pool.ask("evaluate", config=config, weights=weights, batch=batch).items():
+        check_answer(reply, expected, allowed, who=backend)
+
+
+def output_width(vision: dict) -> int:
+    widest = 4 * vision["width"] * 2 ** (len(vision.get("stage_depths", ())) - 1)
+    return vision.get("embed_dim") or vision.get("representation_width") or widest
 
 
 @agreement_settings(examples=4)

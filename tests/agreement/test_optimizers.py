@@ -1,5 +1,6 @@
 """Optimizers and schedules alone: the same gradients give the same weights as the oracle's equations."""
 
+import ml_dtypes  # noqa: F401 - tells NumPy of bfloat16
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,8 +33,11 @@ HEADS = {
 STEPS = 20
 
 
-def draw_descent(seed: int) -> tuple[dict, list[dict]]:
-    """Weights, and gradients of twenty steps whose sizes differ by tensor over six decades, with rows of zeros."""
+def draw_descent(seed: int, dtype: str = "float32") -> tuple[dict, list[dict]]:
+    """Weights, and gradients of twenty steps whose sizes differ by tensor over six decades, with rows of zeros.
+
+    Gradients of few digits, of `dtype` bfloat16, add up in float32 without roundings that could change another one.
+    """
     rng = np.random.default_rng(seed)
     weights = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
     sizes = {name: 10.0 ** rng.uniform(-6, 0) for name in SHAPES}
@@ -41,7 +45,7 @@ def draw_descent(seed: int) -> tuple[dict, list[dict]]:
     for _ in range(STEPS):
         step = {name: sizes[name] * rng.normal(size=shape) for name, shape in SHAPES.items()}
         step["tall_embedding"] *= rng.random((97, 1)) < 0.2
-        gradients.append({name: value.astype(np.float32) for name, value in step.items()})
+        gradients.append({name: value.astype(dtype).astype(np.float32) for name, value in step.items()})
     return {name: value.astype(np.float32) for name, value in weights.items()}, gradients
 
 
@@ -67,7 +71,8 @@ OPTIMIZERS = {
     "adafactor": {"name": "adafactor", "learning_rate": 1e-2, "weight_decay": 1e-3, "beta_2_cap": 0.85},
     "adafactor, late cap": {"name": "adafactor", "learning_rate": 1e-2, "beta_2_cap": 0.999},
     "lion": {"name": "lion", "learning_rate": 1e-3, "weight_decay": 1e-4},
-    "momentum": {"name": "momentum", "learning_rate": 1e-2, "weight_decay": 1e-3},
+    "sgd": {"name": "sgd", "learning_rate": 1e-2, "weight_decay": 1e-3, "momentum": 0.8},
+    "sgd in bfloat16": {"name": "sgd", "learning_rate": 1e-2, "weight_decay": 1e-3, "momentum_dtype": "bfloat16"},
     "adamw by pattern": {
         "name": "adamw",
         "learning_rate": 1e-2,
@@ -93,7 +98,7 @@ OPTIMIZERS = {
 @agreement_settings(examples=2)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_updates_follow_the_equations(pool, name, seed):
-    weights, gradients = draw_descent(seed)
+    weights, gradients = draw_descent(seed, OPTIMIZERS[name].get("momentum_dtype", "float32"))
     expected = descend(OPTIMIZERS[name], weights, gradients)
     request = {"optimizer": OPTIMIZERS[name], "weights": weights, "gradients": gradients, "heads": HEADS}
     for backend, got in pool.ask("optimize", **request).items():
@@ -115,14 +120,16 @@ def test_updates_follow_the_equations(pool, name, seed):
         ("adafactor", {"min_dim_size_to_factor": 128}),
         ("adafactor", {"heads": lambda path, shape: None}),
         ("adafactor", {"beta_1": 0.8984375}),
+        ("sgd", {"momentum": 0.801}),
+        ("sgd", {"momentum_dtype": "bfloat16"}),
+        ("sgd in bfloat16", {"momentum_dtype": "float32"}),
         ("lion", {"beta_1": 0.899}),
         ("lion", {"beta_2": 0.98}),
         ("lion", {"weight_decay": 0.0}),
-        ("momentum", {"beta": 0.899}),
     ],
 )
 def test_another_equation_is_noticed(name, wrong):
-    weights, gradients = draw_descent(seed=1)
+    weights, gradients = draw_descent(1, OPTIMIZERS[name].get("momentum_dtype", "float32"))
     expected = descend(OPTIMIZERS[name], weights, gradients)
     as_float32 = {path: value.astype(np.float32) for path, value in expected.weights.items()}
     check_entries(as_float32, expected.weights, expected.allowed, who="the oracle")

@@ -23,6 +23,9 @@ def towers(draw, kind):
         patch = draw(st.integers(1, 9))
         own = {"patch_size": patch, "image_size": patch + draw(st.integers(0, 20))}
         own["pooling"] = draw(st.sampled_from(["map", "gap", "cls"]))
+        own["representation_width"] = draw(st.none() | st.integers(1, 9))
+        if shape["width"] % 4 == 0 and shape["width"] > 4:
+            own["positions"] = draw(st.sampled_from(["learned", "sincos2d"]))
     else:
         own = {"vocab_size": draw(st.integers(1, 50)), "context_length": draw(st.integers(1, 9))}
         own["pooling"] = draw(st.sampled_from(["last", "first", "gap", "map"]))

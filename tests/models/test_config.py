@@ -6,7 +6,15 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 
-from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, CLIPVisionConfig, TextConfig
+from diptych.models import (
+    BiTConfig,
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    TextConfig,
+    VisionConfig,
+)
 from diptych.models.presets import PRESETS, preset_config
 from diptych.models.siglip.config import SigLIPConfig, pair_config
 from diptych.models.siglip.presets import siglip_config
@@ -31,13 +39,17 @@ REFUSED = [
     (TINY, {"init_logit_scale": 0.0}, "init_logit_scale must be positive, got 0.0"),
     (TINY, {"max_logit_scale": 9.0}, "max_logit_scale must be at least init_logit_scale 10.0"),
     (TINY_VISION, {"position_stddev": 0.0}, "position_stddev must be positive, or None for width^-0.5, got 0.0"),
+    (TINY_VISION, {"representation_width": 0}, "representation_width must be a positive integer, or None"),
+    (TINY_VISION, {"positions": "rotary"}, "positions must be learned or sincos2d, got 'rotary'"),
+    (replace(TINY_VISION, num_heads=3, width=18), {"positions": "sincos2d"}, "that 4 divides, got 18"),
+    (TINY_VISION, {"positions": "sincos2d", "position_stddev": 1.0}, "position_stddev is of learned positions"),
     (TINY, {"vision": replace(TINY_VISION, embed_dim=8)}, "image 8, text 16. Set embed_dim of one of them"),
 ]
 
 
 @pytest.mark.parametrize(("config", "change", "message"), REFUSED)
 def test_a_wrong_field_is_named_with_its_value(config, change, message):
-    with pytest.raises(ValueError, match="must be|differ in width") as error:
+    with pytest.raises(ValueError, match="must be|differ in width|need a width|is of learned") as error:
         replace(config, **change)
     assert message in str(error.value)
 
@@ -73,7 +85,7 @@ def test_sizes_read_like_the_field_writes_them():
 
 
 def test_every_size_up_to_g_opt_is_a_preset():
-    towers = [config.vision for config in PRESETS.values() if isinstance(config, SigLIPConfig)]
+    towers = [config.vision for config in PRESETS.values() if isinstance(config.vision, VisionConfig)]
     shapes = {(tower.width, tower.depth, tower.mlp_dim, tower.num_heads) for tower in towers}
     missing = [name for name, shape in SIZES.items() if shape not in shapes]
     assert missing == ["G", "G-opt", "e"]  # past what SigLIP was trained at; `siglip_config("G/14")` builds them
@@ -89,9 +101,10 @@ def test_a_configuration_survives_json(config):
     [
         CLIPVisionConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6),
         CLIPResNetConfig(width=2, num_heads=2, embed_dim=6),
+        BiTConfig(width=2, num_groups=2, embed_dim=6),
     ],
 )
-def test_clips_towers_under_siglips_logits_are_told_apart_by_their_fields(vision):
+def test_others_towers_under_siglips_logits_are_told_apart_by_their_fields(vision):
     text = CLIPTextConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6)
     own = TextConfig(width=8, depth=1, mlp_dim=8, num_heads=2, embed_dim=6)
     for config in (SigLIPConfig(vision=vision, text=text), SigLIPConfig(vision=vision, text=own)):
@@ -99,6 +112,7 @@ def test_clips_towers_under_siglips_logits_are_told_apart_by_their_fields(vision
         with pytest.raises(ValueError, match='format="diptych"'):
             _ = config.own_towers
     scale = {"init_logit_scale": 10.0, "max_logit_scale": None}
-    assert isinstance(pair_config(vision, text, init_logit_bias=None, **scale), CLIPConfig)
+    kind = SigLIPConfig if isinstance(vision, BiTConfig) else CLIPConfig
+    assert isinstance(pair_config(vision, text, init_logit_bias=None, **scale), kind)
     assert isinstance(pair_config(vision, text, init_logit_bias=-1.0, **scale), SigLIPConfig)
     assert isinstance(pair_config(vision, own, init_logit_bias=None, **scale), SigLIPConfig)

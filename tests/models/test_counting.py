@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from diptych.models import CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
+from diptych.models import ClassifierConfig, CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
 from diptych.models.abstract import shapes_only
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 from diptych.models.presets import PRESETS
@@ -75,6 +75,12 @@ def test_every_size_counts_as_in_big_vision():
     assert {size.partition("/")[0] for size in BIG_VISION} == set(SIZES)
     counted = {size: count_tower_parameters(VisionConfig(**vision_size(size))) for size in BIG_VISION}
     assert counted == BIG_VISION
+
+
+def test_the_vit_baseline_counts_as_in_big_vision():
+    vision = PRESETS["vit_s16_224"].vision
+    classifier = ClassifierConfig(vision=vision, classes=tuple(f"class {number}" for number in range(1_000)))
+    assert count_parameters(classifier)["total"] == 22_122_472
 
 
 def test_every_siglip2_preset_counts_as_the_released_checkpoint():

@@ -1,4 +1,4 @@
-"""AdamW, Adafactor, Lion and momentum as in big_vision's optimizer chain, on `{path: array}`.
+"""AdamW, Adafactor, Lion and SGD as in big_vision's optimizer chain, on `{path: array}`.
 
 The chain (big_vision `optax.py`): clip the gradients by their global norm, turn them into a direction u of the
 optimizer's kind, then p -= s (rate u + decay p), where s in [0, 1] is the schedule. So decay does not scale with the
@@ -8,6 +8,7 @@ weight_decay 0.1.
 
 from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
 
 ROUNDINGS = 4
@@ -224,19 +225,30 @@ class Lion(Optimizer):
         return np.where((np.abs(state["before_sign"]) <= before_sign) & (before_sign > 0), 2.0, 0.0)
 
 
-class Momentum(Optimizer):
-    """m = β m + g, and m is the direction: Polyak 1964, as `optax.trace`."""
+class SGD(Optimizer):
+    """u = m with m = μ m + g: Polyak's momentum without dampening (optax's `trace`).
 
-    def __init__(self, *, beta: float = 0.9, **shared):
+    In bfloat16 m is rounded when it is kept, and μ is the nearest number of bfloat16; u is not rounded.
+    """
+
+    def __init__(self, *, momentum: float = 0.9, momentum_dtype: str = "float32", **shared):
         super().__init__(**shared)
-        self.beta = beta
+        self.kept = self.rounded if momentum_dtype == "bfloat16" else lambda m: m
+        self.momentum = float(self.kept(np.asarray(momentum)))
+
+    @staticmethod
+    def rounded(m) -> np.ndarray:
+        return np.asarray(m, np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
 
     def direction(self, gradient, state):
-        earlier = self.beta * state.get("m", np.zeros_like(gradient))
-        state["m"], state["terms"] = earlier + gradient, np.abs(earlier) + np.abs(gradient)
-        return state["m"]
+        terms = self.momentum * state.get("m", np.zeros_like(gradient)), gradient
+        state["terms"] = np.abs(terms[0]) + np.abs(terms[1])
+        m = terms[0] + terms[1]
+        state["m"] = self.kept(m)
+        return m
 
     def uncertainty(self, path, error, roundoff):
+        """The gradients' own errors, for nothing divides by their size."""
         state = self.state[path]
-        state["error"] = self.beta * state.get("error", 0.0) + error + ROUNDINGS * roundoff * state["terms"]
+        state["error"] = self.momentum * state.get("error", 0.0) + error + ROUNDINGS * roundoff * state["terms"]
         return state["error"]

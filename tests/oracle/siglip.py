@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests.oracle.bit import bit_shapes, bit_tower
 from tests.oracle.contrastive import normalize, sigmoid_loss, softmax_contrastive_loss
 from tests.oracle.parameters import Parameters
 from tests.oracle.towers import image_tower, text_tower
@@ -40,9 +41,11 @@ def siglip(config, weights, batch, *, loss="sigmoid", image_nudge=1.0, text_nudg
     """
     parameters = Parameters(weights)
     images, captions, length = batch["text"].shape
-    pooled_image, backward_image = image_tower(
-        batch["image"] / 127.5 - 1.0, parameters.at("image"), config["vision"], nudge=image_nudge
-    )
+    pixels, vision = batch["image"] / 127.5 - 1.0, config["vision"]
+    if "pre_activation" in vision:
+        pooled_image, backward_image = bit_tower(pixels, parameters.at("image"), vision)
+    else:
+        pooled_image, backward_image = image_tower(pixels, parameters.at("image"), vision, nudge=image_nudge)
     pooled_text, backward_text = text_tower(
         batch["text"].reshape(-1, length), parameters.at("text"), config["text"], nudge=text_nudge
     )
@@ -68,19 +71,25 @@ def siglip(config, weights, batch, *, loss="sigmoid", image_nudge=1.0, text_nudg
 
 def weight_shapes(config) -> dict[str, tuple[int, ...]]:
     """Every weight of the model: Keras variable path -> shape, in the model's order."""
-    shapes = {}
     vision, text = config["vision"], config["text"]
-    width, patch = vision["width"], vision["patch_size"]
-    shapes["image/patch_embedding/kernel"] = (patch, patch, 3, width)
-    shapes["image/patch_embedding/bias"] = (width,)
-    shapes["image/position_embedding/embedding"] = ((vision["image_size"] // patch) ** 2, width)
-    if vision["pooling"] == "cls":
-        shapes["image/class_token/token"] = (width,)
-    shapes |= _top_shapes("image", vision)
+    if "pre_activation" in vision:
+        shapes = {f"image/{path}": shape for path, shape in bit_shapes(vision).items()}
+    else:
+        shapes = _vision_shapes(vision)
     shapes["text/token_embedding/embedding"] = (text["vocab_size"], text["width"])
     shapes["text/position_embedding/embedding"] = (text["context_length"], text["width"])
     shapes |= _top_shapes("text", text)
     return shapes | {LOG_LOGIT_SCALE: (), LOGIT_BIAS: ()}
+
+
+def _vision_shapes(vision):
+    width, patch = vision["width"], vision["patch_size"]
+    shapes = {"image/patch_embedding/kernel": (patch, patch, 3, width), "image/patch_embedding/bias": (width,)}
+    if vision.get("positions") != "sincos2d":
+        shapes["image/position_embedding/embedding"] = ((vision["image_size"] // patch) ** 2, width)
+    if vision["pooling"] == "cls":
+        shapes["image/class_token/token"] = (width,)
+    return shapes | _top_shapes("image", vision)
 
 
 def _top_shapes(tower, config):
@@ -101,6 +110,9 @@ def _top_shapes(tower, config):
         shapes |= _linear_shapes(f"{head}/out_", width, width)
         shapes |= _norm_shapes(f"{head}/norm", width)
         shapes |= _mlp_shapes(f"{head}/mlp", config)
+    if config.get("representation_width"):
+        shapes |= _linear_shapes(f"{tower}/representation/", width, config["representation_width"])
+        width = config["representation_width"]
     if config.get("embed_dim"):
         shapes |= _linear_shapes(f"{tower}/projection/", width, config["embed_dim"])
     return shapes

@@ -1,9 +1,12 @@
 """Every hand-derived gradient is the one that finite differences give."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from tests.oracle.attention import attention, softmax
+from tests.oracle.bit import convolution, group_norm, maximum, standardize
 from tests.oracle.contrastive import normalize, sigmoid_loss, softmax_contrastive_loss
 from tests.oracle.examples import draw_problem
 from tests.oracle.finite_differences import check_gradient
@@ -20,6 +23,13 @@ FUNCTIONS = {
     "softmax": (softmax, {"x": (2, 3, 4)}),
     "attention": (attention, {"query": (2, 3, 2, 4), "key": (2, 5, 2, 4), "value": (2, 5, 2, 4)}),
     "normalize": (normalize, {"x": (3, 5)}),
+    "convolution": (partial(convolution, stride=2), {"x": (2, 6, 5, 3), "kernel": (3, 3, 3, 2)}),
+    "symmetric convolution": (partial(convolution, stride=2, same=False), {"x": (2, 6, 5, 3), "kernel": (3, 3, 3, 2)}),
+    "standardize": (partial(standardize, epsilon=0.1, in_root=False), {"kernel": (3, 3, 2, 2)}),
+    "standardize, epsilon in the root": (partial(standardize, epsilon=0.1, in_root=True), {"kernel": (3, 3, 2, 2)}),
+    "group_norm": (partial(group_norm, groups=2, epsilon=0.1), {"x": (2, 3, 2, 6), "scale": (6,), "bias": (6,)}),
+    "maximum": (partial(maximum, same=True), {"x": (2, 6, 5, 3)}),
+    "maximum with zeros around": (partial(maximum, same=False), {"x": (2, 6, 5, 3)}),
 }
 
 
@@ -42,6 +52,10 @@ def text(**changes):
     } | changes  # fmt: skip
 
 
+def bit(**changes):
+    return {"stage_depths": (1, 2), "width": 2, "num_groups": 1, "image_size": 10, "pre_activation": False} | changes
+
+
 CONFIGS = {
     "map and last": {"vision": vision(), "text": text()},
     "gap and first, both projected": {
@@ -50,6 +64,12 @@ CONFIGS = {
     },
     "cls and gap": {"vision": vision(pooling="cls", num_heads=3), "text": text(pooling="gap", depth=2)},
     "map and map, no projection": {"vision": vision(width=4), "text": text(pooling="map", embed_dim=None)},
+    "fixed positions, tanh and projection": {
+        "vision": vision(width=8, pooling="gap", positions="sincos2d", representation_width=5, embed_dim=6),
+        "text": text(),
+    },
+    "bit": {"vision": bit(), "text": text(embed_dim=16)},
+    "bit, pre-activation": {"vision": bit(pre_activation=True, embed_dim=6), "text": text()},
 }
 
 

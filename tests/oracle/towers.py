@@ -3,6 +3,8 @@
 Configurations are plain dictionaries, named as the models'.
 """
 
+import math
+
 import numpy as np
 
 from tests.oracle.encoder import encoder
@@ -32,7 +34,8 @@ def image_tower(images, parameters, config, *, nudge=1.0):
     """
     batch, width = len(images), config["width"]
     x, kernel = patches(np.asarray(images, np.float64), config["patch_size"]), parameters["patch_embedding/kernel"]
-    positions = parameters["position_embedding/embedding"]
+    fixed = config.get("positions") == "sincos2d"
+    positions = sincos2d(math.isqrt(x.shape[1]), width) if fixed else parameters["position_embedding/embedding"]
     x_embedded = x @ kernel.reshape(-1, width) + parameters["patch_embedding/bias"] + positions
     with_class = config["pooling"] == "cls"
     if with_class:
@@ -45,11 +48,23 @@ def image_tower(images, parameters, config, *, nudge=1.0):
         if with_class:
             parameters.add("class_token/token", dx[:, 0].sum(0))
             dx = dx[:, 1:]
-        parameters.add("position_embedding/embedding", dx.sum(0))
+        if not fixed:
+            parameters.add("position_embedding/embedding", dx.sum(0))
         parameters.add("patch_embedding/bias", dx.sum((0, 1)))
         parameters.add("patch_embedding/kernel", np.einsum("bnk,bnw->kw", x, dx).reshape(kernel.shape))
 
     return pooled, backward
+
+
+def sincos2d(grid: int, width: int):
+    """Sines and cosines of the column, then of the row, at width / 4 frequencies from 1 to 1/10,000: `[grid², w]`."""
+    frequencies = np.exp(-np.log(10_000) * np.linspace(0, 1, width // 4))
+    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
+    parts = []
+    for places in (columns, rows):
+        angles = places.reshape(-1, 1) * frequencies
+        parts += [np.sin(angles), np.cos(angles)]
+    return np.hstack(parts)
 
 
 def text_tower(token_ids, parameters, config, *, nudge=1.0):
@@ -76,7 +91,18 @@ def _encode_and_pool(x, parameters, config, nudge):
         x * nudge, parameters.at("encoder"), depth=config["depth"], num_heads=config["num_heads"]
     )
     pooled, backward_pool = pool(tokens, parameters, pooling=config["pooling"], num_heads=config["num_heads"])
-    if not config.get("embed_dim"):
-        return pooled, lambda dy: nudge * backward_encoder(backward_pool(dy))
-    projected, backward_projection = linear_layer(pooled, parameters.at("projection"))
-    return projected, lambda dy: nudge * backward_encoder(backward_pool(backward_projection(dy)))
+    backwards = [lambda dy: nudge * dy, backward_encoder, backward_pool]
+    if config.get("representation_width"):
+        pooled, backward_linear = linear_layer(pooled, parameters.at("representation"))
+        pooled = np.tanh(pooled)
+        backwards += [backward_linear, lambda dy, y=pooled: dy * (1 - y**2)]
+    if config.get("embed_dim"):
+        pooled, backward_projection = linear_layer(pooled, parameters.at("projection"))
+        backwards.append(backward_projection)
+
+    def backward(dy):
+        for one in reversed(backwards):
+            dy = one(dy)
+        return dy
+
+    return pooled, backward

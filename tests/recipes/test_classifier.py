@@ -196,7 +196,7 @@ def test_transfer_takes_big_visions_settings(checkpoint, pictures):
     data = ("--train-data", str(pictures), "--val-fraction", "0.4", "--pretrained", str(checkpoint))
     planned = plan("transfer", *data, "--batch-size", "16", "--examples", "64", "--warmup-examples", "16")
     recipe = planned.recipe.optimization
-    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("momentum", 3e-3, 0.0)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("sgd", 3e-3, 0.0)
     assert (planned.preprocess.augmentation.area, planned.preprocess.augmentation.flip) == (0.75, 0.5)
     assert classifier.transfer().optimization.batch_size == 512
 

@@ -63,7 +63,8 @@ class Preprocess:
         language_weights: see `sampling.draw`.
         resize_method: see `image.resize`.
         shortest_edge_ratio: None squashes the picture to the square, as SigLIP does. A number keeps its aspect, as CLIP
-            does: the shorter side becomes so many times the square's, at least once, and the middle is cut out.
+            does: the shorter side becomes so many times the square's, at least once, and the middle is cut out. Random
+            crops are parts of the whole picture all the same.
         normalization: what the model makes of the pixels, which leave here as bytes.
         captions: captions drawn for each image; more than one give tokens [captions, context_length]. 0 for pictures
             without texts, which need no tokenizer and give no field "text".
@@ -231,7 +232,8 @@ class Preprocess:
         square = self.fixed_size(size)
         if self.augmentation is None or rng is None:
             return square.picture(pixels)
-        return self.augmentation(square.region(pixels), rng, square.width)
+        chooses = isinstance(self.augmentation, RandomCrop) and self.augmentation.area < 1
+        return self.augmentation(pixels if chooses else square.region(pixels), rng, square.width)
 
     def fixed_size(self, size: int | None = None) -> FixedSize:
         """How a picture that is not augmented becomes the square of a size, by default of `image_size`."""

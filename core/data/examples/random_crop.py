@@ -16,9 +16,11 @@ _TRIES = 100
 class RandomCrop:
     """Cuts out a random rectangle, mirrors it or not, and makes it the model's picture.
 
-    The rectangle is drawn as TensorFlow's `sample_distorted_bounding_box` does: an aspect, evenly; a height, evenly
-    among those at which the area is within bounds; a place, evenly. (torchvision draws the area evenly, and the aspect
-    by its logarithm: its crops are larger on average.) Where none fits in a hundred tries, it is the whole picture.
+    The rectangle is drawn as TensorFlow's `sample_distorted_bounding_box` does (its kernel's `GenerateRandomCrop`): an
+    aspect, evenly; a height, evenly among those at which the area is within bounds; a place, evenly, but never the one
+    furthest down or to the right. Sides that rounding made a pixel too short or too long are mended by one.
+    (torchvision draws the area evenly, and the aspect by its logarithm: its crops are larger on average.) Where none
+    fits in a hundred tries, it is the whole picture.
 
     Attributes:
         area: least share of the picture's area, above 0 and at most 1.
@@ -52,14 +54,23 @@ class RandomCrop:
         whole = rows * columns
         for _ in range(_TRIES if self.area < 1 else 0):
             aspect = rng.uniform(*ASPECTS)
-            lowest = max(1, round((self.area * whole / aspect) ** 0.5))
-            highest = min(rows, round((whole / aspect) ** 0.5))
-            while highest > 0 and round(highest * aspect) > columns:
-                highest -= 1
-            if lowest > highest:
-                continue
+            highest = round((whole / aspect) ** 0.5)
+            if round(highest * aspect) > columns:
+                highest = int((columns + 0.5 - 1e-7) / aspect)
+                highest -= round(highest * aspect) > columns
+            highest = min(highest, rows)
+            lowest = min(round((self.area * whole / aspect) ** 0.5), highest)
             height = int(rng.integers(lowest, highest + 1))
-            width = max(1, round(height * aspect))
-            if width <= columns and self.area * whole <= height * width:
-                return int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1)), height, width
+            width = round(height * aspect)
+            if height * width < self.area * whole:
+                height, width = height + 1, width + 1
+            if height * width > whole:
+                height, width = height - 1, width - 1
+            if 0 < width <= columns and 0 < height <= rows and self.area * whole <= height * width <= whole:
+                return _place(rows - height, rng), _place(columns - width, rng), height, width
         return 0, 0, rows, columns
+
+
+def _place(left_over: int, rng: np.random.Generator) -> int:
+    """Where the rectangle begins; the last of the places that leave so many rows or columns over is not drawn."""
+    return int(rng.integers(left_over)) if left_over else 0

@@ -35,6 +35,19 @@ def test_the_unrounded_kind_is_two_products_with_triangles(old, new):
         assert np.abs(plain - expected).max() > 10, "without antialias it is something else"
 
 
+@pytest.mark.parametrize(("old", "new"), [((40, 60), (16, 32)), ((9, 70), (3, 16)), ((20, 20), (20, 15))])
+def test_means_of_areas_are_those_of_all_pixels_covered(old, new):
+    """As tensorflow's "area": each pixel is cut into so many parts that new ones share them out whole."""
+    image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+    fine = image.astype(np.float64).repeat(new[0], axis=0).repeat(new[1], axis=1)
+    blocks = fine.reshape(new[0], old[0], new[1], old[1], 3)
+    expected = blocks.mean((1, 3))
+    found = resize(image, new, method="area")
+    assert found.dtype == np.uint8
+    assert np.abs(found - np.floor(expected + 1e-3)).max() == 0
+    assert np.array_equal(resize(np.full((30, 20, 3), 200, np.uint8), (7, 11), method="area"), np.full((7, 11, 3), 200))
+
+
 @pytest.mark.parametrize("method", RESIZE_METHODS)
 def test_rows_and_columns_are_told_apart(method):
     image = pixels(5, 40, 60)

@@ -1,15 +1,22 @@
 """The decay convention and the per-weight rates of the optimizers; their equations are judged in tests/agreement."""
 
+from dataclasses import replace
 from functools import partial
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
 from diptych.core.training.optimizers import OPTIMIZERS, Adafactor, AdamW
 from diptych.core.training.schedules import Cosine
+from diptych.core.training.variables import arrays_of, assign_all
+from diptych.core.weights.safetensors import read_tensors, write_safetensors
+from diptych.engine.training.build import build_optimizer
 from diptych.models.parts.attention import Attention
 from diptych.models.parts.heads import PairLogits
+from diptych.recipes.classifier import bit_i1k
+from tests.models.examples import numpy_of
 
 
 def variable(name: str, value: float = 2.0):
@@ -113,6 +120,57 @@ def test_a_bounded_weight_stays_within_its_bound_and_comes_back(name):
     assert max(seen) == pytest.approx(100.0, rel=1e-5)
     assert seen[-1] < 90
     assert float(keras.ops.convert_to_numpy(weights[1].value)) != -10.0
+
+
+def test_big_visions_resnets_move_by_its_golden_rule():
+    """Trace 0.9 in bfloat16 → × 0.1 / 256 · 4,096 → + 1e-4 / 256 · 4,096 · p on kernels → × schedule → -, with a warm-up
+    whose first update has rate 0; in NumPy, number for number.
+    """
+    optimization = bit_i1k().optimization
+    optimization = replace(optimization, examples=10 * 4_096, warmup_examples=2 * 4_096)
+    optimizer = build_optimizer(optimization)
+    kernel, bias = variable("kernel", 1.5), variable("bias", 1.5)
+    optimizer.build([kernel, bias])
+    assert (optimizer.base_learning_rate, optimizer.decoupled_weight_decay) == pytest.approx((1.6, 1.6e-3))
+    factors = [0.0, 0.5, 1.0, 0.5 * (1 + np.cos(np.pi / 8))]
+    kept, weights = np.float32(0), [np.float32(1.5), np.float32(1.5)]
+    for factor, gradient in zip(factors, (0.3, -0.11, 0.07, 0.2), strict=True):
+        update(optimizer, [kernel, bias], gradient)
+        moved = np.float32(gradient) + np.float32(0.8984375) * kept
+        kept = moved.astype(ml_dtypes.bfloat16).astype(np.float32)
+        weights = [weights[0] - factor * (1.6 * moved + 1.6e-3 * weights[0]), weights[1] - factor * 1.6 * moved]
+        for weight, expected in zip((kernel, bias), weights, strict=True):
+            assert keras.ops.convert_to_numpy(weight.value) == pytest.approx(expected, rel=2e-6)
+    assert optimizer.slots["momentum"][0].dtype == "bfloat16"
+    unscaled = build_optimizer(replace(optimization, rate_batch_size=None))
+    assert (unscaled.base_learning_rate, unscaled.decoupled_weight_decay) == pytest.approx((0.1, 1e-4))
+
+
+def test_a_momentum_in_bfloat16_is_adams_and_comes_back_from_a_file(tmp_path):
+    """As optax's with `mu_dtype`: the rounded one is kept, the whole one moves the weight."""
+    ours = variable("kernel")
+    optimizer = AdamW(1e-2, momentum_dtype="bfloat16")
+    assert (optimizer.update_rule, AdamW(1e-2).update_rule) == (None, "adamw")
+    optimizer.build([ours])
+    m = v = np.float32(0)
+    expected = np.float32(2.0)
+    for step, gradient in enumerate((0.3, -0.1, 0.7), 1):
+        update(optimizer, [ours], gradient)
+        moved = np.float32(0.1) * np.float32(gradient) + np.float32(0.8984375) * m
+        m = moved.astype(ml_dtypes.bfloat16).astype(np.float32)
+        v = 0.05 * gradient**2 + 0.95 * v
+        expected -= 1e-2 * moved / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8)
+    assert keras.ops.convert_to_numpy(ours.value) == pytest.approx(expected, rel=1e-6)
+    slots = optimizer.named_slots()
+    write_safetensors(tmp_path / "optimizer.safetensors", arrays_of(slots))
+    arrays = read_tensors(tmp_path / "optimizer.safetensors")
+    as_kept = {name: value.astype(np.float32) for name, value in arrays.items()}
+    slots["kernel/momentum"].assign(np.zeros(3))
+    assign_all("optimizer", slots, arrays)
+    for name, variable_ in slots.items():
+        np.testing.assert_array_equal(numpy_of(variable_.value), as_kept[name])
+    with pytest.raises(ValueError, match="momentum_dtype must be float32 or bfloat16"):
+        AdamW(1e-2, momentum_dtype="float16")
 
 
 def test_attention_tells_how_its_kernels_are_made_of_heads():

@@ -32,7 +32,8 @@ def test_heights_are_drawn_evenly_and_all_places_occur():
     assert heights.mean() == pytest.approx(expected, rel=0.01)
     assert (heights * widths).min() < 0.27 * 100**2
     smaller = heights < 100
-    assert (tops == 100 - heights)[smaller].any()
+    assert not (tops == 100 - heights)[smaller].any()  # as in TensorFlow
+    assert (tops == 99 - heights)[smaller].any()
     assert (tops == 0)[smaller].any()
 
 
