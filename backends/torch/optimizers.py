@@ -71,7 +71,8 @@ class FusedAdamW:
         for group, rate in zip(self._torch.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
         for weight, gradient in zip(self._weights, gradients, strict=True):
-            weight.grad = gradient
+            # The kernel goes through memory, where the axes of a convolution's gradient lie in another order.
+            weight.grad = gradient.contiguous()
         self._torch.found_inf = (~finite).float()  # by which torch's own scaler of losses makes the kernel skip a step
         self._torch.step()
         self._torch.zero_grad(set_to_none=True)
