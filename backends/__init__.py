@@ -84,7 +84,8 @@ def train_step(
         micro_batches: number of equal pieces; the batch must divide by it.
         placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
             holds all of the state. Every process brings its own rows to each step, and loss, gradients and logs are
-            those of the whole batch. More than one device of a process on jax alone; on torch a process has one.
+            those of the whole batch. More than one device of a process on jax alone; on torch a process has one, and
+            with `zero` holds a part of AdamW's slots, averages and teacher.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 
@@ -103,6 +104,8 @@ def train_step(
         options["devices"] = placement.devices
     if placement.fsdp != 1:
         options["fsdp"] = placement.fsdp
+    if placement.zero and placement.processes > 1:
+        options["zero"] = True
     if compiler is not None and name() == "torch":
         options["compiler"] = compiler
     return room().TrainStep(model, objective, optimizer, **options)

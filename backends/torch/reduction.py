@@ -31,9 +31,10 @@ class Bucket:
     dtype: torch.dtype
     device: torch.device
 
-    def empty(self) -> torch.Tensor:
-        """A message of zeros."""
-        return torch.zeros(self.length, dtype=self.dtype, device=self.device)
+    def empty(self, *, part: bool = False) -> torch.Tensor:
+        """A message of zeros, or the part of one that is a process's."""
+        length = self.length // dist.get_world_size() if part else self.length
+        return torch.zeros(length, dtype=self.dtype, device=self.device)
 
     def view(self, flat: torch.Tensor, number: int) -> torch.Tensor:
         """The part of a message that belongs to one of its weights, in the weight's shape."""
@@ -156,7 +157,7 @@ class _Sending:
     def _send(self, number: int) -> None:
         flat = self._flats.pop(number)
         if self._scattered:
-            own = flat.new_empty(len(flat) // dist.get_world_size())
+            own = self._buckets[number].empty(part=True)
             self._sent[number] = own, dist.reduce_scatter_tensor(own, flat, async_op=True)
         else:
             self._sent[number] = flat, dist.all_reduce(flat, async_op=True)
@@ -190,6 +191,13 @@ def largest_of_processes(numbers: Sequence[float], device: torch.device) -> torc
     largest = torch.tensor(numbers, dtype=torch.float32, device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return largest
+
+
+def norm_over_processes(norm: torch.Tensor) -> torch.Tensor:
+    """The norm of what the processes have together, of the norms of their parts."""
+    squared = norm.square()
+    dist.all_reduce(squared)
+    return squared.sqrt()
 
 
 def _told_by_the_first(numbers: Sequence[int], device: torch.device) -> list[int]:

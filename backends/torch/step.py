@@ -1,13 +1,20 @@
 """One training step on torch: gradients by `torch.autograd.grad`, and updates over whole lists of weights."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import keras
 import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates, keep
-from diptych.backends.torch.reduction import Reduction, in_order, largest_of_processes, mean_over_processes
+from diptych.backends.torch.reduction import (
+    Reduction,
+    in_order,
+    largest_of_processes,
+    mean_over_processes,
+    norm_over_processes,
+)
+from diptych.backends.torch.spread import SpreadState
 from diptych.backends.torch.whole_batch import SharedBatch
 from diptych.backends.untrained import carried
 
@@ -31,6 +38,7 @@ class TrainStep:
         micro_batches=1,
         compiler=None,
         processes=1,
+        zero=False,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
@@ -40,15 +48,21 @@ class TrainStep:
         self._weights = [v.value for v in self._variables]
         self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
-        self._apply = apply_updates(optimizer, self._variables)
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
         self._others = SharedBatch() if processes > 1 else None
-        self._reduction = Reduction(self._weights) if processes > 1 else None
+        self._reduction = Reduction(self._weights, scattered=zero) if processes > 1 else None
+        self._state = None
+        if zero:
+            self._state = SpreadState(optimizer, self._variables, self._reduction.buckets, ema, teacher)
+            self._followers = []
+        self._apply = self._state.apply if self._state else apply_updates(optimizer, self._variables)
         self.torn = False
 
     def __call__(self, batch, asks=()):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
-        with self._objective.seeing(self._others) if self._others else nullcontext():
+        if self._state:
+            self._state.take()
+        with self._seeing():
             forward = self._compiled if self._compiled is not None else self.gradients
             compared, own, gradients, moved = forward(batch)
         asked = {}
@@ -61,6 +75,8 @@ class TrainStep:
             # Copies: a log may be a weight itself, such as the bias of the loss, which moves in place below.
             loss, logs = total.value.clone(), {name: log.detach().clone() for name, log in total.logs.items()}
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            if self._state:
+                norm = norm_over_processes(norm)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if self._clip_norm is not None:
                 torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
@@ -83,14 +99,16 @@ class TrainStep:
         return 0 if self._compiled is None else len(self._compiled)
 
     def synchronize(self):
-        """Nothing to do: the Keras variables hold the state."""
+        """Brings spread state back into the Keras variables, which hold all of any other."""
+        if self._state:
+            self._state.give()
 
     def gradients(self, batch, weights=None):
         """-> the losses of the terms that compare examples, and of the others, by term and without gradients; the
         gradients of their weighted sum in the order of the weights; and the untrained weights as the model leaves them.
 
-        Of several processes the gradients are the mean over all, and so are the first losses; the others are those of
-        this process's examples.
+        Of several processes the gradients are the mean over all, whole or this process's pieces, and the first losses
+        are of all; the others are those of this process's examples.
 
         `weights` stand for the trained ones, where those of the variables are not meant.
         """
@@ -138,11 +156,20 @@ class TrainStep:
         """The gradients of a step, with what its earlier backward passes have added up; of all processes."""
         if self._reduction:
             means = self._reduction.means(outputs, cotangents, so_far)
-            return in_order(self._reduction.buckets, means)
+            return self._state.of_gradients(means) if self._state else in_order(self._reduction.buckets, means)
         gradients = list(_gradients(outputs, weights, cotangents))
         if so_far is not None:
             torch._foreach_add_(gradients, so_far)
         return gradients
+
+    @contextmanager
+    def _seeing(self):
+        """Within it the objective sees what other processes hold."""
+        if not self._others:
+            yield
+            return
+        with self._objective.seeing(self._others), self._state.teaching() if self._state else nullcontext():
+            yield
 
     def _carried(self, function, argument, untrained):
         return carried(function, self._model, argument, self._untrained, untrained)

@@ -64,11 +64,22 @@ def check_missing(missing: list[str]) -> None:
 
 
 def check_fsdp(recipe: Recipe) -> None:
-    """Raises ValueError where the state of a run is to be spread on a backend that does not do it."""
+    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do."""
     if recipe.run.fsdp > 1 and backends.name() in _STATE_IS_WHOLE:
         raise ValueError(
             f"--fsdp {recipe.run.fsdp} spreads weights, optimizer and averages over devices, which is not done on "
             f"{backends.name()}: leave it out, and every device holds all of them."
+        )
+    if recipe.run.zero and backends.name() != "torch":
+        raise ValueError(
+            f"--zero spreads slots, averages and teacher over processes of torch; Keras runs on {backends.name()}. "
+            "Leave it out; on jax --fsdp spreads them, and weights as well."
+        )
+    if recipe.run.zero and recipe.run.fsdp > 1:
+        raise ValueError("--fsdp spreads all that --zero does, and weights as well: give one of them.")
+    if recipe.run.zero and recipe.optimization.optimizer != "adamw":
+        raise ValueError(
+            f"--zero spreads the slots of AdamW, and got --optimizer {recipe.optimization.optimizer}: leave one out."
         )
 
 

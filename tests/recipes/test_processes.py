@@ -25,16 +25,19 @@ pytestmark = pytest.mark.skipif(
 EXAMPLES, BATCH = 384, 16
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 LOSSES = ["sigmoid", "softmax"] if THOROUGH else ["sigmoid"]
+SPREAD = {"torch": ["--zero"]}.get(os.environ["KERAS_BACKEND"], [])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
-    """A signal that reaches the second alone stops both after the same step; the same commands go on from there."""
+    """A signal that reaches the second alone stops both after the same step; the same commands go on from there, with
+    the state on each that was spread before.
+    """
     photos = write_photos(tmp_path / "photos", 64)
     flags = ("--examples", str(EXAMPLES), "--loss", loss)
     assert siglip.main(command(photos, tmp_path / "one", *flags)[3:]) == 0
     together = command(photos, tmp_path / "two", *flags)
-    with Processes(together, 2) as processes:
+    with Processes([*together, *SPREAD], 2) as processes:
         processes.wait_for_steps(tmp_path / "two", 3)
         processes.signal(1, signal.SIGTERM)
         assert processes.ended() == [143, 143]
@@ -46,7 +49,6 @@ def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
 
 
 @pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a process of torch knows its own examples alone")
 def test_two_carry_out_every_kind_of_stage(tmp_path):
     """Captions, a teacher, views, masks, NaFlex and curated batches, each from the end of another."""
     one, two = ([sys.executable, "-m", "tests.recipes.small_stages", str(tmp_path / name)] for name in ("one", "two"))

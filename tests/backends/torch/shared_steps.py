@@ -3,12 +3,13 @@
 `python -m tests.backends.torch.shared_steps PROCESSES CASE ...`
 """
 
+import gc
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,7 @@ EPSILON = 1e-3
 
 @dataclass
 class Case:
-    """A model with what it learns; `pieces` are micro-batches."""
+    """A model with what it learns; `pieces` are micro-batches, and with `zero` several processes spread the state."""
 
     model: Any
     objective: Objective
@@ -51,6 +52,7 @@ class Case:
     teacher: EmaTeacher | None = None
     pieces: int = 1
     rate: float = 1e-2
+    zero: bool = False
 
 
 def pair_loss(shared: bool, softmax: bool = False):
@@ -61,12 +63,12 @@ def pair_loss(shared: bool, softmax: bool = False):
     return partial(backends.distributed_sigmoid_loss, gradients="mean")
 
 
-def every_loss(shared: bool, pieces: int = 1) -> Case:
+def every_loss(shared: bool, pieces: int = 1, zero: bool = False) -> Case:
     """Captions, of which some examples have no boxes, a teacher, views and masks."""
     model = student(ALL)
     goal, teacher = objective(model, ALL, 0.8, pair_loss(shared))
     goal.terms["contrastive"].distributed = shared
-    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), teacher, pieces)
+    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), teacher, pieces, zero=zero)
 
 
 def gathered(shared: bool) -> Case:
@@ -119,6 +121,7 @@ def resnet(shared: bool) -> Case:
 CASES: dict[str, Callable[[bool], Case]] = {
     "every loss": every_loss,
     "every loss in pieces": partial(every_loss, pieces=2),
+    "every loss, spread": partial(every_loss, pieces=2, zero=True),
     "gathered": gathered,
     "curated": curated,
     "classifier": classifier,
@@ -128,7 +131,9 @@ CASES: dict[str, Callable[[bool], Case]] = {
 
 def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, dict[str, np.ndarray]]:
     """What each step logs, and all that the steps have changed, by kind and name."""
-    case = build(placement.processes > 1)
+    shared = placement.processes > 1
+    case = build(shared)
+    placement = replace(placement, zero=shared and case.zero)
     optimizer = AdamW(case.rate, weight_decay=1e-3, epsilon=EPSILON)
     average = Ema(case.model.trainable_variables, decay=0.9)
     step = backends.train_step(
@@ -145,9 +150,10 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
     for seed in range(STEPS):
         whole = case.batch(seed)
         rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
-        log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if placement.processes > 1 else ())
+        log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if shared else ())
         logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
-    step.synchronize()
+        if seed % 2 == 0:
+            step.synchronize()
     kinds = {
         "weights": {variable.path: variable for variable in case.model.variables},
         "slots": optimizer.named_slots(),
@@ -209,6 +215,26 @@ def overlapped() -> dict[str, Any]:
     return {"events": events, "weights": len(case.model.trainable_variables), "numbers": case.model.count_params()}
 
 
+def bytes_between_steps(placement: Placement) -> dict[str, int]:
+    """Of all tensors that live between two steps on this process, weights apart."""
+
+    def living() -> int:
+        gc.collect()
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+    before = living()
+    case = every_loss(placement.processes > 1)
+    weights = sum(variable.value.nbytes for variable in case.model.variables)
+    average = Ema(case.model.trainable_variables, decay=0.9)
+    step = backends.train_step(
+        case.model, case.objective, AdamW(1e-2), ema=average, teacher=case.teacher, placement=placement
+    )
+    rows = np.concatenate(placement.rows(EXAMPLES))
+    step({name: array[rows] for name, array in every_field(0, EXAMPLES).items()})
+    return {"weights": weights, "state": living() - before - weights}
+
+
 def on_process(process: int, processes: int, names: list[str], store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=process, world_size=processes)
     torch.set_num_threads(1)
@@ -219,6 +245,10 @@ def on_process(process: int, processes: int, names: list[str], store: str) -> No
         dist.broadcast_object_list(right)
         report[name] = differences(right[0], trained(CASES[name], placement))
     report["overlap"] = overlapped()
+    report["bytes"] = {
+        "whole": bytes_between_steps(placement),
+        "spread": bytes_between_steps(replace(placement, zero=processes > 1)),
+    }
     gathered: list[Any] = [None] * processes
     dist.all_gather_object(gathered, report)
     if process == 0:

@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 from diptych.backends.torch.whole_batch import dealt
 
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
-CASES = ("every loss in pieces", "curated", "classifier", "resnet", "gathered", *(["every loss"] if THOROUGH else []))
+CASES = ("every loss, spread", "curated", "classifier", "resnet", "gathered")
+CASES += ("every loss", "every loss in pieces") if THOROUGH else ()
 LARGEST_DIFFERENCE = 1e-6
 OF_NORMS = 1e-5
 """Of the gradient's, which is a large one of weights that are equal to 1e-7."""
@@ -49,6 +50,14 @@ def test_gradients_are_sent_once_a_step_while_others_are_still_to_come(processes
         assert sum(gap > 1 for gap in between) > 0.9 * len(between), "gradients come between messages"
         numbers = sum(int(events[number].split()[1]) for number in sent)
         assert 0 <= numbers - report["overlap"]["numbers"] < len(processes) * len(sent), "each once, padded"
+
+
+def test_state_that_is_spread_takes_its_part_of_the_memory(processes):
+    """Two slots, the average and the teacher; counters of updates and the centres stay whole."""
+    for report in processes:
+        whole, spread = (report["bytes"][how] for how in ("whole", "spread"))
+        assert whole["state"] > 3 * whole["weights"]
+        assert spread["state"] == pytest.approx(whole["state"] / len(processes), abs=1_000)
 
 
 def test_rows_are_dealt_out_evenly_and_no_more_move_than_must():
