@@ -5,6 +5,8 @@ if __name__ == "backends":
 
     alias_room(__name__)
 
+from contextlib import AbstractContextManager, nullcontext
+
 from diptych.backends.implementations import IMPLEMENTATIONS, LOSSES, choose_implementation
 from diptych.backends.loss import (
     distributed_sigmoid_loss,
@@ -21,6 +23,7 @@ from diptych.core.placement import ALONE
 __all__ = [
     "IMPLEMENTATIONS",
     "LOSSES",
+    "at_rest",
     "choose_implementation",
     "device_name",
     "distributed_sigmoid_loss",
@@ -83,9 +86,9 @@ def train_step(
         teacher: a `diptych.core.training.teacher.EmaTeacher` that the objective reads, or None.
         micro_batches: number of equal pieces; the batch must divide by it.
         placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
-            holds all of the state. Every process brings its own rows to each step, and loss, gradients and logs are
-            those of the whole batch. More than one device of a process on jax alone; on torch a process has one, and
-            with `zero` holds a part of AdamW's slots, averages and teacher.
+            holds all of the state, or with `fsdp` above 1 a share of it. Every process brings its own rows to each
+            step, and loss, gradients and logs are those of the whole batch. More than one device of a process on jax
+            alone; on torch a process has one, and with `zero` a part of AdamW's slots, averages and teacher.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 
@@ -114,6 +117,13 @@ def train_step(
 def splits_own_rows() -> bool:
     """Whether each process of a run cuts its own rows into micro-batches, and not all processes those of the batch."""
     return name() == "torch"
+
+
+def at_rest(placement=ALONE) -> AbstractContextManager:
+    """Within the block variables are made and given values where the state of a run lies between steps: on jax, where
+    it is spread over devices, in the host's memory, because one device need not hold all of it.
+    """
+    return room().at_rest() if placement.fsdp > 1 and name() == "jax" else nullcontext()
 
 
 def product(precision: str):

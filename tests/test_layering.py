@@ -14,6 +14,7 @@ FRAMEWORKS = {
     "tensorflow": {"tensorflow", "tensorflow_text", "tf_keras"},
 }
 FRAMEWORK_OF = {module: name for name, modules in FRAMEWORKS.items() for module in modules}
+SHARED_BY_BACKENDS = ("plan", "shares", "untrained")
 WITHOUT_KERAS = (
     *(f"core/{room}/" for room in ("data", "evaluation", "files", "report", "weights")),
     "diptych/",
@@ -74,7 +75,7 @@ def _offence(path: PurePosixPath, name: str) -> str | None:
         return None
     if room == "backends":
         if native is not None:
-            own = (f"diptych.backends.{native}", "diptych.backends.plan", "diptych.backends.untrained")
+            own = (f"diptych.backends.{native}", *(f"diptych.backends.{name}" for name in SHARED_BY_BACKENDS))
             return None if name.startswith(own) else f"a framework's room imports nothing but {', '.join(own)}"
         allowed = target == "backends" or name == "diptych.core"
         allowed |= name.startswith(("diptych.core.losses", "diptych.core.placement"))

@@ -1,4 +1,4 @@
-"""A training step on several devices, of one process or of many: each holds all of the state, and rows of the batch."""
+"""A training step on several devices, of one process or of many: rows of the batch on each, and a share of the state."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -6,21 +6,29 @@ from contextlib import AbstractContextManager
 import jax
 import keras
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.experimental import multihost_utils
+from jax.lax import with_sharding_constraint
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from diptych.backends.jax.contrastive import over
+from diptych.backends.shares import cut_axis
+
+AXES = ("data", "fsdp")
+"""Of the mesh. A batch is spread over both, the state over the second, whose devices are neighbours."""
 
 
 class Spread:
-    """The first `devices` devices of each process as a mesh.
+    """The first `devices` devices of each process as a mesh, over every `fsdp` of which the state is spread.
 
-    Within `scope` Keras knows of them, so that the sigmoid loss goes round them in a ring; outside nothing has changed,
-    and models are evaluated as on one device.
+    Within `scope` the contrastive losses know of them and go round them in a ring; outside nothing has changed, and
+    models are evaluated as on one device.
 
     Raises:
         ValueError: there are fewer devices.
     """
 
-    def __init__(self, devices: int):
+    def __init__(self, devices: int, fsdp: int = 1):
         present = jax.local_devices()
         if not 1 <= devices <= len(present):
             raise ValueError(
@@ -31,31 +39,55 @@ class Spread:
         for device in jax.devices():
             by_process.setdefault(device.process_index, []).append(device)
         used = [device for process in sorted(by_process) for device in by_process[process][:devices]]
-        self.count, self._own = len(used), devices
-        self._distribution = keras.distribution.DataParallel(devices=used)
-        self._mesh = self._distribution.device_mesh.backend_mesh
+        self.count, self._own, self._fsdp = len(used), devices, fsdp
+        self._mesh = Mesh(np.array(used).reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
         self.whole = NamedSharding(self._mesh, P())
 
     def scope(self) -> AbstractContextManager:
-        return self._distribution.scope()
+        return over(self._mesh, AXES)
 
-    def everywhere(self, tree):
-        """Arrays that every process has, all of them on each device."""
+    def shares(self, shape: Sequence[int]) -> NamedSharding:
+        """Where an array of the state is: in parts on `fsdp` neighbours each, or, if small, whole on every device."""
+        axis = cut_axis(shape, self._fsdp)
+        return self.whole if axis is None else NamedSharding(self._mesh, P(*[None] * axis, "fsdp"))
+
+    def placed(self, array):
+        """An array of the state that every process has, each device with its share."""
         if jax.process_count() == 1:
-            return jax.device_put(tree, self.whole)
+            return jax.device_put(array, self.shares(array.shape))
+        return jax.make_array_from_callback(array.shape, self.shares(array.shape), np.array(array).__getitem__)
 
-        def whole(x):
-            return jax.make_array_from_callback(x.shape, self.whole, np.asarray(x).__getitem__)
-
-        return jax.tree.map(whole, tree)
+    def moved(self, array):
+        """As `placed`, and the memory of the array itself is given back."""
+        placed = self.placed(array)
+        if jax.process_count() > 1 or not placed.is_fully_replicated:  # else the first device's copy may be the array
+            array.delete()
+        return placed
 
     def on_one(self, array):
-        """The first device's copy of an array that each has."""
-        return array.addressable_data(0)
+        """An array of the state whole; where it is spread, in the memory of the host, gathered from all processes."""
+        if array.is_fully_replicated:
+            return array.addressable_data(0)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    def gathered(self, array):
+        """Within a step, a weight whole on every device, to compute with; its gradient is added up into shares."""
+        shares = self.shares(array.shape)
+        if shares == self.whole:
+            return array
+
+        @jax.custom_vjp
+        def gather(share):
+            return with_sharding_constraint(share, self.whole)
+
+        gather.defvjp(
+            lambda share: (gather(share), None), lambda _, gradient: (with_sharding_constraint(gradient, shares),)
+        )
+        return gather(array)
 
     def rows(self, axis: int = 0) -> NamedSharding:
         """An array whose examples are counted by an axis, a part of them on each device."""
-        return NamedSharding(self._mesh, P(*[None] * axis, self._distribution.batch_dim_name))
+        return NamedSharding(self._mesh, P(*[None] * axis, AXES))
 
     def batch(self, batch: dict) -> dict:
         """A batch's fields, of which this process has its own examples, a part of the examples on each device.
@@ -79,3 +111,32 @@ class Spread:
         if jax.process_count() == 1:
             return jax.device_put(array, self.rows())
         return jax.make_array_from_process_local_data(self.rows(), np.asarray(array))
+
+
+def at_rest() -> AbstractContextManager:
+    """Within the block arrays are made in the host's memory.
+
+    Raises:
+        ValueError: jax was told to see accelerators alone.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError as error:
+        raise ValueError(
+            f"State that is spread rests in the host's memory between steps, which jax does not see here ({error}): "
+            'let JAX_PLATFORMS name the CPU, too, as in "cuda,cpu".'
+        ) from error
+
+
+class GatheringScope(keras.StatelessScope):
+    """A scope in which a variable's value is gathered wherever it is asked for, so that none is kept whole for longer
+    than it is needed: a block that is computed again in the backward pass gathers its weights again.
+    """
+
+    def __init__(self, state_mapping, spread: Spread):
+        super().__init__(state_mapping)
+        self._spread = spread
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        return None if value is None else self._spread.gathered(value)

@@ -1,18 +1,20 @@
 """One training step on jax: a pure function of the state, compiled once, the old state's memory reused for the new."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import keras
 
-from diptych.backends.jax.spread import Spread
+from diptych.backends.jax.spread import GatheringScope, Spread, at_rest
 
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract.
 
-    Between calls the state lives in this object: Keras variables are brought up to date by `synchronize`.
+    Between calls the state lives in this object: Keras variables are brought up to date by `synchronize`. Where it is
+    spread, that gathers it: weights on the first device, for models to compute with, all else in the host's memory.
     """
 
     def __init__(
@@ -27,12 +29,15 @@ class TrainStep:
         micro_batches=1,
         devices=1,
         processes=1,
+        fsdp=1,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
+        self._rests = fsdp > 1
         self._weights, self._untrained = model.trainable_variables, model.non_trainable_variables
         self._fixed = list(objective.fixed)
-        optimizer.build(self._weights)
+        with at_rest() if self._rests else nullcontext():
+            optimizer.build(self._weights)
         followers = [follower for follower in (ema, teacher) if follower]
         self._averages = [average for follower in followers for average in follower.averages]
         places = {id(weight): place for place, weight in enumerate(self._weights)}
@@ -41,8 +46,12 @@ class TrainStep:
         self._held = list(objective.variables.values())
         self._variables = (self._weights, optimizer.variables, self._averages, self._held, self._untrained)
         self._state = self._read = None
-        self._spread = Spread(devices) if devices * processes > 1 else None
-        placement = {"out_shardings": self._spread.whole} if self._spread else {}
+        self._spread = Spread(devices, fsdp) if devices * processes > 1 else None
+        self._scope = partial(GatheringScope, spread=self._spread) if fsdp > 1 else keras.StatelessScope
+        placement = {}
+        if self._spread:
+            state = tuple([self._spread.shares(variable.shape) for variable in group] for group in self._variables)
+            placement = {"out_shardings": (state, self._spread.whole)}
         self._compiled = jax.jit(self._step, donate_argnums=0, **placement)
 
     def __call__(self, batch, asks=()):
@@ -50,7 +59,8 @@ class TrainStep:
             self._state = tuple([v.value for v in group] for group in self._variables)
             self._read = [v.value for v in self._fixed]
             if self._spread:
-                self._state, self._read = self._spread.everywhere((self._state, self._read))
+                self._state = jax.tree.map(self._spread.moved, self._state)
+                self._read = jax.tree.map(self._spread.placed, self._read)
         if self._spread:
             batch = self._spread.batch(batch)
         asked = (self._spread.asked(asks),) if self._spread and asks else ()
@@ -72,8 +82,9 @@ class TrainStep:
         if self._state is None:
             return
         for variables, values in zip(self._variables, self._state, strict=True):
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(self._spread.on_one(value) if self._spread else value)
+            with at_rest() if self._rests and variables is not self._weights else nullcontext():
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(self._spread.on_one(value) if self._spread else value)
         self._state = self._read = None
 
     def gradients(self, state, fixed, batch):
@@ -92,9 +103,9 @@ class TrainStep:
                 *zip(self._averages, averages, strict=True),
                 *zip(self._held, held, strict=True),
             ]
-            with keras.StatelessScope(state_mapping=values) as scope:
+            with self._scope(state_mapping=values) as scope:
                 result = function(self._model, argument)
-            return result, [scope.get_current_value(variable) for variable in self._untrained]
+            return result, [scope.state_mapping[id(variable)] for variable in self._untrained]
 
         def losses_of(weights, embedded):
             return in_scope(objective.losses, weights, embedded)[0]

@@ -22,7 +22,6 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
 
 _STATE_IS_WHOLE = (
-    "jax",
     "tensorflow",
     "torch",
 )

@@ -120,12 +120,14 @@ class StagedRun:
         examples: tuple[Preprocess, Source] = preprocess, self.sources.train
         if planned.embeds_images:
             examples = as_embedded(self.recipe, *examples)
-        learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
+        with backends.at_rest(self.placement):
+            learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
         judged = (self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         evaluation = self.task.judge(*judged, folder=folder.path, beginning=self._beginning, stop=self.stop)
         learner.evaluate = evaluation.quick
         learner.keep = partial(keep_best, learner, preprocess, folder, self.task)
-        start = learner.restore()
+        with backends.at_rest(self.placement):
+            start = learner.restore()
         self.left_out.begin(anew=not start and parent is None)
         if start and (ended := ended_at(folder, self.recipe)) is not None:
             print(f"{folder.path} ended after {ended:,} examples and goes on. {tail_text(learner, self.recipe)}")
@@ -249,14 +251,15 @@ def begin(
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
     if getattr(learner.model, "logit_bias", None) is None:
         left.add("pair_logits/logit_bias")
-    handover = hand_over(
-        saved,
-        learner.groups(),
-        adapt=fit_weight,
-        keep_optimizer=planned.stage.schedule is not None,
-        may_leave=(*sorted(left), *may_leave),
-        anew=(*planned.stage.fresh, *anew),
-    )
+    with backends.at_rest(learner.placement):
+        handover = hand_over(
+            saved,
+            learner.groups(),
+            adapt=fit_weight,
+            keep_optimizer=planned.stage.schedule is not None,
+            may_leave=(*sorted(left), *may_leave),
+            anew=(*planned.stage.fresh, *anew),
+        )
     return str(handover)
 
 

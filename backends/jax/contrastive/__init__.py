@@ -9,6 +9,9 @@ loss          positives, plans, the derivative rule
 distributed   the ring and the gather over a mesh
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -16,7 +19,7 @@ import keras
 import numpy as np
 from jax.sharding import Mesh
 
-from diptych.backends.jax.contrastive.distributed import ExchangeName, ManyDevices
+from diptych.backends.jax.contrastive.distributed import Axes, ExchangeName, ManyDevices
 from diptych.backends.jax.contrastive.loss import OneDevice, PairLoss, Plan, loss_and_gradients_by, loss_by
 from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss, SigmoidLossGradients, xla_block
 from diptych.backends.jax.contrastive.softmax import SoftmaxLoss, SoftmaxLossGradients, xla_normalisers, xla_weights
@@ -32,6 +35,7 @@ __all__ = [
     "is_compiling",
     "known_value",
     "obstacle",
+    "over",
     "sigmoid_loss",
     "sigmoid_loss_and_gradients",
     "sigmoid_loss_by",
@@ -112,7 +116,7 @@ def _distributed_loss(
     y,
     *,
     implementation,
-    group: tuple[Mesh, str] | None = None,
+    group: tuple[Mesh, Axes] | None = None,
     exchange: ExchangeName = "ring",
     gradients: str = "sum",
     forward_only: bool = False,
@@ -131,10 +135,9 @@ def _distributed_loss(
             "'sum'."
         )
     mesh, axis_name = group
-    if axis_name not in mesh.shape:
-        raise ValueError(
-            f"The mesh has no axis {axis_name!r}: expected one of {', '.join(map(repr, mesh.axis_names))}."
-        )
+    for axis in (axis_name,) if isinstance(axis_name, str) else axis_name:
+        if axis not in mesh.shape:
+            raise ValueError(f"The mesh has no axis {axis!r}: expected one of {', '.join(map(repr, mesh.axis_names))}.")
     plan = ManyDevices(by(implementation, device_of(x).platform), mesh, axis_name, exchange)
     return loss_by(plan, x, y, forward_only=forward_only, **scalars)
 
@@ -147,8 +150,25 @@ softmax_contrastive_loss_and_gradients = partial(_loss_and_gradients, softmax_lo
 distributed_softmax_contrastive_loss = partial(_distributed_loss, softmax_loss_by)
 
 
-def current_group() -> tuple[Mesh, str] | None:
-    """The mesh and the batch's axis of the current `keras.distribution`; None for one device."""
+_GROUP: ContextVar[tuple[Mesh, Axes] | None] = ContextVar("group", default=None)
+
+
+@contextmanager
+def over(mesh: Mesh, axes: Axes) -> Iterator[None]:
+    """Within the block the losses of a whole batch go over the devices of these axes."""
+    before = _GROUP.set((mesh, axes))
+    try:
+        yield
+    finally:
+        _GROUP.reset(before)
+
+
+def current_group() -> tuple[Mesh, Axes] | None:
+    """The mesh and the batch's axes of the block `over` them, or of the current `keras.distribution`; None for one
+    device.
+    """
+    if group := _GROUP.get():
+        return group
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.device_mesh is None:
         return None

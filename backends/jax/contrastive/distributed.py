@@ -11,6 +11,7 @@ The gradient is the mathematical one, of the loss over the global batch divided 
 rule is attached outside of the devices' program, so nothing is left to average or sum.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,23 +25,27 @@ from diptych.backends.jax.contrastive.loss import Exchange, LossAndGradients, Pa
 from diptych.backends.jax.contrastive.sweep import Sweep, Swept, over_blocks
 
 ExchangeName = Literal["ring", "gather"]
+Axes = str | tuple[str, ...]
+"""One axis of a mesh, or several that count as one, the last the fastest."""
 
 
 @dataclass(frozen=True)
 class ManyDevices:
-    """x and y `[n, d]` spread by rows over the axis `axis_name` of a mesh; every device ends with the global loss.
+    """x and y `[n, d]` spread by rows over an axis of a mesh, or several; every device ends with the global loss.
 
     Raises:
-        ValueError: where the batch does not divide by the number of devices on the axis.
+        ValueError: where the batch does not divide by the number of devices on the axes.
     """
 
     loss: PairLoss
     mesh: Mesh
-    axis_name: str
+    axis_name: Axes
     exchange: ExchangeName = "ring"
 
     def __call__(self, x, y, scalars, *, with_gradients):
-        axis_name, devices = self.axis_name, self.mesh.shape[self.axis_name]
+        axis_name = self.axis_name
+        names = (axis_name,) if isinstance(axis_name, str) else axis_name
+        devices = math.prod(self.mesh.shape[name] for name in names)
         if x.shape[0] != y.shape[0] or x.shape[0] % devices:
             raise ValueError(
                 f"{x.shape[0]} images and {y.shape[0]} texts cannot be spread evenly over the {devices} devices of the "

@@ -3,11 +3,13 @@
 import json
 import re
 
+import jax
 import keras
 import numpy as np
 
 from diptych import backends
-from diptych.core.placement import Placement
+from diptych.backends import shares
+from diptych.core.placement import ALONE, Placement
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
@@ -15,7 +17,8 @@ from diptych.core.training.optimizers import AdamW
 from diptych.models import SigLIP
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
-STEPS = 3
+STEPS = 5
+FOUR = Placement(devices=4, fsdp=2)
 
 
 def joint(**arguments):
@@ -56,8 +59,9 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     logs = [{name: float(value) for name, value in step(b).items()} for b in batches]
     report = {}
     if arguments["placement"].devices > 1:
-        weights, *_ = step._state
-        report["devices"] = len(weights[0].sharding.device_set)
+        arrays = jax.tree.leaves(step._state)
+        report["devices"] = len(arrays[0].sharding.device_set)
+        report["share"] = sum(x.addressable_data(0).size for x in arrays) / sum(x.size for x in arrays)
         with step._spread.scope():
             placed = step._spread.batch(batches[0])
             lowered = step._compiled.lower(step._state, step._read, placed)
@@ -72,17 +76,23 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
 def compared(build, **arguments) -> dict:
     """How far four devices are from one."""
     (logs, values, _), (spread_logs, spread_values, report) = (
-        outcome(build, **arguments, placement=Placement(devices=devices)) for devices in (1, 4)
+        outcome(build, **arguments, placement=placement) for placement in (ALONE, FOUR)
     )
     differences = [
         abs(a[name] - b[name]) / max(1e-3, abs(a[name])) for a, b in zip(logs, spread_logs, strict=True) for name in a
     ]
+    losses = [abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(logs, spread_logs, strict=True)]
     distances = [
-        np.abs(values[name] - spread_values[name]).max() / np.abs(values[name]).max().clip(1e-2) for name in values
+        np.abs(values[name] - spread_values[name]).max() / np.abs(values[name]).max().clip(1.0) for name in values
     ]
     start = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in build()[2].items()}
     moved = max(np.abs(values[name] - value).max() for name, value in start.items())
-    return report | {"logs": max(differences), "values": float(max(distances)), "moved": float(moved)}
+    return report | {
+        "losses": max(losses),
+        "logs": max(differences),
+        "values": float(max(distances)),
+        "moved": float(moved),
+    }
 
 
 def refusal(function) -> str:
@@ -94,6 +104,8 @@ def refusal(function) -> str:
 
 
 def main() -> None:
+    shares.SMALLEST = 64  # the student's kernels have a few hundred numbers
+
     def uneven():
         step, batches, _ = joint(placement=Placement(devices=3))
         step(batches[0])
