@@ -32,9 +32,12 @@ class Bucket:
     device: torch.device
 
     def empty(self, *, part: bool = False) -> torch.Tensor:
-        """A message of zeros, or the part of one that is a process's."""
+        """A message to be filled, zero where it is padded; or a process's part of one."""
         length = self.length // dist.get_world_size() if part else self.length
-        return torch.zeros(length, dtype=self.dtype, device=self.device)
+        flat = torch.empty(length, dtype=self.dtype, device=self.device)
+        if not part:
+            flat[self.starts[-1] + self.shapes[-1].numel() :] = 0
+        return flat
 
     def view(self, flat: torch.Tensor, number: int) -> torch.Tensor:
         """The part of a message that belongs to one of its weights, in the weight's shape."""
@@ -123,16 +126,18 @@ class _Sending:
 
     @torch.no_grad()
     def put(self, place: int, gradient: torch.Tensor | None) -> torch.Tensor:
-        """Lays a weight's gradient into its bucket, sends what is full, and returns the place where it lies now."""
+        """Lays a weight's part of the mean into its bucket, sends what is full, and returns where it lies now."""
         number = self._homes[place]
         bucket, missing = self._buckets[number], self._missing[number]
         if number not in self._flats:
             self._flats[number] = bucket.empty()
         view = bucket.view(self._flats[number], missing.pop(place))
-        if gradient is not None:
-            view.copy_(gradient)
         if self._so_far is not None:
-            view += self._so_far[place]
+            gradient = self._so_far[place] if gradient is None else gradient + self._so_far[place]
+        if gradient is None:
+            view.zero_()
+        else:
+            torch.div(gradient, dist.get_world_size(), out=view)
         if not missing:
             self.filled.append(number)
             while self._waiting and not self._missing[self._waiting[0]]:
@@ -147,12 +152,10 @@ class _Sending:
 
     def arrived(self) -> list[torch.Tensor]:
         """The means, once all have come."""
-        processes, means = dist.get_world_size(), []
-        for number in range(len(self._buckets)):
-            flat, sent = self._sent[number]
+        means = [self._sent[number] for number in range(len(self._buckets))]
+        for _, sent in means:
             sent.wait()
-            means.append(flat.div_(processes))
-        return means
+        return [flat for flat, _ in means]
 
     def _send(self, number: int) -> None:
         flat = self._flats.pop(number)

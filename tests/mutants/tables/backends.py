@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "            (embedded, own), _ = self._carried(",
            "tests/backends/test_moving_statistics.py::test_weights_and_statistics_are_the_oracles_step_after_step"),
     Mutant("torch-gradients-of-processes-summed", "backends/torch/reduction.py",
-           "means.append(flat.div_(processes))", "means.append(flat)",
+           "torch.div(gradient, dist.get_world_size(), out=view)", "view.copy_(gradient)",
            "tests/recipes/test_processes.py::test_two_train_as_one_does_and_leave_together"),
     Mutant("torch-gradient-read-in-another-order", "backends/torch/optimizers.py",
            "gradient.contiguous()", "gradient",
