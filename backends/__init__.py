@@ -37,6 +37,7 @@ __all__ = [
     "sigmoid_loss_and_gradients",
     "softmax_contrastive_loss",
     "softmax_contrastive_loss_and_gradients",
+    "splits_own_rows",
     "train_step",
 ]
 
@@ -87,7 +88,7 @@ def train_step(
         placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
             holds all of the state, or with `fsdp` above 1 a share of it. Every process brings its own rows to each
             step, and loss, gradients and logs are those of the whole batch. More than one device of a process on jax
-            alone; on torch a process has one, and the objective's loss must be the contrastive one.
+            alone; on torch a process has one, and with `zero` a part of AdamW's slots, averages and teacher.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 
@@ -106,9 +107,16 @@ def train_step(
         options["devices"] = placement.devices
     if placement.fsdp != 1:
         options["fsdp"] = placement.fsdp
+    if placement.zero and placement.processes > 1:
+        options["zero"] = True
     if compiler is not None and name() == "torch":
         options["compiler"] = compiler
     return room().TrainStep(model, objective, optimizer, **options)
+
+
+def splits_own_rows() -> bool:
+    """Whether each process of a run cuts its own rows into micro-batches, and not all processes those of the batch."""
+    return name() == "torch"
 
 
 def at_rest(placement=ALONE) -> AbstractContextManager:

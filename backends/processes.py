@@ -13,7 +13,12 @@ Coordinator = tuple[str, int, int]
 
 
 def join(
-    environment: Mapping[str, str], *, devices: int = 1, fsdp: int = 1, coordinator: Coordinator | None = None
+    environment: Mapping[str, str],
+    *,
+    devices: int = 1,
+    fsdp: int = 1,
+    zero: bool = False,
+    coordinator: Coordinator | None = None,
 ) -> Placement:
     """This process's place among those that carry out a run together; before the framework computes anything.
 
@@ -24,6 +29,7 @@ def join(
         environment: of this process, where launchers speak.
         devices: of this process, that share each of its batches.
         fsdp: over how many devices of all processes the state is spread.
+        zero: whether slots, averages and teacher alone are spread.
         coordinator: of jax.
 
     Raises:
@@ -52,7 +58,7 @@ def join(
         )
     process, processes = room().processes()
     gather = {"gather": room().gather} if processes > 1 else {}
-    return Placement(process=process, processes=processes, devices=devices, fsdp=fsdp, **gather)
+    return Placement(process=process, processes=processes, devices=devices, fsdp=fsdp, zero=zero, **gather)
 
 
 def leave() -> None:

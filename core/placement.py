@@ -20,6 +20,7 @@ class Placement:
         devices: of this process, that share each of its batches.
         fsdp: over how many devices of all processes weights, slots, averages and teacher are spread, neighbours each
             with a part; 1 where every device holds all of them.
+        zero: whether slots, averages and teacher alone are spread, over all processes.
         gather: what all processes say, by their numbers, on each of them; all must speak, in the same order.
 
     Raises:
@@ -30,6 +31,7 @@ class Placement:
     processes: int = 1
     devices: int = 1
     fsdp: int = 1
+    zero: bool = False
     gather: Callable[[bytes], list[bytes]] = field(default=_alone, repr=False, compare=False)
 
     def __post_init__(self):

@@ -1,18 +1,29 @@
 """One training step on torch: gradients by `torch.autograd.grad`, and updates over whole lists of weights."""
 
+from contextlib import contextmanager, nullcontext
+
 import keras
 import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates, keep
-from diptych.backends.torch.reduction import largest_of_processes, mean_over_processes
+from diptych.backends.torch.reduction import (
+    Reduction,
+    in_order,
+    largest_of_processes,
+    mean_over_processes,
+    norm_over_processes,
+)
+from diptych.backends.torch.spread import SpreadState
+from diptych.backends.torch.whole_batch import SharedBatch
 from diptych.backends.untrained import carried
 
 
 class TrainStep:
     """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call.
 
-    No call waits for the device: what a step that is not finite leaves alone is chosen there.
+    No call waits for the device: what a step that is not finite leaves alone is chosen there. (Of several processes the
+    first call does, and each that chooses its examples.)
     """
 
     def __init__(
@@ -27,6 +38,7 @@ class TrainStep:
         micro_batches=1,
         compiler=None,
         processes=1,
+        zero=False,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
@@ -36,24 +48,35 @@ class TrainStep:
         self._weights = [v.value for v in self._variables]
         self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
-        self._apply = apply_updates(optimizer, self._variables)
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
-        self._processes = processes
+        self._others = SharedBatch() if processes > 1 else None
+        self._reduction = Reduction(self._weights, scattered=zero) if processes > 1 else None
+        self._state = None
+        if zero:
+            self._state = SpreadState(optimizer, self._variables, self._reduction.buckets, ema, teacher)
+            self._followers = []
+        self._apply = self._state.apply if self._state else apply_updates(optimizer, self._variables)
         self.torn = False
 
     def __call__(self, batch, asks=()):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
-        total, gradients, moved = self._compiled(batch) if self._compiled is not None else self.gradients(batch)
-        loss = total.value.detach()
+        if self._state:
+            self._state.take()
+        with self._seeing():
+            forward = self._compiled if self._compiled is not None else self.gradients
+            compared, own, gradients, moved = forward(batch)
         asked = {}
-        if self._processes > 1:
-            loss = mean_over_processes(gradients, loss)
+        if self._others:
+            own = mean_over_processes(own)
             if asks:
                 asked = {"asked": largest_of_processes(asks, self._device)}
-        # Copies: a log may be a weight itself, such as the bias of the loss, which moves in place below.
-        logs = {name: log.detach().clone() for name, log in total.logs.items()}
         with torch.no_grad():
+            total = self._objective.total(compared | own)
+            # Copies: a log may be a weight itself, such as the bias of the loss, which moves in place below.
+            loss, logs = total.value.clone(), {name: log.detach().clone() for name, log in total.logs.items()}
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            if self._state:
+                norm = norm_over_processes(norm)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if self._clip_norm is not None:
                 torch._foreach_mul_(gradients, (self._clip_norm / norm).clamp(max=1.0))
@@ -76,11 +99,16 @@ class TrainStep:
         return 0 if self._compiled is None else len(self._compiled)
 
     def synchronize(self):
-        """Nothing to do: the Keras variables hold the state."""
+        """Brings spread state back into the Keras variables, which hold all of any other."""
+        if self._state:
+            self._state.give()
 
     def gradients(self, batch, weights=None):
-        """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves
-        them.
+        """-> the losses of the terms that compare examples, and of the others, by term and without gradients; the
+        gradients of their weighted sum in the order of the weights; and the untrained weights as the model leaves them.
+
+        Of several processes the gradients are the mean over all, whole or this process's pieces, and the first losses
+        are of all; the others are those of this process's examples.
 
         `weights` stand for the trained ones, where those of the variables are not meant.
         """
@@ -90,8 +118,9 @@ class TrainStep:
             batch = objective.prepare(self._model, batch)
         if self._micro_batches == 1:
             (embedded, own), moved = self._carried(objective.forward, batch, untrained)
-            total = objective.total(objective.losses(self._model, embedded) | own)
-            return total, list(_gradients([total.value], weights)), moved
+            losses = objective.losses(self._model, embedded)
+            gradients = self._last_pass([objective.total(losses | own).value], weights)
+            return _detached(losses), _detached(own), gradients, moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
         losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(weight) for weight in weights]
@@ -114,11 +143,33 @@ class TrainStep:
             # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and
             # takes none.
             outputs = [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
-            carried = _gradients([o for o, _ in outputs], weights, [c for _, c in outputs])
-            torch._foreach_add_(gradients, list(carried))
-            owns.append(keras.tree.map_structure(torch.Tensor.detach, own))
+            passed = ([o for o, _ in outputs], weights, [c for _, c in outputs])
+            owns.append(_detached(own))
+            if len(owns) < len(pieces):
+                torch._foreach_add_(gradients, list(_gradients(*passed)))
+            else:
+                gradients = self._last_pass(*passed, gradients)
         mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)
-        return objective.total(losses | mean), gradients, untrained
+        return _detached(losses), mean, gradients, untrained
+
+    def _last_pass(self, outputs, weights, cotangents=None, so_far=None):
+        """The gradients of a step, with what its earlier backward passes have added up; of all processes."""
+        if self._reduction:
+            means = self._reduction.means(outputs, cotangents, so_far)
+            return self._state.of_gradients(means) if self._state else in_order(self._reduction.buckets, means)
+        gradients = list(_gradients(outputs, weights, cotangents))
+        if so_far is not None:
+            torch._foreach_add_(gradients, so_far)
+        return gradients
+
+    @contextmanager
+    def _seeing(self):
+        """Within it the objective sees what other processes hold."""
+        if not self._others:
+            yield
+            return
+        with self._objective.seeing(self._others), self._state.teaching() if self._state else nullcontext():
+            yield
 
     def _carried(self, function, argument, untrained):
         return carried(function, self._model, argument, self._untrained, untrained)
@@ -129,3 +180,7 @@ class TrainStep:
 
 def _gradients(outputs, inputs, cotangents=None):
     return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
+
+
+def _detached(losses):
+    return keras.tree.map_structure(torch.Tensor.detach, losses)

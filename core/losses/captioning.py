@@ -115,12 +115,3 @@ def tasks_present(target_weights):
     `[batch, tasks]`.
     """
     return ops.cast(ops.any(ops.cast(target_weights, "bool"), axis=-1), "float32")
-
-
-def task_means(losses, present):
-    """Each task's mean loss over the examples that have it, float32 `[batch, tasks]` -> `[tasks]`, for logs; 0 where
-    none has. Arguments as for `combine_tasks`.
-    """
-    present = ops.cast(present, "float32")
-    total = ops.sum(ops.cast(losses, "float32") * present, axis=0)
-    return total / ops.maximum(ops.sum(present, axis=0), 1.0)

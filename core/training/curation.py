@@ -17,8 +17,7 @@ How sure each part is:
   text: the chunks and what a later chunk is drawn by, 16 chunks, a ratio of 0.8 as the default elsewhere, and `method`.
   Ports disagree about the first chunk, which one draws evenly and another by the diagonal: `first_chunk`.
 - Ours: drawing by Gumbel noise, sums in place of the matrix of scores, and the default of `first_chunk`. Selection sees
-  the super-batch it is given, on jax with several devices all of it; in processes of their own each selects among its
-  own.
+  the super-batch it is given, which in a run by several processes is that of all.
 """
 
 import math

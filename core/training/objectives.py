@@ -7,6 +7,7 @@ pieces.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,9 +15,22 @@ import keras
 from keras import ops
 
 from diptych.core.data.pixels import Normalization
+from diptych.core.training.whole_batch import seen_through, whole_batch
 
 Tensors = dict[str, Any]
 """Tensors of the framework that Keras runs, by name; the names are those of whoever makes them."""
+
+
+class Mean(NamedTuple):
+    """A mean over the examples that count, as two means over all: of a batch in pieces each is the mean over these.
+
+    Attributes:
+        total: of what counts, 0 for an example that does not.
+        share: of the examples that count.
+    """
+
+    total: Any
+    share: Any
 
 
 class Loss(NamedTuple):
@@ -24,7 +38,8 @@ class Loss(NamedTuple):
 
     Attributes:
         value: float32 scalar.
-        logs: scalars worth logging, by name.
+        logs: scalars worth logging, by name; of a term's independent examples each is a mean over all, or a `Mean` over
+            some, which a total has divided.
         updates: new values of untrained variables, by their names; they are taken up after the optimizer's step.
     """
 
@@ -75,11 +90,14 @@ class Term:
 
     Attributes:
         independent: whether the loss is a mean over examples that do not look at each other.
+        distributed: whether the loss of a term that compares examples meets those of other processes by itself;
+            otherwise it is given what all of them embedded.
         variables: untrained Keras variables that a step changes, such as the centre of a teacher's outputs, by name.
         fixed: weights that are read besides the model's and never change.
     """
 
     independent: bool = False
+    distributed: bool = False
     variables: Mapping[str, keras.Variable] = {}
     fixed: tuple = ()
 
@@ -121,6 +139,12 @@ class Objective:
         """Whether a term compares examples, so that the pieces of a batch must meet."""
         return not all(term.independent for term in self.terms.values())
 
+    def seeing(self, other) -> AbstractContextManager:
+        """Within it the terms, and the layers of the model, learn from `other` of the rows that are not at hand (see
+        `whole_batch`).
+        """
+        return seen_through(other)
+
     def prepare(self, model, batch: Tensors) -> Tensors:
         """The batch to train on, without gradients: by default the one given."""
         return batch
@@ -141,19 +165,24 @@ class Objective:
         by_term: dict[str, Tensors] = {}
         for path, tensor in embedded.items():
             term, _, name = path.partition("/")
-            by_term.setdefault(term, {})[name] = tensor
+            whole = tensor if self.terms[term].distributed else whole_batch().gathered(tensor)
+            by_term.setdefault(term, {})[name] = whole
         return {name: self.terms[name].loss(model, tensors) for name, tensors in by_term.items()}
 
     def total(self, losses: Mapping[str, Loss]) -> Loss:
         """The weighted sum of the terms' losses, with "NAME_loss" of each beside its own logs."""
         losses = {name: losses[name] for name in self.terms if name in losses}
         value = sum(self.weights[name] * loss.value for name, loss in losses.items())
-        logs = {key: log for loss in losses.values() for key, log in loss.logs.items()}
+        logs = {key: _divided(log) for loss in losses.values() for key, log in loss.logs.items()}
         logs |= {f"{name}_loss": loss.value for name, loss in losses.items()}
         return Loss(value, logs, {key: new for loss in losses.values() for key, new in loss.updates.items()})
 
     def _embedded(self, seen: Seen, names: list[str]) -> Tensors:
         return {f"{name}/{key}": x for name in names for key, x in self.terms[name].embed(seen).items()}
+
+
+def _divided(log):
+    return ops.divide_no_nan(log.total, log.share) if isinstance(log, Mean) else log
 
 
 class Captions:

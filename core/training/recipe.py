@@ -220,6 +220,9 @@ class Run:
     fsdp: int = harmless(1)
     """Over how many devices weights, optimizer, averages and teacher are spread, each holding a part (docs/scale.md);
     1 for all of them on each. It divides the number of all devices, which on torch it is."""
+    zero: bool = harmless(False)
+    """Spread AdamW's slots, averages and teacher over the processes of torch, each of which still holds all weights
+    (docs/scale.md)."""
     coordinator_address: str | None = harmless(None)
     """HOST:PORT of process 0, for a run by several processes on jax that no srun, mpirun or TPU starts; with
     num_processes and process_id. On torch start them by torchrun."""

@@ -70,6 +70,7 @@ def build_learner(
         seed=run.seed,
         order=stage.order,
         placement=placement,
+        micro_batches=optimization.accum_freq if backends.splits_own_rows() else 1,
         workers=recipe.data.workers,
         max_skipped=recipe.data.reading.max_skipped,
         cache_megabytes=recipe.data.cache_megabytes,

@@ -20,7 +20,6 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
-from diptych.models.clip.resnet_config import CLIPResNetConfig
 
 _STATE_IS_WHOLE = (
     "tensorflow",
@@ -69,7 +68,7 @@ def check_missing(missing: list[str]) -> None:
 
 
 def check_fsdp(recipe: Recipe) -> None:
-    """Raises ValueError where the state of a run is to be spread on a backend that does not do it, and in a dry run
+    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry run
     where the devices cannot be grouped so.
     """
     devices = recipe.run.planned_devices
@@ -82,6 +81,17 @@ def check_fsdp(recipe: Recipe) -> None:
         raise ValueError(
             f"--fsdp {recipe.run.fsdp} spreads weights, optimizer and averages over devices, which is not done on "
             f"{backends.name()}: leave it out, and every device holds all of them."
+        )
+    if recipe.run.zero and backends.name() != "torch":
+        raise ValueError(
+            f"--zero spreads slots, averages and teacher over processes of torch; Keras runs on {backends.name()}. "
+            "Leave it out; on jax --fsdp spreads them, and weights as well."
+        )
+    if recipe.run.zero and recipe.run.fsdp > 1:
+        raise ValueError("--fsdp spreads all that --zero does, and weights as well: give one of them.")
+    if recipe.run.zero and recipe.optimization.optimizer != "adamw":
+        raise ValueError(
+            f"--zero spreads the slots of AdamW, and got --optimizer {recipe.optimization.optimizer}: leave one out."
         )
 
 
@@ -103,37 +113,24 @@ def for_processes(recipe: Recipe, placement: Placement) -> Recipe:
 
 
 def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placement: Placement) -> None:
-    """Raises ValueError for losses and models that several processes do not train as one would, on torch.
-
-    jax knows the whole batch of all processes, so that every loss is that of the batch. On torch a process knows its
-    own examples: the losses between pairs go round the processes, and others would not.
-    """
+    """Raises ValueError for batches that cannot be dealt out evenly, and for what several processes do not do."""
     if placement.processes == 1:
         return
-    pieces = recipe.optimization.accum_freq
+    micro_batches = recipe.optimization.accum_freq
     for stage in planned.values():
         lengths = stage.naflex
-        placement.rows(stage.loaded, max(map(lengths.pieces, lengths.lengths)) if lengths else 1)
-        if stage.loaded // placement.processes % pieces:
-            raise ValueError(
-                f"Each of {placement.processes} processes has {stage.loaded // placement.processes} examples of a "
-                f"batch, which --accum-freq {pieces} does not divide."
-            )
-    if backends.name() != "torch":
-        return
-    obstacles = [
-        f"the loss {term!r}" for stage in planned.values() for term in stage.stage.losses if term != "contrastive"
-    ]
-    if any(stage.stage.curation for stage in planned.values()):
-        obstacles.append("curated batches")
-    if recipe.run.compile:
-        obstacles.append("--compile")
-    if any(isinstance(stage.config.vision, CLIPResNetConfig) for stage in planned.values()):
-        obstacles.append("a ResNet (its moving statistics would be those of a process's own pictures)")
-    if obstacles:
+        pieces = max(map(lengths.pieces, lengths.lengths)) if lengths else 1
+        for size in {stage.loaded, stage.batch_size}:
+            placement.rows(size, pieces * micro_batches if backends.splits_own_rows() else pieces)
+            if size // placement.processes % micro_batches:
+                raise ValueError(
+                    f"Each of {placement.processes} processes has {size // placement.processes} examples of a "
+                    f"batch, which --accum-freq {micro_batches} does not divide."
+                )
+    if recipe.run.compile and backends.name() == "torch":
         raise ValueError(
-            f"On torch several processes train by a loss between pairs alone; this run has {', '.join(obstacles)}. "
-            "Start one process, or use jax."
+            "--compile writes down what one process computes, and not what several tell each other meanwhile: leave "
+            "it out, or start one process."
         )
 
 

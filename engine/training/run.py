@@ -84,6 +84,7 @@ def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
         os.environ,
         devices=recipe.run.data_parallel,
         fsdp=recipe.run.fsdp,
+        zero=recipe.run.zero,
         coordinator=recipe.run.coordinator,
     )
     with one_voice(placement), leaving_the_others():

@@ -9,6 +9,7 @@ from typing import Literal
 import keras
 from keras import ops
 
+from diptych.core.training.whole_batch import whole_batch
 from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import LecunNormal
 
@@ -113,7 +114,8 @@ class BatchNorm(keras.layers.Layer):
     """Batch normalisation over all axes but the last, in float32, returned in the input's dtype (Ioffe and Szegedy
     2015).
 
-    In training the batch's own mean and variance are used, and the moving ones follow them:
+    In training the batch's own mean and variance are used, those of the rows of all processes, and the moving ones
+    follow them:
 
         moving <- momentum · moving + (1 - momentum) · batch
 
@@ -144,9 +146,10 @@ class BatchNorm(keras.layers.Layer):
     def call(self, x, training=False):
         dtype, x = x.dtype, ops.cast(x, "float32")
         if training and self.trainable and self.scale.trainable:
-            mean = ops.mean(x, axis=(0, 1, 2))
-            variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
-            self._follow(mean, variance, ops.cast(math.prod(ops.shape(x)[:-1]), "float32"))
+            batch = whole_batch()
+            mean = batch.mean(ops.mean(x, axis=(0, 1, 2)))
+            variance = batch.mean(ops.mean(ops.square(x - mean), axis=(0, 1, 2)))
+            self._follow(mean, variance, ops.cast(batch.parts * math.prod(ops.shape(x)[:-1]), "float32"))
         else:
             mean, variance = self.moving_mean.value, self.moving_variance.value
         factor = ops.rsqrt(variance + self.epsilon) * self.scale.value

@@ -29,6 +29,7 @@ class Loader:
     """Makes batch number b from (source, preprocess, seed, b) alone, some batches ahead of who asks.
 
     placement: of each batch this process makes its own rows.   order: number of the data's order.
+    micro_batches: pieces into which each process cuts its own rows, so that it has its part of each of the batch's.
     workers: processes that make examples; 0 makes them in one background thread of this process.
     prefetch: batches made or being made ahead.   cache_megabytes: memory for decoded pictures over all workers, None
         for none.
@@ -50,6 +51,7 @@ class Loader:
         max_skipped: float = MAX_SKIPPED,
         order: int = 0,
         placement: Placement = ALONE,
+        micro_batches: int = 1,
         cache_megabytes: float | None = 256,
         stall_seconds: float = 600,
     ):
@@ -66,7 +68,7 @@ class Loader:
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
         self.examples = Examples(source, preprocess, ordered)
-        self._placement = placement
+        self._placement, self._micro_batches = placement, micro_batches
         self.rows(0)
         self.workers = workers
         self.prefetch = prefetch
@@ -128,7 +130,7 @@ class Loader:
         """
         order, lengths = self.examples.order, self.examples.preprocess.naflex
         pieces = lengths.pieces(lengths.length_of(order.seed, order.stage, number)) if lengths else 1
-        return self._placement.rows(order.batch_size, pieces)
+        return self._placement.rows(order.batch_size, pieces * self._micro_batches)
 
     def _parts(self, number: int) -> list[tuple[int, int]]:
         """A batch's rows cut into one run a worker or so, so that the next batch is ready as early as can be."""

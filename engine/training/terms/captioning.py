@@ -13,11 +13,10 @@ from diptych.core.losses.captioning import (
     chunked_cross_entropy,
     combine_tasks,
     cross_entropy,
-    task_means,
     tasks_present,
 )
 from diptych.core.losses.products import Product, float32_product
-from diptych.core.training.objectives import Loss
+from diptych.core.training.objectives import Loss, Mean
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.captioner.config import captioner_config, captioner_flops
 from diptych.models.siglip.parts import DecoderPart
@@ -101,8 +100,8 @@ class Captioning(StageTerm):
 
     def loss(self, model, embedded):
         losses, present = embedded["losses"], embedded["present"]
-        means = task_means(losses, present)
-        logs = {f"{task}_loss": means[index] for index, task in enumerate(TASKS)}
+        totals, shares = (ops.mean(x, axis=0) for x in (losses * present, present))
+        logs = {f"{task}_loss": Mean(totals[index], shares[index]) for index, task in enumerate(TASKS)}
         return Loss(ops.mean(combine_tasks(losses, present, weighting=self.task_weighting)), logs)
 
     @classmethod

@@ -6,6 +6,7 @@ from diptych.core.data.examples.class_targets import ClassTargets
 from diptych.core.data.sources.labels import ClassNames
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from diptych.core.training.objectives import Loss, image_inputs, normalization_of
+from diptych.core.training.whole_batch import whole_batch
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models import ClassifierConfig
 
@@ -15,6 +16,7 @@ class Classification(StageTerm):
 
     With mixup (Zhang et al. 2018) each picture is mixed with the one before it in its piece of the batch, all by the
     first one's share λ, as in big_vision: the loss is λ times that of its own class, and 1 - λ times that of the other.
+    Over several processes a piece has rows of all of them.
 
     Args:
         several_labels: whether each class has a sigmoid of its own.
@@ -54,10 +56,10 @@ class Classification(StageTerm):
         if "mixup" not in batch:
             logits = seen.model(inputs, training=True)
             return {"losses": self._losses(logits, labels), "right": self._right(logits, labels)}
-        share, images = batch["mixup"][0], inputs["images"]
-        mixed = share * images + (1.0 - share) * ops.roll(images, 1, axis=0)
+        share, images = whole_batch().first(batch["mixup"][:1])[0], inputs["images"]
+        mixed = share * images + (1.0 - share) * whole_batch().rolled(images)
         logits = seen.model({"images": mixed}, training=True)
-        own, other = self._losses(logits, labels), self._losses(logits, ops.roll(labels, 1, axis=0))
+        own, other = self._losses(logits, labels), self._losses(logits, whole_batch().rolled(labels))
         return {"losses": share * own + (1.0 - share) * other, "right": self._right(logits, labels)}
 
     def loss(self, model, embedded):

@@ -19,12 +19,13 @@ class Contrastive(StageTerm):
     Args:
         pair_loss: called as `loss(image_embeddings, text_embeddings, logit_scale=, logit_bias=)`, without the bias for
             a model that has none; the place where a faster implementation enters.
+        distributed: see `Term`.
     """
 
     pooled_alone = True
 
-    def __init__(self, pair_loss: Callable = sigmoid_loss):
-        self.pair_loss = pair_loss
+    def __init__(self, pair_loss: Callable = sigmoid_loss, *, distributed: bool = False):
+        self.pair_loss, self.distributed = pair_loss, distributed
 
     @classmethod
     def build(cls, recipe, planned, teacher, placement):
@@ -39,9 +40,9 @@ class Contrastive(StageTerm):
             options["gradients"] = "mean"
         if recipe.optimization.loss == "softmax":
             loss = backends.softmax_contrastive_loss if alone else backends.distributed_softmax_contrastive_loss
-            return cls(partial(softmax_loss, loss=partial(loss, **options)))
+            return cls(partial(softmax_loss, loss=partial(loss, **options)), distributed=not alone)
         loss = backends.sigmoid_loss if alone else backends.distributed_sigmoid_loss
-        return cls(partial(loss, **options))
+        return cls(partial(loss, **options), distributed=not alone)
 
     def embed(self, seen):
         """-> image `[n, dim]`, text `[n, captions, dim]`, L2-normalised."""

@@ -174,4 +174,4 @@ def report_of(loss: str, rank: int) -> dict:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(on_rank, (folder,), RANKS)
+        torch.multiprocessing.start_processes(on_rank, (folder,), RANKS, start_method="fork")

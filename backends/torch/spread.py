@@ -1,0 +1,198 @@
+"""State of which each of several processes holds a part: slots, averages and teacher.
+
+Reference: Rajbhandari et al. 2020, "ZeRO: Memory optimizations toward training trillion parameter models", section 5.1.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+import torch
+import torch.distributed as dist
+
+from diptych.backends.torch.optimizers import FusedAdamW, Updated, keep
+from diptych.backends.torch.reduction import Bucket, buckets_of
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The numbers of a tensor that are this process's.
+
+    Attributes:
+        place: of the tensor in its list.
+        numbers: of the tensor, as one row.
+        bucket: the number of the bucket that the tensor lies in.
+        start: in this process's part of the bucket.
+    """
+
+    place: int
+    numbers: slice
+    bucket: int
+    start: int
+
+    @property
+    def count(self) -> int:
+        return self.numbers.stop - self.numbers.start
+
+
+class Spread:
+    """Buckets of tensors, each cut into as many equal parts as there are processes, whichever tensors a cut goes
+    through: every process holds as much as any other, also where one tensor is larger than all the rest.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket]):
+        self.buckets = buckets
+        self.pieces = [piece for number, bucket in enumerate(buckets) for piece in _pieces(number, bucket)]
+
+    def of_parts(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The pieces within this process's part of each bucket."""
+        return [parts[piece.bucket][piece.start : piece.start + piece.count] for piece in self.pieces]
+
+    def of_tensors(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The pieces within whole tensors."""
+        return [tensors[piece.place].detach().view(-1)[piece.numbers] for piece in self.pieces]
+
+    def whole(self, pieces: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensors, by their places, of the pieces of all processes; a bucket at a time."""
+        for number, bucket in enumerate(self.buckets):
+            part = bucket.empty(part=True)
+            for piece, tensor in zip(self.pieces, pieces, strict=True):
+                if piece.bucket == number:
+                    part[piece.start : piece.start + piece.count] = tensor
+            flat = bucket.empty()
+            dist.all_gather_into_tensor(flat, part)
+            yield from ((place, bucket.view(flat, index)) for index, place in enumerate(bucket.places))
+
+
+def _pieces(number: int, bucket: Bucket) -> Iterator[Piece]:
+    part = bucket.length // dist.get_world_size()
+    first = dist.get_rank() * part
+    for place, start, shape in zip(bucket.places, bucket.starts, bucket.shapes, strict=True):
+        begin, end = max(start, first), min(start + shape.numel(), first + part)
+        if begin < end:
+            yield Piece(place, slice(begin - start, end - start), number, begin - first)
+
+
+class SpreadVariables:
+    """Keras variables whose values are this process's pieces while steps are taken; they themselves hold nothing then.
+
+    Args:
+        spread: of tensors of their shapes.
+        variables: which hold their values whole until `take`.
+    """
+
+    def __init__(self, spread: Spread, variables: Sequence[keras.Variable]):
+        self._spread, self._variables = spread, variables
+        self.pieces = [piece.clone() for piece in spread.of_tensors([variable.value for variable in variables])]
+
+    def take(self) -> None:
+        """Takes the pieces from the variables, and the memory."""
+        values = [variable.value for variable in self._variables]
+        torch._foreach_copy_(self.pieces, self._spread.of_tensors(values))
+        self.release()
+
+    def give(self, device: torch.device | str) -> None:
+        """Gives the variables their values, whole, on a device; all processes must."""
+        for place, value in self._spread.whole(self.pieces):
+            self._variables[place].value.data = value.to(device, copy=True)
+
+    def release(self) -> None:
+        for variable in self._variables:
+            variable.value.data = torch.empty(0, dtype=variable.value.dtype, device=self.pieces[0].device)
+
+
+class SpreadState:
+    """Slots, averages and teacher of AdamW's steps, spread; weights are whole on every process.
+
+    Between steps the variables hold nothing, until `give`; the next `take` reads what they hold then.
+
+    Args:
+        optimizer: built.
+        variables: the trained weights.
+        buckets: of their gradients, of which each process has the mean of its own part.
+        ema, teacher: or None.
+    """
+
+    def __init__(self, optimizer, variables, buckets: Sequence[Bucket], ema, teacher):
+        self._weights = [variable.value for variable in variables]
+        self._gradients, self._in_variables = Spread(buckets), True
+        self._slots = {name: SpreadVariables(self._gradients, optimizer.slots[name]) for name in _SLOTS}
+        self._own = self._gradients.of_tensors(self._weights)
+        self._adamw = FusedAdamW(optimizer, variables, self._updated(optimizer), self._gather)
+        trained = {id(variable) for variable in variables}
+        self._followers = [_Follower(follower, trained) for follower in (ema, teacher) if follower]
+        self._teacher = self._followers[-1] if teacher else None
+
+    def of_gradients(self, means: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The pieces within this process's part of each bucket of gradients."""
+        return self._gradients.of_parts(means)
+
+    def take(self) -> None:
+        """Takes the state from the variables, where it is there."""
+        if self._in_variables:
+            for spread in self._spread_variables:
+                spread.take()
+            self._in_variables = False
+
+    def give(self) -> None:
+        """Gives the variables their values, in the memory of the host."""
+        if not self._in_variables:
+            for spread in self._spread_variables:
+                spread.give("cpu")
+            self._in_variables = True
+
+    @contextmanager
+    def teaching(self) -> Iterator[None]:
+        """Within the block the teacher's weights are whole."""
+        if self._teacher is None:
+            yield
+            return
+        self._teacher.averages.give(self._weights[0].device)
+        try:
+            yield
+        finally:
+            self._teacher.averages.release()
+
+    def apply(self, gradients: Sequence[torch.Tensor], finite: torch.Tensor) -> None:
+        """One update by this process's pieces of the gradients, where `finite` is true; then all weights are new, and
+        the averages follow.
+        """
+        self._adamw(gradients, finite)
+        for follower in self._followers:
+            follower.follow(finite)
+
+    @property
+    def _spread_variables(self) -> list[SpreadVariables]:
+        return [*self._slots.values(), *(follower.averages for follower in self._followers)]
+
+    def _updated(self, optimizer) -> list[Updated]:
+        momentum, velocity = (self._slots[name].pieces for name in _SLOTS)
+        return [
+            Updated(piece.place, weight, optimizer.slots["updates"][piece.place].value, first, second)
+            for piece, weight, first, second in zip(self._gradients.pieces, self._own, momentum, velocity, strict=True)
+        ]
+
+    def _gather(self) -> None:
+        for place, value in self._gradients.whole(self._own):
+            self._weights[place].detach().copy_(value)
+
+
+class _Follower:
+    """An average or teacher, of which a process moves its own pieces; what follows a frozen weight stays as it is."""
+
+    def __init__(self, follower, trained: set[int]):
+        pairs = zip(follower.weights, follower.averages, strict=True)
+        moving = [(weight, average) for weight, average in pairs if id(weight) in trained]
+        spread = Spread(buckets_of([average.value for _, average in moving]))
+        self.averages = SpreadVariables(spread, [average for _, average in moving])
+        self._weights = spread.of_tensors([weight.value for weight, _ in moving])
+        self._decay = follower.decay
+
+    def follow(self, finite: torch.Tensor) -> None:
+        moved_on = torch._foreach_mul(self.averages.pieces, self._decay)
+        torch._foreach_add_(moved_on, self._weights, alpha=1 - self._decay)
+        keep(self.averages.pieces, moved_on, where=finite)
+
+
+_SLOTS = ("momentum", "velocity")

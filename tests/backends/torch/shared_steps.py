@@ -1,0 +1,263 @@
+"""Training steps by several gloo processes beside those of one process, in processes of their own, printed as JSON.
+
+`python -m tests.backends.torch.shared_steps PROCESSES CASE ...`
+"""
+
+import gc
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from diptych import backends
+from diptych.backends.torch import reduction
+from diptych.core.losses.contrastive import sigmoid_loss, softmax_contrastive_loss
+from diptych.core.placement import ALONE, Placement
+from diptych.core.training.curated_objective import CuratedObjective
+from diptych.core.training.ema import Ema
+from diptych.core.training.objectives import Objective
+from diptych.core.training.optimizers import AdamW
+from diptych.core.training.teacher import EmaTeacher
+from diptych.engine.training.terms.classification import Classification
+from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
+from diptych.models import CLIP, CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
+from tests.engine.training.small_student import ALL, CONFIG, PAIRS, objective, student
+from tests.engine.training.small_student import batch as every_field
+from tests.models.classifier.test_classifier import drawn
+
+STEPS, EXAMPLES = 5, 24
+EPSILON = 1e-3
+"""Of AdamW: a small one would make whole steps of the rounding in gradients that are zero."""
+
+
+@dataclass
+class Case:
+    """A model with what it learns; `pieces` are micro-batches, and with `zero` several processes spread the state."""
+
+    model: Any
+    objective: Objective
+    batch: Callable[[int], Mapping[str, np.ndarray]]
+    teacher: EmaTeacher | None = None
+    pieces: int = 1
+    rate: float = 1e-2
+    zero: bool = False
+
+
+def pair_loss(shared: bool, softmax: bool = False):
+    if not shared:
+        return softmax_loss if softmax else sigmoid_loss
+    if softmax:
+        return partial(softmax_loss, loss=partial(backends.distributed_softmax_contrastive_loss, gradients="mean"))
+    return partial(backends.distributed_sigmoid_loss, gradients="mean")
+
+
+def every_loss(shared: bool, pieces: int = 1, zero: bool = False) -> Case:
+    """Captions, of which some examples have no boxes, a teacher, views and masks."""
+    model = student(ALL)
+    goal, teacher = objective(model, ALL, 0.8, pair_loss(shared))
+    goal.terms["contrastive"].distributed = shared
+    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), teacher, pieces, zero=zero)
+
+
+def gathered(shared: bool) -> Case:
+    """A loss that compares examples and knows nothing of processes."""
+    model = student(PAIRS)
+    goal = Objective({"pairs": Contrastive(partial(softmax_loss, loss=softmax_contrastive_loss))})
+    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), pieces=2)
+
+
+def curated(shared: bool) -> Case:
+    losses = {"contrastive": 1.0, "captioning": 1.0}
+    model, reference = student(losses), SigLIP(CONFIG, seed=9)
+    inner, _ = objective(model, losses, pair_loss=pair_loss(shared))
+    inner.terms["contrastive"].distributed = shared
+
+    def batch(seed):
+        noise = np.random.default_rng([seed, 7]).gumbel(size=(EXAMPLES, 2)).astype(np.float32)
+        return every_field(seed, EXAMPLES) | {"selection_noise": noise}
+
+    return Case(model, CuratedObjective(inner, reference, size=EXAMPLES // 2), batch)
+
+
+def classifier(shared: bool) -> Case:
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        return {
+            "image": rng.integers(0, 256, (EXAMPLES, 12, 12, 3), dtype=np.uint8),
+            "label": rng.integers(0, 3, EXAMPLES).astype("int32"),
+            "mixup": rng.uniform(0.5, 1.0, EXAMPLES).astype(np.float32),
+        }
+
+    return Case(drawn(), Objective({"classification": Classification()}), batch, pieces=2)
+
+
+def resnet(shared: bool) -> Case:
+    config = CLIPConfig(
+        vision=CLIPResNetConfig(stage_depths=(1, 1, 1, 1), width=8, num_heads=4, image_size=32, embed_dim=20),
+        text=CLIPTextConfig(width=16, depth=1, mlp_dim=20, num_heads=1, embed_dim=20, vocab_size=20, context_length=5),
+    )
+
+    def batch(seed):
+        images = np.random.default_rng(seed).integers(0, 256, (EXAMPLES, 32, 32, 3), dtype=np.uint8)
+        return {"image": images, "text": every_field(seed, EXAMPLES)["text"] % 19}
+
+    goal = Objective({"contrastive": Contrastive(pair_loss(shared, softmax=True), distributed=shared)})
+    # A small rate: where rounding puts an activation on the other side of zero, its gradient is another.
+    return Case(CLIP(config, seed=3), goal, batch, pieces=2, rate=1e-4)
+
+
+CASES: dict[str, Callable[[bool], Case]] = {
+    "every loss": every_loss,
+    "every loss in pieces": partial(every_loss, pieces=2),
+    "every loss, spread": partial(every_loss, pieces=2, zero=True),
+    "gathered": gathered,
+    "curated": curated,
+    "classifier": classifier,
+    "resnet": resnet,
+}
+
+
+def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, dict[str, np.ndarray]]:
+    """What each step logs, and all that the steps have changed, by kind and name."""
+    shared = placement.processes > 1
+    case = build(shared)
+    placement = replace(placement, zero=shared and case.zero)
+    optimizer = AdamW(case.rate, weight_decay=1e-3, epsilon=EPSILON)
+    average = Ema(case.model.trainable_variables, decay=0.9)
+    step = backends.train_step(
+        case.model,
+        case.objective,
+        optimizer,
+        clip_norm=0.5,
+        ema=average,
+        teacher=case.teacher,
+        micro_batches=case.pieces,
+        placement=placement,
+    )
+    logs = []
+    for seed in range(STEPS):
+        whole = case.batch(seed)
+        rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
+        log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if shared else ())
+        logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
+        if seed % 2 == 0:
+            step.synchronize()
+    kinds = {
+        "weights": {variable.path: variable for variable in case.model.variables},
+        "slots": optimizer.named_slots(),
+        "averages": average.named(),
+        "teacher": case.teacher.named() if case.teacher else {},
+        "centres": dict(case.objective.variables),
+    }
+    found = {
+        kind: {name: array_of(variable.value) for name, variable in variables.items()}
+        for kind, variables in kinds.items()
+    }
+    logged = {name: np.array([log[name] for log in logs]) for name in logs[0]}
+    return found | {"norms": {"gradient_norm": logged.pop("gradient_norm")}, "logs": logged}
+
+
+def array_of(x) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(x), np.float64)
+
+
+def differences(one, other) -> dict[str, tuple[float, str]]:
+    """The largest of each kind, where, and of numbers above 1 as a part of them."""
+    assert {kind: found.keys() for kind, found in one.items()} == {kind: found.keys() for kind, found in other.items()}
+
+    def difference(x, y):
+        return float(np.max(np.abs(x - y) / np.maximum(1.0, np.abs(x))))
+
+    return {
+        kind: max((difference(x, other[kind][name]), name) for name, x in found.items())
+        for kind, found in one.items()
+        if found
+    }
+
+
+def overlapped() -> dict[str, Any]:
+    """What a step does in order: gradients that come, and messages."""
+    case, events = every_loss(True, pieces=2), []
+    originals = dist.all_reduce, reduction.BUCKET_BYTES
+
+    def came(path, gradient):
+        events.append(path)
+
+    def all_reduce(tensor, *arguments, async_op=False, **named):
+        if async_op:
+            events.append(f"send {tensor.numel()}")
+        return originals[0](tensor, *arguments, async_op=async_op, **named)
+
+    reduction.BUCKET_BYTES, dist.all_reduce = 2_048, all_reduce
+    try:
+        placement = Placement(process=dist.get_rank(), processes=dist.get_world_size())
+        step = backends.train_step(case.model, case.objective, AdamW(1e-2), micro_batches=2, placement=placement)
+        for variable in case.model.trainable_variables:
+            variable.value.register_hook(partial(came, variable.path))
+        rows = np.concatenate(placement.rows(EXAMPLES, 2))
+        for seed in range(2):
+            events.clear()
+            step({name: array[rows] for name, array in every_field(seed, EXAMPLES).items()})
+    finally:
+        dist.all_reduce, reduction.BUCKET_BYTES = originals
+    return {"events": events, "weights": len(case.model.trainable_variables), "numbers": case.model.count_params()}
+
+
+def bytes_between_steps(placement: Placement) -> dict[str, int]:
+    """Of all tensors that live between two steps on this process, weights apart."""
+
+    def living() -> int:
+        gc.collect()
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+    before = living()
+    case = every_loss(placement.processes > 1)
+    weights = sum(variable.value.nbytes for variable in case.model.variables)
+    average = Ema(case.model.trainable_variables, decay=0.9)
+    step = backends.train_step(
+        case.model, case.objective, AdamW(1e-2), ema=average, teacher=case.teacher, placement=placement
+    )
+    rows = np.concatenate(placement.rows(EXAMPLES))
+    step({name: array[rows] for name, array in every_field(0, EXAMPLES).items()})
+    return {"weights": weights, "state": living() - before - weights}
+
+
+def on_process(process: int, processes: int, names: list[str], store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=process, world_size=processes)
+    torch.set_num_threads(1)
+    placement = Placement(process=process, processes=processes)
+    report: dict[str, Any] = {}
+    for name in names:
+        right = [trained(CASES[name], ALONE) if process == 0 else None]
+        dist.broadcast_object_list(right)
+        report[name] = differences(right[0], trained(CASES[name], placement))
+    report["overlap"] = overlapped()
+    report["bytes"] = {
+        "whole": bytes_between_steps(placement),
+        "spread": bytes_between_steps(replace(placement, zero=processes > 1)),
+    }
+    gathered: list[Any] = [None] * processes
+    dist.all_gather_object(gathered, report)
+    if process == 0:
+        print(json.dumps(gathered))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    count, *chosen = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (int(count), chosen or list(CASES), folder)
+        torch.multiprocessing.start_processes(on_process, arguments, int(count), start_method="fork")
