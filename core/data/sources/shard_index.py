@@ -4,7 +4,10 @@ import hashlib
 import json
 import warnings
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,10 +17,14 @@ from diptych.core.data.sources.files import HIDDEN, IMAGE_SUFFIXES
 from diptych.core.data.sources.keys import name_bytes
 from diptych.core.data.sources.tar import UNREADABLE, Damage, scan_file
 from diptych.core.files.atomic import replacing
+from diptych.core.files.cache_folder import index_folder
+from diptych.core.files.random_access import Place, opened
+from diptych.core.files.remote.file import RemoteFile
 
 IMAGE, TEXT, JSON, LABEL = range(4)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON, ".cls": LABEL}
-_FORMAT = 4
+_FORMAT = 5
+_REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,32 @@ class ShardIndex:
         return hashlib.sha256(text.encode() + self.members.tobytes() + self.starts.tobytes()).hexdigest()
 
 
-def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
+def open_indices(shards: Sequence[Place], folder: str | Path | None = None) -> list[ShardIndex]:
+    """The index of each shard; several far away are asked for at once, since each answer takes its time."""
+    if not any(isinstance(shard, RemoteFile) for shard in shards):
+        return [open_index(shard, folder) for shard in shards]
+    threads = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "diptych-indices")
+    try:
+        return list(threads.map(partial(open_index, folder=folder), shards))
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def open_index(shard: Place, folder: str | Path | None = None) -> ShardIndex:
     """The index of a shard, from `folder` if one is there that fits, otherwise built (and written there, unless the
-    shard cannot be read: a later start may be able to).
+    shard cannot be read: a later start may be able to). The index of a shard far away is always kept.
     """
     try:
-        status = shard.stat()
+        file = opened(shard)
     except OSError:
         return build_index(shard)  # which says so
+    if folder is None and isinstance(shard, RemoteFile):
+        folder = index_folder()
     if folder is None:
         return build_index(shard)
     name = hashlib.sha256(name_bytes(str(shard))).hexdigest()[:24]
     path = Path(folder) / f"{shard.stem}-{name}.npz"
-    shard_state = [_FORMAT, status.st_size, status.st_mtime_ns]
+    shard_state: list[int | str] = [_FORMAT, file.size, file.identity]
     index = _load(path, shard_state)
     if index is not None:
         return index
@@ -81,7 +101,7 @@ def open_index(shard: Path, folder: str | Path | None = None) -> ShardIndex:
     return index
 
 
-def build_index(shard: Path) -> ShardIndex:
+def build_index(shard: Place) -> ShardIndex:
     """Read the headers of a shard."""
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     problems: list[tuple[str, str]] = []
@@ -125,7 +145,7 @@ def _rule(path: PurePosixPath) -> str:
     return rule_of_suffix(path.suffix.lower())
 
 
-def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
+def _load(path: Path, shard_state: list[int | str]) -> ShardIndex | None:
     try:
         with path.open("rb") as stored, np.load(stored, allow_pickle=False) as file:
             described = json.loads(file["described"].tobytes())
@@ -137,7 +157,7 @@ def _load(path: Path, shard_state: list[int]) -> ShardIndex | None:
         return None  # not there, half-written or of another program: the index is built anew and written over it
 
 
-def _save(path: Path, shard_state: list[int], index: ShardIndex) -> None:
+def _save(path: Path, shard_state: list[int | str], index: ShardIndex) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     passed_over = {rule: (named.count, named.names) for rule, named in index.passed_over.items()}
     described = json.dumps(

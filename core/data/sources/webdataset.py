@@ -29,8 +29,8 @@ from diptych.core.data.sources.files import (
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_CAPTIONS,
     SAMPLED_IMAGES,
-    OpenFile,
     evenly,
+    place_of_file,
     read_at,
     sampled_part,
     told_apart,
@@ -38,7 +38,9 @@ from diptych.core.data.sources.files import (
 from diptych.core.data.sources.keys import UniqueKeys, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_index
+from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_indices
+from diptych.core.files.random_access import Place, RandomAccess, opened
+from diptych.core.files.remote.file import RemoteFile
 
 _MOST_OPEN_FILES = 64
 
@@ -50,19 +52,20 @@ class WebDatasetSource:
     `captions.captions_from_fields`) its captions; other members are passed over, and counted. A shard that cannot be
     read, damaged headers, links, devices and repeated names are records that raise `BadExample`, so that they are
     counted. With `index_folder` the index of each shard is kept there and used as long as the shard's size and time of
-    change stay the same.
+    change, or its identity on its server, stay the same; those of shards far away are kept in any case
+    (`cache_folder`).
     """
 
     def __init__(
-        self, shards: Sequence[str | Path], *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL
+        self, shards: Sequence[str | Place], *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL
     ):
-        self.shards = [Path(shard).absolute() for shard in shards]
+        self.shards = [place_of_file(shard) for shard in shards]
         if not self.shards:
             raise ValueError("WebDatasetSource needs at least one shard")
         self._names = told_apart(self.shards)
-        self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
+        self._indices: list[ShardIndex] = open_indices(self.shards, index_folder)
         self._ends = list(accumulate(len(index) for index in self._indices))
-        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._files: OrderedDict[int, RandomAccess] = OrderedDict()
         self._text_fields = reading.captions_in(TEXT_FIELDS)
         self._label_fields = reading.labels_in(LABEL_FIELDS)
         self._keys = UniqueKeys(self._all_keys)
@@ -141,12 +144,15 @@ class WebDatasetSource:
         most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
         for shard, index in zip(self.shards, self._indices, strict=True):
             digest.update(name_bytes(f"{shard.name} {index.fingerprint()}\n"))
+            if isinstance(shard, RemoteFile):  # its server knows whether it is the same: no sample has to be fetched
+                digest.update(shard.identity.encode())
+                continue
             with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
-                file = OpenFile(shard)
+                file = opened(shard)
                 for images, some in most.items():
                     places = np.flatnonzero((index.members[:, 0] == IMAGE) == images)
                     for _, offset, size in index.members[evenly(places.tolist(), max(some, 2))].tolist():
-                        digest.update(sampled_part(file.descriptor, offset, size))
+                        digest.update(sampled_part(file, offset, size))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:
@@ -165,14 +171,14 @@ class WebDatasetSource:
 
     def _read(self, shard: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
         try:
-            return read_at(self._file(shard).descriptor, offset, size, kind=kind, max_bytes=max_bytes)
+            return read_at(self._file(shard), offset, size, kind=kind, max_bytes=max_bytes)
         except OSError as error:
             raise BadExample(f"{kind}_unreadable", f"{self.shards[shard]}: {os.strerror(error.errno or 0)}") from None
 
-    def _file(self, shard: int) -> OpenFile:
+    def _file(self, shard: int) -> RandomAccess:
         file = self._files.get(shard)
         if file is None:
             if len(self._files) >= _MOST_OPEN_FILES:
                 self._files.popitem(last=False)
-            file = self._files[shard] = OpenFile(self.shards[shard])
+            file = self._files[shard] = opened(self.shards[shard])
         return file

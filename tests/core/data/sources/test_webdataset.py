@@ -17,6 +17,7 @@ from diptych.core.data.sources.cache import pixels_of
 from diptych.core.data.sources.subset import Subset
 from diptych.core.data.sources.tar import Damage, Member, scan, scan_file
 from diptych.core.data.sources.webdataset import WebDatasetSource
+from diptych.core.files.random_access import LocalFile
 from diptych.core.report.ledger_text import ledger_text
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.sources.content import add_member, content_of, expected, write_tars
@@ -277,8 +278,7 @@ def test_a_thousand_damaged_shards_are_read_or_reported(shard, tmp_path):
         if rng.random() < 0.2:
             del data[rng.randrange(len(data)) :]
         path.write_bytes(data)
-        with path.open("rb") as file:
-            found = list(scan(file.fileno()))
+        found = list(scan(LocalFile(path)))
         members = [entry for entry in found if isinstance(entry, Member)]
         assert len(members) <= 2 * SAMPLES
         assert all(0 <= member.offset <= member.offset + member.size <= len(data) for member in members)
