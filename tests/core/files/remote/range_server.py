@@ -82,7 +82,9 @@ class RangeServer:
             return _send(request, 416, b"", named | {"Content-Range": f"bytes */{len(data)}"})
         named["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
         part = data[first : last + 1]
-        return _send(request, 206, part, named, sent=len(part) // 2 if fault == "cut" else None, stalls=fault == "stall")
+        return _send(
+            request, 206, part, named, sent=len(part) // 2 if fault == "cut" else None, stalls=fault == "stall"
+        )
 
 
 def _send(
