@@ -18,7 +18,7 @@ from diptych.core.data.sources.files import (
     sampled_part,
     told_of_file,
 )
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.keys import UniqueKeys, hashed
 from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.tables import (
@@ -103,7 +103,7 @@ class TableSource:
             raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self.ledger = Ledger(self.paths[0].name, len(self), reading.max_skipped)
-        self._unique = UniqueKeys(self._all_keys)
+        self._unique = UniqueKeys(lambda: hashed(self._all_keys()))
 
     def __len__(self) -> int:
         return self._ends[-1]
