@@ -15,6 +15,10 @@ if "KERAS_HOME" not in os.environ:
     os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
     atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
+if "DIPTYCH_CACHE" not in os.environ:
+    os.environ["DIPTYCH_CACHE"] = tempfile.mkdtemp(prefix="diptych-cache-")
+    atexit.register(shutil.rmtree, os.environ["DIPTYCH_CACHE"], ignore_errors=True)
+
 # Pallas' interpreter on jax has threads that wait for each other. XLA gives it one a core, and one alone waits for
 # ever.
 os.environ.setdefault("NPROC", "2")

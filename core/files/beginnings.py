@@ -1,10 +1,9 @@
 """Well-known kinds of files by their first bytes, so that a reader can say what it was given."""
 
 import re
-from pathlib import Path
 
 from diptych.core.files.errors import WeightFileError
-from diptych.core.files.regular import open_regular
+from diptych.core.files.random_access import Place, opened
 
 BEGINNING_BYTES = 512
 """Enough to tell: a tar names itself in bytes 257 to 262."""
@@ -78,14 +77,13 @@ def mistaken(beginning: bytes, expected: str) -> str | None:
     return f"is {kind}, expected {expected}. {advice or 'Give the right file, or this one the name it should have.'}"
 
 
-def refuse_mistaken(path: Path, expected: str) -> None:
+def refuse_mistaken(path: Place, expected: str) -> None:
     """Raises WeightFileError where a file is well known to be something else than a reader expects; see `mistaken`.
 
     Raises:
         OSError: for a path that cannot be read, or is no regular file.
     """
-    with open_regular(path) as file:
-        what = mistaken(file.read(BEGINNING_BYTES), expected)
+    what = mistaken(opened(path).pread(BEGINNING_BYTES, 0), expected)
     if what is not None:
         raise WeightFileError(f"{path} {what}")
 

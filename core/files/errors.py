@@ -17,6 +17,13 @@ class HubError(Failure):
     """A model that could not be fetched from the hub; the message says why and what to do."""
 
 
+class RemoteError(Failure):
+    """A file far away that cannot be read, or has changed; the message says what was asked, what came, and what to do.
+
+    It ends a run, which can go on later: a server's bad hour must not decide which examples are learned from.
+    """
+
+
 @contextmanager
 def as_settings(path: Path) -> Iterator[None]:
     """Turns what a file's settings lack, or have of another kind, into a sentence that names the file.

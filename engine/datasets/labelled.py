@@ -10,6 +10,7 @@ from diptych.core.data.sources.labels import ClassNames, class_names_in
 from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.subset import Subset
 from diptych.core.evaluation.prompts import read_class_names
+from diptych.core.files.cache_folder import index_folder
 from diptych.core.training.recipe import Data
 from diptych.core.training.term_options import Classification
 from diptych.engine.datasets.data_set import DataSet, Sources
@@ -45,7 +46,9 @@ def labelled(data: Data, options: Classification) -> LabelledDataSet:
         FileNotFoundError, ValueError: for data that are not there or have no labels, and for fewer than two classes.
         TooManySkipped: see `core.data.ledger`.
     """
-    train = open_source(data.train_data, reading=data.reading) if data.train_data else None
+    train = None
+    if data.train_data:
+        train = open_source(data.train_data, index_folder=index_folder(), reading=data.reading)
     if options.classes is not None:
         names = ClassNames(read_class_names(options.classes))
     elif train is None:
@@ -77,7 +80,8 @@ def _opened(sources: Sources | None) -> Sources:
 
 def _sources(train: Source, data: Data) -> Sources:
     if data.val_data is not None:
-        return Sources(train=train, held_out={HELD_OUT: open_source(data.val_data, reading=data.reading)})
+        held_out = open_source(data.val_data, index_folder=index_folder(), reading=data.reading)
+        return Sources(train=train, held_out={HELD_OUT: held_out})
     if data.train_data == EMBEDDED:
         return Sources(train=train, held_out=evaluation_sources())
     held_out = Subset(train, fraction=data.val_fraction, held_out=True)

@@ -11,6 +11,7 @@ from diptych.core.data.sources.files import evenly
 from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
+from diptych.core.files.cache_folder import index_folder
 from diptych.core.report.mixture_table import mixture_table
 from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
@@ -45,7 +46,7 @@ def open_captioned(spec: str, data: Data) -> Source:
     """The source that a text stands for; raises ValueError where none of the records that are looked at has a
     caption: the first ones, then some of all.
     """
-    source = open_source(spec, reading=data.reading)
+    source = open_source(spec, index_folder=index_folder(), reading=data.reading)
     everything, unreadable = range(len(source)), list[Skipped]()
     asked = dict.fromkeys([*everything[:RECORDS_ASKED], *evenly(everything, MORE_ASKED)])
     captioned = any(found for _, found in visit(source, lambda record: record.captions, asked, skipped=unreadable))

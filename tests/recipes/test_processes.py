@@ -25,29 +25,18 @@ pytestmark = pytest.mark.skipif(
 EXAMPLES, BATCH = 384, 16
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 LOSSES = ["sigmoid", "softmax"] if THOROUGH else ["sigmoid"]
-SPREAD = {"torch": ["--zero"]}.get(os.environ["KERAS_BACKEND"], [])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-<<<<<<< HEAD
 def test_two_train_as_one_does_and_leave_together(tmp_path, monkeypatch, loss):
     """A signal that reaches the second alone stops both after the same step; the same commands go on from there, with
-    the state that was spread over all of their devices on each of them.
-=======
-def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
-    """A signal that reaches the second alone stops both after the same step; the same commands go on from there, with
     the state on each that was spread before.
->>>>>>> work-d
     """
     photos = write_photos(tmp_path / "photos", 64)
     flags = ("--examples", str(EXAMPLES), "--loss", loss)
     assert siglip.main(command(photos, tmp_path / "one", *flags)[3:]) == 0
     together = command(photos, tmp_path / "two", *flags)
-<<<<<<< HEAD
-    with Processes([*together, *two_devices_each(monkeypatch)], 2) as processes:
-=======
-    with Processes([*together, *SPREAD], 2) as processes:
->>>>>>> work-d
+    with Processes([*together, *spread_state(monkeypatch)], 2) as processes:
         processes.wait_for_steps(tmp_path / "two", 3)
         processes.signal(1, signal.SIGTERM)
         assert processes.ended() == [143, 143]
@@ -58,27 +47,22 @@ def test_two_train_as_one_does_and_leave_together(tmp_path, loss):
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
-def two_devices_each(monkeypatch) -> list[str]:
-    """The flags by which each process has two devices, and all four a share of the state."""
+def spread_state(monkeypatch) -> list[str]:
+    """The flags by which each process has a share of the state, and on jax each of its two devices."""
     if os.environ["KERAS_BACKEND"] != "jax":
-        return []
+        return ["--zero"]
     virtual = "--xla_force_host_platform_device_count=2"
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {virtual}")
     return ["--data-parallel", "2", "--fsdp", "4"]
 
 
 @pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
-<<<<<<< HEAD
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a process of torch knows its own examples alone")
 @pytest.mark.parametrize("spread", [False, True], ids=["whole", "spread"])
 def test_two_carry_out_every_kind_of_stage(tmp_path, monkeypatch, spread):
-=======
-def test_two_carry_out_every_kind_of_stage(tmp_path):
->>>>>>> work-d
     """Captions, a teacher, views, masks, NaFlex and curated batches, each from the end of another."""
     one, two = ([sys.executable, "-m", "tests.recipes.small_stages", str(tmp_path / name)] for name in ("one", "two"))
     assert subprocess.run(one, check=False).returncode == 0
-    with Processes([*two, *(two_devices_each(monkeypatch) if spread else ())], 2) as processes:
+    with Processes([*two, *(spread_state(monkeypatch) if spread else ())], 2) as processes:
         assert processes.ended() == [0, 0]
     for stage in STAGES:
         rows, wanted = (read_metrics(tmp_path / name / stage.name / "metrics.jsonl") for name in ("two", "one"))

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,11 +35,15 @@ from diptych.engine.training.terms import TERMS
 from diptych.models import from_preset
 from diptych.models.siglip.student import Student
 from diptych.recipes import siglip
+from tests.core.data.sources.content import add_member
+from tests.core.files.remote.range_server import RangeServer, quick
 from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import TINY
 from tests.recipes.golden import check_losses
 from tests.recipes.interruptions import run_undisturbed, run_with_fault, run_with_kills
 from tests.recipes.photos import write_photos
+
+__all__ = ["quick"]
 
 # DIPTYCH_KILLS=20 is the full number; a run of every test kills less often.
 KILLS = int(os.environ.get("DIPTYCH_KILLS", "2"))
@@ -56,7 +62,7 @@ def photos(tmp_path_factory) -> Path:
     return write_photos(tmp_path_factory.mktemp("data") / "photos", 64)
 
 
-def command(photos: Path, run_dir: Path, *more: str) -> list[str]:
+def command(photos: Path | str, run_dir: Path, *more: str) -> list[str]:
     small = "--model siglip_mu16_224 --image-size 32 --context-length 8 --batch-size 16 --val-fraction 0.2 --no-report"
     often = f"--examples {STEPS * 16} --checkpoint-every 4 --evaluate-every 320 --no-tensorboard --ema-decay 0.9"
     paths = ["--train-data", str(photos), "--run-dir", str(run_dir)]
@@ -118,6 +124,31 @@ def test_a_users_folder_is_learned_and_judged(undisturbed):
     assert card["implementation"] == {"torch": "blocked"}.get(os.environ["KERAS_BACKEND"], "xla")
     assert card["config"]["optimization"]["batch_size"] == 16
     assert card["flops_per_step"] > 0
+
+
+@ABOVE_THE_BACKENDS
+def test_shards_from_far_away_have_the_losses_of_those_that_are_here(photos, tmp_path, quick):
+    (tmp_path / "set").mkdir()
+    captions = map(json.loads, (photos / "captions.jsonl").read_text().splitlines())
+    for number in range(2):
+        with tarfile.open(tmp_path / "set" / f"{number}.tar", "w") as tar:
+            for row in islice(captions, 32):
+                add_member(tar, row["file_name"], (photos / row["file_name"]).read_bytes())
+                add_member(tar, row["file_name"].replace("png", "txt"), row["caption"].encode())
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    with RangeServer(shards, faults=["500", "", "cut", "429", "", "stall", "whole"]) as server:
+        for name, data in (("here", tmp_path / "set"), ("away", f"{server.address}/{{0..1}}.tar")):
+            flags = command(
+                data, tmp_path / name, "--examples", "80", "--evaluate-every", "80", "--checkpoint-every", "5"
+            )
+            assert siglip.main(flags[3:]) == 0
+        assert not server.faults
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("here", "away")]
+    losses = [[{key: row[key] for key in row if "loss" in key} for row in of_run] for of_run in rows]
+    assert len(losses[0]) > 5
+    assert losses[0] == losses[1]
+    left_out = [(tmp_path / name / "left_out.jsonl").exists() for name in ("here", "away")]
+    assert left_out == [False, False]
 
 
 def test_the_model_that_is_left_is_the_moving_average(undisturbed):

@@ -31,7 +31,7 @@ from diptych.core.data.sources.files import (
     told_apart,
 )
 from diptych.core.data.sources.joins import Join, plain_id
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.keys import UniqueKeys, hashed
 
 SCHEME = "coco:"  # "coco:annotations.json:images", for `open_source`
 
@@ -94,8 +94,8 @@ class CocoRegionSource:
         if not self._entries:
             raise ValueError(f"no images in {', '.join(map(str, self.annotations))}; {ADVICE}")
         self.ledger.size = len(self)
-        self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
-        self._names = UniqueKeys(lambda: ((entry.name, place) for place, entry in enumerate(self._entries)))
+        self._keys = UniqueKeys(lambda: hashed((entry.key, place) for place, entry in enumerate(self._entries)))
+        self._names = UniqueKeys(lambda: hashed((entry.name, place) for place, entry in enumerate(self._entries)))
 
     @classmethod
     def from_spec(cls, spec: str) -> "CocoRegionSource":

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from diptych.core.data.records import BadExample
-from diptych.core.files.regular import regular_descriptor
+from diptych.core.files.random_access import LocalFile, Place, RandomAccess, opened
+from diptych.core.files.remote.file import RemoteFile
 
 Thing = TypeVar("Thing")
 
@@ -22,54 +23,42 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 def read_regular_file(path: str | Path, *, kind: str, max_bytes: int) -> bytes:
     """All bytes of a file; raises `BadExample` with reason `<kind>_missing`, `_unreadable` or `_file_too_large`."""
     try:
-        descriptor = regular_descriptor(path)
+        file = LocalFile(path)
     except FileNotFoundError:
         raise BadExample(f"{kind}_missing", f"no file {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadExample(f"{kind}_unreadable", str(error)) from None
     try:
-        return read_at(descriptor, 0, os.fstat(descriptor).st_size, kind=kind, max_bytes=max_bytes)
+        return read_at(file, 0, file.size, kind=kind, max_bytes=max_bytes)
     except OSError as error:
         raise BadExample(f"{kind}_unreadable", str(error)) from None
-    finally:
-        os.close(descriptor)
 
 
-def read_at(descriptor: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
+def read_at(file: RandomAccess, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
     """Exactly `size` bytes from `offset`; raises `BadExample` where the file ends before or the size is beyond
     reason.
     """
     if size > max_bytes:
         raise BadExample(f"{kind}_file_too_large", f"{size} bytes, at most {max_bytes}")
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            raise BadExample(f"{kind}_truncated", f"the file ends {size - len(data)} bytes early")
-        data += more
+    data = file.pread(size, offset)
+    if len(data) < size:
+        raise BadExample(f"{kind}_truncated", f"the file ends {size - len(data)} bytes early")
     return data
 
 
-class OpenFile:
-    """A file open for reading at any place; it is closed when nobody holds it any more, so another thread may still be
-    reading.
-    """
-
-    def __init__(self, path: str | Path):
-        self.descriptor = regular_descriptor(path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+def place_of_file(name: str | Place) -> Place:
+    """A file's place, which stays the same when the working directory changes."""
+    return name if isinstance(name, RemoteFile) else Path(name).absolute()
 
 
-def told_apart(paths: Sequence[Path]) -> list[str]:
+def told_apart(places: Sequence[Place]) -> list[str]:
     """What files are called for people: their names or, where some share one, their paths below the folder that holds
     all of them.
     """
-    names = [path.name for path in paths]
+    names = [place.name for place in places]
     if len(set(names)) == len(names):
         return names
+    paths = [place.path if isinstance(place, RemoteFile) else place for place in places]
     together = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(together).as_posix() for path in paths]
 
@@ -81,29 +70,36 @@ def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
     return [things[number * (len(things) - 1) // (most - 1)] for number in range(most)]
 
 
-def file_size(path: str | Path) -> int:
+def file_size(path: str | Place) -> int:
     """The bytes of a file, -1 where they cannot be told."""
     try:
-        return os.stat(path).st_size
+        return path.size if isinstance(path, RemoteFile) else os.stat(path).st_size
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return -1
 
 
-def sampled_file(path: Path) -> bytes:
+def told_of_file(place: Place) -> tuple[str | int, ...]:
+    """Name and size of a file, for a fingerprint; of one far away also its identity, which its server knows: there no
+    sample of the content has to be fetched.
+    """
+    return place.name, file_size(place), *((place.identity,) if isinstance(place, RemoteFile) else ())
+
+
+def sampled_file(path: Place) -> bytes:
     """What a fingerprint takes of a file's content: `SAMPLED_BYTES` from its middle; nothing where it cannot be read.
 
     Sizes alone do not tell that a file was changed in place, and times would refuse a copy.
     """
     try:
-        file = OpenFile(path)
-        return sampled_part(file.descriptor, 0, os.fstat(file.descriptor).st_size)
+        file = opened(path)
+        return sampled_part(file, 0, file.size)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return b""
 
 
-def sampled_part(descriptor: int, offset: int, size: int) -> bytes:
+def sampled_part(file: RandomAccess, offset: int, size: int) -> bytes:
     """As `sampled_file`, of `size` bytes from `offset` of an open file."""
-    return os.pread(descriptor, min(size, SAMPLED_BYTES), offset + max(size - SAMPLED_BYTES, 0) // 2)
+    return file.pread(min(size, SAMPLED_BYTES), offset + max(size - SAMPLED_BYTES, 0) // 2)
 
 
 def lines_of(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, int, bytes]]:

@@ -27,7 +27,7 @@ from diptych.core.data.sources.files import (
     read_regular_file,
     sampled_file,
 )
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.keys import UniqueKeys, hashed
 from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS, ImageList
 from diptych.core.data.sources.reading import AS_USUAL, Reading
@@ -78,7 +78,7 @@ class FolderSource:
         self._lists: dict[str, ImageList] = {}
         self._refused: list[Skipped] = []
         self._entries = list(dict.fromkeys(self._scan(only).values()))
-        self._keys = UniqueKeys(lambda: ((entry.key, place) for place, entry in enumerate(self._entries)))
+        self._keys = UniqueKeys(lambda: hashed((entry.key, place) for place, entry in enumerate(self._entries)))
         self.ledger.size = len(self._entries)
         if len(self._refused) == len(self._entries):
             raise ValueError(self._nothing_found())

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from glob import has_magic, iglob
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.lists import LISTS, PARQUET_LISTS
 from diptych.core.data.sources.lists import SUFFIXES as LIST_SUFFIXES
 from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.core.files.random_access import Place
+from diptych.core.files.remote.file import RemoteFile
+from diptych.core.files.remote.find import find_remote, is_remote
+from diptych.core.files.remote.hub import KINDS
 
 EMBEDDED = "emoji"
 SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
@@ -21,14 +26,14 @@ _ADVICE = (
     f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
     "captions.jsonl, metadata.jsonl, the same as .csv, or .txt files), such a list itself (photos/train.csv), "
     'WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
-    "a folder of "
-    "them, a folder written by datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the "
+    "a folder of them, both also as https://, s3://, gs:// or hf://datasets/owner/name, a folder written by "
+    "datasets.save_to_disk, boxes as coco:annotations.json:images/, or any of these with the "
     f"boxes that recipes.label found in it as {LABELLED}regions.jsonl:DATA"
 )
 
 
 def open_source(spec: str | Path, *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL) -> Source:
-    """The source that a text stands for: "emoji", or one or several local files, or a folder.
+    """The source that a text stands for: "emoji", one or several files, or a folder, of this machine or far away.
 
     File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the
     files. "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
@@ -54,8 +59,10 @@ def _open(spec: str, index_folder: str | Path | None, reading: Reading) -> Sourc
         return CocoRegionSource.from_spec(spec)
     if spec.startswith(LABELLED):
         return _open_labelled(spec, index_folder, reading)
-    if "://" in spec or spec.startswith("pipe:"):
-        raise ValueError(f"{spec!r} is not on this machine: data is read from local files; {_ADVICE}")
+    if spec.startswith("pipe:"):
+        raise ValueError(f"{spec!r} would be a program to run: data are read from files; {_ADVICE}")
+    if is_remote(spec):
+        return _open_remote(spec, index_folder, reading)
     paths = _expanded(spec)
     if len(paths) == 1 and paths[0].is_dir():
         return _open_folder(paths[0], index_folder, reading)
@@ -74,6 +81,22 @@ def _open_labelled(spec: str, index_folder: str | Path | None, reading: Reading)
             f"no file {regions}: label the data first, by python -m recipes.label --data {data} --output {regions}"
         )
     return LabelledSource(source, regions)
+
+
+def _open_remote(spec: str, index_folder: str | Path | None, reading: Reading) -> Source:
+    """Files far away: those of a folder or pattern must be of one split."""
+    files: list[RemoteFile] = []
+    for address in _number_ranges(spec):
+        found = find_remote(address)
+        if len(found) > 1 and "*" not in address:
+            _refuse_several_splits(address, [file.path.name for file in found], address.rstrip("/"))
+        files += found
+    if {file.suffix for file in files} not in ({kind} for kind in KINDS):
+        raise ValueError(
+            f"{spec} names {', '.join(map(str, files[:3]))}: far away, files of one of the kinds {', '.join(KINDS)} "
+            "are read; download others and give their folder"
+        )
+    return _open_files(files, index_folder, reading)
 
 
 def _expanded(spec: str) -> list[Path]:
@@ -111,19 +134,24 @@ def _open_folder(folder: Path, index_folder: str | Path | None, reading: Reading
         files = sorted(path for path in folder.glob(pattern) if not path.name.startswith((".", "cache-")))
         if files and {path.name for path in files} <= set(PARQUET_LISTS) and _has_images_or_lists(folder):
             continue  # a list of images, as imagefolder has it
-        kinds = {match.group(1) for path in files if (match := _SPLIT.match(path.name))}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{folder} holds the splits {', '.join(sorted(kinds))}: choose one, such as "
-                f"{files[0].parent / (min(kinds) + '-*' + files[0].suffix)}"
-            )
         if files:
+            _refuse_several_splits(folder, [path.name for path in files], files[0].parent)
             source = _open_files(files, index_folder, reading)
             _pass_over_beside(source, folder, files, pattern)
             return source
     from diptych.core.data.sources.folder import FolderSource
 
     return FolderSource(folder, reading=reading)
+
+
+def _refuse_several_splits(folder: object, names: Sequence[str], parent: object) -> None:
+    """Raises ValueError where files are named after several splits; `parent` is the folder that they are in."""
+    kinds = {match.group(1) for name in names if (match := _SPLIT.match(name))}
+    if len(kinds) > 1:
+        suffix = Path(names[0]).suffix
+        raise ValueError(
+            f"{folder} holds the splits {', '.join(sorted(kinds))}: choose one, such as {parent}/{min(kinds)}-*{suffix}"
+        )
 
 
 def _has_images_or_lists(folder: Path) -> bool:
@@ -143,7 +171,7 @@ def _pass_over_beside(source: Source, folder: Path, files: list[Path], pattern: 
         ledger_of(source).pass_over(f"what is beside {pattern}, which are read", f"{name}/" if path.is_dir() else name)
 
 
-def _open_files(paths: list[Path], index_folder: str | Path | None, reading: Reading) -> Source:
+def _open_files(paths: Sequence[Place], index_folder: str | Path | None, reading: Reading) -> Source:
     suffixes = {path.suffix for path in paths}
     if suffixes == {".tar"}:
         from diptych.core.data.sources.webdataset import WebDatasetSource
@@ -156,9 +184,10 @@ def _open_files(paths: list[Path], index_folder: str | Path | None, reading: Rea
     if suffixes == {".arrow"}:
         from diptych.core.data.sources.parquet import ArrowSource
 
-        return ArrowSource(paths, reading=reading)
-    if suffixes <= set(LIST_SUFFIXES) and len({path.parent for path in paths}) == 1:
+        return ArrowSource([path for path in paths if isinstance(path, Path)], reading=reading)
+    folders = {path.parent for path in paths if isinstance(path, Path)}
+    if suffixes <= set(LIST_SUFFIXES) and len(folders) == 1:
         from diptych.core.data.sources.folder import FolderSource
 
-        return FolderSource(paths[0].parent, only=tuple(path.name for path in paths), reading=reading)
+        return FolderSource(folders.pop(), only=tuple(path.name for path in paths), reading=reading)
     raise ValueError(f"cannot tell what kind of data {', '.join(map(str, paths[:5]))} is: {_ADVICE}")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.data.records import BadExample
-from diptych.core.data.sources.files import evenly, sampled_part
+from diptych.core.data.sources.files import evenly, file_size, sampled_part
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.table_source import SAMPLED_GROUPS, Group, TableSource, blocks, has_paths
 from diptych.core.data.sources.tables import pyarrow_module
+from diptych.core.files.random_access import Place, RandomAccess, Stream
+from diptych.core.files.remote.file import RemoteFile
 
 MAX_ROWS = 1_000_000_000  # of a group
 ROWS_AT_ONCE = 65_536
@@ -29,14 +31,14 @@ class ParquetSource(TableSource):
 
     kind = "Parquet"
 
-    def _schema(self, path: Path) -> Any:
+    def _schema(self, path: Place) -> Any:
         return _parquet_metadata(path).schema.to_arrow_schema()
 
-    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+    def _describe(self, path: Place) -> tuple[dict[Group, int], list[str]]:
         with _parquet_file(path) as file:
             metadata = file.metadata
             groups: dict[Group, int] = {}
-            allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
+            allowed = max(MIN_UNPACKED_BYTES, MAX_EXPANSION * file_size(path))
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 if group.num_rows > MAX_ROWS:
@@ -54,7 +56,7 @@ class ParquetSource(TableSource):
                     groups[number, start] = min(ROWS_AT_ONCE, group.num_rows - start)
             return groups, file.schema_arrow.names
 
-    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+    def _pieces_of_keys(self, path: Place) -> Iterator[tuple[int, Any]]:
         metadata = _parquet_metadata(path)
         images = metadata.schema.to_arrow_schema().field(self.image_column).type
         wanted = [*self._key_columns, *([f"{self.image_column}.path"] if has_paths(images) else [])]
@@ -68,18 +70,17 @@ class ParquetSource(TableSource):
                     row += batch.num_rows
             begin += metadata.row_group(number).num_rows
 
-    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
-        with _parquet_file(path) as file:
-            metadata = file.metadata
-            for group in evenly(range(metadata.num_row_groups), SAMPLED_GROUPS):
-                for number in range(metadata.num_columns):
-                    column = metadata.row_group(group).column(number)
-                    if column.path_in_schema.partition(".")[0] in self._text_columns:
-                        start = column.dictionary_page_offset or column.data_page_offset
-                        for offset, length in blocks(column.total_compressed_size):
-                            yield sampled_part(descriptor, start + offset, length)
+    def _text_samples(self, path: Place, file: RandomAccess) -> Iterator[bytes]:
+        metadata = _parquet_metadata(path)
+        for group in evenly(range(metadata.num_row_groups), SAMPLED_GROUPS):
+            for number in range(metadata.num_columns):
+                column = metadata.row_group(group).column(number)
+                if column.path_in_schema.partition(".")[0] in self._text_columns:
+                    start = column.dictionary_page_offset or column.data_page_offset
+                    for offset, length in blocks(column.total_compressed_size):
+                        yield sampled_part(file, start + offset, length)
 
-    def _load(self, path: Path, group: Group) -> Any:
+    def _load(self, path: Place, group: Group) -> Any:
         number, start = group
         pieces, place = [], 0
         metadata, columns = _parquet_metadata(path), self._columns
@@ -93,7 +94,7 @@ class ParquetSource(TableSource):
                     break
         return pyarrow_module().Table.from_batches(pieces)
 
-    def _rows(self, path: Path, metadata: Any, number: int, columns: list[str]) -> Generator[Any, None, None]:
+    def _rows(self, path: Place, metadata: Any, number: int, columns: list[str]) -> Generator[Any, None, None]:
         """The rows of a row group, `ROWS_AT_ONCE` at a time, in which equal texts and pictures are held once."""
         chunks = [metadata.row_group(number).column(column) for column in range(metadata.num_columns)]
         repeated = [
@@ -106,16 +107,22 @@ class ParquetSource(TableSource):
 
 
 @contextlib.contextmanager
-def _parquet_file(path: Path, **options: Any) -> Iterator[Any]:
+def _parquet_file(path: Place, **options: Any) -> Iterator[Any]:
     """A Parquet file as pyarrow has it, which encodes names as UTF-8 itself where they are not bytes already."""
     with (
-        pyarrow_module().OSFile(os.fsencode(path)) as file,
+        _arrow_file(path) as file,
         pyarrow_module().parquet.ParquetFile(file, **options) as read,
     ):
         yield read
 
 
-def _parquet_metadata(path: Path) -> Any:
+def _arrow_file(path: Place) -> Any:
+    """A file as pyarrow reads it; of this machine by itself, since it needs no Python for that."""
+    pyarrow = pyarrow_module()
+    return pyarrow.PythonFile(Stream(path)) if isinstance(path, RemoteFile) else pyarrow.OSFile(os.fsencode(path))
+
+
+def _parquet_metadata(path: Place) -> Any:
     with _parquet_file(path) as file:
         return file.metadata
 
@@ -128,27 +135,27 @@ class ArrowSource(TableSource):
     kind = "Arrow"
 
     def __init__(self, paths: Sequence[str | Path], *, reading: Reading = AS_USUAL):
-        self._mapped: dict[Path, tuple[list[Any], Any]] = {}
+        self._mapped: dict[Place, tuple[list[Any], Any]] = {}
         super().__init__(paths, reading=reading)
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_mapped": {}}
 
-    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+    def _describe(self, path: Place) -> tuple[dict[Group, int], list[str]]:
         batches, schema = self._batches(path)
         return {(number, 0): batch.num_rows for number, batch in enumerate(batches)}, schema.names
 
-    def _load(self, path: Path, group: Group) -> Any:
+    def _load(self, path: Place, group: Group) -> Any:
         batches, _ = self._batches(path)
         return pyarrow_module().Table.from_batches([batches[group[0]]])
 
-    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+    def _pieces_of_keys(self, path: Place) -> Iterator[tuple[int, Any]]:
         row = 0
         for batch in self._batches(path)[0]:
             yield row, batch
             row += batch.num_rows
 
-    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
+    def _text_samples(self, path: Place, file: RandomAccess) -> Iterator[bytes]:
         for batch in evenly(self._batches(path)[0], SAMPLED_GROUPS):
             columns = [batch.column(name) for name in self._other_columns if name in self._text_columns]
             for buffer in (buffer for column in columns for buffer in column.buffers() if buffer is not None):
@@ -158,13 +165,13 @@ class ArrowSource(TableSource):
     def _held_bytes(self) -> int:
         return 0
 
-    def _schema(self, path: Path) -> Any:
+    def _schema(self, path: Place) -> Any:
         return self._batches(path)[1]
 
-    def _batches(self, path: Path) -> tuple[list[Any], Any]:
+    def _batches(self, path: Place) -> tuple[list[Any], Any]:
         if path not in self._mapped:
             pyarrow = pyarrow_module()
-            file = pyarrow.memory_map(os.fsencode(path))
+            file = pyarrow.memory_map(os.fsencode(str(path)))
             try:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = list(reader)

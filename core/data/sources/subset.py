@@ -1,34 +1,39 @@
 """A part of a source, chosen by the records' keys, so that it stays the same when records are added."""
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from diptych.core.data.ledger import visit
+from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.records import Record, Source
-from diptych.core.data.sources.keys import name_bytes
+from diptych.core.data.sources.keys import HASH_BITS, Hashed, hashed
+from diptych.core.data.sources.place_set import PlaceSet
 from diptych.core.data.sources.source_view import SourceView
 
 
 class Subset(SourceView):
     """The records whose key hashes below `fraction` (`held_out=True`), or the others.
 
-    The two parts of one source share no record, and a record that cannot be read is in neither. Keys are read once,
-    when the subset is made.
+    The two parts of one source share no record, and a record whose key cannot be read is in neither. Keys are read
+    once, when the subset is made; a source that has their hashes (`hashed_keys`) is not asked for its records.
+
+    Raises:
+        TooManySkipped: more records cannot be read than the ledger allows.
     """
 
     def __init__(self, source: Source, *, fraction: float, held_out: bool):
         super().__init__(source)
         self.fraction, self.held_out = fraction, held_out
-        shares = visit(source, lambda record: _share(record.key))
-        self._indices = [index for index, share in shares if (share < fraction) == held_out]
+        parts = _hashed_keys(source)
+        self._places = PlaceSet(len(source), (places[(_shares(own) < fraction) == held_out] for places, own in parts))
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._places)
 
     def origin(self, index: int) -> int:
         """The record's place in the source."""
-        return self._indices[index]
+        return self._places.place(index)
 
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
@@ -37,10 +42,21 @@ class Subset(SourceView):
     def fingerprint(self) -> str:
         """Of the source, the choice, and the records that it comes to."""
         digest = hashlib.sha256(f"{self.source.fingerprint()} {self.fraction} {self.held_out} ".encode())
-        digest.update(np.array(self._indices, "<i8").tobytes())
+        for places in self._places.parts():
+            digest.update(places.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
-def _share(key: str) -> float:
-    """The key's place in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(name_bytes(key)).digest()[:8], "big") / 2**64
+def _hashed_keys(source: Source) -> Iterator[Hashed]:
+    """Places and hashes of the keys of all records that can be read; the others are counted."""
+    own = getattr(source, "hashed_keys", None)
+    if own is not None:
+        yield from own()
+        ledger_of(source).check()
+    else:
+        yield from hashed((key, index) for index, key in visit(source, lambda record: record.key))
+
+
+def _shares(hashes: np.ndarray) -> np.ndarray:
+    """The places of keys in [0, 1), float64."""
+    return hashes / 2**HASH_BITS

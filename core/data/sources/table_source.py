@@ -5,14 +5,20 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, ClassVar
 
 from diptych.core.data.ledger import Ledger, Skipped, tried
 from diptych.core.data.records import BadExample, Record
 from diptych.core.data.sources.captions import TEXT_FIELDS, captions_from_fields
-from diptych.core.data.sources.files import SAMPLED_BYTES, SAMPLED_IMAGES, OpenFile, evenly, file_size, sampled_part
-from diptych.core.data.sources.keys import UniqueKeys
+from diptych.core.data.sources.files import (
+    SAMPLED_BYTES,
+    SAMPLED_IMAGES,
+    evenly,
+    place_of_file,
+    sampled_part,
+    told_of_file,
+)
+from diptych.core.data.sources.keys import UniqueKeys, hashed
 from diptych.core.data.sources.labels import LABEL_FIELDS, labels_from_fields
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.tables import (
@@ -27,6 +33,8 @@ from diptych.core.data.sources.tables import (
 )
 from diptych.core.files.beginnings import refuse_mistaken
 from diptych.core.files.errors import WeightFileError
+from diptych.core.files.random_access import Place, RandomAccess, opened
+from diptych.core.files.remote.file import RemoteFile
 
 SAMPLED_GROUPS = 32
 _MEGABYTE = 1_000_000
@@ -54,8 +62,8 @@ class TableSource:
     kind: ClassVar[str]
     """The name of the format, as `beginnings` has it."""
 
-    def __init__(self, paths: Sequence[str | Path], *, megabytes: float = 512, reading: Reading = AS_USUAL):
-        self.paths = [Path(path).absolute() for path in paths]
+    def __init__(self, paths: Sequence[str | Place], *, megabytes: float = 512, reading: Reading = AS_USUAL):
+        self.paths = [place_of_file(path) for path in paths]
         if not self.paths:
             raise ValueError(f"{type(self).__name__} needs at least one file")
         self.megabytes = megabytes
@@ -95,7 +103,7 @@ class TableSource:
             raise ValueError(f"{self.paths[0]} and the files beside it hold no rows")
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self.ledger = Ledger(self.paths[0].name, len(self), reading.max_skipped)
-        self._unique = UniqueKeys(self._all_keys)
+        self._unique = UniqueKeys(lambda: hashed(self._all_keys()))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -127,15 +135,15 @@ class TableSource:
         """Hash of the columns that are read, of the files' names, sizes and numbers of rows, and of what some evenly
         chosen parts of them hold.
         """
-        sizes = [(path.name, file_size(path)) for path in self.paths]
+        sizes = [told_of_file(path) for path in self.paths]
         digest = hashlib.sha256(repr((self.image_column, self._other_columns, sizes, self._ends_of_files)).encode())
         for number, path in evenly(list(enumerate(self.paths)), _SAMPLED_FILES):
-            if number in self._refused:
+            if number in self._refused or isinstance(path, RemoteFile):
                 continue
-            file = OpenFile(path)
-            for offset, length in blocks(sizes[number][1]):
-                digest.update(sampled_part(file.descriptor, offset, length))
-            for part in self._text_samples(path, file.descriptor):
+            file = opened(path)
+            for offset, length in blocks(file.size):
+                digest.update(sampled_part(file, offset, length))
+            for part in self._text_samples(path, file):
                 digest.update(part)
         return digest.hexdigest()
 
@@ -147,11 +155,11 @@ class TableSource:
         """All that are read."""
         return [self.image_column, *self._other_columns, *self._label_columns]
 
-    def _schema(self, path: Path) -> Any:
+    def _schema(self, path: Place) -> Any:
         """The Arrow schema of a file."""
         raise NotImplementedError
 
-    def _described(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+    def _described(self, path: Place) -> tuple[dict[Group, int], list[str]]:
         """As `_describe`; raises `BadExample` (table_mistaken, table_unreadable) for a file of no use."""
         try:
             refuse_mistaken(path, self.kind)
@@ -161,23 +169,23 @@ class TableSource:
         except (OSError, pyarrow_module().ArrowException) as error:
             raise BadExample("table_unreadable", f"{path} cannot be read as a table: {error}") from None
 
-    def _describe(self, path: Path) -> tuple[dict[Group, int], list[str]]:
+    def _describe(self, path: Place) -> tuple[dict[Group, int], list[str]]:
         """The groups in their order with the rows of each, and the names of the columns; raises `BadExample`
         (table_too_large) for a file whose groups are beyond reason.
         """
         raise NotImplementedError
 
-    def _load(self, path: Path, group: Group) -> Any:
+    def _load(self, path: Place, group: Group) -> Any:
         """One group as an Arrow table with the image column and the others."""
         raise NotImplementedError
 
-    def _pieces_of_keys(self, path: Path) -> Iterator[tuple[int, Any]]:
+    def _pieces_of_keys(self, path: Place) -> Iterator[tuple[int, Any]]:
         """Parts of a file as (number of its first row, record batch of the columns of keys and, where images are
         {"bytes", "path"}, of at least these paths).
         """
         raise NotImplementedError
 
-    def _text_samples(self, path: Path, descriptor: int) -> Iterator[bytes]:
+    def _text_samples(self, path: Place, file: RandomAccess) -> Iterator[bytes]:
         """What some evenly chosen parts of a file's captions hold, among images that are far larger."""
         raise NotImplementedError
 

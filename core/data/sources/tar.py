@@ -1,12 +1,10 @@
 """The places of a tar file's members, read from its headers alone; damage and refused members are reported."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from diptych.core.files.beginnings import BEGINNING_BYTES, mistaken
-from diptych.core.files.regular import open_regular
+from diptych.core.files.random_access import Place, RandomAccess, opened
 
 BLOCK = 512
 UNREADABLE = "tar_unreadable"
@@ -49,36 +47,35 @@ class _BadHeader(ValueError):
     pass
 
 
-def scan_file(path: Path) -> Iterator[Member | Damage]:
+def scan_file(place: Place) -> Iterator[Member | Damage]:
     """As `scan`, of a file that may not be readable, which is a damage, too."""
     try:
-        with open_regular(path) as file:
-            yield from scan(file.fileno())
+        yield from scan(opened(place))
     except OSError as error:
         yield Damage(UNREADABLE, error.strerror or str(error), 0)
 
 
-def scan(descriptor: int) -> Iterator[Member | Damage]:
-    """All regular members of an open tar file (ustar, GNU and pax headers) in their order, and each damage met.
+def scan(file: RandomAccess) -> Iterator[Member | Damage]:
+    """All regular members of a tar file (ustar, GNU and pax headers) in their order, and each damage met.
 
     After a damaged header the scan goes on at the next block that is a valid one, so that a single bad block does not
     hide the rest (Python's tarfile takes a zeroed header for the end of the archive and says nothing).
     """
-    end = os.fstat(descriptor).st_size
-    if what := mistaken(os.pread(descriptor, BEGINNING_BYTES, 0), "a tar archive"):
+    end = file.size
+    if what := mistaken(file.pread(BEGINNING_BYTES, 0), "a tar archive"):
         yield Damage("tar_mistaken" if end else "tar_empty", what, 0)
         return
     offset, long_name, long_size = 0, None, None
     while True:
-        block = os.pread(descriptor, BLOCK, offset)
+        block = file.pread(BLOCK, offset)
         if len(block) < BLOCK:
             yield Damage("tar_truncated", f"the file ends after {end} bytes without an end-of-archive mark", offset)
             return
         if block == _ZEROS:
-            following = _next_header(descriptor, offset + BLOCK, end)
+            following = _next_header(file, offset + BLOCK, end)
             stop = end if following is None else following
             # Zeros up to the end, or two blocks of them between archives joined end to end, are as they should be.
-            if _has_content(descriptor, offset, stop) or (following is not None and stop - offset < 2 * BLOCK):
+            if _has_content(file, offset, stop) or (following is not None and stop - offset < 2 * BLOCK):
                 yield Damage("tar_header_damaged", f"zeros instead of a header at byte {offset}", offset)
             if following is None:
                 return
@@ -92,9 +89,9 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
             if kind in b"xLgK" and data + size > end:
                 raise EOFError(f"a header should have {size} bytes, {end - data} are there")
             if kind == b"x":
-                long_name, long_size = _pax(os.pread(descriptor, size, data), long_name, long_size)
+                long_name, long_size = _pax(file.pread(size, data), long_name, long_size)
             elif kind == b"L":
-                long_name = os.pread(descriptor, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
+                long_name = file.pread(size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif kind not in (b"g", b"K"):
                 name, size = long_name or name, size if long_size is None else long_size
                 long_name = long_size = None
@@ -109,7 +106,7 @@ def scan(descriptor: int) -> Iterator[Member | Damage]:
             reason = "tar_truncated" if isinstance(error, EOFError) else "tar_header_damaged"
             yield Damage(reason, f"{error} at byte {offset}", offset)
             long_name = long_size = None
-            following = _next_header(descriptor, offset + BLOCK, end)
+            following = _next_header(file, offset + BLOCK, end)
             if following is None:
                 return
             offset = following
@@ -163,10 +160,10 @@ def _is_count(digits: bytes) -> bool:
     return digits.isdigit() and len(digits) <= _MOST_DIGITS
 
 
-def _next_header(descriptor: int, offset: int, end: int) -> int | None:
+def _next_header(file: RandomAccess, offset: int, end: int) -> int | None:
     """Offset of the first valid header block at or after `offset`."""
     while offset < end:
-        chunk = os.pread(descriptor, _SEARCH_BYTES, offset)
+        chunk = file.pread(_SEARCH_BYTES, offset)
         for start in range(0, len(chunk) - BLOCK + 1, BLOCK):
             if chunk[start + 257 : start + 262] == b"ustar":
                 try:
@@ -178,9 +175,7 @@ def _next_header(descriptor: int, offset: int, end: int) -> int | None:
     return None
 
 
-def _has_content(descriptor: int, start: int, end: int) -> bool:
+def _has_content(file: RandomAccess, start: int, end: int) -> bool:
     """Whether any byte from `start` to `end` is not zero."""
-    for place in range(start, end, _SEARCH_BYTES):
-        if any(os.pread(descriptor, min(_SEARCH_BYTES, end - place), place)):
-            return True
-    return False
+    places = range(start, end, _SEARCH_BYTES)
+    return any(any(file.pread(min(_SEARCH_BYTES, end - place), place)) for place in places)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.data.ledger import Ledger
+from diptych.core.data.ledger import Ledger, Skipped
 from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sources.captions import (
     MAX_CAPTION_FILE_BYTES,
@@ -29,18 +29,21 @@ from diptych.core.data.sources.files import (
     MAX_IMAGE_FILE_BYTES,
     SAMPLED_CAPTIONS,
     SAMPLED_IMAGES,
-    OpenFile,
     evenly,
+    place_of_file,
     read_at,
     sampled_part,
     told_apart,
 )
-from diptych.core.data.sources.keys import UniqueKeys, name_bytes
+from diptych.core.data.sources.keys import Hashed, UniqueKeys, key_hash, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_index
+from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_indices
+from diptych.core.files.random_access import Place, RandomAccess, opened
+from diptych.core.files.remote.file import RemoteFile
 
 _MOST_OPEN_FILES = 64
+_MOST_SAMPLED = 1_024  # shards
 
 
 class WebDatasetSource:
@@ -50,29 +53,30 @@ class WebDatasetSource:
     `captions.captions_from_fields`) its captions; other members are passed over, and counted. A shard that cannot be
     read, damaged headers, links, devices and repeated names are records that raise `BadExample`, so that they are
     counted. With `index_folder` the index of each shard is kept there and used as long as the shard's size and time of
-    change stay the same.
+    change, or its identity on its server, stay the same; those of shards far away are kept in any case
+    (`cache_folder`).
     """
 
     def __init__(
-        self, shards: Sequence[str | Path], *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL
+        self, shards: Sequence[str | Place], *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL
     ):
-        self.shards = [Path(shard).absolute() for shard in shards]
+        self.shards = [place_of_file(shard) for shard in shards]
         if not self.shards:
             raise ValueError("WebDatasetSource needs at least one shard")
         self._names = told_apart(self.shards)
-        self._indices: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
+        self._indices: list[ShardIndex] = open_indices(self.shards, index_folder)
         self._ends = list(accumulate(len(index) for index in self._indices))
-        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._files: OrderedDict[int, RandomAccess] = OrderedDict()
         self._text_fields = reading.captions_in(TEXT_FIELDS)
         self._label_fields = reading.labels_in(LABEL_FIELDS)
-        self._keys = UniqueKeys(self._all_keys)
+        self._keys = UniqueKeys(self._all_hashes)
         self.ledger = Ledger(self.shards[0].name, len(self), reading.max_skipped)
         for shard, index in zip(self._names, self._indices, strict=True):
             for rule, named in index.passed_over.items():
                 for name in named.names:
                     self.ledger.pass_over(rule, f"{shard}: {name}")
                 self.ledger.passed_over[rule].count += named.count - len(named.names)
-        if not any(index.keys for index in self._indices):
+        if not any(index.count for index in self._indices):
             raise ValueError(self._nothing_found())
 
     def __len__(self) -> int:
@@ -95,11 +99,10 @@ class WebDatasetSource:
         if problem is not None:
             reason, detail = problem
             raise BadExample(reason, f"{self._names[shard]}: {detail}")
-        key, members = shard_index.sample(place)
         images: list[tuple[int, int, int]] = []
         captions: list[Caption] = []
         labels: list[str] = []
-        for kind, offset, size in members:
+        for kind, offset, size in shard_index.members(place):
             if kind == IMAGE:
                 images.append((shard, offset, size))
                 continue
@@ -113,13 +116,14 @@ class WebDatasetSource:
                 labels += labels_from_text(data)
             else:
                 captions += captions_from_text(data)
-        return Record(self._keys.key(key, index), tuple(images), tuple(captions), labels=tuple(dict.fromkeys(labels)))
+        key = self._keys.key(shard_index.key(place), index)
+        return Record(key, tuple(images), tuple(captions), labels=tuple(dict.fromkeys(labels)))
 
     def member_name(self, index: int) -> str:
         """The common part of the names of a sample's members; "" for a damaged place."""
         shard, place = self._place(index)
-        keys = self._indices[shard].keys
-        return keys[place] if place < len(keys) else ""
+        shard_index = self._indices[shard]
+        return shard_index.key(place) if place < shard_index.count else ""
 
     def record_name(self, index: int) -> str:
         """The shard, and the sample in it or, by its number, what is damaged there."""
@@ -127,7 +131,7 @@ class WebDatasetSource:
         problem = self._indices[shard].problem(place)
         if problem is None:
             return f"{self._names[shard]}: {self.member_name(index)}"
-        return f"{self._names[shard]}: {problem[1]}, damage {place - len(self._indices[shard].keys) + 1}"
+        return f"{self._names[shard]}: {problem[1]}, damage {place - self._indices[shard].count + 1}"
 
     def read(self, reference: tuple[int, int, int]) -> bytes:
         """The bytes of an image, given (number of the shard, offset, size)."""
@@ -139,14 +143,18 @@ class WebDatasetSource:
         """
         digest = hashlib.sha256(repr(self._text_fields).encode())
         most = {False: -(-SAMPLED_CAPTIONS // len(self.shards)), True: -(-SAMPLED_IMAGES // len(self.shards))}
-        for shard, index in zip(self.shards, self._indices, strict=True):
-            digest.update(name_bytes(f"{shard.name} {index.fingerprint()}\n"))
-            with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
-                file = OpenFile(shard)
-                for images, some in most.items():
-                    places = np.flatnonzero((index.members[:, 0] == IMAGE) == images)
-                    for _, offset, size in index.members[evenly(places.tolist(), max(some, 2))].tolist():
-                        digest.update(sampled_part(file.descriptor, offset, size))
+        asked = set(evenly(range(len(self.shards)), _MOST_SAMPLED))
+        for number, (shard, index) in enumerate(zip(self.shards, self._indices, strict=True)):
+            digest.update(name_bytes(f"{shard.name} {index.digest}\n"))
+            if isinstance(shard, RemoteFile):  # its server knows whether it is the same: no sample has to be fetched
+                digest.update(shard.identity.encode())
+            elif number in asked:
+                with contextlib.suppress(OSError):  # it was there when it was opened: its records are bad now
+                    file, kinds, extents = opened(shard), index.arrays["kinds"], index.arrays["extents"]
+                    for images, some in most.items():
+                        places = np.flatnonzero((kinds == IMAGE) == images)
+                        for offset, size in extents[evenly(places.tolist(), max(some, 2))].tolist():
+                            digest.update(sampled_part(file, offset, size))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:
@@ -155,24 +163,39 @@ class WebDatasetSource:
     def _place(self, index: int) -> tuple[int, int]:
         """(shard, place in it) of a record."""
         shard = bisect_right(self._ends, index)
-        return shard, index - (self._ends[shard - 1] if shard else 0)
+        return shard, index - self._begin(shard)
 
-    def _all_keys(self) -> Iterator[tuple[str, int]]:
-        for end, index in zip(self._ends, self._indices, strict=True):
-            yield from zip(
-                index.keys, range(end - len(index), end), strict=False
-            )  # problems, which come last, have none
+    def _begin(self, shard: int) -> int:
+        """The place of a shard's first record."""
+        return self._ends[shard - 1] if shard else 0
+
+    def hashed_keys(self) -> Iterator[Hashed]:
+        """Places and hashes of the unique keys, shard by shard. What is damaged has none, and is counted."""
+        for shard, (places, own) in enumerate(self._all_hashes()):
+            index, begin, hashes = self._indices[shard], self._begin(shard), own.copy()
+            again = np.flatnonzero(self._keys.comes_again(places, own)).tolist()
+            for sample in dict.fromkeys([*again, *index.arrays["numbered"].tolist()]):
+                hashes[sample] = key_hash(self._keys.key(index.key(sample), begin + sample))
+            for place, (reason, detail) in enumerate(index.problems, begin + index.count):
+                self.ledger.skip(Skipped(self.record_name(place), reason, f"{self._names[shard]}: {detail}", place))
+            yield places, hashes
+
+    def _all_hashes(self) -> Iterator[Hashed]:
+        """Places and hashes of the samples' own keys, shard by shard."""
+        for shard, index in enumerate(self._indices):
+            begin = self._begin(shard)
+            yield np.arange(begin, begin + index.count), index.arrays["hashes"]
 
     def _read(self, shard: int, offset: int, size: int, *, kind: str, max_bytes: int) -> bytes:
         try:
-            return read_at(self._file(shard).descriptor, offset, size, kind=kind, max_bytes=max_bytes)
+            return read_at(self._file(shard), offset, size, kind=kind, max_bytes=max_bytes)
         except OSError as error:
             raise BadExample(f"{kind}_unreadable", f"{self.shards[shard]}: {os.strerror(error.errno or 0)}") from None
 
-    def _file(self, shard: int) -> OpenFile:
+    def _file(self, shard: int) -> RandomAccess:
         file = self._files.get(shard)
         if file is None:
             if len(self._files) >= _MOST_OPEN_FILES:
                 self._files.popitem(last=False)
-            file = self._files[shard] = OpenFile(self.shards[shard])
+            file = self._files[shard] = opened(self.shards[shard])
         return file

@@ -98,17 +98,8 @@ def compared(build, **arguments) -> dict:
     ]
     start = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in build()[2].items()}
     moved = max(np.abs(values[name] - value).max() for name, value in start.items())
-<<<<<<< HEAD:tests/backends/jax/many_devices_step.py
     found = {"losses": max(losses), "logs": max(differences), "values": float(max(distances)), "moved": float(moved)}
     return report | found
-=======
-    return report | {
-        "losses": max(losses),
-        "logs": max(differences),
-        "values": float(max(distances)),
-        "moved": float(moved),
-    }
->>>>>>> work-d:tests/backends/jax/four_devices_step.py
 
 
 def refusal(function) -> str:

@@ -1,9 +1,16 @@
 """Holding a part of a source out by the records' keys."""
 
+import hashlib
+import tarfile
+
+import numpy as np
 import pytest
 
 from diptych.core.data.records import Caption, Record
+from diptych.core.data.sources.place_set import PlaceSet
 from diptych.core.data.sources.subset import Subset
+from diptych.core.data.sources.webdataset import WebDatasetSource
+from tests.core.data.sources.content import add_member
 
 
 class Keys:
@@ -50,3 +57,38 @@ def test_parts_have_fingerprints_of_their_own():
     prints = {Subset(source, fraction=f, held_out=part).fingerprint() for f in (0.2, 0.3) for part in (True, False)}
     assert len(prints) == 4
     assert source.fingerprint() not in prints
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 4_095, 4_096, 4_097, 3_000_000])
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_a_set_of_places_is_the_list_of_them(size, share):
+    places = np.flatnonzero(np.random.default_rng(size).random(size) < share)
+    found = PlaceSet(size, np.array_split(places, 7))
+    assert len(found) == len(places)
+    assert np.array_equal(np.concatenate(list(found.parts())), places)
+    numbers = range(len(places)) if len(places) < 5_000 else [0, 1, len(places) // 2, len(places) - 1]
+    assert [found.place(number) for number in numbers] == places[list(numbers)].tolist()
+    with pytest.raises(IndexError):
+        found.place(len(places))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_shards_are_split_by_the_hashes_in_their_indices_as_by_their_records(tmp_path, kept):
+    """Where keys repeat, too, and where they look as if a place had been added."""
+    names = [[f"{number}" for number in range(40)], [f"{number}" for number in range(20, 60)], ["1#3", "25#45", "x#1"]]
+    shards = []
+    for number, of_shard in enumerate(names):
+        shards.append(tmp_path / f"{number}.tar")
+        with tarfile.open(shards[-1], "w") as tar:
+            for name in of_shard:
+                add_member(tar, f"{name}.txt", b"a caption")
+            add_member(tar, f"{of_shard[0]}.txt", b"again")
+    for _ in range(2):
+        source = WebDatasetSource(shards, index_folder=tmp_path / "kept" if kept else None)
+        keys = [source.record(place).key for place in range(len(source)) if source.member_name(place)]
+        assert len(keys) == len(set(keys)) == 83
+        for held_out in (True, False):
+            found = Subset(source, fraction=0.3, held_out=held_out)
+            shares = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in keys}
+            assert keys_of(found) == [key for key in keys if (shares[key] < 0.3) == held_out]
+        assert [one.reason for one in source.ledger.skipped.values()] == ["tar_name_repeated"] * 3

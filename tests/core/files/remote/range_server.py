@@ -1,0 +1,122 @@
+"""A web server on this machine that gives parts of files, and does wrong what it is told to do wrong."""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from diptych.core.files.remote import http, retries
+from diptych.core.files.remote.block_cache import block_cache
+
+STALL_SECONDS = 0.3
+
+FAULTS = ("cut", "stall", "429", "500", "whole", "nothing")
+
+
+@dataclass
+class RangeServer:
+    """Serves `files` by path on a free port, from entering to leaving it as a context.
+
+    Attributes:
+        faults: what goes wrong with the next requests, one each: the connection is cut in the middle of the answer
+            ("cut") or before it ("nothing"), the server stalls ("stall"), answers 429 with Retry-After or 500, or sends
+            the whole file ("whole").   always: what goes wrong with all that follow.
+        asked: the Range of each request.   headers: of the last one.
+    """
+
+    files: Mapping[str, bytes]
+    faults: list[str] = field(default_factory=list)
+    always: str = ""
+    asked: list[str | None] = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.answer(self)
+
+            def log_message(self, *arguments) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *details) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.asked.append(request.headers.get("Range"))
+        self.headers = request.headers
+        fault = self.faults.pop(0) if self.faults else self.always
+        data = self.files.get(unquote(urlsplit(request.path).path).lstrip("/"))
+        if fault in ("429", "500", "403"):
+            return _send(request, int(fault), b"", {"Retry-After": "0"} if fault == "429" else {})
+        if fault == "nothing":
+            return None
+        if data is None:
+            return _send(request, 404, b"", {})
+        named = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        if wanted is None or fault == "whole":
+            return _send(request, 200, data, named)
+        first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+        if first > last:
+            return _send(request, 416, b"", named | {"Content-Range": f"bytes */{len(data)}"})
+        named["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        part = data[first : last + 1]
+        return _send(
+            request, 206, part, named, sent=len(part) // 2 if fault == "cut" else None, stalls=fault == "stall"
+        )
+
+
+def _send(
+    request: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    sent: int | None = None,
+    stalls: bool = False,
+) -> None:
+    request.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        request.send_header(name, value)
+    request.end_headers()
+    if stalls:
+        time.sleep(STALL_SECONDS)
+        return
+    try:
+        request.wfile.write(body[:sent])
+    except OSError:  # who asked has gone
+        request.close_connection = True
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A cache of the test's own, and a reader that soon loses patience."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=4, first_seconds=0.001))
+    monkeypatch.setattr(http, "TIMEOUT_SECONDS", STALL_SECONDS / 2)
+    block_cache.cache_clear()
+    yield tmp_path / "cache"
+    block_cache.cache_clear()
