@@ -25,7 +25,8 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.metrics import MetricsRow, read_metrics
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.run_folder import RunFolder
-from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.data_set import Sources
+from diptych.engine.datasets.labelled import LabelledDataSet
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
@@ -48,7 +49,7 @@ class ClassifierEvaluation:
         self,
         recipe: Recipe,
         planned: PlannedStage,
-        data_set: DataSet,
+        data_set: LabelledDataSet,
         sources: Sources,
         preprocess: Preprocess,
         student: Student,
@@ -177,8 +178,7 @@ class ClassifierEvaluation:
     def _found_by_words(self, encoder: Encoder) -> dict[str, ClassificationResult | SeveralLabelsResult]:
         """What prompts of the classes find in each set, whose pictures have the size that the encoder takes."""
         vision, names = encoder.model.config.vision, self._model.config.classes
-        prompts = getattr(self._data_set, "prompts", {})
-        sets = self.sets
+        prompts, sets = self._data_set.prompts, self.sets
         if isinstance(vision, VisionConfig) and vision.image_size != self.preprocess.image_size:
             sets = self._read(replace(self.preprocess, image_size=vision.image_size))
         found = {}

@@ -8,6 +8,7 @@ from typing import Self
 
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
+from diptych.core.files.errors import HubError
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.tables import headline
 from diptych.engine.embedding.encoder import Encoder
@@ -53,5 +54,5 @@ def encoder_of(start: Start) -> Encoder | str:
         return f"{origin.name} is a classifier, which has no text tower"
     try:
         return Encoder.open(origin.name)
-    except (FileNotFoundError, ValueError) as error:  # no vocabulary, no text tower, or one that does not fit the other
+    except (FileNotFoundError, ValueError, HubError) as error:  # no vocabulary or text tower, or they do not fit
         return f"the text tower of {origin.name} cannot be used: {error}"

@@ -16,7 +16,7 @@ from diptych.core.report.run.matrix import confusion_figure
 MOST_NAMED = 40
 """Classes of a table with names; of more, those of the most frequent confusions are named, and all are on a map."""
 _NAMED_OF_MANY = 16
-_RIGHT, _WRONG = (38, 120, 178), (205, 62, 48)
+_RIGHT, _WRONG = np.array([[38, 120, 178], [205, 62, 48]], np.uint8)
 _MAP_PIXELS = 720
 
 
