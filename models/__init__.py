@@ -9,12 +9,16 @@ from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.gemma.config import GemmaConfig
+from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gemma.model import Gemma
+    from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.model import SigLIP as SigLIP2
@@ -34,9 +38,13 @@ __all__ = [
     "Captioner",
     "CaptionerConfig",
     "ClassifierConfig",
+    "Gemma",
+    "GemmaConfig",
     "ImageClassifier",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
+    "PaliGemma",
+    "PaliGemmaConfig",
     "SigLIP",
     "SigLIP2",
     "SigLIPConfig",
@@ -55,6 +63,8 @@ def __getattr__(name: str):
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gemma.model import Gemma
+    from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.naflex import NaFlexVisionTransformer
@@ -67,8 +77,10 @@ def __getattr__(name: str):
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,
+        Gemma,
         ImageClassifier,
         NaFlexVisionTransformer,
+        PaliGemma,
         SigLIP,
         TextTransformer,
         TwoTowers,

@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.core.files.errors import as_settings
 from diptych.core.files.json_objects import read_json, write_config
-from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.files import BFLOAT16, WeightFiles
 from diptych.core.weights.hub import preset_folder
 from diptych.core.weights.mapping import Table, WeightsMismatch
 from diptych.core.weights.open import open_weights
@@ -18,7 +18,9 @@ from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
-from diptych.models.presets import PRESETS
+from diptych.models.gemma.config import GemmaConfig
+from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
     big_vision,
@@ -27,16 +29,20 @@ from diptych.models.weights import (
     transformers,
     transformers_classifier,
     transformers_fields,
+    transformers_gemma,
+    transformers_paligemma,
 )
 
-Config = PairConfig | ClassifierConfig
+Config = PairConfig | ClassifierConfig | GemmaConfig | PaliGemmaConfig
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
-KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig]] = {
+KINDS: dict[str, type] = {
     "diptych_siglip": SigLIPConfig,
     "diptych_clip": CLIPConfig,
     "diptych_classifier": ClassifierConfig,
+    "diptych_gemma": GemmaConfig,
+    "diptych_paligemma": PaliGemmaConfig,
 }
 
 
@@ -60,7 +66,7 @@ class Checkpoint:
         return self.table(self.config, files)
 
 
-def load_pair(
+def load_model(
     preset: str | Path,
     build: Callable[..., Any],
     expected: type | tuple[type, ...],
@@ -69,7 +75,7 @@ def load_pair(
     load_weights: bool = True,
     **arguments,
 ):
-    """The two towers of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
+    """The model of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
 
     Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights'
     own memory and that of one more tensor.
@@ -77,20 +83,24 @@ def load_pair(
     Raises:
         ValueError: for a preset whose configuration is not one of the `expected` classes.
     """
-    if preset in PRESETS:
-        return build(_expected(preset, PRESETS[str(preset)], expected), **arguments)
-    checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=PRESETS))
+    if preset in ALL_PRESETS:
+        return build(_expected(preset, ALL_PRESETS[str(preset)], expected), **arguments)
+    checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=ALL_PRESETS))
     config = _expected(preset, checkpoint.config, expected)
     if not load_weights:
         return build(config, **arguments)
     with open_weights(checkpoint.weights) as files:
-        model, values = _pair(preset, checkpoint, files, lambda config: build(config, **arguments))
+        model, values = _whole(preset, checkpoint, files, lambda config: build(config, **arguments))
         give_values(model, values)
     return model
 
 
 def towers_of(config: Config) -> dict[str, Any]:
-    """The configurations of a model's towers, by the names that their weights' paths begin with."""
+    """The configurations of a model's transformers, by the names that their weights' paths begin with."""
+    if isinstance(config, GemmaConfig):
+        return {"decoder": config}
+    if isinstance(config, PaliGemmaConfig):
+        return {"image": config.vision, "decoder": config.text}
     towers: dict[str, Any] = {"image": config.vision}
     return towers if isinstance(config, ClassifierConfig) else towers | {"text": config.text}
 
@@ -98,27 +108,27 @@ def towers_of(config: Config) -> dict[str, Any]:
 def stored_values(
     preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of both towers of a checkpoint by the paths that they have here, one by one.
+    """The weights of a checkpoint's model by the paths that they have here, one by one.
 
     `build` makes the model of a configuration.
     """
     with open_weights(checkpoint.weights) as files:
-        _, values = _pair(preset, checkpoint, files, build)
+        _, values = _whole(preset, checkpoint, files, build)
         yield from values
 
 
-def _pair(
+def _whole(
     preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, build: Callable[[Config], Any]
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """The model of a checkpoint, without values, and its values by path."""
     config = checkpoint.config
-    pair = not isinstance(config, ClassifierConfig)
     _check_depths(checkpoint, towers_of(config).values(), files)
     table = checkpoint.names(files)
-    if pair and not table.holds("text/", files) and table.holds("image/", files, IMAGE_PREFIX):
+    lacks_text = isinstance(config, PairConfig) and not table.holds("text/", files)
+    if lacks_text and table.holds("image/", files, IMAGE_PREFIX):
         raise ValueError(
-            f"{preset} holds an image tower alone: use {config.vision.describes}.from_preset, or a checkpoint of both "
-            "towers."
+            f"{preset} holds an image tower alone: use {towers_of(config)['image'].describes}.from_preset, or a "
+            "checkpoint of both towers."
         )
     table.check(None, files)
     with shapes_only():
@@ -139,7 +149,7 @@ def load_image_tower(
 ):
     """The image tower of a preset, built by `build(config, **arguments)`; see `ImageTower.from_preset`."""
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision))
-    config = _expected(preset, checkpoint.config.vision, expected)
+    config = _expected(preset, towers_of(checkpoint.config).get("image", checkpoint.config), expected)
     with open_weights(checkpoint.weights) as files:
         tower, values = _tower(preset, checkpoint, files, "image", lambda: build(config, **arguments))
         give_values(tower, values)
@@ -165,8 +175,8 @@ def _tower(
     preset: str | Path, checkpoint: Checkpoint, files: WeightFiles, tower: TowerName, build: Callable[[], Any]
 ) -> tuple[Any, Iterator[tuple[str, np.ndarray]]]:
     """A tower of a checkpoint, without values, and its values by path."""
-    config, prefix = checkpoint.config, f"{tower}/"
-    _check_depths(checkpoint, [towers_of(config)[tower]], files)
+    prefix = f"{tower}/"
+    _check_depths(checkpoint, [towers_of(checkpoint.config)[tower]], files)
     alone = not any(name.startswith(IMAGE_PREFIX) for name in files.shapes)
     without = IMAGE_PREFIX if alone and tower == "image" else ""
     table = checkpoint.names(files)
@@ -228,6 +238,12 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
         with open_weights(path) as files:
             config = open_clip.trunk_config_of(files)
         return Checkpoint(layout="timm", config=config, weights=path, table=open_clip.trunk_table)
+    if fields.get("model_type") in transformers_gemma.MODEL_TYPES:
+        config = transformers_gemma.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_gemma.table)
+    if fields.get("model_type") == transformers_paligemma.MODEL_TYPE:
+        config = transformers_paligemma.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_paligemma.table)
     if transformers_classifier.is_classifier(fields):
         config = transformers_classifier.config_of(fields, described_by)
         return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_classifier.table)
@@ -235,10 +251,14 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
-def save_pair(model, folder: Path, *, format: str) -> None:
-    """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`."""
+def save_model(model, folder: Path, *, format: str, dtype: str | None = None) -> None:
+    """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`.
+
+    Args:
+        dtype: that weights are stored in; None for their own.
+    """
     config = model.config
-    arrays = {variable.path: _reader(variable) for variable in model.weights}
+    arrays = {variable.path: _reader(variable, dtype or variable.dtype) for variable in model.weights}
     if format == "diptych":
         kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))
         fields = {"model_type": kind, "config": asdict(config)}
@@ -248,6 +268,10 @@ def save_pair(model, folder: Path, *, format: str) -> None:
     layouts: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip, "big_vision": big_vision}
     if isinstance(config, ClassifierConfig):
         layouts = {"transformers": transformers_classifier}
+    if isinstance(config, GemmaConfig):
+        layouts = {"transformers": transformers_gemma}
+    if isinstance(config, PaliGemmaConfig):
+        layouts = {"transformers": transformers_paligemma}
     if format not in layouts:
         raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
     layouts[format].write(folder, config, arrays)
@@ -271,5 +295,6 @@ def _shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
     return {variable.path: tuple(variable.shape) for variable in model.weights}
 
 
-def _reader(variable: keras.Variable) -> Callable[[], np.ndarray]:
-    return lambda: keras.ops.convert_to_numpy(variable.value)
+def _reader(variable: keras.Variable, dtype: str) -> Callable[[], np.ndarray]:
+    stored = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    return lambda: keras.ops.convert_to_numpy(variable.value).astype(stored, copy=False)

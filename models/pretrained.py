@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import Config, load_pair
+from diptych.models.checkpoints import load_model
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.presets import PRESETS
-from diptych.models.siglip.config import SigLIPConfig
+from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
 
@@ -18,7 +18,7 @@ def from_preset(
 ) -> PretrainedPair:
     """The model of a preset, of whatever family it is; arguments and errors as for `SigLIP.from_preset`."""
     kinds = (SigLIPConfig, CLIPConfig)
-    return load_pair(preset, build_model, kinds, revision=revision, load_weights=load_weights, **arguments)
+    return load_model(preset, build_model, kinds, revision=revision, load_weights=load_weights, **arguments)
 
 
 def trained_preset(name: str | Path) -> str | Path:
@@ -47,7 +47,7 @@ def trained_preset(name: str | Path) -> str | Path:
     )
 
 
-def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier:
+def build_model(config: PairConfig | ClassifierConfig, **arguments) -> PretrainedPair | ImageClassifier:
     """The model that a configuration describes, with fresh weights."""
     if isinstance(config, ClassifierConfig):
         return classifier_of(config, **arguments)

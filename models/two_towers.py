@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import keras
 
 from diptych.models.checked import CheckedModel
-from diptych.models.checkpoints import load_pair, save_pair
+from diptych.models.checkpoints import load_model, save_model
 from diptych.models.parts.heads import Normalize, PairLogits
 from diptych.models.tower import Tower
 
@@ -199,7 +199,7 @@ class PretrainedPair(TwoTowers):
         Raises:
             FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
         """
-        return load_pair(preset, cls, cls.config_class, revision=revision, load_weights=load_weights, **arguments)
+        return load_model(preset, cls, cls.config_class, revision=revision, load_weights=load_weights, **arguments)
 
     def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
         """Writes configuration and weights in a layout that others read, bit for bit.
@@ -209,4 +209,4 @@ class PretrainedPair(TwoTowers):
             format: "transformers", "open_clip", "big_vision" or "diptych"; a model that a layout cannot express raises
                 ValueError.
         """
-        save_pair(self, Path(folder), format=format)
+        save_model(self, Path(folder), format=format)

@@ -83,6 +83,8 @@ def _config_at(place: Path | str):
 
 
 def _check(stage: Stage, name: str, own: PairConfig, reference) -> None:
+    if not isinstance(reference, PairConfig):
+        raise ValueError(f"The reference {name} is a {reference.describes}, and two towers are needed.")
     needed = (own.text.vocab_size, own.text.context_length)
     found = (reference.text.vocab_size, reference.text.context_length)
     if not isinstance(reference, SigLIPConfig) or needed != found:

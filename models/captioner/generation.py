@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from diptych.models.captioner.model import Captioner
+from diptych.models.decoding import InPrecision
 from diptych.models.generation import NextLogits, continue_prompts
 
 
@@ -37,8 +38,8 @@ class ImageDecoder:
     def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
         """See `diptych.models.generation.Decoder`; caches are each block's keys and values of earlier tokens."""
         captioner = self._captioner
-        images = _Scope(captioner.image_keys_values, captioner)(self._tokens)
-        next_logits = _Scope(
+        images = InPrecision(captioner.image_keys_values, captioner)(self._tokens)
+        next_logits = InPrecision(
             lambda tokens, place, caches: captioner.step(tokens, place, caches, images, self._mask), captioner
         )
         return next_logits, tuple(block.attention.empty_cache(batch, length) for block in captioner.blocks)
@@ -93,14 +94,3 @@ class Generator(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
-
-
-class _Scope(keras.layers.Layer):
-    """A function of tensors, called with the captioner's mixed precision as its own call is."""
-
-    def __init__(self, function, captioner: Captioner):
-        super().__init__(dtype=captioner.dtype_policy)
-        self.function = function
-
-    def call(self, *tensors):
-        return self.function(*tensors)

@@ -15,7 +15,7 @@ from diptych.core.evaluation.calibration import sigmoid
 from diptych.core.evaluation.classification import softmax_probabilities
 from diptych.core.files.fields import Fields
 from diptych.core.weights.hub import preset_folder
-from diptych.models.checkpoints import load_image_tower, load_pair, read_checkpoint, save_pair
+from diptych.models.checkpoints import load_image_tower, load_model, read_checkpoint, save_model
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.pictures import PictureBatches, are_pictures, keeping_values, targets_of
 from diptych.models.siglip.adapting import with_pooling
@@ -163,7 +163,7 @@ class ImageClassifier(Tower):
             format: "diptych", or "transformers" for SiglipForImageClassification and its NaFlex kin, which read the
                 mean of the patch tokens (pooling "gap") and no other.
         """
-        save_pair(self, Path(folder), format=format)
+        save_model(self, Path(folder), format=format)
         self.processor.save_to_preset(folder, format=format)
 
     @classmethod
@@ -200,7 +200,7 @@ class ImageClassifier(Tower):
             processor = None
         if isinstance(checkpoint.config, ClassifierConfig):
             _refuse_another_head(preset, checkpoint.config, classes, pooling)
-            return load_pair(
+            return load_model(
                 preset, classifier_of, ClassifierConfig, revision=revision, processor=processor, **arguments
             )
         if classes is None:

@@ -1,21 +1,14 @@
 """Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from collections.abc import Callable
 
 import keras
 from keras import ops
 
+from diptych.core.losses.products import soft_capped
 from diptych.models.parts.affine import affine
-from diptych.models.parts.initializers import LecunNormal, Normal, XavierUniform
+from diptych.models.parts.initializers import KERNELS
 from diptych.models.parts.rotary import rotate
-
-INITIALIZERS: dict[str, Callable] = {
-    "xavier_uniform": lambda fan_in, fan_out, seed: XavierUniform(fan_in=fan_in, fan_out=fan_out, seed=seed),
-    "lecun_normal": lambda fan_in, fan_out, seed: LecunNormal(fan_in=fan_in, seed=seed),
-    "scaled_normal": lambda fan_in, fan_out, seed: Normal(stddev=fan_in**-0.5, seed=seed),
-}
-"""How kernels are drawn, by name: ViT's, CapPa's decoder's, CLIP's attention pooling's."""
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -35,7 +28,10 @@ class Attention(keras.layers.Layer):
         use_bias: in all projections.
         causal: a token attends to itself and those before it.
         rotary_base: of rotary positions, see `rotate`; None for no positions inside attention.
-        initializer: of kernels, one of `INITIALIZERS`.
+        query_scale: factor of the products of queries and keys; None for head_dim^-0.5.
+        soft_cap: c, so that the scaled products s become c · tanh(s / c) before what is masked leaves them (Gemma 2,
+            section 2); None for none.
+        initializer: of kernels, one of `KERNELS`.
     """
 
     def __init__(
@@ -48,6 +44,8 @@ class Attention(keras.layers.Layer):
         use_bias: bool = True,
         causal: bool = False,
         rotary_base: float | None = None,
+        query_scale: float | None = None,
+        soft_cap: float | None = None,
         initializer: str = "xavier_uniform",
         seed: str = "0/attention",
         **kwargs,
@@ -60,6 +58,7 @@ class Attention(keras.layers.Layer):
             )
         self.head_dim, self.output_dim, self.use_bias, self.causal = head_dim, output_dim, use_bias, causal
         self.rotary_base, self.initializer, self.seed = rotary_base, initializer, seed
+        self.query_scale, self.soft_cap = query_scale, soft_cap
 
     def build(self, input_shape, context_shape=None):
         width = input_shape[-1]
@@ -81,7 +80,7 @@ class Attention(keras.layers.Layer):
     def _linear(self, name: str, fan_in: int, fan_out: int, *, columns: int | None = None):
         """A kernel `[fan_in, columns]`, by default as many as `fan_out`, and its bias or None."""
         columns = columns or fan_out
-        initializer = INITIALIZERS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
+        initializer = KERNELS[self.initializer](fan_in, fan_out, f"{self.seed}/{name}_kernel")
         kernel = self.add_weight(name=f"{name}_kernel", shape=(fan_in, columns), initializer=initializer)
         if not self.use_bias:
             return kernel, None
@@ -100,12 +99,18 @@ class Attention(keras.layers.Layer):
         x = self._found(*self._split(x, batch, length, positions), attention_mask, causal=self.causal)
         return ops.reshape(affine(x, self.out_kernel, self.out_bias), (batch, length, -1))
 
-    def step(self, x, cache, position, attention_mask):
-        """One more token `[batch, 1, width]` at a position; -> (its result, the cache with its key and value)."""
+    def step(self, x, cache, place, attention_mask, positions=None):
+        """More tokens `[batch, tokens, width]` from a place of the cache on; -> (their results, the cache with their
+        keys and values).
+
+        Args:
+            positions: as for a call; None for the places.
+        """
         batch, length, width = ops.shape(x)
         x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        query, *new = self._split(x, batch, length, ops.reshape(position, (1,)))
-        place = (0, position, 0, 0)
+        positions = place + ops.arange(length, dtype="int32") if positions is None else positions
+        query, *new = self._split(x, batch, length, positions)
+        place = (0, place, 0, 0)
         keys, values = (ops.slice_update(old, place, each) for old, each in zip(cache, new, strict=True))
         return ops.reshape(self.mix(query, keys, values, attention_mask), (batch, length, -1)), (keys, values)
 
@@ -152,12 +157,34 @@ class Attention(keras.layers.Layer):
         group = self.num_heads // self.num_key_value_heads
         if group > 1:
             keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
-        found = ops.dot_product_attention(query, keys, values, mask=mask, is_causal=causal)
+        if self.soft_cap is None:
+            found = ops.dot_product_attention(
+                query, keys, values, mask=mask, scale=self.query_scale, is_causal=causal
+            )
+        else:
+            found = ops.einsum("bhqk,bkhd->bqhd", self._shares(query, keys, mask, causal=causal), values)
         return ops.reshape(found, (-1, self.num_heads * self.head_width))
+
+    def _shares(self, query, keys, mask, *, causal: bool):
+        """How much of each key's value a query takes, `[batch, heads, queries, keys]`: the softmax, whole.
+
+        Keras has capped scores in its fused attention on TPUs alone.
+        """
+        scale = 1 / math.sqrt(self.head_width) if self.query_scale is None else self.query_scale
+        scores = ops.cast(ops.einsum("bqhd,bkhd->bhqk", query, keys), "float32") * scale
+        scores = soft_capped(scores, self.soft_cap)
+        if causal:
+            places = ops.arange(query.shape[1], dtype="int32")
+            before = (places[:, None] >= places[None, :])[None, None]
+            mask = before if mask is None else ops.logical_and(mask, before)
+        if mask is not None:
+            scores = ops.where(mask, scores, -1e9)
+        return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
     def get_config(self):
         names = ("num_heads", "num_key_value_heads", "head_dim", "output_dim", "use_bias", "causal", "rotary_base")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "initializer", "seed")}}
+        names += ("query_scale", "soft_cap", "initializer", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _lay_out(kernel, layout: tuple[int, int, int]) -> None:

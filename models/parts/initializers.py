@@ -7,6 +7,7 @@ were.
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -95,3 +96,12 @@ class LecunNormal(_Drawn):
 
     def get_config(self):
         return {**super().get_config(), "fan_in": self.fan_in}
+
+
+KERNELS: dict[str, Callable] = {
+    "xavier_uniform": lambda fan_in, fan_out, seed: XavierUniform(fan_in=fan_in, fan_out=fan_out, seed=seed),
+    "lecun_normal": lambda fan_in, fan_out, seed: LecunNormal(fan_in=fan_in, seed=seed),
+    "scaled_normal": lambda fan_in, fan_out, seed: Normal(stddev=fan_in**-0.5, seed=seed),
+    "small_normal": lambda fan_in, fan_out, seed: Normal(stddev=0.02, seed=seed),
+}
+"""How kernels are drawn, by name: ViT's, CapPa's decoder's and Gemma's, CLIP's attention pooling's, GPT's."""

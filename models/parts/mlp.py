@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from diptych.models.parts.affine import affine
-from diptych.models.parts.initializers import Normal, XavierUniform
+from diptych.models.parts.initializers import KERNELS, Normal
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": partial(ops.gelu, approximate=True),
@@ -21,8 +21,10 @@ ACTIVATIONS: dict[str, Callable] = {
 class Mlp(keras.layers.Layer):
     """width -> mlp_dim -> activation -> width.
 
-    Where `gated`, the activation of one product scales another: activation(x · gate_kernel) * (x · in_kernel). Biases
-    are drawn from N(0, 1e-6²).
+    Where `gated`, the activation of one product scales another: activation(x · gate_kernel) * (x · in_kernel).
+
+    Kernels are drawn as `initializer`, one of `KERNELS`, says. Biases are drawn from N(0, 1e-6²) beside ViT's kernels,
+    "xavier_uniform", and are zero beside others.
     """
 
     def __init__(
@@ -32,23 +34,25 @@ class Mlp(keras.layers.Layer):
         activation: str = "gelu_tanh",
         gated: bool = False,
         use_bias: bool = True,
+        initializer: str = "xavier_uniform",
         seed: str = "0/mlp",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.mlp_dim, self.activation, self.gated = mlp_dim, activation, gated
-        self.use_bias, self.seed = use_bias, seed
+        self.use_bias, self.initializer, self.seed = use_bias, initializer, seed
 
     def build(self, input_shape):
         width = input_shape[-1]
 
         def linear(name, inputs, outputs):
-            initializer = XavierUniform(fan_in=width, fan_out=self.mlp_dim, seed=f"{self.seed}/{name}_kernel")
+            initializer = KERNELS[self.initializer](inputs, outputs, f"{self.seed}/{name}_kernel")
             kernel = self.add_weight(name=f"{name}_kernel", shape=(inputs, outputs), initializer=initializer)
             if not self.use_bias:
                 return kernel, None
-            tiny = Normal(stddev=1e-6, seed=f"{self.seed}/{name}_bias")
-            return kernel, self.add_weight(name=f"{name}_bias", shape=(outputs,), initializer=tiny)
+            vits = self.initializer == "xavier_uniform"
+            small = Normal(stddev=1e-6, seed=f"{self.seed}/{name}_bias") if vits else "zeros"
+            return kernel, self.add_weight(name=f"{name}_bias", shape=(outputs,), initializer=small)
 
         if self.gated:
             self.gate_kernel, self.gate_bias = linear("gate", width, self.mlp_dim)
@@ -68,5 +72,5 @@ class Mlp(keras.layers.Layer):
         return ops.reshape(x, shape)
 
     def get_config(self):
-        names = ("mlp_dim", "activation", "gated", "use_bias", "seed")
+        names = ("mlp_dim", "activation", "gated", "use_bias", "initializer", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
