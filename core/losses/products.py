@@ -14,7 +14,7 @@ def float32_product(features, table):
 
 
 def soft_capped(logits, cap: float | None):
-    """cap · tanh(logits / cap), so that none is beyond the cap (Gemma 2, section 2); None for the logits as they are."""
+    """cap · tanh(logits / cap), so that none is beyond the cap (Gemma 2, section 2); None for no cap."""
     return logits if cap is None else cap * ops.tanh(logits / cap)
 
 

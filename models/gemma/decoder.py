@@ -1,4 +1,4 @@
-"""Gemma's transformer: scaled embeddings, blocks with rotary positions, a last norm; for texts alone or behind a prefix.
+"""Gemma's transformer: scaled embeddings, blocks with rotary positions, a last norm; for texts, or behind a prefix.
 
 A prefix, of embeddings that are no tokens' (pictures) and of tokens, sees all of itself; what follows it sees the
 prefix and what came before. A text alone has no prefix.
@@ -62,7 +62,9 @@ class GemmaDecoder(keras.layers.Layer):
         soft_mask: bool `[batch · pictures, tokens]`, False for padding among them; None for no padding.
     """
 
-    def __init__(self, config: GemmaConfig | Mapping, *, rematerialize: bool = False, seed: str = "0/decoder", **kwargs):
+    def __init__(
+        self, config: GemmaConfig | Mapping, *, rematerialize: bool = False, seed: str = "0/decoder", **kwargs
+    ):
         super().__init__(**kwargs)
         self.config = config = config if isinstance(config, GemmaConfig) else GemmaConfig(**config)
         self.rematerialize, self.seed = rematerialize, seed

@@ -100,9 +100,7 @@ class Gemma(Tower):
             tokens_per_chunk, product: of `next_token_losses`.
         """
         token_ids = ops.convert_to_tensor(token_ids, "int32")
-        return decoder_losses(
-            self.decoder, self.features(token_ids, token_mask), token_ids, tokens_per_chunk, product
-        )
+        return decoder_losses(self.decoder, self.features(token_ids, token_mask), token_ids, tokens_per_chunk, product)
 
     def begin(self, batch, length: int):
         """See `diptych.models.generation.Decoder`."""

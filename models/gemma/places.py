@@ -30,9 +30,7 @@ class Places:
             causal: bool, of the same shape, False for tokens of a prefix, who all see each other.
         """
         before = ops.cumsum(ops.cast(count, "int32"), axis=1) - 1
-        return cls(
-            positions=ops.maximum(before, 0), ranks=ops.cumsum(ops.cast(causal, "int32"), axis=1), count=count
-        )
+        return cls(positions=ops.maximum(before, 0), ranks=ops.cumsum(ops.cast(causal, "int32"), axis=1), count=count)
 
     def seen_from(self, queries: "Places", *, window: int | None = None):
         """Which of these a query sees, bool `[batch, 1, queries, keys]`.

@@ -74,9 +74,7 @@ class PaliGemma(Tower):
         policy = policy_of(dtype)
         shared = {"seed": seed, "dtype": policy.name, "rematerialize": rematerialize}
         tower = image_tower(config.vision, name="image", **shared)
-        projector = keras.layers.Dense(
-            config.text.width, kernel_initializer="zeros", dtype=policy, name="projector"
-        )
+        projector = keras.layers.Dense(config.text.width, kernel_initializer="zeros", dtype=policy, name="projector")
         decoder = GemmaDecoder(
             config.text, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
         )

@@ -42,9 +42,7 @@ def _released() -> dict[str, PaliGemmaConfig]:
     return found
 
 
-_TINY_VISION = VisionConfig(
-    width=32, depth=2, mlp_dim=48, num_heads=4, patch_size=14, image_size=28, pooling="gap"
-)
+_TINY_VISION = VisionConfig(width=32, depth=2, mlp_dim=48, num_heads=4, patch_size=14, image_size=28, pooling="gap")
 
 PRESETS: dict[str, PaliGemmaConfig] = {
     "paligemma_tiny": PaliGemmaConfig(vision=_TINY_VISION, text=gemma.PRESETS["gemma_tiny"]),

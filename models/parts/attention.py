@@ -158,9 +158,7 @@ class Attention(keras.layers.Layer):
         if group > 1:
             keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
         if self.soft_cap is None:
-            found = ops.dot_product_attention(
-                query, keys, values, mask=mask, scale=self.query_scale, is_causal=causal
-            )
+            found = ops.dot_product_attention(query, keys, values, mask=mask, scale=self.query_scale, is_causal=causal)
         else:
             found = ops.einsum("bhqk,bkhd->bqhd", self._shares(query, keys, mask, causal=causal), values)
         return ops.reshape(found, (-1, self.num_heads * self.head_width))

@@ -1,6 +1,5 @@
 """Gemma and PaliGemma of the backend that runs here, on NumPy arrays."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -11,8 +10,8 @@ _KEPT: dict[str, Gemma | PaliGemma] = {}
 
 
 def evaluate(*, folder: str, pictures: int, batch: dict[str, np.ndarray]) -> dict:
-    """Of a checkpoint: float32 logits `[batch, length, predicted ids]`, the mean loss of the batch's counted tokens, and
-    its gradients by path.
+    """Of a checkpoint: logits `[batch, length, predicted ids]`, the mean loss of the batch's counted tokens, and its
+    gradients by path.
     """
     model = _model(folder, pictures)
 

@@ -27,6 +27,7 @@ _VISION = {
     "num_attention_heads": 4, "image_size": 28, "patch_size": 14, "vision_use_head": False, "projection_dim": 48,
 }  # fmt: skip
 
+
 def build_reference(kind: str, *, pictures: int, seed: int):
     """A torch model: a language model alone without pictures, else PaliGemma; its caps are low enough to bend."""
     import torch

@@ -104,7 +104,13 @@ def test_a_prefix_sees_all_of_itself_and_what_follows_sees_what_came_before():
         [1, 1, 1, 1, 1, 1],  # padding, whose row must not be empty
     ]
     narrow = numpy_of(places.seen_from(places, window=2))[0, 0].astype(int).tolist()
-    assert narrow[:5] == [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0]]
+    assert narrow[:5] == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0],
+    ]
     assert numpy_of(places.positions).tolist() == [[0, 1, 2, 3, 4, 4]]
 
 

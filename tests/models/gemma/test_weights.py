@@ -28,7 +28,10 @@ LAYOUTS = {
 
 
 def random_model(config, **arguments):
-    model, rng = (PaliGemma if isinstance(config, PaliGemmaConfig) else Gemma)(config, **arguments), np.random.default_rng(7)
+    model, rng = (
+        (PaliGemma if isinstance(config, PaliGemmaConfig) else Gemma)(config, **arguments),
+        np.random.default_rng(7),
+    )
     for variable in model.weights:
         variable.assign(rng.normal(0, 0.3, variable.shape).astype(ml_dtypes.bfloat16).astype("float32"))
     return model
@@ -103,7 +106,7 @@ def test_a_language_model_goes_out_and_comes_back(tmp_path, name, format):
         assert_same(Gemma.from_preset(tmp_path), model)
 
 
-def test_norms_go_by_their_places():
+def test_names_go_by_their_places():
     """Gemma 2's post_attention_layernorm is behind the attention, Gemma 1's before the MLP."""
     first, second = (
         {rule.ours[0].removeprefix("decoder/block_01/"): rule.theirs[0] for rule in rules}
@@ -113,6 +116,9 @@ def test_norms_go_by_their_places():
     assert second["attention_post_norm/scale"] == "layers.1.post_attention_layernorm.weight"
     assert second["mlp_norm/scale"] == "layers.1.pre_feedforward_layernorm.weight"
     assert second["mlp_post_norm/scale"] == "layers.1.post_feedforward_layernorm.weight"
+    assert [first[f"mlp/{part}_kernel"] for part in ("gate", "in", "out")] == [
+        f"layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in GEMMAS if "tiny" not in name])

@@ -153,9 +153,7 @@ def test_answers_are_those_without_a_cache(in_front):
         place = slice(6 - len(prompt), 6) if in_front else slice(0, len(prompt))
         ids[row, place], mask[row, place] = prompt, True
     given = {"images": images, "ids": ids, "mask": mask}
-    got = numpy_of(
-        forward(lambda x: model.generate(x["images"], x["ids"], x["mask"], steps=steps, eos_id=None), given)
-    )
+    got = numpy_of(forward(lambda x: model.generate(x["images"], x["ids"], x["mask"], steps=steps, eos_id=None), given))
     whole = np.zeros((3, 6 + steps), "int32")
     lengths = np.array([len(prompt) for prompt in prompts])
     for row, prompt in enumerate(prompts):
