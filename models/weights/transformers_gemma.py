@@ -94,12 +94,13 @@ def config_of(fields: Mapping[str, Any], source: Path) -> GemmaConfig:
     kind = fields.get("model_type")
     if kind not in MODEL_TYPES:
         raise ValueError(f"{source}: model_type is {kind!r}, expected one of {', '.join(MODEL_TYPES)}.")
-    values = _SHARED | _DEFAULTS[kind] | fields
+    values = _SHARED | _DEFAULTS[kind] | dict(fields)
     activation = values.get("hidden_activation") or values.get("hidden_act")
     rotary = values.get("rope_parameters") or {}
     only = {
         "rms_norm_eps": (values.get("rms_norm_eps", EPSILON), EPSILON),
-        "rope_theta": (rotary.get("rope_theta", values.get("rope_theta", ROTARY_BASE)), ROTARY_BASE),
+        "rope_theta": (values.get("rope_theta", ROTARY_BASE), ROTARY_BASE),
+        "rope_parameters.rope_theta": (rotary.get("rope_theta", ROTARY_BASE), ROTARY_BASE),
         "rope_type": (rotary.get("rope_type", "default"), "default"),
         "rope_scaling": (values.get("rope_scaling"), None),
         "attention_bias": (values.get("attention_bias") or False, False),
