@@ -33,13 +33,15 @@ if TYPE_CHECKING:
     from diptych.core.data.processor.processor import Processor
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
-    from diptych.models import CLIP, GPT, ImageClassifier, SigLIP, SigLIP2, from_preset
+    from diptych.models import CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP, SigLIP2, from_preset
 
 __all__ = [
     "CLIP",
     "Encoder",
     "GPT",
+    "Gemma",
     "ImageClassifier",
+    "PaliGemma",
     "Processor",
     "SigLIP",
     "SigLIP2",
@@ -64,13 +66,11 @@ def __getattr__(name: str):
     from diptych import backends
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
-    from diptych.models import CLIP, GPT, ImageClassifier, SigLIP, SigLIP2, from_preset
+    from diptych.models import CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP, SigLIP2, from_preset
 
     losses = [getattr(backends, loss) for loss in backends.__all__ if loss in __all__]
-    functions = (from_preset, load_run, *losses)
-    found = {each.__name__: each for each in (CLIP, Encoder, GPT, ImageClassifier, SigLIP, *functions)} | {
-        "SigLIP2": SigLIP2
-    }
+    models = (CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP)
+    found = {each.__name__: each for each in (*models, Encoder, from_preset, load_run, *losses)} | {"SigLIP2": SigLIP2}
     globals().update(found)
     return found[name]
 

@@ -10,7 +10,9 @@ from diptych.models.captioner.config import CaptionerConfig
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.model import SigLIP as SigLIP2
@@ -42,9 +46,13 @@ __all__ = [
     "CaptionerConfig",
     "ClassifierConfig",
     "GPTConfig",
+    "Gemma",
+    "GemmaConfig",
     "ImageClassifier",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
+    "PaliGemma",
+    "PaliGemmaConfig",
     "SigLIP",
     "SigLIP2",
     "SigLIPConfig",
@@ -64,7 +72,9 @@ def __getattr__(name: str):
     from diptych.models.captioner.model import Captioner
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
+    from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
     from diptych.models.siglip.naflex import NaFlexVisionTransformer
@@ -79,8 +89,10 @@ def __getattr__(name: str):
         CLIPTextTransformer,
         CLIPVisionTransformer,
         Captioner,
+        Gemma,
         ImageClassifier,
         NaFlexVisionTransformer,
+        PaliGemma,
         SigLIP,
         TextTransformer,
         TwoTowers,

@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.core.files.errors import as_settings
 from diptych.core.files.json_objects import read_json, write_config
-from diptych.core.weights.files import WeightFiles
+from diptych.core.weights.files import BFLOAT16, WeightFiles
 from diptych.core.weights.flat_shards import SHAPES_FILE
 from diptych.core.weights.hub import preset_folder
 from diptych.core.weights.mapping import Arrays, Table, WeightsMismatch
@@ -19,7 +19,9 @@ from diptych.core.weights.safetensors import write_safetensors_folder
 from diptych.models.abstract import give_values, shapes_only
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
+from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
@@ -31,18 +33,22 @@ from diptych.models.weights import (
     transformers,
     transformers_classifier,
     transformers_fields,
+    transformers_gemma,
     transformers_gpt,
+    transformers_paligemma,
 )
 
-Config = PairConfig | ClassifierConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig | GemmaConfig | PaliGemmaConfig
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
-KINDS: dict[str, type[SigLIPConfig] | type[CLIPConfig] | type[ClassifierConfig] | type[GPTConfig]] = {
+KINDS: dict[str, type] = {
     "diptych_siglip": SigLIPConfig,
     "diptych_clip": CLIPConfig,
     "diptych_classifier": ClassifierConfig,
     "diptych_gpt": GPTConfig,
+    "diptych_gemma": GemmaConfig,
+    "diptych_paligemma": PaliGemmaConfig,
 }
 
 
@@ -103,8 +109,10 @@ def load_model(
 
 def towers_of(config: Config) -> dict[str, Any]:
     """The configurations of a model's transformers, by the names that their weights' paths begin with."""
-    if isinstance(config, GPTConfig):
+    if isinstance(config, GPTConfig | GemmaConfig):
         return {"decoder": config}
+    if isinstance(config, PaliGemmaConfig):
+        return {"image": config.vision, "decoder": config.text}
     towers: dict[str, Any] = {"image": config.vision}
     return towers if isinstance(config, ClassifierConfig) else towers | {"text": config.text}
 
@@ -257,6 +265,12 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     if fields.get("model_type") == transformers_gpt.MODEL_TYPE:
         config = transformers_gpt.config_of(fields, described_by)
         return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_gpt.table)
+    if fields.get("model_type") in transformers_gemma.MODEL_TYPES:
+        config = transformers_gemma.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_gemma.table)
+    if fields.get("model_type") == transformers_paligemma.MODEL_TYPE:
+        config = transformers_paligemma.config_of(fields, described_by)
+        return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_paligemma.table)
     if transformers_classifier.is_classifier(fields):
         config = transformers_classifier.config_of(fields, described_by)
         return Checkpoint(layout="transformers", config=config, weights=path, table=transformers_classifier.table)
@@ -264,10 +278,14 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
-def save_model(model, folder: Path, *, format: str) -> None:
-    """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`."""
+def save_model(model, folder: Path, *, format: str, dtype: str | None = None) -> None:
+    """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`.
+
+    Args:
+        dtype: that weights are stored in; None for their own.
+    """
     config = model.config
-    arrays = {variable.path: _reader(variable) for variable in model.weights}
+    arrays = {variable.path: _reader(variable, dtype or variable.dtype) for variable in model.weights}
     if format == "diptych":
         kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))
         fields = {"model_type": kind, "config": asdict(config)}
@@ -287,6 +305,10 @@ def save_model(model, folder: Path, *, format: str) -> None:
         }
     if isinstance(config, GPTConfig):
         writers = {"transformers": transformers_gpt.write, "openai": openai_gpt.write}
+    if isinstance(config, GemmaConfig):
+        writers = {"transformers": transformers_gemma.write}
+    if isinstance(config, PaliGemmaConfig):
+        writers = {"transformers": transformers_paligemma.write}
     if format not in writers:
         raise ValueError(f"format must be one of diptych, {', '.join(writers)}, got {format!r}.")
     writers[format](folder, config, arrays)
@@ -310,5 +332,6 @@ def _shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
     return {variable.path: tuple(variable.shape) for variable in model.weights}
 
 
-def _reader(variable: keras.Variable) -> Callable[[], np.ndarray]:
-    return lambda: keras.ops.convert_to_numpy(variable.value)
+def _reader(variable: keras.Variable, dtype: str) -> Callable[[], np.ndarray]:
+    stored = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    return lambda: keras.ops.convert_to_numpy(variable.value).astype(stored, copy=False)

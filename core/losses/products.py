@@ -13,6 +13,11 @@ def float32_product(features, table):
     return ops.matmul(ops.cast(features, "float32"), ops.cast(table, "float32"))
 
 
+def soft_capped(logits, cap: float | None):
+    """cap · tanh(logits / cap), so that none is beyond the cap (Gemma 2, section 2); None for no cap."""
+    return logits if cap is None else cap * ops.tanh(logits / cap)
+
+
 def multiply_bfloat16(a, b):
     """a · b of bfloat16 matrices with float32 products and sums, float32; not differentiated.
 
@@ -44,3 +49,8 @@ def bfloat16_product(multiply: Callable = multiply_bfloat16) -> Product:
         return multiply(a, b), gradient
 
     return lambda features, table: product(ops.cast(features, "float32"), ops.cast(table, "float32"))
+
+
+def capped_product(product: Product, cap: float) -> Product:
+    """A product whose logits are `soft_capped`."""
+    return lambda features, table: soft_capped(product(features, table), cap)

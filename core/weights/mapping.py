@@ -58,6 +58,21 @@ STACKED = _joined(lambda x: x, lambda x: x)
 """Several vectors and one."""
 STACKED_TRANSPOSED = _joined(np.transpose, np.transpose)
 """Several of torch's Linear [out, in] and one kernel [in, several · out]."""
+
+
+def stacked_transposed(*shares: int) -> Layout:
+    """Several of torch's Linear [out, in] and one kernel [in, sum of out], whose columns they share in these
+    proportions.
+    """
+    ends = np.cumsum(shares)
+
+    def to_theirs(arrays: list[np.ndarray], _: int) -> list[np.ndarray]:
+        unit = arrays[0].shape[-1] // int(ends[-1])
+        return [np.transpose(part) for part in np.split(arrays[0], ends[:-1] * unit, axis=-1)]
+
+    return Layout(lambda arrays: [np.concatenate([np.transpose(array) for array in arrays], axis=-1)], to_theirs)
+
+
 CONV = _each(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 """torch's convolution [out, in, height, width] and a kernel [height, width, in, out]."""
 LEADING_AXIS = _each(lambda x: np.squeeze(x, axis=0), lambda x: x[None])

@@ -68,8 +68,8 @@ def check_missing(missing: list[str]) -> None:
 
 
 def check_fsdp(recipe: Recipe) -> None:
-    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry run
-    where the devices cannot be grouped so.
+    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry
+    run where the devices cannot be grouped so.
     """
     devices = recipe.run.planned_devices
     if recipe.run.dry_run and devices % recipe.run.fsdp:

@@ -14,8 +14,8 @@ from diptych.core.data.processor.files import read_pixels
 from diptych.core.data.processor.processor import Processor
 from diptych.core.training.recipe import Recipe
 from diptych.core.weights.hub import preset_folder
-from diptych.models import ClassifierConfig, GPTConfig
-from diptych.models.checkpoints import Checkpoint, TowerName, read_checkpoint, stored_tower, stored_values
+from diptych.models import ClassifierConfig, PaliGemmaConfig
+from diptych.models.checkpoints import Checkpoint, TowerName, read_checkpoint, stored_tower, stored_values, towers_of
 from diptych.models.presets import PRESETS
 from diptych.models.pretrained import build_model, trained_preset
 from diptych.models.siglip.model import image_tower, text_tower
@@ -62,8 +62,10 @@ def origin_of(name: str, flag: str, recipe: Recipe) -> Origin:
     preset = trained_preset(name)
     path = preset_folder(preset, known=PRESETS)
     checkpoint, folder = read_checkpoint(path), path if path.is_dir() else path.parent
-    if isinstance(checkpoint.config, GPTConfig):
-        raise ValueError(f"{flag} {name} is a GPT, which reads text alone, and has no tower for pictures.")
+    if "image" not in towers_of(checkpoint.config):
+        raise ValueError(f"{flag} {name} is a {checkpoint.config.describes}, which has no tower for pictures.")
+    if flag != "--pretrained-image" and isinstance(checkpoint.config, PaliGemmaConfig):
+        raise ValueError(f"{flag} {name} is a PaliGemma, of which only the image tower fits: use --pretrained-image.")
     if flag != "--pretrained-image" and isinstance(checkpoint.config, ClassifierConfig):
         raise ValueError(
             f"{flag} {name} is a classifier, which has no text tower. Give its image tower by --pretrained-image."

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from diptych.core.losses.products import soft_capped
 from diptych.models.parts.affine import affine
 from diptych.models.parts.dropout import Dropout
 from diptych.models.parts.initializers import KERNELS
@@ -29,6 +30,9 @@ class Attention(keras.layers.Layer):
         use_bias: in all projections.
         causal: a token attends to itself and those before it.
         rotary_base: of rotary positions, see `rotate`; None for no positions inside attention.
+        query_scale: factor of the products of queries and keys; None for head_dim^-0.5.
+        soft_cap: c, so that the scaled products s become c · tanh(s / c) before what is masked leaves them (Gemma 2,
+            section 2); None for none.
         initializer: of kernels, one of `KERNELS`.
     """
 
@@ -42,6 +46,8 @@ class Attention(keras.layers.Layer):
         use_bias: bool = True,
         causal: bool = False,
         rotary_base: float | None = None,
+        query_scale: float | None = None,
+        soft_cap: float | None = None,
         initializer: str = "xavier_uniform",
         seed: str = "0/attention",
         **kwargs,
@@ -54,6 +60,7 @@ class Attention(keras.layers.Layer):
             )
         self.head_dim, self.output_dim, self.use_bias, self.causal = head_dim, output_dim, use_bias, causal
         self.rotary_base, self.initializer, self.seed = rotary_base, initializer, seed
+        self.query_scale, self.soft_cap = query_scale, soft_cap
 
     def build(self, input_shape, context_shape=None):
         width = input_shape[-1]
@@ -95,12 +102,18 @@ class Attention(keras.layers.Layer):
         x = self._found(*self._split(x, batch, length, positions), attention_mask, causal=self.causal, dropout=dropout)
         return ops.reshape(affine(x, self.out_kernel, self.out_bias), (batch, length, -1))
 
-    def step(self, x, cache, position, attention_mask):
-        """One more token `[batch, 1, width]` at a position; -> (its result, the cache with its key and value)."""
+    def step(self, x, cache, place, attention_mask, positions=None):
+        """More tokens `[batch, tokens, width]` from a place of the cache on; -> (their results, the cache with their
+        keys and values).
+
+        Args:
+            positions: as for a call; None for the places.
+        """
         batch, length, width = ops.shape(x)
         x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        query, *new = self._split(x, batch, length, ops.reshape(position, (1,)))
-        place = (0, position, 0, 0)
+        positions = place + ops.arange(length, dtype="int32") if positions is None else positions
+        query, *new = self._split(x, batch, length, positions)
+        place = (0, place, 0, 0)
         keys, values = (ops.slice_update(old, place, each) for old, each in zip(cache, new, strict=True))
         return ops.reshape(self.mix(query, keys, values, attention_mask), (batch, length, -1)), (keys, values)
 
@@ -147,17 +160,22 @@ class Attention(keras.layers.Layer):
         group = self.num_heads // self.num_key_value_heads
         if group > 1:
             keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
-        if dropout is None:
-            found = ops.dot_product_attention(query, keys, values, mask=mask, is_causal=causal)
+        if dropout is None and self.soft_cap is None:
+            found = ops.dot_product_attention(query, keys, values, mask=mask, scale=self.query_scale, is_causal=causal)
         else:
-            shares = dropout.of_attention(self._shares(query, keys, mask, causal=causal), self.name)
+            shares = self._shares(query, keys, mask, causal=causal)
+            shares = shares if dropout is None else dropout.of_attention(shares, self.name)
             found = ops.einsum("bhqk,bkhd->bqhd", shares, values)
         return ops.reshape(found, (-1, self.num_heads * self.head_width))
 
     def _shares(self, query, keys, mask, *, causal: bool):
-        """How much of each key's value a query takes, `[batch, heads, queries, keys]`: the softmax, whole."""
-        scores = ops.einsum("bqhd,bkhd->bhqk", query, keys)
-        scores = ops.cast(scores, "float32") * (1 / math.sqrt(self.head_width))
+        """How much of each key's value a query takes, `[batch, heads, queries, keys]`: the softmax, whole.
+
+        Keras has capped scores in its fused attention on TPUs alone.
+        """
+        scale = 1 / math.sqrt(self.head_width) if self.query_scale is None else self.query_scale
+        scores = ops.cast(ops.einsum("bqhd,bkhd->bhqk", query, keys), "float32") * scale
+        scores = soft_capped(scores, self.soft_cap)
         if causal:
             places = ops.arange(query.shape[1], dtype="int32")
             before = (places[:, None] >= places[None, :])[None, None]
@@ -168,7 +186,8 @@ class Attention(keras.layers.Layer):
 
     def get_config(self):
         names = ("num_heads", "num_key_value_heads", "head_dim", "output_dim", "use_bias", "causal", "rotary_base")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, "initializer", "seed")}}
+        names += ("query_scale", "soft_cap", "initializer", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _lay_out(kernel, layout: tuple[int, int, int]) -> None:

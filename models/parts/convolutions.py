@@ -21,8 +21,8 @@ stride 1 both are one and the same; around 224 pixels a kernel of 7 at stride 2 
 
 @keras.saving.register_keras_serializable("diptych")
 class Convolution(keras.layers.Layer):
-    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`, of odd size, which
-    counts with its low-rank adapter where it has one.
+    """A convolution without bias over `[batch, height, width, in]`, its kernel `[size, size, in, out]`, of odd size,
+    which counts with its low-rank adapter where it has one.
     """
 
     kernel_in_compute_dtype = True

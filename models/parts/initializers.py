@@ -104,4 +104,4 @@ KERNELS: dict[str, Callable] = {
     "scaled_normal": lambda fan_in, fan_out, seed: Normal(stddev=fan_in**-0.5, seed=seed),
     "small_normal": lambda fan_in, fan_out, seed: Normal(stddev=0.02, seed=seed),
 }
-"""How kernels are drawn, by name: ViT's, CapPa's decoder's, CLIP's attention pooling's, GPT's."""
+"""How kernels are drawn, by name: ViT's, CapPa's decoder's and Gemma's, CLIP's attention pooling's, GPT's."""

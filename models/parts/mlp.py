@@ -46,7 +46,7 @@ class Mlp(keras.layers.Layer):
         width = input_shape[-1]
 
         def linear(name, inputs, outputs):
-            initializer = KERNELS[self.initializer](width, self.mlp_dim, f"{self.seed}/{name}_kernel")
+            initializer = KERNELS[self.initializer](inputs, outputs, f"{self.seed}/{name}_kernel")
             kernel = self.add_weight(name=f"{name}_kernel", shape=(inputs, outputs), initializer=initializer)
             if not self.use_bias:
                 return kernel, None

@@ -31,22 +31,26 @@ class LayerNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("diptych")
 class RMSNorm(keras.layers.Layer):
-    """x / sqrt(mean(x²) + epsilon) · scale (Zhang and Sennrich 2019)."""
+    """x / sqrt(mean(x²) + epsilon) · scale (Zhang and Sennrich 2019).
 
-    def __init__(self, *, epsilon: float = EPSILON, **kwargs):
+    With `from_one` the weight is what the scale has beyond one, zero at first, as Gemma's checkpoints store it.
+    """
+
+    def __init__(self, *, epsilon: float = EPSILON, from_one: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.epsilon, self.from_one = epsilon, from_one
 
     def build(self, input_shape):
-        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False)
+        start = "zeros" if self.from_one else "ones"
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer=start, autocast=False)
 
     def call(self, x):
-        wide = ops.cast(x, "float32")
+        wide, scale = ops.cast(x, "float32"), ops.cast(self.scale.value, "float32")
         inverse = ops.rsqrt(ops.mean(ops.square(wide), axis=-1, keepdims=True) + self.epsilon)
-        return ops.cast(wide * inverse * self.scale.value, x.dtype)
+        return ops.cast(wide * inverse * (1 + scale if self.from_one else scale), x.dtype)
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+        return {**super().get_config(), "epsilon": self.epsilon, "from_one": self.from_one}
 
 
 @keras.saving.register_keras_serializable("diptych")

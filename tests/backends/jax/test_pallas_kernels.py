@@ -181,8 +181,8 @@ def test_the_gpu_kernel_lowers_without_a_gpu(config, dtype):
 
 
 def test_a_warpgroup_seldom_waits_for_itself():
-    """Each wait costs some 30 clocks of a tile's epilogue: for each 64 by 64 pairs four to store their probabilities, for
-    each 64 rows six to add their sums to the warpgroup's; six more in a whole kernel.
+    """Each wait costs some 30 clocks of a tile's epilogue: for each 64 by 64 pairs four to store their probabilities,
+    for each 64 rows six to add their sums to the warpgroup's; six more in a whole kernel.
     """
     found = report(pallas_gpu.negatives_block, *arguments(768, "bfloat16"))
     assert found.barriers <= 4 * 4 + 2 * 6 + 6

@@ -34,6 +34,21 @@ KINDS = {
         use_bias=False,
         attention_bias=False,
     ),
+    "Gemma 2's": BlockConfig(
+        num_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        mlp_dim=20,
+        causal=True,
+        rotary_base=100.0,
+        query_scale=0.7,
+        soft_cap=1.5,
+        gated=True,
+        norm="rms_from_one",
+        post_norms=True,
+        use_bias=False,
+        attention_bias=False,
+    ),
     "one key for all": BlockConfig(num_heads=4, num_key_value_heads=1, mlp_dim=20, activation="quick_gelu"),
 }
 
@@ -50,21 +65,27 @@ def turned(x, positions, base):
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
-def attended(query, keys, values, mask):
+def attended(config, query, keys, values, mask):
     """A head at a time; each head of keys and values serves a run of the queries' heads."""
     group = query.shape[2] // keys.shape[2]
     found = np.zeros_like(query)
     for head in range(query.shape[2]):
         q, k, v = query[:, :, head], keys[:, :, head // group], values[:, :, head // group]
-        scores = np.where(mask, q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]), -np.inf)
+        scores = q @ k.swapaxes(1, 2) * (config.query_scale or q.shape[-1] ** -0.5)
+        scores = np.where(mask, _capped(scores, config.soft_cap), -np.inf)
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         found[:, :, head] = shares / shares.sum(-1, keepdims=True) @ v
     return found.reshape(*query.shape[:2], -1)
 
 
+def _capped(scores, cap):
+    return scores if cap is None else cap * np.tanh(scores / cap)
+
+
 def norm(config, x, weights):
-    if config.norm == "rms":
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * weights["scale"]
+    if config.norm in ("rms", "rms_from_one"):
+        scale = weights["scale"] + (config.norm == "rms_from_one")
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * scale
     centred = x - x.mean(-1, keepdims=True)
     y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + config.norm_epsilon)
     return y * weights["scale"] + weights.get("bias", 0.0)
@@ -92,12 +113,12 @@ def by_hand(config, weights, x, context=None):
         if config.rotary_base:
             query, keys = (turned(each, np.arange(y.shape[1]), config.rotary_base) for each in (query, keys))
         mask = CAUSAL if config.causal else True
-        return affine(attended(query, keys, values, mask), weights["attention"], "out")
+        return affine(attended(config, query, keys, values, mask), weights["attention"], "out")
 
     def to_context(y):
         (query,) = split(affine(y, weights["context_attention"], "query"), heads)
         keys, values = split(affine(context, weights["context_attention"], "key_value"), groups, groups)
-        return affine(attended(query, keys, values, SEES[:, 0]), weights["context_attention"], "out")
+        return affine(attended(config, query, keys, values, SEES[:, 0]), weights["context_attention"], "out")
 
     def mlp(y):
         inside = affine(y, weights["mlp"], "in")
@@ -105,14 +126,17 @@ def by_hand(config, weights, x, context=None):
         inside = activation(config, gate) * inside if config.gated else activation(config, inside)
         return affine(inside, weights["mlp"], "out")
 
-    for norm_name, part in (
-        ("attention_norm", among_tokens),
-        ("context_norm", to_context if context is not None else None),
-        ("mlp_norm", mlp),
+    for norm_name, name, part in (
+        ("attention_norm", "attention", among_tokens),
+        ("context_norm", "context_attention", to_context if context is not None else None),
+        ("mlp_norm", "mlp", mlp),
     ):
         if part is not None:
             own = weights[norm_name]
-            x = x + part(norm(config, x, own)) if config.norm_first else norm(config, x + part(x), own)
+            added = part(norm(config, x, own)) if config.norm_first else part(x)
+            if config.post_norms:
+                added = norm(config, added, weights[f"{name}_post_norm"])
+            x = x + added if config.norm_first else norm(config, x + added, own)
     return x
 
 
@@ -138,7 +162,7 @@ def test_a_block_is_its_equations(kind, looks):
     assert np.allclose(numpy_of(block(X, **context)), expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["GPT-1's", "Gemma's"])
+@pytest.mark.parametrize("kind", ["GPT-1's", "Gemma's", "Gemma 2's"])
 def test_token_by_token_is_the_whole_sequence(kind):
     block, _ = block_of(KINDS[kind], looks=True)
     expected = numpy_of(block(X, CONTEXT, context_mask=SEES))
@@ -151,6 +175,19 @@ def test_token_by_token_is_the_whole_sequence(kind):
         got, cache = block.step(one, cache, position, keys_values, known, SEES)
         assert np.allclose(numpy_of(got)[:, 0], expected[:, place], rtol=1e-4, atol=2e-5)
     assert cache[0].shape[2] == (KINDS[kind].num_key_value_heads or KINDS[kind].num_heads)
+
+
+def test_several_tokens_at_once_and_positions_of_ones_own_go_through_the_cache():
+    block, _ = block_of(KINDS["Gemma 2's"])
+    positions = np.array([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2]], "int32")
+    mask = CAUSAL & (np.arange(LENGTH) >= np.array([0, 2])[:, None])[:, None, None] | np.eye(LENGTH, dtype=bool)
+    expected = numpy_of(block(X, token_mask=mask, positions=positions))
+    cache = block.attention.empty_cache(BATCH, LENGTH)
+    for part in (slice(0, 3), slice(3, 5)):
+        tokens = keras.ops.convert_to_tensor(X[:, part])
+        given = {"token_mask": mask[:, :, part], "positions": positions[:, part]}
+        got, cache = block.step(tokens, cache, part.start, **given)
+        assert np.allclose(numpy_of(got), expected[:, part], rtol=1e-4, atol=2e-5)
 
 
 def test_turned_products_depend_on_the_distance_alone():

@@ -1,0 +1,162 @@
+"""Gemma 1 and 2 (Mesnard et al. 2024, Rivière et al. 2024) as language models.
+
+Notable features: RMS norms whose weights are distances from one; fewer heads of keys and values than of queries; rotary
+positions, halves paired; a gated MLP with the tanh form of GELU; no bias anywhere; the token table is the logits'
+kernel. Gemma 2 has norms behind attention and MLP too, caps the scores of attention and the logits by tanh, and in each
+second block sees no further than 4,096 tokens; each of these is a field of `GemmaConfig`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+import keras
+from keras import ops
+
+from diptych.core.losses.language import next_token_losses
+from diptych.core.losses.products import Product, capped_product, float32_product
+from diptych.models.checkpoints import load_model, save_model
+from diptych.models.decoding import InPrecision
+from diptych.models.gemma.config import GemmaConfig
+from diptych.models.gemma.decoder import GemmaDecoder
+from diptych.models.gemma.places import Places
+from diptych.models.generation import continue_prompts
+from diptych.models.tower import Tower, policy_of
+
+
+@keras.saving.register_keras_serializable("diptych")
+class Gemma(Tower):
+    """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
+
+    >>> model = Gemma.from_preset("gemma2_tiny")  # fresh weights; or a folder, or "hf://google/gemma-2-2b"
+    >>> features = model(token_ids)["tokens"]
+    >>> losses = model.token_losses(token_ids)
+    >>> model.generate([[2, 13072, 659]], steps=17)
+
+    Texts begin with `<bos>`, 2, as in training. A plain call takes texts without padding, or padded behind their end,
+    whose features nothing before them sees; padding in front is told apart by `features`.
+
+    Args:
+        config: a `GemmaConfig` (or the dictionary of its fields).
+        seed: of the initial weights; the same on every backend.
+        dtype: Keras dtype policy; with "mixed_bfloat16" weights and logits stay float32, with "bfloat16" the weights
+            are what bfloat16 checkpoints hold, at half the memory.
+        rematerialize: trade one more forward pass for the memory of the blocks' activations.
+
+    It is a decoder as `diptych.models.generation` asks for, and goes on with texts of at least one token.
+    """
+
+    config_class = GemmaConfig
+    start_id = None
+
+    def __init__(
+        self,
+        config: GemmaConfig | Mapping,
+        *,
+        seed: int = 0,
+        dtype: str | None = None,
+        rematerialize: bool = False,
+        name: str = "gemma",
+    ):
+        config = config if isinstance(config, GemmaConfig) else GemmaConfig(**config)
+        policy = policy_of(dtype)
+        ids = keras.Input((None,), dtype="int32", name="token_ids")
+        decoder = GemmaDecoder(
+            config, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
+        )
+        super().__init__(inputs=ids, outputs={"tokens": decoder(ids)}, name=name)
+        self.config, self.decoder = config, decoder
+        self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
+
+    @property
+    def context_length(self) -> int:
+        """The longest text in training."""
+        return self.config.context_length
+
+    def features(self, token_ids, token_mask=None):
+        """`[batch, length, width]`, of which place j has seen the tokens 0 to j that count.
+
+        Args:
+            token_ids: int32 `[batch, length]`.
+            token_mask: bool `[batch, length]`, False for padding, wherever it stands; None for no padding.
+        """
+        mask = None if token_mask is None else ops.convert_to_tensor(token_mask, "bool")
+        return self.decoder(ops.convert_to_tensor(token_ids, "int32"), token_mask=mask)
+
+    def logits(self, tokens):
+        """Features `[..., width]` -> float32 logits `[..., predicted ids]` of the token behind each, capped if the
+        configuration says so, all at once: for a token or two of each text.
+        """
+        return self.decoder.logits(tokens)
+
+    def token_losses(
+        self, token_ids, *, token_mask=None, tokens_per_chunk: int = 1024, product: Product = float32_product
+    ):
+        """`next_token_losses` of texts, float32 `[batch, length - 1]`; what is padded the caller leaves out.
+
+        Args:
+            token_ids, token_mask: of `features`.
+            tokens_per_chunk, product: of `next_token_losses`.
+        """
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        return decoder_losses(self.decoder, self.features(token_ids, token_mask), token_ids, tokens_per_chunk, product)
+
+    def begin(self, batch, length: int):
+        """See `diptych.models.generation.Decoder`."""
+        decoder = self.decoder
+        numbers = ops.broadcast_to(ops.arange(length, dtype="int32")[None], (batch, length))
+        keys = Places(positions=numbers, ranks=numbers, count=ops.ones((batch, length), "bool"))
+
+        def next_logits(tokens, place, caches):
+            here = ops.broadcast_to(ops.reshape(place, (1, 1)), (batch, 1))
+            query = Places(positions=here, ranks=here, count=ops.ones((batch, 1), "bool"))
+            features, caches = decoder.through(decoder.embedded(tokens[:, None]), query, keys, caches, place)
+            return decoder.logits(features[:, 0]), caches
+
+        return InPrecision(next_logits, decoder), decoder.empty_caches(batch, length)
+
+    def generate(self, prompt_ids, *, steps: int, **choices):
+        """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`."""
+        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, **choices)
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
+    ) -> Self:
+        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+
+        Args:
+            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type gemma or gemma2) or
+                diptych; or a name of `diptych.models.gemma.presets.PRESETS` for fresh weights.
+            revision: of the repository on the hub: a branch, tag or commit.
+            load_weights: False for fresh weights in the checkpoint's shapes.
+            arguments: of the constructor: seed, dtype, rematerialize, name.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
+        """
+        return load_model(preset, cls, GemmaConfig, revision=revision, load_weights=load_weights, **arguments)
+
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder: made if need be.
+            format: "transformers" or "diptych".
+            dtype: of the stored weights, such as "bfloat16", to which values that came from there go back unchanged;
+                None for that of the model's.
+        """
+        save_model(self, Path(folder), format=format, dtype=dtype)
+
+
+def decoder_losses(decoder: GemmaDecoder, features, token_ids, tokens_per_chunk: int, product: Product):
+    """`next_token_losses` of a decoder's features `[batch, length, width]`, float32 `[batch, length - 1]`."""
+    cap = decoder.config.logits_soft_cap
+    return next_token_losses(
+        features,
+        decoder.logits_kernel,
+        token_ids,
+        tokens_per_chunk=tokens_per_chunk,
+        product=product if cap is None else capped_product(product, cap),
+    )

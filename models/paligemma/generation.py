@@ -1,0 +1,97 @@
+"""Answers about pictures: a PaliGemma as generation asks for a decoder (see `diptych.models.generation`).
+
+Pictures and prompts go through the blocks once. Then each token is asked for with what the caches hold of them.
+"""
+
+from typing import TYPE_CHECKING
+
+import keras
+from keras import ops
+
+from diptych.models.decoding import InPrecision
+from diptych.models.gemma.places import Places
+
+if TYPE_CHECKING:
+    from diptych.models.paligemma.model import PaliGemma
+
+
+class Answering:
+    """A PaliGemma that has seen pictures and prompts, as a `diptych.models.generation.Decoder`.
+
+    What it is asked to go on with is the beginning of an answer, which may be nothing.
+
+    Args:
+        soft_tokens, soft_mask: of `PaliGemma.soft_tokens`.
+        prompt_ids: int32 `[batch, length]`.
+        prompt_mask: bool `[batch, length]`, False for padding, in front or behind; None for none.
+    """
+
+    start_id = 0
+    """Stands for each prompt's last token, which differs."""
+
+    def __init__(self, model: "PaliGemma", soft_tokens, soft_mask=None, *, prompt_ids, prompt_mask=None):
+        self._model = model
+        self._soft, self._soft_mask = ops.stop_gradient(soft_tokens), soft_mask
+        mask = ops.ones(ops.shape(prompt_ids), "bool") if prompt_mask is None else prompt_mask
+        self._ids, self._mask = _padded_in_front(prompt_ids, ops.convert_to_tensor(mask, "bool"))
+
+    @property
+    def context_length(self) -> int:
+        """The longest answer that training's context has places for, behind pictures and prompt."""
+        tokens = self._soft.shape[0] // self._ids.shape[0] * self._soft.shape[1]
+        return self._model.context_length - tokens - self._ids.shape[1]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The decoder's."""
+        return self._model.decoder.variables
+
+    def begin(self, batch, length: int):
+        """See `diptych.models.generation.Decoder`; `batch` may be a multiple of the prompts'.
+
+        The first token that is asked about is the prompt's last, which has already gone into the caches: it goes
+        through the blocks again alone, which gives it the keys and values that it has, and the answer's first logits.
+        """
+        decoder, prompts = self._model.decoder, self._ids.shape[0]
+
+        def prefill(soft_tokens):
+            prefix = ops.zeros(ops.shape(self._ids), "bool")
+            x, places = decoder.placed(self._ids, self._mask, prefix, soft_tokens, self._soft_mask)
+            caches = decoder.empty_caches(prompts, x.shape[1] + length - 1)
+            return places, decoder.through(x, places, _with_answer(places, length - 1), caches)[1]
+
+        places, caches = InPrecision(prefill, decoder)(self._soft)
+        if batch != prompts:
+            repeated = [ops.repeat(x, batch // prompts, axis=0) for pair in caches for x in pair]
+            caches = tuple(zip(repeated[::2], repeated[1::2], strict=True))
+        keys = _with_answer(places, length - 1).repeated(batch // prompts)
+        last = ops.repeat(self._ids[:, -1], batch // prompts, axis=0)
+        first = places.positions.shape[1] - 1
+
+        def next_logits(tokens, place, caches):
+            tokens = ops.where(place == 0, last, tokens)
+            query = keys.at(first + place)
+            features, caches = decoder.through(decoder.embedded(tokens[:, None]), query, keys, caches, first + place)
+            return decoder.logits(features[:, 0]), caches
+
+        return InPrecision(next_logits, decoder), caches
+
+
+def _padded_in_front(ids, mask):
+    """The same texts with their padding in front, so that the last token of each is in the last column."""
+    length = ids.shape[1]
+    order = ops.argsort(ops.cast(mask, "int32") * length + ops.arange(length, dtype="int32")[None, :], axis=1)
+    return ops.take_along_axis(ids, order, axis=1), ops.take_along_axis(mask, order, axis=1)
+
+
+def _with_answer(places: Places, tokens: int) -> Places:
+    """The places of a prefix, and behind it those of an answer's tokens."""
+    if not tokens:
+        return places
+    steps = ops.arange(1, tokens + 1, dtype="int32")[None, :]
+    answer = Places(
+        positions=places.positions[:, -1:] + steps,
+        ranks=places.ranks[:, -1:] + steps,
+        count=ops.ones((places.positions.shape[0], tokens), "bool"),
+    )
+    return places.followed_by(answer)

@@ -1,0 +1,217 @@
+"""PaliGemma 1 and 2: an image tower of SigLIP whose tokens, projected, stand in front of Gemma's (Beyer et al. 2024,
+Steiner et al. 2024; big_vision `models/proj/paligemma/paligemma.py`).
+
+Notable features: the tower's tokens behind its last norm, not pooled; a linear projector that starts at zero; pictures
+and prompt see each other both ways, the answer sees them and what it has said (a prefix language model). Projected
+tokens are not multiplied by the root of the width, as the tokens of texts are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from diptych.core.losses.products import Product, float32_product
+from diptych.models.checkpoints import load_model, save_model
+from diptych.models.gemma.decoder import GemmaDecoder
+from diptych.models.gemma.model import Gemma, decoder_losses
+from diptych.models.generation import continue_prompts
+from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.generation import Answering
+from diptych.models.parts.initializers import generator
+from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
+from diptych.models.siglip.model import image_tower
+from diptych.models.siglip.naflex import PatchMask
+from diptych.models.tower import ImageTower, Tower, policy_of
+from diptych.models.two_towers import TwoTowers, as_called, fresh_inputs
+
+NEW_ROWS_STDDEV = 0.02
+
+
+@keras.saving.register_keras_serializable("diptych")
+class PaliGemma(Tower):
+    """{"images", "token_ids", "token_mask", "suffix_mask"} -> {"tokens": features `[batch, length, width]`} of the
+    text's places; no logits, see `logits`.
+
+    >>> model = PaliGemma.from_preset("paligemma2_tiny")  # fresh weights; or a folder, or "hf://google/paligemma..."
+    >>> losses = model.token_losses(batch)
+    >>> model.generate(batch["images"], prompt_ids, prompt_mask, steps=20)
+
+    Args:
+        config: a `PaliGemmaConfig` (or the dictionary of its fields).
+        pictures: how many an example has.
+        seed: of the initial weights; the same on every backend.
+        dtype: as for `Gemma`.
+        rematerialize: trade one more forward pass for the memory of the blocks' activations.
+
+    Inputs, all of them needed:
+        images: `[batch, image_size, image_size, 3]` in [-1, 1], with several pictures an example `[batch, pictures,
+            ...]`; with a NaFlex tower patches and spatial_shapes instead, and one picture.
+        token_ids: int32 `[batch, length]`, of the text alone: `<bos>`, prompt, newline, answer, `<eos>`; no
+            placeholders for pictures.
+        token_mask: bool `[batch, length]`, False for padding, wherever it stands.
+        suffix_mask: bool `[batch, length]`, True for the answer and its end. Where it is left out and guessed, as some
+            versions of transformers do, a model computes something else than it was trained to.
+    """
+
+    config_class = PaliGemmaConfig
+
+    def __init__(
+        self,
+        config: PaliGemmaConfig | Mapping,
+        *,
+        pictures: int = 1,
+        seed: int = 0,
+        dtype: str | None = None,
+        rematerialize: bool = False,
+        name: str = "paligemma",
+    ):
+        config = config if isinstance(config, PaliGemmaConfig) else PaliGemmaConfig(**config)
+        policy = policy_of(dtype)
+        shared = {"seed": seed, "dtype": policy.name, "rematerialize": rematerialize}
+        tower = image_tower(config.vision, name="image", **shared)
+        projector = keras.layers.Dense(config.text.width, kernel_initializer="zeros", dtype=policy, name="projector")
+        decoder = GemmaDecoder(
+            config.text, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
+        )
+        seen, of_tower = _pictures(tower, config.vision, pictures)
+        soft_mask = None
+        if isinstance(config.vision, NaFlexVisionConfig):
+            soft_mask = PatchMask(name="patch_mask")(of_tower["patches"], of_tower["spatial_shapes"])
+        text = {
+            "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+            "token_mask": keras.Input((None,), dtype="bool", name="token_mask"),
+            "suffix_mask": keras.Input((None,), dtype="bool", name="suffix_mask"),
+        }
+        soft = projector(tower(as_called(of_tower))["tokens"])
+        features = decoder(**text, soft_tokens=soft, **({} if soft_mask is None else {"soft_mask": soft_mask}))
+        super().__init__(inputs=seen | text, outputs={"tokens": features}, name=name)
+        self.config, self.image_encoder, self.projector, self.decoder = config, tower, projector, decoder
+        self.pictures = pictures
+        self.remember(config=asdict(config), pictures=pictures, **shared)
+
+    @property
+    def context_length(self) -> int:
+        """The longest text in training, pictures included."""
+        return self.config.text.context_length
+
+    def soft_tokens(self, pictures):
+        """Pictures as the decoder reads them: -> embeddings `[batch · pictures, tokens, width]`, and which of them
+        exist, bool `[batch · pictures, tokens]`; None for all.
+
+        Args:
+            pictures: the model's images, or its patches and spatial_shapes by name.
+        """
+        given = pictures if isinstance(pictures, Mapping) else {"images": pictures}
+        flat = {}
+        for x in self.image_encoder.inputs:
+            value = ops.convert_to_tensor(given[x.name], x.dtype)
+            flat[x.name] = ops.reshape(value, (-1, *ops.shape(value)[-(len(x.shape) - 1) :]))
+        mask = None
+        if "patches" in flat:
+            mask = self.get_layer("patch_mask")(flat["patches"], flat["spatial_shapes"])
+        return self.projector(self.image_encoder(as_called(flat))["tokens"]), mask
+
+    def logits(self, tokens):
+        """Features `[..., width]` -> float32 logits `[..., predicted ids]` of the token behind each; see `Gemma`."""
+        return self.decoder.logits(tokens)
+
+    def token_losses(self, inputs: Mapping, *, tokens_per_chunk: int = 1024, product: Product = float32_product):
+        """-log p of each token of a text but the first, float32 `[batch, length - 1]`.
+
+        Those that count are the answer's, inputs["suffix_mask"][:, 1:]: `captioning_loss` takes their mean for each
+        example, as big_vision trains; transformers takes that of the batch.
+
+        Args:
+            inputs: the model's.
+            tokens_per_chunk, product: of `next_token_losses`.
+        """
+        ids = ops.convert_to_tensor(inputs["token_ids"], "int32")
+        return decoder_losses(self.decoder, self(inputs)["tokens"], ids, tokens_per_chunk, product)
+
+    def generate(self, pictures, prompt_ids, prompt_mask=None, *, steps: int, **choices):
+        """The answers, int32 `[batch, steps]`, with 0 behind the end.
+
+        Args:
+            pictures: of `soft_tokens`.
+            prompt_ids: int32 `[batch, length]`: `<bos>`, prompt and newline, padded in front or behind.
+            prompt_mask: bool `[batch, length]`, False for padding; None for none.
+            steps, choices: of `continue_prompts`.
+        """
+        prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
+        nothing = ops.zeros((prompt_ids.shape[0], 0), "int32")
+        answering = Answering(self, *self.soft_tokens(pictures), prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+        return continue_prompts(answering, nothing, steps=steps, **choices)
+
+    @classmethod
+    def of(cls, tower: ImageTower | TwoTowers, text: Gemma, *, vocab_size: int | None = None, **arguments) -> Self:
+        """A PaliGemma that begins from an image tower and a language model, with a projector at zero.
+
+        Args:
+            tower: SigLIP's or SigLIP 2's, of any size, or two towers, of which the one for images is taken. What it
+                pools with is left out.
+            vocab_size: of a table with more rows than the language model's; the new ones are drawn from N(0, 0.02²),
+                which did better than their mean (Beyer et al. 2024, appendix). None for as many.
+            arguments: of the constructor.
+
+        Raises:
+            ValueError: for a tower of another family, and a table with fewer rows.
+        """
+        tower = tower.image_encoder if isinstance(tower, TwoTowers) else tower
+        kind = getattr(tower, "config_class", None)
+        if kind not in (VisionConfig, NaFlexVisionConfig) or tower.name != "image":
+            raise ValueError(
+                f"tower must be an image tower of SigLIP or SigLIP 2, or such a model itself, with the name image; got "
+                f"{type(tower).__name__} {getattr(tower, 'name', '')!r}."
+            )
+        rows = vocab_size or text.config.vocab_size
+        if rows < text.config.vocab_size:
+            raise ValueError(f"vocab_size must be at least the table's {text.config.vocab_size}, got {rows}.")
+        vision = replace(kind(**tower.get_config()["config"]), pooling="gap", embed_dim=None)
+        model = cls(PaliGemmaConfig(vision=vision, text=replace(text.config, vocab_size=rows)), **arguments)
+        values = {variable.path: variable for variable in (*tower.weights, *text.weights)}
+        for variable in model.weights:
+            if (old := values.get(variable.path)) is not None:
+                value = np.array(ops.convert_to_numpy(old.value))
+                if len(value) < variable.shape[0]:
+                    drawn = generator(f"{arguments.get('seed', 0)}/new_tokens").standard_normal(variable.shape)
+                    value = np.concatenate([value, NEW_ROWS_STDDEV * drawn[len(value) :].astype(value.dtype)])
+                variable.assign(value)
+        return model
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
+    ) -> Self:
+        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+
+        Args:
+            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type paligemma) or diptych;
+                or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
+            revision: of the repository on the hub: a branch, tag or commit.
+            load_weights: False for fresh weights in the checkpoint's shapes.
+            arguments: of the constructor: pictures, seed, dtype, rematerialize, name.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
+        """
+        return load_model(preset, cls, PaliGemmaConfig, revision=revision, load_weights=load_weights, **arguments)
+
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
+        """Writes configuration and weights in a layout that others read, bit for bit; arguments as for `Gemma`."""
+        save_model(self, Path(folder), format=format, dtype=dtype)
+
+
+def _pictures(tower: ImageTower, vision: VisionConfig | NaFlexVisionConfig, pictures: int) -> tuple[dict, dict]:
+    """The model's inputs for pictures, and the image tower's made of them, by name."""
+    inputs = fresh_inputs(tower)
+    if pictures < 1 or (pictures > 1 and isinstance(vision, NaFlexVisionConfig)):
+        raise ValueError(f"pictures must be 1 or, with square images, more; got {pictures}.")
+    if pictures == 1:
+        return inputs, inputs
+    several = {x.name: keras.Input((pictures, *x.shape[1:]), dtype=x.dtype, name=x.name) for x in inputs.values()}
+    return several, {name: ops.reshape(x, (-1, *x.shape[2:])) for name, x in several.items()}
