@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from diptych.core.data.pixels import Normalization
-from diptych.models.checkpoints import Config
+from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.pretrained import build_model
+from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.model import image_tower
 from diptych.models.siglip.parts import Part
 
@@ -35,7 +36,7 @@ class Student(keras.Model):
 
     def __init__(
         self,
-        config: Config,
+        config: PairConfig | ClassifierConfig,
         *,
         parts: Mapping[str, Part] | None = None,
         normalization: Normalization | None = None,
