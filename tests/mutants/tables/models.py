@@ -139,6 +139,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("adapters-without-their-factor", "models/parts/affine.py",
            "y += scale * ops.matmul(", "y += ops.matmul(",
            "tests/models/parts/test_low_rank.py::test_merged_kernels_compute_what_adapters_do"),
+    Mutant("convolution-adapter-without-alpha", "models/parts/convolutions.py",
+           "y += scale * affine(", "y += affine(",
+           "tests/models/parts/test_low_rank.py::test_a_convolution_counts_with_its_adapter_until_that_is_merged_into_its_"
+           "kernel"),
     Mutant("locked-blocks-are-adapted", "models/siglip/parts.py",
            "chosen.difference(self.locked)", "chosen",
            "tests/engine/training/test_tuning.py::test_adapters_keep_to_the_blocks_that_are_not_locked"),
