@@ -1,6 +1,7 @@
 """The transformer of a GPT: embeddings and post-LN blocks, for whole texts and one token after the other."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 import keras
@@ -74,7 +75,7 @@ class GPTDecoder(keras.layers.Layer):
         return self._logits_kernel(*self._tables())
 
     def call(self, token_ids, dropout_seeds=None):
-        return self.hidden_states(token_ids, dropout_seeds)[-1]
+        return deque(self._states(token_ids, dropout_seeds), maxlen=1).pop()  # none but the last is held
 
     def hidden_states(self, token_ids, dropout_seeds=None) -> list:
         """`[batch, length, width]` of the embeddings and of what each block makes of them, the last being the features.
@@ -85,12 +86,7 @@ class GPTDecoder(keras.layers.Layer):
         Raises:
             ValueError: for texts longer than there are positions.
         """
-        x, dropout = self._embedded(token_ids, dropout_seeds), self._dropout(dropout_seeds)
-        states = [x]
-        for block in self.blocks:
-            x = recomputed(block, x, dropout=dropout) if self.rematerialize else block.call(x, dropout=dropout)
-            states.append(x)
-        return states
+        return list(self._states(token_ids, dropout_seeds))
 
     def features_and_kernel(self, token_ids, dropout_seeds=None):
         """The features of a call, and the logits' kernel that belongs to them: where dropout is on the table, both are
@@ -122,6 +118,13 @@ class GPTDecoder(keras.layers.Layer):
     def empty_caches(self, batch, length: int) -> tuple:
         """For each block keys and values of no token yet, for `step`."""
         return tuple(block.attention.empty_cache(batch, length) for block in self.blocks)
+
+    def _states(self, token_ids, dropout_seeds) -> Iterator:
+        x, dropout = self._embedded(token_ids, dropout_seeds), self._dropout(dropout_seeds)
+        yield x
+        for block in self.blocks:
+            x = recomputed(block, x, dropout=dropout) if self.rematerialize else block.call(x, dropout=dropout)
+            yield x
 
     def _embedded(self, token_ids, dropout_seeds):
         config, length = self.config, token_ids.shape[1]

@@ -3,18 +3,35 @@
 import os
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from diptych.models.gpt.model import GPT
 from diptych.models.parts.initializers import generator
-from tests.models.examples import forward, numpy_of
+from tests.models.examples import numpy_of
 from tests.models.gpt.small_gpt import CONFIG, ROWS, gpt_of, texts
 
 MODEL = gpt_of()
 STEPS = 5
 PROMPTS, LENGTHS = texts(3), np.array([3, 1, 2], "int32")
+
+
+def logits_of(ids):
+    return MODEL.logits(MODEL(ids)["tokens"])
+
+
+def compiled_once(function):
+    """The function, on jax compiled once for each shape."""
+    if keras.config.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+LOGITS_OF = compiled_once(logits_of)
 
 
 def uncached(choose) -> np.ndarray:
@@ -23,7 +40,7 @@ def uncached(choose) -> np.ndarray:
     for row, length in enumerate(LENGTHS):
         sequences[row, :length] = PROMPTS[row, :length]
     for step in range(STEPS):
-        logits = numpy_of(forward(lambda ids: MODEL.logits(MODEL(ids)["tokens"]), sequences))
+        logits = numpy_of(LOGITS_OF(sequences))
         for row, place in enumerate(LENGTHS + step):
             sequences[row, place] = choose(row, step, logits[row, place - 1])
     return np.stack([sequences[row, length : length + STEPS] for row, length in enumerate(LENGTHS)])
@@ -31,7 +48,7 @@ def uncached(choose) -> np.ndarray:
 
 def test_logits_with_a_cache_are_those_of_a_forward_pass():
     ids = texts()
-    expected = numpy_of(forward(lambda ids: MODEL.logits(MODEL(ids)["tokens"]), ids))
+    expected = numpy_of(LOGITS_OF(ids))
     next_logits, caches = MODEL.begin(ROWS, ids.shape[1])
     for place in range(ids.shape[1]):
         given = ops.convert_to_tensor(ids[:, place]), ops.convert_to_tensor(place, "int32")

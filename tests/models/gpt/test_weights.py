@@ -12,12 +12,14 @@ from diptych.core.weights.flat_shards import FlatShards
 from diptych.core.weights.mapping import WeightsMismatch
 from diptych.core.weights.open import open_weights
 from diptych.core.weights.safetensors import write_safetensors
+from diptych.engine.training.origins import origin_of
 from diptych.models import SigLIP, from_preset
 from diptych.models.checkpoints import read_checkpoint
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.model import GPT
 from diptych.models.gpt.presets import PRESETS
 from diptych.models.presets import preset_config
+from diptych.recipes.siglip import siglip
 from tests.models.examples import forward, numpy_of, value_and_gradients
 from tests.models.gpt.small_gpt import CONFIG, gpt_of, texts
 
@@ -258,6 +260,8 @@ def test_a_gpt_is_not_taken_for_two_towers(tmp_path):
         for preset in (tmp_path, "gpt1_tiny"):
             with pytest.raises(ValueError, match=r"holds a GPT; use GPT\.from_preset"):
                 load(preset)
+    with pytest.raises(ValueError, match="--pretrained .* is a GPT, which reads text alone"):
+        origin_of(str(tmp_path), "--pretrained", siglip())
     with pytest.raises(ValueError, match="'gpt1' is a GPT, a model of text alone"):
         preset_config("gpt1")
     with pytest.raises(ValueError, match=r"siglip_b16_224 holds a SigLIP; use SigLIP\.from_preset"):
