@@ -76,12 +76,10 @@ def negatives_block(
     Raises:
         ValueError: for a shape, dtype or tile that the kernel does not have.
     """
-    down = x.shape[0] // config.tile_m
-    sums = pl.BlockSpec((SUBLANES, LANES), lambda i, j, k: (i, 0)), ((down * SUBLANES, LANES), jnp.float32)
-    matrix = pl.BlockSpec((config.tile_m, config.tile_n), lambda i, j, k: (i, j)), ((len(x), len(y)), x.dtype)
-    outputs = [sums, matrix] if with_probabilities else [sums]
-    plan = {"config": config, "interpret": interpret}
-    sums, *probabilities = over_tiles(_sigmoid, x, y, scale_and_bias, limits, outputs=outputs, **plan)
+    outputs = [sums_by_lane(x, config), *([matrix_in_tiles(x, y, config)] if with_probabilities else [])]
+    sums, *probabilities = over_tiles(
+        _sigmoid, x, y, scale_and_bias, limits, outputs=outputs, config=config, interpret=interpret
+    )
     return (probabilities[0] if with_probabilities else None), by_lane(sums, 3)
 
 
@@ -230,8 +228,19 @@ def lanes(term):
     return sum(over_rows[:, start : start + LANES] for start in range(0, term.shape[1], LANES))
 
 
+def sums_by_lane(x, config: Config):
+    """Of `over_tiles`' outputs: for each row of tiles 8 terms at most, each a sum for every lane."""
+    shape = (x.shape[0] // config.tile_m * SUBLANES, LANES)
+    return pl.BlockSpec((SUBLANES, LANES), lambda i, j, k: (i, 0)), (shape, jnp.float32)
+
+
+def matrix_in_tiles(x, y, config: Config):
+    """Of `over_tiles`' outputs: a number a pair, in x's dtype."""
+    return pl.BlockSpec((config.tile_m, config.tile_n), lambda i, j, k: (i, j)), ((len(x), len(y)), x.dtype)
+
+
 def by_lane(sums, terms: int):
-    """`[tiles down * 8, 128]`, a row of the 8 a term -> `[p, terms]`."""
+    """What `sums_by_lane` has of so many terms, `[p, terms]`."""
     return sums.reshape(-1, SUBLANES, LANES)[:, :terms].swapaxes(1, 2).reshape(-1, terms)
 
 

@@ -15,7 +15,6 @@ from jax.experimental import pallas as pl
 
 from diptych.backends.jax.contrastive.pallas_tpu import (
     DEFAULT,
-    LANES,
     LARGEST,
     MULTIPLE,
     SUBLANES,
@@ -25,7 +24,9 @@ from diptych.backends.jax.contrastive.pallas_tpu import (
     in_strips,
     kept,
     lanes,
+    matrix_in_tiles,
     over_tiles,
+    sums_by_lane,
 )
 from diptych.backends.jax.contrastive.sweep import Block
 
@@ -40,8 +41,10 @@ def normalisers_block(x, y, scale, limits, *, config: Config = DEFAULT, interpre
     (m, n), down = (len(x), len(y)), x.shape[0] // config.tile_m
     of_rows = pl.BlockSpec((config.tile_m, 1), lambda i, j, k: (i, 0)), ((m, 1), jnp.float32)
     of_columns = pl.BlockSpec((SUBLANES, config.tile_n), lambda i, j, k: (i, j)), ((down * SUBLANES, n), jnp.float32)
-    plan = {"outputs": [of_rows, of_rows, of_columns], "config": config, "interpret": interpret}
-    tops, totals, columns = over_tiles(_normalisers, x, y, scale.reshape(1), limits, **plan)
+    outputs = [of_rows, of_rows, of_columns]
+    tops, totals, columns = over_tiles(
+        _normalisers, x, y, scale.reshape(1), limits, outputs=outputs, config=config, interpret=interpret
+    )
     by_tile = columns.reshape(down, SUBLANES, n)
     rows = (tops + jnp.log(totals))[:, 0]
     return rows, jax.nn.logsumexp(by_tile[:, 0] + jnp.log(by_tile[:, 1]), axis=0)
@@ -60,15 +63,14 @@ def weights_block(
     interpret: bool = False,
 ):
     """The weights `[m, n]` in x's dtype, and Σ w s in parts, float32 `[p, 1]`; arguments as for `WeighedPairs`."""
-    down = x.shape[0] // config.tile_m
     beside = (
         (pl.BlockSpec((config.tile_m, 1), lambda i, j, k: (i, 0)), row_logarithms[:, None]),
         (pl.BlockSpec((1, config.tile_n), lambda i, j, k: (0, j)), column_logarithms[None, :]),
     )
-    sums = pl.BlockSpec((SUBLANES, LANES), lambda i, j, k: (i, 0)), ((down * SUBLANES, LANES), jnp.float32)
-    matrix = pl.BlockSpec((config.tile_m, config.tile_n), lambda i, j, k: (i, j)), ((len(x), len(y)), x.dtype)
-    plan = {"beside": beside, "outputs": [sums, matrix], "config": config, "interpret": interpret}
-    sums, weights = over_tiles(_weights, x, y, scale.reshape(1), limits, **plan)
+    outputs = [sums_by_lane(x, config), matrix_in_tiles(x, y, config)]
+    sums, weights = over_tiles(
+        _weights, x, y, scale.reshape(1), limits, beside=beside, outputs=outputs, config=config, interpret=interpret
+    )
     return weights, by_lane(sums, 1)
 
 
