@@ -1,13 +1,13 @@
 """The contrastive losses on jax: what can run where, and the functions behind `diptych.backends`.
 
-sweep         the B² part, block by block
-sigmoid       SigLIP's loss, with XLA's block
-softmax       CLIP's loss, with XLA's blocks
-pallas_gpu    a block of the sigmoid loss on NVIDIA Hopper
-pallas_tpu    a block of the sigmoid loss on TPUs
+sweep                 the B² part, block by block
+sigmoid               SigLIP's loss, with XLA's block
+softmax               CLIP's loss, with XLA's blocks
+pallas_gpu            a block of the sigmoid loss on NVIDIA Hopper
+pallas_tpu            a block of the sigmoid loss on TPUs
 pallas_tpu_softmax    the softmax loss's blocks by it
-loss          positives, plans, the derivative rule
-distributed   the ring and the gather over a mesh
+loss                  positives, plans, the derivative rule
+distributed           the ring and the gather over a mesh
 """
 
 from functools import partial
