@@ -37,6 +37,8 @@ TORCH = "2.13.0"
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
 TENSORFLOW = "tensorflow-cpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "tensorflow"
 CUDA = {"jax": "jax[cuda13]", "torch": "torch"}
+# The compiler for TPUs, 137 MB, lies beside the packages: where jax finds it, every process looks for a TPU.
+HAS_LIBTPU = platform.system() == "Linux" and platform.machine() == "x86_64"
 
 # Tests run side by side in processes of one thread each: two a core, since some wait, and four at most, for the memory.
 PROCESSES = min(4, 2 * (os.cpu_count() or 1))
@@ -110,6 +112,9 @@ def everything(session: nox.Session) -> None:
         return
     install_torch_for_cpu(session)
     session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,gpt1,search,export,dev]")
+    if HAS_LIBTPU:
+        libtpu = str(Path(session.virtualenv.location) / "libtpu")
+        session.run("python", "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--target", libtpu, "libtpu")
     stamp.write_text(wanted)
 
 
@@ -175,8 +180,10 @@ def unit_tests(session: nox.Session, backend: str, *arguments: str, part: str = 
 @nox.session(venv_backend="none", requires=["everything"])
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The unit tests on one backend; those that need no Keras run with jax only."""
+    """The unit tests on one backend; those that need no Keras run with jax only, and so does the compiler for TPUs."""
     unit_tests(session, backend, part=f"tests {backend}", **QUICKLY_COMPILED)
+    if backend == "jax" and HAS_LIBTPU and not session.posargs:
+        compile_for_tpus(session)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -278,12 +285,17 @@ def gpu(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.gpu", *output, *session.posargs, external=True)
 
 
-@nox.session
+@nox.session(venv_backend="none", requires=["everything"])
 def tpu(session: nox.Session) -> None:
-    """The kernels and the ring for TPUs by their own compiler, which needs no TPU: a minute and 500 MB to install."""
-    session.install("jax", "libtpu", "-e", ".[dev]")
-    variables = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    session.run("python", "-m", "pytest", "tests/tpu", *session.posargs, env=variables)
+    """The kernels and the ring for TPUs by their own compiler, which needs no TPU."""
+    compile_for_tpus(session)
+
+
+def compile_for_tpus(session: nox.Session) -> None:
+    """In a process of its own, which alone finds the compiler."""
+    shared = ROOT / session.cache_dir.parent / "everything"
+    variables = {"PYTHONPATH": str(shared / "libtpu"), "JAX_PLATFORMS": "cpu"}
+    pytest(session, "tests/tpu", part="tests jax for TPUs", processes=1, **variables)
 
 
 @nox.session(venv_backend="none", requires=["everything"])

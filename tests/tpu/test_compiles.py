@@ -1,6 +1,6 @@
-"""The sigmoid loss for TPUs by their own compiler, which needs no TPU: every tile, and the ring that overlaps.
+"""The losses for TPUs by their own compiler, which needs no TPU: every tile, and the ring that overlaps.
 
-`nox -s tpu` installs the compiler, libtpu, and runs this.
+`nox -s tpu` runs it, as `nox -s tests` does for jax, where the compiler, libtpu, is on the path of this process alone.
 """
 
 import os
@@ -13,13 +13,13 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="the kernels are jax's")
 if find_spec("libtpu") is None:
-    pytest.skip("libtpu is not installed: nox -s tpu installs it", allow_module_level=True)
+    pytest.skip("libtpu is not on the path: nox -s tpu has it there", allow_module_level=True)
 
 from jax import numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
 
-from diptych.backends.jax.contrastive import pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_tpu, pallas_tpu_softmax  # noqa: E402
 from diptych.backends.jax.contrastive.distributed import ManyDevices  # noqa: E402
 from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss  # noqa: E402
 
@@ -47,6 +47,19 @@ def test_a_tile_compiles(devices, config):
     arguments = [jax.ShapeDtypeStruct(shape, of, sharding=one) for shape, of in shapes]
     block = partial(pallas_tpu.negatives_block, config=config)
     assert "tpu_custom_call" in jax.jit(block).lower(*arguments).compile().as_text()
+
+
+def test_the_softmaxs_blocks_compile(devices):
+    shapes = [((2048, 768), jnp.bfloat16), ((2048, 768), jnp.bfloat16), ((), jnp.float32), ((3,), jnp.int32)]
+    one = SingleDeviceSharding(devices[0])
+    arguments = [jax.ShapeDtypeStruct(shape, of, sharding=one) for shape, of in shapes]
+    beside = [jax.ShapeDtypeStruct((2048,), jnp.float32, sharding=one)] * 2
+
+    def weights(x, y, scale, limits, rows, columns):
+        return pallas_tpu_softmax.weights_block(x, y, scale, limits, True, rows, columns)
+
+    for block, given in ((pallas_tpu_softmax.normalisers_block, arguments), (weights, arguments + beside)):
+        assert "tpu_custom_call" in jax.jit(block).lower(*given).compile().as_text()
 
 
 def test_the_ring_sends_texts_and_gradient_while_the_kernel_runs(devices):

@@ -1,12 +1,13 @@
 """The contrastive losses on jax: what can run where, and the functions behind `diptych.backends`.
 
-sweep         the B² part, block by block
-sigmoid       SigLIP's loss, with XLA's block
-softmax       CLIP's loss, with XLA's blocks
-pallas_gpu    a block of the sigmoid loss on NVIDIA Hopper
-pallas_tpu    a block of the sigmoid loss on TPUs
-loss          positives, plans, the derivative rule
-distributed   the ring and the gather over a mesh
+sweep                 the B² part, block by block
+sigmoid               SigLIP's loss, with XLA's block
+softmax               CLIP's loss, with XLA's blocks
+pallas_gpu            a block of the sigmoid loss on NVIDIA Hopper
+pallas_tpu            a block of the sigmoid loss on TPUs
+pallas_tpu_softmax    the softmax loss's blocks by it
+loss                  positives, plans, the derivative rule
+distributed           the ring and the gather over a mesh
 """
 
 from collections.abc import Iterator
@@ -81,7 +82,11 @@ def sigmoid_loss_by(implementation: str, platform: str) -> SigmoidLoss:
 
 
 def softmax_loss_by(implementation: str, platform: str) -> SoftmaxLoss:
-    """The softmax loss as an implementation computes its blocks; there is XLA's alone."""
+    """The softmax loss as an implementation computes its blocks."""
+    if implementation == "pallas_tpu":
+        from diptych.backends.jax.contrastive import pallas_tpu_softmax
+
+        return SoftmaxLoss(pallas_tpu_softmax.NORMALISERS, pallas_tpu_softmax.WEIGHTS)
     return SoftmaxLoss(_xla(xla_normalisers, platform), _xla(xla_weights, platform, on_cpu=512))
 
 

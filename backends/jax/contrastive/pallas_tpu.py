@@ -15,7 +15,9 @@ Legend: m rows (images), n columns (texts), d width; a tile is tile_m by tile_n 
 docs/sigmoid_loss.md derives the formulas.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -74,34 +76,57 @@ def negatives_block(
     Raises:
         ValueError: for a shape, dtype or tile that the kernel does not have.
     """
+    outputs = [sums_by_lane(x, config), *([matrix_in_tiles(x, y, config)] if with_probabilities else [])]
+    sums, *probabilities = over_tiles(
+        _sigmoid, x, y, scale_and_bias, limits, outputs=outputs, config=config, interpret=interpret
+    )
+    return (probabilities[0] if with_probabilities else None), by_lane(sums, 3)
+
+
+def over_tiles(
+    epilogue: Callable,
+    x,
+    y,
+    scalars,
+    limits,
+    *,
+    beside: tuple = (),
+    outputs: list,
+    config: Config,
+    interpret: bool,
+) -> list[jax.Array]:
+    """The product of x and y tile by tile, each handed to an epilogue when it is whole.
+
+    Args:
+        epilogue: `(products, scalars, limits, row, column, *beside, *outputs)` writes what a tile, whose first pair is
+            (row, column), has.
+        scalars: float32, one axis.
+        beside, outputs: (specification of a tile's part, array) and (specification, (shape, dtype)).
+
+    Raises:
+        ValueError: for a shape, dtype or tile that the kernel does not have.
+    """
     _check(x, y, config)
     (m, d), n = x.shape, y.shape[0]
     missing = -d % config.tile_k
     x, y = (jnp.pad(array, ((0, 0), (0, missing))) if missing else array for array in (x, y))
-    grid = (m // config.tile_m, n // config.tile_n, (d + missing) // config.tile_k)
     in_smem = pl.BlockSpec(memory_space=pltpu.SMEM)
-    specs = [pl.BlockSpec((SUBLANES, LANES), lambda i, j, k: (i, 0))]
-    shapes = [jax.ShapeDtypeStruct((grid[0] * SUBLANES, LANES), jnp.float32)]
-    if with_probabilities:
-        specs.append(pl.BlockSpec((config.tile_m, config.tile_n), lambda i, j, k: (i, j)))
-        shapes.append(jax.ShapeDtypeStruct((m, n), x.dtype))
-    sums, *probabilities = pl.pallas_call(
-        _kernel,
-        grid=grid,
+    return pl.pallas_call(
+        partial(_kernel, epilogue),
+        grid=(m // config.tile_m, n // config.tile_n, (d + missing) // config.tile_k),
         in_specs=[
             pl.BlockSpec((config.tile_m, config.tile_k), lambda i, j, k: (i, k)),
             pl.BlockSpec((config.tile_n, config.tile_k), lambda i, j, k: (j, k)),
             in_smem,
             in_smem,
+            *(spec for spec, _ in beside),
         ],
-        out_specs=specs,
-        out_shape=shapes,
+        out_specs=[spec for spec, _ in outputs],
+        out_shape=[jax.ShapeDtypeStruct(*shape) for _, shape in outputs],
         scratch_shapes=[pltpu.VMEM((config.tile_m, config.tile_n), jnp.float32)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
         interpret=pltpu.InterpretParams() if interpret else False,
-    )(x, y, scale_and_bias, limits)
-    by_lane = sums.reshape(grid[0], SUBLANES, LANES)[:, :3]
-    return (probabilities[0] if with_probabilities else None), by_lane.swapaxes(1, 2).reshape(-1, 3)
+    )(x, y, scalars, limits, *(array for _, array in beside))
 
 
 def _check(x, y, config):
@@ -118,21 +143,17 @@ def _check(x, y, config):
         raise ValueError(f"Got {config}, expected tile_m a multiple of {STRIP}, tile_n and tile_k of {LANES}.")
 
 
-def _kernel(x, y, scale_and_bias, limits, sums, *probabilities_and_products):
-    """x `[tile_m, tile_k]`, y `[tile_n, tile_k]`, t and b `[2]`, limits `[3]` -> sums `[8, 128]`, probabilities
-    `[tile_m, tile_n]` or nothing; products `[tile_m, tile_n]` stay from step to step.
+def _kernel(epilogue, x, y, scalars, limits, *rest):
+    """x `[tile_m, tile_k]`, y `[tile_n, tile_k]`, what goes with them, what is written, and products
+    `[tile_m, tile_n]`, which stay from step to step.
     """
-    *probabilities, products = probabilities_and_products
-    first_row, first_column = pl.program_id(0) * x.shape[0], pl.program_id(1) * y.shape[0]
+    *others, products = rest
+    row, column = pl.program_id(0) * x.shape[0], pl.program_id(1) * y.shape[0]
     step, steps = pl.program_id(2), pl.num_programs(2)
 
     @pl.when(step == 0)
     def _start_tile():
         products[...] = jnp.zeros(products.shape, products.dtype)
-
-    @pl.when((step == 0) & (pl.program_id(1) == 0))
-    def _start_row():
-        sums[...] = jnp.zeros(sums.shape, sums.dtype)
 
     products[...] += lax.dot_general(
         x[...],
@@ -144,28 +165,54 @@ def _kernel(x, y, scale_and_bias, limits, sums, *probabilities_and_products):
 
     @pl.when(step == steps - 1)
     def _finish_tile():
+        epilogue(products, scalars, limits, row, column, *others)
+
+
+def _sigmoid(products, scale_and_bias, limits, row, column, sums, probabilities=None):
+    """t and b `[2]` -> sums `[8, 128]`, probabilities `[tile_m, tile_n]` or nothing."""
+
+    @first_of_a_row
+    def _start_row():
+        sums[...] = jnp.zeros(sums.shape, sums.dtype)
+
+    @in_strips(products)
+    def _strip(at, first, s):
+        counts = kept(s.shape, limits, row + first, column)
+        terms = _negatives(s, counts, scale_and_bias[0], scale_and_bias[1])
+        if probabilities is not None:
+            probabilities[at, :] = terms[2].astype(probabilities.dtype)
+        for index, term in enumerate(terms):
+            sums[index : index + 1, :] += lanes(term)
+
+
+def first_of_a_row(function):
+    """Calls it where a tile is the first of its row."""
+    return pl.when(pl.program_id(1) == 0)(function)
+
+
+def in_strips(products):
+    """Calls a function with each strip of a tile: where it lies, its first row, its products."""
+
+    def call(function):
         @pl.loop(0, products.shape[0] // STRIP)
         def _strip(index):
-            at = pl.ds(pl.multiple_of(index * STRIP, STRIP), STRIP)
-            s = products[at, :]
-            kept = _kept(s.shape, limits, first_row + index * STRIP, first_column)
-            terms = _negatives(s, kept, scale_and_bias[0], scale_and_bias[1])
-            if probabilities:
-                probabilities[0][at, :] = terms[2].astype(probabilities[0].dtype)
-            for sum_index, term in enumerate(terms):
-                sums[sum_index : sum_index + 1, :] += _by_lane(term)
+            first = pl.multiple_of(index * STRIP, STRIP)
+            at = pl.ds(first, STRIP)
+            function(at, first, products[at, :])
+
+    return call
 
 
-def _kept(shape, limits, row, column):
+def kept(shape, limits, row, column):
     """Which of the pairs from (row, column) on count."""
     i = lax.broadcasted_iota(jnp.int32, shape, 0) + row
     j = lax.broadcasted_iota(jnp.int32, shape, 1) + column
     return (i < limits[0]) & (j < limits[1]) & (j - i != limits[2])
 
 
-def _negatives(s, kept, scale, bias):
-    """softplus(z), σ(z) s and σ(z) of products s, 0 for pairs that are not kept."""
-    z = jnp.where(kept, s * scale + bias, -jnp.inf)
+def _negatives(s, counts, scale, bias):
+    """softplus(z), σ(z) s and σ(z) of products s, 0 for pairs that do not count."""
+    z = jnp.where(counts, s * scale + bias, -jnp.inf)
     e = jnp.exp(-jnp.abs(z))
     reciprocal = 1.0 / (1.0 + e)
     probability = jnp.where(z >= 0.0, reciprocal, e * reciprocal)
@@ -175,10 +222,29 @@ def _negatives(s, kept, scale, bias):
     return jnp.maximum(z, 0.0) + e * polynomial, probability * s, probability
 
 
-def _by_lane(term):
+def lanes(term):
     """The sums `[1, 128]` of a strip over its rows and over its columns of one lane."""
     over_rows = jnp.sum(term, axis=0, keepdims=True)
     return sum(over_rows[:, start : start + LANES] for start in range(0, term.shape[1], LANES))
 
 
-BLOCK = Block(negatives_block, largest=8192, multiple=1024)
+def sums_by_lane(x, config: Config):
+    """Of `over_tiles`' outputs: for each row of tiles 8 terms at most, each a sum for every lane."""
+    shape = (x.shape[0] // config.tile_m * SUBLANES, LANES)
+    return pl.BlockSpec((SUBLANES, LANES), lambda i, j, k: (i, 0)), (shape, jnp.float32)
+
+
+def matrix_in_tiles(x, y, config: Config):
+    """Of `over_tiles`' outputs: a number a pair, in x's dtype."""
+    return pl.BlockSpec((config.tile_m, config.tile_n), lambda i, j, k: (i, j)), ((len(x), len(y)), x.dtype)
+
+
+def by_lane(sums, terms: int):
+    """What `sums_by_lane` has of so many terms, `[p, terms]`."""
+    return sums.reshape(-1, SUBLANES, LANES)[:, :terms].swapaxes(1, 2).reshape(-1, terms)
+
+
+LARGEST, MULTIPLE = 8192, 1024
+"""Rows and columns of the largest block, and what they are padded to."""
+
+BLOCK = Block(negatives_block, largest=LARGEST, multiple=MULTIPLE)

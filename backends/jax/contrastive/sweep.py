@@ -152,8 +152,8 @@ class Normalisers:
         return jax.nn.logsumexp(lax.all_to_all(by_device, axis_name, 0, 0, tiled=True), axis=0)
 
 
-def beside_transfers(sweep: Sweep) -> Sweep:
-    """The same sweep, whose kernels leave room for what is sent meanwhile."""
+def beside_transfers(sweep: Any) -> Sweep:
+    """The same sweep, a dataclass, whose kernels leave room for what is sent meanwhile."""
     block = sweep.block
     return replace(sweep, block=replace(block, compute=block.beside_transfers or block.compute))
 

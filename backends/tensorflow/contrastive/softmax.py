@@ -36,7 +36,7 @@ def softmax_contrastive_loss(
 ) -> SoftmaxLossGradients:
     """Of the pairs (i, i + offset) of x and y, whose other pairs the exchange knows."""
     others = exchange(partial(normalisers, t, keep=with_gradients, **blocks), adds_up=False)
-    s, _ = pair_cosines(x, y, offset)
+    s = _cosines(x, y, offset)
     swept = Swept(tf.zeros([2], tf.float64), None, None)
     if with_gradients:
         beside = _logarithms(others.image, others.text, s, t)
@@ -76,6 +76,11 @@ def log_of_sum(one, other):
     largest = tf.maximum(one, other)
     distance = tf.where(tf.math.is_inf(largest), -math.inf, -tf.abs(one - other))
     return largest + softplus_and_sigmoid(distance)[0]
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _cosines(x, y, offset):
+    return pair_cosines(x, y, offset)[0]
 
 
 @tf.function(jit_compile=True, autograph=False)

@@ -80,7 +80,7 @@ def over_blocks(
     kept_blocks = kept_blocks if keep else 0
     row_blocks = tuple(into_blocks(a, rows_per_block) for a in rows)
     column_blocks = tuple(into_blocks(a, columns_per_block) for a in columns)
-    (down, r, _), (across, c, _) = (tf.unstack(tf.shape(blocks[0])) for blocks in (row_blocks, column_blocks))
+    (down, r), (across, c) = (_sizes(blocks[0]) for blocks in (row_blocks, column_blocks))
 
     def row_of_blocks(i, sums, kept, *states):
         own_rows, row_indices = _part(row_blocks, i), indices(i, row_blocks[0])[:, None]
@@ -118,6 +118,8 @@ def _products(x, y, kept, index, blocks):
 
     if kept is None:
         return computed()
+    if isinstance(blocks, int) and kept.shape[0] == blocks:
+        return kept[index]  # read where it is used; what a condition decides on is copied first
     places = tf.shape(kept)[0]
     return tf.cond(index >= blocks - places, lambda: kept[index % places], computed)
 
@@ -136,6 +138,11 @@ def total(terms, rows_per_block: int):
 def _part(blocks, i):
     embeddings, *beside = (a[i] for a in blocks)
     return tf.cast(embeddings, tf.float32), *beside
+
+
+def _sizes(blocks):
+    """How many blocks there are, and their rows; numbers of Python's where they are known."""
+    return (known or there for known, there in zip(blocks.shape[:2], tf.unstack(tf.shape(blocks)[:2]), strict=True))
 
 
 def _states(blocks, width, start):

@@ -88,8 +88,9 @@ def triton(
     def launch(x, y, rows, columns, diagonal, probabilities, sums):
         negatives_block(x, y, scale_and_bias, diagonal, probabilities, sums)
 
-    plan = {"with_gradients": with_gradients, "largest": largest, "left_free": left_free}
-    return weighed_by_triton(launch, x, y, offset, terms=3, **plan)
+    return weighed_by_triton(
+        launch, x, y, offset, terms=3, with_gradients=with_gradients, largest=largest, left_free=left_free
+    )
 
 
 def finish_by_triton(swept: Swept, x, y, scale_and_bias, *, offset: int, denominator: int) -> tuple:

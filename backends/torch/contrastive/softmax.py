@@ -107,7 +107,6 @@ def triton_weights(scale, largest: int | None, x, y, offset: int, rows, columns,
     def launch(x, y, at_rows, at_columns, diagonal, weights, sums):
         weights_block(x, y, scale.view(1), diagonal, rows[at_rows], columns[at_columns], weights, sums)
 
-    plan = {"with_gradients": True, "largest": largest, "left_free": left_free}
-    swept = weighed_by_triton(launch, x, y, offset, terms=3, **plan)
+    swept = weighed_by_triton(launch, x, y, offset, terms=3, with_gradients=True, largest=largest, left_free=left_free)
     image, text = (weighed[:, : x.shape[1]].contiguous() for weighed in (swept.image, swept.text))  # without padding
     return Swept(swept.sums[:, 1:2], image, text)

@@ -145,7 +145,7 @@ def weighed_by_triton(
     with_gradients: bool,
     largest: int | None,
     left_free: int,
-) -> Swept:
+):
     """A sweep of bfloat16 or float16 embeddings on an NVIDIA GPU; weights in their dtype, all sums in float32.
 
     launch: `(x [r, d], y [c, d], rows, columns, diagonal, weights [r, c] or None, sums [programs, terms])` writes the

@@ -16,7 +16,7 @@ if jax.__version_info__ < (0, 10):
 from jax import numpy as jnp  # noqa: E402
 from jax.sharding import use_abstract_mesh  # noqa: E402
 
-from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu, pallas_tpu_softmax  # noqa: E402
 from tests.backends.jax.mosaic_report import H100, arguments, report  # noqa: E402
 
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -118,6 +118,37 @@ def test_a_tpu_block_is_right_with_and_without_probabilities(name):
     check_both_forms(case, partial(pallas_tpu.negatives_block, config=SMALL_TPU, interpret=True))
 
 
+@pytest.mark.parametrize("name", ["ragged", "float32, trained"])
+def test_a_tpu_block_of_the_softmax_is_right(name):
+    """Rows and columns of padding alone have no normaliser; those that count differ by the logits' rounding."""
+    case = TPU_CASES[name]
+    x, y, (t, _), limits = case.arguments()
+    z, counts = exact(case)[:2]
+    z = np.where(counts, z - case.b, -np.inf)
+    with np.errstate(divide="ignore"):
+        right = [np.logaddexp.reduce(z, axis=axis) for axis in (1, 0)]
+    plan = {"config": SMALL_TPU, "interpret": True}
+    found = jax.jit(partial(pallas_tpu_softmax.normalisers_block, **plan))(x, y, t, limits)
+    for one, other in zip(found, right, strict=True):
+        there = np.isfinite(other)
+        assert not there.all() or case.rows == case.m or case.columns == case.n
+        np.testing.assert_array_equal(np.isfinite(one), there)
+        np.testing.assert_allclose(one[there], other[there], atol=2.0**-24 * (16 + 8 * case.t))
+    logarithms = [np.where(np.isfinite(other), other, 0.0) for other in right]
+    expected = np.exp(z - logarithms[0][:, None]) + np.exp(z - logarithms[1])
+    beside = (jnp.asarray(part, jnp.float32) for part in logarithms)
+    weights, sums = jax.jit(partial(pallas_tpu_softmax.weights_block, with_weights=True, **plan))(
+        x, y, t, limits, row_logarithms=next(beside), column_logarithms=next(beside)
+    )
+    assert weights.dtype == case.dtype
+    off, relative = np.abs(np.asarray(weights, np.float64) - expected), 2.0**-24 * (32 + 16 * case.t)
+    assert np.all(off <= (1.01 * ROUNDOFF[case.dtype] + relative) * expected + 2.0**-120)
+    assert expected.max() > 0.5
+    s = np.where(counts, z, 0.0) / case.t
+    total = np.asarray(sums, np.float64).sum()
+    assert abs(total - (expected * s).sum()) <= relative * (expected * np.abs(s)).sum()
+
+
 def check_both_forms(case, block):
     probabilities, sums = jax.jit(block)(*case.arguments())
     assert probabilities.shape == (case.m, case.n)
@@ -181,8 +212,8 @@ def test_the_gpu_kernel_lowers_without_a_gpu(config, dtype):
 
 
 def test_a_warpgroup_seldom_waits_for_itself():
-    """Each wait costs some 30 clocks of a tile's epilogue: for each 64 by 64 pairs four to store their probabilities,
-    for each 64 rows six to add their sums to the warpgroup's; six more in a whole kernel.
+    """Each wait costs a tile's epilogue some 30 clocks: for each 64 by 64 pairs four to store their probabilities, for
+    each 64 rows six to add their sums to the warpgroup's; six more in a whole kernel.
     """
     found = report(pallas_gpu.negatives_block, *arguments(768, "bfloat16"))
     assert found.barriers <= 4 * 4 + 2 * 6 + 6

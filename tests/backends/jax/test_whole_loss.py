@@ -14,10 +14,11 @@ from jax import numpy as jnp  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh  # noqa: E402
 
 from diptych.backends.cases import CASES  # noqa: E402
-from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu, pallas_tpu_softmax, softmax_loss_by  # noqa: E402
 from diptych.backends.jax.contrastive.distributed import ManyDevices  # noqa: E402
 from diptych.backends.jax.contrastive.loss import OneDevice, loss_and_gradients_by, loss_by  # noqa: E402
 from diptych.backends.jax.contrastive.sigmoid import SigmoidLoss  # noqa: E402
+from diptych.backends.jax.contrastive.softmax import SoftmaxLoss  # noqa: E402
 from diptych.backends.jax.contrastive.sweep import Block  # noqa: E402
 from diptych.backends.plan import LEFT_TO_TRANSFERS  # noqa: E402
 from tests.oracle.loss_judge import Answer, allowed, check, expected, problem_of  # noqa: E402
@@ -57,17 +58,32 @@ def test_value_and_gradients_in_the_interpreter(implementation, dtype, name):
         check(answer._replace(logit_scale=np.zeros(())), right, tolerance, who="without a scale gradient")
 
 
+def test_value_and_gradients_of_the_softmax_in_the_interpreter():
+    problem = problem_of(CASES["ragged, trained"], "bfloat16", "softmax_contrastive_loss")
+    x, y = (jnp.asarray(a, "bfloat16") for a in (problem.x, problem.y))
+    tiles = {"config": pallas_tpu.Config(tile_m=64, tile_n=128, tile_k=128), "interpret": True}
+    functions = pallas_tpu_softmax.normalisers_block, pallas_tpu_softmax.weights_block
+    blocks = (Block(partial(function, **tiles), largest=128, multiple=128) for function in functions)
+    plan = OneDevice(SoftmaxLoss(*blocks), 0, len(x))
+    answer = Answer(*map(np.asarray, loss_and_gradients_by(plan, x, y, **problem.scalars)))
+    right, tolerance = expected(problem), allowed(problem, ROUNDOFF["bfloat16"])
+    check(answer, right, tolerance, who="pallas_tpu")
+    with pytest.raises(AssertionError):
+        check(answer._replace(logit_scale=np.zeros(())), right, tolerance, who="without a scale gradient")
+
+
 def lowered(implementation, plan, mesh, batch=33_000, dtype="bfloat16") -> str:
     """The program of value and gradients for a device that need not be here."""
     platform = DEVICES[implementation][0]
 
-    def loss(x, y, t, b):
-        return loss_by(plan, x, y, logit_scale=t, logit_bias=b)
+    def loss(x, y, *scalars):
+        return loss_by(plan, x, y, **dict(zip(plan.loss.scalars, scalars, strict=True)))
 
-    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
     embeddings, scalar = jax.ShapeDtypeStruct((batch, 768), dtype), jax.ShapeDtypeStruct((), "float32")
+    arguments = embeddings, embeddings, *(scalar for _ in plan.loss.scalars)
+    function = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arguments)))))
     with use_abstract_mesh(mesh):
-        trace = function.trace(embeddings, embeddings, scalar, scalar)
+        trace = function.trace(*arguments)
         return trace.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -78,6 +94,20 @@ def test_the_whole_program_lowers_for_its_device(implementation):
     text = lowered(implementation, OneDevice(SigmoidLoss(SHIPPED[implementation]), 0, 33_000), mesh)
     assert call in text
     assert "dot_general" in text
+    assert "33000x33000" not in text
+
+
+@pytest.mark.parametrize("exchange", [None, "ring"])
+def test_the_softmaxs_program_lowers_for_tpus(exchange):
+    _, call, device = DEVICES["pallas_tpu"]
+    loss = softmax_loss_by("pallas_tpu", "tpu")
+    if exchange is None:
+        mesh = AbstractMesh((), (), abstract_device=device)
+        text = lowered("pallas_tpu", OneDevice(loss, 0, 33_000), mesh)
+    else:
+        mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+        text = lowered("pallas_tpu", ManyDevices(loss, mesh, "data", exchange), mesh)
+    assert text.count(call) >= 2
     assert "33000x33000" not in text
 
 

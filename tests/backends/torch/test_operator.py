@@ -1,5 +1,7 @@
 """The losses as an operator of torch: its contract with autograd, fake tensors and the compiler."""
 
+import time
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -113,6 +115,26 @@ def test_packages_are_looked_at_once(monkeypatch):
         native.obstacle("triton", device=device, dtype="bfloat16")
     assert len(asked) <= 2
     native._missing_for_triton.cache_clear()
+
+
+def test_choosing_and_checking_take_some_microseconds():
+    """Of the host, before each launch of a small batch; the fastest of many calls, whatever else runs."""
+    import keras
+
+    if keras.config.backend() != "torch":
+        pytest.skip("Keras runs on another backend")
+    from diptych.backends.arguments import checked
+    from diptych.backends.implementations import choose_for
+
+    x, y, t, b = arguments(torch.bfloat16, requires_grad=False)
+
+    def taken() -> float:
+        start = time.perf_counter()
+        checked(x, y, None, False, logit_scale=t, logit_bias=b)
+        choose_for(x, None, "sigmoid_loss")
+        return time.perf_counter() - start
+
+    assert min(taken() for _ in range(300)) <= 60e-6
 
 
 def test_without_gradients_the_cheaper_operator_runs():
