@@ -1,7 +1,8 @@
-"""A training step on several devices, of one process or of many: rows of the batch on each, and a share of the state."""
+"""Training steps over devices of one process or of many, each with rows of the batch and a share of the state."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import jax
 import keras
@@ -129,14 +130,23 @@ def at_rest() -> AbstractContextManager:
 
 
 class GatheringScope(keras.StatelessScope):
-    """A scope in which a variable's value is gathered wherever it is asked for, so that none is kept whole for longer
-    than it is needed: a block that is computed again in the backward pass gathers its weights again.
+    """A scope in which the value of a variable is whole wherever it is asked for: gathered once, and once more by each
+    block that is computed again in the backward pass, so that it is not kept in between.
     """
 
     def __init__(self, state_mapping, spread: Spread):
+        from jax.extend.core import get_opaque_trace_state  # younger than the oldest jax that does all else
+
         super().__init__(state_mapping)
-        self._spread = spread
+        self._spread, self._trace = spread, partial(get_opaque_trace_state, convention="flax")
+        self._gathered: dict[int, list] = {}
 
     def get_current_value(self, variable):
         value = super().get_current_value(variable)
-        return None if value is None else self._spread.gathered(value)
+        if value is None:
+            return None
+        # A block that is computed again has a trace of its own.
+        here, gathered = self._trace(), self._gathered.setdefault(id(variable), [])
+        if not any(trace == here for trace, _ in gathered):
+            gathered.append((here, self._spread.gathered(value)))
+        return next(whole for trace, whole in gathered if trace == here)

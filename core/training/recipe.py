@@ -217,8 +217,9 @@ class Run:
     """How many processes carry the run out together."""
     process_id: int | None = harmless(None)
     """Which of them this is, from 0."""
-    devices: int = harmless(1)
-    """Devices that weights and batch are spread over, for the memory that a dry run tells."""
+    devices: int | None = harmless(None)
+    """Devices of all processes together, for the memory that a dry run tells; by default data_parallel of each of
+    num_processes."""
     compile: bool = False
     """Compile forward and backward passes on torch (`torch.compile`); the other two frameworks always do."""
     loss_implementation: str | None = harmless(None)
@@ -243,6 +244,11 @@ class Run:
     """Write report.html at the end of a stage."""
     dry_run: bool = harmless(False)
     """Print parameters, memory, FLOPs and steps, and stop."""
+
+    @property
+    def planned_devices(self) -> int:
+        """Devices of all processes together, as far as the options tell."""
+        return self.devices or self.data_parallel * (self.num_processes or 1)
 
     @property
     def coordinator(self) -> tuple[str, int, int] | None:

@@ -60,8 +60,15 @@ def check_missing(missing: list[str]) -> None:
 
 
 def check_fsdp(recipe: Recipe) -> None:
-    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do."""
-    optimizer = recipe.optimization.optimizer
+    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry
+    run where the devices cannot be grouped so.
+    """
+    devices, optimizer = recipe.run.planned_devices, recipe.optimization.optimizer
+    if recipe.run.dry_run and devices % recipe.run.fsdp:
+        raise ValueError(
+            f"--fsdp {recipe.run.fsdp} spreads the state over groups of so many devices, and {devices} cannot be "
+            "grouped so: give a divisor, or another number of --devices."
+        )
     if recipe.run.fsdp > 1 and backends.name() in _STATE_IS_WHOLE:
         raise ValueError(
             f"--fsdp {recipe.run.fsdp} spreads weights, optimizer and averages over devices, which is not done on "

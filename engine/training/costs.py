@@ -1,9 +1,11 @@
 """The costs of a run's stages, before they start: parameters, floating-point operations, memory, by arithmetic."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from diptych import backends
+from diptych.backends.shares import cut_axis, share
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
@@ -61,11 +63,11 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
 def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Bytes a device holds in a step, by what they are for, and their "total".
 
-    Weights, their gradients and slots, and the teacher are taken to be spread over `recipe.run.devices` (as FSDP does),
-    activations too, because each device has its part of the batch. Activations are those of the towers
-    (`estimate_memory`), those of the views by their share of operations, and what each term adds.
+    Each device has its part of the batch, and its share of weights, gradients, slots, averages and teacher as `--fsdp`
+    deals them out: all of them without. Activations are those of the towers (`estimate_memory`), those of the views by
+    their share of operations, and what each term adds.
     """
-    parameters, devices = stage_parameters(planned, terms), recipe.run.devices
+    devices = recipe.run.planned_devices
     model, optimization = recipe.model, recipe.optimization
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     most, rows = 0, 1
@@ -86,17 +88,50 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
     activations = most * (1 + views / pairs["training"])
     activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
-    weights = _FLOAT32_BYTES * parameters["total"] / devices
-    moved = weights if planned.trained is None else _FLOAT32_BYTES * planned.trained / devices
+    held = _held(recipe, planned, terms)
     parts = {
-        "weights": weights,
-        "gradients": moved,
-        "optimizer": _SLOTS[optimization.optimizer] * moved,
-        "teacher": _FLOAT32_BYTES * parameters["teacher"] / devices,
-        "ema": moved if optimization.ema_decay else 0.0,
+        "weights": held["weights"],
+        "gradients": held["gradients"],
+        "optimizer": _SLOTS[optimization.optimizer] * held["moved"],
+        "teacher": held["teacher"],
+        "ema": held["moved"] if optimization.ema_decay else 0.0,
+        "gathered": held["gathered"],
         "activations": activations,
     }
     return {**parts, "total": sum(parts.values())}
+
+
+def _held(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
+    """Bytes of each device's weights, of those that move, of their gradients, of the teacher's weights, and of the
+    copies that a step gathers of weights that are spread.
+
+    Gradients are whole, because compilers add them up before they cut them. The towers' copies in bfloat16 are among
+    the activations, spread or not.
+    """
+    if planned.shapes is None:
+        parameters = stage_parameters(planned, terms)
+        moved = parameters["total"] if planned.trained is None else planned.trained
+        numbers = {"weights": parameters["total"], "teacher": parameters["teacher"], "gathered": 0}
+        numbers |= {"moved": moved, "gradients": moved}
+        return {name: _FLOAT32_BYTES * count for name, count in numbers.items()}
+    parts, taught = recipe.run.fsdp, _taught(planned, terms)
+    held = {path: _FLOAT32_BYTES * share(shape, parts) for path, shape in planned.shapes.items()}
+    teacher = () if taught is None else tuple(f"{part}/" for part in ("image", *taught))
+    whole = {path: math.prod(shape) for path, shape in planned.shapes.items() if cut_axis(shape, parts) is not None}
+    tables = {path for path in whole if "token_embedding" in path}  # looked up in float32
+    gathered = _FLOAT32_BYTES * sum(whole[path] for path in tables)
+    kernels = whole.keys() - tables
+    if recipe.model.precision == "float32":
+        gathered += _FLOAT32_BYTES * sum(whole[path] for path in kernels)
+    else:
+        gathered += 2 * sum(whole[path] for path in kernels if not path.startswith(("image/", "text/")))
+    return {
+        "weights": sum(held.values()),
+        "moved": sum(held[path] for path in planned.moving),
+        "gradients": _FLOAT32_BYTES * sum(math.prod(planned.shapes[path]) for path in planned.moving),
+        "teacher": sum(size for path, size in held.items() if path.startswith(teacher)) if teacher else 0,
+        "gathered": gathered,
+    }
 
 
 def _taught(planned: PlannedStage, terms: Terms) -> list[str] | None:
@@ -109,7 +144,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     """The stages as a table for people: batches, optimizer steps, parameters, operations and memory. Nothing is
     allocated for it.
     """
-    devices = recipe.run.devices
+    devices = recipe.run.planned_devices
     head = ("stage", "from", "pictures", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
     rows: list[tuple[str, ...]] = [head]
     total = 0.0
@@ -141,7 +176,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     lines.insert(
         0,
         f"{backends.name()}: batches of {recipe.optimization.batch_size:,}; {total / 1e15:,.4g} PFLOP in all; memory "
-        f"on each of {devices:,} device{'s' if devices > 1 else ''}",
+        f"on {_devices_text(devices, recipe.run.fsdp)}",
     )
     for name, stage in planned.items():
         parts = {
@@ -175,6 +210,13 @@ def moving_lines(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Ter
             f"judged and saved keeps {decay**steps:.0%} of the weights it begins with. Lower it, or leave it out"
         )
     return lines
+
+
+def _devices_text(devices: int, fsdp: int) -> str:
+    if devices == 1:
+        return "the device"
+    state = f"the state spread over {fsdp:,}" if fsdp > 1 else "all of the state on each (--fsdp spreads it)"
+    return f"each of {devices:,} devices, {state}"
 
 
 def _pictures(planned: PlannedStage) -> str:

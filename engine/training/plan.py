@@ -160,10 +160,16 @@ def _planned(
         examples_before=parent.examples_before + parent.examples if parent else 0,
     )
     model = recipe.model
-    if not (model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank):
+    locks = model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank
+    if not locks and recipe.run.fsdp == 1:
         return as_asked(recipe, made, terms)
     with shapes_only():
         student = build_student(recipe, made)
+    if recipe.run.fsdp > 1:
+        shapes = {variable.path: tuple(variable.shape) for variable in student.weights}
+        made = replace(made, shapes=shapes, moving=frozenset(v.path for v in student.trainable_variables))
+    if not locks:
+        return as_asked(recipe, made, terms)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
     adapters_of = getattr(student, "adapters", None)
     adapted = adapters_of.shapes if adapters_of is not None else {}

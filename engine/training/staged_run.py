@@ -152,7 +152,8 @@ class StagedRun:
         carried = begin(learner, start.weights(), planned, anew=fresh, may_leave=(*self.task.may_leave, *fresh))
         changed = self.task.settle(learner, self.recipe, start, evaluation)
         if learner.ema:
-            learner.ema.restart()
+            with backends.at_rest(self.placement):
+                learner.ema.restart()
         return f"{carried}; {changed}" if changed else carried
 
     @property

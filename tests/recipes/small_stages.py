@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.backends import shares
 from diptych.core.training.signals import StopSignals
 from diptych.core.training.stages import Curation, Stage
 
@@ -94,7 +95,8 @@ class StopAfter(StopSignals):
 
 
 def small_towers() -> None:
-    """Makes the preset of the tiny recipe one of a few thousand weights."""
+    """Makes the preset of the tiny recipe one of a few thousand weights, and tensors of a few hundred large."""
+    shares.SMALLEST = 64
     from diptych.models import presets
 
     config = presets.PRESETS["scenes"]
@@ -125,11 +127,14 @@ def main() -> int:
     parser.add_argument("--coordinator-address")
     parser.add_argument("--num-processes", type=int)
     parser.add_argument("--process-id", type=int)
+    parser.add_argument("--data-parallel", type=int, default=1)
+    parser.add_argument("--fsdp", type=int, default=1)
     options = parser.parse_args()
     select_backend()
     small_towers()
     whole = recipe(options.folder, TREES[options.tree])
-    together = {name: getattr(options, name) for name in ("coordinator_address", "num_processes", "process_id")}
+    names = ("coordinator_address", "num_processes", "process_id", "data_parallel", "fsdp")
+    together = {name: getattr(options, name) for name in names}
     return run(replace(whole, run=replace(whole.run, **together)), questions=options.questions)
 
 

@@ -328,9 +328,26 @@ def test_the_numbers_of_a_preset_are_those_of_the_models():
     flops = training_flops(whole, planned["self_distillation"], TERMS)
     assert flops["contrastive"] == training_flops(whole, planned["captioning"], TERMS)["contrastive"]
     assert flops["distillation"] > 0 < flops["masked_prediction"]
-    spread = [replace(whole, run=replace(whole.run, devices=devices)) for devices in (1, 2_048)]
-    one, many = (stage_memory(some, planned["trunk"], TERMS)["total"] for some in spread)
-    assert one > 1_000 * many
+    runs = [replace(whole, run=replace(whole.run, devices=devices)) for devices in (1, 2_048)]
+    one, many = (stage_memory(some, planned["trunk"], TERMS) for some in runs)
+    assert one["activations"] > 1_000 * many["activations"]
+    assert one["weights"] == many["weights"], "nothing is spread without --fsdp"
+
+
+def test_a_plan_spreads_the_state_as_a_run_does():
+    whole, spread = (_plan_of("B/16", fsdp=fsdp) for fsdp in (1, 64))
+    for part in ("weights", "optimizer", "teacher"):
+        assert 1 / 64 < spread[part] / whole[part] < 1.02 / 64, part
+    assert spread["gradients"] == whole["gradients"], "added up before they are cut"
+    assert spread["gathered"] > 0 == whole["gathered"]
+    # So400m's widths, 1,152 and 4,304, are no multiples of 256: little but the tables is cut.
+    assert _plan_of("So400m/14", fsdp=256)["weights"] > 20 * _plan_of("So400m/14", fsdp=128)["weights"]
+
+
+def _plan_of(size, **run):
+    recipe = siglip2.siglip2(size)
+    recipe = replace(recipe, run=replace(recipe.run, **run))
+    return stage_memory(recipe, plan_stages(recipe, start_of(recipe).config, TERMS)["trunk"], TERMS)
 
 
 def test_the_counted_parameters_are_those_of_a_student(tmp_path):

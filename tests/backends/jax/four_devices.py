@@ -29,7 +29,7 @@ def one_device(loss):
 
 def spread(loss, mesh, exchange, **options):
     distributed = getattr(backends, f"distributed_{loss}")
-    options |= {"group": (mesh, "data"), "exchange": exchange}
+    options |= {"group": (mesh, mesh.axis_names), "exchange": exchange}
     return lambda x, y, *scalars: distributed(x, y, **named(loss, scalars), **options)
 
 
@@ -116,7 +116,7 @@ def across_devices(loss, mesh, explicit) -> dict:
     """How a loss over the devices differs from that of one, and what its program sends."""
     scalars = [jnp.float32(getattr(CASE, name)) for name in SCALARS[loss]]
     arguments = (*map(jnp.asarray, CASE.draw()), *scalars)
-    shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in arguments[:2]]
+    shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for a in arguments[:2]]
     placed = (*shards, *scalars)
     right = differentiated(one_device(loss))(*arguments)
     report: dict = {}
@@ -140,11 +140,12 @@ def across_devices(loss, mesh, explicit) -> dict:
 
 
 def main() -> None:
-    mesh, explicit = (jax.make_mesh((4,), ("data",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
+    mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+    explicit = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
     report: dict = {loss: across_devices(loss, mesh, explicit) for loss in SCALARS}
     report["devices"] = len(jax.devices())
     arguments = (*map(jnp.asarray, CASE.draw()), jnp.float32(CASE.logit_scale), jnp.float32(CASE.logit_bias))
-    shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in arguments[:2]]
+    shards = [jax.device_put(a, NamedSharding(mesh, PartitionSpec(mesh.axis_names))) for a in arguments[:2]]
     ring = partial(spread, "sigmoid_loss", mesh, "ring")
     report["uneven"] = refusal(lambda: ring()(arguments[0][:130], arguments[1][:130], 10.0, -10.0))
     report["no axis"] = refusal(

@@ -1,4 +1,4 @@
-"""Asking a process that has four virtual CPU devices."""
+"""Asking a process that has virtual CPU devices."""
 
 import json
 import os
@@ -6,11 +6,10 @@ import subprocess
 import sys
 
 
-def report_of(module: str) -> dict:
+def report_of(module: str, *, devices: int = 4) -> dict:
     """The JSON that `python -m module` prints on its last line."""
-    flags = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
-    )
+    virtual = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {virtual}"
     environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-m", module], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

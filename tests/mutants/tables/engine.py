@@ -27,6 +27,9 @@ MUTANTS: tuple[Mutant, ...] = (
            "elif self.plan.start.pretrained:", "elif None is not None:",
            "tests/recipes/test_pretrained.py::test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_"
            "first_step"),
+    Mutant("a-plan-divides-what-no-run-cuts", "engine/training/costs.py",
+           "held = {path: _FLOAT32_BYTES * share(shape, parts) for", "held = {path: 4 * math.prod(shape) / parts for",
+           "tests/recipes/test_siglip2.py::test_a_plan_spreads_the_state_as_a_run_does"),
     # recipes
     Mutant("embedding-repeats-an-image", "engine/embedding/index_writer.py",
            "items[-1].number + 1],", "items[-1].number],",

@@ -1,7 +1,10 @@
-"""Training steps across four virtual CPU devices, printed as JSON for `tests.backends.jax.process`."""
+"""Training steps across virtual CPU devices, printed as JSON for `tests.backends.jax.process`.
+
+The state is spread over half of the devices, the batch over all of them.
+"""
 
 import json
-import re
+import math
 
 import jax
 import keras
@@ -15,10 +18,13 @@ from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from diptych.models import SigLIP
+from tests.backends.jax.collectives import collectives
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
 STEPS = 5
-FOUR = Placement(devices=4, fsdp=2)
+DEVICES = len(jax.devices())
+SPREAD = Placement(devices=DEVICES, fsdp=DEVICES // 2)
+BATCH = 2 * DEVICES
 
 
 def joint(**arguments):
@@ -29,17 +35,17 @@ def joint(**arguments):
     step = make_step(model, goal, teacher=teacher, ema=average, **arguments)
     groups = {"goal": goal.variables, "teacher": teacher.named(), "average": average.named()}
     kept = {f"{group}/{name}": variable for group, found in groups.items() for name, variable in found.items()}
-    return step, [batch(seed) for seed in range(STEPS)], named(model) | kept
+    return step, [batch(seed, BATCH) for seed in range(STEPS)], named(model) | kept
 
 
 def curated(**arguments):
     """Half of each batch chosen by a reference model."""
     model = student(PAIRS)
     inner, _ = objective(model, PAIRS, pair_loss=backends.sigmoid_loss)
-    goal = CuratedObjective(inner, SigLIP(CONFIG, seed=5), size=4)
+    goal = CuratedObjective(inner, SigLIP(CONFIG, seed=5), size=BATCH // 2)
     batches = []
     for seed in range(STEPS):
-        whole = batch(seed)
+        whole = batch(seed, BATCH)
         noise = gumbel_noise(np.random.default_rng(seed), 2, len(whole["text"])).T
         batches.append({"image": whole["image"], "text": whole["text"], "selection_noise": noise})
     return make_step(model, goal, **arguments), batches, named(model)
@@ -64,9 +70,14 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
         report["share"] = sum(x.addressable_data(0).size for x in arrays) / sum(x.size for x in arrays)
         with step._spread.scope():
             placed = step._spread.batch(batches[0])
-            lowered = step._compiled.lower(step._state, step._read, placed)
-        program = lowered.compile().as_text()
-        report["ring"] = len(re.findall(r"collective-permute(?:-start)?\(", program))
+            program = step._compiled.lower(step._state, step._read, placed).compile()
+        report["sent"] = {name: sent._asdict() for name, sent in collectives(program.as_text()).items()}
+        report["arguments"] = program.memory_analysis().argument_size_in_bytes
+        report["held"] = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves((step._state, step._read, placed)))
+        used = [v for name, v in kept.items() if not name.startswith(("average/", "goal/"))] + step._fixed
+        cut = [v for v in used if shares.cut_axis(v.shape, SPREAD.fsdp) is not None]
+        report["gathered"] = sum(4 * math.prod(variable.shape) for variable in cut)
+        report["gradients"] = sum(weight.nbytes for weight in step._state[0])
     step.synchronize()
     report["compilations"] = step.compilations
     report["kept on"] = max(len(variable.value.sharding.device_set) for variable in kept.values())
@@ -74,9 +85,9 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
 
 
 def compared(build, **arguments) -> dict:
-    """How far four devices are from one."""
+    """How far many devices are from one."""
     (logs, values, _), (spread_logs, spread_values, report) = (
-        outcome(build, **arguments, placement=placement) for placement in (ALONE, FOUR)
+        outcome(build, **arguments, placement=placement) for placement in (ALONE, SPREAD)
     )
     differences = [
         abs(a[name] - b[name]) / max(1e-3, abs(a[name])) for a, b in zip(logs, spread_logs, strict=True) for name in a
@@ -87,12 +98,8 @@ def compared(build, **arguments) -> dict:
     ]
     start = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in build()[2].items()}
     moved = max(np.abs(values[name] - value).max() for name, value in start.items())
-    return report | {
-        "losses": max(losses),
-        "logs": max(differences),
-        "values": float(max(distances)),
-        "moved": float(moved),
-    }
+    found = {"losses": max(losses), "logs": max(differences), "values": float(max(distances)), "moved": float(moved)}
+    return report | found
 
 
 def refusal(function) -> str:
@@ -117,7 +124,7 @@ def main() -> None:
                 "joint in pieces": compared(joint, micro_batches=2),
                 "curated": compared(curated),
                 "uneven": refusal(uneven),
-                "too many": refusal(lambda: joint(placement=Placement(devices=5))),
+                "too many": refusal(lambda: joint(placement=Placement(devices=DEVICES + 1))),
             }
         )
     )
