@@ -1,6 +1,7 @@
 """One training step on torch: gradients by `torch.autograd.grad`, and updates over whole lists of weights."""
 
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import keras
 import torch
@@ -16,7 +17,6 @@ from diptych.backends.torch.reduction import (
     norm_over_processes,
 )
 from diptych.backends.torch.spread import SpreadState, WholeWeights
-from diptych.backends.torch.units import UnitPasses, Units, UnitWeights
 from diptych.backends.torch.whole_batch import SharedBatch
 from diptych.backends.untrained import carried
 
@@ -52,20 +52,31 @@ class TrainStep:
         self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
-        self._others = SharedBatch() if processes > 1 else None
-        self._reduction = Reduction(self._weights, scattered=zero) if processes > 1 and fsdp == 1 else None
-        self._units = Units(model, self._variables) if fsdp > 1 else None
-        self._state = None
-        if zero or self._units:
-            weights = (
-                UnitWeights(self._variables, self._units)
-                if self._units
-                else WholeWeights(self._variables, self._reduction.buckets)
-            )
-            self._state = SpreadState(optimizer, self._variables, weights, ema, teacher)
-            self._followers, self._weights = [], self._weights if zero else None
+        self._others = self._reduction = self._units = self._state = None
+        self._begin = partial(Passes, self._weights)
+        if processes > 1:
+            self._share(ema, teacher, zero=zero, fsdp=fsdp)
         self._apply = self._state.apply if self._state else apply_updates(optimizer, self._variables)
         self.torn = False
+
+    def _share(self, ema, teacher, *, zero, fsdp):
+        """Makes the step one that several processes take together."""
+        self._others, held = SharedBatch(), None
+        if fsdp > 1:
+            from diptych.backends.torch.units import UnitPasses, Units, UnitWeights  # takes a second
+
+            self._units = Units(self._model, self._variables)
+            self._begin = partial(UnitPasses, self._units, self._variables)
+            held = UnitWeights(self._variables, self._units)
+            self._weights = None
+        else:
+            self._reduction = Reduction(self._weights, scattered=zero)
+            self._begin = partial(ReducedPasses, self._weights, self._reduction)
+            if zero:
+                held = WholeWeights(self._variables, self._reduction.buckets)
+        if held is not None:
+            self._state = SpreadState(self._optimizer, self._variables, held, ema, teacher)
+            self._followers = []
 
     def __call__(self, batch, asks=()):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
@@ -122,7 +133,7 @@ class TrainStep:
         `weights` stand for the trained ones, where those of the variables are not meant.
         """
         objective, untrained = self._objective, [variable.value for variable in self._untrained]
-        passes = self._passes(weights)
+        passes = self._begin() if weights is None else Passes(weights)
         with torch.no_grad():
             batch = self._forward(objective.prepare, batch, untrained)[0]
         if self._micro_batches == 1:
@@ -156,13 +167,6 @@ class TrainStep:
             gradients = backward([o for o, _ in outputs], [c for _, c in outputs])
         mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)
         return _detached(losses), mean, self._laid_out(gradients), untrained
-
-    def _passes(self, weights):
-        if weights is not None:
-            return Passes(weights)
-        if self._units:
-            return UnitPasses(self._units, self._variables)
-        return ReducedPasses(self._weights, self._reduction) if self._reduction else Passes(self._weights)
 
     def _laid_out(self, gradients):
         """The gradients as they are applied: in the order of the weights, or of this process's pieces."""

@@ -235,7 +235,7 @@ def bytes_between_steps(placement: Placement) -> dict[str, int]:
 
     def living() -> int:
         gc.collect()
-        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        tensors = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
         return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
     before = living()
