@@ -49,8 +49,10 @@ class Units(torch.nn.Module):
     """A model's trained weights in units: one a block, and one of all other weights. Scalars, which cannot be cut, and
     frozen weights belong to none and stay whole.
 
+    Between `attach` and `detach` the blocks compute through their units; before and after the model is as it was.
+
     Args:
-        model: its blocks compute through their units from now on.
+        model: whose blocks are meant.
         variables: the trained weights.
     """
 
@@ -58,13 +60,12 @@ class Units(torch.nn.Module):
         super().__init__()
         self.alone = [place for place, variable in enumerate(variables) if not variable.shape]
         left = {id(variable): variable for variable in variables if variable.shape}
-        blocks = torch.nn.ModuleList()
+        blocks, self._layers = torch.nn.ModuleList(), []
         for layer in _blocks(model):
             own = [left.pop(id(weight)) for weight in layer.trainable_weights if id(weight) in left]
             if own:
-                unit = Unit(own, layer.call)
-                object.__setattr__(layer, "call", unit)  # a Keras layer would track it as a layer of its own
-                blocks.append(unit)
+                blocks.append(Unit(own, layer.call))
+                self._layers.append(layer)
         self.root = Unit(list(left.values()), lambda function, *arguments: function(*arguments))
         self.root.blocks = blocks
         device = variables[0].value.device.type
@@ -77,10 +78,17 @@ class Units(torch.nn.Module):
         """The function of the arguments, within which the units gather their weights."""
         return self.root(function, *arguments)
 
-    def bind(self) -> None:
-        """Makes the variables hold the cut parameters."""
+    def attach(self) -> None:
+        """Makes the variables hold the cut parameters, and the blocks compute through their units."""
         for unit in self._units:
             unit.bind()
+        for layer, unit in zip(self._layers, self.root.blocks, strict=True):
+            object.__setattr__(layer, "call", unit)  # a Keras layer would track it as a layer of its own
+
+    def detach(self) -> None:
+        """Lets the blocks compute with what their variables hold."""
+        for layer in self._layers:
+            object.__delattr__(layer, "call")
 
     def parameter_of(self) -> dict[int, torch.nn.Parameter]:
         """The cut parameters by the identity of their variables."""
@@ -176,10 +184,11 @@ class UnitWeights:
     def take(self) -> None:
         """Takes this process's rows of what the variables hold, and the memory."""
         torch._foreach_copy_(self.pieces, self.spread.of_tensors([variable.value for variable in self._variables]))
-        self._units.bind()
+        self._units.attach()
 
     def give(self) -> None:
         """Makes the variables hold the weights, whole."""
         for place, value in self.spread.whole(self.pieces):
             if place not in self._units.alone:
                 self._variables[place]._value = torch.nn.Parameter(value.clone())
+        self._units.detach()

@@ -167,8 +167,9 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
         rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
         log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if shared else ())
         logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
-        if seed % 2 == 0:
+        if seed == 1:
             step.synchronize()
+    step.synchronize()
     kinds = {
         "weights": {variable.path: variable for variable in case.model.variables},
         "slots": optimizer.named_slots(),
@@ -180,6 +181,10 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
         kind: {name: array_of(variable.value) for name, variable in variables.items()}
         for kind, variables in kinds.items()
     }
+    with torch.no_grad(), average.applied():
+        example = {name: torch.as_tensor(array) for name, array in case.batch(STEPS).items()}
+        embedded, own = case.objective.forward(case.model, case.objective.prepare(case.model, example))
+    found["evaluated"] = {name: array_of(x) for name, x in (embedded | {k: x.value for k, x in own.items()}).items()}
     logged = {name: np.array([log[name] for log in logs]) for name in logs[0]}
     return found | {"norms": {"gradient_norm": logged.pop("gradient_norm")}, "logs": logged}
 

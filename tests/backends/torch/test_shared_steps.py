@@ -32,7 +32,7 @@ def processes(request):
 @pytest.mark.parametrize("case", CASES)
 def test_losses_weights_slots_and_averages_are_those_of_one(processes, case):
     for report in processes:
-        assert report[case].keys() >= {"logs", "norms", "weights", "slots", "averages"}
+        assert report[case].keys() >= {"logs", "norms", "weights", "slots", "averages", "evaluated"}
         for kind, (difference, name) in report[case].items():
             assert difference <= (OF_NORMS if kind == "norms" else LARGEST_DIFFERENCE), f"{kind} {name}"
 
