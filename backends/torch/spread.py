@@ -53,9 +53,11 @@ class Spread:
         """The pieces within whole tensors."""
         return [tensors[piece.place].detach().view(-1)[piece.numbers] for piece in self.pieces]
 
-    def whole(self, pieces: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-        """The tensors, by their places, of the pieces of all processes; a bucket at a time."""
+    def whole(self, pieces: Sequence[torch.Tensor], *, among=None) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensors, by their places, of the pieces of all processes; a bucket at a time, all or those `among`."""
         for number, bucket in enumerate(self.buckets):
+            if among is not None and number not in among:
+                continue
             part = bucket.empty(part=True)
             for piece, tensor in zip(self.pieces, pieces, strict=True):
                 if piece.bucket == number:
@@ -63,6 +65,16 @@ class Spread:
             flat = bucket.empty()
             dist.all_gather_into_tensor(flat, part)
             yield from ((place, bucket.view(flat, index)) for index, place in enumerate(bucket.places))
+
+
+def by_rows(tensors: Sequence[torch.Tensor]) -> Spread:
+    """Each tensor as a bucket, cut along its first axis; the last processes may have fewer rows, or none."""
+    buckets, processes = [], dist.get_world_size()
+    for place, tensor in enumerate(tensors):
+        rows = len(tensor) if tensor.ndim else 1
+        length = processes * -(-rows // processes) * (tensor.numel() // rows)
+        buckets.append(Bucket((place,), (0,), (tensor.shape,), length, tensor.dtype, tensor.device))
+    return Spread(buckets)
 
 
 def _pieces(number: int, bucket: Bucket) -> Iterator[Piece]:
@@ -102,42 +114,77 @@ class SpreadVariables:
             variable.value.data = torch.empty(0, dtype=variable.value.dtype, device=self.pieces[0].device)
 
 
-class SpreadState:
-    """Slots, averages and teacher of AdamW's steps, spread; weights are whole on every process.
+class WholeWeights:
+    """Weights that every process holds, of which each updates its part of each bucket.
 
-    Between steps the variables hold nothing, until `give`; the next `take` reads what they hold then.
+    Attributes:
+        spread: of the weights, and so of their slots.
+        pieces: this process's, within the weights.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable], buckets: Sequence[Bucket]):
+        self._values = [variable.value for variable in variables]
+        self.spread = Spread(buckets)
+        self.pieces = self.spread.of_tensors(self._values)
+
+    def of_gradients(self, means: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The pieces within this process's part of each bucket of gradients."""
+        return self.spread.of_parts(means)
+
+    def of_some(self, variables: Sequence[keras.Variable]) -> tuple[Spread, list[torch.Tensor]]:
+        """How an average of some of the weights is spread, and the pieces of the weights that go with its own."""
+        values = [variable.value for variable in variables]
+        spread = Spread(buckets_of(values))
+        return spread, spread.of_tensors(values)
+
+    def gather(self) -> None:
+        """Once all processes have updated their pieces: makes the weights of each those of all."""
+        for place, value in self.spread.whole(self.pieces):
+            self._values[place].detach().copy_(value)
+
+    def take(self) -> None:
+        """Takes what the variables hold."""
+
+    def give(self) -> None:
+        """Makes the variables hold the weights."""
+
+
+class SpreadState:
+    """Slots, averages and teacher of AdamW's steps, spread.
+
+    Between steps their variables hold nothing, until `give`; the next `take` reads what they hold then.
 
     Args:
         optimizer: built.
         variables: the trained weights.
-        buckets: of their gradients, of which each process has the mean of its own part.
+        weights: the same, as this process holds them.
         ema, teacher: or None.
     """
 
-    def __init__(self, optimizer, variables, buckets: Sequence[Bucket], ema, teacher):
-        self._weights = [variable.value for variable in variables]
-        self._gradients, self._in_variables = Spread(buckets), True
-        self._slots = {name: SpreadVariables(self._gradients, optimizer.slots[name]) for name in _SLOTS}
-        self._own = self._gradients.of_tensors(self._weights)
-        self._adamw = FusedAdamW(optimizer, variables, self._updated(optimizer), self._gather)
+    def __init__(self, optimizer, variables, weights, ema, teacher):
+        self._weights, self._in_variables = weights, True
+        self._device = variables[0].value.device
+        self._slots = {name: SpreadVariables(weights.spread, optimizer.slots[name]) for name in _SLOTS}
+        self._adamw = FusedAdamW(optimizer, variables, self._updated(optimizer), weights.gather)
         trained = {id(variable) for variable in variables}
-        self._followers = [_Follower(follower, trained) for follower in (ema, teacher) if follower]
+        self._followers = [_Follower(follower, trained, weights) for follower in (ema, teacher) if follower]
         self._teacher = self._followers[-1] if teacher else None
 
     def of_gradients(self, means: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The pieces within this process's part of each bucket of gradients."""
-        return self._gradients.of_parts(means)
+        """This process's pieces of what the last backward pass gave."""
+        return self._weights.of_gradients(means)
 
     def take(self) -> None:
         """Takes the state from the variables, where it is there."""
         if self._in_variables:
-            for spread in self._spread_variables:
-                spread.take()
+            for held in (self._weights, *self._spread_variables):
+                held.take()
             self._in_variables = False
 
     def give(self) -> None:
-        """Gives the variables their values, in the memory of the host."""
+        """Gives the variables their values: weights where they compute, and all else in the memory of the host."""
         if not self._in_variables:
+            self._weights.give()
             for spread in self._spread_variables:
                 spread.give("cpu")
             self._in_variables = True
@@ -148,15 +195,15 @@ class SpreadState:
         if self._teacher is None:
             yield
             return
-        self._teacher.averages.give(self._weights[0].device)
+        self._teacher.averages.give(self._device)
         try:
             yield
         finally:
             self._teacher.averages.release()
 
     def apply(self, gradients: Sequence[torch.Tensor], finite: torch.Tensor) -> None:
-        """One update by this process's pieces of the gradients, where `finite` is true; then all weights are new, and
-        the averages follow.
+        """One update by this process's pieces of the gradients, where `finite` is true, after which all weights are
+        new; and the averages follow.
         """
         self._adamw(gradients, finite)
         for follower in self._followers:
@@ -167,26 +214,19 @@ class SpreadState:
         return [*self._slots.values(), *(follower.averages for follower in self._followers)]
 
     def _updated(self, optimizer) -> list[Updated]:
-        momentum, velocity = (self._slots[name].pieces for name in _SLOTS)
-        return [
-            Updated(piece.place, weight, optimizer.slots["updates"][piece.place].value, first, second)
-            for piece, weight, first, second in zip(self._gradients.pieces, self._own, momentum, velocity, strict=True)
-        ]
-
-    def _gather(self) -> None:
-        for place, value in self._gradients.whole(self._own):
-            self._weights[place].detach().copy_(value)
+        updates, (momentum, velocity) = optimizer.slots["updates"], (self._slots[name].pieces for name in _SLOTS)
+        own = zip(self._weights.spread.pieces, self._weights.pieces, momentum, velocity, strict=True)
+        return [Updated(piece.place, weight, updates[piece.place].value, *slots) for piece, weight, *slots in own]
 
 
 class _Follower:
     """An average or teacher, of which a process moves its own pieces; what follows a frozen weight stays as it is."""
 
-    def __init__(self, follower, trained: set[int]):
+    def __init__(self, follower, trained: set[int], weights):
         pairs = zip(follower.weights, follower.averages, strict=True)
         moving = [(weight, average) for weight, average in pairs if id(weight) in trained]
-        spread = Spread(buckets_of([average.value for _, average in moving]))
+        spread, self._weights = weights.of_some([weight for weight, _ in moving])
         self.averages = SpreadVariables(spread, [average for _, average in moving])
-        self._weights = spread.of_tensors([weight.value for weight, _ in moving])
         self._decay = follower.decay
 
     def follow(self, finite: torch.Tensor) -> None:

@@ -1,12 +1,14 @@
 """One training step on torch: gradients by `torch.autograd.grad`, and updates over whole lists of weights."""
 
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import keras
 import torch
 
 from diptych.backends.torch.compiled import CompiledGradients
 from diptych.backends.torch.optimizers import apply_updates, keep
+from diptych.backends.torch.passes import Passes, ReducedPasses
 from diptych.backends.torch.reduction import (
     Reduction,
     in_order,
@@ -14,7 +16,7 @@ from diptych.backends.torch.reduction import (
     mean_over_processes,
     norm_over_processes,
 )
-from diptych.backends.torch.spread import SpreadState
+from diptych.backends.torch.spread import SpreadState, WholeWeights
 from diptych.backends.torch.whole_batch import SharedBatch
 from diptych.backends.untrained import carried
 
@@ -39,6 +41,7 @@ class TrainStep:
         compiler=None,
         processes=1,
         zero=False,
+        fsdp=1,
     ):
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._clip_norm, self._micro_batches = clip_norm, micro_batches
@@ -49,14 +52,31 @@ class TrainStep:
         self._untrained = model.non_trainable_variables
         self._device = self._weights[0].device
         self._compiled = CompiledGradients(self.gradients, self._variables, compiler) if compiler else None
-        self._others = SharedBatch() if processes > 1 else None
-        self._reduction = Reduction(self._weights, scattered=zero) if processes > 1 else None
-        self._state = None
-        if zero:
-            self._state = SpreadState(optimizer, self._variables, self._reduction.buckets, ema, teacher)
-            self._followers = []
+        self._others = self._reduction = self._units = self._state = None
+        self._begin = partial(Passes, self._weights)
+        if processes > 1:
+            self._share(ema, teacher, zero=zero, fsdp=fsdp)
         self._apply = self._state.apply if self._state else apply_updates(optimizer, self._variables)
         self.torn = False
+
+    def _share(self, ema, teacher, *, zero, fsdp):
+        """Makes the step one that several processes take together."""
+        self._others, held = SharedBatch(), None
+        if fsdp > 1:
+            from diptych.backends.torch.units import UnitPasses, Units, UnitWeights  # takes a second
+
+            self._units = Units(self._model, self._variables)
+            self._begin = partial(UnitPasses, self._units, self._variables)
+            held = UnitWeights(self._variables, self._units)
+            self._weights = None
+        else:
+            self._reduction = Reduction(self._weights, scattered=zero)
+            self._begin = partial(ReducedPasses, self._weights, self._reduction)
+            if zero:
+                held = WholeWeights(self._variables, self._reduction.buckets)
+        if held is not None:
+            self._state = SpreadState(self._optimizer, self._variables, held, ema, teacher)
+            self._followers = []
 
     def __call__(self, batch, asks=()):
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in batch.items()}
@@ -112,30 +132,29 @@ class TrainStep:
 
         `weights` stand for the trained ones, where those of the variables are not meant.
         """
-        weights = self._weights if weights is None else weights
         objective, untrained = self._objective, [variable.value for variable in self._untrained]
+        passes = self._begin() if weights is None else Passes(weights)
         with torch.no_grad():
-            batch = objective.prepare(self._model, batch)
+            batch = self._forward(objective.prepare, batch, untrained)[0]
         if self._micro_batches == 1:
-            (embedded, own), moved = self._carried(objective.forward, batch, untrained)
+            (embedded, own), moved = self._forward(objective.forward, batch, untrained)
             losses = objective.losses(self._model, embedded)
-            gradients = self._last_pass([objective.total(losses | own).value], weights)
-            return _detached(losses), _detached(own), gradients, moved
+            gradients = passes.last([objective.total(losses | own).value])
+            return _detached(losses), _detached(own), self._laid_out(gradients), moved
 
         pieces = [dict(zip(batch, split, strict=True)) for split in zip(*map(self._split, batch.values()), strict=True)]
-        losses, cotangents, gradients = {}, [{} for _ in pieces], [torch.zeros_like(weight) for weight in weights]
+        losses, cotangents = {}, [{} for _ in pieces]
         if objective.compares:
             with torch.no_grad():
-                embedded = [self._carried(objective.embed, piece, untrained)[0] for piece in pieces]
+                embedded = [self._forward(objective.embed, piece, untrained)[0] for piece in pieces]
             joined = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in embedded[0]}
             losses = objective.losses(self._model, joined)
-            direct = _gradients([objective.total(losses).value], [*joined.values(), *weights])
-            gradients = list(direct[len(joined) :])
-            split = zip(*map(self._split, direct[: len(joined)]), strict=True)
+            direct = passes.add([objective.total(losses).value], inputs=list(joined.values()))
+            split = zip(*map(self._split, direct), strict=True)
             cotangents = [dict(zip(joined, cotangent, strict=True)) for cotangent in split]
         owns = []
         for piece, cotangent in zip(pieces, cotangents, strict=True):
-            (embedded, own), untrained = self._carried(objective.forward, piece, untrained)
+            (embedded, own), untrained = self._forward(objective.forward, piece, untrained)
             outputs = [(embedded[name], cotangent[name]) for name in embedded]
             if own:
                 value = objective.total(own).value
@@ -143,24 +162,17 @@ class TrainStep:
             # What does not depend on trained weights, such as a locked tower's embeddings, carries no gradient and
             # takes none.
             outputs = [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
-            passed = ([o for o, _ in outputs], weights, [c for _, c in outputs])
             owns.append(_detached(own))
-            if len(owns) < len(pieces):
-                torch._foreach_add_(gradients, list(_gradients(*passed)))
-            else:
-                gradients = self._last_pass(*passed, gradients)
+            backward = passes.add if len(owns) < len(pieces) else passes.last
+            gradients = backward([o for o, _ in outputs], [c for _, c in outputs])
         mean = keras.tree.map_structure(lambda *values: torch.stack(values).mean(dim=0), *owns)
-        return _detached(losses), mean, gradients, untrained
+        return _detached(losses), mean, self._laid_out(gradients), untrained
 
-    def _last_pass(self, outputs, weights, cotangents=None, so_far=None):
-        """The gradients of a step, with what its earlier backward passes have added up; of all processes."""
-        if self._reduction:
-            means = self._reduction.means(outputs, cotangents, so_far)
-            return self._state.of_gradients(means) if self._state else in_order(self._reduction.buckets, means)
-        gradients = list(_gradients(outputs, weights, cotangents))
-        if so_far is not None:
-            torch._foreach_add_(gradients, so_far)
-        return gradients
+    def _laid_out(self, gradients):
+        """The gradients as they are applied: in the order of the weights, or of this process's pieces."""
+        if self._state:
+            return self._state.of_gradients(gradients)
+        return in_order(self._reduction.buckets, gradients) if self._reduction else gradients
 
     @contextmanager
     def _seeing(self):
@@ -171,15 +183,12 @@ class TrainStep:
         with self._objective.seeing(self._others), self._state.teaching() if self._state else nullcontext():
             yield
 
-    def _carried(self, function, argument, untrained):
-        return carried(function, self._model, argument, self._untrained, untrained)
+    def _forward(self, function, argument, untrained):
+        arguments = (function, self._model, argument, self._untrained, untrained)
+        return self._units(carried, *arguments) if self._units else carried(*arguments)
 
     def _split(self, x):
         return x.chunk(self._micro_batches)
-
-
-def _gradients(outputs, inputs, cotangents=None):
-    return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
 
 
 def _detached(losses):

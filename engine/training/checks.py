@@ -21,10 +21,7 @@ from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
 
-_STATE_IS_WHOLE = (
-    "tensorflow",
-    "torch",
-)
+_STATE_IS_WHOLE = ("tensorflow",)
 """Backends of which every device holds all weights, slots, averages and teacher."""
 
 LOOKED_AT = 64
@@ -71,7 +68,7 @@ def check_fsdp(recipe: Recipe) -> None:
     """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry
     run where the devices cannot be grouped so.
     """
-    devices = recipe.run.planned_devices
+    devices, optimizer = recipe.run.planned_devices, recipe.optimization.optimizer
     if recipe.run.dry_run and devices % recipe.run.fsdp:
         raise ValueError(
             f"--fsdp {recipe.run.fsdp} spreads the state over groups of so many devices, and {devices} cannot be "
@@ -89,10 +86,9 @@ def check_fsdp(recipe: Recipe) -> None:
         )
     if recipe.run.zero and recipe.run.fsdp > 1:
         raise ValueError("--fsdp spreads all that --zero does, and weights as well: give one of them.")
-    if recipe.run.zero and recipe.optimization.optimizer != "adamw":
-        raise ValueError(
-            f"--zero spreads the slots of AdamW, and got --optimizer {recipe.optimization.optimizer}: leave one out."
-        )
+    spread = "--zero" if recipe.run.zero else "--fsdp"
+    if backends.name() == "torch" and (recipe.run.zero or recipe.run.fsdp > 1) and optimizer != "adamw":
+        raise ValueError(f"{spread} spreads the slots of AdamW on torch, and got --optimizer {optimizer}.")
 
 
 def for_processes(recipe: Recipe, placement: Placement) -> Recipe:
@@ -116,6 +112,11 @@ def check_processes(recipe: Recipe, planned: Mapping[str, PlannedStage], placeme
     """Raises ValueError for batches that cannot be dealt out evenly, and for what several processes do not do."""
     if placement.processes == 1:
         return
+    if backends.name() == "torch" and placement.fsdp not in (1, placement.processes):
+        raise ValueError(
+            f"On torch --fsdp spreads weights over all processes: it is 1 or {placement.processes} here, got "
+            f"{placement.fsdp}."
+        )
     micro_batches = recipe.optimization.accum_freq
     for stage in planned.values():
         lengths = stage.naflex

@@ -29,10 +29,12 @@ from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.objectives import Objective
 from diptych.core.training.optimizers import AdamW
+from diptych.core.training.patterns import freeze
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
 from diptych.models import CLIP, CLIPConfig, CLIPResNetConfig, CLIPTextConfig, SigLIP
+from diptych.models.siglip.student import Student
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, objective, student
 from tests.engine.training.small_student import batch as every_field
 from tests.models.classifier.test_classifier import drawn
@@ -44,7 +46,9 @@ EPSILON = 1e-3
 
 @dataclass
 class Case:
-    """A model with what it learns; `pieces` are micro-batches, and with `zero` several processes spread the state."""
+    """A model with what it learns; `pieces` are micro-batches. Several processes spread the state with `zero`, and
+    weights as well with `fsdp`.
+    """
 
     model: Any
     objective: Objective
@@ -53,6 +57,7 @@ class Case:
     pieces: int = 1
     rate: float = 1e-2
     zero: bool = False
+    fsdp: bool = False
 
 
 def pair_loss(shared: bool, softmax: bool = False):
@@ -63,12 +68,20 @@ def pair_loss(shared: bool, softmax: bool = False):
     return partial(backends.distributed_sigmoid_loss, gradients="mean")
 
 
-def every_loss(shared: bool, pieces: int = 1, zero: bool = False) -> Case:
+def every_loss(shared: bool, pieces: int = 1, **spread: bool) -> Case:
     """Captions, of which some examples have no boxes, a teacher, views and masks."""
     model = student(ALL)
     goal, teacher = objective(model, ALL, 0.8, pair_loss(shared))
     goal.terms["contrastive"].distributed = shared
-    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), teacher, pieces, zero=zero)
+    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), teacher, pieces, **spread)
+
+
+def recomputed(shared: bool) -> Case:
+    """Blocks whose activations are computed again, with frozen kernels beside trained biases, and a frozen tower."""
+    model = Student(CONFIG, parts={}, seed=1, rematerialize=True)
+    freeze(model, ("image/encoder/.*kernel", "text/.*"))
+    goal = Objective({"contrastive": Contrastive(pair_loss(shared), distributed=shared)})
+    return Case(model, goal, lambda seed: every_field(seed, EXAMPLES), pieces=2, fsdp=True)
 
 
 def gathered(shared: bool) -> Case:
@@ -122,6 +135,8 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "every loss": every_loss,
     "every loss in pieces": partial(every_loss, pieces=2),
     "every loss, spread": partial(every_loss, pieces=2, zero=True),
+    "every loss, in units": partial(every_loss, pieces=2, fsdp=True),
+    "recomputed, in units": recomputed,
     "gathered": gathered,
     "curated": curated,
     "classifier": classifier,
@@ -133,7 +148,7 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
     """What each step logs, and all that the steps have changed, by kind and name."""
     shared = placement.processes > 1
     case = build(shared)
-    placement = replace(placement, zero=shared and case.zero)
+    placement = replace(placement, zero=shared and case.zero, fsdp=placement.processes if case.fsdp else 1)
     optimizer = AdamW(case.rate, weight_decay=1e-3, epsilon=EPSILON)
     average = Ema(case.model.trainable_variables, decay=0.9)
     step = backends.train_step(
@@ -152,8 +167,9 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
         rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
         log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if shared else ())
         logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
-        if seed % 2 == 0:
+        if seed == 1:
             step.synchronize()
+    step.synchronize()
     kinds = {
         "weights": {variable.path: variable for variable in case.model.variables},
         "slots": optimizer.named_slots(),
@@ -165,6 +181,10 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
         kind: {name: array_of(variable.value) for name, variable in variables.items()}
         for kind, variables in kinds.items()
     }
+    with torch.no_grad(), average.applied():
+        example = {name: torch.as_tensor(array) for name, array in case.batch(STEPS).items()}
+        embedded, own = case.objective.forward(case.model, case.objective.prepare(case.model, example))
+    found["evaluated"] = {name: array_of(x) for name, x in (embedded | {k: x.value for k, x in own.items()}).items()}
     logged = {name: np.array([log[name] for log in logs]) for name in logs[0]}
     return found | {"norms": {"gradient_norm": logged.pop("gradient_norm")}, "logs": logged}
 
@@ -216,11 +236,11 @@ def overlapped() -> dict[str, Any]:
 
 
 def bytes_between_steps(placement: Placement) -> dict[str, int]:
-    """Of all tensors that live between two steps on this process, weights apart."""
+    """Of all tensors that live between two steps on this process, and of the weights where they are whole."""
 
     def living() -> int:
         gc.collect()
-        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+        tensors = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
         return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
     before = living()
@@ -232,7 +252,7 @@ def bytes_between_steps(placement: Placement) -> dict[str, int]:
     )
     rows = np.concatenate(placement.rows(EXAMPLES))
     step({name: array[rows] for name, array in every_field(0, EXAMPLES).items()})
-    return {"weights": weights, "state": living() - before - weights}
+    return {"weights": weights, "all": living() - before}
 
 
 def on_process(process: int, processes: int, names: list[str], store: str) -> None:
@@ -248,6 +268,7 @@ def on_process(process: int, processes: int, names: list[str], store: str) -> No
     report["bytes"] = {
         "whole": bytes_between_steps(placement),
         "spread": bytes_between_steps(replace(placement, zero=processes > 1)),
+        "in units": bytes_between_steps(replace(placement, fsdp=processes)),
     }
     gathered: list[Any] = [None] * processes
     dist.all_gather_object(gathered, report)

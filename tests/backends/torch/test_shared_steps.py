@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 from diptych.backends.torch.whole_batch import dealt
 
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
-CASES = ("every loss, spread", "curated", "classifier", "resnet", "gathered")
-CASES += ("every loss", "every loss in pieces") if THOROUGH else ()
+CASES = ("every loss, spread", "every loss, in units", "recomputed, in units", "curated", "classifier", "resnet")
+CASES += ("every loss", "every loss in pieces", "gathered") if THOROUGH else ()
 LARGEST_DIFFERENCE = 1e-6
 OF_NORMS = 1e-5
 """Of the gradient's, which is a large one of weights that are equal to 1e-7."""
@@ -32,7 +32,7 @@ def processes(request):
 @pytest.mark.parametrize("case", CASES)
 def test_losses_weights_slots_and_averages_are_those_of_one(processes, case):
     for report in processes:
-        assert report[case].keys() >= {"logs", "norms", "weights", "slots", "averages"}
+        assert report[case].keys() >= {"logs", "norms", "weights", "slots", "averages", "evaluated"}
         for kind, (difference, name) in report[case].items():
             assert difference <= (OF_NORMS if kind == "norms" else LARGEST_DIFFERENCE), f"{kind} {name}"
 
@@ -52,12 +52,14 @@ def test_gradients_are_sent_once_a_step_while_others_are_still_to_come(processes
         assert 0 <= numbers - report["overlap"]["numbers"] < len(processes) * len(sent), "each once, padded"
 
 
-def test_state_that_is_spread_takes_its_part_of_the_memory(processes):
-    """Two slots, the average and the teacher; counters of updates and the centres stay whole."""
+def test_what_is_spread_takes_its_part_of_the_memory(processes):
+    """Two slots, the average and the teacher, and in units the weights; counters and centres stay whole."""
     for report in processes:
-        whole, spread = (report["bytes"][how] for how in ("whole", "spread"))
-        assert whole["state"] > 3 * whole["weights"]
-        assert spread["state"] == pytest.approx(whole["state"] / len(processes), abs=1_000)
+        whole, spread, in_units = (report["bytes"][how] for how in ("whole", "spread", "in units"))
+        state = whole["all"] - whole["weights"]
+        assert state > 3 * whole["weights"]
+        assert spread["all"] == pytest.approx(whole["weights"] + state / len(processes), abs=1_000)
+        assert in_units["all"] == pytest.approx(whole["all"] / len(processes), abs=0.02 * whole["all"])
 
 
 def test_rows_are_dealt_out_evenly_and_no_more_move_than_must():
