@@ -25,6 +25,7 @@ from diptych.core.data.sources.captions import (
     captions_from_text,
     object_from_json,
 )
+from diptych.core.data.sources.fetching import Extent, fetch_extents
 from diptych.core.data.sources.files import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
@@ -138,6 +139,16 @@ class WebDatasetSource:
     def read(self, reference: tuple[int, int, int]) -> bytes:
         """The bytes of an image, given (number of the shard, offset, size)."""
         return self._read(*reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Fetch what samples of shards far away need, see `fetching.fetch`."""
+        extents: list[Extent] = []
+        for index in indices:
+            shard, place = self._place(index)
+            file, shard_index = self.shards[shard], self._indices[shard]
+            if isinstance(file, RemoteFile) and place < shard_index.count:
+                extents += [(file, offset, offset + size) for _, offset, size in shard_index.members(place)]
+        fetch_extents(extents)
 
     def fingerprint(self) -> str:
         """Hash of the fields that are read, of the shards' file names, of the names, places and sizes of their members,

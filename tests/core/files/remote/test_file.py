@@ -70,11 +70,12 @@ def test_what_goes_wrong_now_and_then_is_asked_again(server, fault):
         ("nothing", "closed connection without response"),
     ],
 )
-def test_it_is_given_up_in_a_sentence(server, fault, words):
+def test_it_is_given_up_in_a_sentence(server, monkeypatch, fault, words):
+    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=3, first_seconds=0.001))
     file = RemoteFile(f"{server.address}/a/b.tar")
     assert file.size
     server.always = fault
-    with pytest.raises(RemoteError, match=f"{server.address}/a/b.tar could not be read: .*{words}.*4 times.* again"):
+    with pytest.raises(RemoteError, match=f"{server.address}/a/b.tar could not be read: .*{words}.*3 times.* again"):
         file.pread(10, 0)
     server.always = ""
     assert file.pread(10, 0) == CONTENT[:10], "what was given up once may be asked for later"
