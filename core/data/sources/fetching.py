@@ -1,4 +1,4 @@
-"""Fetching what records far away need before they are asked for: many at a time, because each answer takes its time."""
+"""The fetching of what records far away need before it is asked for: at once, because each answer takes its time."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Which records of a source have captions in which languages."""
+"""The languages of captions: which records of a source have some in which."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
