@@ -21,7 +21,11 @@ import numpy as np
 import tyro
 
 from diptych.core.data.sampling import Order
+from diptych.core.data.sources.languages import Languages
+from diptych.core.data.sources.reading import AS_USUAL
 from diptych.core.data.sources.shard_index import IMAGE, TEXT, ShardIndex, keep_index, kept_for
+from diptych.core.data.sources.shard_languages import kept_languages
+from diptych.core.data.sources.webdataset import WebDatasetSource
 from diptych.core.files.cache_folder import FOLDER, index_folder
 
 SAMPLES_A_SHARD = 10_000
@@ -37,6 +41,8 @@ class ManyRecords:
     """How many records there are; of the last shard's samples none is left out."""
     folder: Path = Path("runs/many_records")
     """Where shards and indices are made, unless they are there."""
+    english_share: float | None = None
+    """With it, half of the captions are English and half German, and a run asks for this share of the former."""
     repeated: bool = False
     """Let every shard number its samples from 0 on, so that every key comes in all of them."""
 
@@ -54,7 +60,15 @@ def make(options: ManyRecords) -> list[Path]:
         kept = kept_for(shard, index_folder())
         if not kept.file("index").exists():
             keep_index(kept, made_up_index(0 if options.repeated else number))
+        if options.english_share is not None:
+            kept_languages(kept, WebDatasetSource.fields_read(AS_USUAL), 0, str, made_up_languages)
     return shards
+
+
+def made_up_languages() -> Languages:
+    """English in the even places of a shard, German in the odd ones."""
+    places = np.arange(SAMPLES_A_SHARD, dtype=np.int64)
+    return Languages(places, (places % 2).astype(np.uint16), [("en",), ("de",)], [], [])
 
 
 def made_up_index(number: int) -> ShardIndex:
@@ -76,8 +90,9 @@ def made_up_index(number: int) -> ShardIndex:
     return ShardIndex(SAMPLES_A_SHARD, arrays, [], hashlib.sha256(str(number).encode()).hexdigest())
 
 
-def start(folder: str) -> None:
+def start(folder: str, english_share: float | None) -> None:
     """What a run does before its first batch; prints a JSON object of seconds and gigabytes."""
+    from diptych.core.data.ledger import place_of
     from diptych.core.training.recipe import Data
     from diptych.engine.datasets.own import own
 
@@ -89,13 +104,13 @@ def start(folder: str) -> None:
         nonlocal last
         taken[name], last = time.perf_counter() - last, time.perf_counter()
 
-    sources = own(Data(train_data=folder)).sources(0)
+    sources = own(Data(train_data=folder, english_share=english_share)).sources(0)
     lap("open and hold out")
     order = Order(len(sources.train), 1_024, seed=0)
     sources.train.fingerprint()
     lap("fingerprint")
-    places = [sources.train.origin(int(index)) for index in order.records(0)[:1_000]]
-    assert len(set(places)) == len(places)
+    for index in order.records(0)[:1_000]:
+        place_of(sources.train, int(index))
     lap("a thousand places")
     held_out = sum(map(len, sources.held_out.values()))
     counts = {"train": len(sources.train), "held out": held_out}
@@ -109,8 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(ManyRecords, args=arguments, description=__doc__)
     os.environ[FOLDER] = str((options.folder / "cache").absolute())
     make(options)
-    command = [sys.executable, "-c", "import sys; from benchmarks.many_records import start; start(sys.argv[1])"]
-    done = subprocess.run([*command, str(options.folder)], stdout=subprocess.PIPE, text=True)
+    program = f"from benchmarks.many_records import start; start({str(options.folder)!r}, {options.english_share})"
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     for name, value in json.loads(done.stdout.splitlines()[-1]).items() if done.returncode == 0 else ():
         print(f"{name:20}{value:>16,.3f}" if isinstance(value, float) else f"{name:20}{value:>16,}")
     return done.returncode

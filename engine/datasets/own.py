@@ -8,7 +8,8 @@ from diptych.core.data.records import UNKNOWN_LANGUAGE, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
 from diptych.core.data.sources.balance_file import BalanceFile
 from diptych.core.data.sources.files import evenly
-from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
+from diptych.core.data.sources.languages import records_by_language
+from diptych.core.data.sources.mixture import LanguageMixture
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
 from diptych.core.files.cache_folder import index_folder

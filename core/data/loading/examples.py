@@ -13,6 +13,7 @@ from diptych.core.data.ledger import RecordParts, Skipped, TooManySkipped, exami
 from diptych.core.data.reasons import listed
 from diptych.core.data.records import LeftOut, Record, Source
 from diptych.core.data.sampling import Order, Place
+from diptych.core.data.sources.fetching import fetch
 
 MOST_FAILURES_IN_A_ROW = 64
 
@@ -39,6 +40,7 @@ class Examples:
     def rows(self, batch: int, first: int, last: int) -> Rows:
         """Rows first..last-1 of a batch; raises `TooManySkipped` where one bad example follows the other."""
         planned = self.order.records(batch)
+        fetch(self.source, planned[first:last].tolist())
         examples, keys, languages = [], [], []
         skipped: list[Skipped] = []
         left_out: list[RecordParts] = []

@@ -1,5 +1,6 @@
 """Records and decoded pictures kept in memory, for sources small enough that every epoch meets the same ones."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from diptych.core.data.image import decode
 from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Record, Source
+from diptych.core.data.sources.fetching import fetch
 
 _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in dozens of languages
 _BYTES_PER_MEGABYTE = 1_000_000
@@ -89,6 +91,10 @@ class CachedSource:
     def cheap_pixels(self) -> bool:
         """As the source's own."""
         return has_cheap_pixels(self.source)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """As the source's own, of what is not remembered; see `fetching.fetch`."""
+        fetch(self.source, [index for index in indices if index not in self._records])
 
     def record(self, index: int) -> Record:
         """As the source's own `record`."""

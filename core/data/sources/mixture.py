@@ -5,20 +5,19 @@ or come from the numbers of records: p(language) ~ n(language)^(1/T), which is e
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diptych.core.data.ledger import leave_out, visit
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sampling import OTHER_LANGUAGES
 from diptych.core.data.sources.keys import name_bytes
+from diptych.core.data.sources.languages import records_by_language
 from diptych.core.data.sources.source_view import SourceView
 
 GOLDEN = (5**0.5 - 1) / 2
-_SOURCES_REMEMBERED = 4
+_SORTED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class LanguageMixture(SourceView):
     `sampling.Order`'s.
 
     Args:
-        source: is read once from end to end; what is found is remembered by its fingerprint while the process lives.
+        source: its captions are read once from end to end, unless it knows their languages (`caption_languages`); what
+            is found is remembered by its fingerprint while the process lives.
         shares: relative weights of languages, "*" being that of all others together, as {"en": 0.9, "*": 0.1}; a
             language that neither is named nor falls under "*" does not come. None is {"*": 1}.
         temperature: T of p ~ n^(1/T) among the languages of "*"; 1 keeps their proportions, infinity makes them equal.
@@ -71,10 +71,13 @@ class LanguageMixture(SourceView):
         wanted = _wanted_shares({code: len(found) for code, found in records.items()}, shares, temperature)
         length = len(source) if length is None else length
         self.languages = tuple(wanted)
-        self.unreadable = len(source) - len(np.unique(np.concatenate(list(records.values()))))
+        captioned = np.zeros(len(source), bool)
+        for places_of_language in records.values():
+            captioned[places_of_language] = True
+        self.unreadable = len(source) - int(captioned.sum())
         places = _largest_remainders(np.array(list(wanted.values())), length, self.languages)
         self._all_pairs = sum(map(len, records.values()))
-        self._records = [records[code][_rng(seed, code).permutation(len(records[code]))] for code in self.languages]
+        self._records = [_rng(seed, code).permutation(records[code]) for code in self.languages]
         self._language_at, self._turn_at = _spread(places, _rng(seed, "").random())
         self._places = places
         self._choice = f"{sorted((shares or {OTHER_LANGUAGES: 1.0}).items())} {temperature} {length} {seed}"
@@ -92,7 +95,7 @@ class LanguageMixture(SourceView):
         """(index of the record in the source, language) of a place in [0, length)."""
         language = self._language_at[index]
         records = self._records[language]
-        return int(records[self._turn_at[index] % len(records)]), self.languages[language]
+        return int(records[int(self._turn_at[index]) % len(records)]), self.languages[language]
 
     def origin(self, index: int) -> int:
         """The record's place in the source."""
@@ -102,7 +105,8 @@ class LanguageMixture(SourceView):
         """Of the source, the shares, the length and the seed, and the records that they come to."""
         digest = hashlib.sha256(f"mixture {self.source.fingerprint()} {self._choice} ".encode())
         for records in self._records:
-            digest.update(records.astype("<i8").tobytes())
+            for begin in range(0, len(records), _SORTED_AT_ONCE):
+                digest.update(records[begin : begin + _SORTED_AT_ONCE].astype("<i8").tobytes())
         return digest.hexdigest()
 
     def shares(self) -> list[LanguageShare]:
@@ -112,38 +116,6 @@ class LanguageMixture(SourceView):
             for code, records, places in zip(self.languages, self._records, self._places, strict=True)
         ]
         return sorted(found, key=lambda share: (-share.places, share.language))
-
-
-def records_by_language(source: Source) -> dict[str, np.ndarray]:
-    """language -> indices of the records with a caption in it, int64, ascending; languages in alphabetical order.
-
-    Unreadable records are counted and skipped. The answers for the last few sources are kept in memory, by fingerprint.
-
-    Raises:
-        ValueError: no record has a caption.
-    """
-    fingerprint = source.fingerprint()
-    if fingerprint not in _REMEMBERED:
-        found: dict[str, list[int]] = {}
-        for index, record in visit(source, _captioned):
-            leave_out(source, index, record, record.caption_parts.left_out)
-            for language in record.captions_by_language:
-                found.setdefault(language, []).append(index)
-        if not found:
-            raise ValueError(f"None of the {len(source)} records of the source has a caption: there is nothing to mix.")
-        _REMEMBERED[fingerprint] = {code: np.array(found[code], np.int64) for code in sorted(found)}
-        while len(_REMEMBERED) > _SOURCES_REMEMBERED:
-            _REMEMBERED.popitem(last=False)
-    return _REMEMBERED[fingerprint]
-
-
-def _captioned(record: Record) -> Record:
-    if record.captions:
-        record.require_captions()
-    return record
-
-
-_REMEMBERED: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
 
 
 def _wanted_shares(counts: dict[str, int], shares: Mapping[str, float] | None, temperature: float) -> dict[str, float]:
@@ -182,16 +154,35 @@ def _largest_remainders(shares: np.ndarray, length: int, languages: tuple[str, .
 
 
 def _spread(places: np.ndarray, start: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each of Σ places the language and how many of that language come before it: int16 and int64.
+    """For each of Σ places the language and how many of that language come before it: int16, and uint32 or int64.
 
     Place k of a language belongs at (k + offset) / places of the way; sorting what belongs earlier first moves nothing
     far. The offsets follow the golden ratio, so that languages with equally many places do not all come in one heap.
+    The way is sorted in pieces, so that little but the answer is in memory.
     """
     offsets = (start + GOLDEN * np.arange(len(places))) % 1.0
-    turns = np.concatenate([np.arange(count) for count in places])
-    languages = np.repeat(np.arange(len(places), dtype=np.int16), places)
-    order = np.argsort((turns + offsets[languages]) / places[languages], kind="stable")
-    return languages[order], turns[order]
+    length = int(places.sum())
+    languages, turns = np.empty(length, np.int16), np.empty(length, np.uint32 if length < 2**32 else np.int64)
+    edges = np.linspace(0.0, 1.0, -(-length // _SORTED_AT_ONCE) + 1)[1:-1]
+    begins, done = np.zeros(len(places), np.int64), 0
+    for edge in [*edges, np.inf]:
+        ends = [_places_before(edge, int(count), offset) for count, offset in zip(places, offsets, strict=True)]
+        of_language = [np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)]
+        turn = np.concatenate(of_language)
+        language = np.repeat(np.arange(len(places), dtype=np.int16), [len(some) for some in of_language])
+        order = np.argsort((turn + offsets[language]) / places[language], kind="stable")
+        languages[done : done + len(order)], turns[done : done + len(order)] = language[order], turn[order]
+        begins, done = np.array(ends), done + len(order)
+    return languages, turns
+
+
+def _places_before(edge: float, count: int, offset: float) -> int:
+    """How many of a language's places belong before an edge: the smallest k with (k + offset) / count >= edge."""
+    if edge == np.inf:
+        return count
+    first = max(0, int(edge * count - offset) - 2)
+    near = np.arange(first, min(count, first + 5))
+    return first + int(((near + offset) / count < edge).sum())
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:

@@ -42,6 +42,19 @@ class PlaceSet:
         bits = np.unpackbits(self._bits[block * _BLOCK_BYTES : (block + 1) * _BLOCK_BYTES])
         return 8 * _BLOCK_BYTES * block + int(np.flatnonzero(bits)[number - before])
 
+    def holds(self, places: np.ndarray) -> np.ndarray:
+        """Whether each of some places in [0, size) is one of them, bool [some]."""
+        return (self._bits[places // 8] >> (7 - places % 8).astype(np.uint8) & 1).astype(bool)
+
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        """At which number each of some of its places stands, which ascend, int64 [some]."""
+        if not len(places):
+            return np.zeros(0, np.int64)
+        block = int(places[0]) // (8 * _BLOCK_BYTES)
+        bits = np.unpackbits(self._bits[block * _BLOCK_BYTES : int(places[-1]) // 8 + 1])
+        before = int(self._ends[block - 1]) if block else 0
+        return before - 1 + np.cumsum(bits, dtype=np.int64)[places - 8 * _BLOCK_BYTES * block]
+
     def parts(self) -> Iterator[np.ndarray]:
         """All of them, int64 [some] each."""
         for first, blocks in self._blocks():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diptych.core.data.ledger import Named
+from diptych.core.data.sources.fetching import REQUESTS_AT_ONCE
 from diptych.core.data.sources.files import HIDDEN, IMAGE_SUFFIXES
 from diptych.core.data.sources.keys import is_numbered, key_hash, name_bytes
 from diptych.core.data.sources.tar import UNREADABLE, Damage, scan_file
@@ -24,7 +25,6 @@ from diptych.core.files.remote.file import RemoteFile
 IMAGE, TEXT, JSON, LABEL = range(4)
 _KINDS = dict.fromkeys(IMAGE_SUFFIXES, IMAGE) | {".txt": TEXT, ".json": JSON, ".cls": LABEL}
 _FORMAT = 5
-_REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def open_indices(shards: Sequence[Place], folder: str | Path | None = None) -> l
     """The index of each shard; several far away are asked for at once, since each answer takes its time."""
     if not any(isinstance(shard, RemoteFile) for shard in shards):
         return [open_index(shard, folder) for shard in shards]
-    threads = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "diptych-indices")
+    threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "diptych-indices")
     try:
         return list(threads.map(partial(open_index, folder=folder), shards))
     finally:

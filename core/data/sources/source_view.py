@@ -1,10 +1,13 @@
 """The base of sources that show another's records in their own way: pictures are passed on unchanged."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.cache import has_cheap_pixels, pixels_of
+from diptych.core.data.sources.fetching import fetch
 
 
 class SourceView:
@@ -29,6 +32,10 @@ class SourceView:
     def ledger(self) -> Ledger:
         """The source's own: what one view counts, none counts again."""
         return ledger_of(self.source)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """As the source's own, see `fetching.fetch`."""
+        fetch(self.source, [self.origin(index) for index in indices])
 
     def read(self, reference: object) -> bytes:
         """As the source's own `read`."""

@@ -8,6 +8,7 @@ import numpy as np
 from diptych.core.data.ledger import ledger_of, visit
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.keys import HASH_BITS, Hashed, hashed
+from diptych.core.data.sources.languages import Languages, read_languages
 from diptych.core.data.sources.place_set import PlaceSet
 from diptych.core.data.sources.source_view import SourceView
 
@@ -38,6 +39,16 @@ class Subset(SourceView):
     def record(self, index: int) -> Record:
         """As the source's own `record`."""
         return self.source.record(self.origin(index))
+
+    def caption_languages(self) -> Iterator[Languages]:
+        """As `languages.languages_in`, of the subset's own places; what is of no use may also be beyond it."""
+        known = getattr(self.source, "caption_languages", None)
+        if known is None:
+            yield read_languages(self, range(len(self)))
+            return
+        for part in known():
+            mine = self._places.holds(part.places)
+            yield part._replace(places=self._places.numbers(part.places[mine]), codes=part.codes[mine])
 
     def fingerprint(self) -> str:
         """Of the source, the choice, and the records that it comes to."""

@@ -10,6 +10,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from diptych.core.data.sources.captions import (
     captions_from_text,
     object_from_json,
 )
+from diptych.core.data.sources.fetching import Extent, fetch_extents
 from diptych.core.data.sources.files import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_FILE_BYTES,
@@ -37,8 +39,10 @@ from diptych.core.data.sources.files import (
 )
 from diptych.core.data.sources.keys import Hashed, UniqueKeys, key_hash, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
+from diptych.core.data.sources.languages import Languages, read_languages
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.shard_index import IMAGE, JSON, LABEL, ShardIndex, open_indices
+from diptych.core.data.sources.shard_languages import kept_languages
 from diptych.core.files.random_access import Place, RandomAccess, opened
 from diptych.core.files.remote.file import RemoteFile
 
@@ -67,8 +71,7 @@ class WebDatasetSource:
         self._indices: list[ShardIndex] = open_indices(self.shards, index_folder)
         self._ends = list(accumulate(len(index) for index in self._indices))
         self._files: OrderedDict[int, RandomAccess] = OrderedDict()
-        self._text_fields = reading.captions_in(TEXT_FIELDS)
-        self._label_fields = reading.labels_in(LABEL_FIELDS)
+        self._text_fields, self._label_fields = self.fields_read(reading)
         self._keys = UniqueKeys(self._all_hashes)
         self.ledger = Ledger(self.shards[0].name, len(self), reading.max_skipped)
         for shard, index in zip(self._names, self._indices, strict=True):
@@ -137,6 +140,16 @@ class WebDatasetSource:
         """The bytes of an image, given (number of the shard, offset, size)."""
         return self._read(*reference, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Fetch what samples of shards far away need, see `fetching.fetch`."""
+        extents: list[Extent] = []
+        for index in indices:
+            shard, place = self._place(index)
+            file, shard_index = self.shards[shard], self._indices[shard]
+            if isinstance(file, RemoteFile) and place < shard_index.count:
+                extents += [(file, offset, offset + size) for _, offset, size in shard_index.members(place)]
+        fetch_extents(extents)
+
     def fingerprint(self) -> str:
         """Hash of the fields that are read, of the shards' file names, of the names, places and sizes of their members,
         and of what some evenly chosen captions and images hold.
@@ -179,6 +192,19 @@ class WebDatasetSource:
             for place, (reason, detail) in enumerate(index.problems, begin + index.count):
                 self.ledger.skip(Skipped(self.record_name(place), reason, f"{self._names[shard]}: {detail}", place))
             yield places, hashes
+
+    def caption_languages(self) -> Iterator[Languages]:
+        """The languages of all captions, shard by shard; see `languages.languages_in`."""
+        for shard, index in enumerate(self._indices):
+            begin = self._begin(shard)
+            read = partial(read_languages, self, range(begin, begin + len(index)))
+            fields = (self._text_fields, self._label_fields)
+            yield kept_languages(index.kept, fields, begin, self.record_name, read)
+
+    @staticmethod
+    def fields_read(reading: Reading) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The fields of JSON that hold captions, and those that hold labels."""
+        return reading.captions_in(TEXT_FIELDS), reading.labels_in(LABEL_FIELDS)
 
     def _all_hashes(self) -> Iterator[Hashed]:
         """Places and hashes of the samples' own keys, shard by shard."""

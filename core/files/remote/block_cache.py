@@ -13,7 +13,7 @@ from pathlib import Path
 from diptych.core.files.cache_folder import cache_folder, cache_gigabytes
 
 BLOCK_BYTES = 1 << 20
-IN_MEMORY = 64
+IN_MEMORY = 128
 """Blocks that each process holds, too."""
 
 _GIGABYTE = 1_000_000_000

@@ -1,4 +1,4 @@
-"""What is shown to a server so that it gives what not everybody may read."""
+"""Credentials: the token that a server is shown so that it gives what not everybody may read."""
 
 import os
 

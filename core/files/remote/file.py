@@ -83,18 +83,15 @@ class RemoteFile:
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
-        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
-        if not self._key:
-            self._key = hashlib.sha256(repr(self.checksum or (self.url, self.described)).encode()).hexdigest()[:32]
-        cache, key = block_cache(), self._key
-        found = {number: cache.get(key, number) for number in range(first, last + 1)}
-        for begin, stop in _runs([number for number, block in found.items() if block is None]):
-            for number, block in self._fetched(begin, stop, last):
-                cache.put(key, number, block)
-                found[number] = block
-        data = b"".join(found[number] or b"" for number in range(first, last + 1))
+        first = offset // BLOCK_BYTES
+        data = b"".join(self._blocks(first, (offset + size - 1) // BLOCK_BYTES, reads_on=True))
         begin = offset - first * BLOCK_BYTES
         return data[begin : begin + size]
+
+    def fetch(self, number: int) -> None:
+        """Have a block in the cache, and no other; raises as `pread`."""
+        if number * BLOCK_BYTES < self.size:
+            self._blocks(number, number, reads_on=False)
 
     def __str__(self) -> str:
         return self.url
@@ -112,12 +109,27 @@ class RemoteFile:
     def _store(self) -> Store:
         return _HTTP if _is_http(self.url) else _FILESYSTEM
 
-    def _fetched(self, begin: int, stop: int, last: int) -> Iterator[tuple[int, bytes]]:
-        """Blocks begin..stop-1 by one request, and some ahead of whoever reads on; `last` is what is needed last."""
-        if stop > last:
-            self._ahead = min(max(1, 2 * self._ahead), MOST_BLOCKS_AHEAD) if begin == self._next else 0
-            stop = min(stop + self._ahead, -(-self.size // BLOCK_BYTES))
-            self._next = stop
+    def _blocks(self, first: int, last: int, *, reads_on: bool) -> list[bytes]:
+        """Blocks first..last; `reads_on` says whether the reader may want the next ones soon."""
+        if not self._key:
+            self._key = hashlib.sha256(repr(self.checksum or (self.url, self.described)).encode()).hexdigest()[:32]
+        cache = block_cache()
+        found = {number: cache.get(self._key, number) for number in range(first, last + 1)}
+        for begin, stop in _runs([number for number, block in found.items() if block is None]):
+            end = self._with_those_ahead(begin, stop) if reads_on and stop > last else stop
+            for number, block in self._fetched(begin, end):
+                cache.put(self._key, number, block)
+                found[number] = block
+        return [found[number] or b"" for number in range(first, last + 1)]
+
+    def _with_those_ahead(self, begin: int, stop: int) -> int:
+        """Where to end a request for blocks begin..stop-1: further each time that it begins where the last ended."""
+        self._ahead = min(max(1, 2 * self._ahead), MOST_BLOCKS_AHEAD) if begin == self._next else 0
+        self._next = min(stop + self._ahead, -(-self.size // BLOCK_BYTES))
+        return self._next
+
+    def _fetched(self, begin: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Blocks begin..stop-1 by one request."""
         offset = begin * BLOCK_BYTES
         size = min(stop * BLOCK_BYTES, self.size) - offset
         data = retries.USUAL.answer(self.url, lambda: self._store.fetch(self.url, offset, size, self.described))

@@ -111,7 +111,7 @@ def _described(url: str, answer: http.client.HTTPResponse) -> Described:
 
 def _body(answer: http.client.HTTPResponse, size: int) -> bytes:
     """The `size` bytes of an answer."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS + size / SLOWEST_BYTES_A_SECOND
+    begun, longest = time.monotonic(), TIMEOUT_SECONDS + size / SLOWEST_BYTES_A_SECOND
     pieces, missing = [], size
     while missing:
         try:
@@ -120,8 +120,8 @@ def _body(answer: http.client.HTTPResponse, size: int) -> bytes:
             raise TryAgain(f"{_told(error)} after {size - missing:,} of {size:,} bytes") from None
         if not piece:
             raise TryAgain(f"the connection was cut after {size - missing:,} of {size:,} bytes")
-        if time.monotonic() > deadline:
-            raise TryAgain(f"it has sent {size - missing:,} of {size:,} bytes in {deadline:.0f} s")
+        if time.monotonic() > begun + longest:
+            raise TryAgain(f"it has sent {size - missing:,} of {size:,} bytes in {longest:.0f} s")
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)

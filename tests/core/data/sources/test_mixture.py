@@ -1,7 +1,9 @@
 """Languages come in their shares in every stretch of a mixture, and the records of a language equally often."""
 
+import json
 import math
 import pickle
+import tarfile
 from collections import Counter
 from dataclasses import replace
 
@@ -12,9 +14,14 @@ from hypothesis import strategies as st
 
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import BadExample, Caption, Record, Source
+from diptych.core.data.sources import languages as languages_module
 from diptych.core.data.sources import mixture as mixture_module
-from diptych.core.data.sources.mixture import LanguageMixture, records_by_language
+from diptych.core.data.sources.languages import records_by_language
+from diptych.core.data.sources.mixture import LanguageMixture
+from diptych.core.data.sources.subset import Subset
+from diptych.core.data.sources.webdataset import WebDatasetSource
 from diptych.core.report.mixture_table import mixture_table
+from tests.core.data.sources.content import add_member
 
 
 class Texts:
@@ -159,13 +166,51 @@ def test_places_are_the_same_for_ever(three):
 
 
 def test_a_source_is_read_once(three):
-    mixture_module._REMEMBERED.clear()
+    languages_module._REMEMBERED.clear()
     LanguageMixture(three)
     LanguageMixture(three, temperature=5)
     assert three.reads == 1000
     for number in range(6):
         LanguageMixture(Texts(["en"], name=str(number)))
-    assert len(mixture_module._REMEMBERED) == 4
+    assert len(languages_module._REMEMBERED) == 4
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.floats(0, 1, exclude_max=True))
+def test_the_way_is_sorted_in_pieces_as_in_one(places, start):
+    places = np.array(places)
+    right = mixture_module._spread(places, start)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture_module, "_SORTED_AT_ONCE", 7)
+        found = mixture_module._spread(places, start)
+    assert all(map(np.array_equal, found, right))
+    assert np.array_equal(np.bincount(right[0], minlength=len(places)), places)
+
+
+def test_the_languages_of_shards_are_read_once_and_kept(tmp_path, monkeypatch):
+    """Of a part of them, too, and what is of no use is told at each start."""
+    captions = ["en", "de", "en", None, "de en"] * 8
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for place, languages in enumerate(captions[number::2]):
+                told = [{"text": f"in {code}", "language": code} for code in (languages or "").split()]
+                texts = json.dumps({"captions": [*told, *([{"text": ""}] if place == 5 else [])]})
+                add_member(tar, f"{number}-{place}.json", texts.encode() if languages else b"no JSON")
+
+    def start(folder):
+        languages_module._REMEMBERED.clear()
+        source = WebDatasetSource(sorted(tmp_path.glob("*.tar")), index_folder=folder)
+        part = Subset(source, fraction=0.3, held_out=False)
+        found = [LanguageMixture(one, shares={"en": 0.5, "de": 0.5}, length=40) for one in (source, part)]
+        shown = [[one.record(place).captions for place in range(len(one))] for one in found]
+        return [one.fingerprint() for one in found], shown, list(source.ledger.lines())
+
+    right = start(None)
+    assert start(tmp_path / "kept") == right
+    monkeypatch.setattr("diptych.core.data.sources.webdataset.read_languages", lambda *_: pytest.fail("read again"))
+    assert start(tmp_path / "kept") == right
+    assert {line["what"] for line in right[2]} == {"skipped", "left out"}
+    assert len([line for line in right[2] if line["what"] == "skipped"]) == 8
 
 
 def test_unreadable_records_are_left_out_and_counted():

@@ -1,15 +1,18 @@
 """Data from far away are the data: the same records from a server that does not behave, or from the hub by name."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from diptych.core.data.loading.loader import Loader
+from diptych.core.data.sources import fetching
 from diptych.core.data.sources.open import open_source
 from diptych.core.files.errors import HubError, RemoteError
-from diptych.core.files.remote import retries
+from diptych.core.files.remote import block_cache as block_cache_module
+from diptych.core.files.remote import file as file_module
 from diptych.core.files.remote.block_cache import block_cache
 from diptych.core.files.remote.hub import CONVERTED
 from tests.core.data.pictures import preprocess
@@ -41,13 +44,7 @@ def batches(source):
     ]
 
 
-@pytest.fixture
-def patient(monkeypatch):
-    """Every fault there is may come in a row."""
-    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=20, first_seconds=1e-6))
-
-
-def test_shards_give_the_examples_of_the_local_ones_though_much_goes_wrong(shards, patient):
+def test_shards_give_the_examples_of_the_local_ones_though_much_goes_wrong(shards):
     folder, server = shards
     server.faults = [*FAULTS, "", *reversed(FAULTS)]
     source = open_source(f"{server.address}/shard-{{000..001}}.tar")
@@ -58,7 +55,7 @@ def test_shards_give_the_examples_of_the_local_ones_though_much_goes_wrong(shard
     assert source.record_name(0) == "shard-000.tar: even/000"
 
 
-def test_tables_give_the_examples_of_the_local_ones_though_much_goes_wrong(tmp_path, quick, patient):
+def test_tables_give_the_examples_of_the_local_ones_though_much_goes_wrong(tmp_path, quick):
     pytest.importorskip("pyarrow", reason=NO_PARQUET)
     content.write_parquet(tmp_path / "set" / "train-0.parquet", hugging_face=True)
     with RangeServer(served(tmp_path / "set"), faults=[*FAULTS]) as server:
@@ -97,6 +94,29 @@ def test_a_second_start_reads_no_shard_and_a_shard_that_changed_anew(shards):
     block_cache.cache_clear()
     with pytest.raises(RemoteError, match="shard-000.tar has changed"):
         content.content_of(again)
+
+
+def test_what_a_batch_needs_is_fetched_many_at_a_time_and_each_block_once(shards, monkeypatch):
+    folder, server = shards
+    source = open_source(f"{server.address}/shard-{{000..001}}.tar")
+    for module in (block_cache_module, file_module, fetching):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1_024)
+    forgotten(server)
+    server.delay = 0.1
+    loader = Loader(source, preprocess(), batch_size=8, seed=3)
+    keys = loader.batch(0).keys
+    assert server.at_once > 1, "one after the other"
+    assert max(Counter(server.asked).values()) <= 2, "of two shards"
+    server.asked.clear()
+    assert loader.batch(0).keys == keys
+    assert not server.asked
+
+
+def forgotten(server: RangeServer) -> None:
+    """Nothing is kept, in memory or on disk."""
+    shutil.rmtree(block_cache().folder)
+    block_cache.cache_clear()
+    server.asked.clear()
 
 
 def test_a_server_that_is_gone_ends_the_walk_and_skips_nothing(shards):

@@ -59,7 +59,7 @@ def test_parts_have_fingerprints_of_their_own():
     assert source.fingerprint() not in prints
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 4_095, 4_096, 4_097, 3_000_000])
+@pytest.mark.parametrize("size", [1, 7, 8, 4_095, 4_096, 4_097, 1_300_000])
 @pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
 def test_a_set_of_places_is_the_list_of_them(size, share):
     places = np.flatnonzero(np.random.default_rng(size).random(size) < share)
@@ -70,6 +70,10 @@ def test_a_set_of_places_is_the_list_of_them(size, share):
     assert [found.place(number) for number in numbers] == places[list(numbers)].tolist()
     with pytest.raises(IndexError):
         found.place(len(places))
+    some = np.arange(size // 3, min(size, size // 3 + 9_000))
+    mine = found.holds(some)
+    assert np.array_equal(mine, np.isin(some, places))
+    assert np.array_equal(found.numbers(some[mine]), np.searchsorted(places, some[mine]))
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -15,7 +15,7 @@ import pytest
 from diptych.core.files.remote import http, retries
 from diptych.core.files.remote.block_cache import block_cache
 
-STALL_SECONDS = 0.3
+STALL_SECONDS = 1.2
 
 FAULTS = ("cut", "stall", "429", "500", "whole", "nothing")
 
@@ -29,6 +29,7 @@ class RangeServer:
             ("cut") or before it ("nothing"), the server stalls ("stall"), answers 429 with Retry-After or 500, or sends
             the whole file ("whole").   always: what goes wrong with all that follow.
         asked: the Range of each request.   headers: of the last one.
+        delay: seconds before each answer.   at_once: the most requests that waited for theirs together.
     """
 
     files: Mapping[str, bytes]
@@ -36,12 +37,19 @@ class RangeServer:
     always: str = ""
     asked: list[str | None] = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    at_once: int = 0
+    _running: int = 0
 
     def __enter__(self) -> Self:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                server._running += 1
+                server.at_once = max(server.at_once, server._running)
+                time.sleep(server.delay)
+                server._running -= 1
                 server.answer(self)
 
             def log_message(self, *arguments) -> None:
@@ -115,8 +123,8 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=4, first_seconds=0.001))
-    monkeypatch.setattr(http, "TIMEOUT_SECONDS", STALL_SECONDS / 2)
+    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=20, first_seconds=0.001, longest_seconds=0.01))
+    monkeypatch.setattr(http, "TIMEOUT_SECONDS", STALL_SECONDS / 3)
     block_cache.cache_clear()
     yield tmp_path / "cache"
     block_cache.cache_clear()

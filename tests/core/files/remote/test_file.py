@@ -10,10 +10,9 @@ import pytest
 
 from diptych.core.files.errors import RemoteError
 from diptych.core.files.random_access import LocalFile, Stream
-from diptych.core.files.remote import block_cache, filesystem, retries
+from diptych.core.files.remote import block_cache, filesystem, http, retries
 from diptych.core.files.remote.block_cache import BLOCK_BYTES, BlockCache
 from diptych.core.files.remote.file import RemoteFile
-from diptych.core.files.remote.http import _retry_after
 from tests.core.files.remote.range_server import FAULTS, RangeServer, quick
 
 __all__ = ["quick"]
@@ -70,11 +69,12 @@ def test_what_goes_wrong_now_and_then_is_asked_again(server, fault):
         ("nothing", "closed connection without response"),
     ],
 )
-def test_it_is_given_up_in_a_sentence(server, fault, words):
+def test_it_is_given_up_in_a_sentence(server, monkeypatch, fault, words):
+    monkeypatch.setattr(retries, "USUAL", retries.Retries(attempts=3, first_seconds=0.001))
     file = RemoteFile(f"{server.address}/a/b.tar")
     assert file.size
     server.always = fault
-    with pytest.raises(RemoteError, match=f"{server.address}/a/b.tar could not be read: .*{words}.*4 times.* again"):
+    with pytest.raises(RemoteError, match=f"{server.address}/a/b.tar could not be read: .*{words}.*3 times.* again"):
         file.pread(10, 0)
     server.always = ""
     assert file.pread(10, 0) == CONTENT[:10], "what was given up once may be asked for later"
@@ -171,9 +171,20 @@ def test_the_server_says_how_long_to_wait(given, seconds):
     class Error:
         headers = {"Retry-After": given}
 
-    assert _retry_after(Error) == seconds
+    assert http._retry_after(Error) == seconds
     wait = retries.Retries(longest_seconds=5.0)._wait(0, retries.TryAgain("", seconds))
     assert wait == 5.0 if seconds else 0.25 <= wait <= 0.5
+
+
+def test_who_only_trickles_counts_as_stalled(monkeypatch):
+    class Trickle:
+        def read1(self, _):
+            time.sleep(0.01)
+            return b"x"
+
+    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.03)
+    with pytest.raises(retries.TryAgain, match=r"has sent \d+ of 100 bytes in 0 s"):
+        http._body(Trickle(), 100)
 
 
 def test_waits_double_up_to_the_longest(monkeypatch):
