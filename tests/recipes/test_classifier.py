@@ -184,7 +184,7 @@ def test_random_parts_are_cut_out_of_whole_pictures_and_others_out_of_their_midd
     assert (judged[:, 1:7] == 100).all()
     assert (flipped.image(picture, np.random.default_rng(0))[:, 1:7] == 100).all()
     seen = [parts.image(picture, np.random.default_rng(seed)).mean() for seed in range(40)]
-    assert min(seen) == 0 and max(seen) == 200
+    assert (min(seen), max(seen)) == (0, 200)
 
 
 @ON_JAX

@@ -123,7 +123,7 @@ def test_a_bounded_weight_stays_within_its_bound_and_comes_back(name):
 
 
 def test_big_visions_resnets_move_by_its_golden_rule():
-    """Trace 0.9 in bfloat16 → × 0.1 / 256 · 4,096 → + 1e-4 / 256 · 4,096 · p on kernels → × schedule → -, with a warm-up
+    """Trace 0.9 in bfloat16 → × 0.1 / 256 · 4,096 → + 1e-4 / 256 · 4,096 · p on kernels → × schedule → -, and a warm-up
     whose first update has rate 0; in NumPy, number for number.
     """
     optimization = bit_i1k().optimization
