@@ -26,6 +26,7 @@ from diptych.models import ImageClassifier, SigLIP, SigLIPConfig, TextConfig, Vi
 from diptych.models.counting import count_parameters
 from diptych.models.siglip.adapting import to_naflex
 from diptych.recipes import classifier, lit
+from tests.marks import ABOVE_THE_BACKENDS
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
 CONFIG = SigLIPConfig(
@@ -149,6 +150,7 @@ def test_imagenets_presets_are_planned_without_data_as_big_vision_has_them(prese
     assert smaller.batch_factor * 0.1 == pytest.approx(0.2 if preset == "bit_i1k" else 0.1)
 
 
+@ABOVE_THE_BACKENDS
 def test_a_resnet_learns_from_its_npz_file_by_sgd_and_judges_the_middle_of_pictures(pictures, tmp_path, capsys):
     """From random parts of whole pictures; what is left takes pictures as they were judged, and goes on so."""
     flags = ("--image-size", "16", "--shortest-edge", "18", "--resize-method", "area", "--random-crop", "0.3")
