@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from diptych.models.bit.config import BiTConfig
+from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.parts.config_checks import MAX_DEPTH, MAX_SIZE, check_size
 from diptych.models.siglip.config import SigLIPConfig
 
@@ -60,7 +62,7 @@ def captioner_config(
         context_length: None for the text tower's.
         use_bias, tie_embeddings: see `CaptionerConfig`.
     """
-    text = config.text
+    vision, text = config.vision, config.text
     return CaptionerConfig(
         width=text.width,
         depth=max(1, text.depth // 2) if depth is None else depth,
@@ -68,7 +70,7 @@ def captioner_config(
         num_heads=text.num_heads,
         vocab_size=text.vocab_size,
         context_length=text.context_length if context_length is None else context_length,
-        encoder_width=config.vision.width,
+        encoder_width=vision.channels if isinstance(vision, CLIPResNetConfig | BiTConfig) else vision.width,
         use_bias=use_bias,
         tie_embeddings=tie_embeddings,
     )

@@ -5,17 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
 
 from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.examples.rand_augment import RandAugment
+from diptych.core.data.examples.random_crop import RandomCrop
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.processor import Processor
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
 from diptych.core.data.tokenizers.open import open_tokenizer
+from diptych.core.training.checkpoint import load
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.signals import StopSignals
@@ -25,11 +29,14 @@ from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
 from diptych.engine.judging.sets import Dataset, EvaluationSet, Labels
 from diptych.engine.judging.tasks import judge
 from diptych.engine.trained_run import load_run
+from diptych.engine.training.build import build_student
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models import ImageClassifier, SigLIP, SigLIPConfig, TextConfig, VisionConfig
+from diptych.models.counting import count_parameters
 from diptych.models.siglip.adapting import to_naflex
-from diptych.recipes import classifier
+from diptych.recipes import classifier, lit
+from tests.marks import ABOVE_THE_BACKENDS
 
 SIZE = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}
 CONFIG = SigLIPConfig(
@@ -37,6 +44,7 @@ CONFIG = SigLIPConfig(
     text=TextConfig(**SIZE, vocab_size=60, context_length=6, embed_dim=16),
 )
 NAMES = ("blue", "green", "red")
+BIG_VISION_BIT = Path(__file__).parents[1] / "models" / "foreign" / "big_vision_bit" / "weights.npz"
 ON_JAX = pytest.mark.skipif(keras.config.backend() != "jax", reason="nothing in it depends on the backend")
 SHORT = ("--batch-size", "16", "--val-fraction", "0.4", "--no-tensorboard")
 
@@ -189,6 +197,76 @@ def test_from_scratch_changes_pictures_as_big_visions_classifiers_do(pictures):
     assert (changes.area, changes.flip, changes.then) == (0.05, 0.5, RandAugment(count=2, magnitude=10))
     with pytest.raises(ValueError, match="a magnitude from 0 to 10"):
         replace(planned.recipe, classification=replace(planned.recipe.classification, rand_augment=(0, 5)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "steps"), [("bit_i1k", 25_557_032, 27_869), ("vit_s16_i1k", 22_122_472, 111_476)]
+)
+@ON_JAX
+def test_imagenets_presets_are_planned_without_data_as_big_vision_has_them(preset, parameters, steps):
+    made = plan(preset)
+    assert count_parameters(made.config)["total"] == parameters
+    assert made.planned["training"].batches == steps
+    optimization, seen = made.recipe.optimization, made.preprocess
+    rate = optimization.learning_rate * optimization.batch_factor, optimization.weight_decay * optimization.batch_factor
+    assert rate == pytest.approx((1.6, 1.6e-3) if preset == "bit_i1k" else (1e-3, 1e-4))
+    assert (optimization.momentum_dtype, optimization.grad_clip_norm) == ("bfloat16", 1.0)
+    assert (seen.image_size, seen.shortest_edge_ratio, seen.resize_method) == (224, 256 / 224, "area")
+    then = None if preset == "bit_i1k" else RandAugment(count=2, magnitude=10, resize_method="bilinear")
+    assert seen.augmentation == RandomCrop(area=0.05, flip=0.5, resize_method="bilinear", then=then)
+    assert made.recipe.classification.mixup == (0 if preset == "bit_i1k" else 0.2)
+    assert made.task.missing_flags(made.recipe, made.start) == ["--train-data (pictures with labels)"]
+    smaller = plan(preset, "--batch-size", "512", "--examples", "20000000").recipe.optimization
+    assert smaller.batch_factor * 0.1 == pytest.approx(0.2 if preset == "bit_i1k" else 0.1)
+
+
+@ABOVE_THE_BACKENDS
+def test_a_resnet_learns_from_its_npz_file_by_sgd_and_judges_the_middle_of_pictures(pictures, tmp_path, capsys):
+    """From random parts of whole pictures; what is left takes pictures as they were judged, and goes on so."""
+    flags = ("--image-size", "16", "--shortest-edge", "18", "--resize-method", "area", "--random-crop", "0.3")
+    rates = ("--optimizer", "sgd", "--momentum-dtype", "bfloat16", "--lr", "0.2", "--rate-batch-size", "64")
+    assert train("full", pictures, BIG_VISION_BIT, tmp_path / "run", "--examples", "48", *flags, *rates) == 0
+    assert "patches of 8, pooled by gap; a fresh head for 3 classes, where it has 5" in capsys.readouterr().out
+    model = ImageClassifier.from_preset(tmp_path / "run" / "model")
+    assert model.processor.pixels == FixedSize(height=16, width=16, resize="area", shortest_edge=18)
+    assert np.abs(weights(model)["classifier/kernel"]).max() > 0
+    kept = load(sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]).groups["optimizer"]
+    momentum = kept["image/stem/conv/kernel/momentum"]
+    assert np.array_equal(momentum, momentum.astype(ml_dtypes.bfloat16).astype(np.float32))
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "learning_rate" in row]
+    assert max(row["learning_rate"] for row in rows) <= 0.2 * 16 / 64
+    again = plan("full", "--train-data", str(pictures), "--pretrained", str(tmp_path / "run" / "model"))
+    assert again.preprocess.shortest_edge_ratio == 18 / 16
+    for wrong, message in (
+        (("--shortest-edge", "9"), "at least as long as the square that is cut out, 22 px"),
+        (("--pooling", "map"), "pools by 'gap' alone"),
+    ):
+        given = ("--train-data", str(pictures), "--pretrained", str(BIG_VISION_BIT), "--image-size", "22")
+        with pytest.raises(ValueError, match=message):
+            plan("full", *given, *wrong)
+
+
+def test_random_parts_are_cut_out_of_whole_pictures_and_others_out_of_their_middle():
+    picture = np.zeros((20, 60, 3), np.uint8)
+    picture[:, :20], picture[:, 20:40] = 200, 100  # left, middle, right
+    shared = {"image_size": 8, "context_length": 1, "tokenizer_path": "", "captions": 0, "shortest_edge_ratio": 1.0}
+    judged = Preprocess(**shared).image(picture)
+    flipped = Preprocess(**shared, augmentation=RandomCrop(area=1.0, flip=1.0))
+    parts = Preprocess(**shared, augmentation=RandomCrop(area=0.05))
+    assert (judged[:, 1:7] == 100).all()
+    assert (flipped.image(picture, np.random.default_rng(0))[:, 1:7] == 100).all()
+    seen = [parts.image(picture, np.random.default_rng(seed)).mean() for seed in range(40)]
+    assert (min(seen), max(seen)) == (0, 200)
+
+
+@ON_JAX
+def test_a_resnet_may_be_locked_beside_a_fresh_text_tower(tmp_path):
+    flags = ["--pretrained-image", str(BIG_VISION_BIT), "--image-size", "22", "--text-size", "mu", "--text-depth", "1"]
+    made = plan_run(parse_recipe(lit.PRESETS["tiny"](), flags, program="lit", description=""), TERMS)
+    assert made.config.vision.describes == "BiTResNet"
+    assert made.config.text.output_width == made.config.vision.output_width == 64
+    student = build_student(made.recipe, made.planned["training"])
+    assert not [weight.path for weight in student.trainable_variables if weight.path.startswith("image/")]
 
 
 @ON_JAX

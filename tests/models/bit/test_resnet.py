@@ -13,6 +13,7 @@ from diptych.models import BiTConfig, BiTResNet, ClassifierConfig, ImageClassifi
 from diptych.models.abstract import shapes_only
 from diptych.models.bit.config import STAGE_DEPTHS
 from diptych.models.bit.presets import bit_size
+from diptych.models.captioner.config import captioner_config
 from diptych.models.classifier.model import classifier_of
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 from diptych.models.parts.convolutions import StandardizedConvolution
@@ -271,6 +272,7 @@ def test_a_text_tower_stands_beside_it_and_files_keep_both(tmp_path):
     assert count_parameters(classifier.config)["total"] == classifier.count_params()
     with pytest.raises(ValueError, match="has no ResNet"):
         classifier.save_to_preset(tmp_path / "other", format="transformers")
+    assert captioner_config(model.config).encoder_width == tower.output["tokens"].shape[-1]
     assert with_pooling(tower, "gap") is tower
     with pytest.raises(ValueError, match="pools by 'gap' alone, got pooling 'map'"):
         with_pooling(tower, "map")

@@ -4,7 +4,8 @@
 
 A pre-activation BiT of timm 1.0.31, with the stem and the epsilons of its `resnetv2_*_bit`; and the post-activation one
 written in flax 0.12 with its own convolutions, norms and maxima, under the names of big_vision's `models/bit.py`. Every
-weight is drawn; "expected.npz" holds what they compute.
+weight is drawn, kernels so small for some of their outputs that the epsilon of their standardisation counts;
+"expected.npz" holds what they compute.
 """
 
 import json
@@ -43,7 +44,9 @@ def make_timm(images: np.ndarray, rng: np.random.Generator) -> None:
     ).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(torch.from_numpy(drawn(name.endswith("weight") and value.ndim == 1, tuple(value.shape), rng)))
+            scale = name.endswith("weight") and value.ndim == 1
+            kernel = value.ndim == 4 and not name.startswith("head")
+            value.copy_(torch.from_numpy(drawn(tuple(value.shape), rng, scale=scale, outputs=0 if kernel else None)))
         features = model.forward_features(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
         expected = {"pooled": model.forward_head(features, pre_logits=True), "logits": model.forward_head(features)}
     folder = FOLDER / "timm_bit"
@@ -93,7 +96,10 @@ def make_big_vision(images: np.ndarray, rng: np.random.Generator) -> None:
 
     network = Network()
     shapes = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images)["params"])
-    weights = {name: drawn(name[-1] == "scale", value.shape, rng) for name, value in sorted(shapes.items())}
+    weights = {
+        name: drawn(value.shape, rng, scale=name[-1] == "scale", outputs=3 if value.ndim == 4 else None)
+        for name, value in sorted(shapes.items())
+    }
     used = {name: standardized(value) if value.ndim == 4 else value for name, value in weights.items()}
     with jax.default_matmul_precision("highest"):
         pooled, logits = network.apply({"params": unflatten_dict(used)}, images)
@@ -103,9 +109,15 @@ def make_big_vision(images: np.ndarray, rng: np.random.Generator) -> None:
     np.savez(folder / "expected.npz", images=images, pooled=np.asarray(pooled), logits=np.asarray(logits))
 
 
-def drawn(is_scale: bool, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Numbers around one for scales, and around zero for all else."""
-    return (is_scale + 0.3 * rng.standard_normal(shape)).astype("float32")
+def drawn(shape: tuple[int, ...], rng: np.random.Generator, *, scale: bool, outputs: int | None) -> np.ndarray:
+    """Numbers around one for scales, and around zero for all else; those of kernels, which have an axis of outputs,
+    from 0.3 down to 3e-6.
+    """
+    values = scale + 0.3 * rng.standard_normal(shape)
+    if outputs is not None:
+        sizes = 10 ** rng.uniform(-5, 0, shape[outputs])
+        values = values * np.moveaxis(sizes.reshape((-1,) + (1,) * (values.ndim - 1)), 0, outputs)
+    return values.astype("float32")
 
 
 if __name__ == "__main__":
