@@ -24,6 +24,7 @@ from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
     big_vision,
+    big_vision_paligemma,
     keras_hub,
     open_clip,
     transformers,
@@ -106,7 +107,7 @@ def towers_of(config: Config) -> dict[str, Any]:
 
 
 def stored_values(
-    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Config], keras.Model]
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[..., keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a checkpoint's model by the paths that they have here, one by one.
 
@@ -207,8 +208,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".npz":
         with open_weights(path) as files, as_settings(path):
-            config: Config = big_vision.config_of(files)
-        return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
+            layout: Any = big_vision_paligemma if big_vision_paligemma.is_paligemma(files) else big_vision
+            config: Config = layout.config_of(files)
+        return Checkpoint(layout="big_vision", config=config, weights=path, table=layout.table)
     weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
     if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
         with open_weights(weights) as files, as_settings(folder / open_clip.CONFIG_FILE):
@@ -271,7 +273,7 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
     if isinstance(config, GemmaConfig):
         layouts = {"transformers": transformers_gemma}
     if isinstance(config, PaliGemmaConfig):
-        layouts = {"transformers": transformers_paligemma}
+        layouts = {"transformers": transformers_paligemma, "big_vision": big_vision_paligemma}
     if format not in layouts:
         raise ValueError(f"format must be one of diptych, {', '.join(layouts)}, got {format!r}.")
     layouts[format].write(folder, config, arrays)

@@ -191,7 +191,7 @@ class PaliGemma(Tower):
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type paligemma) or diptych;
-                or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
+                a big_vision .npz file; or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
             revision: of the repository on the hub: a branch, tag or commit.
             load_weights: False for fresh weights in the checkpoint's shapes.
             arguments: of the constructor: pictures, seed, dtype, rematerialize, name.
@@ -202,7 +202,12 @@ class PaliGemma(Tower):
         return load_model(preset, cls, PaliGemmaConfig, revision=revision, load_weights=load_weights, **arguments)
 
     def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
-        """Writes configuration and weights in a layout that others read, bit for bit; arguments as for `Gemma`."""
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder, dtype: as for `Gemma`.
+            format: "transformers", "big_vision" or "diptych".
+        """
         save_model(self, Path(folder), format=format, dtype=dtype)
 
 
