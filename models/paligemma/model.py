@@ -1,5 +1,6 @@
-"""PaliGemma 1 and 2: an image tower of SigLIP whose tokens, projected, stand in front of Gemma's (Beyer et al. 2024,
-Steiner et al. 2024; big_vision `models/proj/paligemma/paligemma.py`).
+"""PaliGemma 1 and 2: an image tower of SigLIP whose tokens, projected, stand in front of Gemma's.
+
+Beyer et al. 2024; Steiner et al. 2024; big_vision `models/proj/paligemma/paligemma.py`.
 
 Notable features: the tower's tokens behind its last norm, not pooled; a linear projector that starts at zero; pictures
 and prompt see each other both ways, the answer sees them and what it has said (a prefix language model). Projected
@@ -144,7 +145,8 @@ class PaliGemma(Tower):
         """
         prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
         nothing = ops.zeros((prompt_ids.shape[0], 0), "int32")
-        answering = Answering(self, *self.soft_tokens(pictures), prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+        soft = self.soft_tokens(pictures)
+        answering = Answering(self.decoder, *soft, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
         return continue_prompts(answering, nothing, steps=steps, **choices)
 
     @classmethod
