@@ -26,6 +26,7 @@ from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
     big_vision,
+    big_vision_paligemma,
     bit,
     keras_hub,
     open_clip,
@@ -118,7 +119,7 @@ def towers_of(config: Config) -> dict[str, Any]:
 
 
 def stored_values(
-    preset: str | Path, checkpoint: Checkpoint, build: Callable[[Any], keras.Model]
+    preset: str | Path, checkpoint: Checkpoint, build: Callable[..., keras.Model]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a checkpoint's model by the paths that they have here, one by one.
 
@@ -222,8 +223,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if bit.kind_of(files.shapes):
                 config: Config = bit.npz_config_of(files)
                 return Checkpoint(layout="big_vision", config=config, weights=path, table=bit.npz_table)
-            config = big_vision.config_of(files)
-        return Checkpoint(layout="big_vision", config=config, weights=path, table=big_vision.table)
+            layout: Any = big_vision_paligemma if big_vision_paligemma.is_paligemma(files) else big_vision
+            config = layout.config_of(files)
+        return Checkpoint(layout="big_vision", config=config, weights=path, table=layout.table)
     weights = path if path.is_file() else folder / open_clip.WEIGHTS_FILE
     if weights.name == open_clip.WEIGHTS_FILE and weights.is_file() and (folder / open_clip.CONFIG_FILE).is_file():
         with open_weights(weights) as files, as_settings(folder / open_clip.CONFIG_FILE):
@@ -308,7 +310,7 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
     if isinstance(config, GemmaConfig):
         writers = {"transformers": transformers_gemma.write}
     if isinstance(config, PaliGemmaConfig):
-        writers = {"transformers": transformers_paligemma.write}
+        writers = {"transformers": transformers_paligemma.write, "big_vision": big_vision_paligemma.write}
     if format not in writers:
         raise ValueError(f"format must be one of diptych, {', '.join(writers)}, got {format!r}.")
     writers[format](folder, config, arrays)

@@ -1,4 +1,4 @@
-"""Where the tokens of a batch stand, and who sees whom: one definition for training, prefixes, padding and caches."""
+"""Places of the tokens of a batch, and who sees whom: one definition for training, prefixes, padding and caches."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -3,20 +3,16 @@
 Pictures and prompts go through the blocks once. Then each token is asked for with what the caches hold of them.
 """
 
-from typing import TYPE_CHECKING
-
 import keras
 from keras import ops
 
 from diptych.models.decoding import InPrecision
+from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.places import Places
-
-if TYPE_CHECKING:
-    from diptych.models.paligemma.model import PaliGemma
 
 
 class Answering:
-    """A PaliGemma that has seen pictures and prompts, as a `diptych.models.generation.Decoder`.
+    """Gemma's decoder that has seen pictures and prompts, as a `diptych.models.generation.Decoder`.
 
     What it is asked to go on with is the beginning of an answer, which may be nothing.
 
@@ -29,8 +25,8 @@ class Answering:
     start_id = 0
     """Stands for each prompt's last token, which differs."""
 
-    def __init__(self, model: "PaliGemma", soft_tokens, soft_mask=None, *, prompt_ids, prompt_mask=None):
-        self._model = model
+    def __init__(self, decoder: GemmaDecoder, soft_tokens, soft_mask=None, *, prompt_ids, prompt_mask=None):
+        self._decoder = decoder
         self._soft, self._soft_mask = ops.stop_gradient(soft_tokens), soft_mask
         mask = ops.ones(ops.shape(prompt_ids), "bool") if prompt_mask is None else prompt_mask
         self._ids, self._mask = _padded_in_front(prompt_ids, ops.convert_to_tensor(mask, "bool"))
@@ -39,12 +35,12 @@ class Answering:
     def context_length(self) -> int:
         """The longest answer that training's context has places for, behind pictures and prompt."""
         tokens = self._soft.shape[0] // self._ids.shape[0] * self._soft.shape[1]
-        return self._model.context_length - tokens - self._ids.shape[1]
+        return self._decoder.config.context_length - tokens - self._ids.shape[1]
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The decoder's."""
-        return self._model.decoder.variables
+        return self._decoder.variables
 
     def begin(self, batch, length: int):
         """See `diptych.models.generation.Decoder`; `batch` may be a multiple of the prompts'.
@@ -52,7 +48,7 @@ class Answering:
         The first token that is asked about is the prompt's last, which has already gone into the caches: it goes
         through the blocks again alone, which gives it the keys and values that it has, and the answer's first logits.
         """
-        decoder, prompts = self._model.decoder, self._ids.shape[0]
+        decoder, prompts = self._decoder, self._ids.shape[0]
 
         def prefill(soft_tokens):
             prefix = ops.zeros(ops.shape(self._ids), "bool")

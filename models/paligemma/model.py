@@ -1,5 +1,6 @@
-"""PaliGemma 1 and 2: an image tower of SigLIP whose tokens, projected, stand in front of Gemma's (Beyer et al. 2024,
-Steiner et al. 2024; big_vision `models/proj/paligemma/paligemma.py`).
+"""PaliGemma 1 and 2: an image tower of SigLIP whose tokens, projected, stand in front of Gemma's.
+
+Beyer et al. 2024; Steiner et al. 2024; big_vision `models/proj/paligemma/paligemma.py`.
 
 Notable features: the tower's tokens behind its last norm, not pooled; a linear projector that starts at zero; pictures
 and prompt see each other both ways, the answer sees them and what it has said (a prefix language model). Projected
@@ -144,7 +145,8 @@ class PaliGemma(Tower):
         """
         prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
         nothing = ops.zeros((prompt_ids.shape[0], 0), "int32")
-        answering = Answering(self, *self.soft_tokens(pictures), prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+        soft = self.soft_tokens(pictures)
+        answering = Answering(self.decoder, *soft, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
         return continue_prompts(answering, nothing, steps=steps, **choices)
 
     @classmethod
@@ -191,7 +193,7 @@ class PaliGemma(Tower):
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type paligemma) or diptych;
-                or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
+                a big_vision .npz file; or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
             revision: of the repository on the hub: a branch, tag or commit.
             load_weights: False for fresh weights in the checkpoint's shapes.
             arguments: of the constructor: pictures, seed, dtype, rematerialize, name.
@@ -202,7 +204,12 @@ class PaliGemma(Tower):
         return load_model(preset, cls, PaliGemmaConfig, revision=revision, load_weights=load_weights, **arguments)
 
     def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
-        """Writes configuration and weights in a layout that others read, bit for bit; arguments as for `Gemma`."""
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder, dtype: as for `Gemma`.
+            format: "transformers", "big_vision" or "diptych".
+        """
         save_model(self, Path(folder), format=format, dtype=dtype)
 
 

@@ -29,7 +29,7 @@ from diptych.models.weights.transformers_fields import NO_BIAS
 FILE = "weights.npz"
 PREFIX = "params/"
 _ATTENTION, _MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
-_IMAGE, _TEXT = "img/Transformer", "txt/Encoder_0"
+IMAGE, _TEXT = "img/Transformer", "txt/Encoder_0"
 
 
 def config_of(files: WeightFiles) -> SigLIPConfig:
@@ -49,7 +49,7 @@ def config_of(files: WeightFiles) -> SigLIPConfig:
     if absent := [name for name in expected if name not in shapes]:
         raise ValueError(f"{files.source} is no image-text model of big_vision: it has no {', '.join(absent)}.")
     kernel, positions = shapes["img/embedding/kernel"], shapes["img/pos_embedding"]
-    tower = _tower(shapes, _IMAGE)
+    tower = tower_sizes(shapes, IMAGE)
     vision: VisionConfig | NaFlexVisionConfig
     if len(kernel) == 2:
         patch_size = math.isqrt(kernel[0] // 3)
@@ -59,7 +59,7 @@ def config_of(files: WeightFiles) -> SigLIPConfig:
         image_size = math.isqrt(positions[1]) * kernel[0]
         vision = VisionConfig(**tower, patch_size=kernel[0], image_size=image_size)
     text = TextConfig(
-        **_tower(shapes, _TEXT),
+        **tower_sizes(shapes, _TEXT),
         vocab_size=shapes["txt/Embed_0/embedding"][0],
         context_length=shapes["txt/pos_embedding"][1],
         embed_dim=shapes["txt/head/kernel"][1],
@@ -83,7 +83,7 @@ def table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:
         Rule("image/patch_embedding/kernel", "img/embedding/kernel", FLAT_PATCHES if naflex else SAME),
         Rule("image/patch_embedding/bias", "img/embedding/bias"),
         Rule("image/position_embedding/embedding", "img/pos_embedding", SAME if naflex else LEADING_AXIS),
-        *_encoder("image/encoder", _IMAGE, vision.depth, heads, names, prefix),
+        *encoder_rules("image/encoder", IMAGE, vision.depth, heads, names, prefix),
         Rule(f"{pooling}/probe", f"{head}/probe"),
         Rule(f"{pooling}/query_kernel", f"{attention}/query/kernel", heads_out(heads)),
         Rule(f"{pooling}/query_bias", f"{attention}/query/bias", heads_out(heads)),
@@ -95,7 +95,7 @@ def table(config: SigLIPConfig, files: WeightFiles | None = None) -> Table:
         *_mlp(f"{pooling}/mlp", f"{head}/{_MLP}"),
         Rule("text/token_embedding/embedding", "txt/Embed_0/embedding"),
         Rule("text/position_embedding/embedding", "txt/pos_embedding", LEADING_AXIS),
-        *_encoder("text/encoder", _TEXT, config.text.depth, config.text.num_heads, names, prefix),
+        *encoder_rules("text/encoder", _TEXT, config.text.depth, config.text.num_heads, names, prefix),
         Rule("text/projection/kernel", "txt/head/kernel"),
         Rule("text/projection/bias", "txt/head/bias"),
     ]
@@ -118,7 +118,8 @@ def write(folder: Path, config: SigLIPConfig | CLIPConfig, arrays: Arrays) -> No
     write_npz(folder / FILE, table(config).save(arrays))
 
 
-def _encoder(ours: str, theirs: str, depth: int, heads: int, names: list[str], prefix: str) -> list[Rule]:
+def encoder_rules(ours: str, theirs: str, depth: int, heads: int, names: list[str], prefix: str) -> list[Rule]:
+    """The rules of an encoder, its blocks stacked where they are among the names."""
     blocks = [f"{ours}/block_{layer:02d}" for layer in range(depth)]
     rules = _norm(f"{ours}/norm", f"{theirs}/encoder_norm")
     if any(name.startswith(f"{prefix}{theirs}/encoderblock/") for name in names):
@@ -159,7 +160,8 @@ def _mlp(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
-def _tower(shapes: dict[str, tuple[int, ...]], path: str) -> dict:
+def tower_sizes(shapes: dict[str, tuple[int, ...]], path: str) -> dict:
+    """The sizes of the encoder under a path, by the names of a configuration's fields."""
     stacked = f"{path}/encoderblock/{_ATTENTION}/query/kernel"
     if stacked in shapes:
         depth, width, heads, _ = shapes[stacked]

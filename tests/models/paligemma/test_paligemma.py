@@ -8,6 +8,7 @@ import pytest
 from diptych.models import Gemma, GemmaConfig, NaFlexVisionTransformer, PaliGemma, PaliGemmaConfig, SigLIP
 from diptych.models.abstract import shapes_only
 from diptych.models.paligemma.config import count_paligemma_parameters
+from diptych.models.paligemma.generation import Answering
 from diptych.models.paligemma.presets import PRESETS
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from tests.marks import ABOVE_THE_BACKENDS
@@ -64,10 +65,11 @@ def features_of(model: PaliGemma, batch: dict) -> np.ndarray:
     return numpy_of(forward(lambda x: model(x)["tokens"], batch))
 
 
-def moved(model: PaliGemma, batch: dict, **changed) -> list[int]:
-    """The places of the text whose features another batch changes."""
-    differs = np.any(features_of(model, batch) != features_of(model, batch | changed), axis=-1)
-    return np.flatnonzero(differs[0]).tolist()
+def moved(model: PaliGemma, batch: dict, *changes: dict) -> list[list[int]]:
+    """For each of some changes of an example, the places of the text whose features it changes."""
+    rows = [batch, *(batch | change for change in changes)]
+    own, *others = features_of(model, {name: np.concatenate([row[name] for row in rows]) for name in batch})
+    return [np.flatnonzero(np.abs(other - own).max(axis=-1) > 1e-4).tolist() for other in others]
 
 
 @ABOVE_THE_BACKENDS
@@ -90,19 +92,14 @@ def test_pictures_and_prompt_see_each_other_and_the_answer_is_not_seen_ahead():
         ids[0, place] = 39 if ids[0, place] != 39 else 38
         return ids
 
-    assert moved(model, batch, token_ids=other(PREFIX - 1)) == list(range(LENGTH))
-    assert moved(model, batch, token_ids=other(PREFIX)) == list(range(PREFIX, LENGTH))
-    assert moved(model, batch, token_ids=other(LENGTH - 1)) == [LENGTH - 1]
-    assert moved(model, batch, images=-batch["images"]) == list(range(LENGTH))
-
-
-def test_the_prompt_reaches_the_pictures_tokens():
-    """In two blocks what the picture's tokens saw of the prompt comes to the prompt's other tokens: with the prompt
-    as part of the answer, it does not.
-    """
-    model, batch = random_paligemma(), batch_of()
-    causal = batch | {"suffix_mask": np.ones((1, LENGTH), bool)}
-    assert moved(model, causal, token_ids=np.where(np.arange(LENGTH) == 3, 39, batch["token_ids"])) == [3, 4, 5, 6]
+    changes = [{"token_ids": other(place)} for place in (PREFIX - 1, PREFIX, LENGTH - 1)]
+    everything = list(range(LENGTH))
+    assert moved(model, batch, *changes, {"images": -batch["images"]}) == [
+        everything,
+        list(range(PREFIX, LENGTH)),
+        [LENGTH - 1],
+        everything,
+    ]
 
 
 def test_padding_changes_nothing_wherever_it_stands():
@@ -117,20 +114,21 @@ def test_padding_changes_nothing_wherever_it_stands():
         np.testing.assert_allclose(found[row][padded["token_mask"][row]], expected, rtol=1e-4, atol=1e-5)
 
 
+@ABOVE_THE_BACKENDS
 def test_each_picture_counts_and_in_its_order():
     model, batch = random_paligemma(pictures=3), batch_of(pictures=3)
+    others = [batch["images"][:, ::-1]]
     for picture in range(3):
-        images = batch["images"].copy()
-        images[0, picture] *= -1
-        assert moved(model, batch, images=images) == list(range(LENGTH))
-    assert moved(model, batch, images=batch["images"][:, ::-1].copy()) == list(range(LENGTH))
+        others.append(batch["images"].copy())
+        others[-1][0, picture] *= -1
+    assert moved(model, batch, *({"images": images} for images in others)) == [list(range(LENGTH))] * 4
     with pytest.raises(ValueError, match="pictures must be 1"):
         PaliGemma(CONFIG, pictures=0)
 
 
 def test_a_fresh_projector_shows_nothing_and_learns():
     model, batch = PaliGemma(CONFIG), batch_of()
-    assert moved(model, batch, images=-batch["images"]) == []
+    assert moved(model, batch, {"images": -batch["images"]}) == [[]]
     kernel = model.projector.kernel
     _, (gradient,) = value_and_gradients(lambda: model.token_losses(batch)[0, -1], [kernel])
     assert np.abs(numpy_of(gradient)).max() > 0
@@ -143,14 +141,14 @@ def test_projected_tokens_are_not_scaled():
     np.testing.assert_array_equal(numpy_of(x)[0, :4], soft[0])
 
 
-@pytest.mark.parametrize("in_front", [False, True], ids=["padded behind", "padded in front"])
-def test_answers_are_those_without_a_cache(in_front):
-    model, steps = random_paligemma(), 4
-    prompts = [RNG.integers(3, 40, length) for length in (5, 2, 3)]
-    images = RNG.uniform(-1, 1, (3, 8, 8, 3)).astype("float32")
+def test_answers_are_those_without_a_cache():
+    """Of prompts of unequal length, the first padded behind, the others in front."""
+    model, steps, rng = random_paligemma(), 4, np.random.default_rng(6)
+    prompts = [rng.integers(3, 40, length) for length in (4, 2, 6)]
+    images = rng.uniform(-1, 1, (3, 8, 8, 3)).astype("float32")
     ids, mask = np.zeros((3, 6), "int32"), np.zeros((3, 6), bool)
     for row, prompt in enumerate(prompts):
-        place = slice(6 - len(prompt), 6) if in_front else slice(0, len(prompt))
+        place = slice(6 - len(prompt), 6) if row else slice(0, len(prompt))
         ids[row, place], mask[row, place] = prompt, True
     given = {"images": images, "ids": ids, "mask": mask}
     got = numpy_of(forward(lambda x: model.generate(x["images"], x["ids"], x["mask"], steps=steps, eos_id=None), given))
@@ -172,10 +170,10 @@ def test_answers_are_those_without_a_cache(in_front):
     assert len(np.unique(got)) > 3
 
 
-def test_answers_have_an_end_and_context_for_it():
-    model, batch = random_paligemma(), batch_of()
-    with pytest.raises(ValueError, match="positions for 21 tokens"):
-        model.generate(batch["images"], batch["token_ids"], steps=22)
+def test_answers_have_the_context_that_pictures_and_prompt_leave():
+    soft = np.zeros((2, 4, TEXT.width), "float32")
+    answering = Answering(PaliGemma(CONFIG).decoder, soft, prompt_ids=np.ones((1, LENGTH), "int32"))
+    assert answering.context_length == 32 - 2 * 4 - LENGTH
 
 
 @ABOVE_THE_BACKENDS
@@ -197,6 +195,7 @@ def test_any_of_our_towers_can_take_the_place():
         PaliGemma.of(pair.text_encoder, text)
 
 
+@ABOVE_THE_BACKENDS
 def test_patches_of_any_aspect_are_read_without_their_padding():
     vision = NaFlexVisionConfig(
         width=8, depth=1, mlp_dim=12, num_heads=2, patch_size=4, position_grid=2, max_num_patches=4, pooling="gap"
@@ -213,9 +212,9 @@ def test_patches_of_any_aspect_are_read_without_their_padding():
     padding, patch = patches.copy(), patches.copy()
     padding[0, 3] = 0.0
     patch[0, 2] = 0.0
-    assert moved(model, batch, patches=padding) == []
-    assert moved(model, batch, patches=patch) == list(range(LENGTH))
-    soft, mask = model.soft_tokens({name: batch[name] for name in ("patches", "spatial_shapes")})
+    assert moved(model, batch, {"patches": padding}, {"patches": patch}) == [[], list(range(LENGTH))]
+    pictures = {name: batch[name] for name in ("patches", "spatial_shapes")}
+    soft, mask = forward(model.soft_tokens, pictures)
     assert (soft.shape[1], numpy_of(mask).tolist()) == (4, [[1, 1, 1, 0]])
 
 
