@@ -1,4 +1,4 @@
-"""What the Mosaic kernel for NVIDIA GPUs asks of a GPU that need not be there: barriers, products, copies.
+"""Mosaic's program for a GPU that need not be there, counted: barriers, products, exponentials.
 
     python -m tests.backends.jax.mosaic_report
 
