@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 SMALLEST = 2**14
-"""Numbers of the smallest tensor that is cut. A message costs as much for fewer, and all tensors of a tower that are
-smaller, its biases and norms, are less than a thousandth of it."""
+"""Numbers of the smallest tensor that is cut. A message costs as much for fewer, and what is smaller in a
+tower, biases and norms, is 0.15% of it."""
 
 
 def cut_axis(shape: Sequence[int], parts: int) -> int | None:

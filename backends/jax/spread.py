@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 
 import jax
 import keras
@@ -130,23 +129,14 @@ def at_rest() -> AbstractContextManager:
 
 
 class GatheringScope(keras.StatelessScope):
-    """A scope in which the value of a variable is whole wherever it is asked for: gathered once, and once more by each
-    block that is computed again in the backward pass, so that it is not kept in between.
+    """A scope in which the value of a variable is gathered wherever it is asked for: a block that is computed again in
+    the backward pass gathers its weights again, so that they are not kept in between.
     """
 
     def __init__(self, state_mapping, spread: Spread):
-        from jax.extend.core import get_opaque_trace_state  # younger than the oldest jax that does all else
-
         super().__init__(state_mapping)
-        self._spread, self._trace = spread, partial(get_opaque_trace_state, convention="flax")
-        self._gathered: dict[int, list] = {}
+        self._spread = spread
 
     def get_current_value(self, variable):
         value = super().get_current_value(variable)
-        if value is None:
-            return None
-        # A block that is computed again has a trace of its own.
-        here, gathered = self._trace(), self._gathered.setdefault(id(variable), [])
-        if not any(trace == here for trace, _ in gathered):
-            gathered.append((here, self._spread.gathered(value)))
-        return next(whole for trace, whole in gathered if trace == here)
+        return None if value is None else self._spread.gathered(value)

@@ -63,8 +63,8 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
 def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
     """Bytes a device holds in a step, by what they are for, and their "total".
 
-    Each device has its part of the batch, and its share of weights, gradients, slots, averages and teacher as `--fsdp`
-    deals them out: all of them without. Activations are those of the towers (`estimate_memory`), those of the views by
+    Each device has its part of the batch, and its share of weights, slots, averages and teacher as `--fsdp` deals
+    them out: all of them without. Activations are those of the towers (`estimate_memory`), those of the views by
     their share of operations, and what each term adds.
     """
     devices = recipe.run.planned_devices

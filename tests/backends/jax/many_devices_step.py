@@ -75,13 +75,18 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
         report["arguments"] = program.memory_analysis().argument_size_in_bytes
         report["held"] = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves((step._state, step._read, placed)))
         used = [v for name, v in kept.items() if not name.startswith(("average/", "goal/"))] + step._fixed
-        cut = [v for v in used if shares.cut_axis(v.shape, SPREAD.fsdp) is not None]
-        report["gathered"] = sum(4 * math.prod(variable.shape) for variable in cut)
+        report["read"], report["moving"] = cut_bytes(used), cut_bytes(step._weights)
         report["gradients"] = sum(weight.nbytes for weight in step._state[0])
     step.synchronize()
     report["compilations"] = step.compilations
     report["kept on"] = max(len(variable.value.sharding.device_set) for variable in kept.values())
     return logs, {name: np.asarray(keras.ops.convert_to_numpy(v.value)) for name, v in kept.items()}, report
+
+
+def cut_bytes(variables) -> int:
+    """Of those that no device holds whole."""
+    cut = [variable for variable in variables if shares.cut_axis(variable.shape, SPREAD.fsdp) is not None]
+    return sum(4 * math.prod(variable.shape) for variable in cut)
 
 
 def compared(build, **arguments) -> dict:

@@ -1,4 +1,4 @@
-"""What each of eight devices holds whose state is spread, printed as JSON for `tests.backends.jax.process`."""
+"""The memory of eight devices whose state is spread, printed as JSON for `tests.backends.jax.process`."""
 
 import json
 
