@@ -184,7 +184,8 @@ class UnitWeights:
 
     def take(self) -> None:
         """Takes this process's rows of what the variables hold, and the memory."""
-        torch._foreach_copy_(self.pieces, self.spread.of_tensors(self._whole))
+        for piece, value in zip(self.pieces, self.spread.of_tensors(self._whole), strict=True):
+            piece.copy_(value)
         for place, whole in enumerate(self._whole):
             if place not in self._units.alone:
                 whole.data = torch.empty(0, dtype=whole.dtype, device=whole.device)
