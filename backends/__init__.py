@@ -88,7 +88,8 @@ def train_step(
         placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
             holds all of the state, or with `fsdp` above 1 a share of it. Every process brings its own rows to each
             step, and loss, gradients and logs are those of the whole batch. More than one device of a process on jax
-            alone; on torch a process has one, and with `zero` a part of AdamW's slots, averages and teacher.
+            alone; on torch a process has one, `fsdp` is the number of processes or 1, and with `zero` each has a part
+            of AdamW's slots, averages and teacher.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 

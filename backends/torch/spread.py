@@ -6,6 +6,7 @@ Reference: Rajbhandari et al. 2020, "ZeRO: Memory optimizations toward training 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import keras
 import torch
@@ -43,7 +44,10 @@ class Spread:
 
     def __init__(self, buckets: Sequence[Bucket]):
         self.buckets = buckets
-        self.pieces = [piece for number, bucket in enumerate(buckets) for piece in _pieces(number, bucket)]
+        by_bucket = [list(_pieces(number, bucket)) for number, bucket in enumerate(buckets)]
+        self.pieces = [piece for some in by_bucket for piece in some]
+        ends = list(accumulate(map(len, by_bucket), initial=0))
+        self._runs = [slice(first, end) for first, end in pairwise(ends)]
 
     def of_parts(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The pieces within this process's part of each bucket."""
@@ -58,10 +62,9 @@ class Spread:
         for number, bucket in enumerate(self.buckets):
             if among is not None and number not in among:
                 continue
-            part = bucket.empty(part=True)
-            for piece, tensor in zip(self.pieces, pieces, strict=True):
-                if piece.bucket == number:
-                    part[piece.start : piece.start + piece.count] = tensor
+            part, run = bucket.empty(part=True), self._runs[number]
+            for piece, tensor in zip(self.pieces[run], pieces[run], strict=True):
+                part[piece.start : piece.start + piece.count] = tensor
             flat = bucket.empty()
             dist.all_gather_into_tensor(flat, part)
             yield from ((place, bucket.view(flat, index)) for index, place in enumerate(bucket.places))
@@ -96,12 +99,14 @@ class SpreadVariables:
 
     def __init__(self, spread: Spread, variables: Sequence[keras.Variable]):
         self._spread, self._variables = spread, variables
+        self._devices = [variable.value.device for variable in variables]
         self.pieces = [piece.clone() for piece in spread.of_tensors([variable.value for variable in variables])]
 
     def take(self) -> None:
         """Takes the pieces from the variables, and the memory."""
         values = [variable.value for variable in self._variables]
-        torch._foreach_copy_(self.pieces, self._spread.of_tensors(values))
+        for piece, value in zip(self.pieces, self._spread.of_tensors(values), strict=True):
+            piece.copy_(value)
         self.release()
 
     def give(self, device: torch.device | str) -> None:
@@ -110,8 +115,8 @@ class SpreadVariables:
             self._variables[place].value.data = value.to(device, copy=True)
 
     def release(self) -> None:
-        for variable in self._variables:
-            variable.value.data = torch.empty(0, dtype=variable.value.dtype, device=self.pieces[0].device)
+        for variable, device in zip(self._variables, self._devices, strict=True):
+            variable.value.data = torch.empty(0, dtype=variable.value.dtype, device=device)
 
 
 class WholeWeights:
@@ -230,6 +235,8 @@ class _Follower:
         self._decay = follower.decay
 
     def follow(self, finite: torch.Tensor) -> None:
+        if not self._weights:  # few rows for many processes
+            return
         moved_on = torch._foreach_mul(self.averages.pieces, self._decay)
         torch._foreach_add_(moved_on, self._weights, alpha=1 - self._decay)
         keep(self.averages.pieces, moved_on, where=finite)

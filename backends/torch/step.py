@@ -22,7 +22,8 @@ from diptych.backends.untrained import carried
 
 
 class TrainStep:
-    """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call.
+    """See `diptych.backends.train_step` for the contract. Keras variables are updated in place at every call; those
+    whose values are spread hold them after `synchronize` alone.
 
     No call waits for the device: what a step that is not finite leaves alone is chosen there. (Of several processes the
     first call does, and each that chooses its examples.)

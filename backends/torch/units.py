@@ -160,7 +160,8 @@ class UnitWeights:
 
     def __init__(self, variables: Sequence[keras.Variable], units: Units):
         self._variables, self._units = variables, units
-        self.spread = by_rows([variable.value for variable in variables])
+        self._whole = [variable.value for variable in variables]  # Keras's layers hold these, too
+        self.spread = by_rows(self._whole)
         cut = units.parameter_of()
         held = [cut[id(v)].to_local() if id(v) in cut else v.value for v in variables]
         self.pieces = [held[piece.place].detach().view(-1) for piece in self.spread.pieces]
@@ -183,12 +184,17 @@ class UnitWeights:
 
     def take(self) -> None:
         """Takes this process's rows of what the variables hold, and the memory."""
-        torch._foreach_copy_(self.pieces, self.spread.of_tensors([variable.value for variable in self._variables]))
+        for piece, value in zip(self.pieces, self.spread.of_tensors(self._whole), strict=True):
+            piece.copy_(value)
+        for place, whole in enumerate(self._whole):
+            if place not in self._units.alone:
+                whole.data = torch.empty(0, dtype=whole.dtype, device=whole.device)
         self._units.attach()
 
     def give(self) -> None:
         """Makes the variables hold the weights, whole."""
         for place, value in self.spread.whole(self.pieces):
             if place not in self._units.alone:
-                self._variables[place]._value = torch.nn.Parameter(value.clone())
+                self._whole[place].data = value.clone()
+                self._variables[place]._value = self._whole[place]
         self._units.detach()

@@ -86,9 +86,12 @@ def check_fsdp(recipe: Recipe) -> None:
         )
     if recipe.run.zero and recipe.run.fsdp > 1:
         raise ValueError("--fsdp spreads all that --zero does, and weights as well: give one of them.")
-    spread = "--zero" if recipe.run.zero else "--fsdp"
-    if backends.name() == "torch" and (recipe.run.zero or recipe.run.fsdp > 1) and optimizer != "adamw":
-        raise ValueError(f"{spread} spreads the slots of AdamW on torch, and got --optimizer {optimizer}.")
+    flag = "--zero" if recipe.run.zero else "--fsdp" if recipe.run.fsdp > 1 else None
+    if flag and backends.name() == "torch" and optimizer != "adamw":
+        raise ValueError(
+            f"{flag} spreads the slots of AdamW on torch, and got --optimizer {optimizer}: leave the flag out, or take "
+            "--optimizer adamw."
+        )
 
 
 def for_processes(recipe: Recipe, placement: Placement) -> Recipe:
