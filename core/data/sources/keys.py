@@ -27,7 +27,12 @@ def name_bytes(name: str) -> bytes:
 
 def key_hash(key: str) -> int:
     """A key's hash, evenly in [0, 2**64): it stands for the key, and decides what is held out."""
-    return int.from_bytes(hashlib.sha256(name_bytes(key)).digest()[: HASH_BITS // 8], "big")
+    return bytes_hash(name_bytes(key))
+
+
+def bytes_hash(name: bytes) -> int:
+    """As `key_hash`, of a key's `name_bytes`."""
+    return int.from_bytes(hashlib.sha256(name).digest()[: HASH_BITS // 8], "big")
 
 
 def hashed(keys: Iterable[tuple[str, int]]) -> Iterator[Hashed]:

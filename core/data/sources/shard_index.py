@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -65,6 +66,11 @@ class ShardIndex:
         """The key of a sample."""
         begin, end = (int(self.arrays["key_ends"][place - 1]) if place else 0), int(self.arrays["key_ends"][place])
         return self.arrays["keys"][begin:end].tobytes().decode("utf-8", "surrogatepass")
+
+    def key_bytes(self) -> list[bytes]:
+        """The bytes of the keys of all samples (`keys.name_bytes`)."""
+        every, ends = self.arrays["keys"].tobytes(), self.arrays["key_ends"].tolist()
+        return [every[begin:end] for begin, end in pairwise([0, *ends])]
 
     def members(self, place: int) -> list[tuple[int, int, int]]:
         """(kind, offset, size) of each member of a sample."""

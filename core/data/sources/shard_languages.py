@@ -28,6 +28,8 @@ def kept_languages(
     stored = kept_arrays(kept, kind)
     if stored is None:
         found = read()
+        if any(one.reason.endswith("_unreadable") for one in found.skipped):
+            return found  # a later start may be able to
         about: dict[str, Any] = {
             "sets": found.sets,
             "skipped": [(one.place - begin, one.reason, one.detail) for one in found.skipped if one.place is not None],

@@ -37,7 +37,7 @@ from diptych.core.data.sources.files import (
     sampled_part,
     told_apart,
 )
-from diptych.core.data.sources.keys import Hashed, UniqueKeys, key_hash, name_bytes
+from diptych.core.data.sources.keys import Hashed, UniqueKeys, bytes_hash, key_hash, name_bytes
 from diptych.core.data.sources.labels import LABEL_FIELDS, MAX_LABEL_BYTES, labels_from_fields, labels_from_text
 from diptych.core.data.sources.languages import Languages, read_languages
 from diptych.core.data.sources.reading import AS_USUAL, Reading
@@ -187,7 +187,10 @@ class WebDatasetSource:
         for shard, (places, own) in enumerate(self._all_hashes()):
             index, begin, hashes = self._indices[shard], self._begin(shard), own.copy()
             again = np.flatnonzero(self._keys.comes_again(places, own)).tolist()
-            for sample in dict.fromkeys([*again, *index.arrays["numbered"].tolist()]):
+            names = index.key_bytes() if again else []
+            for sample in again:  # as `UniqueKeys.key` has them, for very many
+                hashes[sample] = bytes_hash(b"%b#%d" % (names[sample], begin + sample))
+            for sample in index.arrays["numbered"].tolist():
                 hashes[sample] = key_hash(self._keys.key(index.key(sample), begin + sample))
             for place, (reason, detail) in enumerate(index.problems, begin + index.count):
                 self.ledger.skip(Skipped(self.record_name(place), reason, f"{self._names[shard]}: {detail}", place))
