@@ -129,7 +129,7 @@ def _checked_shard(listed_by: Path, shard: Path) -> tuple[int, int]:
     if not shard.is_file():
         raise WeightFileError(f"{listed_by} needs {shard.name} beside it, which is not there; fetch or copy it too.")
     with open_regular(shard) as file:
-        dtype, _, shape = npy_header(file, str(shard))
+        dtype, _, shape = npy_header(file, str(listed_by), shard.name)
         start = file.tell()
     if dtype != _FLOAT32 or len(shape) != 1:
         raise WeightFileError(f"{shard} holds {dtype} of shape {shape}, expected float32 in one axis.")

@@ -122,7 +122,7 @@ class NpzFile(StoredWeights):
     def _read_header(self, name: str) -> None:
         member = self._members[name]
         with self._archive.open(member) as file:
-            dtype, columns_first, shape = npy_header(file, f"{self.source}: {name!r}")
+            dtype, columns_first, shape = npy_header(file, self.source, name)
             self._header_bytes[name] = file.tell()
         if not is_shape(shape):
             raise WeightFileError(f"{self.source}: {name!r} has the impossible shape {shape}.")
@@ -153,26 +153,26 @@ class NpzFile(StoredWeights):
         return flat.reshape(self.shapes[name], order="F" if name in self._columns_first else "C")
 
 
-def npy_header(file: IO[bytes], what: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
+def npy_header(file: IO[bytes], source: str, name: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
     """What an array in NumPy's .npy format says at its beginning: dtype, whether columns come first, shape.
 
     NumPy would evaluate it as Python; one spelling is all that anybody writes.
 
     Args:
         file: at the array's beginning; afterwards at its data.
-        what: names the array in the error.
+        source, name: of the array, for the error.
 
     Raises:
         WeightFileError: for anything but plain numbers.
     """
     start = file.read(8)
     if start not in _LENGTH_BYTES:
-        raise WeightFileError(f"{what} is no array, or one of a later format ({start!r}).")
+        raise WeightFileError(f"{source}: {name!r} is no array, or one of a later format ({start!r}).")
     length = int.from_bytes(file.read(_LENGTH_BYTES[start]), "little")
     found = _HEADER.fullmatch(file.read(min(length, MAX_NPY_HEADER_BYTES)))
     if found is None or found[1] not in _DTYPES:
-        said = found[1] if found else "more than a dtype of numbers, an order and a shape"
-        raise WeightFileError(f"{what}: its header has {said!r}, expected plain numbers.")
+        what = found[1] if found else "more than a dtype of numbers, an order and a shape"
+        raise WeightFileError(f"{source}: the header of {name!r} has {what!r}, expected plain numbers.")
     shape = tuple(int(size) for size in found[3].replace(b",", b" ").split())
     return _DTYPES[found[1]], found[2] == b"True", shape
 

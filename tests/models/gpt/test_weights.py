@@ -205,7 +205,7 @@ def test_the_shapes_of_the_released_files_are_those_of_the_papers_model(tmp_path
     ("change", "message"),
     [
         (lambda folder: (folder / "params_4.npy").unlink(), "needs params_4.npy beside it, which is not there"),
-        (lambda folder: (folder / "params_4.npy").write_bytes(b"nothing"), "params_4.npy is no array"),
+        (lambda folder: (folder / "params_4.npy").write_bytes(b"nothing"), "'params_4.npy' is no array"),
         (lambda folder: np.save(folder / "params_4.npy", np.zeros(7, "float32")), "values, and params_0.npy to"),
         (lambda folder: np.save(folder / "params_4.npy", np.zeros(7, "float64")), "expected float32 in one axis"),
         (lambda folder: cut_short(folder / "params_4.npy"), "It was cut short or changed"),
