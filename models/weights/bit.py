@@ -44,20 +44,13 @@ TIMM_SIZES = {
 """Layers and width factor of timm's `resnetv2_*_bit`."""
 
 
-def _reshaped(axes_in_front: int, axes_behind: int = 0) -> Layout:
-    """Axes of one around an array that only they have."""
-
-    def to_ours(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        shape = arrays[0].shape
-        inner = shape[axes_in_front : len(shape) - axes_behind]
-        if math.prod(inner) != math.prod(shape):
-            raise ValueError(f"axes of one were expected around {inner}, got {shape}")
-        return [arrays[0].reshape(inner)]
-
-    def to_theirs(arrays: list[np.ndarray], _: int) -> list[np.ndarray]:
-        return [arrays[0].reshape((1,) * axes_in_front + arrays[0].shape + (1,) * axes_behind)]
-
-    return Layout(to_ours, to_theirs)
+def _behind(axes: int) -> Layout:
+    """So many axes of one in front that only they have."""
+    ones = tuple(range(axes))
+    return Layout(
+        lambda arrays: [np.squeeze(arrays[0], axis=ones)],
+        lambda arrays, _: [np.expand_dims(arrays[0], axis=ones)],
+    )
 
 
 _TIMM_HEAD = Layout(
@@ -114,7 +107,7 @@ PRE_ACTIVATION = _Names(
     conv=lambda number: f"conv{number}",
     norm=lambda number: f"gn{number}",
     projection="conv_proj",
-    norm_layout=_reshaped(3),
+    norm_layout=_behind(3),
 )
 RELEASED = _Names(
     stem="resnet/root_block/standardized_conv2d",
@@ -125,7 +118,7 @@ RELEASED = _Names(
     norm=lambda number: f"{'abc'[number - 1]}/group_norm",
     projection="a/proj/standardized_conv2d",
     parts=("/kernel", "/gamma", "/beta"),
-    head_layout=_reshaped(2),
+    head_layout=_behind(2),
 )
 TIMM = _Names(
     stem="stem.conv",
@@ -194,7 +187,7 @@ def rules(
 
     def normed(ours: str, theirs: str) -> list[Rule]:
         stored = None if shapes is None else shapes.get(real.get(f"{theirs}{scale}", ""))
-        layout = kind.norm_layout if stored is None else _reshaped(len(stored) - 1)  # older files have four axes
+        layout = kind.norm_layout if stored is None else _behind(len(stored) - 1)  # older files have four axes
         return [rule(f"{ours}/scale", f"{theirs}{scale}", layout), rule(f"{ours}/bias", f"{theirs}{bias}", layout)]
 
     found = [rule("image/stem/conv/kernel", f"{kind.stem}{kernel}", kind.kernel_layout)]
