@@ -27,7 +27,8 @@ class Answering:
 
     def __init__(self, decoder: GemmaDecoder, soft_tokens, soft_mask=None, *, prompt_ids, prompt_mask=None):
         self._decoder = decoder
-        self._soft, self._soft_mask = ops.stop_gradient(soft_tokens), soft_mask
+        self._soft, self._soft_mask = ops.stop_gradient(ops.convert_to_tensor(soft_tokens)), soft_mask
+        prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
         mask = ops.ones(ops.shape(prompt_ids), "bool") if prompt_mask is None else prompt_mask
         self._ids, self._mask = _padded_in_front(prompt_ids, ops.convert_to_tensor(mask, "bool"))
 

@@ -157,7 +157,7 @@ class PaliGemma(Tower):
             tower: SigLIP's or SigLIP 2's, of any size, or two towers, of which the one for images is taken. What it
                 pools with is left out.
             vocab_size: of a table with more rows than the language model's; the new ones are drawn from N(0, 0.02²),
-                which did better than their mean (Beyer et al. 2024, appendix). None for as many.
+                which did better than their mean (Beyer et al. 2024). None for as many.
             arguments: of the constructor.
 
         Raises:
