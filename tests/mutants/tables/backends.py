@@ -166,10 +166,10 @@ MUTANTS: tuple[Mutant, ...] = (
            "tests/backends/test_plan.py::test_there_are_more_blocks_where_they_fill_the_waves_better"),
     Mutant("jax-ring-without-room-for-transfers", "backends/jax/contrastive/distributed.py",
            "sweep = beside_transfers(sweep)", "sweep = sweep",
-           "tests/backends/jax/test_whole_loss.py::test_the_whole_program_lowers_inside_shard_map"),
+           "tests/backends/jax/test_whole_loss.py::test_the_whole_program_lowers_inside_shard_map", "jax"),
     Mutant("pallas-softmax-of-the-last-strip", "backends/jax/contrastive/pallas_tpu_softmax.py",
            "return grown, total * jnp.exp(top - above) + jnp.sum", "return grown, jnp.sum",
-           "tests/backends/jax/test_pallas_kernels.py::test_a_tpu_block_of_the_softmax_is_right"),
+           "tests/backends/jax/test_pallas_kernels.py::test_a_tpu_block_of_the_softmax_is_right", "jax"),
     # backends/tensorflow
     Mutant("tensorflow-scale-without-gradient", "backends/tensorflow/contrastive/pairs.py",
            "sums += tf.one_hot(1, len(terms), dtype=tf.float64) * cosines", "pass",

@@ -141,7 +141,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "max(0, updates - 1 - self.skipped_steps)", "max(0, updates - self.skipped_steps)",
            "tests/core/training/test_learner.py::test_the_learning_rate_that_is_written_is_the_one_of_the_update"),
     Mutant("mixed-with-the-picture-after", "engine/training/terms/classification.py",
-           "ops.roll(labels, 1, axis=0)", "ops.roll(labels, -1, axis=0)",
+           "self._losses(logits, whole_batch().rolled(labels))", "self._losses(logits, labels[::-1])",
            "tests/engine/training/test_classification_term.py::test_mixup_mixes_pictures_and_the_losses_of_their_classes"),
     Mutant("matching-temperatures-exchanged", "engine/training/terms/matching.py",
            "student_temperature=self.temperatures.student_temperature,",
