@@ -46,14 +46,14 @@ def test_texts_go_round_in_a_ring(report, kind):
 
 @pytest.mark.parametrize("kind", ["joint", "curated"])
 def test_weights_are_gathered_and_gradients_added_up_as_the_document_says(report, devices, kind):
-    """Not much else is sent: no activation. Curated batches are chosen in a pass before, which gathers weights, too."""
+    """Little else is sent, of each example. Curated batches are chosen in a pass before, which gathers weights, too."""
     found = report[kind]
     sent = {name: sent["bytes"] for name, sent in found["sent"].items()}
     gathered = found["read"] + (found["moving"] if kind == "curated" else 0)
-    assert gathered <= sent["all-gather"] < 1.1 * gathered
+    assert gathered <= sent["all-gather"] < gathered + 700 * 2 * devices  # so many examples
     once = found["gradients"] + found["moving"] / (devices // 2)
-    assert once <= sent["all-reduce"] < (1.05 if kind == "curated" else 3) * once
-    assert "all-to-all" not in sent
+    assert once <= sent["all-reduce"] < (1.15 if kind == "curated" else 3) * once
+    assert sent.get("all-to-all", 0) < 0.02 * gathered
 
 
 @pytest.mark.skipif(not THOROUGH, reason="compiles four steps: with DIPTYCH_THOROUGH")
@@ -61,7 +61,7 @@ def test_memory_falls_as_the_state_is_spread():
     report = report_of("tests.backends.jax.spread_state", devices=8)
     bytes_held = [report[fsdp]["arguments"] for fsdp in ("1", "2", "4", "8")]
     assert bytes_held == [found["state"] + found["batch"] for found in report.values()]
-    assert all(later < 0.6 * before for before, later in zip(bytes_held, bytes_held[1:], strict=False))
+    assert all(later < 0.65 * before for before, later in zip(bytes_held, bytes_held[1:], strict=False))
 
 
 def test_between_steps_models_are_on_one_device(report):
