@@ -30,6 +30,8 @@ def join(coordinator: tuple[str, int, int] | None = None) -> None:
         return
     # jax's service catches SIGTERM beneath Python, which would not see it any more.
     jax.config.update("jax_enable_preemption_service", False)
+    # Two programs at a time on several CPU devices may wait for each other's messages.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.distributed.initialize(*coordinator or (), heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
 
 

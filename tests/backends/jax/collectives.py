@@ -1,4 +1,4 @@
-"""What a compiled program of jax sends: its collectives, and the bytes of their results."""
+"""The collectives of a compiled program of jax, and the bytes of their results."""
 
 import math
 import re
