@@ -362,6 +362,18 @@ def test_processes_make_their_own_rows_of_the_same_batches(workers):
                 np.testing.assert_array_equal(array, all_rows.fields[name][rows], err_msg=name)
 
 
+def test_a_process_has_its_part_of_every_micro_batch():
+    """The first halves of both processes' rows are the first half of the batch, and so are the second."""
+    whole = loader(batch_size=16).batch(0)
+    own = [
+        loader(batch_size=16, placement=Placement(process=process, processes=2), micro_batches=2).batch(0)
+        for process in range(2)
+    ]
+    for piece in range(2):
+        keys = [key for mine in own for key in mine.pieces(2)[piece].keys]
+        assert tuple(keys) == whole.pieces(2)[piece].keys
+
+
 @dataclass(frozen=True)
 class Labels:
     """Declares labels from 0 to 9."""
