@@ -265,10 +265,10 @@ def test_a_gpt_is_not_taken_for_two_towers(tmp_path):
     with pytest.raises(ValueError, match="'gpt1' is a GPT, a model of text alone"):
         preset_config("gpt1")
     with pytest.raises(ValueError, match=r"siglip_b16_224 holds a SigLIP; use SigLIP\.from_preset"):
-        GPT.from_preset("siglip_b16_224")
+        GPT.from_preset("siglip_b16_224", load_weights=False)
 
 
 def test_sizes_by_name_have_fresh_weights():
-    model = GPT.from_preset("gpt1_tiny", seed=4)
+    model = GPT.from_preset("gpt1_tiny", load_weights=False, seed=4)
     assert model.config == PRESETS["gpt1_tiny"]
     assert_same(model, GPT(PRESETS["gpt1_tiny"], seed=4))
