@@ -91,13 +91,14 @@ def load_model(
         ValueError: for a preset whose configuration is not one of the `expected` classes, and for the name of a size
             where weights are expected.
     """
-    if preset in ALL_PRESETS and load_weights:
-        raise ValueError(
-            f"{str(preset)!r} is a size, which has no weights. Give a trained model: a folder, hf://owner/name, or "
-            "emoji_36_languages. load_weights=False makes a model of the size with fresh weights."
-        )
     if preset in ALL_PRESETS:
-        return build(_expected(preset, ALL_PRESETS[str(preset)], expected), **arguments)
+        size = _expected(preset, ALL_PRESETS[str(preset)], expected)
+        if load_weights:
+            raise ValueError(
+                f"{str(preset)!r} is a size, which has no weights. Give a trained model: a folder, hf://owner/name, or "
+                "emoji_36_languages. load_weights=False makes a model of the size with fresh weights."
+            )
+        return build(size, **arguments)
     checkpoint = read_checkpoint(preset_folder(preset, revision=revision, known=ALL_PRESETS))
     config = _expected(preset, checkpoint.config, expected)
     if not load_weights:

@@ -260,12 +260,12 @@ def test_a_gpt_is_not_taken_for_two_towers(tmp_path):
         for preset in (tmp_path, "gpt1_tiny"):
             with pytest.raises(ValueError, match=r"holds a GPT; use GPT\.from_preset"):
                 load(preset)
-    with pytest.raises(ValueError, match="--pretrained .* is a GPT, which reads text alone"):
+    with pytest.raises(ValueError, match="--pretrained .* is a GPT, which has no tower for pictures"):
         origin_of(str(tmp_path), "--pretrained", siglip())
-    with pytest.raises(ValueError, match="'gpt1' is a GPT, a model of text alone"):
+    with pytest.raises(ValueError, match="'gpt1' is a GPT, and two towers are expected"):
         preset_config("gpt1")
     with pytest.raises(ValueError, match=r"siglip_b16_224 holds a SigLIP; use SigLIP\.from_preset"):
-        GPT.from_preset("siglip_b16_224", load_weights=False)
+        GPT.from_preset("siglip_b16_224")
 
 
 def test_sizes_by_name_have_fresh_weights():
