@@ -103,7 +103,7 @@ class Gemma(Tower):
         return decoder_losses(self.decoder, self.features(token_ids, token_mask), token_ids, tokens_per_chunk, product)
 
     def begin(self, batch, length: int):
-        """See `diptych.models.generation.Decoder`."""
+        """See `diptych.models.decoding.Decoder`."""
         decoder = self.decoder
         numbers = ops.broadcast_to(ops.arange(length, dtype="int32")[None], (batch, length))
         keys = Places(positions=numbers, ranks=numbers, count=ops.ones((batch, length), "bool"))

@@ -12,7 +12,7 @@ from diptych.models.gemma.places import Places
 
 
 class Answering:
-    """Gemma's decoder that has seen pictures and prompts, as a `diptych.models.generation.Decoder`.
+    """Gemma's decoder that has seen pictures and prompts, as a `diptych.models.decoding.Decoder`.
 
     What it is asked to go on with is the beginning of an answer, which may be nothing.
 
@@ -44,7 +44,7 @@ class Answering:
         return self._decoder.variables
 
     def begin(self, batch, length: int):
-        """See `diptych.models.generation.Decoder`; `batch` may be a multiple of the prompts'.
+        """See `diptych.models.decoding.Decoder`; `batch` may be a multiple of the prompts'.
 
         The first token that is asked about is the prompt's last, which has already gone into the caches: it goes
         through the blocks again alone, which gives it the keys and values that it has, and the answer's first logits.

@@ -73,6 +73,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("--model", "siglip", "--output", "judged/results.json"),
             ("judged/results.json", "judged/results.html"),
         ),
+        Tiny("fairness", ("--model", "siglip"), ("runs/fairness/results.json", "runs/fairness/results.html")),
     ),
     "classifier": (
         Tiny(
