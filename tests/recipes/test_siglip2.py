@@ -340,8 +340,8 @@ def test_the_numbers_of_a_preset_are_those_of_the_models():
 
 def test_a_plan_spreads_the_state_as_a_run_does():
     whole, spread = (_plan_of("B/16", fsdp=fsdp) for fsdp in (1, 64))
-    for part in ("weights", "optimizer", "teacher"):
-        assert 1 / 64 < spread[part] / whole[part] < 1.02 / 64, part
+    for part, small in (("weights", 1.03), ("optimizer", 1.03), ("teacher", 1.07)):  # small tensors stay whole
+        assert 1 / 64 < spread[part] / whole[part] < small / 64, part
     assert spread["gradients"] == whole["gradients"], "added up before they are cut"
     assert spread["gathered"] > 0 == whole["gathered"]
     # So400m's widths, 1,152 and 4,304, are no multiples of 256: little but the tables is cut.

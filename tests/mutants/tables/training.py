@@ -121,7 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("stage-begins-before-the-end", "engine/training/staged_run.py",
            "            return checkpoint.load_step(folder, last)\n        except",
            "            return checkpoint.restore_latest(folder)\n        except",
-           "tests/recipes/test_siglip2.py::test_a_stage_never_begins_with_a_step_before_the_end"),
+           "tests/recipes/test_siglip2.py::test_a_stage_never_begins_with_a_step_before_the_end", "torch"),
     Mutant("metrics-not-synced", "core/training/metrics.py",
            "            os.fsync(self._file.fileno())\n", "            pass\n",
            "tests/core/training/test_metrics.py::test_rows_survive_a_loss_of_power_once_they_are_synchronised"),
