@@ -84,7 +84,7 @@ def test_one_of_several_processes_that_cannot_join_is_refused(photos, tmp_path, 
     ("flags", "obstacle"),
     [
         (["--compile"], "--compile"),
-        (["--accum-freq", "16"], "has 8 examples of a batch, which --accum-freq 16"),
+        (["--accum-freq", "16"], "in 16 pieces, over 2 processes"),
         (["--batch-size", "15"], "multiple of 2"),
         (["--embed-images-once"], "--embed-images-once is done by one process"),
     ],
