@@ -265,6 +265,7 @@ def on_process(process: int, processes: int, names: list[str], store: str) -> No
         dist.broadcast_object_list(right)
         report[name] = differences(right[0], trained(CASES[name], placement))
     report["overlap"] = overlapped()
+    bytes_between_steps(placement)  # frees what the cases above have left
     report["bytes"] = {
         "whole": bytes_between_steps(placement),
         "spread": bytes_between_steps(replace(placement, zero=processes > 1)),
