@@ -29,7 +29,7 @@ from diptych.models.tower import Tower, policy_of
 class Gemma(Tower):
     """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
 
-    >>> model = Gemma.from_preset("gemma2_tiny")  # fresh weights; or a folder, or "hf://google/gemma-2-2b"
+    >>> model = Gemma.from_preset("hf://google/gemma-2-2b")  # or a folder; or a size, load_weights=False
     >>> features = model(token_ids)["tokens"]
     >>> losses = model.token_losses(token_ids)
     >>> model.generate([[2, 13072, 659]], steps=17)
@@ -124,13 +124,13 @@ class Gemma(Tower):
     def from_preset(
         cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
     ) -> Self:
-        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type gemma or gemma2) or
-                diptych; or a name of `diptych.models.gemma.presets.PRESETS` for fresh weights.
+                diptych; or, without `load_weights`, a size of `diptych.models.gemma.presets.PRESETS`.
             revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights in the checkpoint's shapes.
+            load_weights: False for fresh weights.
             arguments: of the constructor: seed, dtype, rematerialize, name.
 
         Raises:

@@ -30,7 +30,7 @@ from diptych.models.tower import Tower, policy_of
 class GPT(Tower):
     """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
 
-    >>> model = GPT.from_preset("gpt1")  # fresh weights; or a folder, or "hf://owner/name"
+    >>> model = GPT.from_preset("openai-gpt/")  # or "hf://owner/name"; or a size, load_weights=False
     >>> features = model(token_ids)["tokens"]
     >>> losses = model.token_losses(token_ids)
     >>> model.generate([[481, 4735, 544]], steps=17)
@@ -124,14 +124,14 @@ class GPT(Tower):
     def from_preset(
         cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
     ) -> Self:
-        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type "openai-gpt", with the
                 names of any version and whatever head) or diptych; a folder with OpenAI's params_0.npy to params_9.npy
-                and params_shapes.json; or "gpt1", "gpt1_small", "gpt1_tiny" for fresh weights.
+                and params_shapes.json; or, without `load_weights`, "gpt1", "gpt1_small" or "gpt1_tiny".
             revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights in the checkpoint's shapes.
+            load_weights: False for fresh weights.
             arguments: of the constructor: seed, dtype, rematerialize, name.
 
         Raises:

@@ -38,7 +38,7 @@ class PaliGemma(Tower):
     """{"images", "token_ids", "token_mask", "suffix_mask"} -> {"tokens": features `[batch, length, width]`} of the
     text's places; no logits, see `logits`.
 
-    >>> model = PaliGemma.from_preset("paligemma2_tiny")  # fresh weights; or a folder, or "hf://google/paligemma..."
+    >>> model = PaliGemma.from_preset("hf://google/paligemma2-3b-pt-224")  # or a folder; or a size, load_weights=False
     >>> losses = model.token_losses(batch)
     >>> model.generate(batch["images"], prompt_ids, prompt_mask, steps=20)
 
@@ -189,13 +189,14 @@ class PaliGemma(Tower):
     def from_preset(
         cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
     ) -> Self:
-        """A model with the weights of a checkpoint, or of a named size with fresh ones.
+        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
 
         Args:
             preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type paligemma) or diptych;
-                a big_vision .npz file; or a name of `diptych.models.paligemma.presets.PRESETS` for fresh weights.
+                a big_vision .npz file; or, without `load_weights`, a size of
+                `diptych.models.paligemma.presets.PRESETS`.
             revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights in the checkpoint's shapes.
+            load_weights: False for fresh weights.
             arguments: of the constructor: pictures, seed, dtype, rematerialize, name.
 
         Raises:
