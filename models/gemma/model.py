@@ -6,27 +6,20 @@ kernel. Gemma 2 has norms behind attention and MLP too, caps the scores of atten
 second block sees no further than 4,096 tokens; each of these is a field of `GemmaConfig`.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Self
-
 import keras
 from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, capped_product, float32_product
-from diptych.models.checkpoints import load_model, save_model
 from diptych.models.decoding import InPrecision
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.places import Places
-from diptych.models.generation import continue_prompts
-from diptych.models.tower import Tower, policy_of
+from diptych.models.language_model import LanguageModel
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Gemma(Tower):
+class Gemma(LanguageModel):
     """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
 
     >>> model = Gemma.from_preset("hf://google/gemma-2-2b")  # or a folder; or a size, load_weights=False
@@ -44,35 +37,11 @@ class Gemma(Tower):
             are what bfloat16 checkpoints hold, at half the memory.
         rematerialize: trade one more forward pass for the memory of the blocks' activations.
 
-    It is a decoder as `diptych.models.generation` asks for, and goes on with texts of at least one token.
+    Reads and writes folders of transformers (model_type gemma or gemma2) and of diptych. Sizes are those of
+    `diptych.models.gemma.presets.PRESETS`.
     """
 
-    config_class = GemmaConfig
-    start_id = None
-
-    def __init__(
-        self,
-        config: GemmaConfig | Mapping,
-        *,
-        seed: int = 0,
-        dtype: str | None = None,
-        rematerialize: bool = False,
-        name: str = "gemma",
-    ):
-        config = config if isinstance(config, GemmaConfig) else GemmaConfig(**config)
-        policy = policy_of(dtype)
-        ids = keras.Input((None,), dtype="int32", name="token_ids")
-        decoder = GemmaDecoder(
-            config, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
-        )
-        super().__init__(inputs=ids, outputs={"tokens": decoder(ids)}, name=name)
-        self.config, self.decoder = config, decoder
-        self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
-
-    @property
-    def context_length(self) -> int:
-        """The longest text in training."""
-        return self.config.context_length
+    config_class, decoder_class, default_name = GemmaConfig, GemmaDecoder, "gemma"
 
     def features(self, token_ids, token_mask=None):
         """`[batch, length, width]`, of which place j has seen the tokens 0 to j that count.
@@ -115,39 +84,6 @@ class Gemma(Tower):
             return decoder.logits(features[:, 0]), caches
 
         return InPrecision(next_logits, decoder), decoder.empty_caches(batch, length)
-
-    def generate(self, prompt_ids, *, steps: int, **choices):
-        """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`."""
-        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, **choices)
-
-    @classmethod
-    def from_preset(
-        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
-    ) -> Self:
-        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
-
-        Args:
-            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type gemma or gemma2) or
-                diptych; or, without `load_weights`, a size of `diptych.models.gemma.presets.PRESETS`.
-            revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights.
-            arguments: of the constructor: seed, dtype, rematerialize, name.
-
-        Raises:
-            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
-        """
-        return load_model(preset, cls, GemmaConfig, revision=revision, load_weights=load_weights, **arguments)
-
-    def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
-        """Writes configuration and weights in a layout that others read, bit for bit.
-
-        Args:
-            folder: made if need be.
-            format: "transformers" or "diptych".
-            dtype: of the stored weights, such as "bfloat16", to which values that came from there go back unchanged;
-                None for that of the model's.
-        """
-        save_model(self, Path(folder), format=format, dtype=dtype)
 
 
 def decoder_losses(decoder: GemmaDecoder, features, token_ids, tokens_per_chunk: int, product: Product):

@@ -8,26 +8,19 @@ later tokens become -1e9 there, -1e4 in transformers, and both are zero after th
 out. OpenAI's code has no mask for padding; as texts are padded behind their end, what is before it never sees it.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Self
-
 import keras
 from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, float32_product
-from diptych.models.checkpoints import load_model, save_model
 from diptych.models.decoding import InPrecision, NextLogits
-from diptych.models.generation import continue_prompts
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.decoder import GPTDecoder
-from diptych.models.tower import Tower, policy_of
+from diptych.models.language_model import LanguageModel
 
 
 @keras.saving.register_keras_serializable("diptych")
-class GPT(Tower):
+class GPT(LanguageModel):
     """Token ids int32 `[batch, length]` -> {"tokens": features `[batch, length, width]`}; no logits, see `logits`.
 
     >>> model = GPT.from_preset("openai-gpt/")  # or "hf://owner/name"; or a size, load_weights=False
@@ -42,35 +35,13 @@ class GPT(Tower):
         rematerialize: trade one more forward pass for the memory of the blocks' activations.
 
     Dropout takes place where seeds are given, in `token_losses` and `decoder`; a plain call leaves nothing out.
-    As a `diptych.models.decoding.Decoder`, it goes on with texts of at least one token.
+
+    Reads folders of transformers (model_type "openai-gpt", with the names of any version and whatever head) and of
+    diptych, and those with OpenAI's params_0.npy to params_9.npy and params_shapes.json; writes all three
+    ("transformers", "diptych", "openai"). Sizes are "gpt1", "gpt1_small" and "gpt1_tiny".
     """
 
-    config_class = GPTConfig
-    start_id = None
-
-    def __init__(
-        self,
-        config: GPTConfig | Mapping,
-        *,
-        seed: int = 0,
-        dtype: str | None = None,
-        rematerialize: bool = False,
-        name: str = "gpt",
-    ):
-        config = config if isinstance(config, GPTConfig) else GPTConfig(**config)
-        policy = policy_of(dtype)
-        ids = keras.Input((None,), dtype="int32", name="token_ids")
-        decoder = GPTDecoder(
-            config, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
-        )
-        super().__init__(inputs=ids, outputs={"tokens": decoder(ids)}, name=name)
-        self.config, self.decoder = config, decoder
-        self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
-
-    @property
-    def context_length(self) -> int:
-        """The number of places that there are positions for."""
-        return self.config.context_length
+    config_class, decoder_class, default_name = GPTConfig, GPTDecoder, "gpt"
 
     @property
     def logits_kernel(self):
@@ -118,32 +89,4 @@ class GPT(Tower):
 
         GPT-1's own vocabulary has no end-of-text token, so that texts go on unless one is named.
         """
-        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, eos_id=eos_id, **choices)
-
-    @classmethod
-    def from_preset(
-        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
-    ) -> Self:
-        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
-
-        Args:
-            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type "openai-gpt", with the
-                names of any version and whatever head) or diptych; a folder with OpenAI's params_0.npy to params_9.npy
-                and params_shapes.json; or, without `load_weights`, "gpt1", "gpt1_small" or "gpt1_tiny".
-            revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights.
-            arguments: of the constructor: seed, dtype, rematerialize, name.
-
-        Raises:
-            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
-        """
-        return load_model(preset, cls, GPTConfig, revision=revision, load_weights=load_weights, **arguments)
-
-    def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
-        """Writes configuration and weights in a layout that others read, bit for bit.
-
-        Args:
-            folder: made if need be.
-            format: "transformers", "openai" or "diptych"; a model that a layout cannot express raises ValueError.
-        """
-        save_model(self, Path(folder), format=format)
+        return super().generate(prompt_ids, steps=steps, eos_id=eos_id, **choices)

@@ -9,7 +9,6 @@ tokens are not multiplied by the root of the width, as the tokens of texts are.
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Self
 
 import keras
@@ -17,24 +16,24 @@ import numpy as np
 from keras import ops
 
 from diptych.core.losses.products import Product, float32_product
-from diptych.models.checkpoints import load_model, save_model
 from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.model import Gemma, decoder_losses
 from diptych.models.generation import continue_prompts
+from diptych.models.language_model import TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.generation import Answering
 from diptych.models.parts.initializers import generator
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.model import image_tower
 from diptych.models.siglip.naflex import PatchMask
-from diptych.models.tower import ImageTower, Tower, policy_of
+from diptych.models.tower import ImageTower, policy_of
 from diptych.models.two_towers import TwoTowers, as_called, fresh_inputs
 
 NEW_ROWS_STDDEV = 0.02
 
 
 @keras.saving.register_keras_serializable("diptych")
-class PaliGemma(Tower):
+class PaliGemma(TextPredictor):
     """{"images", "token_ids", "token_mask", "suffix_mask"} -> {"tokens": features `[batch, length, width]`} of the
     text's places; no logits, see `logits`.
 
@@ -57,6 +56,9 @@ class PaliGemma(Tower):
         token_mask: bool `[batch, length]`, False for padding, wherever it stands.
         suffix_mask: bool `[batch, length]`, True for the answer and its end. Where it is left out and guessed, as some
             versions of transformers do, a model computes something else than it was trained to.
+
+    Reads and writes folders of transformers (model_type paligemma) and of diptych, and big_vision's .npz files
+    ("transformers", "diptych", "big_vision"). Sizes are those of `diptych.models.paligemma.presets.PRESETS`.
     """
 
     config_class = PaliGemmaConfig
@@ -184,34 +186,6 @@ class PaliGemma(Tower):
                     value = np.concatenate([value, NEW_ROWS_STDDEV * drawn[len(value) :].astype(value.dtype)])
                 variable.assign(value)
         return model
-
-    @classmethod
-    def from_preset(
-        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
-    ) -> Self:
-        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
-
-        Args:
-            preset: a folder, or "hf://owner/name", with a checkpoint of transformers (model_type paligemma) or diptych;
-                a big_vision .npz file; or, without `load_weights`, a size of
-                `diptych.models.paligemma.presets.PRESETS`.
-            revision: of the repository on the hub: a branch, tag or commit.
-            load_weights: False for fresh weights.
-            arguments: of the constructor: pictures, seed, dtype, rematerialize, name.
-
-        Raises:
-            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
-        """
-        return load_model(preset, cls, PaliGemmaConfig, revision=revision, load_weights=load_weights, **arguments)
-
-    def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
-        """Writes configuration and weights in a layout that others read, bit for bit.
-
-        Args:
-            folder, dtype: as for `Gemma`.
-            format: "transformers", "big_vision" or "diptych".
-        """
-        save_model(self, Path(folder), format=format, dtype=dtype)
 
 
 def _pictures(tower: ImageTower, vision: VisionConfig | NaFlexVisionConfig, pictures: int) -> tuple[dict, dict]:

@@ -1,0 +1,98 @@
+"""The base of models that predict texts token by token: read from checkpoints, going on with what is given."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import ClassVar, Self
+
+import keras
+from keras import ops
+
+from diptych.models.checkpoints import load_model, save_model
+from diptych.models.generation import continue_prompts
+from diptych.models.tower import Tower, policy_of
+
+
+class TextPredictor(Tower):
+    """A model that is read from a checkpoint whole, and written back.
+
+    Attributes:
+        config_class: of the configuration that the constructor takes.
+    """
+
+    config_class: ClassVar[type]
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | Path, *, revision: str | None = None, load_weights: bool = True, **arguments
+    ) -> Self:
+        """A model with the weights of a checkpoint, or with fresh ones in its shapes.
+
+        Args:
+            preset: a folder, or "hf://owner/name", in a layout that the class reads; or, without `load_weights`, the
+                name of a size.
+            revision: of the repository on the hub: a branch, tag or commit.
+            load_weights: False for fresh weights.
+            arguments: of the constructor.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing or does not fit, and what would.
+        """
+        return load_model(preset, cls, cls.config_class, revision=revision, load_weights=load_weights, **arguments)
+
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers", dtype: str | None = None) -> None:
+        """Writes configuration and weights in a layout that others read, bit for bit.
+
+        Args:
+            folder: made if need be.
+            format: "diptych", or a layout that the class reads.
+            dtype: of the stored weights, such as "bfloat16", to which values that came from there go back unchanged;
+                None for the model's own.
+
+        Raises:
+            ValueError: for a model that the layout cannot express.
+        """
+        save_model(self, Path(folder), format=format, dtype=dtype)
+
+
+class LanguageModel(TextPredictor):
+    """A model of text alone: a decoder over token ids.
+
+    It is a decoder as `diptych.models.decoding.Decoder` asks for, and goes on with texts of at least one token.
+
+    Attributes:
+        decoder_class: the layer that takes the configuration.
+        default_name: of a model that is given none.
+    """
+
+    decoder_class: ClassVar[type[keras.layers.Layer]]
+    default_name: ClassVar[str]
+    start_id = None
+
+    def __init__(
+        self,
+        config,
+        *,
+        seed: int = 0,
+        dtype: str | None = None,
+        rematerialize: bool = False,
+        name: str | None = None,
+    ):
+        config = self.config_class(**config) if isinstance(config, Mapping) else config
+        name, policy = name or self.default_name, policy_of(dtype)
+        ids = keras.Input((None,), dtype="int32", name="token_ids")
+        decoder = self.decoder_class(
+            config, rematerialize=rematerialize, seed=f"{seed}/{name}/decoder", dtype=policy, name="decoder"
+        )
+        super().__init__(inputs=ids, outputs={"tokens": decoder(ids)}, name=name)
+        self.config, self.decoder = config, decoder
+        self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
+
+    @property
+    def context_length(self) -> int:
+        """The longest text."""
+        return self.config.context_length
+
+    def generate(self, prompt_ids, *, steps: int, **choices):
+        """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`."""
+        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, **choices)
