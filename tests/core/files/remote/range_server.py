@@ -2,18 +2,17 @@
 
 import hashlib
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from diptych.core.files.remote import http, retries
 from diptych.core.files.remote.block_cache import block_cache
+from tests.local_server import LocalServer
 
 STALL_SECONDS = 1.2
 
@@ -21,7 +20,7 @@ FAULTS = ("cut", "stall", "429", "500", "whole", "nothing")
 
 
 @dataclass
-class RangeServer:
+class RangeServer(LocalServer):
     """Serves `files` by path on a free port, from entering to leaving it as a context.
 
     Attributes:
@@ -41,36 +40,11 @@ class RangeServer:
     at_once: int = 0
     _running: int = 0
 
-    def __enter__(self) -> Self:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server._running += 1
-                server.at_once = max(server.at_once, server._running)
-                time.sleep(server.delay)
-                server._running -= 1
-                server.answer(self)
-
-            def log_message(self, *arguments) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *details) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
+        self._running += 1
+        self.at_once = max(self.at_once, self._running)
+        time.sleep(self.delay)
+        self._running -= 1
         self.asked.append(request.headers.get("Range"))
         self.headers = request.headers
         fault = self.faults.pop(0) if self.faults else self.always
