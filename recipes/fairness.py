@@ -19,7 +19,7 @@ whenever you like: the same command goes on.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,11 +32,9 @@ from diptych.engine.command_line import parse
 
 if TYPE_CHECKING:
     from diptych.core.evaluation.fairness_results import Measured
-    from diptych.engine.judging.fairness import FairnessSet
 
 FORMAT = "diptych-fairness"
 VERSION = 1
-DOLLAR_STREET, GEODE, LANDMARKS = "dollar_street:", "geode:", "landmarks:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +103,19 @@ def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
     from diptych.core.report.fairness_text import fairness_text
     from diptych.core.report.ledger_text import tell_left_out
     from diptych.core.training.signals import Stopped, StopSignals
+    from diptych.engine.datasets.open_fairness import open_fairness_sets
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
     from diptych.engine.judging.fairness import PAIRS, measure
     from diptych.engine.judging.header import header, judged_model
 
     folder = options.output.parent
-    sets = [each for spec in options.dataset for each in open_sets(spec, options)]
+    sets = [
+        each
+        for spec in options.dataset
+        for each in open_fairness_sets(
+            spec, class_names=options.classnames, templates=options.templates, reading=options.reading
+        )
+    ]
     encoder = open_encoder(options.model)
     canonicalize = encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
     pairs = [(first.strip(), second.strip()) for first, second in (pair.split("/") for pair in options.pairs)]
@@ -152,35 +157,6 @@ def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
     tell_left_out(ledger_of(each.source) for each in sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0
-
-
-def open_sets(spec: str, options: Fairness) -> "Sequence[FairnessSet]":
-    """The sets that a person means by what was typed.
-
-    Raises:
-        FileNotFoundError, ValueError: saying what is missing and what would be right.
-    """
-    from diptych.core.data.sources.grouped_pictures import dollar_street, geode, landmarks
-    from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
-    from diptych.engine.judging.fairness import of_emoji, of_pictures
-
-    if spec == EMBEDDED:
-        return of_emoji()
-    kind, _, folder = spec.partition(":")
-    root, reading = Path(folder), options.reading
-    if folder and f"{kind}:" == DOLLAR_STREET:
-        names = read_class_names(options.classnames) if options.classnames else ()
-        source = dollar_street(root, class_names=names, reading=reading)
-    elif folder and f"{kind}:" == GEODE:
-        source = geode(root, reading=reading)
-    elif folder and f"{kind}:" == LANDMARKS:
-        source = landmarks(root, reading=reading)
-    else:
-        raise ValueError(
-            f"--dataset is {EMBEDDED}, {DOLLAR_STREET}FOLDER, {GEODE}FOLDER or {LANDMARKS}FOLDER; got {spec!r}."
-        )
-    templates = ("{}",) if f"{kind}:" == LANDMARKS else GENERAL_TEMPLATES
-    return [of_pictures(source, read_templates(options.templates) if options.templates else templates)]
 
 
 if __name__ == "__main__":

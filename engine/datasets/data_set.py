@@ -1,6 +1,6 @@
 """Data sets: what a run learns from and is judged by, and all that follows from the data, as one value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import Ledger, ledger_of
 from diptych.core.data.records import Source
 from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
+from diptych.engine.datasets.fairness_set import FairnessSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class DataSet:
         classes: prompts and labels of a held-out source, for zero-shot classification.
         alike: which pictures of a held-out set a caption fits equally well: a label for each, int64 `[images]`.
         example_queries: texts to look for in it.
+        fairness_sets: what evenness is measured on; None for nothing.
         shows_scenes: whether its pictures are scenes of which boxes, classes of pixels and distances are known.
         aspects: of scenes, the range of the pictures' width against their height; None for squares.
     """
@@ -67,6 +69,7 @@ class DataSet:
     classes: Callable[[Source], Classes | None] = no_classes
     alike: Callable[[PairSet], np.ndarray] = every_picture_alone
     example_queries: tuple[str, ...] = ()
+    fairness_sets: Callable[[], Sequence[FairnessSet]] | None = None
     shows_scenes: bool = False
     aspects: tuple[float, float] | None = None
 

@@ -15,6 +15,7 @@ from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.evaluation.pair_set import Classes
 from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.emoji_fairness import fairness_sets
 from diptych.engine.datasets.own import HELD_OUT, open_captioned
 
 
@@ -39,6 +40,7 @@ def emoji(data: Data) -> DataSet:
         opening_share=3 / 8,
         most_evaluated=None if data.val_data is None else 2_000,
         classes=emoji_groups,
+        fairness_sets=fairness_sets,
         example_queries=("red apple", "schwarzes Herz", "トラの顔", "ज्वालामुखी"),
     )
 

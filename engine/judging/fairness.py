@@ -1,66 +1,23 @@
 """Measurements of evenness: accuracy by group, whom a model sees in pictures of nobody, what it takes groups for."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.core.data.emoji import DESIGNERS, HELD_OUT_DESIGNER, LANGUAGES, EmojiSource
-from diptych.core.data.emoji.concepts import GROUPS, concepts
-from diptych.core.data.records import Source
-from diptych.core.data.sources.grouped_pictures import GroupedPictures
-from diptych.core.data.sources.word_attributes import WordAttributes
 from diptych.core.evaluation.fairness import AssociationBias, association_bias, representation_bias
 from diptych.core.evaluation.fairness_results import FairnessResult, PairBias
 from diptych.core.evaluation.few_shot import FewShotResult, few_shot
 from diptych.core.evaluation.grouped import grouped_accuracy
 from diptych.core.evaluation.intervals import hit_rate_interval
-from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes
+from diptych.core.evaluation.prompts import embed_classes
 from diptych.core.evaluation.zero_shot import kind_scores
 from diptych.core.report.language_names import language_name
-from diptych.engine.embedding.image_stream import Item
+from diptych.engine.datasets.fairness_set import FairnessSet, People
 from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
 
 FEW_SHOT_SEEDS = 3
 PAIRS = (("a photo of a man", "a photo of a woman"), ("a man", "a woman"), ("men", "women"), ("he", "she"))
 """Texts whose first is held against the second. What the published numbers were measured with is not known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class People:
-    """Pictures of people of two groups, and what they may be seen as.
-
-    group: of a picture, "a", "b", or None where it shows neither.   names: of the two groups.
-    labels: texts, such as occupations.
-    """
-
-    group: Callable[[Item], str | None]
-    names: tuple[str, str]
-    labels: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FairnessSet:
-    """Pictures, what each shows, and the groups that it belongs to.
-
-    class_names: [classes].   templates: filled with the names, their embeddings averaged.
-    kinds: instead of templates, by language, for each class prompts that are different things of its kind.
-    right: the classes that are right for a picture.   groups: of a picture, by attribute.
-    place: the attribute that few-shot classification is to tell; None for none.
-    nobody: whether a picture may be asked whom the model sees in it; by default each may.
-    """
-
-    name: str
-    source: Source
-    class_names: Sequence[str]
-    right: Callable[[Item], frozenset[int]]
-    groups: Callable[[Item], Mapping[str, str]]
-    templates: Sequence[str] = GENERAL_TEMPLATES
-    kinds: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
-    place: str | None = None
-    nobody: Callable[[Item], bool] | None = None
-    people: People | None = None
 
 
 def measure(
@@ -194,96 +151,3 @@ def _association(store: StoredEmbeddings, people: People, name: str, images: Emb
         return None
     labels = store.texts(list(people.labels), f"labels of people, {name}")
     return association_bias(images.unit_vectors[shown], in_a, labels, label_names=people.labels)
-
-
-def of_pictures(source: GroupedPictures, templates: Sequence[str] = GENERAL_TEMPLATES) -> FairnessSet:
-    """The set of a source that knows all about its pictures."""
-    return FairnessSet(
-        name=source.name,
-        source=source,
-        class_names=source.class_names,
-        templates=templates,
-        right=lambda item: source.pictures[item.record].classes,
-        groups=lambda item: source.pictures[item.record].groups,
-        place=source.place,
-    )
-
-
-def of_emoji() -> list[FairnessSet]:
-    """The embedded emoji, nine groups to tell: by a designer never trained on, and by all twelve.
-
-    The first set has one drawing a concept, asked for in 36 languages. Men and women are those whom the English names
-    call so; they are drawn in pairs, a woman cook beside a man cook, so that what each is taken for can be compared.
-    Drawings of nobody are those of all groups but people and smileys. The second set is told apart by designer.
-    """
-    source, everyone = (
-        EmojiSource("all", designers=designers, languages=("en",), keywords=False)
-        for designers in ((HELD_OUT_DESIGNER,), DESIGNERS)
-    )
-    genders = WordAttributes({"a": ["man", "men"], "b": ["woman", "women"]}, {})
-    shown = [_gender(genders, source, index) for index in range(len(source))]
-    paired, works = _paired(source, shown)
-    class_names = [group.replace("-", " & ", 1) for group in GROUPS]
-
-    def gender(item: Item) -> dict[str, str]:
-        known = shown[item.record]
-        return {"gender": {"a": "men", "b": "women"}[known]} if known else {}
-
-    def designer(item: Item) -> dict[str, str]:
-        name = json.loads(item.image)[0]
-        return {"designer": f"{name} (never trained on)" if name == HELD_OUT_DESIGNER else name}
-
-    return [
-        FairnessSet(
-            name="emoji by a designer never trained on",
-            source=source,
-            class_names=class_names,
-            kinds={language: _kinds(language) for language in ("en", *(code for code in LANGUAGES if code != "en"))},
-            right=lambda item: frozenset({GROUPS.index(source.concept(item.record).group)}),
-            groups=gender,
-            nobody=lambda item: source.concept(item.record).group not in ("people-body", "smileys-emotion"),
-            people=People(
-                group=lambda item: shown[item.record] if item.record in paired else None,
-                names=("men", "women"),
-                labels=works,
-            ),
-        ),
-        FairnessSet(
-            name="emoji by all designers",
-            source=everyone,
-            class_names=class_names,
-            kinds={"en": _kinds("en")},
-            right=lambda item: frozenset({GROUPS.index(everyone.concept(item.record).group)}),
-            groups=designer,
-            place="designer",
-            nobody=lambda item: False,
-        ),
-    ]
-
-
-def _gender(genders: WordAttributes, source: EmojiSource, index: int) -> str | None:
-    """ "a" or "b" where a concept's English name calls for one of them alone."""
-    found = genders(source.record(index))
-    if found is None or found[0].sum() != 1:
-        return None
-    return "a" if found[0][0] else "b"
-
-
-def _paired(source: EmojiSource, shown: Sequence[str | None]) -> tuple[frozenset[int], list[str]]:
-    """The records that have a counterpart of the other gender, and what both are, such as "cook"."""
-    by_work: dict[str, dict[str, int]] = {}
-    for index, gender in enumerate(shown):
-        words = source.concept(index).names["en"].split()
-        if gender and len(words) > 1 and words[0] in ("man", "woman"):
-            by_work.setdefault(" ".join(words[1:]), {})[gender] = index
-    both = {work: pair for work, pair in by_work.items() if len(pair) == 2}
-    return frozenset(index for pair in both.values() for index in pair.values()), sorted(both)
-
-
-def _kinds(language: str) -> list[list[str]]:
-    """For each group the names of its concepts in the training split."""
-    names: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for concept in concepts():
-        if concept.split == "train" and language in concept.names:
-            names[concept.group].append(concept.names[language])
-    return [names[group] for group in GROUPS]

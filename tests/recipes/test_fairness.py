@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from diptych.engine.judging import fairness as judging
+from diptych.engine.datasets import emoji_fairness
+from diptych.engine.datasets.open_fairness import open_fairness_sets
 from diptych.recipes import fairness as recipe
-from diptych.recipes.fairness import Fairness, fairness, open_sets
+from diptych.recipes.fairness import Fairness, fairness
 from tests.core.data.pictures import encoded
 from tests.core.data.sources.test_grouped_pictures import write_list
 from tests.marks import ABOVE_THE_BACKENDS
@@ -75,7 +76,7 @@ def test_whom_a_model_sees_follows_what_is_there(world):
 
 
 def test_the_emoji_are_drawn_in_pairs_by_twelve_designers():
-    unseen, everyone = open_sets("emoji", Fairness())
+    unseen, everyone = open_fairness_sets("emoji")
     items = [SimpleNamespace(record=index, image=json.dumps(["twemoji", "x"])) for index in range(len(unseen.source))]
     names = {item.record: unseen.source.concept(item.record).names["en"] for item in items}
     groups = {names[item.record]: unseen.groups(item).get("gender") for item in items}
@@ -106,10 +107,10 @@ def test_the_command_runs_on_a_part_of_the_emoji(tmp_path, monkeypatch, capsys):
         ]
         return source
 
-    real = judging.EmojiSource
-    monkeypatch.setattr(judging, "EmojiSource", few)
-    monkeypatch.setattr(judging, "LANGUAGES", ("en", "de"))
-    monkeypatch.setattr(judging, "DESIGNERS", ("twemoji", "noto"))
+    real = emoji_fairness.EmojiSource
+    monkeypatch.setattr(emoji_fairness, "EmojiSource", few)
+    monkeypatch.setattr(emoji_fairness, "LANGUAGES", ("en", "de"))
+    monkeypatch.setattr(emoji_fairness, "DESIGNERS", ("twemoji", "noto"))
     assert recipe.main(["--output", str(tmp_path / "results.json"), "--fewest", "5"]) == 0
     said = capsys.readouterr().out
     for words in ("gender", "language of the prompts", "a photo of a man / a photo of a woman", "designer, from 10"):
@@ -138,6 +139,6 @@ def test_options_that_make_no_sense_are_refused(changes, words):
 
 def test_data_that_are_unknown_or_missing_are_a_sentence(tmp_path, capsys):
     assert recipe.main(["--dataset", "photos", "--output", str(tmp_path / "r.json")]) == 1
-    assert "--dataset is emoji, dollar_street:FOLDER, geode:FOLDER or landmarks:FOLDER" in capsys.readouterr().err
+    assert "--dataset is emoji, or dollar_street, geode or landmarks with :FOLDER behind it" in capsys.readouterr().err
     assert recipe.main(["--dataset", f"geode:{tmp_path}", "--output", str(tmp_path / "r.json")]) == 1
     assert "no file" in capsys.readouterr().err
