@@ -19,6 +19,21 @@ def flags_of(options: object, within: str = "") -> dict[str, str]:
     return found
 
 
+def check_least(options: object, **least: float) -> None:
+    """Raises ValueError where an option is below its least value; of several values all are looked at, and None is
+    never wrong.
+
+    Args:
+        least: by the name of the field.
+    """
+    for name, bound in least.items():
+        given = getattr(options, name)
+        values = given if isinstance(given, tuple) else () if given is None else (given,)
+        for value in values:
+            if value < bound:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}.")
+
+
 def with_flags(message: str, options: object) -> str:
     """A message with flags in place of the fields that it names.
 

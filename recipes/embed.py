@@ -32,6 +32,7 @@ from diptych.engine.embedding.embedding_runs import fill, held_by, image_runs, t
 from diptych.engine.embedding.index_folder import IndexCard, IndexedData, Part
 from diptych.engine.embedding.index_writer import IndexWriter
 from diptych.engine.failures import exit_status
+from diptych.engine.flags import check_least
 
 PARTS: tuple[Part, ...] = ("images", "texts")
 
@@ -61,9 +62,7 @@ class Embed:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, given in (("--batch-size", self.batch_size), ("--workers", self.workers)):
-            if given is not None and given < 1:
-                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        check_least(self, batch_size=1, workers=1)
 
 
 def main(arguments: list[str] | None = None) -> int:

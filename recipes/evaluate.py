@@ -28,6 +28,7 @@ import tyro
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
+from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.evaluation.judged import Evaluated
@@ -74,15 +75,9 @@ class Evaluate:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, least, given in (
-            ("--batch-size", 1, self.batch_size),
-            ("--workers", 1, self.workers),
-            ("--fewshot-k", 1, self.fewshot_k),
-            ("--recall-k", 1, min(self.recall_k, default=0)),
-            ("--seed", 0, self.seed),
-        ):
-            if given is not None and given < least:
-                raise ValueError(f"{flag} must be at least {least}, got {given}.")
+        check_least(self, batch_size=1, workers=1, fewshot_k=1, recall_k=1, seed=0)
+        if not self.recall_k:
+            raise ValueError("--recall-k needs at least one number.")
         if not self.dataset:
             raise ValueError("--dataset needs at least one data set.")
 

@@ -29,6 +29,7 @@ import tyro
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
+from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.evaluation.fairness_results import Measured
@@ -69,15 +70,7 @@ class Fairness:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, least, given in (
-            ("--batch-size", 1, self.batch_size),
-            ("--workers", 1, self.workers),
-            ("--fewshot-k", 1, self.fewshot_k),
-            ("--fewest", 1, self.fewest),
-            ("--seed", 0, self.seed),
-        ):
-            if given is not None and given < least:
-                raise ValueError(f"{flag} must be at least {least}, got {given}.")
+        check_least(self, batch_size=1, workers=1, fewshot_k=1, fewest=1, seed=0)
         if not self.dataset:
             raise ValueError("--dataset needs at least one data set.")
         for pair in self.pairs:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.training.recipe import Recipe
 from diptych.engine.command_line import parse
+from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.report.interpolation_page import Interpolation, Point
@@ -67,16 +68,7 @@ class Interpolate:
     def __post_init__(self):
         if not self.alphas:
             raise ValueError("--alphas needs at least one point.")
-        for flag, least, given in (
-            ("--batch-size", 1, self.batch_size),
-            ("--workers", 1, self.workers),
-            ("--most-pairs", 2, self.most_pairs),
-            ("--seed", 0, self.seed),
-            ("--alpha", 0, self.alpha),
-            ("--alphas", 0, min(self.alphas)),
-        ):
-            if given is not None and given < least:
-                raise ValueError(f"{flag} must be at least {least}, got {given}.")
+        check_least(self, batch_size=1, workers=1, most_pairs=2, seed=0, alpha=0, alphas=0)
         if max(*self.alphas, self.alpha or 0) > 1:
             raise ValueError("Points lie between 0, before, and 1, after.")
 

@@ -55,6 +55,7 @@ from diptych.engine.datasets.open import known_data_set
 from diptych.engine.datasets.scenes import evaluation_scenes
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.failures import exit_status
+from diptych.engine.flags import check_least
 from diptych.engine.labelling.crop_scorer import CropScorer
 from diptych.engine.labelling.detectors import OwlDetector, SegmentDetector
 
@@ -101,9 +102,7 @@ class Label:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag in ("most_regions", "scenes", "batch_size"):
-            if (given := getattr(self, flag)) < 1:
-                raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {given}.")
+        check_least(self, most_regions=1, scenes=1, batch_size=1)
         count, number = self.num_processes, self.process_id
         if (count, number) != (None, None) and (count is None or number is None or not 0 <= number < count):
             raise ValueError(

@@ -36,6 +36,7 @@ from diptych.engine.embedding.image_stream import GOOD, Item, embed_prepared, pr
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.embedding.tally import Tally
 from diptych.engine.failures import exit_status
+from diptych.engine.flags import check_least
 from diptych.engine.judging.zero_shot_results import ClassifiedImage, ZeroShotFound, best_labels, page, print_table
 
 # Its captions are bare names: sentences around them are longer than what it was trained on.
@@ -68,9 +69,7 @@ class ZeroShot:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, given in (("--top-k", self.top_k), ("--batch-size", self.batch_size), ("--workers", self.workers)):
-            if given is not None and given < 1:
-                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        check_least(self, top_k=1, batch_size=1, workers=1)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,11 +1,12 @@
 """Messages name what a person can type: the flag of a field, as the command line has it."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.flags import flags_of, with_flags
+from diptych.engine.flags import check_least, flags_of, with_flags
 from diptych.recipes import siglip as recipe_module
 from diptych.recipes.siglip import siglip
 from diptych.recipes.siglip2 import tiny
@@ -65,3 +66,11 @@ def test_a_size_and_a_checkpoint_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         parse_recipe(siglip(), ["--model", "siglip_b16_224", "--pretrained", "a"], program="test", description=None)
     assert "test: --model siglip_b16_224 is a size for fresh weights" in capsys.readouterr().err
+
+
+def test_options_below_their_least_value_are_refused_by_their_flags():
+    options = SimpleNamespace(batch_size=3, workers=None, recall_k=(1, 5), alpha=0.0)
+    check_least(options, batch_size=3, workers=1, recall_k=1, alpha=0)
+    for least, message in (({"batch_size": 4}, "--batch-size must be at least 4, got 3"), ({"recall_k": 2}, "got 1")):
+        with pytest.raises(ValueError, match=message):
+            check_least(options, **least)

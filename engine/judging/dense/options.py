@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from diptych.core.data.sources.reading import AS_USUAL, Reading
+from diptych.engine.flags import check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +47,9 @@ class Dense:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        for flag, given in (
-            ("--image-size", self.image_size),
-            ("--train-pictures", self.train_pictures),
-            ("--map-size", self.map_size),
-        ):
-            if given is not None and given < 1:
-                raise ValueError(f"{flag} must be at least 1, got {given}.")
+        check_least(self, image_size=1, train_pictures=1, map_size=1, seed=0)
         if not self.depth_scale > 0:
             raise ValueError(f"--depth-scale must be above 0, the units of the files a metre, got {self.depth_scale}.")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {self.seed}.")
 
     @property
     def own_data(self) -> bool:
