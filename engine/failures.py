@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 
 from diptych.core.files.errors import Failure
+from diptych.core.training.signals import Stopped, StopSignals
 from diptych.engine.flags import with_flags
 
 EXPECTED = (Failure, ImportError, MemoryError, OSError, ValueError)
@@ -34,6 +35,20 @@ def exit_status(run: Callable[[], int], options: object = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped by SIGINT.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def stoppable(work: Callable[[StopSignals], int]) -> int:
+    """What `work` returns; where a signal stops it, the status by which shells know the signal.
+
+    Args:
+        work: which the same command takes up again.
+    """
+    with StopSignals() as stop:
+        try:
+            return work(stop)
+        except Stopped:
+            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
+            return stop.exit_status
 
 
 @contextmanager

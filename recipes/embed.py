@@ -26,12 +26,12 @@ from diptych.core.data.sources.open import EMBEDDED, open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.core.training.card import plain
-from diptych.core.training.signals import Stopped, StopSignals
+from diptych.core.training.signals import StopSignals
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.embedding_runs import fill, held_by, image_runs, text_runs
 from diptych.engine.embedding.index_folder import IndexCard, IndexedData, Part
 from diptych.engine.embedding.index_writer import IndexWriter
-from diptych.engine.failures import exit_status
+from diptych.engine.failures import exit_status, stoppable
 from diptych.engine.flags import check_least
 
 PARTS: tuple[Part, ...] = ("images", "texts")
@@ -90,22 +90,22 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
         "dim": encoder.dim,
         "dtype": options.dtype,
     }
-    with IndexWriter(options.index, card) as writer, StopSignals() as stop, LeftOutFile(left_out, [ledger]) as named:
-        named.begin(anew=True)  # the index itself holds what earlier processes met
-        try:
+
+    def work(stop: StopSignals) -> int:
+        with IndexWriter(options.index, card) as writer, LeftOutFile(left_out, [ledger]) as named:
+            named.begin(anew=True)  # the index itself holds what earlier processes met
             for part in PARTS:
                 if part == "images" or options.texts:
                     _embed_part(part, source, encoder, writer, stop, options)
                 else:
                     held_by(writer, part, source)
-        except Stopped:
-            print(f"\nStopped by {stop.received}. The same command goes on from there.")
-            return stop.exit_status
-    tell_left_out([ledger], left_out)
-    ledger.check()
-    again = "" if options.index == Embed.index else f" --index {options.index}"
-    print(f'Look through it:  python -m recipes.search{again} --query "what you look for"', flush=True)
-    return 0
+        tell_left_out([ledger], left_out)
+        ledger.check()
+        again = "" if options.index == Embed.index else f" --index {options.index}"
+        print(f'Look through it:  python -m recipes.search{again} --query "what you look for"', flush=True)
+        return 0
+
+    return stoppable(work)
 
 
 def _embed_part(

@@ -32,6 +32,8 @@ from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.evaluation.judged import Evaluated
+    from diptych.core.training.signals import StopSignals
+    from diptych.engine.judging.sets import Dataset
 
 FORMAT = "diptych-evaluation"
 VERSION = 1
@@ -93,63 +95,62 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    from diptych.core.data.ledger import ledger_of
-    from diptych.core.files.json_objects import write_json
-    from diptych.core.report.evaluation_table import evaluation_text
-    from diptych.core.report.ledger_text import tell_left_out
-    from diptych.core.training.signals import Stopped, StopSignals
-    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
-    from diptych.engine.judging.header import header, judged_model
-    from diptych.engine.judging.page import without_large_tables, write_evaluation_page
+    from diptych.engine.failures import stoppable
     from diptych.engine.judging.sets import open_dataset
-    from diptych.engine.judging.tasks import judge
 
-    folder = options.output.parent
     datasets = [
         open_dataset(
             spec,
             split=options.split,
             class_names=options.classnames,
             templates=options.templates,
-            index_folder=folder / "shards",
+            index_folder=options.output.parent / "shards",
             reading=options.reading,
         )
         for spec in options.dataset
     ]
     encoder = open_encoder(options.model)
-    with StopSignals() as stop:
-        store = StoredEmbeddings(
-            folder / "embeddings",
-            encoder,
-            model=options.model,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            stop=stop,
-        )
-        try:
-            with stop.leaving_at_once():
-                results = [
-                    result
-                    for dataset in datasets
-                    for result in judge(
-                        store,
-                        dataset,
-                        task=options.task,
-                        recall_k=options.recall_k,
-                        fewshot_k=options.fewshot_k,
-                        canonicalize=options.canonicalize,
-                        seed=options.seed,
-                    )
-                ]
-        except Stopped:
-            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
-            return stop.exit_status
-        beginning = header(FORMAT, VERSION, options)
-        evaluation: Evaluated = {**beginning, "model": judged_model(options.model, store), "results": results}
-        print("\n" + evaluation_text(results), flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(options.output, without_large_tables(evaluation))
-        page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
+    return stoppable(lambda stop: _evaluate(options, datasets, encoder, stop))
+
+
+def _evaluate(options: Evaluate, datasets: "list[Dataset]", encoder: Any, stop: "StopSignals") -> int:
+    from diptych.core.data.ledger import ledger_of
+    from diptych.core.files.json_objects import write_json
+    from diptych.core.report.evaluation_table import evaluation_text
+    from diptych.core.report.ledger_text import tell_left_out
+    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+    from diptych.engine.judging.header import header, judged_model
+    from diptych.engine.judging.page import without_large_tables, write_evaluation_page
+    from diptych.engine.judging.tasks import judge
+
+    store = StoredEmbeddings.beside(
+        options.output,
+        encoder,
+        model=options.model,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        stop=stop,
+    )
+    with stop.leaving_at_once():
+        results = [
+            result
+            for dataset in datasets
+            for result in judge(
+                store,
+                dataset,
+                task=options.task,
+                recall_k=options.recall_k,
+                fewshot_k=options.fewshot_k,
+                canonicalize=options.canonicalize,
+                seed=options.seed,
+            )
+        ]
+    beginning = header(FORMAT, VERSION, options)
+    evaluation: Evaluated = {**beginning, "model": judged_model(options.model, store), "results": results}
+    print("\n" + evaluation_text(results), flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, without_large_tables(evaluation))
+    page = write_evaluation_page(options.output.with_suffix(".html"), evaluation, datasets, store)
     tell_left_out(ledger_of(each.source) for dataset in datasets for each in dataset.sets)
     print(f"\nResults: {options.output}\nPage: {page.resolve().as_uri()}", flush=True)
     return 0

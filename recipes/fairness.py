@@ -33,6 +33,8 @@ from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.evaluation.fairness_results import Measured
+    from diptych.core.training.signals import StopSignals
+    from diptych.engine.datasets.fairness_set import FairnessSet
 
 FORMAT = "diptych-fairness"
 VERSION = 1
@@ -89,19 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
-    from diptych.core.data.ledger import ledger_of
-    from diptych.core.files.json_objects import write_json
-    from diptych.core.report.charts.sheet import write_page
-    from diptych.core.report.fairness_page import fairness_page
-    from diptych.core.report.fairness_text import fairness_text
-    from diptych.core.report.ledger_text import tell_left_out
-    from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.datasets.open_fairness import open_fairness_sets
-    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
-    from diptych.engine.judging.fairness import PAIRS, measure
-    from diptych.engine.judging.header import header, judged_model
+    from diptych.engine.failures import stoppable
 
-    folder = options.output.parent
     sets = [
         each
         for spec in options.dataset
@@ -110,41 +102,50 @@ def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
         )
     ]
     encoder = open_encoder(options.model)
+    return stoppable(lambda stop: _measure(options, sets, encoder, stop))
+
+
+def _measure(options: Fairness, sets: "list[FairnessSet]", encoder: Any, stop: "StopSignals") -> int:
+    from diptych.core.data.ledger import ledger_of
+    from diptych.core.files.json_objects import write_json
+    from diptych.core.report.charts.sheet import write_page
+    from diptych.core.report.fairness_page import fairness_page
+    from diptych.core.report.fairness_text import fairness_text
+    from diptych.core.report.ledger_text import tell_left_out
+    from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
+    from diptych.engine.judging.fairness import PAIRS, measure
+    from diptych.engine.judging.header import header, judged_model
+
     canonicalize = encoder.logit_bias is not None if options.canonicalize is None else options.canonicalize
     pairs = [(first.strip(), second.strip()) for first, second in (pair.split("/") for pair in options.pairs)]
-    with StopSignals() as stop:
-        store = StoredEmbeddings(
-            folder / "embeddings",
-            encoder,
-            model=options.model,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            stop=stop,
-        )
-        try:
-            with stop.leaving_at_once():
-                results = [
-                    measure(
-                        store,
-                        each,
-                        pairs=pairs or PAIRS,
-                        shots=options.fewshot_k,
-                        fewest=options.fewest,
-                        canonicalize=canonicalize,
-                        seed=options.seed,
-                    )
-                    for each in sets
-                ]
-        except Stopped:
-            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
-            return stop.exit_status
+    store = StoredEmbeddings.beside(
+        options.output,
+        encoder,
+        model=options.model,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        stop=stop,
+    )
+    with stop.leaving_at_once():
+        results = [
+            measure(
+                store,
+                each,
+                pairs=pairs or PAIRS,
+                shots=options.fewshot_k,
+                fewest=options.fewest,
+                canonicalize=canonicalize,
+                seed=options.seed,
+            )
+            for each in sets
+        ]
     measured: Measured = {
         **header(FORMAT, VERSION, options),
         "model": judged_model(options.model, store),
         "results": results,
     }
     print("\n" + fairness_text(results), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, measured)
     page = write_page(options.output.with_suffix(".html"), fairness_page(measured))
     tell_left_out(ledger_of(each.source) for each in sets)

@@ -30,7 +30,9 @@ from diptych.engine.flags import check_least
 
 if TYPE_CHECKING:
     from diptych.core.report.interpolation_page import Interpolation, Point
+    from diptych.core.training.signals import StopSignals
     from diptych.engine.judging.sets import Dataset
+    from diptych.models.interpolation import WeightLine
 
 FORMAT = "diptych-interpolation"
 VERSION = 1
@@ -100,40 +102,48 @@ def interpolate(options: Interpolate, open_encoder: Callable[[str], Any], read_b
         open_encoder: makes an encoder of the later model's name: `Encoder.open`.
         read_before: gives the weights of the earlier model, by path.
     """
+    from diptych.engine.failures import stoppable
+    from diptych.models.interpolation import WeightLine
+
+    before, judged = _resolved(options)
+    encoder = open_encoder(options.after)
+    line = WeightLine(encoder.model, read_before(before))
+    return stoppable(lambda stop: _along(options, line, before, judged, encoder, stop))
+
+
+def _along(
+    options: Interpolate,
+    line: "WeightLine",
+    before: str,
+    judged: dict[str, list["Dataset"]],
+    encoder: Any,
+    stop: "StopSignals",
+) -> int:
+    """Judges each point of the line, and keeps the chosen one."""
     from diptych.core.data.ledger import ledger_of
     from diptych.core.files.json_objects import write_json
     from diptych.core.report.charts.sheet import write_page
     from diptych.core.report.interpolation_page import interpolation_page, interpolation_text
     from diptych.core.report.ledger_text import tell_left_out
-    from diptych.core.training.signals import Stopped, StopSignals
     from diptych.engine.embedding.stored_embeddings import StoredEmbeddings
-    from diptych.models.interpolation import WeightLine
 
     folder = options.output.parent
-    before, judged = _resolved(options)
-    encoder = open_encoder(options.after)
-    line = WeightLine(encoder.model, read_before(before))
-    with StopSignals() as stop:
-        store = StoredEmbeddings(
-            folder / "embeddings",
-            encoder,
-            model=options.after,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            stop=stop,
-        )
-        points: list[Point] = []
-        try:
-            with stop.leaving_at_once():
-                for alpha in options.points:
-                    line.go_to(alpha)
-                    print(f"alpha {alpha:g}", flush=True)
-                    now = store.renewed()
-                    own, retention = (_numbers(now, judged[kind], options.seed) for kind in ("own", "retention"))
-                    points.append({"alpha": alpha, "own": own, "retention": retention})
-        except Stopped:
-            print(f"\nStopped by {stop.received}. The same command goes on from there.", flush=True)
-            return stop.exit_status
+    store = StoredEmbeddings.beside(
+        options.output,
+        encoder,
+        model=options.after,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        stop=stop,
+    )
+    points: list[Point] = []
+    with stop.leaving_at_once():
+        for alpha in options.points:
+            line.go_to(alpha)
+            print(f"alpha {alpha:g}", flush=True)
+            now = store.renewed()
+            own, retention = (_numbers(now, judged[kind], options.seed) for kind in ("own", "retention"))
+            points.append({"alpha": alpha, "own": own, "retention": retention})
     chosen, reason = _chosen(points, options.alpha)
     line.go_to(chosen)
     _save(encoder, folder / "model")

@@ -54,7 +54,7 @@ from diptych.engine.command_line import parse
 from diptych.engine.datasets.open import known_data_set
 from diptych.engine.datasets.scenes import evaluation_scenes
 from diptych.engine.embedding.progress import EmbeddingProgress
-from diptych.engine.failures import exit_status
+from diptych.engine.failures import exit_status, stoppable
 from diptych.engine.flags import check_least
 from diptych.engine.labelling.crop_scorer import CropScorer
 from diptych.engine.labelling.detectors import OwlDetector, SegmentDetector
@@ -149,35 +149,36 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
         longest=options.longest_ngram,
         categories=tuple(dict.fromkeys(categories)),
     )
-    with ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
-        ways: dict[str, Any] = {"batch_size": options.batch_size, "progress": _progress(stack, stop)}
-        try:
+
+    def work(stop: StopSignals) -> int:
+        with ExitStack() as stack:
+            ways: dict[str, Any] = {"batch_size": options.batch_size, "progress": _progress(stack, stop)}
             if part:
-                labelled: LabelledSource | Path = label_part(source, detector, options.output, part, search, **ways)
+                made = label_part(source, detector, options.output, part, search, **ways)
+                told = (
+                    f"{made}: done. When all {part.of} are, the command without --process-id and --num-processes puts "
+                    "them together."
+                )
             else:
-                labelled = label_regions(source, detector, options.output, search, **ways)
-        except Stopped:
-            print(f"\nStopped by {stop.received}. The same command goes on from there.")
-            return stop.exit_status
-    ledger = ledger_of(source)
-    if isinstance(labelled, Path):
-        print(
-            f"{labelled}: done. When all {options.num_processes} are, the command without --process-id and "
-            "--num-processes puts them together."
-        )
+                told = _told(options, label_regions(source, detector, options.output, search, **ways), trains=not drawn)
+        ledger = ledger_of(source)
         tell_left_out([ledger])
         ledger.check()
+        print(told, flush=True)
         return 0
+
+    return stoppable(work)
+
+
+def _told(options: Label, labelled: LabelledSource, *, trains: bool) -> str:
+    """What was found, in a sentence; a page shows it."""
     summary = f"{options.output}: {sentences(counted(labelled))}"
-    print(summary, flush=True)
     page = write_page(options.output.with_suffix(".html"), _page(summary, labelled))
-    print(f"Page: {page.resolve().as_uri()}", flush=True)
-    tell_left_out([ledger])
-    ledger.check()
-    if not drawn:
-        print(f'Train on it:  python -m recipes.siglip2 --train-data "{LABELLED}{options.output}:{options.data}"')
-    return 0
+    lines = [summary, f"Page: {page.resolve().as_uri()}"]
+    if trains:
+        spec = f"{LABELLED}{options.output}:{options.data}"
+        lines.append(f'Train on it:  python -m recipes.siglip2 --train-data "{spec}"')
+    return "\n".join(lines)
 
 
 def part_of(options: Label, environment: Mapping[str, str]) -> Part | None:

@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -94,6 +94,11 @@ class StoredEmbeddings:
     ):
         self.folder, self.encoder, self.model = folder, encoder, model
         self.batch_size, self.workers, self.stop = batch_size, workers, stop
+
+    @classmethod
+    def beside(cls, output: Path, encoder: Any, **settings: Any) -> Self:
+        """Kept in the folder "embeddings" beside what a command writes; the settings are the constructor's."""
+        return cls(output.parent / "embeddings", encoder, **settings)
 
     def renewed(self) -> "StoredEmbeddings":
         """The same for the weights that the encoder's model has now; what it compiled is used again."""
