@@ -31,9 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from diptych.backends.selection import BackendNotAvailable, select_backend
 from diptych.core.files.json_objects import write_json
@@ -59,7 +57,7 @@ class Export:
 
     model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["--output-dir"])] = Path("runs/exported")
+    output: Path = Path("runs/exported")
     """The folder that is written; files of the same names are replaced."""
     format: FormatName = "onnx"
     """onnx, openvino, saved_model, litert, torch_export, stablehlo or keras."""

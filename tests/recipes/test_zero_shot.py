@@ -159,7 +159,7 @@ def test_a_wrong_answer_is_marked_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"images": ("photos",)}, "--labels"),
+        ({"images": ("photos",)}, "--classes"),
         ({"labels": ("cat,dog,cat",)}, "more than once"),
         ({"labels": ("cat",)}, "two or more"),
         ({"templates": ("{} and {}",)}, "exactly one"),
