@@ -34,7 +34,7 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
     backend that is not installed.
     """
     known = types_of_flags(type(default))
-    about, examples = _parted(description or "")
+    about, examples = parted(description or "")
     try:
         words = by_their_names(sys.argv[1:] if arguments is None else arguments, known, program=program)
         check_choices(words, known)
@@ -141,7 +141,7 @@ def _with_values(arguments: list[str], known: Mapping[str, Any]) -> list[str]:
     return [word for words in valued for word in words]
 
 
-def _parted(description: str) -> tuple[str, str]:
+def parted(description: str) -> tuple[str, str]:
     """What a description says, and its examples: the paragraph's lines from "Command:" on, as they stand."""
     found = _EXAMPLES.search(description)
     if found is None:

@@ -36,7 +36,7 @@ def world(tmp_path):
 
 
 def options(world, **changes) -> Fairness:
-    given = {"dataset": (f"geode:{world}",), "output": world.parent / "out" / "results.json"}
+    given = {"data": (f"geode:{world}",), "output": world.parent / "out" / "results.json"}
     return Fairness(**given | changes)
 
 

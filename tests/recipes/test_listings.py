@@ -1,4 +1,4 @@
-"""What is there, by name, and runs side by side: models, data and compare."""
+"""Listings of models and of data by name, and runs side by side."""
 
 import json
 import re
