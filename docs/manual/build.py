@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent
 OUTSIDE = re.compile(r"\[(?P<text>[^\]]*)\]\(\.\./[^)\s]*\)")
 """A link to a file of the repository that is no page."""
+FOREIGN_WORKER, OWN_WORKER = "https://unpkg.com/iframe-worker/shim", "file_worker.js"
+"""The script by which the theme searches in pages that are opened as files, and the one in its place."""
 
 
 def pages() -> dict[str, str]:
@@ -45,10 +47,17 @@ def build(output: Path) -> None:
             page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(text, encoding="utf-8")
         shutil.copytree(DOCS / "pictures", folder / "pages" / "pictures")
-        shutil.copy(HERE / "manual.css", folder / "pages")
+        for name in ("manual.css", OWN_WORKER):
+            shutil.copy(HERE / name, folder / "pages")
         (folder / "mkdocs.yml").write_text(settings(list(found)), encoding="utf-8")
         command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(output.resolve())]
         subprocess.run([*command, "--config-file", str(folder / "mkdocs.yml")], check=True)
+    for page in output.rglob("*.html"):
+        place = "../" * (len(page.relative_to(output).parts) - 1) + OWN_WORKER
+        text = page.read_text(encoding="utf-8")
+        if FOREIGN_WORKER not in text:
+            raise ValueError(f"{page} has no {FOREIGN_WORKER}: another theme needs another {OWN_WORKER}.")
+        page.write_text(text.replace(FOREIGN_WORKER, place), encoding="utf-8")
 
 
 def main() -> int:
