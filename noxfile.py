@@ -77,6 +77,7 @@ WITHOUT_KERAS = [
     ),
     "tests/core/weights/*",
     "tests/oracle/*",
+    "tests/recipes/test_interruptions.py",
 ]
 
 # What tests one framework's own code, run with it alone.
