@@ -1,4 +1,4 @@
-"""What fewer bits cost: recall by exported towers beside the model's own, on the same pictures and captions."""
+"""The cost of fewer bits: recall by exported towers beside the model's own, on the same pictures and captions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
