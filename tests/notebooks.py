@@ -1,7 +1,7 @@
 """Notebooks of examples/, carried out from the first cell to the last; with their outputs written anew by hand.
 
-python -m tests.commands.notebooks             # all of them, each with the first backend installed
-python -m tests.commands.notebooks zero_shot   # one
+python -m tests.notebooks             # all of them, each with the first backend installed
+python -m tests.notebooks zero_shot   # one
 """
 
 import os

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.commands.notebooks import carried_out, notebooks
+from tests.notebooks import carried_out, notebooks
 
 THOROUGH = pytest.mark.skipif(not os.environ.get("DIPTYCH_THOROUGH"), reason="minutes; with DIPTYCH_THOROUGH")
 
