@@ -57,7 +57,7 @@ def compare(options: Compare) -> int:
 
 def compared_runs(folder: Path) -> list[ComparedRun]:
     """The run in a folder, or its stages that have begun; empty where there is none."""
-    card = RunFolder(folder).read_card()
+    card = RunFolder(folder).read_card() if folder.is_dir() else None
     if card is None:
         return []
     stages = [stage["name"] for stage in card["config"].get("stages", ())]

@@ -113,5 +113,6 @@ def test_stages_are_compared_and_folders_without_runs_are_refused(tmp_path, monk
     said = capsys.readouterr().out
     assert "staged/first" in said
     assert ["stage.stretch", "0.5", "0.75"] in [line.split() for line in said.splitlines()]
-    assert compare.main(["nowhere"]) == 1
+    (tmp_path / "notes.txt").write_text("")
+    assert compare.main(["nowhere", "notes.txt"]) == 1
     assert "there is no run to compare" in capsys.readouterr().err
