@@ -219,7 +219,7 @@ def references(root, *, of=("val", "val", "testB", "train")):
     for place in range(len(of)):
         write(root / "pictures" / f"{place}.png", picture(blocks(place)))
     (root / "refcoco.json").write_text(json.dumps(entries))
-    return {"refcoco": (str(root / "refcoco.json"),), "images": root / "pictures"}
+    return {"refcoco": (str(root / "refcoco.json"),), "refcoco_images": root / "pictures"}
 
 
 def test_a_decoder_is_asked_for_the_boxes_of_held_out_phrases(with_decoder, tmp_path):
@@ -301,10 +301,10 @@ def test_an_answer_without_a_box_is_wrong_and_the_first_are_shown():
         ({"depth": Path("nowhere")}, "no folder nowhere"),
         ({"neighbours": "voc"}, "captions nor classes|training split"),
         ({"refcoco": ("refcoco.json",)}, "--refcoco-images"),
-        ({"refcoco": ("refcoco.json",), "images": Path("elsewhere")}, "no folder elsewhere"),
-        ({"refcoco": ("refcoco.json",), "images": Path("voc")}, "the first voc/0.png"),
-        ({"refcoco": ("train.json",), "images": Path("pictures")}, "no phrase of val"),
-        ({"refcoco": ("refcoco.json",), "images": Path("pictures")}, "no captioner"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("elsewhere")}, "no folder elsewhere"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("voc")}, "the first voc/0.png"),
+        ({"refcoco": ("train.json",), "refcoco_images": Path("pictures")}, "no phrase of val"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("pictures")}, "no captioner"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(sets, tmp_path, monkeypatch, options, words):
