@@ -36,12 +36,19 @@ def carried_out(path: Path, folder: Path) -> Any:
     return client.execute()
 
 
+def is_log(output: Any) -> bool:
+    """Whether an output is what a framework says of the machine."""
+    return output["output_type"] == "stream" and output["name"] == "stderr"
+
+
 def written(notebook: Any, path: Path) -> None:
     """Writes it without what tells of this machine: its kernel and the times of the cells."""
     import nbformat
 
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_log(output)]
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(notebook, path)
 
