@@ -138,5 +138,5 @@ def test_unequal_pieces_are_refused(count):
 
 
 def test_stacked_examples_are_rows():
-    stacked = stack_examples([{"text": np.full(6, row, np.int32)} for row in range(3)])
+    stacked = stack_examples(({"text": np.full(6, row, np.int32)} for row in range(3)), 3)
     assert stacked["text"].tolist() == [[row] * 6 for row in range(3)]
