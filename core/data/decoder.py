@@ -26,8 +26,8 @@ class Decoder:
     Attributes:
         whole: how the whole picture is resized; None leaves it as it is.
         direct: the largest reduction that whoever takes the pixels makes himself; only larger pictures are resized.
-        fast: by `fast_pixels`: grey and colour JPEGs are decoded so, and what is resized by bilinear_antialias is
-            resized so. Anything else is as without.
+        fast: grey and colour JPEGs are decoded by `fast_pixels`, at a reduced scale where `whole.resize` is
+            bilinear_antialias, and pictures are resized by it.
     """
 
     whole: FixedSize | NaFlex | None = None

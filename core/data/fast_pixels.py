@@ -78,20 +78,26 @@ def resize(
     extent: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """As `image.resize`, by OpenCV where the method is bilinear_antialias and no side becomes more than `MOST_REDUCED`
-    times smaller; else it is that.
+    times smaller, or bilinear, or area and no side becomes longer; else it is that.
 
     Pillow weighs pixels by a triangle as wide as a new pixel's neighbourhood. A triangle is a smaller one smoothed, so
-    here the picture is smoothed (`_smoothing`) and then interpolated between two pixels a side.
+    for bilinear_antialias the picture is smoothed (`_smoothing`) and then interpolated between two pixels a side. What
+    TensorFlow cuts to whole numbers, in bilinear and area, is rounded here: that is all the difference.
 
     Args:
         extent: rows and columns of `image` that the picture fills, where that is no whole number; the rest is padding.
+            For bilinear_antialias alone.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
-    if method != "bilinear_antialias":
-        return resize_exactly(image, (rows, columns), method=method)
     pixels = np.ascontiguousarray(image)
     height, width = extent or pixels.shape[:2]
     down, along = height / rows, width / columns
+    if method == "bilinear" or (method == "area" and min(down, along) >= 1):
+        _, cv2 = libraries()
+        way = cv2.INTER_LINEAR if method == "bilinear" else cv2.INTER_AREA
+        return cv2.resize(pixels, (columns, rows), interpolation=way)
+    if method != "bilinear_antialias":
+        return resize_exactly(image, (rows, columns), method=method)
     if max(down, along) > MOST_REDUCED:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
         return to_array(picture.resize((columns, rows), Image.Resampling.BILINEAR, box=(0, 0, width, height)))

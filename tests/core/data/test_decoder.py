@@ -146,6 +146,17 @@ def test_fast_resizing_keeps_what_is_flat_and_where_things_are(size):
 
 
 @fast
+@pytest.mark.parametrize(("method", "size"), [("bilinear", (30, 50)), ("bilinear", (90, 80)), ("area", (17, 31))])
+def test_what_tensorflow_cuts_to_whole_numbers_is_rounded(method, size):
+    image = decode(photographs((128, 96))[0])
+    differences = fast_pixels.resize(image, size, method=method).astype(int) - resize(image, size, method=method)
+    assert set(np.unique(differences)) <= {-1, 0, 1}
+    assert np.array_equal(
+        fast_pixels.resize(image, size, method="bicubic_antialias"), resize(image, size, method="bicubic_antialias")
+    )
+
+
+@fast
 def test_damaged_jpegs_are_judged_alike():
     """One or more bytes changed, or the end cut off: the same are used, and the others refused for the same reasons."""
     rng = random.Random(0)
