@@ -199,7 +199,11 @@ def main(arguments: list[str] | None = None) -> None:
                     f"first batch after {numbers['seconds_to_first_batch']:.2f} s"
                 )
     print(f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs.")
-    versions = {"numpy": np.__version__, "pillow": PIL.__version__, "photographs": str(chosen.photographs or "made up")}
+    versions = {
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "photographs": chosen.photographs.name if chosen.photographs else "made up",
+    }
     path = write_results("loader", versions | {"batch_size": chosen.batch_size, "cases": results}, chosen.out)
     print(f"\n{device_name()}: {path}")
 
