@@ -75,7 +75,7 @@ WITHOUT_KERAS = [
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"
-        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard")
+        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard", "trackers")
     ),
     "tests/core/weights/*",
     "tests/oracle/*",

@@ -205,7 +205,7 @@ class Learner:
             writes=self.placement.writes,
             tensorboard=self.tensorboard,
             trackers=self.trackers,
-            config=self.config,
+            config=self.config if isinstance(self.config, Mapping) else {},
             waiting=self._waiting_rows,
             say=self.say,
         )

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Self
 
 from diptych.core.training.best import LOSS, shown
@@ -44,7 +45,7 @@ class RunLog:
         writes: bool,
         tensorboard: bool,
         trackers: Sequence[str] = (),
-        config: object = None,
+        config: Mapping[str, object] = MappingProxyType({}),
         waiting: Sequence[str],
         say: Callable[[str], None],
     ):
@@ -55,7 +56,7 @@ class RunLog:
             resume_step=start,
             waiting=waiting,
             tensorboard=TensorBoard(folder.tensorboard, resume_step=start) if tensorboard and writes else None,
-            trackers=[opened(name, folder.path, {"config": config}) for name in trackers if writes],
+            trackers=[opened(name, folder.path, config) for name in trackers if writes],
             say=say,
         )
         self._progress = Progress(total_steps, start, batch_size, stream=None if writes else io.StringIO())

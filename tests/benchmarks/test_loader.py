@@ -10,6 +10,9 @@ from PIL import Image
 from benchmarks import loader
 from benchmarks.photographs import photographs
 from tests.core.data.pictures import pixels
+from tests.marks import ABOVE_THE_BACKENDS
+
+pytestmark = ABOVE_THE_BACKENDS
 
 
 def test_photographs_are_the_middles_of_those_that_are_large_enough(tmp_path):

@@ -136,6 +136,7 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
 def test_mlflow_keeps_a_run_in_files(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "tracked").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     for rows in (ROWS[:1], ROWS[1:]):
         tracker = opened("mlflow", tmp_path, CONFIG)
         for step, values in rows:
