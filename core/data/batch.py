@@ -110,10 +110,10 @@ def stack_examples(examples: Iterable[dict[str, np.ndarray]], count: int) -> dic
     Each is copied as it comes, while the processor has it at hand.
 
     Raises:
-        ValueError: an example's fields differ in name, shape or type from the first's.
+        ValueError: there are more or fewer, or an example's fields differ in name, shape or type from the first's.
     """
     fields: dict[str, np.ndarray] = {}
-    for row, example in enumerate(examples):
+    for row, example in zip(range(count), examples, strict=True):
         if not row:
             fields = {
                 name: np.empty((count, *np.shape(part)), np.asarray(part).dtype) for name, part in example.items()

@@ -66,6 +66,7 @@ class Decoder:
         if lying and self.whole is not None:
             extent = (rows / by, columns / by)
             pixels = fast_pixels.resize(pixels, lying, method=self.whole.resize, extent=extent)
+        pixels.flags.writeable = False
         return fast_pixels.upright(pixels, turn)
 
     @property

@@ -51,11 +51,13 @@ def reduction(old: tuple[int, int], new: tuple[int, int]) -> int:
 def jpeg_pixels(data: bytes, rows: int, columns: int, by: int = 1) -> np.ndarray | None:
     """A grey or colour JPEG of so many rows and columns as uint8 [rows / by, columns / by, 3], sides rounded up.
 
-    In full the pixels are Pillow's, which uses the same library. None for a file that is damaged in any way: it is for
-    Pillow to say whether it can be used.
+    In full the pixels are Pillow's, which uses the same library. None for a file that is damaged in any way, or of
+    another size: it is for Pillow to say whether it can be used.
     """
     simplejpeg, _ = libraries()
     try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != (rows, columns):
+            return None
         return simplejpeg.decode_jpeg(data, min_height=-(-rows // by), min_width=-(-columns // by), strict=True)
     except ValueError:
         return None

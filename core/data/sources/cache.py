@@ -10,7 +10,8 @@ from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.fetching import fetch
 
-Decode = Callable[[bytes], np.ndarray]
+ToPixels = Callable[[bytes], np.ndarray]
+"""From an encoded picture to its pixels, uint8 [height, width, 3]: `image.decode`, or a `decoder.Decoder`."""
 
 _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in dozens of languages
 _BYTES_PER_MEGABYTE = 1_000_000
@@ -29,7 +30,7 @@ class PixelSource(Source, Protocol):
         ...
 
 
-def pixels_of(source: Source | PixelSource, reference: Any, decoder: Decode = decode) -> np.ndarray:
+def pixels_of(source: Source | PixelSource, reference: Any, decoder: ToPixels = decode) -> np.ndarray:
     """An image's pixels, uint8 [height, width, 3]: from the source itself where it offers `pixels`, else decoded.
 
     Args:
@@ -120,7 +121,7 @@ class CachedSource:
         """As the source's own `read`."""
         return self.source.read(reference)
 
-    def pixels(self, reference: Any, decoder: Decode = decode) -> np.ndarray:
+    def pixels(self, reference: Any, decoder: ToPixels = decode) -> np.ndarray:
         """The picture as a decoder makes it, uint8 [height, width, 3], read-only."""
         pixels = self._pixels.get((reference, decoder))
         if pixels is None:

@@ -7,7 +7,7 @@ import numpy as np
 from diptych.core.data.image import decode
 from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Source
-from diptych.core.data.sources.cache import Decode, has_cheap_pixels, pixels_of
+from diptych.core.data.sources.cache import ToPixels, has_cheap_pixels, pixels_of
 from diptych.core.data.sources.fetching import fetch
 
 
@@ -44,7 +44,7 @@ class SourceView:
         """As the source's own `read`."""
         return self.source.read(reference)
 
-    def pixels(self, reference: object, decoder: Decode = decode) -> np.ndarray:
+    def pixels(self, reference: object, decoder: ToPixels = decode) -> np.ndarray:
         """The decoded picture, by the source itself where it can."""
         return pixels_of(self.source, reference, decoder)
 

@@ -101,6 +101,7 @@ def test_in_full_fast_pixels_are_pillows(options):
         assert np.array_equal(Decoder(fast=True)(data), decode(data)), orientation
     grey = encoded(Image.open(io.BytesIO(photographs(ODD)[1])).convert("L"), "JPEG", **options)
     assert np.array_equal(Decoder(fast=True)(grey), decode(grey))
+    assert fast_pixels.jpeg_pixels(grey, ODD[1] + 1, ODD[0]) is None, "a size that Pillow did not weigh"
 
 
 @fast
