@@ -123,7 +123,7 @@ def everything(session: nox.Session) -> None:
 def install_all(session: nox.Session) -> None:
     """All three frameworks for CPUs, every extra, and this checkout, into the session's own environment."""
     install_torch_for_cpu(session)
-    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,gpt1,search,export,dev]")
+    session.install("jax", TENSORFLOW, "-e", ".[fast,parquet,tokenizers,hub,gpt1,search,export,dev]")
 
 
 def install_torch_for_cpu(session: nox.Session) -> None:
