@@ -32,8 +32,10 @@ def carried_out(path: Path, folder: Path) -> Any:
 
     notebook = nbformat.read(path, as_version=4)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}})
-    return client.execute()
+    there = {"metadata": {"path": folder}}
+    return NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources=there, coalesce_streams=True
+    ).execute()
 
 
 def is_log(output: Any) -> bool:
