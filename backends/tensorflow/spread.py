@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from functools import cache, partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from diptych.backends.tensorflow.device import devices_here
@@ -19,41 +20,44 @@ class Spread:
     Args:
         devices: how many.
         variables: all that a step reads or writes.
+        pieces: into which each replica cuts its rows; it gets its part of each piece of the batch.
 
     Raises:
         ValueError: there are fewer devices.
     """
 
-    def __init__(self, devices: int, variables: Sequence[keras.Variable]):
+    def __init__(self, devices: int, variables: Sequence[keras.Variable], pieces: int = 1):
         present = devices_here()
         if not 1 <= devices <= len(present):
             raise ValueError(
                 f"A step was to be spread over {devices} devices, and tensorflow has {len(present)} here "
                 f"({present[0].device_type})."
             )
-        self.count, self._devices = devices, [device.name for device in present[:devices]]
+        self.count, self._pieces, self._devices = devices, pieces, [device.name for device in present[:devices]]
         self._strategy = mirrored(tuple(self._devices))
         self._variables = list({id(variable): variable for variable in variables}.values())
         self._copies = [[_copy(variable.value, device) for variable in self._variables] for device in self._devices[1:]]
         self._stale = True
 
     def batch(self, batch: Mapping) -> dict:
-        """A batch's fields, equal parts of the rows on each device, in their order.
+        """A batch's fields, an equal part of each piece of them on each device.
 
         Raises:
             ValueError: the rows cannot be dealt out evenly.
         """
+        among = self.count * self._pieces
         for name, array in batch.items():
-            if array.shape[0] % self.count:
+            if array.shape[0] % among:
+                cut = f", in {self._pieces} pieces," if self._pieces > 1 else ""
                 raise ValueError(
-                    f"{array.shape[0]} examples ({name}) cannot be dealt out evenly over {self.count} devices: choose "
-                    f"a batch size that is a multiple of {self.count}, in every piece of it."
+                    f"{array.shape[0]} examples ({name}) cannot be dealt out evenly{cut} over {self.count} devices: "
+                    f"choose a batch size that is a multiple of {among}, in every piece of it."
                 )
 
         def part(array, number):
-            rows = array.shape[0] // self.count
+            rows = np.asarray(array).reshape(self._pieces, self.count, -1, *array.shape[1:])[:, number]
             with tf.device(self._devices[number]):
-                return tf.convert_to_tensor(array[number * rows : (number + 1) * rows])
+                return tf.convert_to_tensor(rows.reshape(-1, *array.shape[1:]))
 
         return {
             name: self._strategy.experimental_distribute_values_from_function(
@@ -131,21 +135,21 @@ class ReplicaBatch:
         return mean_over_replicas(x)
 
     def gathered(self, x):
-        return tf.ensure_shape(_context().all_gather(x, axis=0), [None, *x.shape[1:]])
+        # In a graph its shape is unknown; all replicas have as many rows.
+        return tf.ensure_shape(_context().all_gather(x, axis=0), [self.parts * x.shape[0], *x.shape[1:]])
 
     def first(self, x):
-        return tf.stop_gradient(self.gathered(x)[: tf.shape(x)[0]])
+        return tf.stop_gradient(self.gathered(x)[: x.shape[0]])
 
     def rolled(self, x):
         return tf.stop_gradient(self._own(tf.roll(self.gathered(x), 1, axis=0)))
 
     def taken(self, rows, places):
-        own = self._own(places)
-        return {name: tf.gather(self.gathered(x), own) for name, x in rows.items()}
+        raise ValueError("Curated batches are not dealt out over replicas of tensorflow: train on one device.")
 
     def _own(self, rows):
         """This replica's part of rows that all replicas have."""
-        share = rows.shape[0] // self.parts if rows.shape[0] else tf.shape(rows)[0] // self.parts
+        share = rows.shape[0] // self.parts
         first = number_of(_context()) * share
         return rows[first : first + share]
 

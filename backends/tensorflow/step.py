@@ -26,7 +26,7 @@ class TrainStep:
         self._untrained = model.non_trainable_variables
         self._spread, self._apply = None, optimizer.apply
         if devices > 1:
-            self._spread, self._apply = Spread(devices, self._state()), partial(apply_updates, optimizer)
+            self._spread, self._apply = Spread(devices, self._state(), micro_batches), partial(apply_updates, optimizer)
         self._graph = tf.function(self._spread_step if self._spread else self._step, autograph=False)
         self.torn = False
 
