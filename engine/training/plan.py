@@ -134,7 +134,9 @@ def _planned(
     if size // halves % (pieces * devices):
         over = f" on {devices:,} devices" if devices > 1 else ""
         raise ValueError(
-            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {pieces}{over} does not divide."
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {pieces}{over} does not divide: "
+            f"give a --batch-size that is a multiple of {halves * pieces * devices:,}"
+            f"{', or other --devices' if recipe.run.dry_run else ''}."
         )
     updates = last - first
     if naflex:

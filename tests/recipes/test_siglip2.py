@@ -371,7 +371,7 @@ def test_a_dry_run_opens_the_data_and_names_the_one_flag_that_is_missing(tmp_pat
     assert "--train-data" in said
     assert "--tokenizer" in said
     photos = write_photos(tmp_path / "photos", 40)
-    small = "--no-require-boxes --batch-size 16 --examples 64000 --warmup-examples 320 --val-fraction 0.2"
+    small = "--no-require-boxes --batch-size 16 --examples 64000 --warmup-examples 320 --val-fraction 0.2 --devices 4"
     given = ["--train-data", str(photos), *small.split()]
     assert siglip2.main(["L/16", "--dry-run", *given]) == 0
     printed = capsys.readouterr().out
