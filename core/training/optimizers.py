@@ -127,7 +127,10 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        self.update_weight(self._get_variable_index(variable), gradient, variable, learning_rate)
+
+    def update_weight(self, index: int, gradient, variable, learning_rate):
+        """Moves weight `index`, and its slots."""
         rate = ops.cast(learning_rate, "float32")
         if "updates" in self.slots:
             step = self.slots["updates"][index] + 1

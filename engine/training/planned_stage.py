@@ -28,8 +28,6 @@ class PlannedStage:
         loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
         trained: scalars that move; None for all of them.
         locked: the towers of which nothing moves, of "image" and "text".
-        shapes, moving: of the student's weights by path, and the paths of those that move, where the state is spread
-            and each tensor counts by itself; None and empty otherwise.
         embeds_images: whether pictures are embedded once, before the first step, so that no step sees them.
         examples_before: examples that its weights have seen when it starts.
     """
@@ -47,8 +45,6 @@ class PlannedStage:
     loaded: int
     trained: int | None = None
     locked: frozenset[str] = frozenset()
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    moving: frozenset[str] = frozenset()
     embeds_images: bool = False
     examples_before: int
 
