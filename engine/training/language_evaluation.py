@@ -184,7 +184,9 @@ class LanguageEvaluation:
             found = self._student.towers.generate(
                 np.asarray([ids], np.int32), steps=steps, temperature=TEMPERATURE, top_k=TOP_K, seed=number
             )
-            samples.append((self._words.text(ids), self._words.text(keras.ops.convert_to_numpy(found)[0])))
+            written = keras.ops.convert_to_numpy(found)[0]
+            beyond = written >= self._words.vocab_size  # rows that a checkpoint has behind its vocabulary
+            samples.append((self._words.text(ids), self._words.text(np.where(beyond, self._words.unknown_id, written))))
         return samples
 
     def _held_out_prompts(self) -> list[list[int]]:
