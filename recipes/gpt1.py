@@ -42,8 +42,8 @@ def tiny() -> Recipe:
         data=Data(train_data="austen", context_length=64),
         model=Model(model="gpt1_tiny"),
         optimization=Optimization(
-            examples=12_800,
-            batch_size=32,
+            examples=25_600,
+            batch_size=8,
             learning_rate=3e-3,
             weight_decay=1e-4,
         ),
