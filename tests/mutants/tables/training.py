@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
            '"best": asdict(self.best) if self.best else None', '"best": None',
            "tests/core/training/test_learner.py::test_the_best_model_is_kept_and_patience_ends_the_run"),
     Mutant("highest-loss-is-best", "core/training/best.py",
-           "value < than if by == LOSS", "value > than if by == LOSS",
+           "value < than if by in LOWER", "value > than if by in LOWER",
            "tests/core/training/test_learner.py::test_the_best_model_is_kept_and_patience_ends_the_run"),
     Mutant("rate-written-an-update-late", "core/training/learner.py",
            "max(0, updates - 1 - self.skipped_steps)", "max(0, updates - self.skipped_steps)",
