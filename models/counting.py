@@ -230,12 +230,12 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     return embedding + encoder + norm + pooling
 
 
-def _norm_bytes(config: Transformer) -> int:
+def _norm_bytes(config: Transformer | GPTConfig) -> int:
     """Of a norm: its float32 input, mean and deviation."""
     return _tokens(config) * _FLOAT32_BYTES * (config.width + 2)
 
 
-def _block_bytes(config: Transformer, *, compute_bytes: int, fused_attention: bool) -> int:
+def _block_bytes(config: Transformer | GPTConfig, *, compute_bytes: int, fused_attention: bool) -> int:
     """Of a block that is not computed again."""
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * compute_bytes
