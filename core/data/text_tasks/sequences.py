@@ -1,0 +1,190 @@
+"""Sequences of tokens, made once of all examples of a source, and the fields that a batch has of them."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from diptych.core.data.batch import ANY, ArrayField
+from diptych.core.data.ledger import Ledger, leave_out, place_of, visit
+from diptych.core.data.records import BadExample, LeftOut
+from diptych.core.data.sampling import Part, Place
+from diptych.core.data.text_tasks.layouts import SpecialIds, sequences
+from diptych.core.data.text_tasks.source import TextSource
+from diptych.core.data.text_tasks.task import TextExample, TextTask
+
+# fmt: off
+TOKEN_IDS = ArrayField(
+    np.int32, (("batch", "sequences", "length"),), (0, ANY),
+    "the sequences of an example, each with its start and extract token; 0 behind that, which nothing sees",
+)
+EXTRACT = ArrayField(
+    np.int32, (("batch", "sequences"),), (0, ANY), "the place of each sequence's extract token, its last",
+)
+TARGET = ArrayField(
+    np.float32, (("batch", "answers"),), (0, 1), "what the answers' probabilities should be; they add up to 1",
+)
+DROPOUT_SEED = ArrayField(
+    np.int32, (("batch",),), (-ANY, ANY), "from which the example's dropout follows in this step",
+)
+# fmt: on
+
+
+class Tokenizes(Protocol):
+    """A tokenizer of texts of any length, such as `GptTokenizer`."""
+
+    vocab_size: int
+
+    def ids(self, text: str) -> list[int]: ...
+    def fingerprint(self) -> str: ...
+
+
+class TokenSequences(NamedTuple):
+    """An example as a model reads it: its sequences, and its target float32 [answers]."""
+
+    key: str
+    sequences: tuple[np.ndarray, ...]
+    target: np.ndarray
+
+
+class TokenizedTexts:
+    """The examples of a source that can be used, as sequences of tokens.
+
+    All texts are tokenized when this is made, because the longest sequence says how long all of a batch are. Examples
+    that the task cannot use are counted in the source's ledger, and so are those whose texts were cut, as parts.
+
+    Args:
+        source: of the examples.
+        tokenizer: of the model's vocabulary.
+        length: of the longest sequence that the model can read; see `layouts.sequences`.
+        progress: is told how many of how many examples are done.
+
+    Attributes:
+        examples: [examples], in the order of the source.
+        longest: tokens of the longest sequence.
+
+    Raises:
+        TooManySkipped: see `core.data.ledger`.
+        ValueError: where no example is left.
+    """
+
+    def __init__(
+        self,
+        source: TextSource,
+        tokenizer: Tokenizes,
+        *,
+        length: int,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ):
+        self.source, self.task = source, source.task
+        self._tokenized_as = f"{tokenizer.fingerprint()} {length}"
+        special = SpecialIds.behind(tokenizer.vocab_size)
+        self._places: list[int] = []
+        self.examples: list[TokenSequences] = []
+
+        def tokenized(example: TextExample) -> tuple[TextExample, TokenSequences, int]:
+            return example, *token_sequences(source.task, example, tokenizer, special, length=length)
+
+        for index, (example, made, cut) in visit(source, tokenized):  # type: ignore[arg-type, var-annotated]
+            if cut:
+                leave_out(source, index, example, [LeftOut("its texts", "text_cut", f"{cut} tokens")])  # type: ignore[arg-type]
+            self.examples.append(made)
+            self._places.append(index)
+            progress(index + 1, len(source))
+        if not self.examples:
+            raise ValueError(f"No example of {source.name} can be used for the task {source.task.name}.")
+        self.longest = max(len(ids) for example in self.examples for ids in example.sequences)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def record(self, index: int) -> TokenSequences:
+        """The example at a place."""
+        return self.examples[index]
+
+    def record_name(self, index: int) -> str:
+        """What the source calls it."""
+        return self.source.record_name(self._places[index])
+
+    def record_place(self, index: int) -> int:
+        """Where it lies in the source that keeps the ledger."""
+        return place_of(self.source, self._places[index])
+
+    @property
+    def ledger(self) -> Ledger:
+        """The source's own."""
+        return self.source.ledger
+
+    def text_example(self, index: int) -> TextExample:
+        """The example's texts."""
+        return self.source.record(self._places[index])
+
+    def fingerprint(self) -> str:
+        """Of the source, and of how it is tokenized."""
+        return hashlib.sha256(f"{self.source.fingerprint()} {self._tokenized_as}".encode()).hexdigest()
+
+    def part(self, places: Sequence[int]) -> "TokenizedTexts":
+        """The examples at some places alone."""
+        part = object.__new__(TokenizedTexts)
+        part.__dict__ |= self.__dict__
+        part.examples = [self.examples[place] for place in places]
+        part._places = [self._places[place] for place in places]
+        part._tokenized_as += hashlib.sha256(np.asarray(places, "<i8").tobytes()).hexdigest()
+        return part
+
+
+def token_sequences(
+    task: TextTask, example: TextExample, tokenizer: Tokenizes, special: SpecialIds, *, length: int
+) -> tuple[TokenSequences, int]:
+    """An example as a model reads it, and how many tokens were cut; raises `BadExample` (text_empty, for texts that
+    leave no token, and those of `TextTask.target`).
+    """
+    texts, answers = [[tokenizer.ids(text) for text in some] for some in (example.texts, example.answers)]
+    if not all([*texts, *answers]):
+        raise BadExample("text_empty", "nothing of a text is left when it is cut into tokens")
+    ids, cut = sequences(task.layout, texts, answers, special, length=length)
+    arrays = tuple(np.array(one, np.int32) for one in ids)
+    return TokenSequences(example.key, arrays, task.target(example.label)), cut
+
+
+@dataclass(frozen=True)
+class SequenceFields:
+    """How an example becomes the rows of a batch.
+
+    Attributes:
+        length: of all sequences, those that are shorter being padded behind their end.
+    """
+
+    length: int
+
+    naflex = None
+
+    @property
+    def declared(self) -> Mapping[str, ArrayField]:
+        """The fields of a batch."""
+        return {"token_ids": TOKEN_IDS, "extract": EXTRACT, "target": TARGET, "dropout_seed": DROPOUT_SEED}
+
+    def __call__(
+        self, example: TokenSequences, source: Any, place: Place, left_out: list[LeftOut]
+    ) -> tuple[dict[str, np.ndarray], str]:
+        """The fields of one example, each without its batch axis, and no language."""
+        fields = sequence_fields([example], self.length)
+        seed = place.rng(Part.OWN).integers(-(2**31), 2**31, dtype=np.int64)
+        return {name: array[0] for name, array in fields.items()} | {"dropout_seed": np.int32(seed)}, ""
+
+    def fingerprint(self) -> str:
+        """Of everything that decides what a batch looks like."""
+        return f"sequences of {self.length}"
+
+
+def sequence_fields(examples: Sequence[TokenSequences], length: int) -> dict[str, np.ndarray]:
+    """The fields of some examples but for what training draws at random: token_ids, extract, target."""
+    token_ids = np.zeros((len(examples), len(examples[0].sequences), length), np.int32)
+    extract = np.zeros(token_ids.shape[:2], np.int32)
+    for row, example in enumerate(examples):
+        for number, ids in enumerate(example.sequences):
+            token_ids[row, number, : len(ids)] = ids
+            extract[row, number] = len(ids) - 1
+    return {"token_ids": token_ids, "extract": extract, "target": np.stack([one.target for one in examples])}
