@@ -104,6 +104,6 @@ def judged(
         row[:] = [METRICS[name](truths[drawn], answers[drawn]) for name in names]
     bounds = np.quantile(draws, [0.025, 0.975], axis=0).T
     return {
-        name: {"value": METRICS[name](truths, answers), "interval": [float(low), float(high)]}
+        name: {"value": float(METRICS[name](truths, answers)), "interval": [float(low), float(high)]}
         for name, (low, high) in zip(names, bounds, strict=True)
     }

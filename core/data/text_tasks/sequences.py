@@ -11,6 +11,7 @@ from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.ledger import Ledger, leave_out, place_of, visit
 from diptych.core.data.records import BadExample, LeftOut
 from diptych.core.data.sampling import Part, Place
+from diptych.core.data.sources.keys import HASH_BITS, key_hash
 from diptych.core.data.text_tasks.layouts import SpecialIds, sequences
 from diptych.core.data.text_tasks.source import TextSource
 from diptych.core.data.text_tasks.task import TextExample, TextTask
@@ -124,6 +125,12 @@ class TokenizedTexts:
     def fingerprint(self) -> str:
         """Of the source, and of how it is tokenized."""
         return hashlib.sha256(f"{self.source.fingerprint()} {self._tokenized_as}".encode()).hexdigest()
+
+    def split(self, fraction: float) -> tuple["TokenizedTexts", "TokenizedTexts"]:
+        """(the others, those whose key hashes below `fraction`): an example stays where it is when others come."""
+        shares = [key_hash(example.key) / 2**HASH_BITS for example in self.examples]
+        held_out = [place for place, share in enumerate(shares) if share < fraction]
+        return self.part([place for place, share in enumerate(shares) if share >= fraction]), self.part(held_out)
 
     def part(self, places: Sequence[int]) -> "TokenizedTexts":
         """The examples at some places alone."""
