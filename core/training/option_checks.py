@@ -10,7 +10,7 @@ def check_options(recipe: Any) -> None:
     """
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    classification = recipe.classification
+    classification, answering = recipe.classification, recipe.answering
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -55,6 +55,7 @@ def check_options(recipe: Any) -> None:
                 ("--checkpoint-every", run.checkpoint_every),
                 ("--log-every", run.log_every),
                 ("--shortest-edge", classification.shortest_edge),
+                ("--merges", answering.merges),
                 ("--rate-batch-size", optimization.rate_batch_size),
                 ("--devices", run.devices),
                 ("--fsdp", run.fsdp),
@@ -96,6 +97,8 @@ def check_options(recipe: Any) -> None:
                 ("--cache-megabytes", data.cache_megabytes),
                 ("--seed", run.seed),
                 ("--weight-decay", optimization.weight_decay),
+                ("--language-weight", answering.language_weight),
+                ("--transfer-layers", answering.transfer_layers),
                 ("--learning-rate-multipliers", min(optimization.learning_rate_multipliers.values(), default=0)),
                 ("--weight-decay-multipliers", min(optimization.weight_decay_multipliers.values(), default=0)),
             )
@@ -174,6 +177,7 @@ def check_options(recipe: Any) -> None:
             "--rand-augment is a number of operations, 1 or more, and a magnitude from 0 to 10, got "
             f"{classification.rand_augment}.",
         ),
+        (0 <= answering.head_dropout < 1, f"--head-dropout is from 0 to below 1, got {answering.head_dropout}."),
         (classification.mixup >= 0, f"--mixup must be 0 or more, got {classification.mixup}."),
         *(
             (given is None or given > 0, f"{flag} must be above 0, got {given}.")
@@ -182,6 +186,7 @@ def check_options(recipe: Any) -> None:
                 ("--init-logit-scale", model.init_logit_scale),
                 ("--lora-alpha", model.lora_alpha),
                 ("--grad-clip-norm", optimization.grad_clip_norm),
+                ("--epochs", answering.epochs),
                 ("--language-temperature", data.language_temperature),
                 ("--stall-seconds", data.stall_seconds),
                 ("--student-temperature", distillation.student_temperature),

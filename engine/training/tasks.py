@@ -1,6 +1,7 @@
 """The task of a recipe, by the losses that its stages weigh."""
 
 from diptych.core.training.recipe import Recipe
+from diptych.engine.training.answering_task import ANSWERS
 from diptych.engine.training.classifier_task import CLASSES
 from diptych.engine.training.pair_task import PAIRS
 from diptych.engine.training.task import Task
@@ -8,6 +9,8 @@ from diptych.engine.training.task import Task
 
 def task_of(recipe: Recipe) -> Task:
     """Raises ValueError for a recipe of both kinds."""
+    if recipe.weighs("answering"):
+        return ANSWERS
     if not recipe.weighs("classification"):
         return PAIRS
     if mixed := sorted({name for stage in recipe.stages for name in stage.losses} - {"classification"}):

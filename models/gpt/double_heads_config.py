@@ -19,6 +19,8 @@ class GPTDoubleHeadsConfig:
     """Of the decoder; the last three rows of its token table are the special tokens."""
     task: TextTask
     """What the head answers."""
+    length: int | None = None
+    """Tokens of the longest sequence that it is trained on; None for all places of the decoder."""
     head_dropout: float = 0.1
     """Of what the head reads, in training; one mask for all sequences of an example, as in the released code."""
 
@@ -34,8 +36,17 @@ class GPTDoubleHeadsConfig:
             f"vocab_size must hold a vocabulary and {len(SPECIAL_TOKENS)} special tokens behind it, got "
             f"{self.decoder.vocab_size}.",
         )
-        needed, length = shortest_length(self.task.layout), self.decoder.context_length
-        require(length >= needed, f"The layout {self.task.layout} needs {needed} positions or more, got {length}.")
+        needed, most = shortest_length(self.task.layout), self.decoder.context_length
+        require(most >= needed, f"The layout {self.task.layout} needs {needed} positions or more, got {most}.")
+        require(
+            self.length is None or 3 <= self.length <= most,
+            f"length must be 3 to the decoder's {most} positions, got {self.length}.",
+        )
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a sequence."""
+        return self.length or self.decoder.context_length
 
     @property
     def special(self) -> SpecialIds:

@@ -8,27 +8,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from diptych.core.data.batch import ANY, ArrayField
+from diptych.core.data.examples.text_fields import DROPOUT_SEEDS, TOKEN_IDS, TOKEN_WEIGHTS
 from diptych.core.data.ledger import Ledger, leave_out, place_of, visit
 from diptych.core.data.records import BadExample, LeftOut
-from diptych.core.data.sampling import Part, Place
+from diptych.core.data.sampling import Order, Part, Place
 from diptych.core.data.sources.keys import HASH_BITS, key_hash
 from diptych.core.data.text_tasks.layouts import SpecialIds, sequences
 from diptych.core.data.text_tasks.source import TextSource
 from diptych.core.data.text_tasks.task import TextExample, TextTask
 
 # fmt: off
-TOKEN_IDS = ArrayField(
-    np.int32, (("batch", "sequences", "length"),), (0, ANY),
-    "the sequences of an example, each with its start and extract token; 0 behind that, which nothing sees",
-)
 EXTRACT = ArrayField(
-    np.int32, (("batch", "sequences"),), (0, ANY), "the place of each sequence's extract token, its last",
+    np.int32, (("batch", "texts"),), (0, ANY), "the place of each sequence's extract token, its last",
 )
 TARGET = ArrayField(
     np.float32, (("batch", "answers"),), (0, 1), "what the answers' probabilities should be; they add up to 1",
-)
-DROPOUT_SEED = ArrayField(
-    np.int32, (("batch",),), (-ANY, ANY), "from which the example's dropout follows in this step",
 )
 # fmt: on
 
@@ -156,42 +150,66 @@ def token_sequences(
     return TokenSequences(example.key, arrays, task.target(example.label)), cut
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SequenceFields:
     """How an example becomes the rows of a batch.
 
     Attributes:
         length: of all sequences, those that are shorter being padded behind their end.
+        vocabulary: of the tokens, for whoever saves the model; worker processes are not given it.
     """
 
     length: int
+    vocabulary: Any = None
 
-    naflex = None
+    normalization = None
 
     @property
     def declared(self) -> Mapping[str, ArrayField]:
         """The fields of a batch."""
-        return {"token_ids": TOKEN_IDS, "extract": EXTRACT, "target": TARGET, "dropout_seed": DROPOUT_SEED}
+        return {
+            "token_ids": TOKEN_IDS,
+            "token_weights": TOKEN_WEIGHTS,
+            "extract": EXTRACT,
+            "target": TARGET,
+            "dropout_seeds": DROPOUT_SEEDS,
+        }
 
     def __call__(
-        self, example: TokenSequences, source: Any, place: Place, left_out: list[LeftOut]
+        self, record: Any, source: Any, place: Place, left_out: list[LeftOut] | None = None
     ) -> tuple[dict[str, np.ndarray], str]:
         """The fields of one example, each without its batch axis, and no language."""
-        fields = sequence_fields([example], self.length)
-        seed = place.rng(Part.OWN).integers(-(2**31), 2**31, dtype=np.int64)
-        return {name: array[0] for name, array in fields.items()} | {"dropout_seed": np.int32(seed)}, ""
+        fields = {name: array[0] for name, array in sequence_fields([record], self.length).items()}
+        seeds = place.rng(Part.OWN).integers(-(2**31), 2**31, len(record.sequences), dtype=np.int64)
+        return fields | {"dropout_seeds": seeds.astype(np.int32)}, ""
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Batches of any size will do."""
+
+    def pieces(self, order: Order, batch: int) -> int:
+        """A batch is one step."""
+        return 1
 
     def fingerprint(self) -> str:
-        """Of everything that decides what a batch looks like."""
+        """Of everything that decides what an example looks like, beside its tokens."""
         return f"sequences of {self.length}"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"vocabulary": None}
 
 
 def sequence_fields(examples: Sequence[TokenSequences], length: int) -> dict[str, np.ndarray]:
-    """The fields of some examples but for what training draws at random: token_ids, extract, target."""
+    """The fields of some examples but for what training draws at random.
+
+    Each token behind the first counts in the language model's loss, the delimiter and the extract token too, as in the
+    released code.
+    """
     token_ids = np.zeros((len(examples), len(examples[0].sequences), length), np.int32)
     extract = np.zeros(token_ids.shape[:2], np.int32)
     for row, example in enumerate(examples):
         for number, ids in enumerate(example.sequences):
             token_ids[row, number, : len(ids)] = ids
             extract[row, number] = len(ids) - 1
-    return {"token_ids": token_ids, "extract": extract, "target": np.stack([one.target for one in examples])}
+    weights = (np.arange(length) <= extract[:, :, None]).astype(np.float32)
+    target = np.stack([one.target for one in examples])
+    return {"token_ids": token_ids, "token_weights": weights, "extract": extract, "target": target}

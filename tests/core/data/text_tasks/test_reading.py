@@ -2,7 +2,9 @@
 
 import csv
 import json
+import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,7 +198,9 @@ def test_a_batch_is_what_the_sequences_are_and_depends_on_seed_and_place_alone(t
         assert got[: len(ids)].tolist() == ids.tolist()
         assert not got[len(ids) :].any()
         assert got[place] == special.extract
+        assert batch.fields["token_weights"][row, 0].sum() == len(ids)
     for name, array in batch.fields.items():
         assert array.tobytes() == again.fields[name].tobytes()
-    seeds = [seed for number in range(4) for seed in loader.batch(number).fields["dropout_seed"]]
+    seeds = [seed for number in range(4) for seed in loader.batch(number).fields["dropout_seeds"].ravel().tolist()]
     assert len(set(seeds)) == 12
+    assert pickle.loads(pickle.dumps(replace(fields, vocabulary=TOKENIZER))) == fields
