@@ -13,6 +13,7 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.gpt.config import GPTConfig, count_gpt_parameters
 from diptych.models.siglip.config import (
     AnyTextConfig,
     AnyVisionConfig,
@@ -23,16 +24,18 @@ from diptych.models.siglip.config import (
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
-Tower = AnyVisionConfig | AnyTextConfig
-Config = PairConfig | ClassifierConfig
+Tower = AnyVisionConfig | AnyTextConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig
 
 _FLOAT32_BYTES = 4
 
 
 def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
-    bias. Of a classifier {"image", "classifier", "total"}.
+    bias. Of a classifier {"image", "classifier", "total"}, of a GPT those of `count_gpt_parameters`.
     """
+    if isinstance(config, GPTConfig):
+        return count_gpt_parameters(config)
     if isinstance(config, ClassifierConfig):
         image = count_tower_parameters(config.vision)
         head = (config.vision.output_width + 1) * len(config.classes)
@@ -51,6 +54,8 @@ def count_tower_parameters(config: Tower) -> int:
         return resnet_counting.parameters(config)
     if isinstance(config, BiTConfig):
         return bit_counting.parameters(config)
+    if isinstance(config, GPTConfig):
+        return count_gpt_parameters(config)["total"]
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
@@ -90,23 +95,28 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
         "image", "text": a forward pass of each tower for one example; "loss": one example's share of the pairwise loss
         and its gradient, 6 B D; "training": forward and backward pass of both towers, the backward counted as two
         forwards, and the loss. With `rematerialize` the blocks' second forward pass is included, about 4 forwards in
-        all: that is what the hardware does, while utilisation is stated without it.
+        all: that is what the hardware does, while utilisation is stated without it. Of a GPT "decoder", for a text of
+        its whole length with the logits, and "training".
 
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, *others = map(_forward_flops, _towers(config))
-    text = sum(others)
-    loss = 6 * batch_size * config.vision.output_width if others else 0
-    training = 3 * (image + text) + loss
+    towers = _towers(config)
+    forward = {name: _forward_flops(tower) for name, tower in towers.items()}
+    if not isinstance(config, GPTConfig):
+        forward = {**forward, "text": forward.get("text", 0)}
+        forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
+    training = 3 * sum(forward[name] for name in towers) + forward.get("loss", 0)
     if rematerialize:
-        training += sum(map(_recomputed_flops, _towers(config)))
-    return {"image": image, "text": text, "loss": loss, "training": training}
+        training += sum(map(_recomputed_flops, towers.values()))
+    return {**forward, "training": training}
 
 
-def _towers(config: Config) -> list[Tower]:
-    image: list[Tower] = [config.vision]
-    return image if isinstance(config, ClassifierConfig) else [*image, config.text]
+def _towers(config: Config) -> dict[str, Tower]:
+    if isinstance(config, GPTConfig):
+        return {"decoder": config}
+    image: dict[str, Tower] = {"image": config.vision}
+    return image if isinstance(config, ClassifierConfig) else {**image, "text": config.text}
 
 
 def _recomputed_flops(config: Tower) -> int:
@@ -123,6 +133,8 @@ def _forward_flops(config: Tower) -> int:
         return bit_counting.flops(config)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
+    if isinstance(config, GPTConfig):
+        return flops + 2 * n * d * config.predicted_rows
     if isinstance(config, Vision):
         flops += 2 * config.num_patches * 3 * config.patch_size**2 * d
     if config.pooling == "map":
@@ -134,12 +146,12 @@ def _forward_flops(config: Tower) -> int:
     return flops
 
 
-def _blocks_flops(config: Transformer) -> int:
+def _blocks_flops(config: Transformer | GPTConfig) -> int:
     n, d, m = _tokens(config), config.width, config.mlp_dim
     return config.depth * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
 
 
-def _tokens(config: Transformer) -> int:
+def _tokens(config: Transformer | GPTConfig) -> int:
     if isinstance(config, Vision):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
@@ -169,7 +181,7 @@ def estimate_memory(
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
             logits and probabilities unless they find a kernel for the device.
-        locked: the towers, of "image" and "text", of which nothing moves, so that they keep no activations.
+        locked: the towers, of "image", "text" and "decoder", of which nothing moves, so that they keep no activations.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total".
@@ -182,12 +194,12 @@ def estimate_memory(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
-        for name, tower in zip(("image", "text"), _towers(config), strict=False)  # a classifier has no second
+        for name, tower in _towers(config).items()
         if name not in locked
     )
-    pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
-    if isinstance(config, ClassifierConfig):
-        pairs = 0
+    pairs = 0
+    if not isinstance(config, ClassifierConfig | GPTConfig):
+        pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,
         "gradients": weights,
@@ -212,7 +224,8 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
     encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
     embedding = config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
-    pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if config.pooling == "map" else 0
+    pools = not isinstance(config, GPTConfig) and config.pooling == "map"
+    pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if pools else 0
     return embedding + encoder + norm + pooling
 
 
@@ -220,5 +233,8 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = 0 if isinstance(config, ClassifierConfig) else config.text.vocab_size * config.text.width
+    table = 0
+    if not isinstance(config, ClassifierConfig):
+        text = config if isinstance(config, GPTConfig) else config.text
+        table = text.vocab_size * text.width
     return compute_bytes * (count_parameters(config)["total"] - table)

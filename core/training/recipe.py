@@ -150,8 +150,8 @@ class Optimization:
     """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
-    optimizer: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight."""
+    optimizer: Literal["adamw", "adafactor", "lion", "sgd", "openai_adam"] = "adamw"
+    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight; openai_adam is GPT-1's."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
@@ -169,9 +169,10 @@ class Optimization:
     text_layer_decay: float | None = None
     """The same for the text tower."""
     beta_2: float = 0.95
-    """Decay of the second moment (AdamW, Adafactor's cap)."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls to 0 after its warm-up."""
+    """Decay of the second moment (AdamW, OpenAI's Adam, Adafactor's cap)."""
+    schedule: Literal["cosine", "linear", "openai_cosine", "openai_linear"] = "cosine"
+    """How the rate falls to 0 after its warm-up; OpenAI's fall from the first example on, and a warm-up has its place
+    in that."""
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)

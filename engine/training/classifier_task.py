@@ -20,7 +20,7 @@ from diptych.engine.training.checks import missing_checkpoints
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
 from diptych.engine.training.defaults import usual_rates
 from diptych.engine.training.origins import origin_of
-from diptych.engine.training.plan import picture_size
+from diptych.engine.training.plan import picture_size, pictures_of_stage
 from diptych.engine.training.saved_model import save_merged
 from diptych.engine.training.start import Start, sized
 from diptych.engine.training.task import Task
@@ -232,6 +232,7 @@ CLASSES = Task(
     with_start=with_start,
     with_data=with_data,
     preprocess=preprocess_of,
+    of_stage=pictures_of_stage,
     config=config_of,
     described=described,
     missing_flags=_missing_flags,

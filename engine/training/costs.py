@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from diptych import backends
 from diptych.backends.shares import cut_axis, share
@@ -11,13 +12,12 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
 from diptych.models import NaFlexVisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
-from diptych.models.siglip.config import PairConfig
 
 MOST_OF_THE_BEGINNING = 0.1
 """Of the weights that a moving average begins with, the share in it that needs saying."""
 
 _FLOAT32_BYTES = 4
-_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1}
+_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1, "openai_adam": 2}
 """float32 numbers that an optimizer keeps of each weight, one of them its momentum."""
 
 
@@ -28,7 +28,7 @@ def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
     taught = _taught(planned, terms)
     teacher = 0
-    if taught is not None:
+    if taught is not None and planned.vision is not None:
         teacher = count_tower_parameters(planned.vision) + sum(parts[name] for name in taught)
     return {**parts, "total": sum(parts.values()), "teacher": teacher}
 
@@ -40,14 +40,12 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
     activations and lookups.
     """
-    lengths = planned.stage.sequence_lengths or (planned.vision.num_patches,)
-    configs = [_with_patches(planned.config, length) for length in lengths]
-    counts = [count_flops(config, batch_size=planned.batch_size) for config in configs]
+    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in _by_length(planned)]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
     pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
     if planned.embeds_images:
         pairs -= mean["image"]
-    towers = TowerFlops(image=mean["image"], pairs=pairs, lengths=tuple(lengths))
+    towers = TowerFlops(image=mean.get("image", 0.0), pairs=pairs, lengths=planned.lengths)
     parts = {name: terms[name].flops(recipe, planned, towers) for name in terms if name in planned.stage.losses}
     if _taught(planned, terms) is not None:
         parts["teacher"] = mean["image"]  # its pass over the global view, which all terms read
@@ -72,10 +70,9 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     model, optimization = recipe.model, recipe.optimization
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     most, rows = 0, 1
-    for length in planned.stage.sequence_lengths or (planned.vision.num_patches,):
+    for length, config in _by_length(planned):
         pieces = planned.naflex.pieces(length) if planned.naflex else 1
         rows = max(1, planned.batch_size // pieces // optimization.accum_freq // devices)
-        config = _with_patches(planned.config, length)
         towers = estimate_memory(
             config,
             batch_size=rows,
@@ -85,9 +82,8 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
         )
         most = max(most, towers["activations"])
     flops, losses = training_flops(recipe, planned, terms), planned.stage.losses
-    pairs = count_flops(_with_patches(planned.config, planned.vision.num_patches), batch_size=planned.batch_size)
     views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
-    activations = most * (1 + views / pairs["training"])
+    activations = most * (1 + views / count_flops(planned.config, batch_size=planned.batch_size)["training"])
     activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     held = _held(recipe, planned, terms)
     parts = {
@@ -147,7 +143,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     allocated for it.
     """
     devices = recipe.run.planned_devices
-    head = ("stage", "from", "pictures", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
+    head = ("stage", "from", "inputs", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
     rows: list[tuple[str, ...]] = [head]
     total = 0.0
     for name, stage in planned.items():
@@ -157,7 +153,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
             (
                 name,
                 stage.stage.after or ("checkpoint" if recipe.model.from_checkpoint else "fresh"),
-                _pictures(stage),
+                _inputs(stage),
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",
                 f"{stage.examples:,}",
@@ -221,8 +217,10 @@ def _devices_text(devices: int, fsdp: int) -> str:
     return f"each of {devices:,} devices, {state}"
 
 
-def _pictures(planned: PlannedStage) -> str:
+def _inputs(planned: PlannedStage) -> str:
     vision = planned.vision
+    if vision is None:
+        return f"{planned.config.context_length:,} tokens"
     if isinstance(vision, NaFlexVisionConfig):
         return f"{vision.patch_size} px x {{{','.join(map(str, planned.stage.sequence_lengths))}}}"
     return f"{vision.image_size}/{vision.patch_size}"
@@ -232,8 +230,9 @@ def _listed(parts: Mapping[str, float], unit: float, name: str) -> str:
     return ", ".join(f"{part} {value / unit:,.3g} {name}".strip() for part, value in parts.items())
 
 
-def _with_patches(config: PairConfig, length: int) -> PairConfig:
-    """The same towers for NaFlex sequences of a length; square towers as they are."""
-    if isinstance(config.vision, NaFlexVisionConfig):
-        return replace(config, vision=replace(config.vision, max_num_patches=length))
-    return config
+def _by_length(planned: PlannedStage) -> list[tuple[int, Any]]:
+    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is."""
+    config, vision = planned.config, planned.vision
+    if not isinstance(vision, NaFlexVisionConfig):
+        return [(0, config)]
+    return [(length, replace(config, vision=replace(vision, max_num_patches=length))) for length in planned.lengths]

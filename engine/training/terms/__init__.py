@@ -6,6 +6,7 @@ from diptych.engine.training.terms.captioning import Captioning
 from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive
 from diptych.engine.training.terms.distillation import Distillation
+from diptych.engine.training.terms.language import Language
 from diptych.engine.training.terms.masked_prediction import MaskedPrediction
 from diptych.engine.training.terms.stage_term import StageTerm
 
@@ -15,4 +16,5 @@ TERMS: Mapping[str, type[StageTerm]] = {
     "distillation": Distillation,
     "masked_prediction": MaskedPrediction,
     "classification": Classification,
+    "language": Language,
 }
