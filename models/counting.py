@@ -6,6 +6,7 @@ in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from diptych.models.bit import counting as bit_counting
 from diptych.models.bit.config import BiTConfig
@@ -14,6 +15,7 @@ from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.gpt.config import GPTConfig, count_gpt_parameters
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig, count_double_heads_parameters
 from diptych.models.siglip.config import (
     AnyTextConfig,
     AnyVisionConfig,
@@ -25,7 +27,8 @@ from diptych.models.siglip.config import (
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
 Tower = AnyVisionConfig | AnyTextConfig | GPTConfig
-Config = PairConfig | ClassifierConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig
+OfText = GPTConfig | GPTDoubleHeadsConfig
 
 _FLOAT32_BYTES = 4
 
@@ -36,6 +39,8 @@ def count_parameters(config: Config) -> dict[str, int]:
     """
     if isinstance(config, GPTConfig):
         return count_gpt_parameters(config)
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return count_double_heads_parameters(config)
     if isinstance(config, ClassifierConfig):
         image = count_tower_parameters(config.vision)
         head = (config.vision.output_width + 1) * len(config.classes)
@@ -102,21 +107,28 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     probe is the same for every example, so its projection is computed once a batch.
     """
     towers = _towers(config)
-    forward = {name: _forward_flops(tower) for name, tower in towers.items()}
-    if not isinstance(config, GPTConfig):
+    forward = {name: _sequences(config) * _forward_flops(tower) for name, tower in towers.items()}
+    if not isinstance(config, OfText):
         forward = {**forward, "text": forward.get("text", 0)}
         forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
     training = 3 * sum(forward[name] for name in towers) + forward.get("loss", 0)
     if rematerialize:
-        training += sum(map(_recomputed_flops, towers.values()))
+        training += _sequences(config) * sum(map(_recomputed_flops, towers.values()))
     return {**forward, "training": training}
 
 
 def _towers(config: Config) -> dict[str, Tower]:
     if isinstance(config, GPTConfig):
         return {"decoder": config}
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return {"decoder": replace(config.decoder, context_length=config.context_length)}
     image: dict[str, Tower] = {"image": config.vision}
     return image if isinstance(config, ClassifierConfig) else {**image, "text": config.text}
+
+
+def _sequences(config: Config) -> int:
+    """How many sequences of an example go through a tower; the head of a task costs next to nothing."""
+    return config.task.sequences if isinstance(config, GPTDoubleHeadsConfig) else 1
 
 
 def _recomputed_flops(config: Tower) -> int:
@@ -190,7 +202,7 @@ def estimate_memory(
     if compute_bytes is None:
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
-    towers = sum(
+    towers = _sequences(config) * sum(
         _activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
@@ -198,7 +210,7 @@ def estimate_memory(
         if name not in locked
     )
     pairs = 0
-    if not isinstance(config, ClassifierConfig | GPTConfig):
+    if not isinstance(config, ClassifierConfig | OfText):
         pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,
@@ -235,6 +247,6 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
         return 0
     table = 0
     if not isinstance(config, ClassifierConfig):
-        text = config if isinstance(config, GPTConfig) else config.text
+        text = next(iter(_towers(config).values())) if isinstance(config, OfText) else config.text
         table = text.vocab_size * text.width
     return compute_bytes * (count_parameters(config)["total"] - table)

@@ -63,8 +63,9 @@ class BagOfWords:
         self._weights = np.zeros((self._columns, 1 if task.choices else task.outputs))
 
     def fit(self, examples: Sequence[TokenSequences]) -> "BagOfWords":
-        """Fits the weights: mean cross-entropy + strength / 2 · |weights|², the strength chosen on every tenth example."""
-        chosen = [examples[place] for place in np.linspace(0, len(examples) - 1, min(len(examples), MOST_EXAMPLES), dtype=int)]
+        """Fits the weights: mean cross-entropy + strength / 2 · |weights|², by the strength that suits every tenth."""
+        places = np.linspace(0, len(examples) - 1, min(len(examples), MOST_EXAMPLES), dtype=int)
+        chosen = [examples[place] for place in places]
         held_out = np.arange(len(chosen)) % 10 == 9
         if held_out.any():
             kept = [one for one, out in zip(chosen, held_out, strict=True) if not out]

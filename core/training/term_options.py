@@ -106,9 +106,9 @@ class Answering:
     """A task on texts that a language model is fine-tuned for (docs/gpt1.md)."""
 
     task: str = "emoji_gloss"
-    """What is learned: emoji_gloss, emoji_kind, emoji_group or emoji_same, of data that come along; or cola, sst2, mrpc,
-    qqp, stsb, mnli, qnli, rte, snli, scitail, race or rocstories, of --train-data, the folder that each is distributed
-    in, or one file of it."""
+    """What is learned: emoji_gloss, emoji_kind, emoji_group or emoji_same, of data that come along; or cola, sst2,
+    mrpc, qqp, stsb, mnli, qnli, rte, snli, scitail, race or rocstories, of --train-data, the folder that each is
+    distributed in, or one file of it."""
     epochs: float | None = 3.0
     """Passes over the training examples, of whole batches; None for as many examples as --examples says."""
     language_weight: float = 0.5
@@ -119,7 +119,8 @@ class Answering:
     """Blocks that begin as the checkpoint's, from the first on, with both tables; the others begin fresh. By default
     all."""
     words: Literal["paper", "transformers"] | None = None
-    """How texts are cut into words: as GPT-1 was trained, which needs diptych[gpt1], or as transformers does; by default
-    as the vocabulary says, for one that is learned "transformers"."""
+    """How texts are cut into words: as GPT-1 was trained, which needs diptych[gpt1], or as transformers does; by
+    default as the vocabulary says, for one that is learned "transformers"."""
     merges: int = 1_000
-    """Of a vocabulary that is learned from the training texts, where neither a checkpoint nor --tokenizer brings one."""
+    """Of a vocabulary that is learned from the training texts, where neither a checkpoint nor --tokenizer brings
+    one."""

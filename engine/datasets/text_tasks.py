@@ -161,8 +161,9 @@ def _split(examples: TokenizedTexts, data: Data) -> tuple[TokenizedTexts, Tokeni
     else:
         train, held_out = examples.split(data.val_fraction)
     if not len(held_out) or not len(train):
+        what = "train on" if len(held_out) else "judge"
         raise ValueError(
-            f"Of {len(examples)} examples of {data.train_data} none is left to {'train on' if len(held_out) else 'judge'} "
-            f"with --val-fraction {data.val_fraction:g}. Change it, or give --val-data."
+            f"Of {len(examples)} examples of {data.train_data} none is left to {what} with --val-fraction "
+            f"{data.val_fraction:g}. Change it, or give --val-data."
         )
     return train, held_out

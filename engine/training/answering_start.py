@@ -1,4 +1,4 @@
-"""The start of a model that answers a task: a GPT's checkpoint with special tokens added, or fresh weights of a size."""
+"""The start of a model that answers a task: a GPT's checkpoint with special tokens, or fresh weights of a size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -129,9 +129,9 @@ def _check(recipe: Recipe, start: AnsweringStart) -> None:
     rows = start.decoder.vocab_size - len(SPECIAL_TOKENS)
     if vocabulary.vocab_size != rows:
         raise ValueError(
-            f"The vocabulary in {start.vocabulary_folder} has {vocabulary.vocab_size:,} entries, and the token table of "
-            f"{start.name} {rows:,} rows: they do not belong together. Give the vocabulary that it was trained with by "
-            "--tokenizer."
+            f"The vocabulary in {start.vocabulary_folder} has {vocabulary.vocab_size:,} entries, and the token table "
+            f"of {start.name} {rows:,} rows: they do not belong together. Give the vocabulary that it was trained with "
+            "by --tokenizer."
         )
     layers, depth = start.transfer_layers, start.decoder.depth
     if layers is not None and not 0 <= layers <= depth:

@@ -13,6 +13,7 @@ from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.text_tasks import EMBEDDED, EMBEDDED_TASKS, TextTaskDataSet, text_tasks
 from diptych.engine.training.answering_evaluation import AnsweringEvaluation
 from diptych.engine.training.answering_start import AnsweringStart, start_of
+from diptych.engine.training.defaults import FRESH_RATE
 from diptych.engine.training.task import Task
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import GPTDoubleHeadsConfig
@@ -29,7 +30,8 @@ def with_start(recipe: Recipe, start: AnsweringStart, terms: Terms) -> Recipe:
     language model's loss.
     """
     optimization, most = recipe.optimization, start.decoder.context_length
-    rate = RATE if optimization.learning_rate is None else optimization.learning_rate
+    usual = RATE if start.pretrained else FRESH_RATE
+    rate = usual if optimization.learning_rate is None else optimization.learning_rate
     decay = DECAY * rate if optimization.weight_decay is None else optimization.weight_decay
     length = recipe.data.context_length or most
     if length > most:

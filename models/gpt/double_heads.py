@@ -102,9 +102,7 @@ class GPTDoubleHeads(TextPredictor):
         stream = f"{seed}/gpt/decoder"
         decoder = GPTDecoder(config.decoder, rematerialize=rematerialize, seed=stream, dtype=policy, name="decoder")
         head = TaskHead(config, seed=f"{seed}/{name}/classifier", name="classifier")
-        super().__init__(
-            inputs={"token_ids": ids, "extract": extract}, outputs=head(decoder(ids), extract), name=name
-        )
+        super().__init__(inputs={"token_ids": ids, "extract": extract}, outputs=head(decoder(ids), extract), name=name)
         self.config, self.decoder, self.head = config, decoder, head
         self.remember(config=asdict(config), seed=seed, dtype=policy.name, rematerialize=rematerialize)
 

@@ -1,4 +1,4 @@
-"""GPT-1 with its two heads, and the loss of fine-tuning (Radford et al. 2018, equations 1 to 5; OpenAI's `train.py`)."""
+"""GPT-1 with its two heads, and the loss of fine-tuning (Radford et al. 2018, equations 1 to 5; OpenAI's code)."""
 
 from dataclasses import dataclass
 
@@ -65,15 +65,13 @@ def double_heads(weights, batch, *, depth: int, num_heads: int, choices: bool, l
     dscores[rows, places, texts[:, 1:]] -= 1.0
     dscores *= language_weight * shares[:, :, None]
     dfeatures[:, :-1] += dscores @ table
-    parameters.add(
-        "decoder/token_embedding/embedding", np.einsum("bnv,bnw->vw", dscores, features[:, :-1])
-    )
+    parameters.add("decoder/token_embedding/embedding", np.einsum("bnv,bnw->vw", dscores, features[:, :-1]))
     backward_decoder(dfeatures)
     return Answer(task, language, task + language_weight * language, logits, parameters.gradients)
 
 
 def decoder(ids, parameters, *, depth, num_heads):
-    """Token ids `[b, n]` -> features `[b, n, w]`: post-LN blocks without a last norm; the way back collects gradients."""
+    """Token ids `[b, n]` -> features `[b, n, w]`: post-LN blocks without a last norm; backward collects gradients."""
     tokens, positions = parameters["token_embedding/embedding"], parameters["position_embedding/embedding"]
     x = tokens[ids] + positions[: ids.shape[1]]
     way_back = []

@@ -47,7 +47,7 @@ def _paths(form: Format, given: str, *patterns: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no file or folder {given}, in which texts of {form.task.name} were expected.")
+        raise FileNotFoundError(f"There is no file or folder {given}, expected one with texts of {form.task.name}.")
     found = next((found for pattern in patterns if (found := sorted(path.glob(pattern)))), [])
     if not found:
         there = ", ".join(sorted(one.name for one in path.iterdir())[:10]) or "nothing"

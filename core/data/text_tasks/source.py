@@ -192,7 +192,7 @@ def _of_race(row: Row) -> TextExample:
     fields = row.fields
     letter, options = fields["answer"], fields["options"]
     if not isinstance(options, list) or letter not in RACE_LETTERS[: len(options)] or len(str(letter)) != 1:
-        raise BadExample("label_unknown", f"{str(letter)[:100]!r} is none of the {RACE_LETTERS} of an article's answers")
+        raise BadExample("label_unknown", f"{str(letter)[:100]!r} is none of the letters of its options")
     texts = _as_text("article", fields["article"]), _as_text("question", fields["question"])
     answers = tuple(_as_text("option", option) for option in options)
     return TextExample(row.name, texts, answers, str(RACE_LETTERS.index(letter)))

@@ -69,7 +69,7 @@ class TextTask:
         score is y (Tai et al. 2015, section 4.2; the released code's helper for STS-B).
 
         Raises:
-            BadExample: label_unknown, for a class that is not of the task; label_no_number and label_beyond, for scores.
+            BadExample: label_unknown, for a class that the task has not; label_no_number and label_beyond, for scores.
         """
         target = np.zeros(self.outputs, np.float32)
         if self.scores is None:

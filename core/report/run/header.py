@@ -40,7 +40,7 @@ def summary(data: ReportData) -> list[object]:
     if is_number(parameters):
         parts += [" of ", shown(parameters, compact(parameters)), " parameters"]
     if examples is not None:
-        seen = " labelled pictures" if data.classified else " image–text pairs"
+        seen = " labelled texts" if data.answers else " labelled pictures" if data.classified else " image–text pairs"
         parts += [" that saw ", shown(examples, compact(examples)), seen]
     else:
         parts += [" of images and texts"]

@@ -61,7 +61,9 @@ def test_scores_and_equal_words_in_both_orders():
         shared = order[: int(3 * score)]
         examples.append(example(task, score, [order[:8], [*shared, *order[20 : 28 - len(shared)]]]))
     model = BagOfWords(task, VOCABULARY + 3).fit(examples[:200])
-    said, truth = (task.answers(x) for x in (model.probabilities(examples[200:]), np.stack([e.target for e in examples[200:]])))
+    said, truth = (
+        task.answers(x) for x in (model.probabilities(examples[200:]), np.stack([e.target for e in examples[200:]]))
+    )
     assert np.corrcoef(said, truth)[0, 1] > 0.8
     turned = [one._replace(sequences=one.sequences[::-1]) for one in examples[200:]]
     np.testing.assert_allclose(model.probabilities(turned), model.probabilities(examples[200:]))

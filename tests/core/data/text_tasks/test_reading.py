@@ -19,7 +19,9 @@ from diptych.core.data.text_tasks.source import read_texts
 from diptych.core.data.tokenizers.bpe_training import train_gpt_tokenizer
 
 TEXT, OTHER = 'A man said "hello".', "He spoke."
-TOKENIZER = train_gpt_tokenizer([TEXT, OTHER, "Who? The dog ran away. One two three four."], merges=0, way="transformers")
+TOKENIZER = train_gpt_tokenizer(
+    [TEXT, OTHER, "Who? The dog ran away. One two three four."], merges=0, way="transformers"
+)
 
 # The first lines of each file as GLUE distributes it: headers and numbers of columns are theirs, the texts ours.
 GLUE = {
