@@ -71,12 +71,17 @@ def _rng(*parts: str) -> np.random.Generator:
 
 
 def _others(concept: Concept, among: Sequence[Concept], count: int, rng: np.random.Generator) -> list[Concept]:
-    """Other concepts of its group, where there are enough, with other keywords."""
-    own = _keywords(concept)
-    other = [one for one in among if one.hexcode != concept.hexcode and _keywords(one) != own]
-    alike = [one for one in other if one.group == concept.group]
-    pool = alike if len(alike) >= count else other
-    return [pool[place] for place in rng.choice(len(pool), count, replace=False)]
+    """Other concepts with other keywords, drawn from its group, and from all where that has too few."""
+    found: list[Concept] = []
+    alike = [one for one in among if one.group == concept.group]
+    for pool in (alike, among):
+        for place in rng.permutation(len(pool)):
+            if len(found) == count:
+                return found
+            other = pool[place]
+            if other not in found and _keywords(other) != _keywords(concept):
+                found.append(other)
+    return found
 
 
 def _gloss(chosen: Sequence[Concept]) -> Iterator[TextExample]:

@@ -54,7 +54,7 @@ def test_updates_are_those_of_the_oracle(layout):
         weights = openai_adam(weights, clip_by_global_norm(answer.gradients, 1.0), state, rate=rate, l2=L2)
     step.synchronize()
     for weight in student.weights:
-        # A bias of keys, and one that all choices share, have a gradient of mere rounding: Adam makes whole steps of it.
+        # A bias of keys, and one that all choices share, have gradients of mere rounding: Adam makes whole steps of it.
         if weight.path.endswith("qkv_bias") or (config.task.choices and weight.path == "classifier/bias"):
             continue
         np.testing.assert_allclose(
