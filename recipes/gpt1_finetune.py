@@ -9,9 +9,9 @@ with a decay of 0.01 times the rate, gradients clipped to norm 1, batches of 32,
 what the head reads, and half of the language model's loss. It is evaluated after each epoch.
 
 --pretrained is a run of recipes.gpt1, transformers' openai-gpt folder or OpenAI's files; without it --model names a
-size whose weights begin fresh, with a vocabulary of the training texts. Tasks are those of the paper's twelve data sets
-as GLUE, SNLI, SciTail, RACE and ROCStories distribute them; docs/gpt1.md tells of their layouts and files. Four come
-along, made of the embedded emoji's names and keywords, which say how it goes and nothing about English.
+size whose weights begin fresh, with the vocabulary of the embedded novels. Tasks are those of the paper's data sets as
+GLUE, SNLI, SciTail, RACE and ROCStories distribute them; docs/gpt1.md tells of their layouts and files. Six come along,
+made of the embedded novels and emoji: small ones, which say what pre-training gains and not how well English is known.
 
 What differs from the paper: the embedding's dropout is on the sum (docs/gpt1.md); the softmax of the language model is
 over tokens; of a context with a question, as RACE has it, the context alone is cut.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.core.training.stages import Stage
-from diptych.core.training.term_options import EPOCHS_SAY
+from diptych.core.training.term_options import Language
 from diptych.engine.command_line import train
 
 
@@ -32,12 +32,13 @@ def gpt1_finetune() -> Recipe:
         data=Data(train_data=""),
         model=Model(model="gpt1_tiny"),
         optimization=Optimization(
-            examples=EPOCHS_SAY,
+            examples=96,
             batch_size=32,
             optimizer="openai_adam",
             beta_2=0.999,
             schedule="openai_linear",
         ),
+        language=Language(epochs=3),
         run=Run(run_dir=Path("runs/gpt1_finetune")),
         stages=(Stage(name="training", losses={"answering": 1.0, "language": 0.5}),),
     )

@@ -10,7 +10,7 @@ def check_options(recipe: Any) -> None:
     """
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    classification, answering = recipe.classification, recipe.answering
+    classification, language, answering = recipe.classification, recipe.language, recipe.answering
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -55,7 +55,9 @@ def check_options(recipe: Any) -> None:
                 ("--checkpoint-every", run.checkpoint_every),
                 ("--log-every", run.log_every),
                 ("--shortest-edge", classification.shortest_edge),
-                ("--merges", answering.merges),
+                ("--merges", language.merges),
+                ("--epochs", language.epochs),
+                ("--sample-tokens", language.sample_tokens),
                 ("--rate-batch-size", optimization.rate_batch_size),
                 ("--devices", run.devices),
                 ("--fsdp", run.fsdp),
@@ -178,6 +180,10 @@ def check_options(recipe: Any) -> None:
             f"{classification.rand_augment}.",
         ),
         (0 <= answering.head_dropout < 1, f"--head-dropout is from 0 to below 1, got {answering.head_dropout}."),
+        (
+            0 <= (language.dropout or 0) < 1,
+            f"--dropout is a share from 0 to below 1, got {language.dropout}.",
+        ),
         (classification.mixup >= 0, f"--mixup must be 0 or more, got {classification.mixup}."),
         *(
             (given is None or given > 0, f"{flag} must be above 0, got {given}.")
@@ -186,7 +192,6 @@ def check_options(recipe: Any) -> None:
                 ("--init-logit-scale", model.init_logit_scale),
                 ("--lora-alpha", model.lora_alpha),
                 ("--grad-clip-norm", optimization.grad_clip_norm),
-                ("--epochs", answering.epochs),
                 ("--language-temperature", data.language_temperature),
                 ("--stall-seconds", data.stall_seconds),
                 ("--student-temperature", distillation.student_temperature),

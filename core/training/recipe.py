@@ -15,7 +15,7 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation
+from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation, Language
 
 Alias = tyro.conf.arg
 
@@ -293,6 +293,7 @@ class Recipe:
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
+    language: Language = Language()
     answering: Answering = Answering()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
@@ -319,6 +320,7 @@ class Recipe:
             "captioning": self.weighs("captioning"),
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
+            "language": self.weighs("language"),
             "answering": self.weighs("answering"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),

@@ -16,11 +16,10 @@ from diptych.core.data.tokenizers.bpe_training import train_gpt_tokenizer
 from diptych.core.data.tokenizers.gpt_bpe import GptTokenizer
 from diptych.core.progress import ProgressDisplay
 from diptych.core.training.recipe import Data
-from diptych.core.training.term_options import Answering
+from diptych.core.training.term_options import Answering, Language
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.texts import USUAL_MERGES
 
-EMBEDDED = "emoji"
-"""What --train-data is of the tasks that come along."""
 INTERVAL_S = 5.0
 
 
@@ -55,15 +54,15 @@ def task_of_name(name: str) -> TextTask:
     return FORMATS[name].task
 
 
-def text_tasks(data: Data, options: Answering, tokenizer: GptTokenizer | None) -> TextTaskDataSet:
+def text_tasks(data: Data, options: Answering, language: Language) -> TextTaskDataSet:
     """The examples of `options.task` in `data.train_data`, judged on `data.val_data`, on the task's own held-out files,
     or on a part of the training examples.
 
     All texts are read and tokenized at once, because the longest sequence decides the shape of a batch.
 
     Args:
-        data: of which the context length is that of the model.
-        tokenizer: of the model; None to learn a vocabulary from the texts to train on.
+        data: of which the context length is that of the model, and the tokenizer that of its vocabulary; without one
+            a vocabulary is learned from the texts to train on, as `language` says.
 
     Raises:
         FileNotFoundError, ValueError: for data that are not there or not of the task, and where nothing is held out.
@@ -72,17 +71,19 @@ def text_tasks(data: Data, options: Answering, tokenizer: GptTokenizer | None) -
     task, length = task_of_name(options.task), data.context_length
     if length is None:
         raise ValueError("The recipe is not resolved: pass it through the task's with_start first.")
-    if not data.train_data:
-        return _of(task, options.task, tokenizer, None, {})
+    tokenizer = None if data.tokenizer is None else GptTokenizer.open(data.tokenizer, way=language.way)
+    if not data.train_data and task.name not in EMBEDDED_TASKS:
+        return _of(task, task.name, tokenizer, None, {})
     train, held_out = _opened(task, data)
     if tokenizer is None:
-        tokenizer = train_gpt_tokenizer(_texts(train), merges=options.merges, way=options.words or "transformers")
+        merges = language.merges or USUAL_MERGES
+        tokenizer = train_gpt_tokenizer(_texts(train), merges=merges, way=language.way or "paper")
     tokenized = _tokenized(train, tokenizer, length)
     sets = {name: _tokenized(source, tokenizer, length) for name, source in held_out.items()}
     if not sets:
         tokenized, part = _split(tokenized, data)
         sets = {HELD_OUT: part}
-    return _of(task, data.train_data, tokenizer, tokenized, sets)
+    return _of(task, data.train_data or task.name, tokenizer, tokenized, sets)
 
 
 def _of(
@@ -114,7 +115,7 @@ def _opened(task: TextTask, data: Data) -> tuple[TextSource, Mapping[str, TextSo
     most = data.reading.max_skipped
     if task.name not in EMBEDDED_TASKS:
         return open_task_texts(format_of(task.name), data.train_data, data.val_data, max_skipped=most)
-    if data.train_data != EMBEDDED or data.val_data is not None:
+    if data.train_data not in ("", task.name) or data.val_data is not None:
         raise ValueError(
             f"The task {task.name} is made of data that come along, got --train-data {data.train_data}. Leave it and "
             f"--val-data out, or choose the task that your data are of: {', '.join(FORMATS)}."

@@ -1,6 +1,6 @@
 """The task of a classifier: an image tower of any checkpoint, and a head that tells classes apart."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
-from diptych.engine.training.checks import missing_checkpoints
+from diptych.engine.training.checks import missing_checkpoints, refuse_options
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
 from diptych.engine.training.defaults import usual_rates
 from diptych.engine.training.origins import origin_of
@@ -66,7 +66,7 @@ def start_of(recipe: Recipe) -> Start:
         FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, and for image
             towers of other families than SigLIP's and BiT's.
     """
-    _refuse_options_of_pairs(recipe)
+    refuse_options(recipe, OF_PAIRS, "is for pairs of pictures and texts, and a classifier has no texts")
     model = recipe.model
     name, flag = model.pretrained or model.pretrained_image, "--pretrained"
     if name is None:
@@ -208,17 +208,6 @@ def _settle(learner: Learner, recipe: Recipe, start: Start, evaluation: Classifi
 def _missing_flags(recipe: Recipe, start: Start) -> list[str]:
     missing = [] if recipe.data.train_data else ["--train-data (pictures with labels)"]
     return missing if start.pretrained else [*missing, *missing_checkpoints(recipe.model)]
-
-
-def _refuse_options_of_pairs(recipe: Recipe) -> None:
-    for kind, group, names in OF_PAIRS:
-        usual = {part.name: part.default for part in fields(kind)}
-        for name in names:
-            if getattr(getattr(recipe, group), name) != usual[name]:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is for pairs of pictures and texts, and a classifier has no texts: "
-                    "leave it out."
-                )
 
 
 def _for_classes(config: Any, given: str) -> Any:

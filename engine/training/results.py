@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 
 from diptych.core.evaluation.answering import AnswersResult
 from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
@@ -44,6 +45,13 @@ class PairResults(JudgedStage):
     recall_by_length: dict[str, float | None]  # recall@1 of the first set by number of patches
     retention: NotRequired[Retained]
     dense: NotRequired[DenseResults]  # with a report on embedded scenes
+
+
+class LanguageResults(JudgedStage):
+    """What a language model scored."""
+
+    language: dict[str, LanguageResult]  # by the name of the set
+    samples: list[tuple[str, str]]  # a prompt, and what the model wrote behind it
 
 
 class ClassifierResults(JudgedStage):

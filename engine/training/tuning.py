@@ -73,7 +73,7 @@ def locked_weights(model: Model, config: Config, paths: Sequence[str]) -> list[s
     }
     locked: list[str] = []
     for tower in tower_layers(config):
-        lock, open_blocks = asked.get(tower.name, (False, 0))  # a decoder has no flag of its own
+        lock, open_blocks = asked.get(tower.name, (False, 0))
         flag = f"--lock-{tower.name}"
         if not 0 <= open_blocks <= tower.depth or (open_blocks and not lock):
             raise ValueError(

@@ -1,11 +1,13 @@
 """Fine-tuning of GPT-1 by recipe: from fresh weights and from a checkpoint, what it leaves, and what is refused."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
-from diptych.core.data.text_tasks.embedded import EMBEDDED_TASKS, embedded_task
-from diptych.core.data.text_tasks.sequences import TokenizedTexts, sequence_fields
+from diptych.core.data.text_tasks.sequences import sequence_fields
+from diptych.core.data.texts.documents import EMBEDDED_VOCABULARY
 from diptych.core.data.tokenizers.bpe_training import train_gpt_tokenizer
 from diptych.core.data.tokenizers.gpt_bpe import GptTokenizer
 from diptych.core.training.learner import Learner
@@ -23,7 +25,7 @@ from tests.models.examples import numpy_of
 pytestmark = ABOVE_THE_BACKENDS
 
 NAMES = ("cat", "dog", "cow", "hen", "owl", "fox")
-SHORT = ("--batch-size", "8", "--no-tensorboard", "--words", "transformers")
+SHORT = ("--batch-size", "8", "--no-tensorboard", "--way", "transformers")
 
 
 def rows(count: int, seed: int) -> list[str]:
@@ -162,6 +164,8 @@ def test_from_fresh_weights_it_learns_its_own_vocabulary(rte):
     assert made.preprocess.vocabulary.way == "transformers"
     assert made.config.decoder.vocab_size == made.preprocess.vocabulary.vocab_size + 3
     assert made.recipe.optimization.learning_rate == 1e-3
+    usual = plan("--task", "rte", "--train-data", str(rte), *SHORT)
+    assert usual.preprocess.vocabulary.fingerprint() == GptTokenizer.open(EMBEDDED_VOCABULARY).fingerprint()
     dry = plan("--task", "rte")
     assert dry.task.missing_flags(dry.recipe, dry.start)[0].startswith("--train-data (the folder in which rte is")
 
@@ -169,36 +173,19 @@ def test_from_fresh_weights_it_learns_its_own_vocabulary(rte):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--task", "wnli"), "There is no task 'wnli'; there are emoji_gloss"),
+        (("--task", "wnli"), "There is no task 'wnli'; there are story, novel"),
         (("--task", "emoji_kind", "--train-data", "x"), "made of data that come along, got --train-data x"),
-        (("--examples", "800"), "--examples 800 and --epochs 3 both say how long"),
+        (("--pretrained", "EMOJI"), "is a SigLIP, and a GPT is expected"),
         (("--transfer-layers", "1"), "there is none: give --pretrained"),
         (("--pretrained", "GPT", "--transfer-layers", "3"), "--transfer-layers is 0 to the 2 blocks of"),
         (("--pretrained", "GPT", "--context-length", "33"), "--context-length 33 is more than the 32 positions"),
         (("--pretrained", "GPT", "--tokenizer", "OTHER"), "they do not belong together"),
         (("--batch-size", "64"), "48 examples to train on, and a batch takes 64"),
-        (("--model", "emoji"), "There is no GPT of the size 'emoji'; there are gpt1"),
+        (("--model", "emoji"), "--model emoji is no size of GPT: there are gpt1"),
     ],
 )
 def test_what_cannot_be_is_said(flags, message, rte, checkpoint, tmp_path):
     train_gpt_tokenizer(["other words"], merges=2, way="transformers").save(tmp_path)
-    named = {"GPT": str(checkpoint), "OTHER": str(tmp_path)}
+    named = {"GPT": str(checkpoint), "OTHER": str(tmp_path), "EMOJI": "emoji_36_languages"}
     with pytest.raises(ValueError, match=message):
         plan("--task", "rte", "--train-data", str(rte), *SHORT, *(named.get(flag, flag) for flag in flags))
-
-
-@pytest.mark.parametrize("name", EMBEDDED_TASKS)
-def test_embedded_tasks_can_be_used_whole_and_hold_out_whole_concepts(name):
-    train, held_out = embedded_task(name)
-    tokenizer = train_gpt_tokenizer(["abc"], merges=0, way="transformers")
-    concepts = []
-    for source in (train, held_out):
-        tokenized = TokenizedTexts(source, tokenizer, length=256)
-        assert len(tokenized) == len(source) > 100
-        truths = np.stack([one.target for one in tokenized.examples]).mean(0)
-        assert (truths > 0).sum() >= 2
-        if name != "emoji_group":
-            assert abs(truths - 1 / len(truths)).max() < 0.1, "no answer is the usual one"
-        concepts.append({one.key.split()[0] for one in tokenized.examples})
-    assert not concepts[0] & concepts[1]
-    assert embedded_task(name)[1].fingerprint() == held_out.fingerprint()

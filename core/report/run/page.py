@@ -15,6 +15,7 @@ from diptych.core.report.run.classes import classified, zero_shot_classes
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.finds import finds
 from diptych.core.report.run.header import command, header, whole_card
+from diptych.core.report.run.language import language
 from diptych.core.report.run.languages import language_bars, recall_names
 from diptych.core.report.run.scores import scores
 from diptych.core.report.run.training import evaluation_figure, loss_figure, training_figures
@@ -32,6 +33,7 @@ def render(data: ReportData) -> str:
             _languages(data),
             _training(data),
             scores(data, thumbnails),
+            language(data),
             classified(data),
             zero_shot_classes(data),
             _health(data),
