@@ -1,6 +1,7 @@
 """Examples of tasks made of the embedded novels by Jane Austen: what comes next, and which novel it is."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -56,16 +57,19 @@ def which_novel(*, held_out: bool) -> Iterator[TextExample]:
             if len(words) < FEWEST_WORDS or (key_hash(key) / 2**HASH_BITS < HELD_OUT_SHARE) != held_out:
                 continue
             shown = " ".join(words[:MOST_WORDS])
-            text = _CAPITALISED.sub(lambda word: SOMEONE if word[0] in names else word[0], shown)
-            yield TextExample(key, (text,), (), novel)
+            yield TextExample(key, (_without(names, shown),), (), novel)
 
 
 @cache
 def _names(novel: str) -> frozenset[str]:
-    """Words that are capitalised inside a sentence, and are never written without."""
+    """Words that are capitalised inside sentences, and more often so than not."""
     text = _texts()[novel]
-    small = set(re.findall(r"\b[a-z]\w+\b", text))
-    return frozenset(word for word in _INSIDE.findall(text) if word.lower() not in small)
+    small = Counter(re.findall(r"\b[a-z]\w+\b", text))
+    return frozenset(word for word, count in Counter(_INSIDE.findall(text)).items() if count > small[word.lower()])
+
+
+def _without(names: frozenset[str], text: str) -> str:
+    return _CAPITALISED.sub(lambda found: SOMEONE if found[0] in names else found[0], text)
 
 
 def _stories(novel: str) -> Iterator[tuple[str, str]]:
@@ -83,4 +87,4 @@ def _paragraphs(novel: str) -> list[str]:
 
 @cache
 def _texts() -> dict[str, str]:
-    return {document.key: document.text for document in Documents(EMBEDDED)}
+    return {document.key: document.text.replace("_", "") for document in Documents(EMBEDDED)}
