@@ -1,4 +1,4 @@
-"""What GPT-1's pre-training gains on four small tasks: against fresh weights, frozen ones and words alone; by layers.
+"""The gain of GPT-1's pre-training on four small tasks, over fresh weights, a frozen net and words alone; by layers.
 
     KERAS_BACKEND=jax python -m benchmarks.gpt1_finetuning
     KERAS_BACKEND=jax python -m benchmarks.gpt1_finetuning --preset small --seeds 1 --task story

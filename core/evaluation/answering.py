@@ -1,4 +1,4 @@
-"""What is reported of a task on texts: its metrics, beside what can be answered without a language model."""
+"""Results of a task on texts: its metrics, beside what can be answered without a language model."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict

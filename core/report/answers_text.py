@@ -1,4 +1,4 @@
-"""What a task's answers scored, as plain text."""
+"""Scores of a task's answers, as plain text."""
 
 from collections.abc import Mapping
 

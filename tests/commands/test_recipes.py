@@ -82,6 +82,13 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             tuple(f"classifier/{name}" for name in RUN),
         ),
     ),
+    "gpt1_finetune": (
+        Tiny(
+            "gpt1_finetune",
+            ("--task", "emoji_same", "--epochs", "None", "--examples", "256", "--run-dir", "gpt1_finetune"),
+            tuple(f"gpt1_finetune/{name}" for name in (*RUN, "model/vocab.json")),
+        ),
+    ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (

@@ -5,26 +5,27 @@ import pytest
 
 from diptych.core.data.text_tasks.embedded import EMBEDDED_TASKS, embedded_task
 from diptych.core.data.text_tasks.novel_tasks import SOMEONE
-from diptych.core.data.text_tasks.sequences import TokenizedTexts
-from diptych.core.data.texts.documents import EMBEDDED_VOCABULARY
-from diptych.core.data.tokenizers.gpt_bpe import GptTokenizer
 
 
 @pytest.mark.parametrize("name", EMBEDDED_TASKS)
-def test_embedded_tasks_can_be_used_whole_and_hold_out_whole_concepts(name):
-    train, held_out = embedded_task(name)
-    tokenizer, concepts = GptTokenizer.open(EMBEDDED_VOCABULARY), []
-    for source in (train, held_out):
-        tokenized = TokenizedTexts(source, tokenizer, length=256)
-        assert len(tokenized) == len(source) > 100
-        truths = np.stack([one.target for one in tokenized.examples]).mean(0)
+def test_all_of_a_task_can_be_used_and_whole_concepts_are_held_out(name):
+    task, about = EMBEDDED_TASKS[name], []
+    for source in embedded_task(name):
+        examples = [source.record(index) for index in range(len(source))]  # each is checked
+        assert len(examples) > 100
+        truths = np.mean([task.target(example.label) for example in examples], axis=0)
         assert (truths > 0).sum() >= 2
-        if not name.startswith(("emoji_group", "novel")):
+        if name not in ("emoji_group", "novel"):
             assert abs(truths - 1 / len(truths)).max() < 0.1, "no answer is the usual one"
-        about = 2 if name == "novel" else 1  # paragraphs of one novel are on both sides
-        concepts.append({tuple(one.key.split()[:about]) for one in tokenized.examples})
-    assert not concepts[0] & concepts[1]
-    assert embedded_task(name)[1].fingerprint() == held_out.fingerprint()
+        parts = 2 if name == "novel" else 1  # paragraphs of one novel are on both sides
+        about.append({tuple(example.key.split()[:parts]) for example in examples})
+    assert not about[0] & about[1]
+
+
+def test_they_are_the_same_at_every_call():
+    once, again = (embedded_task("emoji_gloss") for _ in range(2))
+    assert [source.fingerprint() for source in once] == [source.fingerprint() for source in again]
+    assert once[0].fingerprint() != once[1].fingerprint()
 
 
 def test_a_paragraph_does_not_name_its_people():
