@@ -13,7 +13,7 @@ from diptych.core.evaluation.task_metrics import METRICS
 from diptych.core.report.answers_text import answers_text
 from diptych.core.report.run import write_report
 from diptych.core.report.run.contents import ReportData
-from diptych.core.report.verdict import before_training, training_warnings
+from diptych.core.report.verdict import before_training, changes, gained, training_warnings
 from diptych.core.training.best import LOSS
 from diptych.core.training.card import Card
 from diptych.core.training.learner import Learner
@@ -85,6 +85,8 @@ class AnsweringEvaluation:
             "warnings": training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
         }
         print("\n" + answers_text(answers), flush=True)
+        if told := gained(changed := changes(rows, {}, {})):
+            print(told, flush=True)
         if not self._recipe.run.report:
             return results
         data = ReportData(
@@ -93,6 +95,7 @@ class AnsweringEvaluation:
             metrics=rows,
             answers=answers,
             wrong_answers=wrong,
+            changes=changed,
             skipped=learner.skipped_examples,
             examples_read=learner.examples_read,
         )

@@ -9,13 +9,17 @@ import numpy as np
 from diptych.core.data.text_tasks.layouts import SPECIAL_TOKENS
 from diptych.core.training import checkpoint as saved
 from diptych.core.training.recipe import Recipe
+from diptych.core.training.term_options import Language
 from diptych.engine.training import language_task
+from diptych.engine.training.checks import refuse_options
 from diptych.engine.training.language_task import TextStart
 from diptych.models import GPTConfig, GPTDoubleHeadsConfig
 from diptych.models.gpt.decoder import STDDEV
 from diptych.models.parts.initializers import Normal
 
 TOKEN_TABLE = "decoder/token_embedding/embedding"
+OF_WRITING = ((Language, "language", ("eval_data", "prompts", "sample_tokens")),)
+"""Options of how a language model is judged, which a task's answers are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ def start_of(recipe: Recipe) -> AnsweringStart:
     Raises:
         FileNotFoundError, ValueError, HubError: as `language_task.start_of`, and for more layers than a checkpoint has.
     """
+    refuse_options(recipe, OF_WRITING, "is for language models, and a task is judged by its answers")
     found = language_task.start_of(recipe, (GPTConfig, GPTDoubleHeadsConfig))
     layers = recipe.answering.transfer_layers
     start = AnsweringStart(

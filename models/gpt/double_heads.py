@@ -12,10 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from diptych.models.decoding import InPrecision
 from diptych.models.gpt.decoder import STDDEV, GPTDecoder
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
-from diptych.models.language_model import Predicting, TextPredictor
+from diptych.models.gpt.model import predicting_of
+from diptych.models.language_model import TextPredictor
 from diptych.models.parts.dropout import drop
 from diptych.models.parts.initializers import Normal
 from diptych.models.tower import policy_of
@@ -108,9 +108,7 @@ class GPTDoubleHeads(TextPredictor):
 
     def predicting(self, texts: Mapping[str, Any]):
         """See `TextPredictor.predicting`; texts are sequences, one list of those of all examples."""
-        seeds = texts.get("dropout_seeds")
-        of_texts = InPrecision(self.decoder.features_and_kernel, self.decoder)
-        return Predicting(*of_texts(texts["token_ids"], seeds))
+        return predicting_of(self.decoder, texts)
 
     def save_to_preset(self, folder, *, format: str = "diptych", dtype: str | None = None) -> None:
         """Writes configuration and weights; see `TextPredictor.save_to_preset`. The only layout is diptych's own."""

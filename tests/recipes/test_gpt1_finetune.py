@@ -176,6 +176,7 @@ def test_from_fresh_weights_it_learns_its_own_vocabulary(rte):
         (("--task", "wnli"), "There is no task 'wnli'; there are story, novel"),
         (("--task", "emoji_kind", "--train-data", "x"), "made of data that come along, got --train-data x"),
         (("--pretrained", "EMOJI"), "is a SigLIP, and a GPT is expected"),
+        (("--prompts", "once"), "--prompts is for language models, and a task is judged by its answers"),
         (("--transfer-layers", "1"), "there is none: give --pretrained"),
         (("--pretrained", "GPT", "--transfer-layers", "3"), "--transfer-layers is 0 to the 2 blocks of"),
         (("--pretrained", "GPT", "--context-length", "33"), "--context-length 33 is more than the 32 positions"),

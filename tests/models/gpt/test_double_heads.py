@@ -7,6 +7,7 @@ import pytest
 
 from diptych.models import GPT, GPTConfig, GPTDoubleHeads
 from diptych.models.abstract import shapes_only
+from diptych.models.counting import count_flops, count_parameters
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig, count_double_heads_parameters
 from diptych.models.gpt.presets import PRESETS
 from tests.marks import ABOVE_THE_BACKENDS
@@ -73,6 +74,10 @@ def test_the_papers_model_has_its_parameters():
     assert (config.special.start, config.special.extract) == (40_478, 40_480)
     with shapes_only():
         assert GPTDoubleHeads(config).count_params() == counted["total"]
+    assert count_parameters(config) == counted
+    cut = replace(config, length=100)
+    of_a_text = count_flops(replace(paper, context_length=100), batch_size=1)
+    assert count_flops(cut, batch_size=1)["training"] == 3 * of_a_text["training"]
 
 
 @ABOVE_THE_BACKENDS
