@@ -245,8 +245,6 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = 0
-    if not isinstance(config, ClassifierConfig):
-        text = next(iter(_towers(config).values())) if isinstance(config, OfText) else config.text
-        table = text.vocab_size * text.width
+    tables = [tower for tower in _towers(config).values() if isinstance(tower, AnyTextConfig | GPTConfig)]
+    table = sum(tower.vocab_size * tower.width for tower in tables)
     return compute_bytes * (count_parameters(config)["total"] - table)

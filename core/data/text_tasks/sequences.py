@@ -82,7 +82,7 @@ class TokenizedTexts:
         def tokenized(example: TextExample) -> tuple[TextExample, TokenSequences, int]:
             return example, *token_sequences(source.task, example, tokenizer, special, length=length)
 
-        for index, (example, made, cut) in visit(source, tokenized):  # type: ignore[arg-type, var-annotated]
+        for index, (example, made, cut) in visit(source, tokenized):  # type: ignore[arg-type]
             if cut:
                 leave_out(source, index, example, [LeftOut("its texts", "text_cut", f"{cut} tokens")])  # type: ignore[arg-type]
             self.examples.append(made)

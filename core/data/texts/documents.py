@@ -28,7 +28,7 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 TEXT_FIELDS, KEY_FIELDS = ("text", "content"), ("key", "id")
 MAX_BYTES = 1 << 31
 """Of a document, unpacked."""
-ROWS_AT_ONCE = 1_024
+ROWS_AT_ONCE, PART_BYTES = 1_024, 1 << 20
 ADVICE = (
     f'give "{EMBEDDED}" for the novels that come along, a folder of texts or one such file: plain text (.txt, a '
     "document each), JSON lines with a field text (.jsonl), both also as .gz or .xz, or Parquet with a column text; "
@@ -117,7 +117,8 @@ def _documents(name: str, file: Place, reading: Reading) -> Iterator[Document | 
             return
         with _unpacked(file) as stream:
             if _kind(file.name) == TEXTS:
-                yield _made(name, lambda: _text(stream.read(MAX_BYTES + 1)))
+                data = _whole(stream)
+                yield _made(name, lambda: _text(data))
             else:
                 yield from _of_lines(name, stream, reading)
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
@@ -129,7 +130,7 @@ def _documents(name: str, file: Place, reading: Reading) -> Iterator[Document | 
 
 @contextlib.contextmanager
 def _unpacked(file: Place) -> Iterator[BinaryIO]:
-    with io.BufferedReader(Stream(opened(file)), 1 << 20) as stream:
+    with io.BufferedReader(Stream(opened(file)), PART_BYTES) as stream:
         suffix = Path(file.name).suffix.lower()
         if suffix not in PACKED:
             yield stream
@@ -181,6 +182,15 @@ def _of_table(name: str, file: Place, reading: Reading) -> Iterator[Document | S
                 yield _of_row(f"{name}, row {number}", row, reading)
     except pyarrow.ArrowException as error:
         yield Skipped(name, "file_damaged", str(error).partition("\n")[0])
+
+
+def _whole(stream: BinaryIO) -> bytes:
+    """All that a file unpacks to, but no more than is too much; read to its end, as what is cut short says so there."""
+    parts, size = [], 0
+    while size <= MAX_BYTES and (part := stream.read(PART_BYTES)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _text(data: bytes) -> str:
