@@ -82,12 +82,6 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             tuple(f"classifier/{name}" for name in RUN),
         ),
     ),
-    "gpt1_finetune": (
-        Tiny(
-            "gpt1_finetune",
-            ("--task", "emoji_same", "--epochs", "None", "--examples", "256", "--run-dir", "gpt1_finetune"),
-            tuple(f"gpt1_finetune/{name}" for name in (*RUN, "model/vocab.json")),
-        ),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
     "gpt1": (
@@ -95,6 +89,12 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             "gpt1",
             ("--run-dir", "gpt1", "--examples", "640", "--evaluate-every", "320"),
             (*(f"gpt1/{name}" for name in RUN), "gpt1/model/vocab.json"),
+        ),
+        Tiny(
+            "gpt1_finetune",
+            ("--pretrained", "gpt1", "--task", "emoji_same", "--epochs", "None", "--examples", "256")
+            + ("--run-dir", "gpt1_finetune"),
+            (*(f"gpt1_finetune/{name}" for name in RUN), "gpt1_finetune/model/vocab.json"),
         ),
     ),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
