@@ -82,7 +82,6 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             tuple(f"classifier/{name}" for name in RUN),
         ),
     ),
-    ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
     "gpt1": (
         Tiny(
