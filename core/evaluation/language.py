@@ -44,8 +44,8 @@ def language_result(
 def unknown_warnings(scored: Mapping[str, LanguageResult]) -> list[str]:
     """A sentence on each text that the vocabulary cannot spell."""
     return [
-        f"{result['unknown']:,} of {result['tokens']:,} tokens of {name} are unknown to the vocabulary, so what is judged "
-        "is not the text: give another by --tokenizer, or have one learned from such texts."
+        f"{result['unknown']:,} of {result['tokens']:,} tokens of {name} are unknown to the vocabulary, so what is "
+        "judged is not the text: give another by --tokenizer, or have one learned from such texts."
         for name, result in scored.items()
         if result["unknown"] > MOST_UNKNOWN * result["tokens"]
     ]
