@@ -17,6 +17,8 @@ class AnswersResult(TypedDict):
     """What was scored on one set, JSON-ready; metrics by name, that of the headline first."""
 
     examples: int
+    tokens: int
+    unknown: int  # of these, which the vocabulary cannot spell
     metrics: dict[str, Judged]
     baselines: dict[str, dict[str, Judged]]  # by what answers
 

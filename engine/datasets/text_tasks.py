@@ -80,9 +80,9 @@ def text_tasks(data: Data, options: Answering, language: Language) -> TextTaskDa
         tokenizer = train_gpt_tokenizer(_texts(train), merges=merges, way=language.way or "paper")
     tokenized = _tokenized(train, tokenizer, length)
     sets = {name: _tokenized(source, tokenizer, length) for name, source in held_out.items()}
-    if not sets:
+    if not sets or (_has_split(task) and data.val_data is None):
         tokenized, part = _split(tokenized, data)
-        sets = {HELD_OUT: part}
+        sets = {HELD_OUT: part, **sets}
     return _of(task, data.train_data or task.name, tokenizer, tokenized, sets)
 
 
@@ -153,11 +153,16 @@ def _tokenized(source: TextSource, tokenizer: GptTokenizer, length: int) -> Toke
         display.close()
 
 
+def _has_split(task: TextTask) -> bool:
+    """Whether the released code holds out a part of the task's only file with labels."""
+    return task.name in FORMATS and FORMATS[task.name].split is not None
+
+
 def _split(examples: TokenizedTexts, data: Data) -> tuple[TokenizedTexts, TokenizedTexts]:
     """(trained on, held out) of one file: as the released code splits the task, else a share by key."""
-    form = FORMATS[examples.task.name]
-    if form.split is not None and form.split[0] < len(examples):
-        places = drawn_split(len(examples), *form.split)
+    split = FORMATS[examples.task.name].split
+    if split is not None and split[0] < len(examples):
+        places = drawn_split(len(examples), *split)
         train, held_out = (examples.part(part.tolist()) for part in places)
     else:
         train, held_out = examples.split(data.val_fraction)

@@ -9,6 +9,7 @@ from diptych.core.data.text_tasks.sequences import SequenceFields, TokenizedText
 from diptych.core.data.text_tasks.task import TextTask
 from diptych.core.evaluation.answering import AnswersResult, WrongAnswer, baseline_answers, score_answers
 from diptych.core.evaluation.classification import softmax_probabilities
+from diptych.core.evaluation.language import Spelled, unknown_warnings
 from diptych.core.evaluation.task_metrics import METRICS
 from diptych.core.report.answers_text import answers_text
 from diptych.core.report.run import write_report
@@ -76,13 +77,21 @@ class AnsweringEvaluation:
         for name, texts in sets.items():
             shares = self._probabilities(texts.examples)
             metrics = score_answers(self._task, shares, texts.examples)
-            answers[name] = {"examples": len(texts), "metrics": metrics, "baselines": baselines[name]}
+            answers[name] = {
+                "examples": len(texts),
+                **self._spelled(texts.examples),
+                "metrics": metrics,
+                "baselines": baselines[name],
+            }
             wrong = wrong or wrong_answers(self._task, texts, shares)
         results: AnsweringResults = {
             "answers": answers,
             "compilations": learner.step.compilations,
             "before": before_training(rows),
-            "warnings": training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
+            "warnings": [
+                *training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
+                *unknown_warnings(answers),
+            ],
         }
         print("\n" + answers_text(answers), flush=True)
         if told := gained(changed := changes(rows, {}, {})):
@@ -102,6 +111,10 @@ class AnsweringEvaluation:
         data.save(folder.path / "report_data.npz")
         print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
+
+    def _spelled(self, examples: list[TokenSequences]) -> Spelled:
+        unknown, ids = self.preprocess.vocabulary.unknown_id, [ids for one in examples for ids in one.sequences]
+        return {"tokens": sum(map(len, ids)), "unknown": sum(int(np.count_nonzero(one == unknown)) for one in ids)}
 
     def _probabilities(self, examples: list[TokenSequences]) -> np.ndarray:
         """float64 [examples, answers], in batches of one shape."""

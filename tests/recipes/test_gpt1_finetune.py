@@ -1,6 +1,7 @@
 """Fine-tuning of GPT-1 by recipe: from fresh weights and from a checkpoint, what it leaves, and what is refused."""
 
 import json
+import pickle
 
 import keras
 import numpy as np
@@ -89,6 +90,8 @@ def test_a_run_from_a_checkpoint_leaves_a_model_that_answers(rte, checkpoint, tm
     assert len(evaluations) == 3  # before the first step, and after each epoch
     assert scored["metrics"]["accuracy"]["value"] == pytest.approx(evaluations[-1]["accuracy"])
     assert scored["examples"] == 24
+    assert scored["tokens"] > 24 * 8
+    assert scored["unknown"] == 0
     assert set(scored["baselines"]) == {"usual answer", "bag of words", "bag of words, second text alone"}
     low, high = scored["metrics"]["accuracy"]["interval"]
     assert 0 <= low <= scored["metrics"]["accuracy"]["value"] <= high <= 1
@@ -157,6 +160,20 @@ def test_special_tokens_are_the_only_new_rows_and_layers_can_be_left(rte, checkp
     assert {path: value.tobytes() for path, value in carried.items()} == {p: v.tobytes() for p, v in given.items()}
     fewer = plan(*flags, "--transfer-layers", "1").start.weights().groups["weights"]
     assert {path for path in carried if path not in fewer} == {path for path in carried if "block_01" in path}
+
+
+def test_stories_are_held_out_as_the_released_code_does_and_tests_stay_apart(tmp_path):
+    columns = [f"InputSentence{number}" for number in range(1, 5)]
+    columns += ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2", "AnswerRightEnding"]
+    for name, count in (("cloze_test_val.csv", 400), ("cloze_test_test.csv", 30)):
+        stories = [
+            ",".join(["a cat", "it ran", "it ate", "it slept", "good", "bad", "12"[n % 2]]) for n in range(count)
+        ]
+        (tmp_path / name).write_text("\n".join([",".join(columns), *stories]))
+    made = plan("--task", "rocstories", "--train-data", str(tmp_path), *SHORT)
+    sets = {name: len(texts) for name, texts in made.data_set.held_out.items()}
+    assert (len(made.data_set.train), sets) == (26, {"Held-out texts": 374, "Test stories": 30})
+    assert len(pickle.loads(pickle.dumps(made.data_set.train))) == 26  # for worker processes
 
 
 def test_from_fresh_weights_it_learns_its_own_vocabulary(rte):

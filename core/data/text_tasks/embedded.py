@@ -37,6 +37,10 @@ def embedded_task(name: str, *, max_skipped: float = 1.0) -> tuple[TextSource, T
     return _source(name, False, max_skipped), _source(name, True, max_skipped)
 
 
+def _as_it_is(row: Row) -> TextExample:
+    return row.fields
+
+
 def _source(name: str, held_out: bool, max_skipped: float) -> TextSource:
     rows = [Row(example.key, example) for example in _EXAMPLES[name](held_out=held_out)]
     digest = hashlib.sha256(repr([row.fields for row in rows]).encode()).hexdigest()
@@ -44,7 +48,7 @@ def _source(name: str, held_out: bool, max_skipped: float) -> TextSource:
         f"{name}, {'held out' if held_out else 'to train on'}",
         EMBEDDED_TASKS[name],
         rows,
-        lambda row: row.fields,
+        _as_it_is,
         fingerprint=digest,
         max_skipped=max_skipped,
     )

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def read_texts(form: Format, paths: Sequence[Path], *, max_skipped: float = 1.0)
             f"{paths[0]}{' and the files beside it hold' if len(paths) > 1 else ' holds'} no example of the task "
             f"{form.task.name}: expected a row for each, of {form.kind}."
         )
-    made = _of_race if form.kind == "race" else lambda row: _of_fields(form, row)
+    made = _of_race if form.kind == "race" else partial(_of_fields, form)
     name = names[0] if len(paths) == 1 else str(Path(paths[0]).parent)
     return TextSource(name, form.task, rows, made, fingerprint=digest.hexdigest(), max_skipped=max_skipped)
 
