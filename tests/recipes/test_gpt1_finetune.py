@@ -130,6 +130,15 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_bits(rte, checkpoint, tmp_pat
     assert all(value.tobytes() == broken[path].tobytes() for path, value in whole.items())
 
 
+def test_of_a_frozen_net_the_head_alone_moves(rte, checkpoint, tmp_path):
+    flags = ("--pretrained", str(checkpoint), "--epochs", "1", "--no-report", "--lock", "decoder/.*", "--lr", "1e-2")
+    assert train(rte, tmp_path, *flags) == 0
+    after, given = weights(GPTDoubleHeads.from_preset(tmp_path / "model")), weights(GPT.from_preset(checkpoint))
+    assert after["classifier/bias"].any()
+    for path, value in given.items():
+        assert after[path][: len(value)].tobytes() == value.tobytes(), path
+
+
 def test_the_papers_settings_and_what_the_data_decide(rte, checkpoint):
     made = plan("--task", "rte", "--train-data", str(rte), "--pretrained", str(checkpoint), *SHORT)
     optimization = made.recipe.optimization
