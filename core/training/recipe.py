@@ -16,7 +16,7 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Captioning, Classification, Distillation, Language
+from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation, Language
 
 Alias = tyro.conf.arg
 
@@ -302,6 +302,7 @@ class Recipe:
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
     language: Language = Language()
+    answering: Answering = Answering()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
     only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
@@ -328,6 +329,7 @@ class Recipe:
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
             "language": self.weighs("language"),
+            "answering": self.weighs("answering"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

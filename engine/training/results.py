@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+from diptych.core.evaluation.answering import AnswersResult
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
@@ -58,3 +59,9 @@ class ClassifierResults(JudgedStage):
 
     classification: dict[str, ClassificationResult | SeveralLabelsResult]  # by the name of the set
     zero_shot_before: Mapping[str, ClassificationResult | SeveralLabelsResult]  # the first step, by words alone
+
+
+class AnsweringResults(JudgedStage):
+    """What a model that answers a task scored."""
+
+    answers: dict[str, AnswersResult]  # by the name of the set
