@@ -12,6 +12,7 @@ from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionCon
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
+    from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
@@ -46,6 +48,8 @@ __all__ = [
     "CaptionerConfig",
     "ClassifierConfig",
     "GPTConfig",
+    "GPTDoubleHeads",
+    "GPTDoubleHeadsConfig",
     "Gemma",
     "GemmaConfig",
     "ImageClassifier",
@@ -73,6 +77,7 @@ def __getattr__(name: str):
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
+    from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
@@ -85,6 +90,7 @@ def __getattr__(name: str):
     models = (
         CLIP,
         GPT,
+        GPTDoubleHeads,
         BiTResNet,
         CLIPTextTransformer,
         CLIPVisionTransformer,

@@ -6,6 +6,7 @@ in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from diptych.models.bit import counting as bit_counting
@@ -14,6 +15,8 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
+from diptych.models.gpt.config import GPTConfig, count_gpt_parameters
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig, count_double_heads_parameters
 from diptych.models.siglip.config import (
     AnyTextConfig,
     AnyVisionConfig,
@@ -24,16 +27,21 @@ from diptych.models.siglip.config import (
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
-Tower = AnyVisionConfig | AnyTextConfig
-Config = PairConfig | ClassifierConfig
+Tower = AnyVisionConfig | AnyTextConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig
+OfText = GPTConfig | GPTDoubleHeadsConfig
 
 _FLOAT32_BYTES = 4
 
 
 def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
-    bias. Of a classifier {"image", "classifier", "total"}.
+    bias. Of a classifier {"image", "classifier", "total"}, of a GPT those of `count_gpt_parameters`.
     """
+    if isinstance(config, GPTConfig):
+        return count_gpt_parameters(config)
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return count_double_heads_parameters(config)
     if isinstance(config, ClassifierConfig):
         image = count_tower_parameters(config.vision)
         head = (config.vision.output_width + 1) * len(config.classes)
@@ -52,6 +60,8 @@ def count_tower_parameters(config: Tower) -> int:
         return resnet_counting.parameters(config)
     if isinstance(config, BiTConfig):
         return bit_counting.parameters(config)
+    if isinstance(config, GPTConfig):
+        return count_gpt_parameters(config)["total"]
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
@@ -91,23 +101,35 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
         "image", "text": a forward pass of each tower for one example; "loss": one example's share of the pairwise loss
         and its gradient, 6 B D; "training": forward and backward pass of both towers, the backward counted as two
         forwards, and the loss. With `rematerialize` the blocks' second forward pass is included, about 4 forwards in
-        all: that is what the hardware does, while utilisation is stated without it.
+        all: that is what the hardware does, while utilisation is stated without it. Of a GPT "decoder", for a text of
+        its whole length with the logits, and "training".
 
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, *others = map(_forward_flops, _towers(config))
-    text = sum(others)
-    loss = 6 * batch_size * config.vision.output_width if others else 0
-    training = 3 * (image + text) + loss
+    towers = _towers(config)
+    forward = {name: _sequences(config) * _forward_flops(tower) for name, tower in towers.items()}
+    if not isinstance(config, OfText):
+        forward = {**forward, "text": forward.get("text", 0)}
+        forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
+    training = 3 * sum(forward[name] for name in towers) + forward.get("loss", 0)
     if rematerialize:
-        training += sum(map(_recomputed_flops, _towers(config)))
-    return {"image": image, "text": text, "loss": loss, "training": training}
+        training += _sequences(config) * sum(map(_recomputed_flops, towers.values()))
+    return {**forward, "training": training}
 
 
-def _towers(config: Config) -> list[Tower]:
-    image: list[Tower] = [config.vision]
-    return image if isinstance(config, ClassifierConfig) else [*image, config.text]
+def _towers(config: Config) -> dict[str, Tower]:
+    if isinstance(config, GPTConfig):
+        return {"decoder": config}
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return {"decoder": replace(config.decoder, context_length=config.context_length)}
+    image: dict[str, Tower] = {"image": config.vision}
+    return image if isinstance(config, ClassifierConfig) else {**image, "text": config.text}
+
+
+def _sequences(config: Config) -> int:
+    """How many sequences of an example go through a tower; the head of a task costs next to nothing."""
+    return config.task.sequences if isinstance(config, GPTDoubleHeadsConfig) else 1
 
 
 def _recomputed_flops(config: Tower) -> int:
@@ -124,6 +146,8 @@ def _forward_flops(config: Tower) -> int:
         return bit_counting.flops(config)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
+    if isinstance(config, GPTConfig):
+        return flops + 2 * n * d * config.predicted_rows
     if isinstance(config, Vision):
         flops += 2 * config.num_patches * 3 * config.patch_size**2 * d
     if config.pooling == "map":
@@ -135,12 +159,12 @@ def _forward_flops(config: Tower) -> int:
     return flops
 
 
-def _blocks_flops(config: Transformer) -> int:
+def _blocks_flops(config: Transformer | GPTConfig) -> int:
     n, d, m = _tokens(config), config.width, config.mlp_dim
     return config.depth * 2 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
 
 
-def _tokens(config: Transformer) -> int:
+def _tokens(config: Transformer | GPTConfig) -> int:
     if isinstance(config, Vision):
         return config.num_patches + (config.pooling == "cls")
     return config.context_length
@@ -170,7 +194,7 @@ def estimate_memory(
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
             probabilities unless they find a kernel for the device.
-        locked: the towers, of "image" and "text", of which nothing moves, so that they keep no activations.
+        locked: the towers, of "image", "text" and "decoder", of which nothing moves, so that they keep no activations.
 
     Returns:
         "weights", "gradients", "optimizer", "ema", "activations" and their "total"; and "recomputed", what of the
@@ -180,15 +204,14 @@ def estimate_memory(
     if compute_bytes is None:
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
-    named = zip(("image", "text"), _towers(config), strict=False)  # a classifier has no second
-    kept = [tower for name, tower in named if name not in locked]
+    kept = [tower for name, tower in _towers(config).items() if name not in locked]
     of_tower = partial(_activation_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
     of_block = partial(_block_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
-    towers = sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
+    towers = _sequences(config) * sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
     again = [tower for tower in kept if rematerialize and not isinstance(tower, CLIPResNetConfig | BiTConfig)]
-    pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
-    if isinstance(config, ClassifierConfig):
-        pairs = 0
+    pairs = 0
+    if not isinstance(config, ClassifierConfig | OfText):
+        pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,
         "gradients": weights,
@@ -196,7 +219,7 @@ def estimate_memory(
         "ema": weights if ema else 0,
         "activations": batch_size * towers + pairs + _cast_weight_bytes(config, compute_bytes),
     }
-    recomputed = batch_size * sum(map(of_block, again))
+    recomputed = batch_size * _sequences(config) * sum(map(of_block, again))
     return {**parts, "total": sum(parts.values()), "recomputed": recomputed}
 
 
@@ -214,16 +237,17 @@ def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool,
     # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
     encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
     embedding = config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
-    pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if config.pooling == "map" else 0
+    pools = not isinstance(config, GPTConfig) and config.pooling == "map"
+    pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if pools else 0
     return embedding + encoder + norm + pooling
 
 
-def _norm_bytes(config: Transformer) -> int:
+def _norm_bytes(config: Transformer | GPTConfig) -> int:
     """Of a norm: its float32 input, mean and deviation."""
     return _tokens(config) * _FLOAT32_BYTES * (config.width + 2)
 
 
-def _block_bytes(config: Transformer, *, compute_bytes: int, fused_attention: bool) -> int:
+def _block_bytes(config: Transformer | GPTConfig, *, compute_bytes: int, fused_attention: bool) -> int:
     """Of a block that is not computed again."""
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * compute_bytes
@@ -235,5 +259,6 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = 0 if isinstance(config, ClassifierConfig) else config.text.vocab_size * config.text.width
+    tables = [tower for tower in _towers(config).values() if isinstance(tower, AnyTextConfig | GPTConfig)]
+    table = sum(tower.vocab_size * tower.width for tower in tables)
     return compute_bytes * (count_parameters(config)["total"] - table)

@@ -13,6 +13,16 @@ from diptych.core.losses.products import Product, float32_product
 
 TaskWeighting = Literal["mean", "sum"]
 
+MOST_LOGITS, LEAST_TOKENS = 2**25, 1_024
+"""Logits that exist at a time: 128 MiB; but no fewer than those of so many tokens, for which a product of matrices is
+worth its reading of the kernel (a gigabyte at 256,000 words).
+"""
+
+
+def tokens_at_once(vocabulary: int) -> int:
+    """How many tokens' logits exist at a time."""
+    return max(LEAST_TOKENS, MOST_LOGITS // vocabulary)
+
 
 def cross_entropy(hidden, kernel, bias, labels, product: Product = float32_product):
     """-log softmax(h · W + b) at the label, float32 `[tokens]`; all logits at once.
@@ -74,6 +84,14 @@ def chunked_cross_entropy(
     if whole < tokens:
         parts.append(chunk(hidden[whole:], kernel, bias, labels[whole:]))
     return ops.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def bounded_cross_entropy(hidden, kernel, bias, labels, *, product: Product = float32_product):
+    """`cross_entropy` where few enough logits are to be kept, else `chunked_cross_entropy` by `tokens_at_once`."""
+    at_once = tokens_at_once(kernel.shape[1])
+    if hidden.shape[0] is not None and hidden.shape[0] <= at_once:
+        return cross_entropy(hidden, kernel, bias, labels, product=product)
+    return chunked_cross_entropy(hidden, kernel, bias, labels, tokens_per_chunk=at_once, product=product)
 
 
 def captioning_loss(token_losses, target_weights):

@@ -54,8 +54,8 @@ class Seen:
     threads that wait for each other.
 
     Args:
-        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), where a term asks for
-            them.
+        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), or with `predicting`
+            (`diptych.models.language_model.TextPredictor`), where a term asks for them.
         batch: its fields, on the device.
     """
 
@@ -88,6 +88,13 @@ class Seen:
         if "image_features" in self.batch:
             return {"pooled": self.batch["image_features"]}
         return self.model.image_features(image_inputs(self.batch, normalization_of(self.model)), training=True)
+
+    @property
+    def predicting(self) -> Any:
+        """What predicts the tokens of the batch's texts, as one list, in which several texts of an example follow each
+        other (`diptych.models.language_model.Predicting`).
+        """
+        return self.once("predicting", lambda: self.model.predicting({**self.batch, **texts_of(self.batch)}))
 
 
 class Term:
@@ -202,6 +209,19 @@ class Captions:
     def by_image(self, embeddings):
         """`[n · captions, dim]` -> `[n, captions, dim]`."""
         return ops.reshape(embeddings, (self.images, self.captions, embeddings.shape[-1]))
+
+
+TEXT_FIELDS = ("token_ids", "token_mask", "token_weights", "suffix_mask", "dropout_seeds")
+"""Fields of texts that a language model reads; "token_ids" has a text an example `[n, length]`, or several
+`[n, texts, length]`, and so have the others.
+"""
+
+
+def texts_of(batch: Tensors) -> Tensors:
+    """A batch's fields of texts as one list of texts each: "token_ids" int32 `[n · texts, length]`."""
+    several = len(batch["token_ids"].shape) == 3
+    fields = {name: batch[name] for name in TEXT_FIELDS if name in batch}
+    return {name: ops.reshape(x, (-1, *x.shape[2:])) for name, x in fields.items()} if several else fields
 
 
 PLAIN = Normalization()

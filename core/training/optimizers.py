@@ -1,4 +1,4 @@
-"""AdamW, Adafactor, Lion and SGD as the SigLIP papers and big_vision use them, as Keras optimizers.
+"""AdamW, Adafactor, Lion and SGD as the SigLIP papers and big_vision use them, and GPT-1's Adam, as Keras optimizers.
 
 Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(step) in [0, 1],
 
@@ -19,6 +19,7 @@ from diptych.core.training.patterns import matching, multipliers
 from diptych.core.weights.files import BFLOAT16
 
 KERNELS = (".*kernel(-down|-up)?",)
+KERNELS_AND_TABLES = (".*(kernel(-down|-up)?|embedding)",)
 
 
 class PatternOptimizer(keras.optimizers.Optimizer):
@@ -198,6 +199,46 @@ class AdamW(PatternOptimizer):
 
 
 @keras.saving.register_keras_serializable("diptych")
+class OpenAIAdam(PatternOptimizer):
+    """GPT-1's Adam (OpenAI's `opt.py`): p <- p - rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · (m / (√v + ε) + l2 · p).
+
+    ε is added to the root of the uncorrected second moment, and the decay is multiplied by the corrected rate as well.
+    `weight_decay` is rate · l2, in the convention of this module: the paper's 0.01 at a rate of 2.5e-4 is 2.5e-6. Token
+    and position tables decay like kernels.
+    """
+
+    slot_names = ("momentum", "velocity", "updates")
+
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        decayed: Sequence[str] = KERNELS_AND_TABLES,
+        **arguments,
+    ):
+        super().__init__(learning_rate, decayed=decayed, **arguments)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def direction(self, gradient, index, step):
+        m = self.decayed_momentum(self.beta_1, index) + (1 - self.beta_1) * gradient
+        v = self.beta_2 * self.slots["velocity"][index] + (1 - self.beta_2) * ops.square(gradient)
+        self.keep_momentum(m, index)
+        self.assign(self.slots["velocity"][index], v)
+        return m / (ops.sqrt(v) + self.epsilon)
+
+    def update_weight(self, index, gradient, variable, learning_rate):
+        step = self.slots["updates"][index] + 1
+        correction = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
+        super().update_weight(index, gradient, variable, ops.cast(learning_rate, "float32") * correction)
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("diptych")
 class Lion(PatternOptimizer):
     """sign(β₁ m + (1 - β₁) g), then m <- β₂ m + (1 - β₂) g (Chen et al. 2023); SigLIP's choice for SigLiT on four
     chips.
@@ -341,4 +382,4 @@ def _layout(variable) -> tuple[tuple[int, ...], int | None]:
     return getattr(variable, "heads_layout", None) or (tuple(variable.shape), None)
 
 
-OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD}
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD, "openai_adam": OpenAIAdam}

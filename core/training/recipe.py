@@ -16,7 +16,7 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Captioning, Classification, Distillation
+from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation, Language
 
 Flag = tyro.conf.arg
 
@@ -155,8 +155,8 @@ class Optimization:
     """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
-    optimizer: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight."""
+    optimizer: Literal["adamw", "adafactor", "lion", "sgd", "openai_adam"] = "adamw"
+    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight; openai_adam is GPT-1's."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
     learning_rate: float | None = None
@@ -174,9 +174,10 @@ class Optimization:
     text_layer_decay: float | None = None
     """The same for the text tower."""
     beta_2: float = 0.95
-    """Decay of the second moment (AdamW, Adafactor's cap)."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls to 0 after its warm-up."""
+    """Decay of the second moment (AdamW, OpenAI's Adam, Adafactor's cap)."""
+    schedule: Literal["cosine", "linear", "openai_cosine", "openai_linear"] = "cosine"
+    """How the rate falls to 0 after its warm-up; OpenAI's fall from the first example on, and a warm-up has its place
+    in that."""
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
@@ -300,6 +301,8 @@ class Recipe:
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
+    language: Language = Language()
+    answering: Answering = Answering()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
     only: Annotated[tuple[str, ...], Flag(help="Stages to carry out, with what they go on from; by default all.")] = (
@@ -325,6 +328,8 @@ class Recipe:
             "captioning": self.weighs("captioning"),
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
+            "language": self.weighs("language"),
+            "answering": self.weighs("answering"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

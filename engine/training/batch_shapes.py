@@ -10,6 +10,8 @@ from diptych.engine.training.reference import reference_size
 from diptych.engine.training.terms.matching import local_size
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import ClassifierConfig, NaFlexVisionConfig
+from diptych.models.gpt.config import RATES, GPTConfig
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 
 Shapes = dict[str, tuple[tuple[int, ...], type]]
 
@@ -21,6 +23,8 @@ def batch_shapes(recipe: Recipe, planned: PlannedStage, terms: Terms, length: in
         length: of NaFlex's sequences, by default the longest.
     """
     rows, config, vision = planned.loaded, planned.config, planned.vision
+    if vision is None:
+        return _texts(rows, config)
     fields: Shapes = {}
     if planned.embeds_images:
         fields["image_features"] = ((rows, vision.output_width), np.float32)
@@ -56,12 +60,25 @@ def batch_bytes(recipe: Recipe, planned: PlannedStage, terms: Terms) -> int:
 
 def _views(recipe: Recipe, planned: PlannedStage, rows: int) -> Shapes:
     (_, *local), dtype = _squares(rows, local_size(recipe, planned))
-    masked = math.floor(recipe.distillation.mask_ratio * planned.vision.num_patches + 1e-8)
+    square = planned.square
+    masked = math.floor(recipe.distillation.mask_ratio * square.num_patches + 1e-8)
     return {
-        "global_view": _squares(rows, planned.square.image_size),
+        "global_view": _squares(rows, square.image_size),
         "local_views": ((rows, recipe.distillation.local_views, *local), dtype),
         "masked_patches": ((rows, masked), np.int32),
     }
+
+
+def _texts(rows: int, config: GPTConfig | GPTDoubleHeadsConfig) -> Shapes:
+    if isinstance(config, GPTDoubleHeadsConfig):
+        texts: tuple[int, ...] = (rows, config.task.sequences)
+        fields: Shapes = {"extract": (texts, np.int32), "target": ((rows, config.task.outputs), np.float32)}
+        drops = True
+    else:
+        texts, fields, drops = (rows,), {}, any(getattr(config, rate) for rate in RATES)
+    tokens = (*texts, config.context_length)
+    fields |= {"token_ids": (tokens, np.int32), "token_weights": (tokens, np.float32)}
+    return fields | ({"dropout_seeds": (texts, np.int32)} if drops else {})
 
 
 def _squares(rows: int, side: int) -> tuple[tuple[int, ...], type]:

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
@@ -54,6 +54,20 @@ def missing_checkpoints(model: Model) -> list[str]:
     if model.lora_rank is not None:
         missing.append("--pretrained (a checkpoint, to whose weights low-rank adapters are added)")
     return missing
+
+
+def refuse_options(recipe: Recipe, options: Iterable[tuple[type, str, tuple[str, ...]]], why: str) -> None:
+    """Raises ValueError for an option that is given and means nothing to the model that a recipe trains.
+
+    Args:
+        options: (class, its field of the recipe, names of its fields).
+        why: what such an option is for, "is for pictures, and ...".
+    """
+    for kind, group, names in options:
+        usual = {part.name: part.default for part in fields(kind)}
+        for name in names:
+            if getattr(getattr(recipe, group), name) != usual[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {why}: leave it out.")
 
 
 def check_missing(missing: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
 from diptych.models import NaFlexVisionConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters
-from diptych.models.siglip.config import PairConfig
 
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
@@ -18,7 +18,7 @@ def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
     taught = taught_parts(planned, terms)
     teacher = 0
-    if taught is not None:
+    if taught is not None and planned.vision is not None:
         teacher = count_tower_parameters(planned.vision) + sum(parts[name] for name in taught)
     return {**parts, "total": sum(parts.values()), "teacher": teacher}
 
@@ -30,14 +30,12 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
     activations and lookups.
     """
-    lengths = planned.stage.sequence_lengths or (planned.vision.num_patches,)
-    configs = [with_patches(planned.config, length) for length in lengths]
-    counts = [count_flops(config, batch_size=planned.batch_size) for config in configs]
+    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in by_length(planned)]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
     pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
     if planned.embeds_images:
         pairs -= mean["image"]
-    towers = TowerFlops(image=mean["image"], pairs=pairs, lengths=tuple(lengths))
+    towers = TowerFlops(image=mean.get("image", 0.0), pairs=pairs, lengths=planned.lengths)
     parts = {name: terms[name].flops(recipe, planned, towers) for name in terms if name in planned.stage.losses}
     if taught_parts(planned, terms) is not None:
         parts["teacher"] = mean["image"]  # its pass over the global view, which all terms read
@@ -57,8 +55,9 @@ def taught_parts(planned: PlannedStage, terms: Terms) -> list[str] | None:
     return None if all(some is None for some in asked) else [part for some in asked for part in some or ()]
 
 
-def with_patches(config: PairConfig, length: int) -> PairConfig:
-    """The same towers for NaFlex sequences of a length; square towers as they are."""
-    if isinstance(config.vision, NaFlexVisionConfig):
-        return replace(config, vision=replace(config.vision, max_num_patches=length))
-    return config
+def by_length(planned: PlannedStage) -> list[tuple[int, Any]]:
+    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is."""
+    config, vision = planned.config, planned.vision
+    if not isinstance(vision, NaFlexVisionConfig):
+        return [(0, config)]
+    return [(length, replace(config, vision=replace(vision, max_num_patches=length))) for length in planned.lengths]

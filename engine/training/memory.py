@@ -10,16 +10,16 @@ from diptych.backends.shares import cut_axis, share
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.batch_shapes import batch_bytes
 from diptych.engine.training.build import build_student
-from diptych.engine.training.costs import taught_parts, training_flops, with_patches
+from diptych.engine.training.costs import by_length, taught_parts, training_flops
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.abstract import shapes_only
 from diptych.models.counting import count_flops, count_parameters, estimate_memory
 
 _FLOAT32_BYTES = 4
-_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1}
+_SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1, "openai_adam": 2}
 """float32 numbers that an optimizer keeps of each weight, one of them its momentum."""
-_COUNTS = ("adamw", "adafactor")
+_COUNTS = ("adamw", "adafactor", "openai_adam")
 """Those that count the updates of each tensor, beside their own."""
 _TABLE = "token_embedding"
 """In the paths of weights that are looked up."""
@@ -77,18 +77,17 @@ def _activations(recipe: Recipe, planned: PlannedStage, terms: Terms) -> tuple[f
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     estimated = partial(estimate_memory, dtype=dtype, locked=planned.locked)
     found = []
-    for length in planned.stage.sequence_lengths or (planned.vision.num_patches,):
+    for length, config in by_length(planned):
         pieces = planned.naflex.pieces(length) if planned.naflex else 1
         among = pieces * recipe.optimization.accum_freq * recipe.run.planned_devices
         rows = max(1, planned.batch_size // among)
-        config = with_patches(planned.config, length)
         towers = estimated(config, batch_size=rows, rematerialize=model.grad_checkpointing)
         found.append((towers["activations"], towers["recomputed"], rows))
     most, recomputed, _ = max(found)
     copies = estimated(planned.config, batch_size=0)["activations"]  # of kernels, for all views at once
     rows = max(rows for *_, rows in found)
     flops = training_flops(recipe, planned, terms)
-    pairs = count_flops(with_patches(planned.config, planned.vision.num_patches), batch_size=planned.batch_size)
+    pairs = count_flops(planned.config, batch_size=planned.batch_size)
     views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
     kept = copies + (most - recomputed - copies) * (1 + views / pairs["training"])
     kept += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
@@ -181,7 +180,7 @@ def _copied(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """
     kernels = {path: math.prod(shape) for path, shape in shapes.items() if len(shape) > 1 and _TABLE not in path}
     if recipe.model.precision == "bfloat16":
-        return 2 * sum(size for path, size in kernels.items() if not path.startswith(("image/", "text/")))
+        return 2 * sum(size for path, size in kernels.items() if not path.startswith(("image/", "text/", "decoder/")))
     cut = [path for path in kernels if cut_axis(shapes[path], recipe.run.fsdp) is not None]
     return _FLOAT32_BYTES * sum(kernels[path] for path in cut)
 

@@ -37,7 +37,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
     allocated for it.
     """
     devices = recipe.run.planned_devices
-    head = ("stage", "from", "pictures", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
+    head = ("stage", "from", "inputs", "batches", "steps", "examples", "parameters", "GFLOP/ex.", "PFLOP", "GiB")
     rows: list[tuple[str, ...]] = [head]
     total = 0.0
     for name, stage in planned.items():
@@ -47,7 +47,7 @@ def plan_text(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
             (
                 name,
                 stage.stage.after or ("checkpoint" if recipe.model.from_checkpoint else "fresh"),
-                _pictures(stage),
+                _inputs(stage),
                 f"{stage.batches:,}",
                 f"{stage.updates:,}",
                 f"{stage.examples:,}",
@@ -141,8 +141,10 @@ def _devices_text(devices: int, fsdp: int) -> str:
     return f"each of {devices:,} devices, {state}"
 
 
-def _pictures(planned: PlannedStage) -> str:
+def _inputs(planned: PlannedStage) -> str:
     vision = planned.vision
+    if vision is None:
+        return f"{planned.config.context_length:,} tokens"
     if isinstance(vision, NaFlexVisionConfig):
         return f"{vision.patch_size} px x {{{','.join(map(str, planned.stage.sequence_lengths))}}}"
     return f"{vision.image_size}/{vision.patch_size}"

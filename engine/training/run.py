@@ -27,7 +27,6 @@ from diptych.engine.training.checks import (
     for_processes,
     judged_data,
 )
-from diptych.engine.training.opening import opening_planned
 from diptych.engine.training.plan_text import moving_lines, plan_text
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
@@ -109,7 +108,7 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
     for line in embedding_once.described(recipe, plan.planned, terms):
         print(line, flush=True)
     for name, planned in plan.planned.items():
-        if told := opening_planned(planned, plan.examples[name]):
+        if told := plan.task.opening(planned, plan.examples[name]):
             print(told, flush=True)
     with (
         RunFolder(recipe.run.run_dir, placement) as folder,
@@ -126,7 +125,7 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
         )
         if several:
             check_config(folder, recipe)
-            folder.write_card(card_of(recipe))
+            folder.write_card(card_of(recipe, plan.task))
         results: Results = {}
         try:
             for name in plan.planned:

@@ -19,7 +19,7 @@ from diptych.core.losses.products import Product, float32_product
 from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.model import Gemma, decoder_losses
 from diptych.models.generation import continue_prompts
-from diptych.models.language_model import TextPredictor
+from diptych.models.language_model import Predicting, TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.generation import Answering
 from diptych.models.parts.initializers import generator
@@ -135,6 +135,10 @@ class PaliGemma(TextPredictor):
         """
         ids = ops.convert_to_tensor(inputs["token_ids"], "int32")
         return decoder_losses(self.decoder, self(inputs)["tokens"], ids, tokens_per_chunk, product)
+
+    def predicting(self, texts):
+        features = self(texts)["tokens"]
+        return Predicting(features, self.decoder.logits_kernel, self.decoder.config.logits_soft_cap)
 
     def generate(self, pictures, prompt_ids, prompt_mask=None, *, steps: int, **choices):
         """The answers, int32 `[batch, steps]`, with 0 behind the end.

@@ -25,7 +25,7 @@ from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.record_parts import usable
 from diptych.core.data.records import UNKNOWN_LANGUAGE, LeftOut, Record, Source
-from diptych.core.data.sampling import Part, Place, draw, draw_image
+from diptych.core.data.sampling import Order, Part, Place, draw, draw_image
 from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 
@@ -283,6 +283,17 @@ class Preprocess:
             shortest_edge=edge,
             normalization=self.normalization,
         )
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """See `Preprocessing`."""
+        if self.naflex:
+            self.naflex.check_batch_size(batch_size)
+
+    def pieces(self, order: Order, batch: int) -> int:
+        """See `Preprocessing`."""
+        if self.naflex is None:
+            return 1
+        return self.naflex.pieces(self.naflex.length_of(order.seed, order.stage, batch))
 
     def tokens(self, text: str) -> np.ndarray:
         """Token ids of a caption, int32 [context_length]; do not write into it."""

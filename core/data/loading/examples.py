@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diptych.core.data.batch import stack_examples
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.data.ledger import RecordParts, Skipped, TooManySkipped, examined, left_out_of
 from diptych.core.data.reasons import listed
 from diptych.core.data.records import LeftOut, Record, Source
@@ -35,7 +35,7 @@ class Examples:
     """Makes the examples of a source in the order of `order`; bad ones are replaced by others of the same epoch."""
 
     source: Source
-    preprocess: Preprocess
+    preprocess: Preprocessing
     order: Order
 
     def rows(self, batch: int, first: int, last: int) -> Rows:

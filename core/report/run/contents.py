@@ -9,7 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from diptych.core.evaluation.answering import AnswersResult, WrongAnswer
 from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
@@ -118,7 +120,13 @@ class ReportData:
     # What words alone find, by name; beside a classifier before it was trained, by the name of the set.
     classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
     # What a classifier scored, by the name of the set.
+    answers: Mapping[str, AnswersResult] = field(default_factory=dict)
+    # What a model scored that answers a task on texts, by the name of the set.
+    wrong_answers: Sequence[WrongAnswer] = ()  # of the first of these sets, the surest first
     wrong: WrongAnswers | None = None
+    language: Mapping[str, LanguageResult] = field(default_factory=dict)
+    # What a language model scored, by the name of the set; the first set makes the headline.
+    written: Sequence[Sequence[str]] = ()  # (prompt, what it wrote behind it)
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
     before: Earlier | None = None  # of the samples, for runs that began from a checkpoint

@@ -138,7 +138,28 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("table-smaller-than-the-vocabulary", "core/data/processor/model_sizes.py",
            "tokenizer.vocab_size > sizes.vocab_size and", "tokenizer.vocab_size > 2 * sizes.vocab_size and",
            "tests/core/data/processor/test_files.py::test_files_of_one_folder_are_held_against_each_other"),
+    Mutant("one-text-takes-the-others-room", "core/data/text_tasks/layouts.py",
+           "first, second = (list(text)[:half] for text in texts)",
+           "first, second = (list(text)[: length - 4] for text in texts)",
+           "tests/core/data/text_tasks/test_layouts.py::test_nothing_is_longer_than_it_may_be_and_what_is_cut_is_counted"),
+    Mutant("extract-token-not-predicted", "core/data/text_tasks/sequences.py",
+           "(np.arange(length) <= extract[:, :, None])", "(np.arange(length) < extract[:, :, None])",
+           "tests/core/data/text_tasks/test_reading.py::test_a_batch_is_what_the_sequences_are_and_depends_on_seed_and_place_alone"),
     Mutant("words-without-an-end", "core/data/tokenizers/gpt_bpe.py",
            "[*word[:-1], word[-1] + END_OF_WORD]", "[*word]",
            "tests/core/data/tokenizers/test_gpt_bpe.py::test_merges_are_taken_by_rank_and_the_last_character_ends_the_word"),
+
+    # core/data/texts
+    Mutant("texts-without-the-end-of-a-piece", "core/data/texts/token_store.py",
+           "end = text.find(NEWLINE, begin + PIECE_CHARACTERS) + 1 or len(text)",
+           "end = begin + PIECE_CHARACTERS",
+           "tests/core/data/texts/test_windows.py::test_a_store_has_all_tokens_of_all_documents_in_order"),
+    Mutant("tokens-of-one-file-alone", "core/data/texts/token_store.py",
+           "begin, first = min(end, int(stop)), first + 1", "begin, first = end, first + 1",
+           "tests/core/data/texts/test_windows.py::test_a_store_has_all_tokens_of_all_documents_in_order"),
+    Mutant("a-text-that-breaks-off-is-taken", "core/data/texts/documents.py",
+           "while size <= MAX_BYTES and (part := stream.read(PART_BYTES)):",
+           "if part := stream.read(PART_BYTES):",
+           "tests/core/data/texts/test_documents.py::"
+           "test_each_document_that_cannot_be_used_is_counted_with_its_reason"),
 )
