@@ -9,7 +9,7 @@ from typing import Any
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.image import RESIZE_METHODS
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
-from diptych.core.data.processor.model_sizes import OPEN_CLIP_FILE
+from diptych.core.data.processor.model_sizes import OPEN_CLIP_FILE, OWN
 from diptych.core.data.processor.transformers_images import (
     MOST_PATCHES,
     MOST_PIXELS_A_SIDE,
@@ -43,6 +43,8 @@ def read_parts(folder: Path) -> Parts:
         FileNotFoundError: where files are missing, saying which.
         WeightFileError: a ValueError, for files that are damaged or say what cannot be done.
     """
+    if _model_config(folder).get("model_type", str, "").removeprefix(OWN) == "paligemma":
+        raise ValueError(f"{folder} holds a PaliGemma, which is asked: use PaliGemmaProcessor.from_preset.")
     if (folder / OWN_FILE).is_file():
         return _read_own(folder)
     if (folder / OPEN_CLIP_FILE).is_file():
@@ -79,7 +81,7 @@ def own_settings(pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_lengt
 def write_own(folder: Path, parts: Parts) -> None:
     """Writes processor.json and the vocabulary as it is."""
     tokenizer = parts[1]
-    _write_bytes(folder / tokenizer.file_name, tokenizer.data)
+    write_bytes(folder / tokenizer.file_name, tokenizer.data)
     write_config(folder / OWN_FILE, own_settings(*parts))
 
 
@@ -141,11 +143,11 @@ def write_transformers(folder: Path, parts: Parts) -> None:
         "clean_up_tokenization_spaces": False,
     }
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
-    _write_bytes(folder / "tokenizer.json", text.encode("utf-8"))
+    write_bytes(folder / "tokenizer.json", text.encode("utf-8"))
     if isinstance(tokenizer, ClipTokenizer):
         write_config(folder / "vocab.json", tokenizer.vocabulary)
         merges = "".join(f"{first} {second}\n" for first, second in tokenizer.merges)
-        _write_bytes(folder / "merges.txt", f"#version: 0.2\n{merges}".encode())
+        write_bytes(folder / "merges.txt", f"#version: 0.2\n{merges}".encode())
     write_config(folder / "special_tokens_map.json", special)
     write_config(folder / "tokenizer_config.json", settings)
     write_config(folder / "preprocessor_config.json", images)
@@ -275,7 +277,8 @@ def _unknown_token(definition: dict[str, Any]) -> str:
     return model["vocab"][model["unk_id"]][0] if model["type"] == "Unigram" else model["unk_token"]
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, which appears whole or not at all."""
     with replacing(path) as file:
         file.write(data)
 
