@@ -31,6 +31,8 @@ PATTERNS = ("*.json", "*.model", "*.txt", "*.txt.gz")
 """The files of a checkpoint that a processor is read from."""
 
 MOST_TOKENS = 65_536
+PALIGEMMA = "paligemma"
+"""The kind of model that is asked, whose processor is `prompted.PaliGemmaProcessor`."""
 
 Parts = tuple[FixedSize | NaFlex, Tokenizer, int, bool]
 """How pictures become pixels, how texts become ids, how many ids, and whether captions are cleaned first."""
@@ -43,7 +45,7 @@ def read_parts(folder: Path) -> Parts:
         FileNotFoundError: where files are missing, saying which.
         WeightFileError: a ValueError, for files that are damaged or say what cannot be done.
     """
-    if _model_config(folder).get("model_type", str, "").removeprefix(OWN) == "paligemma":
+    if model_kind(folder) == PALIGEMMA:
         raise ValueError(f"{folder} holds a PaliGemma, which is asked: use PaliGemmaProcessor.from_preset.")
     if (folder / OWN_FILE).is_file():
         return _read_own(folder)
@@ -206,6 +208,11 @@ def own_pixels(fields: Fields) -> FixedSize | NaFlex:
 def _read_transformers(folder: Path) -> Parts:
     pixels, tokenizer = read_pixels(folder), open_vocabulary(folder)
     return pixels, tokenizer, _context_length(folder, _model_config(folder), tokenizer), False
+
+
+def model_kind(folder: Path) -> str:
+    """The model_type of a folder's config.json, the same for ours and transformers'; nothing where there is none."""
+    return _model_config(folder).get("model_type", str, "").removeprefix(OWN)
 
 
 def _model_config(folder: Path) -> Fields:

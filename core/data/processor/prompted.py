@@ -16,7 +16,15 @@ from diptych.core.data.captions import MAX_CAPTION_CHARACTERS
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor.files import OWN_FILE, PATTERNS, own_pixels, read_pixels, write_bytes
+from diptych.core.data.processor.files import (
+    OWN_FILE,
+    PALIGEMMA,
+    PATTERNS,
+    model_kind,
+    own_pixels,
+    read_pixels,
+    write_bytes,
+)
 from diptych.core.data.processor.image_processor import SINGLE_PICTURES, ImageProcessor, Item
 from diptych.core.data.processor.model_sizes import check_together, sizes_in
 from diptych.core.data.records import BadExample
@@ -68,6 +76,8 @@ class PaliGemmaProcessor(ImageProcessor):
         """
         path = preset_folder(preset, revision=revision, patterns=PATTERNS)
         folder = path if path.is_dir() else path.parent
+        if (kind := model_kind(folder)) not in ("", PALIGEMMA):
+            raise ValueError(f"{preset} holds a {kind}, expected a PaliGemma, which answers prompts.")
         own = read_fields(folder / OWN_FILE) if (folder / OWN_FILE).is_file() else None
         pixels = read_pixels(folder) if own is None else own_pixels(own.object("image"))
         file = vocabulary_file(folder)
