@@ -71,11 +71,11 @@ def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
         truths: what people answered, ten in VQAv2.
 
     Raises:
-        ValueError: for no true answer.
+        ValueError: for fewer than two, of whom none is left to agree with.
 
     Reference: Antol et al. 2015, arXiv 1505.00468; visualqa.org/evaluation.
     """
-    _check(truths)
+    _check(truths, least=2)
     answer, others = _stripped(answer), [_stripped(truth) for truth in truths]
     if len(set(others)) > 1:
         answer, others = vqa_normalized(answer), [vqa_normalized(truth) for truth in others]
@@ -150,6 +150,6 @@ def _stripped(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _check(truths: Sequence[str]) -> None:
-    if isinstance(truths, str) or not len(truths):
-        raise ValueError(f"true answers must be a list of one or more texts, got {truths!r:.60}.")
+def _check(truths: Sequence[str], *, least: int = 1) -> None:
+    if isinstance(truths, str) or len(truths) < least:
+        raise ValueError(f"true answers must be a list of {least} or more texts, got {truths!r:.60}.")

@@ -56,8 +56,8 @@ def test_vqa_accuracy_is_the_mean_over_those_left_out():
     assert vqa_accuracy("the cat", ["cat"] * 10) == 0.0
     assert plain_vqa_accuracy("cat", ["cat", "cat", "dog"]) == pytest.approx(2 / 3)
     assert plain_vqa_accuracy("Cat", ["cat"] * 5, lower_case=True) == 1.0
-    with pytest.raises(ValueError, match="list of one or more"):
-        vqa_accuracy("cat", "cat")
+    with pytest.raises(ValueError, match="list of 2 or more"):
+        vqa_accuracy("cat", ["cat"])
 
 
 @pytest.mark.parametrize(
