@@ -13,6 +13,7 @@ from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -49,6 +51,8 @@ __all__ = [
     "Gemma",
     "GemmaConfig",
     "ImageClassifier",
+    "MaskDecoder",
+    "MaskDecoderConfig",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
     "PaliGemma",
@@ -74,6 +78,7 @@ def __getattr__(name: str):
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -91,6 +96,7 @@ def __getattr__(name: str):
         Captioner,
         Gemma,
         ImageClassifier,
+        MaskDecoder,
         NaFlexVisionTransformer,
         PaliGemma,
         SigLIP,

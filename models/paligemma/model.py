@@ -140,6 +140,17 @@ class PaliGemma(TextPredictor):
         features = self(texts)["tokens"]
         return Predicting(features, self.decoder.logits_kernel, self.decoder.config.logits_soft_cap)
 
+    def answer_log_probabilities(self, inputs: Mapping, **chosen):
+        """log p of each example's answer and its end given pictures and prompt, float32 `[batch]`: the sum over its
+        tokens. To choose among answers that are given, ask of each, and compare; of answers of unequal length their
+        means may be compared, over `inputs["suffix_mask"].sum(axis=1)`.
+
+        Args:
+            inputs: the model's.
+            chosen: of `token_losses`.
+        """
+        return -ops.sum(self.token_losses(inputs, **chosen) * ops.cast(inputs["suffix_mask"][:, 1:], "float32"), axis=1)
+
     def generate(self, pictures, prompt_ids, prompt_mask=None, *, steps: int, **choices):
         """The answers, int32 `[batch, steps]`, with 0 behind the end.
 
