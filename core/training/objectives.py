@@ -89,7 +89,8 @@ class Seen:
         """What predicts the tokens of the batch's texts, as one list, in which several texts of an example follow each
         other (`diptych.models.language_model.Predicting`).
         """
-        return self.model.predicting({**self.batch, **texts_of(self.batch)})
+        pictures = image_inputs(self.batch, normalization_of(self.model)) if "image" in self.batch else {}
+        return self.model.predicting({**self.batch, **texts_of(self.batch), **pictures})
 
 
 class Term:

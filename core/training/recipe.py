@@ -15,7 +15,7 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Captioning, Classification, Distillation, Language
+from diptych.core.training.term_options import Captioning, Classification, Distillation, Language, Prompted
 
 Alias = tyro.conf.arg
 
@@ -152,6 +152,8 @@ class Optimization:
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion", "sgd", "openai_adam"] = "adamw"
     """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight; openai_adam is GPT-1's."""
+    momentum: float | None = None
+    """Of sgd, by default 0.9; 0 keeps none, so that it has no number for a weight beside it."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
     learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
@@ -294,6 +296,7 @@ class Recipe:
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
     language: Language = Language()
+    prompted: Prompted = Prompted()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
     only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
@@ -320,6 +323,7 @@ class Recipe:
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
             "language": self.weighs("language"),
+            "prompted": self.weighs("suffix"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

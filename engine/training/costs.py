@@ -7,10 +7,10 @@ from typing import Any
 
 from diptych import backends
 from diptych.backends.shares import cut_axis, share
-from diptych.core.training.recipe import Recipe
+from diptych.core.training.recipe import Optimization, Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
-from diptych.models import NaFlexVisionConfig
+from diptych.models import NaFlexVisionConfig, PaliGemmaConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
 
 MOST_OF_THE_BEGINNING = 0.1
@@ -40,7 +40,7 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
     activations and lookups.
     """
-    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in _by_length(planned)]
+    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in _by_length(recipe, planned)]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
     pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
     if planned.embeds_images:
@@ -70,7 +70,7 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     model, optimization = recipe.model, recipe.optimization
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     most, rows = 0, 1
-    for length, config in _by_length(planned):
+    for length, config in _by_length(recipe, planned):
         pieces = planned.naflex.pieces(length) if planned.naflex else 1
         rows = max(1, planned.batch_size // pieces // optimization.accum_freq // devices)
         towers = estimate_memory(
@@ -89,14 +89,20 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     parts = {
         "weights": held["weights"],
         "gradients": held["gradients"],
-        "optimizer": (_SLOTS[optimization.optimizer] - 0.5 * (optimization.momentum_dtype == "bfloat16"))
-        * held["moved"],
+        "optimizer": _slots(optimization) * held["moved"],
         "teacher": held["teacher"],
         "ema": held["moved"] if optimization.ema_decay else 0.0,
         "gathered": held["gathered"],
         "activations": activations,
     }
     return {**parts, "total": sum(parts.values())}
+
+
+def _slots(optimization: Optimization) -> float:
+    """float32 numbers that the optimizer keeps of each weight."""
+    if optimization.momentum == 0:
+        return 0.0
+    return _SLOTS[optimization.optimizer] - 0.5 * (optimization.momentum_dtype == "bfloat16")
 
 
 def _held(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[str, float]:
@@ -230,9 +236,14 @@ def _listed(parts: Mapping[str, float], unit: float, name: str) -> str:
     return ", ".join(f"{part} {value / unit:,.3g} {name}".strip() for part, value in parts.items())
 
 
-def _by_length(planned: PlannedStage) -> list[tuple[int, Any]]:
-    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is."""
+def _by_length(recipe: Recipe, planned: PlannedStage) -> list[tuple[int, Any]]:
+    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is, a PaliGemma
+    for examples as long as those that are trained on.
+    """
     config, vision = planned.config, planned.vision
+    if isinstance(config, PaliGemmaConfig):
+        longest = config.vision.num_patches + (recipe.data.context_length or 0)
+        return [(0, replace(config, text=replace(config.text, context_length=longest)))]
     if not isinstance(vision, NaFlexVisionConfig):
         return [(0, config)]
     return [(length, replace(config, vision=replace(vision, max_num_patches=length))) for length in planned.lengths]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+from diptych.core.evaluation.answer_metrics import AnswerScore
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
@@ -58,3 +59,10 @@ class ClassifierResults(JudgedStage):
 
     classification: dict[str, ClassificationResult | SeveralLabelsResult]  # by the name of the set
     zero_shot_before: Mapping[str, ClassificationResult | SeveralLabelsResult]  # the first step, by words alone
+
+
+class PromptedResults(JudgedStage):
+    """What a model scored that answers prompts about pictures."""
+
+    answers: dict[str, list[AnswerScore]]  # by the name of the set, a score for each metric
+    asked: list[dict[str, str]]  # some questions of the first set, with prompt, truth and answer

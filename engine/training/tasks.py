@@ -6,11 +6,13 @@ from diptych.core.training.recipe import Recipe
 from diptych.engine.training.classifier_task import CLASSES
 from diptych.engine.training.language_task import LANGUAGE
 from diptych.engine.training.pair_task import PAIRS
+from diptych.engine.training.prompted_task import PROMPTED
 from diptych.engine.training.task import Task
 
 ALONE: Mapping[str, tuple[Task, str]] = {
     "classification": (CLASSES, "an image tower with a head"),
     "language": (LANGUAGE, "a language model"),
+    "suffix": (PROMPTED, "a PaliGemma"),
 }
 """Losses that no other may stand beside: the task of each, and what it trains."""
 

@@ -14,6 +14,7 @@ from diptych.core.report.charts.layout import masthead
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.numbers import compact, duration, percent, shown
 from diptych.core.report.language_names import language_name
+from diptych.core.report.run.asked import answer_tile
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.language import language_tile
 from diptych.core.report.run.languages import recall_names
@@ -42,6 +43,7 @@ def summary(data: ReportData) -> list[object]:
         parts += [" of ", shown(parameters, compact(parameters)), " parameters"]
     if examples is not None:
         seen = " labelled pictures" if data.classified else " windows of text" if data.language else " image–text pairs"
+        seen = " questions about pictures" if data.answer_scores else seen
         parts += [" that saw ", shown(examples, compact(examples)), seen]
     else:
         parts += [" of texts" if data.language else " of images and texts"]
@@ -90,6 +92,7 @@ def headline(data: ReportData) -> Markup | None:
                 _recall_tile(f"{strict}, {mean.get('languages', len(results) - 1)} languages", name, mean, strict)
             )
     tiles += [_class_tile("", name, scored) for name, scored in data.classified.items()]
+    tiles += [answer_tile(name, found[0]) for name, found in list(data.answer_scores.items())[:1]]
     tiles += [language_tile(name, found) for name, found in list(data.language.items())[:1]]
     words = "Zero-shot, before training" if data.classified else "Zero-shot"
     tiles += [_class_tile(words, name, found) for name, found in list(data.zero_shot.items())[:1]]

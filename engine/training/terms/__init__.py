@@ -9,6 +9,7 @@ from diptych.engine.training.terms.distillation import Distillation
 from diptych.engine.training.terms.language import Language
 from diptych.engine.training.terms.masked_prediction import MaskedPrediction
 from diptych.engine.training.terms.stage_term import StageTerm
+from diptych.engine.training.terms.suffix import Suffix
 
 TERMS: Mapping[str, type[StageTerm]] = {
     "contrastive": Contrastive,
@@ -17,4 +18,5 @@ TERMS: Mapping[str, type[StageTerm]] = {
     "masked_prediction": MaskedPrediction,
     "classification": Classification,
     "language": Language,
+    "suffix": Suffix,
 }
