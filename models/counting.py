@@ -95,7 +95,7 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
-    image, *others = map(_forward_flops, _towers(config))
+    image, *others = map(count_tower_flops, _towers(config))
     text = sum(others)
     loss = 6 * batch_size * config.vision.output_width if others else 0
     training = 3 * (image + text) + loss
@@ -116,7 +116,8 @@ def _recomputed_flops(config: Tower) -> int:
     return bit_counting.flops(config) if isinstance(config, BiTConfig) else _blocks_flops(config)
 
 
-def _forward_flops(config: Tower) -> int:
+def count_tower_flops(config: Tower) -> int:
+    """Those of a forward pass of one tower for one example, its pooling head and projection included."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.flops(config)
     if isinstance(config, BiTConfig):
@@ -179,7 +180,7 @@ def estimate_memory(
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
     towers = sum(
-        _activation_bytes(
+        tower_activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
         for name, tower in zip(("image", "text"), _towers(config), strict=False)  # a classifier has no second
@@ -198,7 +199,7 @@ def estimate_memory(
     return {**parts, "total": sum(parts.values())}
 
 
-def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
+def tower_activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
     """Bytes of one example that a tower keeps for its backward pass."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
