@@ -2,7 +2,7 @@
 
 Letters: n tokens, d width, m mlp_dim, h heads, p patch size, L depth, B batch size, D embedding width. A multiply-add
 counts as two operations; LayerNorm, GELU, softmax, biases and table lookups count as none. CLIP's ResNets are counted
-in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`, Gemma's decoder in `models/gemma/counting.py`.
+in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
@@ -13,10 +13,7 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
-from diptych.models.gemma import counting as gemma_counting
-from diptych.models.gemma.config import GemmaConfig, count_gemma_parameters
 from diptych.models.gpt.config import GPTConfig, count_gpt_parameters
-from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.siglip.config import (
     AnyTextConfig,
     AnyVisionConfig,
@@ -27,22 +24,16 @@ from diptych.models.siglip.config import (
 
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
-Tower = AnyVisionConfig | AnyTextConfig | GPTConfig | GemmaConfig
-Config = PairConfig | ClassifierConfig | GPTConfig | GemmaConfig | PaliGemmaConfig
-Written = GPTConfig | GemmaConfig | PaliGemmaConfig
-"""Models that predict texts, which have no pairs."""
+Tower = AnyVisionConfig | AnyTextConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig
 
 _FLOAT32_BYTES = 4
 
 
 def count_parameters(config: Config) -> dict[str, int]:
     """-> {"image", "text", "logits", "total"}: numbers of trained scalars; "logits" is the scale and, if any, the
-    bias. Of a classifier {"image", "classifier", "total"}, of a GPT, Gemma or PaliGemma those of its own count.
+    bias. Of a classifier {"image", "classifier", "total"}, of a GPT those of `count_gpt_parameters`.
     """
-    if isinstance(config, PaliGemmaConfig):
-        return count_paligemma_parameters(config)
-    if isinstance(config, GemmaConfig):
-        return count_gemma_parameters(config)
     if isinstance(config, GPTConfig):
         return count_gpt_parameters(config)
     if isinstance(config, ClassifierConfig):
@@ -57,16 +48,6 @@ def count_parameters(config: Config) -> dict[str, int]:
     return {**parts, "total": sum(parts.values())}
 
 
-def count_paligemma_parameters(config: PaliGemmaConfig) -> dict[str, int]:
-    """-> {"image", "projector", "text", "total"}: numbers of trained scalars."""
-    parts = {
-        "image": count_tower_parameters(config.vision),
-        "projector": (config.vision.width + 1) * config.text.width,
-        "text": count_gemma_parameters(config.text)["total"],
-    }
-    return {**parts, "total": sum(parts.values())}
-
-
 def count_tower_parameters(config: Tower) -> int:
     """Trained scalars of one tower, its pooling head and projection included."""
     if isinstance(config, CLIPResNetConfig):
@@ -75,8 +56,6 @@ def count_tower_parameters(config: Tower) -> int:
         return bit_counting.parameters(config)
     if isinstance(config, GPTConfig):
         return count_gpt_parameters(config)["total"]
-    if isinstance(config, GemmaConfig):
-        return count_gemma_parameters(config)["total"]
     d, m = config.width, config.mlp_dim
     norm, attention, mlp = 2 * d, 4 * (d * d + d), 2 * d * m + m + d
     if isinstance(config, Vision):
@@ -116,20 +95,15 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
         "image", "text": a forward pass of each tower for one example; "loss": one example's share of the pairwise loss
         and its gradient, 6 B D; "training": forward and backward pass of both towers, the backward counted as two
         forwards, and the loss. With `rematerialize` the blocks' second forward pass is included, about 4 forwards in
-        all: that is what the hardware does, while utilisation is stated without it. Of a GPT or Gemma "decoder", for a
-        text of its whole length with the logits, and "training". Of a PaliGemma "image", with the projector, and
-        "decoder", for pictures and text of its whole length with the logits of the text.
+        all: that is what the hardware does, while utilisation is stated without it. Of a GPT "decoder", for a text of
+        its whole length with the logits, and "training".
 
     Against the usual table (MAP head with 2d² for its query and output projections) the query's d² is missing: the
     probe is the same for every example, so its projection is computed once a batch.
     """
     towers = _towers(config)
-    forward = {name: _forward_flops(tower) for name, tower in towers.items()}
-    if isinstance(config, PaliGemmaConfig):
-        soft = config.vision.num_patches
-        forward["image"] += 2 * soft * config.vision.width * config.text.width
-        forward["decoder"] -= gemma_counting.logits_flops(config.text, soft)
-    if not isinstance(config, Written):
+    forward = {name: count_tower_flops(tower) for name, tower in towers.items()}
+    if not isinstance(config, GPTConfig):
         forward = {**forward, "text": forward.get("text", 0)}
         forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
     training = 3 * sum(forward[name] for name in towers) + forward.get("loss", 0)
@@ -139,10 +113,8 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
 
 
 def _towers(config: Config) -> dict[str, Tower]:
-    if isinstance(config, GPTConfig | GemmaConfig):
+    if isinstance(config, GPTConfig):
         return {"decoder": config}
-    if isinstance(config, PaliGemmaConfig):
-        return {"image": config.vision, "decoder": config.text}
     image: dict[str, Tower] = {"image": config.vision}
     return image if isinstance(config, ClassifierConfig) else {**image, "text": config.text}
 
@@ -151,18 +123,15 @@ def _recomputed_flops(config: Tower) -> int:
     """Those of the blocks that rematerialisation computes again; CLIP's ResNets have none of these."""
     if isinstance(config, CLIPResNetConfig):
         return 0
-    if isinstance(config, GemmaConfig):
-        return gemma_counting.blocks_flops(config)
     return bit_counting.flops(config) if isinstance(config, BiTConfig) else _blocks_flops(config)
 
 
-def _forward_flops(config: Tower) -> int:
+def count_tower_flops(config: Tower) -> int:
+    """Those of a forward pass of one tower for one example, its pooling head and projection included."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.flops(config)
     if isinstance(config, BiTConfig):
         return bit_counting.flops(config)
-    if isinstance(config, GemmaConfig):
-        return gemma_counting.blocks_flops(config) + gemma_counting.logits_flops(config, config.context_length)
     n, d, m = _tokens(config), config.width, config.mlp_dim
     flops = _blocks_flops(config)
     if isinstance(config, GPTConfig):
@@ -223,14 +192,14 @@ def estimate_memory(
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
     towers = sum(
-        _activation_bytes(
+        tower_activation_bytes(
             tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
         )
         for name, tower in _towers(config).items()
         if name not in locked
     )
     pairs = 0
-    if not isinstance(config, ClassifierConfig | Written):
+    if not isinstance(config, ClassifierConfig | GPTConfig):
         pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,
@@ -242,16 +211,12 @@ def estimate_memory(
     return {**parts, "total": sum(parts.values())}
 
 
-def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
+def tower_activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
     """Bytes of one example that a tower keeps for its backward pass."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
     if isinstance(config, BiTConfig):
         return bit_counting.activation_bytes(config, compute_bytes=compute_bytes, rematerialize=rematerialize)
-    if isinstance(config, GemmaConfig):
-        return gemma_counting.activation_bytes(
-            config, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
-        )
     n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
     norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
     attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)
@@ -271,6 +236,6 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
         return 0
     table = 0
     if not isinstance(config, ClassifierConfig):
-        text = config if isinstance(config, GPTConfig | GemmaConfig) else config.text
+        text = config if isinstance(config, GPTConfig) else config.text
         table = text.vocab_size * text.width
     return compute_bytes * (count_parameters(config)["total"] - table)

@@ -72,7 +72,7 @@ def parse_detections(text: str, *, steps: int = STEPS) -> Detections:
     found, unreadable = [], []
     for part in filter(None, map(str.strip, text.split(";"))):
         match = _OBJECT.fullmatch(part)
-        detection = None if match is None else _detection(*match.groups(), steps)
+        detection = None if match is None else _detection(match[1], match[2], match[3], steps)
         if detection is None:
             unreadable.append(part)
         else:

@@ -1,4 +1,4 @@
-"""How well things that a text refers to are found and cut out: box accuracy and mask IoU, as RefCOCO is judged."""
+"""Scores of referring expressions: box accuracy and mask IoU, as RefCOCO is judged."""
 
 from collections.abc import Sequence
 from typing import TypedDict

@@ -37,7 +37,7 @@ def kept_answers(
     asked_as = {"model": model, "steps": steps, "beams": beams, "dtype": dtype, "questions": source.fingerprint()}
     told = _kept(path, asked_as | {"processor": answerer.processor.fingerprint()})
     left = [place for place in range(len(source)) if place not in told]
-    choices = {} if beams is None else {"beams": beams, "length_penalty": 0.0}
+    choices: dict[str, Any] = {} if beams is None else {"beams": beams, "length_penalty": 0.0}
     waiting: list[tuple[int, list]] = []
 
     def ask() -> None:

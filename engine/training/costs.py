@@ -12,6 +12,8 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
 from diptych.models import NaFlexVisionConfig, PaliGemmaConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters, estimate_memory
+from diptych.models.paligemma.config import count_paligemma_parameters
+from diptych.models.paligemma.counting import count_paligemma_flops, training_memory
 
 MOST_OF_THE_BEGINNING = 0.1
 """Of the weights that a moving average begins with, the share in it that needs saying."""
@@ -23,7 +25,7 @@ _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1, "openai_adam": 2}
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     """Trained scalars by part, and "teacher", which is not trained and not in the "total"."""
-    towers = count_parameters(planned.config)
+    towers = _parameters(planned.config)
     parts = {name: count for name, count in towers.items() if name != "total"}
     parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
     taught = _taught(planned, terms)
@@ -40,7 +42,7 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
     activations and lookups.
     """
-    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in _by_length(recipe, planned)]
+    counts = [_flops(recipe, planned, config) for _, config in _by_length(planned)]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
     pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
     if planned.embeds_images:
@@ -70,9 +72,12 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     model, optimization = recipe.model, recipe.optimization
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     most, rows = 0, 1
-    for length, config in _by_length(recipe, planned):
+    for length, config in _by_length(planned):
         pieces = planned.naflex.pieces(length) if planned.naflex else 1
         rows = max(1, planned.batch_size // pieces // optimization.accum_freq // devices)
+        if isinstance(config, PaliGemmaConfig):
+            most = max(most, _paligemma_activations(recipe, planned, config, rows))
+            continue
         towers = estimate_memory(
             config,
             batch_size=rows,
@@ -83,7 +88,9 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
         most = max(most, towers["activations"])
     flops, losses = training_flops(recipe, planned, terms), planned.stage.losses
     views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
-    activations = most * (1 + views / count_flops(planned.config, batch_size=planned.batch_size)["training"])
+    if views:
+        most = most * (1 + views / count_flops(planned.config, batch_size=planned.batch_size)["training"])
+    activations = float(most)
     activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     held = _held(recipe, planned, terms)
     parts = {
@@ -236,14 +243,42 @@ def _listed(parts: Mapping[str, float], unit: float, name: str) -> str:
     return ", ".join(f"{part} {value / unit:,.3g} {name}".strip() for part, value in parts.items())
 
 
-def _by_length(recipe: Recipe, planned: PlannedStage) -> list[tuple[int, Any]]:
-    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is, a PaliGemma
-    for examples as long as those that are trained on.
+def _parameters(config: Any) -> dict[str, int]:
+    """Trained scalars of a model by part, and their "total"."""
+    return count_paligemma_parameters(config) if isinstance(config, PaliGemmaConfig) else count_parameters(config)
+
+
+def _flops(recipe: Recipe, planned: PlannedStage, config: Any) -> dict[str, int]:
+    """Of a forward pass through each tower, and of "training"."""
+    if not isinstance(config, PaliGemmaConfig):
+        return count_flops(config, batch_size=planned.batch_size)
+    counted = count_paligemma_flops(config, text_length=recipe.data.context_length or 1)
+    towers = {
+        "image": counted["image"] + counted["projector"],
+        "decoder": counted["text"] + counted["logits"],
+    }
+    return {**towers, "training": counted["training"]}
+
+
+def _paligemma_activations(recipe: Recipe, planned: PlannedStage, config: PaliGemmaConfig, rows: int) -> int:
+    """Bytes that a step keeps beside logits; in bfloat16 at most these, and a rounded copy of what float32 kernels
+    multiply.
     """
+    precise = recipe.model.precision == "float32"
+    counted = training_memory(
+        config,
+        text_length=recipe.data.context_length or 1,
+        batch_size=rows,
+        image_trained="image" not in planned.locked,
+        rematerialize=recipe.model.grad_checkpointing,
+    )
+    kernels = count_paligemma_parameters(config)["total"] - config.text.vocab_size * config.text.width
+    return counted["activations"] + (0 if precise else 2 * kernels)
+
+
+def _by_length(planned: PlannedStage) -> list[tuple[int, Any]]:
+    """Each number of patches of NaFlex with the model for it; for other models 0 and the model as it is."""
     config, vision = planned.config, planned.vision
-    if isinstance(config, PaliGemmaConfig):
-        longest = config.vision.num_patches + (recipe.data.context_length or 0)
-        return [(0, replace(config, text=replace(config.text, context_length=longest)))]
     if not isinstance(vision, NaFlexVisionConfig):
         return [(0, config)]
     return [(length, replace(config, vision=replace(vision, max_num_patches=length))) for length in planned.lengths]

@@ -16,7 +16,7 @@ from diptych.engine.training.saved_model import save_merged
 from diptych.engine.training.task import Task
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import PaliGemmaConfig
-from diptych.models.counting import count_parameters
+from diptych.models.paligemma.config import count_paligemma_parameters
 from diptych.models.siglip.student import Student
 
 HELD: Mapping[str, tuple[str, ...]] = {
@@ -122,7 +122,7 @@ def described(recipe: Recipe, start: PromptedStart, config: PaliGemmaConfig) -> 
             for called, origin in towers
         )
     return (
-        f"Begins from {begins}: {count_parameters(config)['total']:,} parameters, pictures of "
+        f"Begins from {begins}: {count_paligemma_parameters(config)['total']:,} parameters, pictures of "
         f"{square_of(config).image_size} px, which are {config.vision.num_patches:,} tokens, texts of up to "
         f"{recipe.data.context_length:,}"
     )

@@ -1,10 +1,11 @@
-"""The configuration of PaliGemma."""
+"""The configuration of PaliGemma, and its parameters by arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diptych.models.gemma.config import GemmaConfig
+from diptych.models.counting import count_tower_parameters
+from diptych.models.gemma.config import GemmaConfig, count_gemma_parameters
 from diptych.models.parts.config_checks import require
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 
@@ -29,3 +30,13 @@ class PaliGemmaConfig:
             "PaliGemma reads the image tower's tokens, and weights that pool them would be of no use: expected pooling "
             f"'gap' and embed_dim None, got {self.vision.pooling!r} and {self.vision.embed_dim}.",
         )
+
+
+def count_paligemma_parameters(config: PaliGemmaConfig) -> dict[str, int]:
+    """-> {"image", "projector", "text", "total"}: numbers of trained scalars."""
+    parts = {
+        "image": count_tower_parameters(config.vision),
+        "projector": (config.vision.width + 1) * config.text.width,
+        "text": count_gemma_parameters(config.text)["total"],
+    }
+    return {**parts, "total": sum(parts.values())}

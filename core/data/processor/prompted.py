@@ -64,8 +64,7 @@ class PaliGemmaProcessor(ImageProcessor):
         super().__init__(pixels=pixels)
         self.tokenizer = tokenizer if isinstance(tokenizer, PaliGemmaTokenizer) else PaliGemmaTokenizer(tokenizer)
         self._separator = self.tokenizer.ids(SEPARATOR)
-        marks = (self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id)
-        self._marks = [self.tokenizer.token(mark) for mark in marks if mark is not None]
+        self._marks = [self.tokenizer.token(mark) for mark in (self.tokenizer.pad_id, *self.tokenizer.ends)]
 
     @classmethod
     def from_preset(cls, preset: str | Path, *, revision: str | None = None) -> Self:
@@ -118,7 +117,7 @@ class PaliGemmaProcessor(ImageProcessor):
         examples: list[Any] = list(items) if several else [items]  # type: ignore[arg-type]
         lists = [isinstance(example, (list, tuple)) for example in examples]
         if not any(lists):
-            return super().images(examples if several else items)  # type: ignore[arg-type]
+            return super().images(examples if several else items)
         numbers = {len(example) if is_list else 1 for example, is_list in zip(examples, lists, strict=True)}
         if len(numbers) > 1 or not all(lists) or numbers == {0}:
             raise ValueError(
@@ -198,7 +197,7 @@ class PaliGemmaProcessor(ImageProcessor):
     def _row(self, number: int, prompt: Any, answer: Any) -> tuple[list[int], list[int]]:
         """The ids of a prompt with what stands around it, and of an answer with its end; none without an answer."""
         prompt, tokenizer = self._checked(f"prompt {number}", prompt), self.tokenizer
-        prefix = [tokenizer.bos_id, *tokenizer.ids(prompt.rstrip(SEPARATOR)), *self._separator]
+        prefix = [tokenizer.ends[0], *tokenizer.ids(prompt.rstrip(SEPARATOR)), *self._separator]
         if answer is None:
             return prefix, []
         return prefix, [*tokenizer.ids(self._checked(f"answer {number}", answer)), tokenizer.eos_id]

@@ -87,7 +87,7 @@ class Questions:
         """The question's number, from 1 on, and its first picture."""
         return f"question {index + 1} ({self.questions[index].images[0]})"
 
-    def read(self, reference: Path) -> bytes:
+    def read(self, reference: Any) -> bytes:
         """The bytes of a picture."""
         return read_regular_file(str(reference), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 

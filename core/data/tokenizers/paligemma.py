@@ -25,6 +25,9 @@ class PaliGemmaTokenizer(Tokenizer):
 
     Upper and lower case and all white space are kept.
 
+    Attributes:
+        ends: the ids of `<bos>` and `<eos>`.
+
     Args:
         vocabulary: Gemma's, of a SentencePiece model or a tokenizer.json, with all of the extra tokens or none; they
             then have the ids behind its last.
@@ -58,6 +61,7 @@ class PaliGemmaTokenizer(Tokenizer):
         )
         self.lower_case = False
         self.vocabulary, self.file_name = vocabulary, vocabulary.file_name
+        self.ends = bos_id, vocabulary.eos_id
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text alone, without marks."""

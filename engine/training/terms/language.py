@@ -10,7 +10,7 @@ from diptych.core.training.objectives import Loss
 from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.checkpoints import towers_of
 
-FLOAT32_BYTES = 4
+_FLOAT32_BYTES = 4
 
 
 class Language(StageTerm):
@@ -66,4 +66,4 @@ class Language(StageTerm):
         """Of the logits that exist at a time, with their gradient."""
         decoder = towers_of(planned.config)["decoder"]
         tokens = min(rows * decoder.context_length, tokens_at_once(decoder.vocab_size))
-        return 2 * tokens * decoder.vocab_size * FLOAT32_BYTES
+        return 2 * tokens * decoder.vocab_size * _FLOAT32_BYTES

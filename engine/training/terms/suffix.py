@@ -3,10 +3,9 @@
 from keras import ops
 
 from diptych import backends
-from diptych.core.losses.captioning import tokens_at_once
 from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss
-from diptych.engine.training.terms.language import FLOAT32_BYTES, Language
+from diptych.engine.training.terms.language import Language
 
 
 class Suffix(Language):
@@ -35,10 +34,8 @@ class Suffix(Language):
 
     @classmethod
     def activation_bytes(cls, recipe, planned, rows):
-        """Of the logits of texts that exist at a time, with their gradient."""
-        decoder = planned.config.text
-        tokens = min(rows * (recipe.data.context_length or 0), tokens_at_once(decoder.num_predicted))
-        return 2 * tokens * decoder.num_predicted * FLOAT32_BYTES
+        """None beside those of the model, whose count has the logits of a chunk."""
+        return 0.0
 
     def embed(self, seen):
         """-> the loss of each example, float32 `[n]`; by token, the sum of its tokens' and their number, `[n]` each."""

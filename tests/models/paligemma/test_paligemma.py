@@ -7,7 +7,7 @@ import pytest
 
 from diptych.models import Gemma, GemmaConfig, NaFlexVisionTransformer, PaliGemma, PaliGemmaConfig, SigLIP
 from diptych.models.abstract import shapes_only
-from diptych.models.counting import count_paligemma_parameters
+from diptych.models.paligemma.config import count_paligemma_parameters
 from diptych.models.paligemma.generation import AnswerGenerator, Answering
 from diptych.models.paligemma.presets import PRESETS
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
