@@ -7,8 +7,9 @@ Plan:      python -m recipes.gpt1 paper --dry-run
 
 Presets, given as the first word:
 
-- tiny (the default): 0.5 M parameters on Jane Austen's novels, which come along, judged on one that is held out.
-- small: 4.2 M parameters, windows of 128 tokens, for text of a few megabytes.
+- tiny (the default): 238,848 parameters on Jane Austen's novels, which come along, judged on one that is held out.
+  Expected, seed 0 on jax: 1.760 bits a byte, in 43 s of one core; the best n-gram needs 1.835, xz 2.261.
+- small: 3.7 M parameters with the novels' vocabulary, windows of 128 tokens, for text of a few megabytes.
 - paper: GPT-1 as it was pre-trained (section 4.1): 116,534,784 parameters, 64 windows of 512 tokens a step, 100 epochs,
   OpenAI's Adam with a decay of 0.01 on kernels and tables, the rate up to 2.5e-4 in 2,000 steps and down to 0 by a
   cosine, gradients clipped to norm 1, dropout of 0.1. It needs --train-data and the vocabulary, by --tokenizer; texts
@@ -42,8 +43,8 @@ def tiny() -> Recipe:
         data=Data(train_data="austen", context_length=64),
         model=Model(model="gpt1_tiny"),
         optimization=Optimization(
-            examples=12_800,
-            batch_size=32,
+            examples=25_600,
+            batch_size=8,
             learning_rate=3e-3,
             weight_decay=1e-4,
         ),

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import TypedDict
 
+MOST_UNKNOWN = 0.02
+"""Share of a text's tokens that the vocabulary may lack without a warning."""
+
 
 class LanguageResult(TypedDict):
     """What is known of a text after a model has read it.
@@ -36,6 +39,16 @@ def language_result(
         "unknown": unknown,
         "baselines": {},
     }
+
+
+def unknown_warnings(scored: Mapping[str, LanguageResult]) -> list[str]:
+    """A sentence on each text that the vocabulary cannot spell."""
+    return [
+        f"{result['unknown']:,} of {result['tokens']:,} tokens of {name} are unknown to the vocabulary, so what is "
+        "judged is not the text: give another by --tokenizer, or have one learned from such texts."
+        for name, result in scored.items()
+        if result["unknown"] > MOST_UNKNOWN * result["tokens"]
+    ]
 
 
 def language_text(scored: Mapping[str, LanguageResult]) -> str:

@@ -1,4 +1,4 @@
-"""What counting and compressing make of a text: bits a byte that a language model should not need."""
+"""Baselines of language models: the bits that counting and compressing make of a text."""
 
 import lzma
 from collections.abc import Mapping

@@ -1,6 +1,4 @@
-"""Options of the loss terms beside the pairs: the decoder, self-distillation with masked prediction, the classifier,
-language models.
-"""
+"""Options of the loss terms beside the pairs: decoder, self-distillation, classifier, language models."""
 
 from dataclasses import dataclass
 from pathlib import Path

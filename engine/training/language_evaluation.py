@@ -9,7 +9,7 @@ from diptych import backends
 from diptych.core.data.texts.token_store import TokenStore
 from diptych.core.data.texts.windows import WindowExamples
 from diptych.core.data.tokenizers.gpt_bpe import GptTokenizer
-from diptych.core.evaluation.language import LanguageResult, language_result, language_text
+from diptych.core.evaluation.language import LanguageResult, language_result, language_text, unknown_warnings
 from diptych.core.evaluation.text_baselines import MOST_BYTES, compressed_bits, ngram_bits, unigram_bits
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, capped_product
@@ -103,7 +103,10 @@ class LanguageEvaluation:
             "samples": samples,
             "compilations": learner.step.compilations,
             "before": before_training(rows),
-            "warnings": training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
+            "warnings": [
+                *training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
+                *unknown_warnings(scored),
+            ],
         }
         if self._recipe.run.report:
             data = ReportData(

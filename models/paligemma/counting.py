@@ -101,8 +101,8 @@ def training_memory(
 
     Returns:
         "weights", "gradients", "optimizer", "activations" and their "total". Activations are the inputs of all blocks
-        and one block whole, or without rematerialisation all blocks whole, and the logits of a chunk with their gradient; what single operations need for a moment comes
-        on top.
+        and one block whole, or without rematerialisation all blocks whole, and the logits of a chunk with their
+        gradient; what single operations need for a moment comes on top.
     """
     total = count_paligemma_parameters(config)["total"]
     moving = total if trained == "all" else attention_parameters(config.text)

@@ -83,6 +83,13 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
         ),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
+    "gpt1": (
+        Tiny(
+            "gpt1",
+            ("--run-dir", "gpt1", "--examples", "640", "--evaluate-every", "320"),
+            (*(f"gpt1/{name}" for name in RUN), "gpt1/model/vocab.json"),
+        ),
+    ),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (
         Tiny(

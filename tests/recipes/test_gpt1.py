@@ -234,7 +234,9 @@ def test_bad_documents_are_counted_and_too_many_end_the_run(books, tmp_path, cap
     data = tmp_path / "texts.jsonl"
     data.write_text("\n".join([*rows, '{"text": ""}']) + "\n")
     assert train(data, tmp_path / "run", "--no-report", "--max-skipped", "0.1") == 0
-    assert "text_empty 1 (texts.jsonl, line 17)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "text_empty" in out
+    assert "texts.jsonl, line 17" in out
     assert train(data, tmp_path / "strict", "--no-report", "--max-skipped", "0") == 1
     assert "1 of 17 records of" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diptych.core.evaluation.language import language_result, language_text
+from diptych.core.evaluation.language import language_result, language_text, unknown_warnings
 from diptych.core.evaluation.text_baselines import compressed_bits, ngram_bits, unigram_bits
 
 
@@ -48,3 +48,6 @@ def test_bits_a_byte_count_the_first_token_of_each_document_too():
     told = language_text({"Held-out documents": {**result, "baselines": {"xz": 2.5}}})
     assert "2.250 bits a byte" in told
     assert "xz: 2.500" in told
+    assert unknown_warnings({"a text": {**result, "tokens": 100, "unknown": 2}}) == []
+    (warning,) = unknown_warnings({"a text": {**result, "tokens": 100, "unknown": 3}})
+    assert "3 of 100 tokens of a text are unknown to the vocabulary" in warning

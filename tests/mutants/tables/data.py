@@ -135,4 +135,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("words-without-an-end", "core/data/tokenizers/gpt_bpe.py",
            "[*word[:-1], word[-1] + END_OF_WORD]", "[*word]",
            "tests/core/data/tokenizers/test_gpt_bpe.py::test_merges_are_taken_by_rank_and_the_last_character_ends_the_word"),
+
+    # core/data/texts
+    Mutant("texts-without-the-end-of-a-piece", "core/data/texts/token_store.py",
+           "end = text.find(NEWLINE, begin + PIECE_CHARACTERS) + 1 or len(text)",
+           "end = begin + PIECE_CHARACTERS",
+           "tests/core/data/texts/test_windows.py::test_a_store_has_all_tokens_of_all_documents_in_order"),
+    Mutant("tokens-of-one-file-alone", "core/data/texts/token_store.py",
+           "begin, first = min(end, int(stop)), first + 1", "begin, first = end, first + 1",
+           "tests/core/data/texts/test_windows.py::test_a_store_has_all_tokens_of_all_documents_in_order"),
+    Mutant("a-text-that-breaks-off-is-taken", "core/data/texts/documents.py",
+           "while size <= MAX_BYTES and (part := stream.read(PART_BYTES)):",
+           "if part := stream.read(PART_BYTES):",
+           "tests/core/data/texts/test_documents.py::"
+           "test_each_document_that_cannot_be_used_is_counted_with_its_reason"),
 )

@@ -93,4 +93,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("sums-that-are-not-numbers-pass", "benchmarks/gpu/judge.py",
            "    if not error <= SUM_ERROR:", "    if error > SUM_ERROR:",
            "tests/benchmarks/test_gpu.py::test_the_judge_of_a_kernel_refuses_wrong_answers"),
+
+    Mutant("the-first-token-counts", "engine/training/terms/language.py",
+           "ops.reshape(weights, (-1, length))[:, 1:])", "ops.reshape(weights, (-1, length))[:, :-1])",
+           "tests/engine/training/test_language_term.py::"
+           "test_it_is_the_mean_over_texts_of_the_mean_over_the_tokens_that_count"),
+    Mutant("windows-judged-without-a-common-token", "engine/training/language_evaluation.py",
+           "range(0, max(1, len(text) - 1), length - 1)", "range(0, max(1, len(text) - 1), length)",
+           "tests/recipes/test_gpt1.py::test_what_is_judged_is_each_token_of_each_document_once"),
 )

@@ -54,7 +54,7 @@ def test_each_document_that_cannot_be_used_is_counted_with_its_reason(tmp_path):
         lines([{"text": "good"}, {"text": " \n"}, {"title": "no text"}]) + b"{oops\n[1]\n"
     )
     (tmp_path / "b.txt").write_bytes("naïve".encode("latin-1"))
-    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"cut short" * 99)[:40])
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(bytes(range(32, 127)) * 2)[:60])
     (tmp_path / "d.txt.xz").write_bytes(b"no xz at all")
     (tmp_path / "e.txt").write_bytes(b"fine")
     documents = Documents(str(tmp_path), ANY)
