@@ -36,7 +36,7 @@ HEAD, POOLING = "classifier/", "image/map_head/"
 
 OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
-    (Data, "data", ("language_temperature",)),
+    (Data, "data", ("language_temperature", "balance")),
     (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias")),
     (Model, "model", ("pretrained_text", "text_size", "text_depth")),
     (Model, "model", ("lock_text", "lock_text_unlocked_blocks")),

@@ -367,6 +367,7 @@ def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair
     [
         (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
         (("--lock-text",), "--lock-text is for pairs"),
+        (("--balance", "words.json"), "--balance is for pairs"),
         (("--retention", "pets"), "--retention is for pairs"),
         (("--sequence-lengths", "16"), "takes square pictures"),
         (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),

@@ -16,7 +16,10 @@ from diptych.core.training.card import plain
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
 from diptych.models.interpolation import WeightLine, weights_of
 from diptych.recipes import evaluate, interpolate, siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
+
+pytestmark = ABOVE_THE_BACKENDS
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 CONFIG = SigLIPConfig(

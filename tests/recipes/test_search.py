@@ -14,8 +14,11 @@ from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.failures import exit_status
 from diptych.recipes.embed import Embed, embed
 from diptych.recipes.search import Search, main, search
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.fake_encoder import FakeEncoder
 from tests.recipes.photos import write_photos
+
+pytestmark = ABOVE_THE_BACKENDS
 
 PHOTOS = 40
 BAD = 6  # a blue one

@@ -82,6 +82,15 @@ def concepts() -> tuple[Concept, ...]:
     return tuple(_concept(fields) for fields in json.loads(b"[" + b",".join(lines) + b"]"))
 
 
+def group_prompts(language: str = "en") -> dict[str, list[str]]:
+    """For each group the names of its concepts in the training split, which are different things of its kind."""
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for concept in concepts():
+        if concept.split == "train" and language in concept.names:
+            names[concept.group].append(concept.names[language])
+    return names
+
+
 def _concept(fields: dict) -> Concept:
     keywords = {language: tuple(words) for language, words in fields.pop("keywords").items()}
     return Concept(**fields, keywords=keywords)
