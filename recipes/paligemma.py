@@ -2,14 +2,15 @@
 
 Papers:    Beyer et al. 2024, "PaliGemma: A versatile 3B VLM for transfer"; Steiner et al. 2024, "PaliGemma 2"
 Command:   KERAS_BACKEND=jax python -m recipes.paligemma
-Own data:  python -m recipes.paligemma transfer --pretrained hf://google/paligemma2-3b-pt-224 --train-data data.jsonl
+Own data:  python -m recipes.paligemma --pretrained hf://google/paligemma2-3b-pt-224 --train-data data.jsonl
 Plan:      python -m recipes.paligemma attention --dry-run
 
 Presets, given as the first word:
 
 - tiny (the default): the tower of emoji_36_languages and a fresh language model of 0.7 M parameters learn to say what
   scenes show, how many things, and which is left; judged on a designer that is held out. A minute on two cores.
-- transfer: what the paper recommends to try first: rate 1e-5, batches of 256, no dropout, smoothing, decay or freezing.
+- transfer (the default with --pretrained): what the paper recommends to try first: a rate of 1e-5, batches of 256, no
+  dropout, smoothing, decay or freezing.
 - forkme: big_vision's configuration of that name, for users' own data: Adam, batches of 32, 15 epochs, decay of 3e-7 of
   the image tower's and the projector's kernels.
 - count: big_vision's tutorial, which counts where lines cross: as forkme by Adafactor, texts of 8 tokens.
@@ -134,7 +135,11 @@ PRESETS: Mapping[str, Callable[[], Recipe]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
-    return train_preset(PRESETS, arguments, program="python -m recipes.paligemma", description=__doc__)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = any(word.partition("=")[0] == "--pretrained" for word in words)
+    if own and words[0].startswith("-"):
+        words.insert(0, "transfer")
+    return train_preset(PRESETS, words, program="python -m recipes.paligemma", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
         most = max(most, towers["activations"])
     flops, losses = training_flops(recipe, planned, terms), planned.stage.losses
     views = sum(flops[name] for name in losses if terms[name].sees_views) + flops.get("teacher", 0.0)
-    if views:
-        most = most * (1 + views / count_flops(planned.config, batch_size=planned.batch_size)["training"])
     activations = float(most)
+    if views:
+        activations *= 1 + views / count_flops(planned.config, batch_size=planned.batch_size)["training"]
     activations += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     held = _held(recipe, planned, terms)
     parts = {
