@@ -25,14 +25,15 @@ from diptych.recipes import ask, paligemma
 from tests.core.data.pictures import encoded
 from tests.core.data.tokenizers.small_vocabularies import newline_model
 from tests.marks import ABOVE_THE_BACKENDS
+from tests.models.examples import numpy_of
 from tests.models.paligemma.test_paligemma import CONFIG, TEXT
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
-STEPS = 24
+STEPS = 60
 SHORT = (
     *("--batch-size", "4", "--examples", str(4 * STEPS), "--epochs", "None", "--evaluate-every", str(2 * STEPS)),
-    *("--warmup-examples", "0", "--lr", "3e-2", "--context-length", "16", "--answer-tokens", "3"),
-    *("--precision", "float32", "--no-grad-checkpointing", "--no-tensorboard", "--val-fraction", "0.3"),
+    *("--warmup-examples", "0", "--lr", "2e-2", "--context-length", "16", "--answer-tokens", "3"),
+    *("--precision", "float32", "--no-grad-checkpointing", "--no-tensorboard", "--val-fraction", "0.25"),
 )
 
 
@@ -135,13 +136,13 @@ def test_what_is_held_does_not_move(base, data, tmp_path, flags, moving):
     """And all that is not held does."""
     assert train(base, data, tmp_path / "run", "--examples", "12", "--evaluate-every", "12", "--no-report", *flags) == 0
     before, after = (
-        {weight.path: np.asarray(weight.value) for weight in PaliGemma.from_preset(folder).weights}
+        {weight.path: numpy_of(weight.value) for weight in PaliGemma.from_preset(folder).weights}
         for folder in (base, tmp_path / "run" / "model")
     )
     changed = {path for path, value in before.items() if not np.array_equal(value, after[path])}
     matches = all if flags[1] == "attention" or "--lora-rank" in flags else any
     expected = {path for path in before if matches(part in path for part in moving)}
-    assert changed == expected or (changed < expected and len(changed) >= 0.9 * len(expected))
+    assert changed == expected
 
 
 @ABOVE_THE_BACKENDS
@@ -195,9 +196,10 @@ def test_what_cannot_be_trained_is_refused_in_sentences(base, data, tmp_path, ca
     assert "--english-share is for pairs of pictures and texts" in refused("--english-share", "0.5")
     assert "are longer than the 48 tokens" in refused(*own, "--context-length", "45")
     assert "lower --batch-size" in refused(*own, "--epochs", "1", "--batch-size", "64")
+    length = ("--context-length", "16")
     several = tmp_path / "several.jsonl"
     several.write_text(json.dumps({"image": ["a.png", "b.png"], "prefix": "alike?", "suffix": "no"}) + "\n")
-    assert "is about 2 pictures" in refused(*own[:4], "--train-data", str(several))
+    assert "is about 2 pictures" in refused(*own[:4], "--train-data", str(several), *length)
     with pytest.raises(SystemExit):
         paligemma.main(["tiny", "--momentum", "0.5"])
     assert "--momentum is sgd's" in capsys.readouterr().err
