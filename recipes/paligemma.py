@@ -96,11 +96,18 @@ def lora() -> Recipe:
 
 
 def attention() -> Recipe:
-    """big_vision's notebook for a GPU of 16 GB."""
+    """big_vision's notebook for a GPU of 16 GB, an example at a time: in float32 no weight has a rounded copy."""
     recipe = _of_3b("attention", epochs=1, batch_size=8, warmup=0.1)
     return replace(
         recipe,
-        optimization=replace(recipe.optimization, optimizer="sgd", momentum=0.0, learning_rate=0.03),
+        model=replace(recipe.model, precision="float32"),
+        optimization=replace(
+            recipe.optimization,
+            optimizer="sgd",
+            momentum=0.0,
+            learning_rate=0.03,
+            accum_freq=recipe.optimization.batch_size,
+        ),
         prompted=replace(recipe.prompted, train="attention"),
     )
 

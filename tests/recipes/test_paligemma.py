@@ -16,6 +16,7 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.training.costs import stage_memory
 from diptych.engine.training.prompted_evaluation import PromptedEvaluation
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS
@@ -162,6 +163,9 @@ def test_presets_are_planned_at_the_published_size(capsys):
     planned = made.planned["training"]
     assert planned.trained == 169_869_312
     assert planned.locked == {"image"}
+    memory = stage_memory(made.recipe, planned, TERMS)
+    assert memory["optimizer"] == 0
+    assert memory["total"] < 14e9, "the plan of 3B on a card of 16 GB"
     assert made.recipe.optimization.momentum == 0
     assert plan("forkme").recipe.optimization.weight_decay_multipliers == {"decoder/.*": 0.0}
     assert paligemma.main(["transfer", "--dry-run"]) == 0
