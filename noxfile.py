@@ -75,7 +75,7 @@ WITHOUT_KERAS = [
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"
-        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard")
+        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard", "trackers")
     ),
     "tests/core/weights/*",
     "tests/oracle/*",
@@ -123,7 +123,7 @@ def everything(session: nox.Session) -> None:
 def install_all(session: nox.Session) -> None:
     """All three frameworks for CPUs, every extra, and this checkout, into the session's own environment."""
     install_torch_for_cpu(session)
-    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,gpt1,search,export,dev]")
+    session.install("jax", TENSORFLOW, "-e", ".[fast,parquet,tokenizers,hub,gpt1,search,export,dev]")
 
 
 def install_torch_for_cpu(session: nox.Session) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
@@ -58,6 +59,10 @@ class Data:
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
     filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased, and
     area TensorFlow's mean of what a pixel covers. NaFlex is antialiased in either code."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale where that is enough, by simplejpeg, and resizes by OpenCV (pip install
+    'diptych[fast]'): some grey levels off, in a third to two thirds of the time (docs/data.md). exact is Pillow.
+    Pictures to evaluate on are exact always."""
     language_temperature: float = 1.0
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
@@ -247,6 +252,9 @@ class Run:
     report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
+    log_to: tuple[Literal["wandb", "mlflow"], ...] = harmless(())
+    """Tell the metrics Weights & Biases or MLflow, too, by their own clients and settings (pip install
+    'diptych[wandb]', 'diptych[mlflow]'): --log-to wandb mlflow."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
     embed_images_once: bool | None = harmless(None)

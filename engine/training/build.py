@@ -100,6 +100,7 @@ def build_learner(
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
         tensorboard=run.tensorboard,
+        trackers=run.log_to,
         flops_per_step=training_flops(recipe, planned, terms)["total"] * planned.batch_size,
         peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
     )

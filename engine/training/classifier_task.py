@@ -134,6 +134,7 @@ def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess
         captions=0,
         augmentation=augmentation,
         resize_method=whole,
+        decode=recipe.data.decode,
         shortest_edge_ratio=start.shortest_edge_ratio if edge is None else edge / size,
     )
 

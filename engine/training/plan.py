@@ -75,6 +75,7 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
         tokenizer_path=vocabulary,
         augmentation=Augmentation() if data.augment else None,
         resize_method=data.resize_method or start.pixels.resize,
+        decode=data.decode,
         shortest_edge_ratio=start.shortest_edge_ratio,
         normalization=start.pixels.normalization,
         language_weights=None if share is None else {"en": share, "*": 1 - share},

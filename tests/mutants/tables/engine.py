@@ -48,7 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
            'Normalize(name="normalize")(pooled(inputs))', "pooled(inputs)",
            "tests/recipes/test_export.py::TestOnnx::test_graphs_give_the_models_embeddings_for_batches_of_any_size"),
     Mutant("exported-nan-passes", "engine/export/check.py",
-           "    if not greatest <= LARGEST_DIFFERENCE:", "    if greatest > LARGEST_DIFFERENCE:",
+           "    if not greatest <= most:", "    if greatest > most:",
            "tests/recipes/test_export.py::TestCheck::test_wrong_embeddings_are_refused"),
     Mutant("found-row-off-by-one", "engine/judging/search_results.py",
            '"row": row,', '"row": row + 1,',
