@@ -47,8 +47,8 @@ def tiny() -> Recipe:
         optimization=Optimization(
             examples=12_800,
             batch_size=64,
-            learning_rate=2e-3,
-            learning_rate_multipliers={"image/.*": 0.1},
+            learning_rate=1e-3,
+            learning_rate_multipliers={"image/.*": 0.3},
             weight_decay=1e-4,
         ),
         prompted=Prompted(answer_tokens=12, most_asked=480),

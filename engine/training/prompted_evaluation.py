@@ -146,7 +146,7 @@ class PromptedEvaluation:
     @cached_property
     def _asked_in_training(self) -> list[HeldOut]:
         source = next(iter(self._sources.held_out.values()))
-        found = list(self._questions(source, max(1, self._recipe.prompted.most_asked // SHARE_IN_TRAINING)))
+        found = list(self._questions(source, self._recipe.prompted.most_asked // SHARE_IN_TRAINING))
         if not found:
             raise ValueError(
                 f"None of the {len(source):,} held-out questions of {self._data_set.name} can be used. Give others by "
@@ -155,7 +155,7 @@ class PromptedEvaluation:
         return found
 
     def _questions(self, source: Source, most: int) -> Iterator[HeldOut]:
-        """At most so many questions of a source, from even places; those of no use are in its ledger."""
+        """So many questions of a source at most, and two at least, from even places; those of no use are in its ledger."""
 
         def read(record: Record) -> HeldOut:
             answers = record.require_captions()
@@ -164,7 +164,7 @@ class PromptedEvaluation:
             self._texts([prompt], told[:1])
             return HeldOut(picture=self.preprocess.picture(usable_pixels(source, record)), prompt=prompt, answers=told)
 
-        for _, question in visit(source, read, evenly(range(len(source)), most)):
+        for _, question in visit(source, read, evenly(range(len(source)), max(2, most))):
             yield question
 
     def _texts(self, prompts: Sequence[str], answers: Sequence[str]) -> dict[str, np.ndarray]:
