@@ -147,10 +147,16 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(finished, books, tmp_pat
 
 
 @ABOVE_THE_BACKENDS
-def test_released_weights_are_gone_on_with(finished, books, tmp_path, capsys):
-    assert train(books, tmp_path / "run", "--pretrained", str(finished), "--no-report", "--lr", "1e-4") == 0
+def test_released_weights_are_gone_on_with_further_texts_judged_and_prompts_too(finished, books, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"text": "The king greets the cat. " * 20}) + "\n")
+    flags = ("--pretrained", str(finished), "--lr", "1e-4", "--eval-data", str(other), "--prompts", "the queen")
+    assert train(books, tmp_path / "run", *flags, "--no-report") == 0
     out = capsys.readouterr().out
     assert "Begins from the weights of" in out
+    assert "Sample: the queen ..." in out
+    judged = read_results(tmp_path / "run" / "results.json")["training"]["language"]
+    assert set(judged) == {"Held-out documents", str(other)}
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     before = next(row for row in rows if "evaluation" in row)
     assert before["examples"] == 0
@@ -188,19 +194,6 @@ def test_epochs_stand_for_so_many_examples(books):
     made = plan("tiny", *flags, "--epochs", "3")
     windows = len(made.data_set.learned) // 16
     assert made.recipe.optimization.examples == 3 * (windows // 8) * 8
-
-
-@ABOVE_THE_BACKENDS
-def test_further_texts_are_judged_and_prompts_gone_on_with(books, tmp_path, capsys):
-    (tmp_path / "other.jsonl").write_text(json.dumps({"text": "The king greets the cat. " * 20}) + "\n")
-    flags = ("--eval-data", str(tmp_path / "other.jsonl"), "--prompts", "the queen", "--no-report")
-    assert train(books, tmp_path / "run", *flags) == 0
-    out = capsys.readouterr().out
-    assert "Sample: the queen ..." in out
-    assert set(read_results(tmp_path / "run" / "results.json")["training"]["language"]) == {
-        "Held-out documents",
-        str(tmp_path / "other.jsonl"),
-    }
 
 
 @ABOVE_THE_BACKENDS
