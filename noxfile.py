@@ -309,7 +309,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["everything"])
 def tpu(session: nox.Session) -> None:
-    """The kernels and the ring for TPUs by their own compiler, which needs no TPU."""
+    """The kernels, the ring and a step for TPUs by their own compiler, which needs no TPU."""
     compile_for_tpus(session)
 
 

@@ -6,6 +6,7 @@ in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
+from functools import partial
 
 from diptych.models.bit import counting as bit_counting
 from diptych.models.bit.config import BiTConfig
@@ -181,23 +182,22 @@ def estimate_memory(
         ema: whether an average of the weights is kept.
         dtype: "float32", or "mixed_bfloat16" for activations of two bytes.
         fused_attention: whether attention matrices are never stored, as by torch's kernels; jax and tensorflow store
-            logits and probabilities unless they find a kernel for the device.
+            probabilities unless they find a kernel for the device.
         locked: the towers, of "image", "text" and "decoder", of which nothing moves, so that they keep no activations.
 
     Returns:
-        "weights", "gradients", "optimizer", "ema", "activations" and their "total".
+        "weights", "gradients", "optimizer", "ema", "activations" and their "total"; and "recomputed", what of the
+        activations lives while a block is computed again, 0 without `rematerialize`.
     """
     compute_bytes = {"float32": 4, "mixed_bfloat16": 2}.get(dtype)
     if compute_bytes is None:
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
-    towers = sum(
-        tower_activation_bytes(
-            tower, compute_bytes=compute_bytes, rematerialize=rematerialize, fused_attention=fused_attention
-        )
-        for name, tower in _towers(config).items()
-        if name not in locked
-    )
+    kept = [tower for name, tower in _towers(config).items() if name not in locked]
+    of_tower = partial(tower_activation_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
+    of_block = partial(_block_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
+    towers = sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
+    again = [tower for tower in kept if rematerialize and not isinstance(tower, CLIPResNetConfig | BiTConfig)]
     pairs = 0
     if not isinstance(config, ClassifierConfig | GPTConfig):
         pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
@@ -208,7 +208,8 @@ def estimate_memory(
         "ema": weights if ema else 0,
         "activations": batch_size * towers + pairs + _cast_weight_bytes(config, compute_bytes),
     }
-    return {**parts, "total": sum(parts.values())}
+    recomputed = batch_size * sum(map(of_block, again))
+    return {**parts, "total": sum(parts.values()), "recomputed": recomputed}
 
 
 def tower_activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
@@ -217,17 +218,30 @@ def tower_activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: 
         return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)
     if isinstance(config, BiTConfig):
         return bit_counting.activation_bytes(config, compute_bytes=compute_bytes, rematerialize=rematerialize)
-    n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
-    norm = n * _FLOAT32_BYTES * (d + 2)  # its float32 input, mean and deviation
-    attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * (_FLOAT32_BYTES + compute_bytes)
-    # Outputs of both norms; query, key, value, attention's result in two layouts; the MLP before and after its GELU.
-    block = 2 * norm + attention + n * (7 * d + 2 * m) * compute_bytes
+    n, d, m = _tokens(config), config.width, config.mlp_dim
+    norm, block = (
+        _norm_bytes(config),
+        _block_bytes(config, compute_bytes=compute_bytes, fused_attention=fused_attention),
+    )
     # Rematerialised blocks keep their inputs; in the backward pass one of them is whole at a time.
     encoder = config.depth * n * d * compute_bytes + block if rematerialize else config.depth * block
     embedding = config.num_patches * 3 * config.patch_size**2 * compute_bytes if isinstance(config, Vision) else 8 * n
     pools = not isinstance(config, GPTConfig) and config.pooling == "map"
     pooling = (3 * n * d + 4 * d + 2 * m) * compute_bytes if pools else 0
     return embedding + encoder + norm + pooling
+
+
+def _norm_bytes(config: Transformer | GPTConfig) -> int:
+    """Of a norm: its float32 input, mean and deviation."""
+    return _tokens(config) * _FLOAT32_BYTES * (config.width + 2)
+
+
+def _block_bytes(config: Transformer | GPTConfig, *, compute_bytes: int, fused_attention: bool) -> int:
+    """Of a block that is not computed again."""
+    n, d, m, h = _tokens(config), config.width, config.mlp_dim, config.num_heads
+    attention = n * h * _FLOAT32_BYTES if fused_attention else h * n * n * compute_bytes
+    # Outputs of both norms; query, key, value, attention's result in two layouts; the MLP before and after its GELU.
+    return 2 * _norm_bytes(config) + attention + n * (7 * d + 2 * m) * compute_bytes
 
 
 def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:

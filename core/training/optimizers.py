@@ -128,7 +128,10 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        self.update_weight(self._get_variable_index(variable), gradient, variable, learning_rate)
+
+    def update_weight(self, index: int, gradient, variable, learning_rate):
+        """Moves weight `index`, and its slots."""
         rate = ops.cast(learning_rate, "float32")
         if "updates" in self.slots:
             step = self.slots["updates"][index] + 1
@@ -226,10 +229,10 @@ class OpenAIAdam(PatternOptimizer):
         self.assign(self.slots["velocity"][index], v)
         return m / (ops.sqrt(v) + self.epsilon)
 
-    def update_step(self, gradient, variable, learning_rate):
-        step = self.slots["updates"][self._get_variable_index(variable)] + 1
+    def update_weight(self, index, gradient, variable, learning_rate):
+        step = self.slots["updates"][index] + 1
         correction = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
-        super().update_step(gradient, variable, ops.cast(learning_rate, "float32") * correction)
+        super().update_weight(index, gradient, variable, ops.cast(learning_rate, "float32") * correction)
 
     def get_config(self):
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

@@ -144,10 +144,13 @@ def _planned(
         )
         naflex.check_batch_size(size)
     halves = max((naflex.pieces(length) for length in naflex.lengths), default=1) if naflex else 1
-    if size // halves % recipe.optimization.accum_freq:
+    pieces, devices = recipe.optimization.accum_freq, _devices(recipe)
+    if size // halves % (pieces * devices):
+        over = f" on {devices:,} devices" if devices > 1 else ""
         raise ValueError(
-            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq "
-            f"{recipe.optimization.accum_freq} does not divide."
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {pieces}{over} does not divide: "
+            f"give a --batch-size that is a multiple of {halves * pieces * devices:,}"
+            f"{', or other --devices' if recipe.run.dry_run else ''}."
         )
     updates = last - first
     if naflex:
@@ -175,19 +178,20 @@ def _planned(
     )
     model = recipe.model
     locks = model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank
-    if not locks and recipe.run.fsdp == 1:
+    if not locks:
         return as_asked(recipe, made, terms)
     with shapes_only():
         student = build_student(recipe, made)
-    if recipe.run.fsdp > 1:
-        shapes = {variable.path: tuple(variable.shape) for variable in student.weights}
-        made = replace(made, shapes=shapes, moving=frozenset(v.path for v in student.trainable_variables))
-    if not locks:
-        return as_asked(recipe, made, terms)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
     adapted = student.adapters.shapes if student.adapters is not None else {}
     locked = frozenset(towers_of(config).keys() - {path.partition("/")[0] for path in (*moving, *adapted)})
     return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
+
+
+def _devices(recipe: Recipe) -> int:
+    """That share a batch, as far as is known: a dry run's may be others than those here."""
+    run = recipe.run
+    return run.planned_devices if run.dry_run else run.data_parallel * (run.num_processes or 1)
 
 
 def _parts(recipe: Recipe, stage: Stage, config: Any, terms: Terms) -> Mapping[str, Part]:

@@ -28,9 +28,7 @@ class PlannedStage:
         batch_size: examples that a batch trains on.
         loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
         trained: scalars that move; None for all of them.
-        locked: the towers of which nothing moves, of "image", "text" and "decoder".
-        shapes, moving: of the student's weights by path, and the paths of those that move, where the state is spread
-            and each tensor counts by itself; None and empty otherwise.
+        locked: the towers, of "image", "text" and "decoder", of which nothing moves.
         embeds_images: whether pictures are embedded once, before the first step, so that no step sees them.
         examples_before: examples that its weights have seen when it starts.
     """
@@ -48,8 +46,6 @@ class PlannedStage:
     loaded: int
     trained: int | None = None
     locked: frozenset[str] = frozenset()
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    moving: frozenset[str] = frozenset()
     embeds_images: bool = False
     examples_before: int
 

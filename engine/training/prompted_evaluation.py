@@ -155,7 +155,7 @@ class PromptedEvaluation:
         return found
 
     def _questions(self, source: Source, most: int) -> Iterator[HeldOut]:
-        """So many questions of a source at most, and two at least, from even places; those of no use are in its ledger."""
+        """So many questions of a source at most, two at least, from even places; bad ones are in its ledger."""
 
         def read(record: Record) -> HeldOut:
             answers = record.require_captions()

@@ -16,7 +16,7 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.training.costs import stage_memory
+from diptych.engine.training.memory import stage_memory
 from diptych.engine.training.prompted_evaluation import PromptedEvaluation
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.terms import TERMS

@@ -23,8 +23,8 @@ from diptych.engine.command_line import parse_recipe
 from diptych.engine.datasets.own import own
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.build import build_student
-from diptych.engine.training.costs import moving_lines
 from diptych.engine.training.evaluation import Evaluation
+from diptych.engine.training.plan_text import moving_lines
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import CLIP_PIXELS, anew, described, set_scale_and_bias
 from diptych.engine.training.terms import TERMS

@@ -301,8 +301,13 @@ def test_a_run_knows_its_options_without_its_card(photos, finished, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a batch is spread over devices on jax")
-@pytest.mark.parametrize("devices", [((2, 2), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2))][: 3 if THOROUGH else 1])
+DEVICES = {"jax": [((2, 2), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2))], "tensorflow": [((2, 1), (1, 1))]}
+if not THOROUGH:
+    DEVICES = {"jax": DEVICES["jax"][:1]}
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] not in DEVICES, reason="one device a process, or with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize("devices", DEVICES.get(os.environ["KERAS_BACKEND"], []))
 def test_a_run_goes_on_with_another_number_of_devices(photos, undisturbed, tmp_path, devices):
     """Given are how many devices there are, and over how many the state is spread, before and after."""
     expected, run_dir = undisturbed[0].rows, tmp_path / "run"

@@ -98,8 +98,14 @@ class Captioning(StageTerm):
 
     @classmethod
     def activation_bytes(cls, recipe, planned, rows):
-        """Of the decoder's features, and of the logits of a chunk with their gradient."""
+        """Of the decoder's features; of blocks that are computed again their inputs."""
         c = planned.decoder
-        tokens = rows * 3 * c.context_length
-        features = tokens * c.depth * (10 * c.width + 2 * c.mlp_dim)
-        return (features + 2 * min(tokens, tokens_at_once(c.vocab_size)) * c.vocab_size) * _FLOAT32_BYTES
+        token = c.width if recipe.model.grad_checkpointing else 10 * c.width + 2 * c.mlp_dim
+        compute_bytes = 2 if recipe.model.precision == "bfloat16" else _FLOAT32_BYTES
+        return rows * 3 * c.context_length * c.depth * token * compute_bytes
+
+    @classmethod
+    def passing_bytes(cls, recipe, planned, rows):
+        """Of the logits of a chunk, in whose place their gradient comes."""
+        c = planned.decoder
+        return min(rows * 3 * c.context_length, tokens_at_once(c.vocab_size)) * c.vocab_size * _FLOAT32_BYTES

@@ -62,8 +62,18 @@ class StageTerm(Term):
         return 0.0
 
     @classmethod
+    def held_shapes(cls, recipe: Recipe) -> tuple[tuple[int, ...], ...]:
+        """Of its `variables`, which are float32."""
+        return ()
+
+    @classmethod
     def activation_bytes(cls, recipe: Recipe, planned: PlannedStage, rows: int) -> float:
         """Memory that `rows` examples take until the backward pass, beside what both towers and views take."""
+        return 0.0
+
+    @classmethod
+    def passing_bytes(cls, recipe: Recipe, planned: PlannedStage, rows: int) -> float:
+        """Memory that they take while the loss is computed, and its gradient, such as a chunk's logits."""
         return 0.0
 
 

@@ -27,9 +27,15 @@ MUTANTS: tuple[Mutant, ...] = (
            "elif self.plan.start.pretrained:", "elif None is not None:",
            "tests/recipes/test_pretrained.py::test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_"
            "first_step"),
-    Mutant("a-plan-divides-what-no-run-cuts", "engine/training/costs.py",
+    Mutant("a-plan-divides-what-no-run-cuts", "engine/training/memory.py",
            "held = {path: _FLOAT32_BYTES * share(shape, parts) for", "held = {path: 4 * math.prod(shape) / parts for",
-           "tests/recipes/test_siglip2.py::test_a_plan_spreads_the_state_as_a_run_does"),
+           "tests/engine/training/test_memory.py::test_a_plan_spreads_the_state_as_a_run_does"),
+    Mutant("a-plan-forgets-the-centres", "engine/training/terms/matching.py",
+           "return ((recipe.distillation.head_outputs,),)", "return ()",
+           "tests/engine/training/test_memory.py::test_what_a_plan_counts_is_what_a_run_holds"),
+    Mutant("a-plan-takes-the-first-setting", "engine/training/memory.py",
+           '["total"] <= capacity', '["total"] >= 0',
+           "tests/engine/training/test_memory.py::test_the_first_setting_that_fits_is_named"),
     # recipes
     Mutant("embedding-repeats-an-image", "engine/embedding/index_writer.py",
            "items[-1].number + 1],", "items[-1].number],",
