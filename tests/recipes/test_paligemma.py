@@ -164,7 +164,7 @@ def test_presets_are_planned_at_the_published_size(capsys):
     assert planned.trained == 169_869_312
     assert planned.locked == {"image"}
     memory = stage_memory(made.recipe, planned, TERMS)
-    assert memory["optimizer"] == 0
+    assert memory["optimizer"] < 100  # its counter
     assert memory["total"] < 14e9, "the plan of 3B on a card of 16 GB"
     assert made.recipe.optimization.momentum == 0
     assert plan("forkme").recipe.optimization.weight_decay_multipliers == {"decoder/.*": 0.0}
