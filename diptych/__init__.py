@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         softmax_contrastive_loss_and_gradients,
     )
     from diptych.core.data.processor.processor import Processor
+    from diptych.core.data.processor.prompted import PaliGemmaProcessor
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run
     from diptych.models import CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP, SigLIP2, from_preset
@@ -42,6 +43,7 @@ __all__ = [
     "Gemma",
     "ImageClassifier",
     "PaliGemma",
+    "PaliGemmaProcessor",
     "Processor",
     "SigLIP",
     "SigLIP2",
@@ -59,10 +61,11 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    if name == "Processor":  # the only one that needs no framework
+    if name in ("Processor", "PaliGemmaProcessor"):  # the only ones that need no framework
         from diptych.core.data.processor.processor import Processor
+        from diptych.core.data.processor.prompted import PaliGemmaProcessor
 
-        return Processor
+        return Processor if name == "Processor" else PaliGemmaProcessor
     from diptych import backends
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.trained_run import load_run

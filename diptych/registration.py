@@ -26,6 +26,8 @@ CLASSES = {
     "models.clip.resnet": ("Stem", "Bottleneck", "Stage", "AttentionPool", "CLIPResNet"),
     "models.gemma.decoder": ("GemmaDecoder",),
     "models.gemma.model": ("Gemma",),
+    "models.paligemma.generation": ("AnswerGenerator",),
+    "models.paligemma.mask_decoder": ("CodeGrid", "MaskDecoder"),
     "models.paligemma.model": ("PaliGemma",),
     "models.gpt.decoder": ("GPTDecoder",),
     "models.gpt.model": ("GPT",),

@@ -14,6 +14,7 @@ from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -53,6 +55,8 @@ __all__ = [
     "Gemma",
     "GemmaConfig",
     "ImageClassifier",
+    "MaskDecoder",
+    "MaskDecoderConfig",
     "NaFlexVisionConfig",
     "NaFlexVisionTransformer",
     "PaliGemma",
@@ -79,6 +83,7 @@ def __getattr__(name: str):
     from diptych.models.gemma.model import Gemma
     from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
+    from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
     from diptych.models.pretrained import from_preset
     from diptych.models.siglip.model import SigLIP
@@ -97,6 +102,7 @@ def __getattr__(name: str):
         Captioner,
         Gemma,
         ImageClassifier,
+        MaskDecoder,
         NaFlexVisionTransformer,
         PaliGemma,
         SigLIP,

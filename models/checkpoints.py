@@ -23,6 +23,7 @@ from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
@@ -30,6 +31,7 @@ from diptych.models.weights import (
     big_vision_paligemma,
     bit,
     keras_hub,
+    mask_decoder,
     open_clip,
     openai_gpt,
     transformers,
@@ -40,7 +42,9 @@ from diptych.models.weights import (
     transformers_paligemma,
 )
 
-Config = PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig | GemmaConfig | PaliGemmaConfig
+Config = (
+    PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig | GemmaConfig | PaliGemmaConfig | MaskDecoderConfig
+)
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
@@ -52,6 +56,7 @@ KINDS: dict[str, type] = {
     "diptych_gpt_double_heads": GPTDoubleHeadsConfig,
     "diptych_gemma": GemmaConfig,
     "diptych_paligemma": PaliGemmaConfig,
+    "diptych_mask_decoder": MaskDecoderConfig,
 }
 
 
@@ -113,7 +118,7 @@ def load_model(
 
 def towers_of(config: Config) -> dict[str, Any]:
     """The configurations of a model's transformers, by the names that their weights' paths begin with."""
-    if isinstance(config, GPTConfig | GemmaConfig):
+    if isinstance(config, GPTConfig | GemmaConfig | MaskDecoderConfig):
         return {"decoder": config}
     if isinstance(config, GPTDoubleHeadsConfig):
         return {"decoder": config.decoder}
@@ -228,6 +233,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if bit.kind_of(files.shapes):
                 config: Config = bit.npz_config_of(files)
                 return Checkpoint(layout="big_vision", config=config, weights=path, table=bit.npz_table)
+            if mask_decoder.is_mask_decoder(files.shapes):
+                config = mask_decoder.config_of(files)
+                return Checkpoint(layout="big_vision", config=config, weights=path, table=mask_decoder.table)
             layout: Any = big_vision_paligemma if big_vision_paligemma.is_paligemma(files) else big_vision
             config = layout.config_of(files)
         return Checkpoint(layout="big_vision", config=config, weights=path, table=layout.table)
@@ -316,6 +324,8 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
         writers = {}
     if isinstance(config, GemmaConfig):
         writers = {"transformers": transformers_gemma.write}
+    if isinstance(config, MaskDecoderConfig):
+        writers = {"big_vision": mask_decoder.write}
     if isinstance(config, PaliGemmaConfig):
         writers = {"transformers": transformers_paligemma.write, "big_vision": big_vision_paligemma.write}
     if format not in writers:

@@ -108,7 +108,7 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     probe is the same for every example, so its projection is computed once a batch.
     """
     towers = _towers(config)
-    forward = {name: _sequences(config) * _forward_flops(tower) for name, tower in towers.items()}
+    forward = {name: _sequences(config) * count_tower_flops(tower) for name, tower in towers.items()}
     if not isinstance(config, OfText):
         forward = {**forward, "text": forward.get("text", 0)}
         forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
@@ -139,7 +139,8 @@ def _recomputed_flops(config: Tower) -> int:
     return bit_counting.flops(config) if isinstance(config, BiTConfig) else _blocks_flops(config)
 
 
-def _forward_flops(config: Tower) -> int:
+def count_tower_flops(config: Tower) -> int:
+    """Those of a forward pass of one tower for one example, its pooling head and projection included."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.flops(config)
     if isinstance(config, BiTConfig):
@@ -205,7 +206,7 @@ def estimate_memory(
         raise ValueError(f"dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
     weights = _FLOAT32_BYTES * count_parameters(config)["total"]
     kept = [tower for name, tower in _towers(config).items() if name not in locked]
-    of_tower = partial(_activation_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
+    of_tower = partial(tower_activation_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
     of_block = partial(_block_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
     towers = _sequences(config) * sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
     again = [tower for tower in kept if rematerialize and not isinstance(tower, CLIPResNetConfig | BiTConfig)]
@@ -223,7 +224,7 @@ def estimate_memory(
     return {**parts, "total": sum(parts.values()), "recomputed": recomputed}
 
 
-def _activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
+def tower_activation_bytes(config: Tower, *, compute_bytes: int, rematerialize: bool, fused_attention: bool) -> int:
     """Bytes of one example that a tower keeps for its backward pass."""
     if isinstance(config, CLIPResNetConfig):
         return resnet_counting.activation_bytes(config, compute_bytes=compute_bytes)

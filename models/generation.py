@@ -5,6 +5,7 @@ time: while a row is still in its prompt its next token is given, from then on i
 length, shapes are static, and one loop of Keras does for all backends.
 """
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -84,6 +85,36 @@ def continue_prompts(
         start = (ops.zeros((), "int32"), prompts.tokens, ops.zeros((batch,), "bool"), caches)
         _, tokens, _, _ = ops.while_loop(goes_on, step, start)
     return prompts.chosen(tokens)
+
+
+class BatchGenerator(keras.Model):
+    """Texts for one batch after another: `predict_on_batch` compiles the loop once for each shape of a batch.
+
+    A subclass says by `written` what it makes of a batch's tensors.
+
+    Args:
+        model: that writes.
+        choices: of `continue_prompts`, `steps` among them.
+    """
+
+    def __init__(self, model, *, name: str = "generator", **choices):
+        super().__init__(dtype="float32", name=name)  # noise would lose its bits in bfloat16
+        self.model, self.choices = model, choices
+        self.built = True
+
+    def written(self, batch):
+        """The tokens that are written for a batch, int32 `[batch, steps]`."""
+        raise NotImplementedError
+
+    def call(self, batch):
+        return self.written(batch)
+
+    def get_config(self):
+        return {"model": keras.saving.serialize_keras_object(self.model), **self.choices, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
 
 
 def sample_nucleus(logits, uniform, *, temperature: float, top_p: float, top_k: int | None = None):

@@ -15,6 +15,7 @@ from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.gpt.model import GPT
 from diptych.models.language_model import TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.paligemma.model import PaliGemma
 from diptych.models.presets import PRESETS
 from diptych.models.siglip.config import SigLIPConfig
@@ -68,6 +69,8 @@ def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier
         return Gemma(config, **arguments)
     if isinstance(config, PaliGemmaConfig):
         return PaliGemma(config, **arguments)
+    if isinstance(config, MaskDecoderConfig):
+        raise TypeError("A decoder of masks is no model of pictures or texts: build it by MaskDecoder.")
     if isinstance(config, CLIPConfig):
         return CLIP(config, **arguments)
     return SigLIP(config, **arguments)

@@ -84,6 +84,10 @@ class Seen:
         """The text tower's {"pooled", "tokens"} of the list of texts."""
         return self.once("text", lambda: self.model.text_features(self.captions.token_ids, training=True))
 
+    def _predicting(self) -> Any:
+        pictures = image_inputs(self.batch, normalization_of(self.model)) if "image" in self.batch else {}
+        return self.model.predicting({**self.batch, **texts_of(self.batch), **pictures})
+
     def _image(self) -> Tensors:
         if "image_features" in self.batch:
             return {"pooled": self.batch["image_features"]}
@@ -94,7 +98,7 @@ class Seen:
         """What predicts the tokens of the batch's texts, as one list, in which several texts of an example follow each
         other (`diptych.models.language_model.Predicting`).
         """
-        return self.once("predicting", lambda: self.model.predicting({**self.batch, **texts_of(self.batch)}))
+        return self.once("predicting", self._predicting)
 
 
 class Term:

@@ -354,16 +354,17 @@ class SGD(PatternOptimizer):
     """m <- momentum · m + g, the update is m (Polyak 1964), without dampening; big_vision's `momentum_hp`.
 
     With `momentum_dtype` bfloat16, a rate of 0.1 and a decay of 1e-4 for each 256 examples of a batch, and gradients
-    clipped to norm 1, this is how its ResNets are trained (`bit_i1k.py`).
+    clipped to norm 1, this is how its ResNets are trained (`bit_i1k.py`). A momentum of 0 keeps no slot.
     """
-
-    slot_names = ("momentum",)
 
     def __init__(self, learning_rate, *, momentum: float = 0.9, **arguments):
         super().__init__(learning_rate, **arguments)
         self.momentum = momentum
+        self.slot_names = ("momentum",) if momentum else ()
 
     def direction(self, gradient, index, step):
+        if not self.momentum:
+            return gradient
         m = self.decayed_momentum(self.momentum, index) + gradient
         self.keep_momentum(m, index)
         return m

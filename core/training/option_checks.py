@@ -11,6 +11,7 @@ def check_options(recipe: Any) -> None:
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
     classification, language, answering = recipe.classification, recipe.language, recipe.answering
+    prompted = recipe.prompted
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -58,6 +59,8 @@ def check_options(recipe: Any) -> None:
                 ("--merges", language.merges),
                 ("--epochs", language.epochs),
                 ("--sample-tokens", language.sample_tokens),
+                ("--answer-tokens", prompted.answer_tokens),
+                ("--most-asked", prompted.most_asked),
                 ("--rate-batch-size", optimization.rate_batch_size),
                 ("--devices", run.devices),
                 ("--fsdp", run.fsdp),
@@ -143,6 +146,11 @@ def check_options(recipe: Any) -> None:
             f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
             f"{model.max_logit_scale}.",
         ),
+        (
+            optimization.momentum is None or (optimization.optimizer == "sgd" and 0 <= optimization.momentum < 1),
+            f"--momentum is sgd's, from 0 to below 1, got {optimization.momentum} with --optimizer "
+            f"{optimization.optimizer}.",
+        ),
         (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
         (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
         *(
@@ -151,6 +159,7 @@ def check_options(recipe: Any) -> None:
                 ("--parallel-probability", captioning.parallel_probability),
                 ("--mask-ratio", distillation.mask_ratio),
                 ("--label-smoothing", classification.label_smoothing),
+                ("--label-smoothing", prompted.label_smoothing),
                 ("--flip", classification.flip),
             )
         ),
@@ -194,6 +203,7 @@ def check_options(recipe: Any) -> None:
                 ("--grad-clip-norm", optimization.grad_clip_norm),
                 ("--language-temperature", data.language_temperature),
                 ("--stall-seconds", data.stall_seconds),
+                ("--epochs", prompted.epochs),
                 ("--student-temperature", distillation.student_temperature),
                 ("--teacher-temperature", distillation.teacher_temperature),
             )

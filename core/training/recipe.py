@@ -16,7 +16,14 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation, Language
+from diptych.core.training.term_options import (
+    Answering,
+    Captioning,
+    Classification,
+    Distillation,
+    Language,
+    Prompted,
+)
 
 Flag = tyro.conf.arg
 
@@ -157,6 +164,8 @@ class Optimization:
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
     optimizer: Literal["adamw", "adafactor", "lion", "sgd", "openai_adam"] = "adamw"
     """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight; openai_adam is GPT-1's."""
+    momentum: float | None = None
+    """Of sgd, by default 0.9; 0 keeps none, so that it has no number for a weight beside it."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
     learning_rate: float | None = None
@@ -303,6 +312,7 @@ class Recipe:
     classification: Classification = Classification()
     language: Language = Language()
     answering: Answering = Answering()
+    prompted: Prompted = Prompted()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
     only: Annotated[tuple[str, ...], Flag(help="Stages to carry out, with what they go on from; by default all.")] = (
@@ -330,6 +340,7 @@ class Recipe:
             "classification": self.weighs("classification"),
             "language": self.weighs("language"),
             "answering": self.weighs("answering"),
+            "prompted": self.weighs("suffix"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

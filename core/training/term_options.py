@@ -1,4 +1,4 @@
-"""Options of the loss terms beside the pairs: decoder, self-distillation, classifier, language model."""
+"""Options of the loss terms beside the pairs: decoder, self-distillation, classifier, language models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,3 +137,30 @@ class Answering:
     transfer_layers: int | None = None
     """Blocks that begin as the checkpoint's, from the first on, with both tables; the others begin fresh. By default
     all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted:
+    """A model that answers prompts about pictures (docs/paligemma.md)."""
+
+    prompt: str = "caption {language}"
+    """What is asked about pictures whose data ask nothing, such as captions; {language} becomes that of the caption, en
+    where it is not known."""
+    epochs: float | None = None
+    """Passes over the examples, in place of --examples."""
+    mean_over: Literal["examples", "tokens"] = "examples"
+    """Whether each example of a batch weighs the same, as big_vision trains, or each token of an answer, as
+    transformers does."""
+    label_smoothing: float = 0.0
+    """Share of each token's target that is spread over all other tokens."""
+    train: Literal["all", "all-but-image", "decoder", "attention", "projector"] = "all"
+    """Which weights move: all; all but the image tower; the language model; its attention alone; or what brings
+    pictures to it. --lock, --lock-image and --lora-rank hold further ones."""
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = harmless(("exact",))
+    """How written answers to the held-out questions are judged (`core.evaluation.answer_metrics`)."""
+    lower_case: bool = harmless(False)
+    """Compare answers in lower case."""
+    answer_tokens: int = harmless(32)
+    """Tokens of an answer, at most."""
+    most_asked: int = harmless(1_000)
+    """Held-out questions that are asked at the end, at most, and an eighth of them in training."""

@@ -9,7 +9,7 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import reference_size
 from diptych.engine.training.terms.matching import local_size
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import ClassifierConfig, NaFlexVisionConfig
+from diptych.models import ClassifierConfig, NaFlexVisionConfig, PaliGemmaConfig
 from diptych.models.gpt.config import RATES, GPTConfig
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 
@@ -37,6 +37,8 @@ def batch_shapes(recipe: Recipe, planned: PlannedStage, terms: Terms, length: in
         several = {"labels": ((rows, len(config.classes)), np.float32)}
         fields |= several if config.several_labels else {"label": ((rows,), np.int32)}
         return fields | ({"mixup": ((rows,), np.float32)} if recipe.classification.mixup else {})
+    if isinstance(config, PaliGemmaConfig):
+        return fields | _answers(rows, recipe.data.context_length or 1)
     captions = recipe.data.captions_per_image or 1
     fields["text"] = ((rows, *([captions] if captions > 1 else []), config.text.context_length), np.int32)
     if "captioner" in planned.parts:
@@ -67,6 +69,11 @@ def _views(recipe: Recipe, planned: PlannedStage, rows: int) -> Shapes:
         "local_views": ((rows, recipe.distillation.local_views, *local), dtype),
         "masked_patches": ((rows, masked), np.int32),
     }
+
+
+def _answers(rows: int, length: int) -> Shapes:
+    masks = dict.fromkeys(("token_mask", "suffix_mask"), ((rows, length), np.bool_))
+    return {"token_ids": ((rows, length), np.int32), "token_weights": ((rows, length), np.float32), **masks}
 
 
 def _texts(rows: int, config: GPTConfig | GPTDoubleHeadsConfig) -> Shapes:

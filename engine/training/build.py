@@ -169,6 +169,7 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
     """The optimizer with its schedule, by default the whole run's."""
     second_moment = {"adamw": "beta_2", "openai_adam": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
     beta_2: dict[str, Any] = {second_moment: optimization.beta_2} if second_moment else {}
+    momentum: dict[str, Any] = {} if optimization.momentum is None else {"momentum": optimization.momentum}
     return OPTIMIZERS[optimization.optimizer](
         schedule or build_schedule(optimization),
         weight_decay=_given(optimization.weight_decay) * optimization.batch_factor,
@@ -176,6 +177,7 @@ def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimiz
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,
         **beta_2,
+        **momentum,
     )
 
 

@@ -7,13 +7,15 @@ from typing import Any
 from diptych.core.training.recipe import Recipe
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms, TowerFlops
-from diptych.models import NaFlexVisionConfig
+from diptych.models import NaFlexVisionConfig, PaliGemmaConfig
 from diptych.models.counting import count_flops, count_parameters, count_tower_parameters
+from diptych.models.paligemma.config import count_paligemma_parameters
+from diptych.models.paligemma.counting import count_paligemma_flops
 
 
 def stage_parameters(planned: PlannedStage, terms: Terms) -> dict[str, int]:
     """Trained scalars by part, and "teacher", which is not trained and not in the "total"."""
-    towers = count_parameters(planned.config)
+    towers = _parameters(planned.config)
     parts = {name: count for name, count in towers.items() if name != "total"}
     parts |= {name: part.parameters(planned.config) for name, part in planned.parts.items()}
     taught = taught_parts(planned, terms)
@@ -30,7 +32,7 @@ def training_flops(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[
     where pictures are embedded before. Not counted are what rematerialisation computes again and, as everywhere, norms,
     activations and lookups.
     """
-    counts = [count_flops(config, batch_size=planned.batch_size) for _, config in by_length(planned)]
+    counts = [_flops(recipe, planned, config) for _, config in by_length(planned)]
     mean = {name: sum(count[name] for count in counts) / len(counts) for name in counts[0]}
     pairs = mean["training"] - sum(2 * mean[tower] for tower in planned.locked)
     if planned.embeds_images:
@@ -61,3 +63,20 @@ def by_length(planned: PlannedStage) -> list[tuple[int, Any]]:
     if not isinstance(vision, NaFlexVisionConfig):
         return [(0, config)]
     return [(length, replace(config, vision=replace(vision, max_num_patches=length))) for length in planned.lengths]
+
+
+def _parameters(config: Any) -> dict[str, int]:
+    """Trained scalars of a model by part, and their "total"."""
+    return count_paligemma_parameters(config) if isinstance(config, PaliGemmaConfig) else count_parameters(config)
+
+
+def _flops(recipe: Recipe, planned: PlannedStage, config: Any) -> dict[str, int]:
+    """Of a forward pass through each tower, and of "training"."""
+    if not isinstance(config, PaliGemmaConfig):
+        return count_flops(config, batch_size=planned.batch_size)
+    counted = count_paligemma_flops(config, text_length=recipe.data.context_length or 1)
+    towers = {
+        "image": counted["image"] + counted["projector"],
+        "decoder": counted["text"] + counted["logits"],
+    }
+    return {**towers, "training": counted["training"]}

@@ -13,14 +13,19 @@ from diptych.engine.training.build import build_student
 from diptych.engine.training.costs import by_length, taught_parts, training_flops
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
+from diptych.models import PaliGemmaConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.counting import count_flops, count_parameters, estimate_memory
+from diptych.models.paligemma.config import count_paligemma_parameters
+from diptych.models.paligemma.counting import training_memory
 
 _FLOAT32_BYTES = 4
 _SLOTS = {"adamw": 2, "adafactor": 1.01, "lion": 1, "sgd": 1, "openai_adam": 2}
 """float32 numbers that an optimizer keeps of each weight, one of them its momentum."""
 _COUNTS = ("adamw", "adafactor", "openai_adam")
 """Those that count the updates of each tensor, beside their own."""
+_TOWERS = ("image/", "text/", "decoder/", "projector/")
+"""Beginnings of the paths of weights whose copies are counted with the activations."""
 _TABLE = "token_embedding"
 """In the paths of weights that are looked up."""
 
@@ -38,6 +43,7 @@ def stage_memory(recipe: Recipe, planned: PlannedStage, terms: Terms) -> dict[st
     shapes = [shape for name in planned.stage.losses for shape in terms[name].held_shapes(recipe)]
     centres = _FLOAT32_BYTES * sum(share(shape, recipe.run.fsdp) for shape in shapes)
     slots = _SLOTS[optimization.optimizer] - 0.5 * (optimization.momentum_dtype == "bfloat16")
+    slots = 0.0 if optimization.momentum == 0 else slots
     parts = {
         "weights": held["weights"],
         "optimizer": slots * held["moved"] / spread + held["counters"],
@@ -74,6 +80,8 @@ def activation_bytes(recipe: Recipe, planned: PlannedStage, terms: Terms) -> flo
 def _activations(recipe: Recipe, planned: PlannedStage, terms: Terms) -> tuple[float, float, float]:
     """Bytes that are kept, those of blocks while they are computed again, and those of the largest chunk of logits."""
     model, losses = recipe.model, planned.stage.losses
+    if isinstance(planned.config, PaliGemmaConfig):
+        return _paligemma_activations(recipe, planned, planned.config)
     dtype = "mixed_bfloat16" if model.precision == "bfloat16" else "float32"
     estimated = partial(estimate_memory, dtype=dtype, locked=planned.locked)
     found = []
@@ -92,6 +100,22 @@ def _activations(recipe: Recipe, planned: PlannedStage, terms: Terms) -> tuple[f
     kept = copies + (most - recomputed - copies) * (1 + views / pairs["training"])
     kept += sum(terms[name].activation_bytes(recipe, planned, rows) for name in losses)
     return kept, recomputed, max(terms[name].passing_bytes(recipe, planned, rows) for name in losses)
+
+
+def _paligemma_activations(
+    recipe: Recipe, planned: PlannedStage, config: PaliGemmaConfig
+) -> tuple[float, float, float]:
+    """As `_activations`, all of it kept; in bfloat16 at most this, with rounded copies of kernels."""
+    among = recipe.optimization.accum_freq * recipe.run.planned_devices
+    counted = training_memory(
+        config,
+        text_length=recipe.data.context_length or 1,
+        batch_size=max(1, planned.batch_size // among),
+        image_trained="image" not in planned.locked,
+        rematerialize=recipe.model.grad_checkpointing,
+    )
+    kernels = count_paligemma_parameters(config)["total"] - config.text.vocab_size * config.text.width
+    return counted["activations"] + (0 if recipe.model.precision == "float32" else 2 * kernels), 0.0, 0.0
 
 
 class Setting(NamedTuple):
@@ -180,7 +204,9 @@ def _copied(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """
     kernels = {path: math.prod(shape) for path, shape in shapes.items() if len(shape) > 1 and _TABLE not in path}
     if recipe.model.precision == "bfloat16":
-        return 2 * sum(size for path, size in kernels.items() if not path.startswith(("image/", "text/", "decoder/")))
+        return 2 * sum(
+            size for path, size in kernels.items() if not path.startswith(("image/", "text/", "decoder/", "projector/"))
+        )
     cut = [path for path in kernels if cut_axis(shapes[path], recipe.run.fsdp) is not None]
     return _FLOAT32_BYTES * sum(kernels[path] for path in cut)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+from diptych.core.evaluation.answer_metrics import AnswerScore
 from diptych.core.evaluation.answering import AnswersResult
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
@@ -65,3 +66,10 @@ class AnsweringResults(JudgedStage):
     """What a model that answers a task scored."""
 
     answers: dict[str, AnswersResult]  # by the name of the set
+
+
+class PromptedResults(JudgedStage):
+    """What a model scored that answers prompts about pictures."""
+
+    answers: dict[str, list[AnswerScore]]  # by the name of the set, a score for each metric
+    asked: list[dict[str, str]]  # some questions of the first set, with prompt, truth and answer

@@ -7,12 +7,14 @@ from diptych.engine.training.answering_task import ANSWERS
 from diptych.engine.training.classifier_task import CLASSES
 from diptych.engine.training.language_task import LANGUAGE
 from diptych.engine.training.pair_task import PAIRS
+from diptych.engine.training.prompted_task import PROMPTED
 from diptych.engine.training.task import Task
 
 ALONE: Mapping[str, tuple[Task, str, tuple[str, ...]]] = {
     "classification": (CLASSES, "an image tower with a head", ()),
     "answering": (ANSWERS, "a language model with a head", ("language",)),
     "language": (LANGUAGE, "a language model", ()),
+    "suffix": (PROMPTED, "a PaliGemma", ()),
 }
 """Losses beside which no other may stand, or certain ones: the task of each, what it trains, and those."""
 

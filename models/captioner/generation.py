@@ -8,7 +8,7 @@ from keras import ops
 
 from diptych.models.captioner.model import Captioner
 from diptych.models.decoding import InPrecision, NextLogits
-from diptych.models.generation import continue_prompts
+from diptych.models.generation import BatchGenerator, continue_prompts
 
 
 class ImageDecoder:
@@ -58,39 +58,14 @@ def generate(captioner: Captioner, encoder_tokens, prompt_ids, *, encoder_mask=N
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Generator(keras.Model):
-    """`generate` for one batch after another: `predict_on_batch` compiles it once for each shape.
+class Generator(BatchGenerator):
+    """`generate` for one batch after another.
 
     >>> generator = Generator(captioner, steps=16)
     >>> generator.predict_on_batch({"encoder_tokens": tokens, "prompt_ids": prompts, "prompt_lengths": lengths})
 
-    Args:
-        captioner, steps, eos_id, temperature, top_p: of `generate`; its tensors come in the batch, by name:
-            encoder_tokens and prompt_ids, and where wanted prompt_lengths, encoder_mask and, for draws, noise.
+    A batch has encoder_tokens and prompt_ids, and where wanted prompt_lengths, encoder_mask and, for draws, noise.
     """
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        *,
-        steps: int,
-        eos_id: int | None = 1,
-        temperature: float | None = None,
-        top_p: float = 1.0,
-        name: str = "generator",
-    ):
-        super().__init__(dtype="float32", name=name)  # noise would lose its bits in bfloat16
-        self.captioner = captioner
-        self.choices = {"steps": steps, "eos_id": eos_id, "temperature": temperature, "top_p": top_p}
-        self.built = True
-
-    def call(self, batch):
-        return generate(self.captioner, **batch, **self.choices)
-
-    def get_config(self):
-        captioner = keras.saving.serialize_keras_object(self.captioner)
-        return {"captioner": captioner, **self.choices, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+    def written(self, batch):
+        return generate(self.model, **batch, **self.choices)

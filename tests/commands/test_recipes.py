@@ -107,6 +107,15 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("label/regions.jsonl", "label/regions.html"),
         ),
     ),
+    "paligemma": (
+        Tiny(
+            "paligemma",
+            ("--run-dir", "paligemma", "--examples", "640", "--most-asked", "64", "--warmup-examples", "64"),
+            tuple(f"paligemma/{name}" for name in RUN),
+        ),
+        Tiny("ask", ("--help",)),
+        Tiny("judge_answers", ("--help",)),
+    ),
     "zero_shot": (Tiny("zero_shot", ("--output", "zero_shot.json"), ("zero_shot.json", "zero_shot.html")),),
     "siglip2_ablation": (Tiny("siglip2_ablation", ABLATION),),
     "interpolate": (Tiny("interpolate", ("--help",)),),  # docs/fine_tuning.md has one that is carried out

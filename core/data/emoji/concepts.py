@@ -12,6 +12,8 @@ CONCEPTS_PATH = FOLDER / "concepts.jsonl.xz"
 TOKENIZER_PATH = FOLDER / "tokenizer.model"
 SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
 """A small vocabulary for scenes (`building.scene_tokenizer`)."""
+QUESTION_TOKENIZER_PATH = FOLDER / "question_tokenizer.model"
+"""A small vocabulary of Gemma's kind, for questions about scenes (`building.question_tokenizer`)."""
 LICENSES_PATH = FOLDER / "LICENSES.md"
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.

@@ -9,7 +9,7 @@ from typing import Any
 from diptych.core.data.examples.naflex import NaFlex
 from diptych.core.data.image import RESIZE_METHODS
 from diptych.core.data.pixels import CLIP_MEAN, CLIP_STD, FixedSize, Normalization
-from diptych.core.data.processor.model_sizes import OPEN_CLIP_FILE
+from diptych.core.data.processor.model_sizes import OPEN_CLIP_FILE, OWN
 from diptych.core.data.processor.transformers_images import (
     MOST_PATCHES,
     MOST_PIXELS_A_SIDE,
@@ -31,6 +31,8 @@ PATTERNS = ("*.json", "*.model", "*.txt", "*.txt.gz")
 """The files of a checkpoint that a processor is read from."""
 
 MOST_TOKENS = 65_536
+PALIGEMMA = "paligemma"
+"""The kind of model that is asked, whose processor is `prompted.PaliGemmaProcessor`."""
 
 Parts = tuple[FixedSize | NaFlex, Tokenizer, int, bool]
 """How pictures become pixels, how texts become ids, how many ids, and whether captions are cleaned first."""
@@ -43,6 +45,8 @@ def read_parts(folder: Path) -> Parts:
         FileNotFoundError: where files are missing, saying which.
         WeightFileError: a ValueError, for files that are damaged or say what cannot be done.
     """
+    if model_kind(folder) == PALIGEMMA:
+        raise ValueError(f"{folder} holds a PaliGemma, which is asked: use PaliGemmaProcessor.from_preset.")
     if (folder / OWN_FILE).is_file():
         return _read_own(folder)
     if (folder / OPEN_CLIP_FILE).is_file():
@@ -79,7 +83,7 @@ def own_settings(pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_lengt
 def write_own(folder: Path, parts: Parts) -> None:
     """Writes processor.json and the vocabulary as it is."""
     tokenizer = parts[1]
-    _write_bytes(folder / tokenizer.file_name, tokenizer.data)
+    write_bytes(folder / tokenizer.file_name, tokenizer.data)
     write_config(folder / OWN_FILE, own_settings(*parts))
 
 
@@ -141,11 +145,11 @@ def write_transformers(folder: Path, parts: Parts) -> None:
         "clean_up_tokenization_spaces": False,
     }
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
-    _write_bytes(folder / "tokenizer.json", text.encode("utf-8"))
+    write_bytes(folder / "tokenizer.json", text.encode("utf-8"))
     if isinstance(tokenizer, ClipTokenizer):
         write_config(folder / "vocab.json", tokenizer.vocabulary)
         merges = "".join(f"{first} {second}\n" for first, second in tokenizer.merges)
-        _write_bytes(folder / "merges.txt", f"#version: 0.2\n{merges}".encode())
+        write_bytes(folder / "merges.txt", f"#version: 0.2\n{merges}".encode())
     write_config(folder / "special_tokens_map.json", special)
     write_config(folder / "tokenizer_config.json", settings)
     write_config(folder / "preprocessor_config.json", images)
@@ -204,6 +208,11 @@ def own_pixels(fields: Fields) -> FixedSize | NaFlex:
 def _read_transformers(folder: Path) -> Parts:
     pixels, tokenizer = read_pixels(folder), open_vocabulary(folder)
     return pixels, tokenizer, _context_length(folder, _model_config(folder), tokenizer), False
+
+
+def model_kind(folder: Path) -> str:
+    """The model_type of a folder's config.json, the same for ours and transformers'; nothing where there is none."""
+    return _model_config(folder).get("model_type", str, "").removeprefix(OWN)
 
 
 def _model_config(folder: Path) -> Fields:
@@ -275,7 +284,8 @@ def _unknown_token(definition: dict[str, Any]) -> str:
     return model["vocab"][model["unk_id"]][0] if model["type"] == "Unigram" else model["unk_token"]
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, which appears whole or not at all."""
     with replacing(path) as file:
         file.write(data)
 

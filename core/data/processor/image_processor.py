@@ -20,7 +20,8 @@ from diptych.core.weights.hub import preset_folder
 Item: TypeAlias = bytes | str | Path | Image.Image | np.ndarray
 """A picture: its encoded bytes, its path, as Pillow has it, or uint8 [height, width, 3]."""
 
-_ONE_PICTURE = (bytes, bytearray, memoryview, str, Path, Image.Image)
+SINGLE_PICTURES = (bytes, bytearray, memoryview, str, Path, Image.Image)
+"""What is one picture, and never several."""
 
 
 class ImageProcessor:
@@ -54,7 +55,7 @@ class ImageProcessor:
             TypeError, ValueError: for what is no picture at all, and for arrays of other shapes and dtypes, saying what
             to give.
         """
-        single = isinstance(items, _ONE_PICTURE) or (isinstance(items, np.ndarray) and items.ndim < 4)
+        single = isinstance(items, SINGLE_PICTURES) or (isinstance(items, np.ndarray) and items.ndim < 4)
         pictures: list[Any] = [items] if single else [*items]  # type: ignore[misc]
         return self.pixels.prepare([_pixels(item, f"image {place}") for place, item in enumerate(pictures)])
 

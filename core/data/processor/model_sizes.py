@@ -14,8 +14,14 @@ from diptych.core.data.tokenizers.vocabularies import is_t5_vocabulary
 from diptych.core.files.fields import Fields, read_fields
 
 CONFIG_FILE, OPEN_CLIP_FILE = "config.json", "open_clip_config.json"
-_OWN = "diptych_"
-_DEFAULTS = {"siglip": (32_000, 64, 224), "siglip2": (32_000, 64, None), "clip": (49_408, 77, 224)}
+OWN = "diptych_"
+"""What the model_type of our own folders begins with."""
+_DEFAULTS = {
+    "siglip": (32_000, 64, 224),
+    "siglip2": (32_000, 64, None),
+    "clip": (49_408, 77, 224),
+    "paligemma": (256_000, 8_192, 224),
+}
 """What transformers takes for the vocabulary, the length of texts and the side of images that a file leaves out."""
 
 
@@ -40,23 +46,24 @@ def sizes_in(folder: Path) -> ModelSizes:
         return _of_open_clip(read_fields(folder / OPEN_CLIP_FILE)) if described else ModelSizes()
     fields = read_fields(folder / CONFIG_FILE)
     kind = fields.get("model_type", str, "")
-    if kind.startswith(_OWN):
+    if kind.startswith(OWN):
         return _of_own(fields.object("config"))
     return _of_transformers(fields, kind) if kind in _DEFAULTS else ModelSizes()
 
 
 def check_together(
-    where: str, sizes: ModelSizes, pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int
+    where: str, sizes: ModelSizes, pixels: FixedSize | NaFlex, tokenizer: Tokenizer, context_length: int | None
 ) -> None:
     """Raises ValueError, saying all that differs, unless a processor prepares what a model takes.
 
     A table may have more rows than the vocabulary has tokens. T5's vocabularies may be the larger ones: the released
-    multilingual SigLIP has no rows for mT5's hundred sentinels, which no text contains.
+    multilingual SigLIP has no rows for mT5's hundred sentinels, which no text contains. `context_length` is None where
+    texts are as long as they are.
     """
     lines = []
     if sizes.vocab_size is not None and tokenizer.vocab_size > sizes.vocab_size and not is_t5_vocabulary(tokenizer):
         lines.append(f"the vocabulary has {tokenizer.vocab_size:,} tokens, the model's table {sizes.vocab_size:,} rows")
-    if sizes.context_length not in (None, context_length):
+    if context_length is not None and sizes.context_length not in (None, context_length):
         lines.append(f"texts are prepared as {context_length} ids, the model takes {sizes.context_length}")
     _refuse(where, [*lines, *_pixels_that_differ(sizes, pixels)])
 

@@ -34,6 +34,7 @@ _CLASS_OF_MODEL = {
     "siglip": "SiglipImageProcessor",
     "siglip2": "Siglip2ImageProcessor",
     "clip": "CLIPImageProcessor",
+    "paligemma": "SiglipImageProcessor",
 }
 
 

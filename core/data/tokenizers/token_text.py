@@ -10,8 +10,10 @@ _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = ("<unk>", "[UNK]")
 
 
-def text_of(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+def text_of(tokenizer: Tokenizer, ids: Iterable[int], *, single_spaces: bool = True) -> str:
     """The text of token ids up to the first end-of-text, without padding and marks, single spaces between words.
+
+    With `single_spaces` False, white space stays as it is, lines of a transcription among it.
 
     For SentencePiece vocabularies and a tokenizer.json of that kind (Gemma's), whose pieces spell their spaces; not for
     CLIP's. Bytes that are no UTF-8, which a decoder may write, become U+FFFD.
@@ -23,7 +25,8 @@ def text_of(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
             break
         if token_id not in skipped:
             data += _bytes(tokenizer.token(token_id))
-    return " ".join(data.decode("utf-8", errors="replace").split())
+    text = data.decode("utf-8", errors="replace")
+    return " ".join(text.split()) if single_spaces else text
 
 
 def _bytes(token: str) -> bytes:

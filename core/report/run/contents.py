@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from diptych.core.evaluation.answer_metrics import AnswerScore
 from diptych.core.evaluation.answering import AnswersResult, WrongAnswer
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
@@ -106,6 +107,17 @@ class WrongAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Pictures that a model was asked about, with what it answered."""
+
+    thumbnails: np.ndarray  # uint8 [shown, height, width, 3]
+    prompts: Sequence[str]  # [shown]
+    truths: Sequence[str]  # [shown], several true answers with " | " between them
+    answers: Sequence[str]  # [shown]
+    right: Sequence[float]  # [shown], by the first metric
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything `write_report` shows."""
 
@@ -124,6 +136,9 @@ class ReportData:
     # What a model scored that answers a task on texts, by the name of the set.
     wrong_answers: Sequence[WrongAnswer] = ()  # of the first of these sets, the surest first
     wrong: WrongAnswers | None = None
+    answer_scores: Mapping[str, Sequence[AnswerScore]] = field(default_factory=dict)
+    # Of a model that answers prompts about pictures, by the name of the set, a score for each metric.
+    asked: Asked | None = None  # some of the first set
     language: Mapping[str, LanguageResult] = field(default_factory=dict)
     # What a language model scored, by the name of the set; the first set makes the headline.
     written: Sequence[Sequence[str]] = ()  # (prompt, what it wrote behind it)
@@ -175,6 +190,7 @@ NESTED: dict[str, tuple[type, str]] = {
     "samples": (Samples, ""),
     "before": (Earlier, "before_"),
     "wrong": (WrongAnswers, "wrong_"),
+    "asked": (Asked, "asked_"),
 }
 """Parts of a report that hold arrays, and how the names of these begin in its file."""
 

@@ -10,6 +10,7 @@ from diptych.engine.training.terms.distillation import Distillation
 from diptych.engine.training.terms.language import Language
 from diptych.engine.training.terms.masked_prediction import MaskedPrediction
 from diptych.engine.training.terms.stage_term import StageTerm
+from diptych.engine.training.terms.suffix import Suffix
 
 TERMS: Mapping[str, type[StageTerm]] = {
     "contrastive": Contrastive,
@@ -19,4 +20,5 @@ TERMS: Mapping[str, type[StageTerm]] = {
     "classification": Classification,
     "answering": Answering,
     "language": Language,
+    "suffix": Suffix,
 }

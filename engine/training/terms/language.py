@@ -21,12 +21,13 @@ class Language(StageTerm):
 
     Args:
         product: how logits are computed.
+        label_smoothing: of `core.losses.captioning.cross_entropy`.
     """
 
     independent = True
 
-    def __init__(self, product: Product = float32_product):
-        self.product = product
+    def __init__(self, product: Product = float32_product, *, label_smoothing: float = 0.0):
+        self.product, self.label_smoothing = product, label_smoothing
 
     @classmethod
     def build(cls, recipe, planned, teacher, placement):
@@ -34,15 +35,24 @@ class Language(StageTerm):
 
     def embed(self, seen):
         """-> the loss of each text, float32 `[n]` or `[n, texts]`."""
+        losses, weights = self.token_losses(seen)
+        return {"losses": ops.reshape(captioning_loss(losses, weights), seen.batch["token_ids"].shape[:-1])}
+
+    def token_losses(self, seen):
+        """The losses of all tokens but the first, and their weights, float32 `[texts, length - 1]` each."""
         features, kernel, cap = seen.predicting
         ids, weights = seen.batch["token_ids"], seen.batch["token_weights"]
         product = self.product if cap is None else capped_product(self.product, cap)
         length = ids.shape[-1]
         losses = next_token_losses(
-            features, kernel, ops.reshape(ids, (-1, length)), tokens_per_chunk=None, product=product
+            features,
+            kernel,
+            ops.reshape(ids, (-1, length)),
+            tokens_per_chunk=None,
+            product=product,
+            label_smoothing=self.label_smoothing,
         )
-        losses = captioning_loss(losses, ops.reshape(weights, (-1, length))[:, 1:])
-        return {"losses": ops.reshape(losses, ids.shape[:-1])}
+        return losses, ops.reshape(weights, (-1, length))[:, 1:]
 
     def loss(self, model, embedded):
         return Loss(ops.mean(embedded["losses"]))

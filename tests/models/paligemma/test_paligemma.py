@@ -8,7 +8,7 @@ import pytest
 from diptych.models import Gemma, GemmaConfig, NaFlexVisionTransformer, PaliGemma, PaliGemmaConfig, SigLIP
 from diptych.models.abstract import shapes_only
 from diptych.models.paligemma.config import count_paligemma_parameters
-from diptych.models.paligemma.generation import Answering
+from diptych.models.paligemma.generation import AnswerGenerator, Answering
 from diptych.models.paligemma.presets import PRESETS
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from tests.marks import ABOVE_THE_BACKENDS
@@ -168,6 +168,35 @@ def test_answers_are_those_without_a_cache():
     for row, length in enumerate(lengths):
         assert np.array_equal(got[row], logits[row, length - 1 : length - 1 + steps].argmax(-1))
     assert len(np.unique(got)) > 3
+
+
+def test_given_answers_are_scored_as_they_would_be_chosen():
+    """Sums of the log-probabilities that a pass over prompt and answer gives, whatever is padded behind."""
+    model, batch = random_paligemma(), batch_of()
+    logits = numpy_of(forward(lambda x: model.logits(model(x)["tokens"]), batch)).astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    expected = sum(log_p[0, place - 1, batch["token_ids"][0, place]] for place in range(PREFIX, LENGTH))
+    padded = {name: x if name == "images" else np.pad(x, ((0, 0), (0, 3))) for name, x in batch.items()}
+    for given in (batch, padded):
+        found = numpy_of(forward(model.answer_log_probabilities, given))
+        np.testing.assert_allclose(found, [expected], rtol=1e-4)
+
+
+def test_the_compiled_generator_gives_the_same_answers_batch_after_batch():
+    model, choices = random_paligemma(), {"steps": 3, "temperature": 1.0, "top_k": 5}
+    rng = np.random.default_rng(7)
+    batch = {
+        "images": rng.uniform(-1, 1, (2, 8, 8, 3)).astype("float32"),
+        "token_ids": rng.integers(3, 40, (2, 4)).astype("int32"),
+        "token_mask": np.array([[True] * 4, [True] * 3 + [False]]),
+        "noise": rng.random((2, 3), dtype="float32"),
+    }
+    given = {"noise": batch["noise"], **choices}
+    expected = forward(lambda x: model.generate(x["images"], x["token_ids"], x["token_mask"], **given), batch)
+    generator = AnswerGenerator(model, **choices)
+    np.testing.assert_array_equal(generator.predict_on_batch(batch), numpy_of(expected))
+    one = {name: x[:1] for name, x in batch.items()}
+    np.testing.assert_array_equal(generator.predict_on_batch(one), numpy_of(expected)[:1])
 
 
 def test_answers_have_the_context_that_pictures_and_prompt_leave():

@@ -109,8 +109,17 @@ MUTANTS: tuple[Mutant, ...] = (
            "    if not error <= SUM_ERROR:", "    if error > SUM_ERROR:",
            "tests/benchmarks/test_gpu.py::test_the_judge_of_a_kernel_refuses_wrong_answers"),
 
+    Mutant("each-answer-counts-by-its-length", "engine/training/terms/suffix.py",
+           "self.independent = not by_token", "self.independent = True",
+           "tests/engine/training/test_suffix_term.py::test_steps_are_those_of_the_reference"),
+    Mutant("prompts-count", "core/data/examples/prompted_examples.py",
+           '"token_weights": fields["suffix_mask"]', '"token_weights": fields["token_mask"]',
+           "tests/core/data/examples/test_prompted_examples.py::test_the_answer_alone_counts"),
+    Mutant("smoothing-shared-with-the-label", "core/losses/captioning.py",
+           "others = logits.shape[1] - 1", "others = logits.shape[1]",
+           "tests/engine/training/test_suffix_term.py::test_smoothing_gives_the_others_their_share"),
     Mutant("the-first-token-counts", "engine/training/terms/language.py",
-           "ops.reshape(weights, (-1, length))[:, 1:])", "ops.reshape(weights, (-1, length))[:, :-1])",
+           "ops.reshape(weights, (-1, length))[:, 1:]", "ops.reshape(weights, (-1, length))[:, :-1]",
            "tests/engine/training/test_language_term.py::"
            "test_it_is_the_mean_over_texts_of_the_mean_over_the_tokens_that_count"),
     Mutant("windows-judged-without-a-common-token", "engine/training/language_evaluation.py",

@@ -80,6 +80,40 @@ def lengthened(model: bytes, vocab_size: int) -> bytes:
 
 
 @functools.cache
+def newline_model(words: tuple[str, ...] = ()) -> bytes:
+    """A `.model` of Gemma's kind with its lines of several lengths, letters, bytes and words, written in a moment."""
+    begun = [word[:end] for word in words for end in range(2, len(word) + 1)]
+    pieces = [
+        *((name, 0.0, 3) for name in ("<pad>", "<eos>", "<bos>")), ("<unk>", 0.0, 2),
+        ("\n", 0.0, 4), ("\n\n", 0.0, 4),
+        *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
+        *((piece, -float(rank), 1) for rank, piece in enumerate(dict.fromkeys(begun))),
+        *((letter, -9999.0, 1) for letter in "\u2581abcdefghijklmnopqrstuvwxyzABC0123456789;:.,?!-'"),
+    ]  # fmt: skip
+    fields = [
+        _field(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
+        for piece, score, kind in pieces
+    ]
+    numbers = {3: 2, 35: 1, 40: 3, 41: 2, 42: 1, 43: 0}  # a BPE model with bytes; <unk>, <bos>, <eos>, <pad>
+    trainer = b"".join(_number(field, value) for field, value in numbers.items())
+    trainer += b"".join(_field(*name) for name in ((46, b"<bos>"), (47, b"<eos>"), (48, b"<pad>")))
+    normalizer = _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
+    return b"".join(_field(1, field) for field in fields) + _field(2, trainer) + _field(3, normalizer)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+@functools.cache
 def clip_merges(count: int = 600) -> tuple[tuple[str, str], ...]:
     """Merges of byte pairs with CLIP's end-of-word mark, as the tokenizers package finds them."""
     tokenizers = pytest.importorskip("tokenizers", reason="the optional package tokenizers is not installed")
