@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent
 BACKENDS = ["jax", "torch", "tensorflow"]
 SUPPORTED = ["3.11", "3.12", "3.13"]
 LINTERS = ["ruff==0.17.6", "mypy==2.4.1", "numpy"]
+MANUAL = ["mkdocs==1.6.1", "mkdocs-material==9.8.2", "mkdocstrings==1.0.8", "mkdocstrings-python==2.0.11"]
 
 TORCH = "2.13.0"
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
@@ -260,6 +261,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
     session.run("mypy")
+
+
+@nox.session
+def manual(session: nox.Session) -> None:
+    """The manual as a static site, to be searched offline: runs/manual/index.html, or -- --output FOLDER."""
+    session.install("--quiet", *MANUAL, "-e", ".")
+    session.run("python", "-m", "docs.manual.build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(venv_backend="none", requires=["everything"])

@@ -6,6 +6,7 @@ in `models/clip/resnet_counting.py`, BiT's in `models/bit/counting.py`.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from diptych.models.bit import counting as bit_counting
@@ -15,6 +16,7 @@ from diptych.models.clip import resnet_counting
 from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.gpt.config import GPTConfig, count_gpt_parameters
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig, count_double_heads_parameters
 from diptych.models.siglip.config import (
     AnyTextConfig,
     AnyVisionConfig,
@@ -26,7 +28,8 @@ from diptych.models.siglip.config import (
 Vision = VisionConfig | NaFlexVisionConfig | CLIPVisionConfig
 Transformer = Vision | AnyTextConfig
 Tower = AnyVisionConfig | AnyTextConfig | GPTConfig
-Config = PairConfig | ClassifierConfig | GPTConfig
+Config = PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig
+OfText = GPTConfig | GPTDoubleHeadsConfig
 
 _FLOAT32_BYTES = 4
 
@@ -37,6 +40,8 @@ def count_parameters(config: Config) -> dict[str, int]:
     """
     if isinstance(config, GPTConfig):
         return count_gpt_parameters(config)
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return count_double_heads_parameters(config)
     if isinstance(config, ClassifierConfig):
         image = count_tower_parameters(config.vision)
         head = (config.vision.output_width + 1) * len(config.classes)
@@ -103,21 +108,28 @@ def count_flops(config: Config, *, batch_size: int, rematerialize: bool = False)
     probe is the same for every example, so its projection is computed once a batch.
     """
     towers = _towers(config)
-    forward = {name: count_tower_flops(tower) for name, tower in towers.items()}
-    if not isinstance(config, GPTConfig):
+    forward = {name: _sequences(config) * count_tower_flops(tower) for name, tower in towers.items()}
+    if not isinstance(config, OfText):
         forward = {**forward, "text": forward.get("text", 0)}
         forward["loss"] = 6 * batch_size * config.vision.output_width if "text" in towers else 0
     training = 3 * sum(forward[name] for name in towers) + forward.get("loss", 0)
     if rematerialize:
-        training += sum(map(_recomputed_flops, towers.values()))
+        training += _sequences(config) * sum(map(_recomputed_flops, towers.values()))
     return {**forward, "training": training}
 
 
 def _towers(config: Config) -> dict[str, Tower]:
     if isinstance(config, GPTConfig):
         return {"decoder": config}
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return {"decoder": replace(config.decoder, context_length=config.context_length)}
     image: dict[str, Tower] = {"image": config.vision}
     return image if isinstance(config, ClassifierConfig) else {**image, "text": config.text}
+
+
+def _sequences(config: Config) -> int:
+    """How many sequences of an example go through a tower; the head of a task costs next to nothing."""
+    return config.task.sequences if isinstance(config, GPTDoubleHeadsConfig) else 1
 
 
 def _recomputed_flops(config: Tower) -> int:
@@ -196,10 +208,10 @@ def estimate_memory(
     kept = [tower for name, tower in _towers(config).items() if name not in locked]
     of_tower = partial(tower_activation_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
     of_block = partial(_block_bytes, compute_bytes=compute_bytes, fused_attention=fused_attention)
-    towers = sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
+    towers = _sequences(config) * sum(of_tower(tower, rematerialize=rematerialize) for tower in kept)
     again = [tower for tower in kept if rematerialize and not isinstance(tower, CLIPResNetConfig | BiTConfig)]
     pairs = 0
-    if not isinstance(config, ClassifierConfig | GPTConfig):
+    if not isinstance(config, ClassifierConfig | OfText):
         pairs = _FLOAT32_BYTES * (2 * batch_size**2 + 4 * batch_size * config.vision.output_width)
     parts = {
         "weights": weights,
@@ -208,7 +220,7 @@ def estimate_memory(
         "ema": weights if ema else 0,
         "activations": batch_size * towers + pairs + _cast_weight_bytes(config, compute_bytes),
     }
-    recomputed = batch_size * sum(map(of_block, again))
+    recomputed = batch_size * _sequences(config) * sum(map(of_block, again))
     return {**parts, "total": sum(parts.values()), "recomputed": recomputed}
 
 
@@ -248,8 +260,6 @@ def _cast_weight_bytes(config: Config, compute_bytes: int) -> int:
     """Copies of the weights in the compute dtype; the token table is looked up in float32 and has none."""
     if compute_bytes == _FLOAT32_BYTES:
         return 0
-    table = 0
-    if not isinstance(config, ClassifierConfig):
-        text = config if isinstance(config, GPTConfig) else config.text
-        table = text.vocab_size * text.width
+    tables = [tower for tower in _towers(config).values() if isinstance(tower, AnyTextConfig | GPTConfig)]
+    table = sum(tower.vocab_size * tower.width for tower in tables)
     return compute_bytes * (count_parameters(config)["total"] - table)

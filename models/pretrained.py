@@ -10,6 +10,8 @@ from diptych.models.clip.model import CLIP
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gemma.model import Gemma
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.double_heads import GPTDoubleHeads
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.gpt.model import GPT
 from diptych.models.language_model import TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
@@ -61,6 +63,8 @@ def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier
         return classifier_of(config, **arguments)
     if isinstance(config, GPTConfig):
         return GPT(config, **arguments)
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return GPTDoubleHeads(config, **arguments)
     if isinstance(config, GemmaConfig):
         return Gemma(config, **arguments)
     if isinstance(config, PaliGemmaConfig):

@@ -11,7 +11,7 @@ Nothing is left in the folder unless the files were read again and gave the Kera
 1e-4.
 
 With --precision float16 or int8 the weights of ONNX files take half or a quarter of the space; what that costs in
-recall on --dataset is printed and stands in export.json.
+recall on --data is printed and stands in export.json.
 
 Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken:
 
@@ -34,9 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from diptych.backends.selection import BackendNotAvailable, select_backend
 from diptych.core.data.sources.open import EMBEDDED
@@ -66,13 +64,13 @@ class Export:
 
     model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["--output-dir"])] = Path("runs/exported")
+    output: Path = Path("runs/exported")
     """The folder that is written; files of the same names are replaced."""
     format: FormatName = "onnx"
     """onnx, openvino, saved_model, litert, torch_export, stablehlo or keras."""
     precision: Precision = "float32"
     """Of the weights: float32, and for onnx float16 or int8."""
-    dataset: str = EMBEDDED
+    data: str = EMBEDDED
     """Pictures with captions, as recipes.evaluate takes them: recall on them is held against the model's own where
     --precision is not float32."""
 
@@ -129,8 +127,8 @@ def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
                 checked[tower.name] = check(tower, runs[tower.name], name, precision=options.precision)
         cost = None
         if options.precision != "float32":
-            with _step(f"Comparing recall on {options.dataset} with the Keras model's"):
-                cost = _recall_cost(options.dataset, encoder.processor, both, runs)
+            with _step(f"Comparing recall on {options.data} with the Keras model's"):
+                cost = _recall_cost(options.data, encoder.processor, both, runs)
         sizes = {tower.name: _bytes(job.folder, chosen.file.format(tower.name)) for tower in both}
         write_json(job.folder / CARD, _card(options.format, both, checked, options.precision, cost))
         _publish(job.folder, options.output)

@@ -41,7 +41,14 @@ def language_result(
     }
 
 
-def unknown_warnings(scored: Mapping[str, LanguageResult]) -> list[str]:
+class Spelled(TypedDict):
+    """What a vocabulary makes of texts."""
+
+    tokens: int
+    unknown: int  # of these
+
+
+def unknown_warnings(scored: Mapping[str, Spelled]) -> list[str]:
     """A sentence on each text that the vocabulary cannot spell."""
     return [
         f"{result['unknown']:,} of {result['tokens']:,} tokens of {name} are unknown to the vocabulary, so what is "

@@ -10,7 +10,8 @@ def check_options(recipe: Any) -> None:
     """
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    classification, language, prompted = recipe.classification, recipe.language, recipe.prompted
+    classification, language, answering = recipe.classification, recipe.language, recipe.answering
+    prompted = recipe.prompted
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -101,6 +102,8 @@ def check_options(recipe: Any) -> None:
                 ("--cache-megabytes", data.cache_megabytes),
                 ("--seed", run.seed),
                 ("--weight-decay", optimization.weight_decay),
+                ("--language-weight", answering.language_weight),
+                ("--transfer-layers", answering.transfer_layers),
                 ("--learning-rate-multipliers", min(optimization.learning_rate_multipliers.values(), default=0)),
                 ("--weight-decay-multipliers", min(optimization.weight_decay_multipliers.values(), default=0)),
             )
@@ -185,6 +188,7 @@ def check_options(recipe: Any) -> None:
             "--rand-augment is a number of operations, 1 or more, and a magnitude from 0 to 10, got "
             f"{classification.rand_augment}.",
         ),
+        (0 <= answering.head_dropout < 1, f"--head-dropout is from 0 to below 1, got {answering.head_dropout}."),
         (
             0 <= (language.dropout or 0) < 1,
             f"--dropout is a share from 0 to below 1, got {language.dropout}.",

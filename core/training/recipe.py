@@ -16,9 +16,9 @@ from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Captioning, Classification, Distillation, Language, Prompted
+from diptych.core.training.term_options import Answering, Captioning, Classification, Distillation, Language, Prompted
 
-Alias = tyro.conf.arg
+Flag = tyro.conf.arg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +161,10 @@ class Optimization:
     """Of sgd, by default 0.9; 0 keeps none, so that it has no number for a weight beside it."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
-    learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
+    learning_rate: float | None = None
     """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
     both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""
-    weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
+    weight_decay: float | None = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
     rate_batch_size: int | None = None
@@ -248,7 +248,7 @@ class Run:
     here."""
     retention: str | None = harmless(None)
     """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
-    takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
+    takes as --data, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
     report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
@@ -304,15 +304,16 @@ class Recipe:
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
     language: Language = Language()
+    answering: Answering = Answering()
     prompted: Prompted = Prompted()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
-    only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
+    only: Annotated[tuple[str, ...], Flag(help="Stages to carry out, with what they go on from; by default all.")] = (
         harmless(())
     )
     reference: Annotated[
         str | None,
-        Alias(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
+        Flag(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
     ] = None
     stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress] = (Stage(name="training"),)
 
@@ -331,6 +332,7 @@ class Recipe:
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
             "language": self.weighs("language"),
+            "answering": self.weighs("answering"),
             "prompted": self.weighs("suffix"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),

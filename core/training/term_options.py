@@ -123,6 +123,23 @@ class Language:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answering:
+    """A task on texts that a language model is fine-tuned for (docs/gpt1.md)."""
+
+    task: str = "story"
+    """What is learned: story, novel, emoji_gloss, emoji_kind, emoji_same or emoji_group, of data that come along; or
+    cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, snli, scitail, race or rocstories, of --train-data, the folder that
+    each is distributed in, or one file of it."""
+    language_weight: float = 0.5
+    """Of the language model's loss on the same texts, which is added to the task's; 0 for none."""
+    head_dropout: float = 0.1
+    """Of the state that the head reads, in training."""
+    transfer_layers: int | None = None
+    """Blocks that begin as the checkpoint's, from the first on, with both tables; the others begin fresh. By default
+    all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompted:
     """A model that answers prompts about pictures (docs/paligemma.md)."""
 

@@ -11,6 +11,7 @@ from diptych.engine.training.terms.matching import local_size
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models import ClassifierConfig, NaFlexVisionConfig, PaliGemmaConfig
 from diptych.models.gpt.config import RATES, GPTConfig
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 
 Shapes = dict[str, tuple[tuple[int, ...], type]]
 
@@ -75,11 +76,16 @@ def _answers(rows: int, length: int) -> Shapes:
     return {"token_ids": ((rows, length), np.int32), "token_weights": ((rows, length), np.float32), **masks}
 
 
-def _texts(rows: int, config: GPTConfig) -> Shapes:
-    tokens = (rows, config.context_length)
-    fields: Shapes = {"token_ids": (tokens, np.int32), "token_weights": (tokens, np.float32)}
-    drops = any(getattr(config, rate) for rate in RATES)
-    return fields | ({"dropout_seeds": ((rows,), np.int32)} if drops else {})
+def _texts(rows: int, config: GPTConfig | GPTDoubleHeadsConfig) -> Shapes:
+    if isinstance(config, GPTDoubleHeadsConfig):
+        texts: tuple[int, ...] = (rows, config.task.sequences)
+        fields: Shapes = {"extract": (texts, np.int32), "target": ((rows, config.task.outputs), np.float32)}
+        drops = True
+    else:
+        texts, fields, drops = (rows,), {}, any(getattr(config, rate) for rate in RATES)
+    tokens = (*texts, config.context_length)
+    fields |= {"token_ids": (tokens, np.int32), "token_weights": (tokens, np.float32)}
+    return fields | ({"dropout_seeds": (texts, np.int32)} if drops else {})
 
 
 def _squares(rows: int, side: int) -> tuple[tuple[int, ...], type]:

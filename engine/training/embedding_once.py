@@ -80,7 +80,7 @@ def asked_for(recipe: Recipe) -> bool:
 
 def as_it_pays(recipe: Recipe, planned: Mapping[str, PlannedStage], sources: Sources) -> Mapping[str, PlannedStage]:
     """The stages, without the embedding of more pictures than are trained on, unless it is asked for."""
-    if asked_for(recipe):
+    if asked_for(recipe) or not any(stage.embeds_images for stage in planned.values()):
         return planned
     pictures = about(sources.train)
     return {

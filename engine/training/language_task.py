@@ -67,8 +67,8 @@ class TextStart(Start):
         return saved.Checkpoint(step=0, groups={"weights": dict(self.origin.weights()), "optimizer": {}}, state={})
 
 
-def start_of(recipe: Recipe) -> TextStart:
-    """What a recipe begins from.
+def start_of(recipe: Recipe, kinds: tuple[type, ...] = (GPTConfig,)) -> TextStart:
+    """What a recipe begins from; `kinds` are the configurations that its checkpoint may have.
 
     Raises:
         FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, for models of
@@ -82,7 +82,7 @@ def start_of(recipe: Recipe) -> TextStart:
         return TextStart(size=model.model, config=PRESETS[model.model])
     path = preset_folder(trained_preset(model.pretrained), known=PRESETS)
     checkpoint, folder = read_checkpoint(path), path if path.is_dir() else path.parent
-    if not isinstance(checkpoint.config, GPTConfig):
+    if not isinstance(checkpoint.config, kinds):
         raise ValueError(f"--pretrained {model.pretrained} is a {checkpoint.config.describes}, and a GPT is expected.")
     try:
         GptTokenizer.open(folder, way=recipe.language.way)
@@ -137,7 +137,7 @@ def examples_of(recipe: Recipe, start: Start, data_set: DataSet) -> WindowExampl
         context_length=recipe.data.context_length or start.config.context_length,
         tokenizer_path=str(data_set.tokenizer) if known else "",
         way=recipe.language.way,
-        dropout=any(getattr(_with_dropout(recipe, start.config), rate) for rate in RATES),
+        dropout=any(getattr(with_dropout(recipe, start.config), rate) for rate in RATES),
     )
 
 
@@ -147,7 +147,7 @@ def config_of(recipe: Recipe, start: Start, data_set: DataSet, preprocess: Windo
     Raises:
         ValueError: for a vocabulary with more entries than a checkpoint has rows.
     """
-    config, words = _with_dropout(recipe, start.config), _texts_of(data_set).words
+    config, words = with_dropout(recipe, start.config), _texts_of(data_set).words
     if not start.pretrained:
         config = replace(config, context_length=preprocess.context_length)
     if words is None or (start.pretrained and not anew(recipe, start, config)):
@@ -182,7 +182,8 @@ def save(student: Student, preprocess: WindowExamples, folder: Path) -> None:
     preprocess.words.save(folder)
 
 
-def _with_dropout(recipe: Recipe, config: GPTConfig) -> GPTConfig:
+def with_dropout(recipe: Recipe, config: GPTConfig) -> GPTConfig:
+    """The configuration with the dropout that the recipe says, where it says something."""
     rate = recipe.language.dropout
     rates: dict[str, Any] = {} if rate is None else dict.fromkeys(RATES, rate)
     return replace(config, **rates)

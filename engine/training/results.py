@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 from diptych.core.evaluation.answer_metrics import AnswerScore
+from diptych.core.evaluation.answering import AnswersResult
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
@@ -66,3 +67,9 @@ class PromptedResults(JudgedStage):
 
     answers: dict[str, list[AnswerScore]]  # by the name of the set, a score for each metric
     asked: list[dict[str, str]]  # some questions of the first set, with prompt, truth and answer
+
+
+class AnsweringResults(JudgedStage):
+    """What a model that answers a task scored."""
+
+    answers: dict[str, AnswersResult]  # by the name of the set

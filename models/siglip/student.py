@@ -85,7 +85,7 @@ class Student(keras.Model):
 
     @property
     def head(self):
-        """The layer that tells a classifier's classes apart."""
+        """The layer that tells a classifier's classes apart, or answers a task on texts."""
         return self.towers.head
 
     def call(self, inputs, training=False):

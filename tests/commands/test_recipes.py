@@ -81,6 +81,9 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("linear_probe", "--run-dir", "classifier", *SHORT),
             tuple(f"classifier/{name}" for name in RUN),
         ),
+        Tiny("compare", ("classifier",), ("runs/compare.html",)),
+        Tiny("models", ("patch16",)),
+        Tiny("data", ("emoji",)),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
     "gpt1": (
@@ -88,6 +91,12 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             "gpt1",
             ("--run-dir", "gpt1", "--examples", "640", "--evaluate-every", "320"),
             (*(f"gpt1/{name}" for name in RUN), "gpt1/model/vocab.json"),
+        ),
+        Tiny(
+            "gpt1_finetune",
+            ("--pretrained", "gpt1", "--task", "emoji_same", "--epochs", "None", "--examples", "256")
+            + ("--run-dir", "gpt1_finetune"),
+            (*(f"gpt1_finetune/{name}" for name in RUN), "gpt1_finetune/model/vocab.json"),
         ),
     ),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),

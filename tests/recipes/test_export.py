@@ -237,7 +237,7 @@ class TestSmaller:
         write_photos(tmp_path / "photos", 12)
         copies = replace(FORMATS["onnx"], write=lambda job: copy_and_shrink(folder, job))
         monkeypatch.setitem(FORMATS, "onnx", copies)
-        options = Export(model="tiny", output=tmp_path / "out", precision="int8", dataset=str(tmp_path / "photos"))
+        options = Export(model="tiny", output=tmp_path / "out", precision="int8", data=str(tmp_path / "photos"))
         assert export(options, lambda preset: encoder) == 0
         card = json.loads((tmp_path / "out" / CARD).read_text())
         assert card["precision"] == "int8"

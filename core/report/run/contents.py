@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from diptych.core.evaluation.answer_metrics import AnswerScore
+from diptych.core.evaluation.answering import AnswersResult, WrongAnswer
 from diptych.core.evaluation.classification import ClassificationResult
 from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
@@ -131,6 +132,9 @@ class ReportData:
     # What words alone find, by name; beside a classifier before it was trained, by the name of the set.
     classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
     # What a classifier scored, by the name of the set.
+    answers: Mapping[str, AnswersResult] = field(default_factory=dict)
+    # What a model scored that answers a task on texts, by the name of the set.
+    wrong_answers: Sequence[WrongAnswer] = ()  # of the first of these sets, the surest first
     wrong: WrongAnswers | None = None
     answer_scores: Mapping[str, Sequence[AnswerScore]] = field(default_factory=dict)
     # Of a model that answers prompts about pictures, by the name of the set, a score for each metric.

@@ -22,6 +22,14 @@ from diptych.core.report.run.training import column
 from diptych.core.report.verdict import best_text
 from diptych.core.training.card import Card
 
+_SEEN = {
+    "classified": " labelled pictures",
+    "answer_scores": " questions about pictures",
+    "answers": " labelled texts",
+    "language": " windows of text",
+}
+"""What a model saw, by the part of its report that there is."""
+
 
 def header(data: ReportData) -> Markup:
     """Title, sentence, headline numbers and facts."""
@@ -42,11 +50,10 @@ def summary(data: ReportData) -> list[object]:
     if is_number(parameters):
         parts += [" of ", shown(parameters, compact(parameters)), " parameters"]
     if examples is not None:
-        seen = " labelled pictures" if data.classified else " windows of text" if data.language else " image–text pairs"
-        seen = " questions about pictures" if data.answer_scores else seen
+        seen = next((seen for part, seen in _SEEN.items() if getattr(data, part)), " image–text pairs")
         parts += [" that saw ", shown(examples, compact(examples)), seen]
     else:
-        parts += [" of texts" if data.language else " of images and texts"]
+        parts += [" of texts" if data.language or data.answers else " of images and texts"]
     if seconds is not None:
         parts += [" in ", shown(seconds, duration(seconds))]
     if data.card.get("backend"):

@@ -9,6 +9,7 @@ from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.script import SCRIPT
 from diptych.core.report.charts.style import COLOURS, FIGURES, PAGE
 from diptych.core.report.charts.thumbnails import Thumbnails
+from diptych.core.report.run.answers import answers
 from diptych.core.report.run.asked import asked
 from diptych.core.report.run.before_after import before_and_after
 from diptych.core.report.run.classes import classified, zero_shot_classes
@@ -28,6 +29,7 @@ def render(data: ReportData) -> str:
         section
         for section in (
             asked(data),
+            answers(data),
             before_and_after(data, thumbnails),
             finds(data, thumbnails),
             _languages(data),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from diptych.engine.training.terms.answering import Answering
 from diptych.engine.training.terms.captioning import Captioning
 from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive
@@ -17,6 +18,7 @@ TERMS: Mapping[str, type[StageTerm]] = {
     "distillation": Distillation,
     "masked_prediction": MaskedPrediction,
     "classification": Classification,
+    "answering": Answering,
     "language": Language,
     "suffix": Suffix,
 }

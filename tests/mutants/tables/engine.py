@@ -5,6 +5,15 @@ from tests.mutants.mutant import Mutant
 # fmt: off
 MUTANTS: tuple[Mutant, ...] = (
     # engine
+    Mutant("another-name-that-hides-a-flag", "engine/flags.py",
+           "meant = () if typed in known else", "meant = () if False else",
+           "tests/engine/test_flags.py::test_other_names_of_a_flag_are_taken_and_said_once"),
+    Mutant("any-word-for-a-choice", "engine/flags.py",
+           "if choices and value not in", "if not choices and value not in",
+           "tests/engine/test_flags.py::test_a_mistyped_flag_or_value_is_answered_with_the_near_one"),
+    Mutant("options-alike-that-differ", "core/report/comparison.py",
+           "if len(set(row[1:])) > 1]", "if len(set(row[1:])) > 2]",
+           "tests/recipes/test_listings.py::test_runs_are_compared_by_their_ends_and_their_options"),
     Mutant("one-block-too-many-is-open", "engine/training/tuning.py",
            "tower.depth + 1 - open_blocks", "tower.depth - open_blocks",
            "tests/engine/training/test_tuning.py::test_open_blocks_are_the_last_and_all_behind_them_moves"),
