@@ -6,6 +6,7 @@
     nox -s "tests(backend='jax')"   the tests on one
     nox -s tests -- -k schedules    what follows -- goes to pytest
     nox -s quick                    what one runs while working
+    nox -s supported-3.13           the same with another Python, in an environment of its own
     nox -s thorough                 what is long by nature, before a change is called done
 
 Sessions that need Keras share one virtual environment with all three frameworks, `.nox/everything` (3 GB, a minute and
@@ -31,7 +32,9 @@ nox.options.sessions = ["lint", "wheel", "docs", "recipes", "tests", "agreement"
 
 ROOT = Path(__file__).parent
 BACKENDS = ["jax", "torch", "tensorflow"]
+SUPPORTED = ["3.11", "3.12", "3.13"]
 LINTERS = ["ruff==0.17.6", "mypy==2.4.1", "numpy"]
+MANUAL = ["mkdocs==1.6.1", "mkdocs-material==9.8.2", "mkdocstrings==1.0.8", "mkdocstrings-python==2.0.11"]
 
 TORCH = "2.13.0"
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
@@ -73,10 +76,11 @@ WITHOUT_KERAS = [
     "tests/core/training/test_checkpoint*.py",
     *(
         f"tests/core/training/test_{name}.py"
-        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard")
+        for name in ("card", "metrics", "progress", "recipe", "run_folder", "signals", "tensorboard", "trackers")
     ),
     "tests/core/weights/*",
     "tests/oracle/*",
+    "tests/recipes/test_interruptions.py",
 ]
 
 # What tests one framework's own code, run with it alone.
@@ -110,12 +114,17 @@ def everything(session: nox.Session) -> None:
     stamp = Path(session.virtualenv.location) / "installed"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    install_torch_for_cpu(session)
-    session.install("jax", TENSORFLOW, "-e", ".[parquet,tokenizers,hub,gpt1,search,export,dev]")
+    install_all(session)
     if HAS_LIBTPU:
         libtpu = str(Path(session.virtualenv.location) / "libtpu")
         session.run("python", "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--target", libtpu, "libtpu")
     stamp.write_text(wanted)
+
+
+def install_all(session: nox.Session) -> None:
+    """All three frameworks for CPUs, every extra, and this checkout, into the session's own environment."""
+    install_torch_for_cpu(session)
+    session.install("jax", TENSORFLOW, "-e", ".[fast,parquet,tokenizers,hub,gpt1,search,export,dev]")
 
 
 def install_torch_for_cpu(session: nox.Session) -> None:
@@ -130,13 +139,20 @@ def install_torch_for_cpu(session: nox.Session) -> None:
         session.install(f"torch=={TORCH}+cpu", "--index-url", TORCH_INDEX_URL)
 
 
-def python(session: nox.Session, *arguments: str, backend: str = "jax", silent: bool = False, **variables: str) -> str:
-    """Run the shared environment's Python on one backend, out of reach of the person's own Keras settings.
+def python(
+    session: nox.Session,
+    *arguments: str,
+    backend: str = "jax",
+    silent: bool = False,
+    environment: str = "everything",
+    **variables: str,
+) -> str:
+    """Run an environment's Python, the shared one's, on one backend, out of reach of the person's own Keras settings.
 
     What jax has compiled is kept for all processes and all later runs; its key holds machine, versions and options.
     """
-    shared, keras_home = ROOT / session.cache_dir.parent / "everything", ROOT / session.cache_dir / "keras"
-    program = shared / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    folder, keras_home = ROOT / session.cache_dir.parent / environment, ROOT / session.cache_dir / "keras"
+    program = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     variables = {
         "KERAS_BACKEND": backend,
         "KERAS_HOME": str(keras_home),
@@ -210,6 +226,13 @@ def quick(session: nox.Session) -> None:
     unit_tests(session, BACKENDS[0], "--quick", **QUICKLY_COMPILED)
 
 
+@nox.session(python=SUPPORTED)
+def supported(session: nox.Session) -> None:
+    """The quick tests on jax with each Python that is supported and at hand, in an environment of its own."""
+    install_all(session)
+    unit_tests(session, BACKENDS[0], "--quick", environment=Path(session.virtualenv.location).name, **QUICKLY_COMPILED)
+
+
 @nox.session(venv_backend="none", requires=["everything"])
 @nox.parametrize("part", ["mutants", *BACKENDS, "agreement", "commands"])
 def thorough(session: nox.Session, part: str) -> None:
@@ -238,6 +261,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
     session.run("mypy")
+
+
+@nox.session
+def manual(session: nox.Session) -> None:
+    """The manual as a static site, to be searched offline: runs/manual/index.html, or -- --output FOLDER."""
+    session.install("--quiet", *MANUAL, "-e", ".")
+    session.run("python", "-m", "docs.manual.build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(venv_backend="none", requires=["everything"])
@@ -287,7 +317,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["everything"])
 def tpu(session: nox.Session) -> None:
-    """The kernels and the ring for TPUs by their own compiler, which needs no TPU."""
+    """The kernels, the ring and a step for TPUs by their own compiler, which needs no TPU."""
     compile_for_tpus(session)
 
 

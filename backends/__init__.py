@@ -87,9 +87,9 @@ def train_step(
         micro_batches: number of equal pieces; the batch must divide by it.
         placement: a `Placement`; the processes, and the devices of each, share each batch by rows, and each device
             holds all of the state, or with `fsdp` above 1 a share of it. Every process brings its own rows to each
-            step, and loss, gradients and logs are those of the whole batch. More than one device of a process on jax
-            alone; on torch a process has one, `fsdp` is the number of processes or 1, and with `zero` each has a part
-            of AdamW's slots, averages and teacher.
+            step, and loss, gradients and logs are those of the whole batch. On torch a process has one device, `fsdp`
+            is the number of processes or 1, and with `zero` each has a part of AdamW's slots, averages and teacher; on
+            tensorflow there is one process, each of whose devices holds all.
         compiler: on torch, of `torch.compile`, such as "inductor", for forward and backward passes; None for none. The
             other two frameworks compile every step.
 
@@ -100,10 +100,10 @@ def train_step(
     if placement.processes != 1:
         options["processes"] = placement.processes
     if placement.devices != 1:
-        if name() != "jax":
+        if name() == "torch":
             raise ValueError(
-                f"A step was to be spread over {placement.devices} devices, which is done on jax; Keras runs on "
-                f"{name()}. There, `distributed_sigmoid_loss` is the loss for a loop of your own."
+                f"A step was to be spread over {placement.devices} devices of a process, which is done on jax and "
+                "tensorflow. On torch a process has one device: start as many by torchrun --nproc-per-node."
             )
         options["devices"] = placement.devices
     if placement.fsdp != 1:

@@ -23,7 +23,8 @@ def join(
     """This process's place among those that carry out a run together; before the framework computes anything.
 
     On torch torchrun starts them; on jax srun, mpirun, or the hosts of a TPU, or anything with a `coordinator`. A
-    process of which nothing says that it is one of several is alone.
+    process of which nothing says that it is one of several is alone. On tensorflow its devices may be parts of a CPU,
+    into which it is divided here.
 
     Args:
         environment: of this process, where launchers speak.
@@ -46,6 +47,8 @@ def join(
     elif backend == "torch" and "WORLD_SIZE" in many and all(known in environment for known in _TORCHRUN):
         room().join(environment)
         many = {}
+    elif backend == "tensorflow" and devices > 1:
+        room().divide_cpu(devices)
     if coordinator:
         raise ValueError(
             f"--coordinator-address brings processes of jax together; Keras runs on {backend}. {_WAYS[backend]}"
@@ -71,5 +74,5 @@ _WAYS = {
     "jax": "On jax several processes are started by srun or mpirun, or each with --coordinator-address HOST:PORT, "
     "--num-processes and --process-id; one process uses the devices of a machine with --data-parallel.",
     "torch": "On torch several processes are started by torchrun --nproc-per-node N -m recipes.siglip ...",
-    "tensorflow": "On tensorflow a run is carried out by one process.",
+    "tensorflow": "On tensorflow one process carries out a run, with the devices of its machine by --data-parallel.",
 }

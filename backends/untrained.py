@@ -3,7 +3,7 @@
 import keras
 
 
-def carried(function, model, argument, variables, values):
+def carried(function, model, argument, variables, values, scope=keras.StatelessScope):
     """A function of the model, called while its untrained weights have the given values.
 
     A forward pass may change them, as that of batch normalisation changes moving statistics. A step that takes several
@@ -15,12 +15,13 @@ def carried(function, model, argument, variables, values):
         argument: of the function, such as a batch.
         variables: the model's untrained weights.
         values: theirs, as the function is to find them.
+        scope: makes the Keras scope, where the backend has one of its own.
 
     Returns:
         What the function gives, and the values that the variables would have afterwards; themselves they are left.
     """
     if not variables:
         return function(model, argument), values
-    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+    with scope(state_mapping=list(zip(variables, values, strict=True))) as entered:
         result = function(model, argument)
-    return result, [scope.get_current_value(variable) for variable in variables]
+    return result, [entered.get_current_value(variable) for variable in variables]

@@ -1,100 +1,74 @@
-"""Examples a second and core that the loader makes, against bare decoding of the same files with Pillow.
+"""Pictures per CPU second that the loader makes, beside bare decoding and other loaders, on the same files in one run.
 
     python -m benchmarks.loader
+    python -m benchmarks.loader --photographs FOLDER --cases 256 500 1024 2048
 
-Bare decoding opens each file, decodes it to RGB and makes an array of it: what no loader can do without. Everything is
-timed in one process by its CPU time, in turn, the fastest of three; then whole loaders by the clock, with a thread and
-with processes.
+Everything is timed in one process by its CPU time, in turn, the fastest of three; the loader's way is a whole one, from
+the source to the batch, that of others begins with the files' bytes. A way is left out, and that is said, where its
+packages are not installed: simplejpeg and OpenCV, torchvision, tensorflow. With --whole, whole loaders by the clock as
+well, with a thread and with processes, and what each part of an example takes.
+
+Photographs are the middles of those in a folder, or made up. Nothing is timed unless bare decoding and the loader's see
+the same pixels.
 """
 
 import argparse
-import io
 import os
 import statistics
 import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image
 
 from benchmarks.device import RESULTS, device_name, write_results
+from benchmarks.loader_peers import AUGMENTED, BARE, FASTEST, OPEN_CLIP, TF_DATA, Way, bare, peers
+from benchmarks.photographs import SIZES, PhotoSource
+from diptych.core.data.decoder import Decoder
 from diptych.core.data.emoji import TOKENIZER_PATH, EmojiSource
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.image import decode
 from diptych.core.data.loading.loader import Loader
-from diptych.core.data.records import Caption, Record, Source
+from diptych.core.data.pixels import FixedSize
+from diptych.core.data.records import Source
 from diptych.core.data.sampling import Order, draw, example_rng
 
-BATCH_SIZE = 128
 WORKERS = (0, 1, 2)
+OURS, FAST = "ours", ", fast"
 _REPETITIONS = 3
 
-
-class PhotoSource:
-    """JPEG files of the size and weight of web photographs (400 x 300, about 30 kB), made of smooth noise."""
-
-    def __init__(self, count: int = 256):
-        self.count = count
-        rng = np.random.default_rng(0)
-        self._files = []
-        for _ in range(32):
-            layers = [rng.integers(0, 256, (side * 3, side * 4, 3), dtype=np.uint8) for side in (3, 12, 50)]
-            pictures = [Image.fromarray(layer).resize((400, 300), Image.Resampling.BICUBIC) for layer in layers]
-            picture = Image.blend(Image.blend(pictures[0], pictures[1], 0.4), pictures[2], 0.25)
-            file = io.BytesIO()
-            picture.save(file, "JPEG", quality=85)
-            self._files.append(file.getvalue())
-
-    def __len__(self) -> int:
-        return self.count
-
-    def record(self, index: int) -> Record:
-        """A record with one picture and one caption."""
-        return Record(str(index), (index,), (Caption(f"photograph number {index} of nothing in particular"),))
-
-    def read(self, reference: int) -> bytes:
-        """The JPEG file."""
-        return self._files[reference % len(self._files)]
-
-    def fingerprint(self) -> str:
-        """The same for all."""
-        return "photographs of noise"
-
-
-CASES: dict[str, tuple[Callable[[], Source], int]] = {
-    "emoji, 64 px WebP": (EmojiSource, 64),
-    "photographs, 400 x 300 JPEG": (PhotoSource, 224),
+WAYS: dict[str, dict[str, Any]] = {
+    OURS: {},
+    OURS + AUGMENTED: {"augmentation": Augmentation()},
+    OURS + FAST: {"decode": "fast"},
+    OURS + FAST + ", bilinear": {"decode": "fast", "resize_method": "bilinear"},
+    OURS + FAST + AUGMENTED: {"decode": "fast", "augmentation": Augmentation()},
 }
+"""Our ways; big_vision's "bilinear" is not antialiased, as is none of tf.data's pictures."""
+
+CASES: dict[str, tuple[Callable[[Path | None], Source], int]] = {
+    "emoji": (lambda folder: EmojiSource(), 64),
+    **{str(size[0]): (lambda folder, size=size: PhotoSource(size, folder), 224) for size in SIZES},
+}
+"""Name -> the source, of a folder of photographs, and the side of the model's pictures."""
 
 
-def measure(source: Source, image_size: int, batches: int) -> dict[str, dict[str, float]]:
-    """CPU microseconds an example of each way, and examples a second and core; the fastest of three times of each
-    batch.
+def measure(source: Source, image_size: int, *, batch_size: int, batches: int) -> dict[str, dict[str, float]]:
+    """CPU microseconds a picture of each way, and pictures a CPU second; the fastest of three times of each batch.
 
     A first round is not counted: records are built and captions tokenized once, as in a run of many epochs.
     """
-    plain = Preprocess(image_size=image_size, context_length=16, tokenizer_path=TOKENIZER_PATH)
-    changed = Preprocess(
-        image_size=image_size, context_length=16, tokenizer_path=TOKENIZER_PATH, augmentation=Augmentation()
-    )
-    settings = {"batch_size": BATCH_SIZE, "seed": 0}
-    loaders = {
-        "loader": Loader(source, plain, cache_megabytes=None, **settings),
-        "loader, augmented": Loader(source, changed, cache_megabytes=None, **settings),
-        "loader, augmented, cached": Loader(source, changed, **settings),
-    }
-    order = loaders["loader"].examples.order
+    others = {} if isinstance(source, EmojiSource) else peers(image_size)
+    loaders = _loaders(source, image_size, batch_size, with_fast=FASTEST in others)
+    order = loaders[OURS].examples.order
     files = [_files_of(source, order, number) for number in range(batches)]
-    ways: dict[str, Callable[[int], object]] = {
-        "bare decoding": lambda number: [_bare(data) for data in files[number]],
-        "decode": lambda number: [decode(data) for data in files[number]],
-    }
+    ways: dict[str, Callable[[int], object]] = {BARE: lambda number: [bare(data) for data in files[number]]}
     ways |= {name: loader.batch for name, loader in loaders.items()}
-    _fill(loaders["loader, augmented, cached"])
+    ways |= {name: _of_files(way, files) for name, way in others.items()}
     fastest = {name: [float("inf")] * batches for name in ways}
     for repetition in range(_REPETITIONS + 1):
         for number in range(batches):
@@ -103,18 +77,40 @@ def measure(source: Source, image_size: int, batches: int) -> dict[str, dict[str
                 way(number)
                 if repetition:
                     fastest[name][number] = min(fastest[name][number], time.process_time() - start)
-    seconds = {name: statistics.mean(times) / BATCH_SIZE for name, times in fastest.items()}
+    seconds = {name: statistics.mean(times) / batch_size for name, times in fastest.items()}
     return {
-        name: {
-            "microseconds": 1e6 * time_taken,
-            "examples_per_second_and_core": 1 / time_taken,
-            "against_bare_decoding": seconds["bare decoding"] / time_taken,
-        }
-        for name, time_taken in seconds.items()
+        name: {"microseconds": 1e6 * taken, "pictures_per_cpu_second": 1 / taken} for name, taken in seconds.items()
     }
 
 
-def measure_parts(source: Source, image_size: int, count: int = 512) -> dict[str, float]:
+def grey_levels(source: Source, image_size: int, count: int = 32) -> dict[str, float]:
+    """How far fast pixels are from exact ones: their mean, their 99th percentile and their largest difference."""
+    whole = FixedSize(height=image_size, width=image_size)
+    files = {source.read(source.record(index).images[0]) for index in range(min(count, len(source)))}
+    pairs = [(Decoder(whole=whole)(data), Decoder(whole=whole, fast=True)(data)) for data in files]
+    apart = np.abs(np.stack([exact.astype(int) - fast for exact, fast in pairs]))
+    return {"mean": float(apart.mean()), "99%": float(np.percentile(apart, 99)), "largest": float(apart.max())}
+
+
+def _of_files(way: Way, files: list[list[bytes]]) -> Callable[[int], object]:
+    return lambda number: way(files[number])
+
+
+def _loaders(source: Source, image_size: int, batch_size: int, *, with_fast: bool) -> dict[str, Loader]:
+    """A loader for each way that can be had, without a cache, and for the emoji one with."""
+    loaders = {}
+    for name, settings in WAYS.items():
+        if with_fast or FAST not in name:
+            make = Preprocess(image_size=image_size, context_length=16, tokenizer_path=TOKENIZER_PATH, **settings)
+            loaders[name] = Loader(source, make, batch_size=batch_size, seed=0, cache_megabytes=None)
+    if isinstance(source, EmojiSource):
+        cached = Loader(source, loaders[OURS + AUGMENTED].examples.preprocess, batch_size=batch_size, seed=0)
+        _fill(cached)
+        loaders[OURS + AUGMENTED + ", cached"] = cached
+    return loaders
+
+
+def measure_parts(source: Source, image_size: int, count: int) -> dict[str, float]:
     """CPU microseconds an example that each step of making one takes by itself."""
     make = Preprocess(
         image_size=image_size, context_length=16, tokenizer_path=TOKENIZER_PATH, augmentation=Augmentation()
@@ -146,8 +142,8 @@ def measure_parts(source: Source, image_size: int, count: int = 512) -> dict[str
     return result
 
 
-def measure_whole(source: Source, image_size: int, batches: int) -> dict[str, dict[str, float]]:
-    """Examples a second by the clock, and seconds to the first batch, for each number of workers; nobody uses the
+def measure_whole(source: Source, image_size: int, batch_size: int, batches: int) -> dict[str, dict[str, float]]:
+    """Pictures a second by the clock, and seconds to the first batch, for each number of workers; nobody uses the
     batches.
     """
     make = Preprocess(
@@ -156,13 +152,13 @@ def measure_whole(source: Source, image_size: int, batches: int) -> dict[str, di
     result = {}
     for workers in WORKERS:
         start = time.perf_counter()
-        made = Loader(source, make, batch_size=BATCH_SIZE, seed=0, workers=workers).batches(0)
+        made = Loader(source, make, batch_size=batch_size, seed=0, workers=workers).batches(0)
         next(made)
         first = time.perf_counter() - start
         start = time.perf_counter()
         count = sum(map(len, islice(made, batches)))
         result[f"{workers} workers"] = {
-            "examples_per_second": count / (time.perf_counter() - start),
+            "pictures_per_second": count / (time.perf_counter() - start),
             "seconds_to_first_batch": first,
         }
         made.close()
@@ -171,45 +167,55 @@ def measure_whole(source: Source, image_size: int, batches: int) -> dict[str, di
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write results/<device>/loader.json."""
-    parser = argparse.ArgumentParser(description="Examples a second and core of the loader against bare decoding.")
-    parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH_SIZE} examples, of each way")
-    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES), help="of the named cases")
+    parser = argparse.ArgumentParser(description="Pictures per CPU second of the loader and of others.")
+    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES), help="emoji, or a width")
+    parser.add_argument("--photographs", type=Path, help="a folder of photographs; by default they are made up")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures in a batch")
+    parser.add_argument("--batches", type=int, default=2, help="batches of each way")
+    parser.add_argument("--whole", action="store_true", help="whole loaders by the clock, and the parts, as well")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     chosen = parser.parse_args(arguments)
     results = {}
     for name in chosen.cases:
         make_source, image_size = CASES[name]
-        source = make_source()
+        source = make_source(chosen.photographs)
         _check_same_pixels(source)
-        result = results[name] = {
-            "image_size": image_size,
-            "ways": measure(source, image_size, chosen.batches),
-            "parts_in_microseconds": measure_parts(source, image_size),
-            "whole": measure_whole(source, image_size, chosen.batches),
-        }
-        print(f"\n{name} -> {image_size} px")
-        for way, numbers in result["ways"].items():
+        ways = measure(source, image_size, batch_size=chosen.batch_size, batches=chosen.batches)
+        result = results[name] = {"image_size": image_size, "ways": ways}
+        print(f"\n{name} -> {image_size} px", flush=True)
+        _print_ways(ways)
+        if FASTEST in ways:
+            result["fast_pixels_in_grey_levels"] = grey_levels(source, image_size)
+            print(f"  fast pixels in grey levels from exact ones: {result['fast_pixels_in_grey_levels']}")
+        if chosen.whole:
+            result["parts_in_microseconds"] = measure_parts(source, image_size, chosen.batch_size)
+            result["whole"] = measure_whole(source, image_size, chosen.batch_size, chosen.batches)
             print(
-                f"  {way:26} {numbers['microseconds']:8.0f} us  {numbers['examples_per_second_and_core']:8.0f} /s and "
-                f"core  {numbers['against_bare_decoding']:6.2f} of bare decoding"
+                "  parts in us: " + ", ".join(f"{key} {us:.0f}" for key, us in result["parts_in_microseconds"].items())
             )
-        print(
-            "  parts: "
-            + ", ".join(f"{part} {time:.0f}" for part, time in result["parts_in_microseconds"].items())
-            + " us"
-        )
-        for workers, numbers in result["whole"].items():
-            print(
-                f"  {workers}: {numbers['examples_per_second']:.0f} examples/s by the clock, "
-                f"first batch after {numbers['seconds_to_first_batch']:.2f} s"
-            )
-    print(
-        f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs; times by the clock suffer above "
-        "that."
-    )
-    versions = {"numpy": np.__version__, "pillow": PIL.__version__}
-    path = write_results("loader", versions | {"batch_size": BATCH_SIZE, "cases": results}, chosen.out)
+            for workers, numbers in result["whole"].items():
+                print(
+                    f"  {workers}: {numbers['pictures_per_second']:.0f} pictures/s by the clock, "
+                    f"first batch after {numbers['seconds_to_first_batch']:.2f} s"
+                )
+    print(f"\nThe machine's load was {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs.")
+    versions = {
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "photographs": chosen.photographs.name if chosen.photographs else "made up",
+    }
+    path = write_results("loader", versions | {"batch_size": chosen.batch_size, "cases": results}, chosen.out)
     print(f"\n{device_name()}: {path}")
+
+
+def _print_ways(ways: dict[str, dict[str, float]]) -> None:
+    """Each way's rate, and what it is of the fastest, of open_clip's and of tf.data's that does the same."""
+    rates = {name: numbers["pictures_per_cpu_second"] for name, numbers in ways.items()}
+    for name, rate in rates.items():
+        change = AUGMENTED if AUGMENTED in name else ""
+        others = {BARE: BARE, "the fastest": FASTEST, OPEN_CLIP: OPEN_CLIP + change, TF_DATA: TF_DATA + change}
+        of = [f"{rate / rates[other]:6.2f} of {words}" for words, other in others.items() if other in rates]
+        print(f"  {name:34} {rate:7.0f} /s  {', '.join(of)}")
 
 
 def _fill(loader: Loader) -> None:
@@ -228,14 +234,10 @@ def _files_of(source: Source, order: Order, number: int) -> list[bytes]:
     return [source.read(reference) for reference in references]
 
 
-def _bare(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
 def _check_same_pixels(source: Source) -> None:
     for index in range(0, len(source), 40):
         data = source.read(source.record(index).images[0])
-        if not np.array_equal(_bare(data), decode(data)):
+        if not np.array_equal(bare(data), decode(data)):
             raise SystemExit(f"bare decoding and decode() differ on record {index}: no time is reported.")
 
 

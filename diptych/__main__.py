@@ -1,12 +1,12 @@
 """The command `diptych`: what can be run, and running it. `diptych siglip ...` is `python -m recipes.siglip ...`."""
 
 import ast
-import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from diptych import __version__
+from diptych.core.spelling import did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -38,9 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     name, *rest = words
     known = recipes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        print(f"diptych: there is no recipe {name!r}.{hint} There are {', '.join(known)}.", file=sys.stderr)
+        near = did_you_mean(name, known)
+        print(f"diptych: there is no recipe {name!r}.{near} There are {', '.join(known)}.", file=sys.stderr)
         return 2
     return import_module(f"diptych.recipes.{name}").main(rest)
 

@@ -3,17 +3,20 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
 from diptych.backends.selection import BACKENDS, BackendNotAvailable, select_backend
+from diptych.core.spelling import did_you_mean
 from diptych.core.training.recipe import Recipe
 from diptych.engine.failures import exit_status
-from diptych.engine.flags import with_flags
+from diptych.engine.flags import by_their_names, check_choices, types_of_flags, with_flags
 from diptych.engine.stored_recipe import stored_recipe
 
 CONFIG = (
@@ -30,15 +33,20 @@ def parse(default: Options, arguments: list[str] | None, *, program: str, descri
     Leaves the process with a message and status 2 for a flag that does not exist, a value that does not fit, or a
     backend that is not installed.
     """
+    known = types_of_flags(type(default))
+    about, examples = parted(description or "")
     try:
-        options = tyro.cli(
-            type(default),
-            default=default,
-            args=_with_values(sys.argv[1:] if arguments is None else arguments, type(default)),
-            prog=program,
-            description=description and _HEADINGS.sub("\n\n", description),
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        words = by_their_names(sys.argv[1:] if arguments is None else arguments, known, program=program)
+        check_choices(words, known)
+        with _followed_by(examples if {"-h", "--help"} & {*words} else ""):
+            options = tyro.cli(
+                type(default),
+                default=default,
+                args=_with_values(words, known),
+                prog=program,
+                description=about,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
         unset = not os.environ.get("KERAS_BACKEND")
         backend = select_backend()
     except (ValueError, BackendNotAvailable) as error:
@@ -68,7 +76,10 @@ def train_preset(
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and not words[0].startswith("-") else next(iter(presets))
     if name not in presets:
-        print(f"{program}: there is no preset {name!r}; there are {', '.join(presets)}.", file=sys.stderr)
+        print(
+            f"{program}: there is no preset {name!r}.{did_you_mean(name, presets)} There are {', '.join(presets)}.",
+            file=sys.stderr,
+        )
         return 2
     return train(presets[name](), words, program=f"{program} {name}", description=description)
 
@@ -117,24 +128,38 @@ def _without_config(arguments: list[str]) -> tuple[list[str], str | None]:
     return arguments, None
 
 
-def _with_values(arguments: list[str], options: type) -> list[str]:
-    """The arguments, where `--name` and `--no-name` of an option that may be true, false or neither, anywhere in the
-    options, are given their value: tyro takes such a pair for those alone that are true or false.
+def _with_values(arguments: list[str], known: Mapping[str, Any]) -> list[str]:
+    """The arguments, where `--name` and `--no-name` of an option that may be true, false or neither are given their
+    value: tyro takes such a pair for those alone that are true or false.
     """
     spelled: dict[str, list[str]] = {}
-    waiting = [options]
-    while waiting:
-        for name, hint in get_type_hints(waiting.pop()).items():
-            flag = name.replace("_", "-")
-            if hint == bool | None:
-                spelled |= {f"--{flag}": [f"--{flag}", "True"], f"--no-{flag}": [f"--{flag}", "False"]}
-            elif is_dataclass(hint) and isinstance(hint, type):
-                waiting.append(hint)
+    for flag, kind in known.items():
+        if kind == bool | None:
+            spelled |= {flag: [flag, "True"], f"--no-{flag[2:]}": [flag, "False"]}
     followed = zip(arguments, [*arguments, ""][1:], strict=True)
     valued = [[argument] if after in _VALUES else spelled.get(argument, [argument]) for argument, after in followed]
     return [word for words in valued for word in words]
 
 
+def parted(description: str) -> tuple[str, str]:
+    """What a description says, and its examples: the paragraph's lines from "Command:" on, as they stand."""
+    found = _EXAMPLES.search(description)
+    if found is None:
+        return description, ""
+    about = f"{description[: found.start()].rstrip()}\n\n{description[found.end() :].lstrip()}"
+    return about, textwrap.indent(found[0], "  ")
+
+
+@contextmanager
+def _followed_by(examples: str) -> Iterator[None]:
+    """Examples at the end of what --help prints, which ends the process with status 0."""
+    try:
+        yield
+    except SystemExit as ended:
+        if not ended.code and examples:
+            print(f"examples:\n{examples}")
+        raise
+
+
 _VALUES = ("True", "False", "None")
-_HEADINGS = re.compile(r"(?<!\n)\n(?=[A-Z][\w -]*: )")
-"""Before a line of a description that begins as "Command:" does; tyro joins lines that no empty one parts."""
+_EXAMPLES = re.compile(r"^Command:.*?(?=\n\n|\Z)", re.M | re.S)

@@ -12,6 +12,7 @@ from diptych.models.clip.config import CLIPConfig, CLIPTextConfig, CLIPVisionCon
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.siglip.config import NaFlexVisionConfig, SigLIPConfig, TextConfig, VisionConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
+    from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
     from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
@@ -48,6 +50,8 @@ __all__ = [
     "CaptionerConfig",
     "ClassifierConfig",
     "GPTConfig",
+    "GPTDoubleHeads",
+    "GPTDoubleHeadsConfig",
     "Gemma",
     "GemmaConfig",
     "ImageClassifier",
@@ -77,6 +81,7 @@ def __getattr__(name: str):
     from diptych.models.classifier.model import ImageClassifier
     from diptych.models.clip.model import CLIP, CLIPTextTransformer, CLIPVisionTransformer
     from diptych.models.gemma.model import Gemma
+    from diptych.models.gpt.double_heads import GPTDoubleHeads
     from diptych.models.gpt.model import GPT
     from diptych.models.paligemma.mask_decoder import MaskDecoder
     from diptych.models.paligemma.model import PaliGemma
@@ -90,6 +95,7 @@ def __getattr__(name: str):
     models = (
         CLIP,
         GPT,
+        GPTDoubleHeads,
         BiTResNet,
         CLIPTextTransformer,
         CLIPVisionTransformer,

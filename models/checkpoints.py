@@ -21,6 +21,7 @@ from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.presets import ALL_PRESETS
@@ -42,7 +43,9 @@ from diptych.models.weights import (
     transformers_paligemma,
 )
 
-Config = PairConfig | ClassifierConfig | GPTConfig | GemmaConfig | PaliGemmaConfig | MaskDecoderConfig
+Config = (
+    PairConfig | ClassifierConfig | GPTConfig | GPTDoubleHeadsConfig | GemmaConfig | PaliGemmaConfig | MaskDecoderConfig
+)
 TowerName = Literal["image", "text"]
 IMAGE_PREFIX = "vision_model."
 """What transformers 5 leaves out of the names of an image tower that is saved alone."""
@@ -51,6 +54,7 @@ KINDS: dict[str, type] = {
     "diptych_clip": CLIPConfig,
     "diptych_classifier": ClassifierConfig,
     "diptych_gpt": GPTConfig,
+    "diptych_gpt_double_heads": GPTDoubleHeadsConfig,
     "diptych_gemma": GemmaConfig,
     "diptych_paligemma": PaliGemmaConfig,
     "diptych_mask_decoder": MaskDecoderConfig,
@@ -117,6 +121,8 @@ def towers_of(config: Config) -> dict[str, Any]:
     """The configurations of a model's transformers, by the names that their weights' paths begin with."""
     if isinstance(config, GPTConfig | GemmaConfig | MaskDecoderConfig):
         return {"decoder": config}
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return {"decoder": config.decoder}
     if isinstance(config, PaliGemmaConfig):
         return {"image": config.vision, "decoder": config.text}
     towers: dict[str, Any] = {"image": config.vision}
@@ -318,6 +324,8 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
         }
     if isinstance(config, GPTConfig):
         writers = {"transformers": transformers_gpt.write, "openai": openai_gpt.write}
+    if isinstance(config, GPTDoubleHeadsConfig):
+        writers = {}
     if isinstance(config, GemmaConfig):
         writers = {"transformers": transformers_gemma.write}
     if isinstance(config, MaskDecoderConfig):
@@ -325,7 +333,7 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
     if isinstance(config, PaliGemmaConfig):
         writers = {"transformers": transformers_paligemma.write, "big_vision": big_vision_paligemma.write}
     if format not in writers:
-        raise ValueError(f"format must be one of diptych, {', '.join(writers)}, got {format!r}.")
+        raise ValueError(f"format must be one of {', '.join(['diptych', *writers])}, got {format!r}.")
     writers[format](folder, config, arrays)
 
 

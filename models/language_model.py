@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
 from keras import ops
@@ -11,6 +11,20 @@ from keras import ops
 from diptych.models.checkpoints import load_model, save_model
 from diptych.models.generation import continue_prompts
 from diptych.models.tower import Tower, policy_of
+
+
+class Predicting(NamedTuple):
+    """What predicts the tokens of texts: logits are features · kernel, capped.
+
+    Attributes:
+        features: `[texts, length, width]`, of which place j has seen the tokens 0 to j.
+        kernel: float32 `[width, vocabulary]`.
+        cap: of the logits (`diptych.core.losses.products.soft_capped`); None for none.
+    """
+
+    features: Any
+    kernel: Any
+    cap: float | None = None
 
 
 class TextPredictor(Tower):
@@ -21,6 +35,16 @@ class TextPredictor(Tower):
     """
 
     config_class: ClassVar[type]
+
+    def predicting(self, texts: Mapping[str, Any]) -> Predicting:
+        """What predicts the tokens of texts in training.
+
+        Args:
+            texts: by name, each with an axis of texts in front: "token_ids" int32 `[texts, length]`, and what else the
+                model takes: "dropout_seeds" int32 `[texts]`, without which nothing is left out, "token_mask" bool
+                `[texts, length]`, or pictures.
+        """
+        raise NotImplementedError
 
     @classmethod
     def from_preset(

@@ -1,8 +1,9 @@
 """Named models of all families, and the look-up of a configuration by name."""
 
-import difflib
+import re
 from pathlib import Path
 
+from diptych.core.spelling import did_you_mean
 from diptych.core.weights.hub import SCHEME, SHIPPED
 from diptych.models.bit import presets as bit
 from diptych.models.clip import presets as clip
@@ -38,10 +39,25 @@ def preset_config(name: str) -> SigLIPConfig | CLIPConfig:
     if name in ALL_PRESETS and name not in PRESETS:
         raise ValueError(f"{name!r} is a {ALL_PRESETS[name].describes}, and two towers are expected.")
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
         raise ValueError(
-            f"Unknown preset {name!r}. "
-            + (f"Near matches: {', '.join(near)}. " if near else "")
-            + "All names are in diptych.models.presets.PRESETS."
+            f"Unknown preset {name!r}.{did_you_mean(name, PRESETS, most=3)} `diptych models` lists all names, which "
+            "are those of diptych.models.presets.PRESETS."
         )
     return PRESETS[name]
+
+
+def hub_name(name: str) -> str | None:
+    """The released checkpoint of a preset's arrangement, as `from_preset` takes it; None where none is known.
+
+    Example: "siglip2_giant_patch16_256" -> "hf://google/siglip2-giant-opt-patch16-256"
+    """
+    if not _RELEASED.match(name):
+        return None
+    if name.startswith("siglip_i18n_"):
+        return f"{SCHEME}google/{name.replace('_i18n', '').replace('_', '-')}-multilingual"
+    if name.startswith("clip_"):
+        return f"{SCHEME}openai/{name.replace('_', '-')}"
+    return f"{SCHEME}google/{name.replace('_giant_', '_giant-opt_').replace('_', '-')}"
+
+
+_RELEASED = re.compile(r"siglip2?_(i18n_)?(base|large|so400m|giant)_|clip_vit_|paligemma2?_\d|gemma2?_\d")

@@ -2,13 +2,23 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import load_model
+from diptych.models.checkpoints import Config, load_model
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
+from diptych.models.gemma.config import GemmaConfig
+from diptych.models.gemma.model import Gemma
+from diptych.models.gpt.config import GPTConfig
+from diptych.models.gpt.double_heads import GPTDoubleHeads
+from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
+from diptych.models.gpt.model import GPT
+from diptych.models.language_model import TextPredictor
+from diptych.models.paligemma.config import PaliGemmaConfig
+from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
+from diptych.models.paligemma.model import PaliGemma
 from diptych.models.presets import PRESETS
-from diptych.models.siglip.config import PairConfig, SigLIPConfig
+from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
 
@@ -47,10 +57,20 @@ def trained_preset(name: str | Path) -> str | Path:
     )
 
 
-def build_model(config: PairConfig | ClassifierConfig, **arguments) -> PretrainedPair | ImageClassifier:
+def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier | TextPredictor:
     """The model that a configuration describes, with fresh weights."""
     if isinstance(config, ClassifierConfig):
         return classifier_of(config, **arguments)
+    if isinstance(config, GPTConfig):
+        return GPT(config, **arguments)
+    if isinstance(config, GPTDoubleHeadsConfig):
+        return GPTDoubleHeads(config, **arguments)
+    if isinstance(config, GemmaConfig):
+        return Gemma(config, **arguments)
+    if isinstance(config, PaliGemmaConfig):
+        return PaliGemma(config, **arguments)
+    if isinstance(config, MaskDecoderConfig):
+        raise TypeError("A decoder of masks is no model of pictures or texts: build it by MaskDecoder.")
     if isinstance(config, CLIPConfig):
         return CLIP(config, **arguments)
     return SigLIP(config, **arguments)

@@ -3,8 +3,9 @@
 Reference: big_vision `models/siglip/vit.py`, `decode_variant`.
 """
 
-import difflib
 from typing import TypedDict
+
+from diptych.core.spelling import did_you_mean
 
 # name: (width, depth, mlp_dim, num_heads)
 SIZES = {
@@ -42,9 +43,7 @@ class VisionSize(TransformerSize):
 def transformer_size(name: str) -> TransformerSize:
     """`transformer_size("B")` -> {"width": 768, "depth": 12, "mlp_dim": 3072, "num_heads": 12}."""
     if name not in SIZES:
-        near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown size {name!r}: expected one of {', '.join(SIZES)}.{hint}")
+        raise ValueError(f"Unknown size {name!r}: expected one of {', '.join(SIZES)}.{did_you_mean(name, SIZES)}")
     width, depth, mlp_dim, num_heads = SIZES[name]
     return {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
 

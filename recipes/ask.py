@@ -1,8 +1,8 @@
 """Questions about pictures: PaliGemma answers, describes, transcribes, finds and segments.
 
-Command:   python -m recipes.ask --model hf://google/paligemma2-3b-mix-224 --image photo.jpg --prompt "detect cat"
-Masks:     python -m recipes.ask --model FOLDER --image photo.jpg --prompt "segment cat" --masks vae-oid.npz
-Choosing:  python -m recipes.ask --model FOLDER --image photo.jpg --prompt "answer en is it a cat?" --answers yes no
+Command:   python -m recipes.ask --model hf://google/paligemma2-3b-mix-224 --images photo.jpg --prompt "detect cat"
+Masks:     python -m recipes.ask --model FOLDER --images photo.jpg --prompt "segment cat" --masks vae-oid.npz
+Choosing:  python -m recipes.ask --model FOLDER --images photo.jpg --prompt "answer en is it a cat?" --answers yes no
 
 Prints the answer to each prompt about each picture. Where it names places, their boxes in pixels are printed too and,
 with --output, drawn on the picture as a PNG, masks with them. With --answers the given ones are compared instead, by
@@ -37,7 +37,7 @@ class Ask:
 
     model: str = ""
     """A PaliGemma with its processor: a folder, or hf://owner/name."""
-    image: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     """Pictures, each asked about by itself."""
     prompt: tuple[str, ...] = ("caption en",)
     """Prompts, each about every picture."""
@@ -88,9 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ask(options: Ask, open_answerer: Callable[..., Any]) -> int:
     """Everything after the command line. `open_answerer` is `Answerer.open`."""
-    if not (options.model and options.image and options.prompt):
-        raise ValueError('nothing to ask: give --model FOLDER --image photo.jpg --prompt "caption en".')
-    names, pictures = _pictures(options.image)
+    if not (options.model and options.images and options.prompt):
+        raise ValueError('nothing to ask: give --model FOLDER --images photo.jpg --prompt "caption en".')
+    names, pictures = _pictures(options.images)
     given: Sequence[Any] = [pictures] if options.together else pictures
     shown = [" and ".join(names)] if options.together else names
     answerer = open_answerer(

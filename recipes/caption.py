@@ -1,7 +1,7 @@
 """Captions from a trained decoder: what pictures show, where a phrase is, what a box holds.
 
 Command:   python -m recipes.caption --model runs/siglip2/trunk/model
-Own:       python -m recipes.caption --image photo.jpg --find "red apple" --describe "0.1 0.2 0.6 0.9"
+Own:       python -m recipes.caption --images photo.jpg --find "red apple" --describe "0.1 0.2 0.6 0.9"
 Sampling:  python -m recipes.caption --temperature 1 --top-p 0.9
 
 The model is the folder of a stage of `recipes.siglip2`, which keeps its decoder beside the towers. Without pictures it
@@ -41,7 +41,7 @@ class Caption:
 
     model: Path = Path("runs/siglip2/trunk/model")
     """A stage's model folder, with captioner.json in it."""
-    image: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     """Pictures; by default scenes of emoji by the held-out designer."""
     find: tuple[str, ...] = ()
     """Phrases to find in each picture."""
@@ -164,8 +164,8 @@ def caption(options: Caption) -> int:
 
 def _pictures(options: Caption) -> tuple[list[str], Sequence[np.ndarray], list[tuple[int, str, Box | None]]]:
     """Names, pixels, and (picture, phrase, true box or None) of what is to be found."""
-    if options.image:
-        source, skipped = FileSource(options.image), list[Skipped]()
+    if options.images:
+        source, skipped = FileSource(options.images), list[Skipped]()
         found = list(visit(source, lambda record: decode(source.read(record.key)), skipped=skipped))
         if not found:
             raise ValueError(f"none of {len(source):,} pictures could be used: {reasons_with_names(skipped)}.")

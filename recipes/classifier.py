@@ -42,7 +42,7 @@ from pathlib import Path
 
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.core.training.stages import Stage
-from diptych.engine.command_line import train
+from diptych.engine.command_line import train_preset
 
 IMAGENET_EXAMPLES = 1_268_355
 """99% of ImageNet's training pictures, on which big_vision trains; the others choose between settings."""
@@ -157,9 +157,9 @@ def vit_s16_i1k() -> Recipe:
 
 
 PRESETS = {
+    "full": full,
     "linear_probe": linear_probe,
     "attention_probe": attention_probe,
-    "full": full,
     "transfer": transfer,
     "from_scratch": from_scratch,
     "bit_i1k": bit_i1k,
@@ -169,15 +169,7 @@ PRESETS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a preset with the command line's changes; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    first = words.pop(0) if words and not words[0].startswith("-") else "full"
-    if first not in PRESETS:
-        print(
-            f"python -m recipes.classifier: there is no preset {first!r}; there are {', '.join(PRESETS)}.",
-            file=sys.stderr,
-        )
-        return 2
-    return train(PRESETS[first](), words, program=f"python -m recipes.classifier {first}", description=__doc__)
+    return train_preset(PRESETS, arguments, program="python -m recipes.classifier", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Command:   python -m recipes.dense
 Own data:  python -m recipes.dense --model runs/siglip2/trunk/model --segmentation voc:VOCdevkit/VOC2012 --depth nyu
-Boxes:     python -m recipes.dense --model runs/siglip2/trunk/model --refcoco refcoco.json --images train2014
+Boxes:     python -m recipes.dense --model runs/siglip2/trunk/model --refcoco refcoco.json --refcoco-images train2014
 
 Without data it looks at scenes of emoji: probes are fitted to scenes by the training designers and judged on scenes by
 the designer that no model of ours was trained on; a model with a decoder (a stage of `recipes.siglip2`) is asked where
@@ -101,7 +101,7 @@ def _opened(options: Dense) -> "Opened":
     if options.neighbours:
         sets["neighbours"] = dense_sets.open_neighbours(options.neighbours, options.reading)
     if options.refcoco:
-        sets["localization"] = dense_sets.open_phrases(options.refcoco, options.images)
+        sets["localization"] = dense_sets.open_phrases(options.refcoco, options.refcoco_images)
     return sets
 
 

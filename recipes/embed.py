@@ -14,9 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
@@ -41,13 +39,13 @@ PARTS: tuple[Part, ...] = ("images", "texts")
 class Embed:
     """What to embed, and where to keep it."""
 
-    data: Annotated[str, tyro.conf.arg(aliases=["--input-dataset"])] = EMBEDDED
+    data: str = EMBEDDED
     """A folder of images, WebDataset shards ("shards/{000..010}.tar"), Parquet files, or "emoji" for the embedded
     data.
     """
     model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    index: Annotated[Path, tyro.conf.arg(aliases=["--output-folder"])] = Path("runs/index")
+    index: Path = Path("runs/index")
     """The folder that is written; the same command again goes on where it stopped."""
     texts: bool = False
     """Embed all captions, too."""

@@ -1,10 +1,10 @@
 """Evaluation of a trained model: retrieval in every language, zero-shot classification, and 10-shot classification.
 
 Command:   python -m recipes.evaluate
-Own data:  python -m recipes.evaluate --model runs/siglip --dataset photos/ --output runs/photos/results.json
+Own data:  python -m recipes.evaluate --model runs/siglip --data photos/ --output runs/photos/results.json
 
 Without flags the shipped model is judged on drawings by a designer it has never seen: retrieval in 36 languages, and
-classification into the nine groups of the emoji, zero-shot and with ten drawings a group. Otherwise --dataset is a
+classification into the nine groups of the emoji, zero-shot and with ten drawings a group. Otherwise --data is a
 folder in clip-benchmark's layout (https://github.com/LAION-AI/CLIP_benchmark), a folder with a folder a class, or
 images with captions in any form that training takes. Tasks and metrics have clip-benchmark's names.
 
@@ -21,9 +21,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
@@ -43,9 +41,9 @@ VERSION = 1
 class Evaluate:
     """Which model, on what, and how."""
 
-    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    dataset: tuple[str, ...] = (EMBEDDED,)
+    data: tuple[str, ...] = (EMBEDDED,)
     """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a
     class; images with captions (a folder, WebDataset shards, Parquet files)."""
     split: str = "test"
@@ -60,12 +58,13 @@ class Evaluate:
     """For retrieval."""
     fewshot_k: int = 10
     """Images a class for linear_probe; mean over three draws."""
-    templates: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-template-file"])] = None
-    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default the data set's, else seven general
+    templates: tuple[str, ...] = ()
+    """"a photo of a {}", or files with one a line (or a JSON list); by default the data set's, else seven general
     ones.
     """
-    classnames: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-classname-file"])] = None
-    """Names of the classes in the order of their numbers (of their folders), a line each or a JSON list."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of their numbers (of their folders): "cat,dog,polar bear", or a file with one a
+    line (or a JSON list)."""
     canonicalize: bool | None = None
     """Prompts in lower case without punctuation; by default for models with a bias (SigLIP), not for CLIP."""
     batch_size: int = 64
@@ -80,8 +79,8 @@ class Evaluate:
         check_least(self, batch_size=1, workers=1, fewshot_k=1, recall_k=1, seed=0)
         if not self.recall_k:
             raise ValueError("--recall-k needs at least one number.")
-        if not self.dataset:
-            raise ValueError("--dataset needs at least one data set.")
+        if not self.data:
+            raise ValueError("--data needs at least one data set.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,12 +101,12 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         open_dataset(
             spec,
             split=options.split,
-            class_names=options.classnames,
+            class_names=options.classes,
             templates=options.templates,
             index_folder=options.output.parent / "shards",
             reading=options.reading,
         )
-        for spec in options.dataset
+        for spec in options.data
     ]
     encoder = open_encoder(options.model)
     return stoppable(lambda stop: _evaluate(options, datasets, encoder, stop))

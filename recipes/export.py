@@ -10,6 +10,9 @@ export.json; the processor's files lie beside it, in diptych's and, where it can
 Nothing is left in the folder unless the files were read again and gave the Keras model's embeddings of random inputs to
 1e-4.
 
+With --precision float16 or int8 the weights of ONNX files take half or a quarter of the space; what that costs in
+recall on --data is printed and stands in export.json.
+
 Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken:
 
     onnx          torch, or torch in a process of its own for jax and tensorflow
@@ -31,21 +34,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from diptych.backends.selection import BackendNotAvailable, select_backend
+from diptych.core.data.sources.open import EMBEDDED
+from diptych.core.files.cache_folder import index_folder
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.tables import text_table
 from diptych.engine.command_line import parse
-from diptych.engine.export.formats import FORMATS, FormatName, choose_backend, compute_on_the_cpu
+from diptych.engine.export.formats import FORMATS, FormatName, check_precision, choose_backend, compute_on_the_cpu
+from diptych.engine.export.smaller import Precision
 from diptych.engine.export.writers import Job
 from diptych.engine.failures import exit_status
 
 if TYPE_CHECKING:
     from diptych.core.data.processor.processor import Processor
-    from diptych.engine.export.check import Checked
+    from diptych.engine.export.check import Checked, Run
+    from diptych.engine.export.recall import RecallCost
     from diptych.engine.export.towers import Tower
 
 PROGRAM = "python -m recipes.export"
@@ -59,10 +64,15 @@ class Export:
 
     model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["--output-dir"])] = Path("runs/exported")
+    output: Path = Path("runs/exported")
     """The folder that is written; files of the same names are replaced."""
     format: FormatName = "onnx"
     """onnx, openvino, saved_model, litert, torch_export, stablehlo or keras."""
+    precision: Precision = "float32"
+    """Of the weights: float32, and for onnx float16 or int8."""
+    data: str = EMBEDDED
+    """Pictures with captions, as recipes.evaluate takes them: recall on them is held against the model's own where
+    --precision is not float32."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(Export(), arguments, program=PROGRAM, description=__doc__)
     selected = os.environ["KERAS_BACKEND"]
     try:
+        check_precision(options.format, options.precision)
         os.environ["KERAS_BACKEND"] = choose_backend(options.format, asked)
         select_backend()
     except (ValueError, BackendNotAvailable) as error:
@@ -98,19 +109,33 @@ def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
         _refuse_too_large(tower, options.format)
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=options.output) as folder:
-        job = Job(preset=options.model, module=MODULE, encoder=encoder, towers=both, folder=Path(folder))
+        job = Job(
+            preset=options.model,
+            module=MODULE,
+            encoder=encoder,
+            towers=both,
+            folder=Path(folder),
+            precision=options.precision,
+        )
         with _step(f"Writing {options.format}"):
             chosen.write(job)
-        checked = {}
+        checked, runs = {}, {}
         for tower in both:
             name = chosen.file.format(tower.name)
             with _step(f"Comparing the {tower.name} embeddings of {name} with the Keras model's"):
-                checked[tower.name] = check(tower, chosen.load(job, tower), name)
+                runs[tower.name] = chosen.load(job, tower)
+                checked[tower.name] = check(tower, runs[tower.name], name, precision=options.precision)
+        cost = None
+        if options.precision != "float32":
+            with _step(f"Comparing recall on {options.data} with the Keras model's"):
+                cost = _recall_cost(options.data, encoder.processor, both, runs)
         sizes = {tower.name: _bytes(job.folder, chosen.file.format(tower.name)) for tower in both}
-        write_json(job.folder / CARD, _card(options.format, both, checked))
+        write_json(job.folder / CARD, _card(options.format, both, checked, options.precision, cost))
         _publish(job.folder, options.output)
     _write_processor(encoder.processor, options.output)
     print(_table(chosen.file, checked, sizes))
+    if cost is not None:
+        print(f"\n{_recall_table(cost, options.precision)}")
     print(f"{options.output} holds them. Read them with {chosen.reader}; {CARD} says what they take.", flush=True)
     return 0
 
@@ -126,9 +151,36 @@ def _step(what: str) -> Iterator[None]:
     print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _card(name: FormatName, both: Iterable["Tower"], checked: Mapping[str, "Checked"]) -> dict[str, Any]:
+def _recall_cost(
+    dataset: str, processor: "Processor", both: Iterable["Tower"], runs: Mapping[str, "Run"]
+) -> "RecallCost":
+    from diptych.engine.export.recall import prepared_pairs, recall_cost
+    from diptych.engine.judging.sets import open_dataset
+
+    source = open_dataset(dataset, index_folder=index_folder()).sets[0].source
+    pairs = prepared_pairs(source, processor, name=dataset)
+    return recall_cost(pairs, {tower.name: tower.reference for tower in both}, runs, name=dataset)
+
+
+def _recall_table(cost: "RecallCost", precision: Precision) -> str:
+    rows = [
+        [who, *(f"{share:.1%}" for share in found.values())]
+        for who, found in (("the model", cost["model"]), (f"the files in {precision}", cost["file"]))
+    ]
+    return text_table([f"{cost['pairs']:,} captions of {cost['data']}", *cost["model"]], rows)
+
+
+def _card(
+    name: FormatName,
+    both: Iterable["Tower"],
+    checked: Mapping[str, "Checked"],
+    precision: Precision,
+    cost: "RecallCost | None",
+) -> dict[str, Any]:
     """Everything that is known of the files, in JSON's types."""
-    card: dict[str, Any] = {"format": name, "reader": FORMATS[name].reader}
+    card: dict[str, Any] = {"format": name, "reader": FORMATS[name].reader, "precision": precision}
+    if cost is not None:
+        card["recall"] = cost
     for tower in both:
         found = checked[tower.name]
         card[tower.name] = {

@@ -2,10 +2,10 @@
 
 Command:   python -m recipes.fairness
 Own model: python -m recipes.fairness --model runs/siglip --output runs/fairness/results.json
-Own data:  python -m recipes.fairness --model hf://google/siglip2-base-patch16-256 --dataset geode:GeoDE/
+Own data:  python -m recipes.fairness --model hf://google/siglip2-base-patch16-256 --data geode:GeoDE/
 
 Without flags the shipped model looks at the embedded emoji: whom it sees in drawings of nobody, what men and women are
-taken for who are drawn doing the same, and how well it tells drawings of each designer, in 36 languages. --dataset is
+taken for who are drawn doing the same, and how well it tells drawings of each designer, in 36 languages. --data is
 "emoji", or one of these as they are distributed:
 
   dollar_street:FOLDER   things in homes by income, region and country (MLCommons' lists for ImageNet)
@@ -22,9 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
@@ -44,24 +42,24 @@ VERSION = 1
 class Fairness:
     """Which model, on what, and how."""
 
-    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
-    dataset: tuple[str, ...] = (EMBEDDED,)
+    data: tuple[str, ...] = (EMBEDDED,)
     """One or several: "emoji", dollar_street:FOLDER, geode:FOLDER, landmarks:FOLDER."""
     output: Path = Path("runs/fairness/results.json")
     """Results; the page is written beside it, as .html."""
     pairs: tuple[str, ...] = ()
     """Pairs of texts for representation bias, each "FIRST/SECOND"; by default four of men and women."""
-    classnames: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-classname-file"])] = None
-    """For Dollar Street: the names of ImageNet's 1,000 classes, a line each or a JSON list. Without them pictures are
-    told among the classes that the lists name, which is easier than the published protocol."""
-    templates: Annotated[Path | None, tyro.conf.arg(aliases=["--custom-template-file"])] = None
-    """Prompt templates, "a photo of a {}", a line each or a JSON list; by default seven general ones."""
+    classes: tuple[str, ...] = ()
+    """For Dollar Street: a file with the names of ImageNet's 1,000 classes, one a line (or a JSON list). Without them
+    pictures are told among the classes that the lists name, which is easier than the published protocol."""
+    templates: tuple[str, ...] = ()
+    """"a photo of a {}", or files with one a line (or a JSON list); by default seven general ones."""
     canonicalize: bool | None = None
     """Prompts in lower case without punctuation; by default for models with a bias (SigLIP), not for CLIP."""
     fewshot_k: int = 10
     """Pictures of each country, region or designer, for few-shot classification; mean over three draws."""
-    fewest: int = 20
+    min_group: int = 20
     """Pictures of a group that is looked at."""
     batch_size: int = 64
     """Images that the model takes at a time."""
@@ -72,9 +70,9 @@ class Fairness:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        check_least(self, batch_size=1, workers=1, fewshot_k=1, fewest=1, seed=0)
-        if not self.dataset:
-            raise ValueError("--dataset needs at least one data set.")
+        check_least(self, batch_size=1, workers=1, fewshot_k=1, min_group=1, seed=0)
+        if not self.data:
+            raise ValueError("--data needs at least one data set.")
         for pair in self.pairs:
             if pair.count("/") != 1 or not all(text.strip() for text in pair.split("/")):
                 raise ValueError(f'--pairs takes two texts with a stroke between them, "a man/a woman"; got {pair!r}.')
@@ -96,9 +94,9 @@ def fairness(options: Fairness, open_encoder: Callable[[str], Any]) -> int:
 
     sets = [
         each
-        for spec in options.dataset
+        for spec in options.data
         for each in open_fairness_sets(
-            spec, class_names=options.classnames, templates=options.templates, reading=options.reading
+            spec, class_names=options.classes, templates=options.templates, reading=options.reading
         )
     ]
     encoder = open_encoder(options.model)
@@ -133,7 +131,7 @@ def _measure(options: Fairness, sets: "list[FairnessSet]", encoder: Any, stop: "
                 each,
                 pairs=pairs or PAIRS,
                 shots=options.fewshot_k,
-                fewest=options.fewest,
+                fewest=options.min_group,
                 canonicalize=canonicalize,
                 seed=options.seed,
             )

@@ -2,8 +2,8 @@
 
 Paper:     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903)
 Command:   python -m recipes.interpolate --after runs/tuned
-Own data:  python -m recipes.interpolate --before hf://google/siglip2-base-patch16-224 --after runs/tuned/best --dataset
-photos/ --retention pets/
+Own data:  python -m recipes.interpolate --before hf://google/siglip2-base-patch16-224 --after runs/tuned/best --data
+           photos/ --retention pets/
 
 Fine-tuning forgets. The weights (1 - alpha) * before + alpha * after often keep most of what was gained and most of
 what was known. Each point of the line is judged on pairs that were held out and on a retention set, of something else;
@@ -46,7 +46,7 @@ class Interpolate:
     """The fine-tuned model: the folder of a run, its best/, or another checkpoint."""
     before: str | None = None
     """The checkpoint that it began from; by default what the run's card says."""
-    dataset: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     """What it was fine-tuned for, as recipes.evaluate takes it; by default the pairs that the run held out."""
     retention: str | None = None
     """What it should not forget, as recipes.evaluate takes it; by default the run's, else some of the embedded emoji by
@@ -55,7 +55,7 @@ class Interpolate:
     """The points of the line, from 0, before, to 1, after."""
     alpha: float | None = None
     """The point that is kept; by default the one of --alphas with the largest mean of the recalls on both."""
-    most_pairs: int | None = 2_000
+    max_pairs: int | None = 2_000
     """Records that a run held out of which at most so many are looked at, evenly chosen; None for all."""
     output: Path = Path("runs/interpolate/results.json")
     """Results; the page is written beside it, as .html, and the model that is kept, as model/."""
@@ -70,7 +70,7 @@ class Interpolate:
     def __post_init__(self):
         if not self.alphas:
             raise ValueError("--alphas needs at least one point.")
-        check_least(self, batch_size=1, workers=1, most_pairs=2, seed=0, alpha=0, alphas=0)
+        check_least(self, batch_size=1, workers=1, max_pairs=2, seed=0, alpha=0, alphas=0)
         if max(*self.alphas, self.alpha or 0) > 1:
             raise ValueError("Points lie between 0, before, and 1, after.")
 
@@ -203,16 +203,16 @@ def _own(options: Interpolate, recipe: Recipe | None) -> list["Dataset"]:
     from diptych.engine.datasets.open import with_data
     from diptych.engine.judging.sets import Dataset, EvaluationSet, open_dataset
 
-    if options.dataset:
+    if options.data:
         shards = options.output.parent / "shards"
-        return [open_dataset(spec, index_folder=shards, reading=options.reading) for spec in options.dataset]
+        return [open_dataset(spec, index_folder=shards, reading=options.reading) for spec in options.data]
     if recipe is None:
-        raise ValueError(f"--after {options.after} is no folder of a run: give pairs to judge it by with --dataset.")
+        raise ValueError(f"--after {options.after} is no folder of a run: give pairs to judge it by with --data.")
     recipe, data_set = with_data(recipe)
     sets = []
     for name, source in data_set.sources(recipe.run.seed).held_out.items():
-        if options.most_pairs is not None and len(source) > options.most_pairs:
-            source = ChosenRecords(source, evenly(range(len(source)), options.most_pairs))
+        if options.max_pairs is not None and len(source) > options.max_pairs:
+            source = ChosenRecords(source, evenly(range(len(source)), options.max_pairs))
         sets.append(EvaluationSet(name=name, source=source))
     return [Dataset(name=data_set.name, sets=sets, tasks=("zeroshot_retrieval",))]
 

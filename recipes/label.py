@@ -83,11 +83,11 @@ class Label:
     """Where OWL runs, in torch's words: cpu, cuda, mps."""
     categories: tuple[str, ...] = ()
     """Things to look for in every picture, in English, or "common" for some 180 that many pictures show."""
-    longest_ngram: int = LONGEST_NGRAM
+    max_ngram: int = LONGEST_NGRAM
     """Words of the captions' n-grams; 0 looks for categories alone."""
     threshold: float = THRESHOLD
     """The least score of a box."""
-    most_regions: int = MOST_REGIONS
+    max_regions: int = MOST_REGIONS
     """Boxes of a picture, the surest ones."""
     batch_size: int = 8
     """Pictures that the detector gets at once."""
@@ -102,7 +102,7 @@ class Label:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        check_least(self, most_regions=1, scenes=1, batch_size=1)
+        check_least(self, max_regions=1, scenes=1, batch_size=1)
         count, number = self.num_processes, self.process_id
         if (count, number) != (None, None) and (count is None or number is None or not 0 <= number < count):
             raise ValueError(
@@ -111,9 +111,9 @@ class Label:
             )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold must lie in [0, 1], got {self.threshold}.")
-        if self.longest_ngram < 0 or not (self.longest_ngram or self.categories):
+        if self.max_ngram < 0 or not (self.max_ngram or self.categories):
             raise ValueError(
-                f"--longest-ngram must be at least 1, or 0 with --categories, got {self.longest_ngram}: there would be "
+                f"--max-ngram must be at least 1, or 0 with --categories, got {self.max_ngram}: there would be "
                 "nothing to look for."
             )
         if self.detector != SEGMENTS and (not self.detector.startswith(OWL) or self.detector == OWL):
@@ -145,8 +145,8 @@ def label(options: Label, open_encoder: Callable[[str], Any]) -> int:
     categories = [name for given in options.categories for name in (CATEGORIES if given == COMMON else (given,))]
     search = Search(
         threshold=options.threshold,
-        most=options.most_regions,
-        longest=options.longest_ngram,
+        most=options.max_regions,
+        longest=options.max_ngram,
         categories=tuple(dict.fromkeys(categories)),
     )
 

@@ -1,8 +1,8 @@
 """Search in an index of embeddings: texts in any language that the model knows, or pictures, and what is nearest.
 
 Command:   python -m recipes.search --query "red apple" "schwarzes Herz" "トラの顔"
-Pictures:  python -m recipes.search --image photo.jpg
-Captions:  python -m recipes.search --image photo.jpg --among texts    (of an index made with --texts)
+Pictures:  python -m recipes.search --images photo.jpg
+Captions:  python -m recipes.search --images photo.jpg --among texts    (of an index made with --texts)
 
 Needs an index: `python -m recipes.embed` makes one of the embedded emoji. Prints a table for each query, and writes
 results.json and a gallery, results.html. The search is exact and reads the vectors block after block, so an index may
@@ -15,10 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from diptych.core.data.captions import clean_caption
 from diptych.core.data.records import BadExample
@@ -37,15 +36,15 @@ from diptych.engine.judging.search_results import page, print_tables, results
 class Search:
     """What to look for, and where."""
 
-    query: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--text"])] = ()
+    query: tuple[str, ...] = ()
     """Texts, in any language that the model knows."""
-    image: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     """Pictures."""
     index: Path = Path("runs/index")
     """A folder made by `recipes.embed`."""
     among: Literal["images", "texts"] = "images"
     """What to look through; texts where the index was made with --texts."""
-    top_k: Annotated[int, tyro.conf.arg(aliases=["--k"])] = 12
+    top_k: int = 12
     """How many to show for each query."""
     implementation: Literal["exact", "faiss", "faiss_hnsw"] = "exact"
     """exact needs nothing; faiss (pip install faiss-cpu) gives the same; faiss_hnsw is approximate, for many
@@ -83,11 +82,11 @@ def search(options: Search, open_encoder: Callable[[str], Any]) -> int:
     began = time.perf_counter()
     scores, indices = _implementation(options, folder)(queries, vectors, options.top_k, allowed=usable)
     seconds = time.perf_counter() - began
-    found = results(options, folder, encoder, [*texts, *map(str, options.image)], len(texts), scores, indices, seconds)
+    found = results(options, folder, encoder, [*texts, *map(str, options.images)], len(texts), scores, indices, seconds)
     print_tables(found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, found)
-    gallery = page(options.output.with_suffix(".html"), found, folder, dict(zip(options.image, pictures, strict=True)))
+    gallery = page(options.output.with_suffix(".html"), found, folder, dict(zip(options.images, pictures, strict=True)))
     print(f"Gallery: {gallery.resolve().as_uri()}", flush=True)
     return 0
 
@@ -95,13 +94,13 @@ def search(options: Search, open_encoder: Callable[[str], Any]) -> int:
 def _queries(options: Search, card: IndexCard) -> tuple[tuple[str, ...], list[bytes]]:
     """The texts as a model is given them, and the bytes of the pictures."""
     asked = options.query
-    if not asked and not options.image:
+    if not asked and not options.images:
         known = known_data_set(card["data"])
         asked = known.example_queries if known else ()
         if not asked:
-            raise ValueError('nothing to look for: give --query "some text", or --image some/picture.jpg.')
+            raise ValueError('nothing to look for: give --query "some text", or --images some/picture.jpg.')
     try:
-        pictures = [read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES) for path in options.image]
+        pictures = [read_regular_file(path, kind="image", max_bytes=MAX_IMAGE_FILE_BYTES) for path in options.images]
         return tuple(map(clean_caption, asked)), pictures
     except BadExample as error:
         raise ValueError(f"a query cannot be used: {error}") from None

@@ -55,8 +55,11 @@ class Ablation:
     examples: int = 60_000
     """Of each run, before forks."""
     batch_size: int = 32
+    """Of each run but those at 16."""
     seeds: int = 3
+    """So many runs of each kind, from 0 on."""
     run_dir: Path = Path("runs/siglip2-ablation")
+    """Every run has a folder in it."""
     output: Path = Path("docs/siglip2_ablation.md")
     """The table; the figure is written into the folder "pictures" beside it."""
 

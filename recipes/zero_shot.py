@@ -1,8 +1,8 @@
 """Zero-shot classification: how well "a photo of a cat" fits each picture, without training a classifier.
 
 Command:   python -m recipes.zero_shot
-Own data:  python -m recipes.zero_shot --images photos/ --labels "cat,dog,polar bear" --model
-hf://google/siglip2-base-patch16-224
+Own data:  python -m recipes.zero_shot --images photos/ --classes "cat,dog,polar bear" --model
+           hf://google/siglip2-base-patch16-224
 
 With no flags it looks at a dozen emoji as a designer drew them whose drawings were never trained on. Each label is put
 into several sentences, whose embeddings are averaged (Radford et al. 2021, section 3.1.4), and gets two numbers: the
@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from diptych.core.data.emoji.examples import example_drawings
 from diptych.core.data.ledger import ledger_of, reasons_with_names
@@ -28,7 +27,7 @@ from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.small import FileSource
-from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, read_class_names, read_templates
+from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, typed_class_names, typed_templates
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
@@ -50,8 +49,8 @@ class ZeroShot:
 
     images: tuple[str, ...] = ()
     """Files, folders, tar shards or Parquet files; by default a dozen emoji."""
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--classnames"])] = ()
-    """"cat,dog,polar bear", or a file with a label a line (or a JSON list)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes: "cat,dog,polar bear", or a file with one a line (or a JSON list)."""
     templates: tuple[str, ...] = ()
     """"a photo of a {}", or files with one a line; by default seven general ones, and "{}" for the model of the
     emoji.
@@ -128,7 +127,7 @@ def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, 
         labels = labels or tuple(names.values())
         return [drawings], labels, {key: name for key, name in names.items() if name in labels}
     if not labels:
-        raise ValueError('no labels for these images: give --labels "cat,dog,polar bear", or a file with one a line.')
+        raise ValueError('no labels for these images: give --classes "cat,dog,polar bear", or a file with one a line.')
     files = [name for name in options.images if Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).is_dir()]
     sources: list[Source] = [open_source(name, reading=options.reading) for name in options.images if name not in files]
     if files:
@@ -138,22 +137,17 @@ def _asked(options: ZeroShot) -> tuple[list[Source], tuple[str, ...], dict[str, 
 
 
 def _labels(options: ZeroShot) -> tuple[str, ...]:
-    labels: list[str] = []
-    for given in options.labels:
-        labels += read_class_names(given) if Path(given).is_file() else filter(None, map(str.strip, given.split(",")))
+    labels = typed_class_names(options.classes)
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         raise ValueError(f"labels must differ, got {', '.join(repeated)} more than once.")
     if len(labels) == 1:
         raise ValueError(f"one label ({labels[0]}) leaves nothing to choose from: give two or more.")
-    return tuple(labels)
+    return labels
 
 
 def _templates(options: ZeroShot) -> tuple[str, ...]:
-    templates: list[str] = []
-    for given in options.templates:
-        templates += [given.replace("{c}", "{}")] if "{" in given else read_templates(given)
-    return tuple(templates) or (("{}",) if options.model == TRAINED_ON_NAMES else GENERAL_TEMPLATES)
+    return typed_templates(options.templates) or (("{}",) if options.model == TRAINED_ON_NAMES else GENERAL_TEMPLATES)
 
 
 def _embedded(

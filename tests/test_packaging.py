@@ -7,6 +7,7 @@ from zipfile import ZipFile
 
 import pytest
 
+import diptych
 from tests.packaging import build, differences, wanted
 from tests.tree import ROOT
 
@@ -50,3 +51,23 @@ def test_the_base_install_needs_no_framework():
     base = " ".join(project["dependencies"])
     assert not [name for name in ("jax", "torch", "tensorflow", "pyarrow", "matplotlib") if name in base]
     assert {"jax", "torch", "tensorflow"} <= set(project["optional-dependencies"])
+
+
+def test_the_version_is_said_in_one_way():
+    """What people cite is what is built; a release's workflow holds its tag to it."""
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == diptych.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["license"] == project["license"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert any("diptych.__version__" in step.get("run", "") for step in build["steps"])
+    assert publish["needs"] == "build"
+    assert publish["permissions"] == {"id-token": "write"}
+
+
+def test_the_supported_pythons_are_those_that_are_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [name.rpartition(" ")[2] for name in project["classifiers"] if ":: Python :: 3." in name]
+    assert f"SUPPORTED = {named}".replace("'", '"') in (ROOT / "noxfile.py").read_text(encoding="utf-8")

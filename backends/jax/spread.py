@@ -21,6 +21,8 @@ AXES = ("data", "fsdp")
 class Spread:
     """The first `devices` devices of each process as a mesh, over every `fsdp` of which the state is spread.
 
+    Instead of a number, all of them may be named: such that are not here, to compile for.
+
     Within `scope` the contrastive losses know of them and go round them in a ring; outside nothing has changed, and
     models are evaluated as on one device.
 
@@ -28,18 +30,10 @@ class Spread:
         ValueError: there are fewer devices.
     """
 
-    def __init__(self, devices: int, fsdp: int = 1):
-        present = jax.local_devices()
-        if not 1 <= devices <= len(present):
-            raise ValueError(
-                f"A step was to be spread over {devices} devices, and jax has {len(present)} here "
-                f"({present[0].platform})."
-            )
-        by_process: dict[int, list[jax.Device]] = {}
-        for device in jax.devices():
-            by_process.setdefault(device.process_index, []).append(device)
-        used = [device for process in sorted(by_process) for device in by_process[process][:devices]]
-        self.count, self._own, self._fsdp = len(used), devices, fsdp
+    def __init__(self, devices: int | Sequence[jax.Device], fsdp: int = 1):
+        used = _first_of_each_process(devices) if isinstance(devices, int) else devices
+        self.count, self._fsdp = len(used), fsdp
+        self._own = devices if isinstance(devices, int) else len(used)
         self._mesh = Mesh(np.array(used).reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
         self.whole = NamedSharding(self._mesh, P())
 
@@ -111,6 +105,18 @@ class Spread:
         if jax.process_count() == 1:
             return jax.device_put(array, self.rows())
         return jax.make_array_from_process_local_data(self.rows(), np.asarray(array))
+
+
+def _first_of_each_process(count: int) -> list[jax.Device]:
+    present = jax.local_devices()
+    if not 1 <= count <= len(present):
+        raise ValueError(
+            f"A step was to be spread over {count} devices, and jax has {len(present)} here ({present[0].platform})."
+        )
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    return [device for process in sorted(by_process) for device in by_process[process][:count]]
 
 
 def at_rest() -> AbstractContextManager:

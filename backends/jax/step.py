@@ -46,7 +46,8 @@ class TrainStep:
         self._held = list(objective.variables.values())
         self._variables = (self._weights, optimizer.variables, self._averages, self._held, self._untrained)
         self._state = self._read = None
-        self._spread = Spread(devices, fsdp) if devices * processes > 1 else None
+        alone = devices == 1 and processes == 1
+        self._spread = None if alone else Spread(devices, fsdp)
         self._scope = partial(GatheringScope, spread=self._spread) if fsdp > 1 else keras.StatelessScope
         placement = {}
         if self._spread:
@@ -67,6 +68,22 @@ class TrainStep:
         with self._spread.scope() if self._spread else nullcontext():
             self._state, logs = self._compiled(self._state, self._read, batch, *asked)
         return logs
+
+    def compiled_for(self, fields):
+        """The program of a step for batches of these shapes, arrays or `jax.ShapeDtypeStruct`. Nothing is computed:
+        neither the weights' values nor the devices need be there.
+        """
+        spread = self._spread
+
+        def abstract(variable):
+            place = {"sharding": spread.shares(variable.shape)} if spread else {}
+            return jax.ShapeDtypeStruct(variable.shape, variable.dtype, **place)
+
+        rows = {"sharding": spread.rows()} if spread else {}
+        batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, **rows) for name, x in fields.items()}
+        state, read = jax.tree.map(abstract, (tuple(map(list, self._variables)), self._fixed))
+        with spread.scope() if spread else nullcontext():
+            return self._compiled.lower(state, read, batch).compile()
 
     @property
     def torn(self) -> bool:

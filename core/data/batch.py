@@ -1,7 +1,7 @@
 """Batches: arrays whose first axis counts the examples, and the contract that the makers of the fields declare."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,13 +104,35 @@ class Batch:
         return self
 
 
-def stack_examples(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The fields of single examples (each without its batch axis) -> fields with it."""
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+def stack_examples(examples: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """The fields of `count` single examples (each without its batch axis) -> fields with it.
+
+    Each is copied as it comes, while the processor has it at hand.
+
+    Raises:
+        ValueError: there are more or fewer, or an example's fields differ in name, shape or type from the first's.
+    """
+    fields: dict[str, np.ndarray] = {}
+    for row, example in zip(range(count), examples, strict=True):
+        if not row:
+            fields = {
+                name: np.empty((count, *np.shape(part)), np.asarray(part).dtype) for name, part in example.items()
+            }
+        if missing := sorted(fields.keys() - example.keys()):
+            raise ValueError(f"An example lacks {missing[0]}, which the first one has.")
+        for name, part in example.items():
+            rows = fields.get(name)
+            if rows is None or rows.shape[1:] != np.shape(part) or rows.dtype != np.asarray(part).dtype:
+                first = "none" if rows is None else f"{rows.dtype}{list(rows.shape[1:])}"
+                raise ValueError(f"{name} of an example is {_described(np.asarray(part))}, and {first} of the first.")
+            rows[row] = part
+    return fields
 
 
 def join_rows(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The fields of runs of rows, in order -> the fields of all of them."""
+    if len(parts) == 1:
+        return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -19,8 +19,10 @@ MAX_SIDE = 32_768
 ResizeMethod = Literal["bilinear", "area", "bilinear_antialias", "bicubic_antialias", "bilinear_antialias_float"]
 RESIZE_METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 
+LYING = (5, 6, 7, 8)
+"""The EXIF orientations of pictures that lie on their side."""
+
 _ORIENTATION_TAG = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that lie on their side
 _RGB_BYTES = 3
 _PILLOW_FILTERS = {
     "bilinear_antialias": Image.Resampling.BILINEAR,
@@ -35,27 +37,40 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SID
     (`image_parts`) are checked before any pixel is decoded, the EXIF orientation is applied, transparency is laid on
     white, and 16-bit grey keeps its range. Whatever goes wrong is a `BadExample`.
     """
-    with _opened(data) as (picture, scans):
+    with opened(data, max_pixels=max_pixels, max_side=max_side) as picture:
+        return rgb_pixels(picture)
+
+
+@contextmanager
+def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> Iterator[Image.Image]:
+    """A Pillow picture whose header is read and found to be within the limits of `decode`, and whose pixels are not
+    decoded yet; what goes wrong in the block is a `BadExample`, too.
+    """
+    with _header(data) as (picture, scans):
         width, height = picture.size
         if width * height > max_pixels or max(width, height) > max_side:
             raise BadExample("image_too_large", f"{width} x {height}, at most {max_pixels} pixels, {max_side} a side")
         if width * height * scans > MAX_SCANNED_PIXELS:
             raise BadExample("image_too_slow", f"{scans} scans of {width} x {height} pixels")
-        picture.load()
-        return rgb_pixels(picture)
+        yield picture
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """(height, width) in pixels of an encoded picture as `decode` returns it, from its header alone; raises
     `BadExample` where it is none.
     """
-    with _opened(data) as (picture, _):
-        width, height = picture.size
-        return (width, height) if _orientation(picture) in _TURNED else (height, width)
+    with _header(data) as (picture, _):
+        return upright_size_of(picture)
+
+
+def upright_size_of(picture: Image.Image) -> tuple[int, int]:
+    """(height, width) in pixels of a Pillow picture when it stands upright."""
+    width, height = picture.size
+    return (width, height) if orientation(picture) in LYING else (height, width)
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[tuple[Image.Image, int]]:
+def _header(data: bytes) -> Iterator[tuple[Image.Image, int]]:
     """A picture whose header alone is read, and its scans (`image_parts`); what goes wrong here and in the block is a
     `BadExample`.
     """
@@ -91,13 +106,20 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
     """Pixels of a Pillow picture, uint8 [height, width, 3], RGB: upright by its EXIF orientation, transparency laid on
     white.
     """
-    return _rgb_pixels(_upright(picture))
+    return to_array(rgb_picture(picture))
+
+
+def rgb_picture(picture: Image.Image) -> Image.Image:
+    """As `rgb_pixels`, in Pillow's own memory."""
+    picture.load()
+    return _rgb(_upright(picture))
 
 
 def resize(
-    image: np.ndarray, size: int | tuple[int, int], *, method: ResizeMethod = "bilinear_antialias"
+    image: np.ndarray | Image.Image, size: int | tuple[int, int], *, method: ResizeMethod = "bilinear_antialias"
 ) -> np.ndarray:
-    """Squash uint8 [height, width, 3] to [size, size, 3], or to size = (rows, columns); nothing is cropped.
+    """Squash uint8 [height, width, 3], or an RGB Pillow picture, to [size, size, 3], or to size = (rows, columns);
+    nothing is cropped.
 
     Three families. "bilinear" is big_vision's `resize`: half-pixel centres, no antialias, float32, truncated to uint8;
     "area" its `resize_small`: the mean of the pixels that a new one covers, by the shares covered, truncated as well.
@@ -106,6 +128,9 @@ def resize(
     0..255: big_vision's `resize_to_sequence` for NaFlex. An image of the right size is returned as is.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
+    if method in _PILLOW_FILTERS and isinstance(image, Image.Image):
+        return to_array(image.resize((columns, rows), _PILLOW_FILTERS[method]))
+    image = to_array(image) if isinstance(image, Image.Image) else image
     if image.shape == (rows, columns, _RGB_BYTES):
         return image
     if method == "bilinear":
@@ -128,10 +153,11 @@ def to_array(picture: Image.Image) -> np.ndarray:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    return picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+    return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8."""
     if "exif" not in picture.info:
         return 1
     try:
@@ -141,16 +167,16 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _rgb_pixels(picture: Image.Image) -> np.ndarray:
+def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
-        return to_array(picture)
+        return picture
     if picture.mode.startswith("I"):
-        return _sixteen_bit_grey(picture)
+        return Image.fromarray(_sixteen_bit_grey(picture))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         layers = picture.convert("RGBA")
         white = Image.new("RGBA", layers.size, "white")
-        return to_array(Image.alpha_composite(white, layers).convert("RGB"))
-    return to_array(picture.convert("RGB"))
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return picture.convert("RGB")
 
 
 def _sixteen_bit_grey(picture: Image.Image) -> np.ndarray:

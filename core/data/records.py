@@ -87,7 +87,8 @@ class Record:
     """One thing with one or more images and captions; images are references that only their source can read.
 
     `regions` belong to the first image. `labels` are the classes that the record is of, by name or by number in decimal
-    (`sources.labels`). Captions and regions are as the data have them; what a text that cannot be
+    (`sources.labels`). `prompt` is what is asked about the pictures, where captions are the true answers to a question;
+    empty for records that say nothing of it. Captions and regions are as the data have them; what a text that cannot be
     used costs is its own part, not the record (`caption_parts`, `region_parts`).
     """
 
@@ -96,6 +97,7 @@ class Record:
     captions: tuple[Caption, ...] = field(repr=False)
     regions: tuple[Region, ...] = field(default=(), repr=False)
     labels: tuple[str, ...] = ()
+    prompt: str = ""
 
     @cached_property
     def caption_parts(self) -> Parts[Caption]:

@@ -103,6 +103,7 @@ class Part(IntEnum):
     SELECTION = 3
     SEQUENCE_LENGTH = 4
     OWN = 5  # what fields of one's own are made from
+    DROPOUT = 6
 
 
 class Place(NamedTuple):

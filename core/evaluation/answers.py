@@ -152,4 +152,5 @@ def _stripped(text: str) -> str:
 
 def _check(truths: Sequence[str], *, least: int = 1) -> None:
     if isinstance(truths, str) or len(truths) < least:
-        raise ValueError(f"true answers must be a list of {least} or more texts, got {truths!r:.60}.")
+        advice = " Where one person answered, judge by exact or okvqa." if least > 1 else ""
+        raise ValueError(f"true answers must be a list of {least} or more texts, got {truths!r:.60}.{advice}")

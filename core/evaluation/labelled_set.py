@@ -79,5 +79,5 @@ def read_labelled(
         targets=np.stack(numbers).astype(np.float32 if targets.several else np.int64),
         records=len(source),
         skipped=Counter(one.reason for one in skipped),
-        **(stack_examples(grids) if grids else {}),
+        **(stack_examples(grids, len(grids)) if grids else {}),
     )

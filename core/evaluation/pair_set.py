@@ -116,6 +116,6 @@ def read_pairs(
         classes=classes,
         skipped=Counter(one.reason for one in skipped),
         clipped=sum(preprocess.tokenizer.length(clean_caption(text)) > preprocess.context_length for text in captions),
-        **(stack_examples(grids) if grids else {}),
+        **(stack_examples(grids, len(grids)) if grids else {}),
     )
     return pairs if alike is None else replace(pairs, labels=alike(pairs))

@@ -26,6 +26,8 @@ GENERAL_TEMPLATES = (
     "a drawing of a {}.",
 )
 
+_LISTS = (".txt", ".json")
+
 
 def read_templates(path: str | Path, *, dataset: str | None = None) -> tuple[str, ...]:
     """Templates of a file: a line each, or JSON: a list, or lists by name of the data set, from which `dataset`
@@ -52,6 +54,26 @@ def read_class_names(path: str | Path, *, dataset: str | None = None) -> tuple[s
         ValueError: no name at all.
     """
     return _texts(Path(path), "class names", dataset)
+
+
+def typed_templates(given: Sequence[str], *, dataset: str | None = None) -> tuple[str, ...]:
+    """The templates that a person types: each a sentence with "{}" in it, or a file as in `read_templates`."""
+    return tuple(
+        template
+        for each in given
+        for template in ([each.replace("{c}", "{}")] if "{" in each else read_templates(each, dataset=dataset))
+    )
+
+
+def typed_class_names(given: Sequence[str], *, dataset: str | None = None) -> tuple[str, ...]:
+    """The names of classes that a person types: "cat,dog,polar bear", or files as in `read_class_names`."""
+    names: list[str] = []
+    for each in given:
+        if Path(each).is_file() or ("," not in each and Path(each).suffix in _LISTS):
+            names += read_class_names(each, dataset=dataset)
+        else:
+            names += filter(None, map(str.strip, each.split(",")))
+    return tuple(names)
 
 
 def filled_prompts(class_names: Sequence[str], templates: Sequence[str], *, canonicalize: bool) -> list[str]:

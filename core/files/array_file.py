@@ -1,5 +1,6 @@
 """Named arrays in one file, of which no more is read than is asked for."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -37,11 +38,12 @@ class ArrayFile(Mapping[str, np.ndarray]):
             length = int.from_bytes(file.read(_NUMBER_BYTES), "little")
             if length > _MOST_ABOUT_BYTES:
                 raise ValueError(f"{path} is damaged")
-            described = json.loads(file.read(length))
+            header = file.read(length)
+            described = json.loads(header)
             status = os.fstat(file.fileno())
         self.about: dict[str, Any] = described["about"]
         self._layout: dict[str, list] = described["arrays"]  # (dtype, shape, offset, bytes) of each
-        self._path, self._state = path, (status.st_size, status.st_mtime_ns)
+        self._path, self._header = path, (len(header), hashlib.sha256(header).digest())
         end = max((offset + size for _, _, offset, size in self._layout.values()), default=0)
         if status.st_size < _data_offset(length) + end:
             raise ValueError(f"{path} is shorter than it should be")
@@ -50,7 +52,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, offset, size = self._layout[name]
         begin = self._offset + offset
-        return _mapped(self._path, self._state)[begin : begin + size].view(dtype).reshape(shape)
+        return _mapped(self._path, self._header)[begin : begin + size].view(dtype).reshape(shape)
 
     def __iter__(self):
         return iter(self._layout)
@@ -76,9 +78,14 @@ def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.n
 
 
 @lru_cache(maxsize=MOST_MAPPED)
-def _mapped(path: Path, state: tuple[int, int]) -> np.ndarray:
-    """All bytes of a file; `state` tells it from an older one of the same name."""
-    return np.asarray(np.memmap(path, np.uint8, "r"))
+def _mapped(path: Path, header: tuple[int, bytes]) -> np.ndarray:
+    """All bytes of the file that has this header: its length and digest."""
+    mapped = np.asarray(np.memmap(path, np.uint8, "r"))
+    length, digest = header
+    begin = len(_MAGIC) + _NUMBER_BYTES
+    if hashlib.sha256(mapped[begin : begin + length].tobytes()).digest() != digest:
+        raise ValueError(f"{path} was replaced by another while it was in use. Start again.")
+    return mapped
 
 
 def _data_offset(described: int) -> int:

@@ -13,8 +13,18 @@ from diptych.core.losses.products import Product, float32_product
 
 TaskWeighting = Literal["mean", "sum"]
 
+MOST_LOGITS, LEAST_TOKENS = 2**25, 1_024
+"""Logits that exist at a time: 128 MiB; but no fewer than those of so many tokens, for which a product of matrices is
+worth its reading of the kernel (a gigabyte at 256,000 words).
+"""
 
-def cross_entropy(hidden, kernel, bias, labels, product: Product = float32_product):
+
+def tokens_at_once(vocabulary: int) -> int:
+    """How many tokens' logits exist at a time."""
+    return max(LEAST_TOKENS, MOST_LOGITS // vocabulary)
+
+
+def cross_entropy(hidden, kernel, bias, labels, product: Product = float32_product, *, label_smoothing: float = 0.0):
     """-log softmax(h · W + b) at the label, float32 `[tokens]`; all logits at once.
 
     Args:
@@ -23,14 +33,28 @@ def cross_entropy(hidden, kernel, bias, labels, product: Product = float32_produ
         bias: b, `[vocabulary]`.
         labels: int `[tokens]`, in [0, vocabulary).
         product: how h · W is computed.
+        label_smoothing: ε: the target is 1 - ε at the label and ε / (vocabulary - 1) at every other entry, as
+            big_vision's `weighted_softmax_xent` has it.
     """
     logits = product(hidden, kernel) + ops.cast(bias, "float32")
     at_label = ops.take_along_axis(logits, ops.expand_dims(ops.cast(labels, "int32"), 1), axis=1)[:, 0]
-    return ops.logsumexp(logits, axis=1) - at_label
+    total = ops.logsumexp(logits, axis=1)
+    if not label_smoothing:
+        return total - at_label
+    others = logits.shape[1] - 1
+    at_others = (ops.sum(logits, axis=1) - at_label) / others
+    return total - (1 - label_smoothing) * at_label - label_smoothing * at_others
 
 
 def chunked_cross_entropy(
-    hidden, kernel, bias, labels, *, tokens_per_chunk: int = 1024, product: Product = float32_product
+    hidden,
+    kernel,
+    bias,
+    labels,
+    *,
+    tokens_per_chunk: int = 1024,
+    product: Product = float32_product,
+    label_smoothing: float = 0.0,
 ):
     """`cross_entropy` a few tokens at a time, each computed again for its gradient: the logits of one chunk live at
     once.
@@ -40,7 +64,7 @@ def chunked_cross_entropy(
 
     Args:
         tokens_per_chunk: rows of logits; the last chunk may have fewer.
-        product: as for `cross_entropy`.
+        product, label_smoothing: as for `cross_entropy`.
 
     Raises:
         ValueError: for shapes that do not fit together, and for a number of tokens that is not known ahead.
@@ -59,7 +83,7 @@ def chunked_cross_entropy(
     kernel, bias = ops.cast(kernel, "float32"), ops.cast(bias, "float32")
     labels = ops.cast(labels, "float32")  # exact below 2^24; tensorflow warns of integers where it may differentiate
     whole = tokens // tokens_per_chunk * tokens_per_chunk
-    chunk = remat(partial(cross_entropy, product=product))
+    chunk = remat(partial(cross_entropy, product=product, label_smoothing=label_smoothing))
     parts = []
     if whole:
         rows = ops.reshape(hidden[:whole], (-1, tokens_per_chunk, width))
@@ -74,6 +98,18 @@ def chunked_cross_entropy(
     if whole < tokens:
         parts.append(chunk(hidden[whole:], kernel, bias, labels[whole:]))
     return ops.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def bounded_cross_entropy(
+    hidden, kernel, bias, labels, *, product: Product = float32_product, label_smoothing: float = 0.0
+):
+    """`cross_entropy` where few enough logits are to be kept, else `chunked_cross_entropy` by `tokens_at_once`."""
+    at_once = tokens_at_once(kernel.shape[1])
+    if hidden.shape[0] is not None and hidden.shape[0] <= at_once:
+        return cross_entropy(hidden, kernel, bias, labels, product=product, label_smoothing=label_smoothing)
+    return chunked_cross_entropy(
+        hidden, kernel, bias, labels, tokens_per_chunk=at_once, product=product, label_smoothing=label_smoothing
+    )
 
 
 def captioning_loss(token_losses, target_weights):

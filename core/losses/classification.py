@@ -1,4 +1,4 @@
-"""Cross-entropies of classifiers: of the one class that a picture is of, and of each label that it may have."""
+"""Cross-entropies of classifiers: of the one class that a thing is of, of shares of several, and of each label."""
 
 from keras import ops
 
@@ -24,6 +24,22 @@ def softmax_cross_entropy(logits, labels, *, smoothing: float = 0.0):
     if not smoothing:
         return loss
     return (1.0 - smoothing) * loss + smoothing * (log_sum - ops.mean(shifted, axis=-1))
+
+
+def cross_entropy_of_shares(logits, shares):
+    """-Σ_c q_c log p_c for each row, p = softmax(logits) and q given.
+
+    Args:
+        logits: `[batch, classes]`.
+        shares: q, `[batch, classes]` in [0, 1], in rows that add up to 1.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    logits, shares = ops.cast(logits, "float32"), ops.cast(shares, "float32")
+    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    log_sum = ops.log(ops.sum(ops.exp(shifted), axis=-1))
+    return log_sum - ops.sum(shares * shifted, axis=-1)
 
 
 def sigmoid_cross_entropy(logits, targets, *, smoothing: float = 0.0):

@@ -9,6 +9,9 @@ LOSS = "loss"
 """The name of what an evaluation finds that is no share between 0 and 1, and the better the lower: the loss on held-out
 pairs."""
 
+LOWER = (LOSS, "bits_per_byte")
+"""Numbers that are the better the lower, and no shares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
@@ -67,9 +70,9 @@ def decisive(numbers: Mapping[str, float], by: str) -> float:
 
 def is_better(by: str, value: float, than: float) -> bool:
     """Whether a number is better than another of its name; NaN never is."""
-    return value < than if by == LOSS else value > than
+    return value < than if by in LOWER else value > than
 
 
 def shown(name: str, value: float) -> str:
     """A number of an evaluation, for people: a loss as it is, a share in percent."""
-    return f"{value:.4g}" if name == LOSS else f"{value:.1%}"
+    return f"{value:.4g}" if name in LOWER else f"{value:.1%}"

@@ -73,6 +73,7 @@ class Learner:
         log_every: steps between rows of metrics.
         turns: steps after which examples of another kind follow, each with a line about it.
         tensorboard: whether metrics also go into TensorBoard files.
+        trackers: names of the trackers of experiments that are told the metrics, too.
         placement: of several processes one alone writes and talks; all of them stop and save after the same step.
         flops_per_step, peak_flops_per_second: where both are known, progress shows utilisation.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
@@ -103,6 +104,7 @@ class Learner:
     log_every: int = 1
     turns: Mapping[int, str] = field(default_factory=dict)
     tensorboard: bool = False
+    trackers: tuple[str, ...] = ()
     placement: Placement = ALONE
     flops_per_step: float | None = None
     peak_flops_per_second: float | None = None
@@ -202,6 +204,8 @@ class Learner:
             turns=self.turns,
             writes=self.placement.writes,
             tensorboard=self.tensorboard,
+            trackers=self.trackers,
+            config=self.config if isinstance(self.config, Mapping) else {},
             waiting=self._waiting_rows,
             say=self.say,
         )

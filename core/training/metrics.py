@@ -13,6 +13,7 @@ from typing import Any, Self
 from diptych.core.files.atomic import replacing
 from diptych.core.files.json_objects import json_bytes
 from diptych.core.training.tensorboard import TensorBoard
+from diptych.core.training.trackers import Tracker
 
 MetricsRow = dict[str, Any]
 """A row of metrics: "step", and mostly "examples". A row of a step has its numbers by name ("loss", "learning_rate",
@@ -35,6 +36,7 @@ class MetricsWriter:
         resume_step: the last step whose rows stay.
         waiting: rows up to that step that are not in the file yet: `waiting` of the writer before.
         tensorboard: takes the numbers of each row, too; it is given up when its disk is full.
+        trackers: take them as well; one that fails is given up.
         say: is told, once, of a disk that takes no more.
     """
 
@@ -45,10 +47,11 @@ class MetricsWriter:
         resume_step: int = 0,
         waiting: Sequence[str] = (),
         tensorboard: TensorBoard | None = None,
+        trackers: Sequence[Tracker] = (),
         say: Callable[[str], None] = print,
     ):
         self.path = None if path is None else Path(path)
-        self._tensorboard, self._say = tensorboard, say
+        self._tensorboard, self._trackers, self._say = tensorboard, list(trackers), say
         self._told = False
         self._waiting = deque(row.encode() + b"\n" for row in waiting)
         self._begun = 0  # bytes of the first waiting row that are in the file
@@ -73,6 +76,8 @@ class MetricsWriter:
         row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
         self._waiting.append(json_bytes(json.dumps(row, ensure_ascii=False, allow_nan=False)) + b"\n")
         self._write_waiting()
+        for tracker in list(self._trackers):
+            self._tell(tracker, lambda told: told.write(step, values))
         board = self._tensorboard
         if board is None:
             return
@@ -93,7 +98,7 @@ class MetricsWriter:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush to the disk and close, TensorBoard included; a second call does nothing."""
+        """Flush to the disk and close, TensorBoard and trackers included; a second call does nothing."""
         if not self._file.closed:
             try:
                 self.sync()
@@ -102,6 +107,15 @@ class MetricsWriter:
             self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+        while self._trackers:
+            self._tell(self._trackers.pop(), lambda told: told.close())
+
+    def _tell(self, tracker: Tracker, what: Callable[[Tracker], None]) -> None:
+        try:
+            what(tracker)
+        except Exception as error:  # whatever a client raises, the run is worth more
+            self._say(f"{tracker.name} takes no more: {error}. It ends here; all rows are in {self.path}.")
+            self._trackers = [other for other in self._trackers if other is not tracker]
 
     def _write_waiting(self) -> None:
         try:

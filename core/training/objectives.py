@@ -8,7 +8,6 @@ pieces.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import keras
@@ -51,9 +50,12 @@ class Loss(NamedTuple):
 class Seen:
     """A batch, and what a model makes of it: computed when a term first asks for it, and shared by all terms.
 
+    Nothing is locked meanwhile (as Python's `cached_property` does before 3.12): replicas of tensorflow are traced in
+    threads that wait for each other.
+
     Args:
-        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), where a term asks for
-            them.
+        model: with `image_features` and `text_features` (`diptych.models.two_towers.TwoTowers`), or with `predicting`
+            (`diptych.models.language_model.TextPredictor`), where a term asks for them.
         batch: its fields, on the device.
     """
 
@@ -67,22 +69,36 @@ class Seen:
             self._once[name] = compute()
         return self._once[name]
 
-    @cached_property
+    @property
     def image(self) -> Tensors:
         """The image tower's {"pooled", "tokens", "mask"}; of pictures that are embedded already, "pooled" alone."""
+        return self.once("image", self._image)
+
+    @property
+    def captions(self) -> "Captions":
+        """The texts, as one list."""
+        return self.once("captions", lambda: Captions(self.batch["text"]))
+
+    @property
+    def text(self) -> Tensors:
+        """The text tower's {"pooled", "tokens"} of the list of texts."""
+        return self.once("text", lambda: self.model.text_features(self.captions.token_ids, training=True))
+
+    def _predicting(self) -> Any:
+        pictures = image_inputs(self.batch, normalization_of(self.model)) if "image" in self.batch else {}
+        return self.model.predicting({**self.batch, **texts_of(self.batch), **pictures})
+
+    def _image(self) -> Tensors:
         if "image_features" in self.batch:
             return {"pooled": self.batch["image_features"]}
         return self.model.image_features(image_inputs(self.batch, normalization_of(self.model)), training=True)
 
-    @cached_property
-    def captions(self) -> "Captions":
-        """The texts, as one list."""
-        return Captions(self.batch["text"])
-
-    @cached_property
-    def text(self) -> Tensors:
-        """The text tower's {"pooled", "tokens"} of the list of texts."""
-        return self.model.text_features(self.captions.token_ids, training=True)
+    @property
+    def predicting(self) -> Any:
+        """What predicts the tokens of the batch's texts, as one list, in which several texts of an example follow each
+        other (`diptych.models.language_model.Predicting`).
+        """
+        return self.once("predicting", self._predicting)
 
 
 class Term:
@@ -197,6 +213,19 @@ class Captions:
     def by_image(self, embeddings):
         """`[n · captions, dim]` -> `[n, captions, dim]`."""
         return ops.reshape(embeddings, (self.images, self.captions, embeddings.shape[-1]))
+
+
+TEXT_FIELDS = ("token_ids", "token_mask", "token_weights", "suffix_mask", "dropout_seeds")
+"""Fields of texts that a language model reads; "token_ids" has a text an example `[n, length]`, or several
+`[n, texts, length]`, and so have the others.
+"""
+
+
+def texts_of(batch: Tensors) -> Tensors:
+    """A batch's fields of texts as one list of texts each: "token_ids" int32 `[n · texts, length]`."""
+    several = len(batch["token_ids"].shape) == 3
+    fields = {name: batch[name] for name in TEXT_FIELDS if name in batch}
+    return {name: ops.reshape(x, (-1, *x.shape[2:])) for name, x in fields.items()} if several else fields
 
 
 PLAIN = Normalization()

@@ -1,4 +1,4 @@
-"""AdamW, Adafactor, Lion and SGD as the SigLIP papers and big_vision use them, as Keras optimizers.
+"""AdamW, Adafactor, Lion and SGD as the SigLIP papers and big_vision use them, and GPT-1's Adam, as Keras optimizers.
 
 Weight decay follows big_vision (`optax.py`): with base rate η and schedule s(step) in [0, 1],
 
@@ -19,6 +19,7 @@ from diptych.core.training.patterns import matching, multipliers
 from diptych.core.weights.files import BFLOAT16
 
 KERNELS = (".*kernel(-down|-up)?",)
+KERNELS_AND_TABLES = (".*(kernel(-down|-up)?|embedding)",)
 
 
 class PatternOptimizer(keras.optimizers.Optimizer):
@@ -127,7 +128,10 @@ class PatternOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        self.update_weight(self._get_variable_index(variable), gradient, variable, learning_rate)
+
+    def update_weight(self, index: int, gradient, variable, learning_rate):
+        """Moves weight `index`, and its slots."""
         rate = ops.cast(learning_rate, "float32")
         if "updates" in self.slots:
             step = self.slots["updates"][index] + 1
@@ -189,6 +193,46 @@ class AdamW(PatternOptimizer):
         m_hat = m / (1 - ops.power(self.beta_1, step))
         v_hat = v / (1 - ops.power(self.beta_2, step))
         return m_hat / (ops.sqrt(v_hat) + self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("diptych")
+class OpenAIAdam(PatternOptimizer):
+    """GPT-1's Adam (OpenAI's `opt.py`): p <- p - rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · (m / (√v + ε) + l2 · p).
+
+    ε is added to the root of the uncorrected second moment, and the decay is multiplied by the corrected rate as well.
+    `weight_decay` is rate · l2, in the convention of this module: the paper's 0.01 at a rate of 2.5e-4 is 2.5e-6. Token
+    and position tables decay like kernels.
+    """
+
+    slot_names = ("momentum", "velocity", "updates")
+
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        decayed: Sequence[str] = KERNELS_AND_TABLES,
+        **arguments,
+    ):
+        super().__init__(learning_rate, decayed=decayed, **arguments)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def direction(self, gradient, index, step):
+        m = self.decayed_momentum(self.beta_1, index) + (1 - self.beta_1) * gradient
+        v = self.beta_2 * self.slots["velocity"][index] + (1 - self.beta_2) * ops.square(gradient)
+        self.keep_momentum(m, index)
+        self.assign(self.slots["velocity"][index], v)
+        return m / (ops.sqrt(v) + self.epsilon)
+
+    def update_weight(self, index, gradient, variable, learning_rate):
+        step = self.slots["updates"][index] + 1
+        correction = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
+        super().update_weight(index, gradient, variable, ops.cast(learning_rate, "float32") * correction)
 
     def get_config(self):
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
@@ -310,16 +354,17 @@ class SGD(PatternOptimizer):
     """m <- momentum · m + g, the update is m (Polyak 1964), without dampening; big_vision's `momentum_hp`.
 
     With `momentum_dtype` bfloat16, a rate of 0.1 and a decay of 1e-4 for each 256 examples of a batch, and gradients
-    clipped to norm 1, this is how its ResNets are trained (`bit_i1k.py`).
+    clipped to norm 1, this is how its ResNets are trained (`bit_i1k.py`). A momentum of 0 keeps no slot.
     """
-
-    slot_names = ("momentum",)
 
     def __init__(self, learning_rate, *, momentum: float = 0.9, **arguments):
         super().__init__(learning_rate, **arguments)
         self.momentum = momentum
+        self.slot_names = ("momentum",) if momentum else ()
 
     def direction(self, gradient, index, step):
+        if not self.momentum:
+            return gradient
         m = self.decayed_momentum(self.momentum, index) + gradient
         self.keep_momentum(m, index)
         return m
@@ -338,4 +383,4 @@ def _layout(variable) -> tuple[tuple[int, ...], int | None]:
     return getattr(variable, "heads_layout", None) or (tuple(variable.shape), None)
 
 
-OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD}
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "sgd": SGD, "openai_adam": OpenAIAdam}

@@ -10,7 +10,8 @@ def check_options(recipe: Any) -> None:
     """
     data, model, optimization, run = recipe.data, recipe.model, recipe.optimization, recipe.run
     captioning, distillation, share = recipe.captioning, recipe.distillation, data.english_share
-    classification = recipe.classification
+    classification, language, answering = recipe.classification, recipe.language, recipe.answering
+    prompted = recipe.prompted
     for condition, message in (
         (
             optimization.batch_size >= 2,
@@ -55,6 +56,11 @@ def check_options(recipe: Any) -> None:
                 ("--checkpoint-every", run.checkpoint_every),
                 ("--log-every", run.log_every),
                 ("--shortest-edge", classification.shortest_edge),
+                ("--merges", language.merges),
+                ("--epochs", language.epochs),
+                ("--sample-tokens", language.sample_tokens),
+                ("--answer-tokens", prompted.answer_tokens),
+                ("--most-asked", prompted.most_asked),
                 ("--rate-batch-size", optimization.rate_batch_size),
                 ("--devices", run.devices),
                 ("--fsdp", run.fsdp),
@@ -96,6 +102,8 @@ def check_options(recipe: Any) -> None:
                 ("--cache-megabytes", data.cache_megabytes),
                 ("--seed", run.seed),
                 ("--weight-decay", optimization.weight_decay),
+                ("--language-weight", answering.language_weight),
+                ("--transfer-layers", answering.transfer_layers),
                 ("--learning-rate-multipliers", min(optimization.learning_rate_multipliers.values(), default=0)),
                 ("--weight-decay-multipliers", min(optimization.weight_decay_multipliers.values(), default=0)),
             )
@@ -138,6 +146,11 @@ def check_options(recipe: Any) -> None:
             f"--max-logit-scale must be at least --init-logit-scale, {model.init_logit_scale}, got "
             f"{model.max_logit_scale}.",
         ),
+        (
+            optimization.momentum is None or (optimization.optimizer == "sgd" and 0 <= optimization.momentum < 1),
+            f"--momentum is sgd's, from 0 to below 1, got {optimization.momentum} with --optimizer "
+            f"{optimization.optimizer}.",
+        ),
         (0 < data.val_fraction < 1, f"--val-fraction lies between 0 and 1, got {data.val_fraction}."),
         (share is None or 0 <= share <= 1, f"--english-share lies between 0 and 1, got {share}."),
         *(
@@ -146,6 +159,7 @@ def check_options(recipe: Any) -> None:
                 ("--parallel-probability", captioning.parallel_probability),
                 ("--mask-ratio", distillation.mask_ratio),
                 ("--label-smoothing", classification.label_smoothing),
+                ("--label-smoothing", prompted.label_smoothing),
                 ("--flip", classification.flip),
             )
         ),
@@ -174,6 +188,11 @@ def check_options(recipe: Any) -> None:
             "--rand-augment is a number of operations, 1 or more, and a magnitude from 0 to 10, got "
             f"{classification.rand_augment}.",
         ),
+        (0 <= answering.head_dropout < 1, f"--head-dropout is from 0 to below 1, got {answering.head_dropout}."),
+        (
+            0 <= (language.dropout or 0) < 1,
+            f"--dropout is a share from 0 to below 1, got {language.dropout}.",
+        ),
         (classification.mixup >= 0, f"--mixup must be 0 or more, got {classification.mixup}."),
         *(
             (given is None or given > 0, f"{flag} must be above 0, got {given}.")
@@ -184,6 +203,7 @@ def check_options(recipe: Any) -> None:
                 ("--grad-clip-norm", optimization.grad_clip_norm),
                 ("--language-temperature", data.language_temperature),
                 ("--stall-seconds", data.stall_seconds),
+                ("--epochs", prompted.epochs),
                 ("--student-temperature", distillation.student_temperature),
                 ("--teacher-temperature", distillation.teacher_temperature),
             )

@@ -11,13 +11,21 @@ from typing import Annotated, Literal
 
 import tyro
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.sources.reading import TO_TRAIN, Reading
 from diptych.core.harmless import HARMLESS, harmless
 from diptych.core.training.option_checks import check_options
 from diptych.core.training.stages import Stage, check_stages
-from diptych.core.training.term_options import Captioning, Classification, Distillation
+from diptych.core.training.term_options import (
+    Answering,
+    Captioning,
+    Classification,
+    Distillation,
+    Language,
+    Prompted,
+)
 
-Alias = tyro.conf.arg
+Flag = tyro.conf.arg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,10 @@ class Data:
     """How pictures become squares; by default as a checkpoint's do, else by bilinear_antialias. That is Pillow's
     filter, as transformers prepares SigLIP 2; bilinear is big_vision's (TensorFlow's), which is not antialiased, and
     area TensorFlow's mean of what a pixel covers. NaFlex is antialiased in either code."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale where that is enough, by simplejpeg, and resizes by OpenCV (pip install
+    'diptych[fast]'): some grey levels off, in a third to two thirds of the time (docs/data.md). exact is Pillow.
+    Pictures to evaluate on are exact always."""
     language_temperature: float = 1.0
     """Records of a language come in proportion to their number to the power of 1 / this, within --english-share where
     it is given: 1 takes them as they are, large values all languages alike. Not for the embedded data, whose records
@@ -150,14 +162,16 @@ class Optimization:
     """Pairs a step."""
     accum_freq: int = 1
     """Number of micro-batches. A contrastive loss still sees all pairs of the full batch (GradCache)."""
-    optimizer: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight."""
+    optimizer: Literal["adamw", "adafactor", "lion", "sgd", "openai_adam"] = "adamw"
+    """adafactor, lion and sgd, which has a momentum, keep fewer numbers a weight; openai_adam is GPT-1's."""
+    momentum: float | None = None
+    """Of sgd, by default 0.9; 0 keeps none, so that it has no number for a weight beside it."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """In what the optimizer keeps its momentum; big_vision's configurations have bfloat16."""
-    learning_rate: Annotated[float | None, Alias(aliases=["--lr"])] = None
+    learning_rate: float | None = None
     """Peak rate; by default 1e-3 for fresh weights and 1e-5 for a checkpoint's, 1e-4 for its adapters. In a run with
     both it is that of the fresh ones, and the checkpoint's move at a hundredth of it."""
-    weight_decay: Annotated[float | None, Alias(aliases=["--wd"])] = None
+    weight_decay: float | None = None
     """As in the paper: not multiplied by the learning rate (1e-4 here is 0.1 in torch's AdamW at rate 1e-3). By default
     1e-4 for fresh weights, and 0 for a checkpoint's: pre-trained weights fare best without (Zhai et al. 2023)."""
     rate_batch_size: int | None = None
@@ -169,9 +183,10 @@ class Optimization:
     text_layer_decay: float | None = None
     """The same for the text tower."""
     beta_2: float = 0.95
-    """Decay of the second moment (AdamW, Adafactor's cap)."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls to 0 after its warm-up."""
+    """Decay of the second moment (AdamW, OpenAI's Adam, Adafactor's cap)."""
+    schedule: Literal["cosine", "linear", "openai_cosine", "openai_linear"] = "cosine"
+    """How the rate falls to 0 after its warm-up; OpenAI's fall from the first example on, and a warm-up has its place
+    in that."""
     warmup_examples: int | None = None
     """Examples of linear warm-up; by default a twentieth of the run."""
     learning_rate_multipliers: Mapping[str, float] = field(default_factory=dict)
@@ -240,10 +255,13 @@ class Run:
     here."""
     retention: str | None = harmless(None)
     """What a checkpoint should not forget, judged before the first step and at the end: anything that recipes.evaluate
-    takes as --dataset, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
+    takes as --data, "none" for nothing. By default, for runs from a checkpoint on data of your own that write a
     report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
+    log_to: tuple[Literal["wandb", "mlflow"], ...] = harmless(())
+    """Tell the metrics Weights & Biases or MLflow, too, by their own clients and settings (pip install
+    'diptych[wandb]', 'diptych[mlflow]'): --log-to wandb mlflow."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
     embed_images_once: bool | None = harmless(None)
@@ -292,14 +310,17 @@ class Recipe:
     captioning: Captioning = Captioning()
     distillation: Distillation = Distillation()
     classification: Classification = Classification()
+    language: Language = Language()
+    answering: Answering = Answering()
+    prompted: Prompted = Prompted()
     run: Run
     # The command line shows fields of this level without their docstrings, so that their help stands in their types.
-    only: Annotated[tuple[str, ...], Alias(help="Stages to carry out, with what they go on from; by default all.")] = (
+    only: Annotated[tuple[str, ...], Flag(help="Stages to carry out, with what they go on from; by default all.")] = (
         harmless(())
     )
     reference: Annotated[
         str | None,
-        Alias(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
+        Flag(help="Checkpoint of the model that judges what is learnable in curated stages, in place of theirs."),
     ] = None
     stages: Annotated[tuple[Stage, ...], tyro.conf.Suppress] = (Stage(name="training"),)
 
@@ -317,6 +338,9 @@ class Recipe:
             "captioning": self.weighs("captioning"),
             "distillation": self.weighs("distillation", "masked_prediction"),
             "classification": self.weighs("classification"),
+            "language": self.weighs("language"),
+            "answering": self.weighs("answering"),
+            "prompted": self.weighs("suffix"),
             "only": len(self.stages) > 1,
             "reference": any(stage.curation for stage in self.stages),
         }

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Self
 
 from diptych.core.training.best import LOSS, shown
@@ -11,6 +12,7 @@ from diptych.core.training.metrics import MetricsWriter
 from diptych.core.training.progress import Progress
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.tensorboard import TensorBoard
+from diptych.core.training.trackers import opened
 
 
 class RunLog:
@@ -25,6 +27,8 @@ class RunLog:
             and the speed is measured anew behind it.
         writes: whether this process writes and talks.
         tensorboard: whether rows also go into TensorBoard files.
+        trackers: names of the trackers that are told of them, too (`trackers.TRACKERS`).
+        config: the plain configuration of the run, for the trackers.
         waiting: rows that the checkpoint of `start` kept, because they could not be written (`MetricsWriter.waiting`).
         say: for messages about the files.
     """
@@ -40,6 +44,8 @@ class RunLog:
         turns: Mapping[int, str],
         writes: bool,
         tensorboard: bool,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, object] = MappingProxyType({}),
         waiting: Sequence[str],
         say: Callable[[str], None],
     ):
@@ -50,6 +56,7 @@ class RunLog:
             resume_step=start,
             waiting=waiting,
             tensorboard=TensorBoard(folder.tensorboard, resume_step=start) if tensorboard and writes else None,
+            trackers=[opened(name, folder.path, config) for name in trackers if writes],
             say=say,
         )
         self._progress = Progress(total_steps, start, batch_size, stream=None if writes else io.StringIO())

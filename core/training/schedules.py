@@ -122,4 +122,30 @@ class Part(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "whole": keras.optimizers.schedules.deserialize(config["whole"])})
 
 
-SCHEDULES = {"cosine": Cosine, "linear": Linear}
+@keras.saving.register_keras_serializable("diptych")
+class OpenAICosine(Schedule):
+    """½ (1 + cos(π x)) of the share x of all examples, after a warm-up that takes its place (OpenAI's `opt.py`): where
+    it begins, the cosine has fallen a little already.
+    """
+
+    def __call__(self, step):
+        examples = ops.cast(step, "float32") * float(self.batch_size)
+        falling = 0.5 * (1.0 + ops.cos(math.pi * self._share(examples)))
+        if not self.warmup_examples:
+            return self.learning_rate * falling
+        rising = examples / float(self.warmup_examples)
+        return self.learning_rate * ops.where(rising <= 1.0, rising, falling)
+
+    def _share(self, examples):
+        return ops.clip(examples / float(self.total_examples), 0.0, 1.0)
+
+
+@keras.saving.register_keras_serializable("diptych")
+class OpenAILinear(Schedule):
+    """1 - x of the share x of all examples, times min(1, examples / warmup_examples) (OpenAI's `opt.py`)."""
+
+    def shape(self, examples):
+        return 1.0 - ops.clip(examples / float(self.total_examples), 0.0, 1.0)
+
+
+SCHEDULES = {"cosine": Cosine, "linear": Linear, "openai_cosine": OpenAICosine, "openai_linear": OpenAILinear}

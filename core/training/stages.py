@@ -7,6 +7,8 @@ trunk, is a fork. The end of each stage is a checkpoint, and any of them can be 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from diptych.core.spelling import did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
@@ -139,7 +141,10 @@ def chosen_stages(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
     """
     by_name = {stage.name: stage for stage in stages}
     if unknown := [name for name in names if name not in by_name]:
-        raise ValueError(f"There is no stage {', '.join(unknown)}; this run has {', '.join(by_name)}.")
+        raise ValueError(
+            f"There is no stage {', '.join(unknown)}; this run has {', '.join(by_name)}."
+            f"{did_you_mean(unknown[0], by_name)}"
+        )
     wanted: set[str] = set()
     waiting = list(names or by_name)
     while waiting:

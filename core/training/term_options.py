@@ -1,8 +1,10 @@
-"""Options of the loss terms beside the pairs: the decoder, self-distillation with masked prediction, the classifier."""
+"""Options of the loss terms beside the pairs: decoder, self-distillation, classifier, language models."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from diptych.core.harmless import harmless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +97,70 @@ class Classification:
     --augment does: 2 10, as in big_vision's classifiers. None for none."""
     mixup: float = 0.0
     """Alpha of mixup: pictures are mixed in pairs, in shares that are drawn from Beta(alpha, alpha); 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """A language model: its words, and how it is judged (docs/gpt1.md)."""
+
+    merges: int | None = None
+    """Pair merges of a vocabulary that is learned from the texts, where --tokenizer names none; by default 8,000, and
+    for the embedded novels the 2,000 that come along. GPT-1 has 40,000."""
+    way: Literal["paper", "transformers"] | None = None
+    """How texts are cut into words: as GPT-1 was trained, which needs ftfy and spaCy, or as transformers does. By
+    default what the vocabulary's folder says, and "paper" for one that is learned."""
+    epochs: int | None = None
+    """Passes over the texts, in place of --examples."""
+    dropout: float | None = None
+    """Share that is left out in training of embeddings, of attention and of what is added to a token; by default the
+    size's, 0.1."""
+    eval_data: tuple[str, ...] = harmless(())
+    """Further texts to judge, in any form that --train-data has."""
+    prompts: tuple[str, ...] = harmless(())
+    """Beginnings of texts that the model goes on with at the end; by default some of the held-out documents."""
+    sample_tokens: int = harmless(48)
+    """Tokens that it writes behind each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """A task on texts that a language model is fine-tuned for (docs/gpt1.md)."""
+
+    task: str = "story"
+    """What is learned: story, novel, emoji_gloss, emoji_kind, emoji_same or emoji_group, of data that come along; or
+    cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, snli, scitail, race or rocstories, of --train-data, the folder that
+    each is distributed in, or one file of it."""
+    language_weight: float = 0.5
+    """Of the language model's loss on the same texts, which is added to the task's; 0 for none."""
+    head_dropout: float = 0.1
+    """Of the state that the head reads, in training."""
+    transfer_layers: int | None = None
+    """Blocks that begin as the checkpoint's, from the first on, with both tables; the others begin fresh. By default
+    all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted:
+    """A model that answers prompts about pictures (docs/paligemma.md)."""
+
+    prompt: str = "caption {language}"
+    """What is asked about pictures whose data ask nothing, such as captions; {language} becomes that of the caption, en
+    where it is not known."""
+    epochs: float | None = None
+    """Passes over the examples, in place of --examples."""
+    mean_over: Literal["examples", "tokens"] = "examples"
+    """Whether each example of a batch weighs the same, as big_vision trains, or each token of an answer, as
+    transformers does."""
+    label_smoothing: float = 0.0
+    """Share of each token's target that is spread over all other tokens."""
+    train: Literal["all", "all-but-image", "decoder", "attention", "projector"] = "all"
+    """Which weights move: all; all but the image tower; the language model; its attention alone; or what brings
+    pictures to it. --lock, --lock-image and --lora-rank hold further ones."""
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = harmless(("exact",))
+    """How written answers to the held-out questions are judged (`core.evaluation.answer_metrics`)."""
+    lower_case: bool = harmless(False)
+    """Compare answers in lower case."""
+    answer_tokens: int = harmless(32)
+    """Tokens of an answer, at most."""
+    most_asked: int = harmless(1_000)
+    """Held-out questions that are asked at the end, at most, and an eighth of them in training."""

@@ -1,12 +1,12 @@
 """The files of a preset: a folder, a file, or a repository of the Hugging Face hub, fetched once and then cached."""
 
-import difflib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from diptych.core.files.errors import HubError
 from diptych.core.files.json_objects import read_json
+from diptych.core.spelling import did_you_mean
 from diptych.core.weights.open import PICKLES, WEIGHTS, find_weights
 
 SCHEME = "hf://"
@@ -70,8 +70,7 @@ def _local(name: str, known: Collection[str]) -> Path:
     if path.exists():
         return path
     beside = [str(path.with_name(entry.name)) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(name, [*SHIPPED, *known, *beside], n=3)
-    advice = f" Did you mean {' or '.join(near)}?" if near else ""
+    advice = did_you_mean(name, [*SHIPPED, *known, *beside], most=3)
     if _REPOSITORY.fullmatch(name):
         advice += f" For a repository of the hub, write {SCHEME}{name}."
     raise FileNotFoundError(f"{name!r} is neither a folder, a file of weights nor a preset's name.{advice}")

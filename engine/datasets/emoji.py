@@ -7,8 +7,8 @@ from diptych.core.data.emoji import (
     HELD_OUT_DESIGNER,
     TOKENIZER_PATH,
     EmojiSource,
-    concepts,
     evaluation_set,
+    group_prompts,
 )
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import EMBEDDED, open_source
@@ -64,12 +64,3 @@ def emoji_groups(source: Source) -> Classes | None:
         prompts=[names[group] for group in GROUPS],
         labels=np.array([GROUPS.index(group) for group in groups], np.int64),
     )
-
-
-def group_prompts() -> dict[str, list[str]]:
-    """The prompts of each group of the emoji standard, which are different things of its kind."""
-    names: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for concept in concepts():
-        if concept.split == "train":
-            names[concept.group].append(concept.names["en"])
-    return names

@@ -3,8 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from diptych.core.data.emoji import DESIGNERS, HELD_OUT_DESIGNER, LANGUAGES, EmojiSource
-from diptych.core.data.emoji.concepts import GROUPS, concepts
+from diptych.core.data.emoji import DESIGNERS, GROUPS, HELD_OUT_DESIGNER, LANGUAGES, EmojiSource, group_prompts
 from diptych.core.data.sources.word_attributes import WordAttributes
 from diptych.engine.datasets.fairness_set import FairnessSet, People
 from diptych.engine.embedding.image_stream import Item
@@ -25,6 +24,7 @@ def fairness_sets() -> list[FairnessSet]:
     shown = [_gender(genders, source, index) for index in range(len(source))]
     paired, works = _paired(source, shown)
     class_names = [group.replace("-", " & ", 1) for group in GROUPS]
+    languages = ("en", *(code for code in LANGUAGES if code != "en"))
 
     def gender(item: Item) -> dict[str, str]:
         known = shown[item.record]
@@ -39,7 +39,7 @@ def fairness_sets() -> list[FairnessSet]:
             name="emoji by a designer never trained on",
             source=source,
             class_names=class_names,
-            kinds={language: _kinds(language) for language in ("en", *(code for code in LANGUAGES if code != "en"))},
+            kinds={language: list(group_prompts(language).values()) for language in languages},
             right=lambda item: frozenset({GROUPS.index(source.concept(item.record).group)}),
             groups=gender,
             nobody=lambda item: source.concept(item.record).group not in ("people-body", "smileys-emotion"),
@@ -53,7 +53,7 @@ def fairness_sets() -> list[FairnessSet]:
             name="emoji by all designers",
             source=everyone,
             class_names=class_names,
-            kinds={"en": _kinds("en")},
+            kinds={"en": list(group_prompts().values())},
             right=lambda item: frozenset({GROUPS.index(everyone.concept(item.record).group)}),
             groups=designer,
             place="designer",
@@ -79,12 +79,3 @@ def _paired(source: EmojiSource, shown: Sequence[str | None]) -> tuple[frozenset
             by_work.setdefault(" ".join(words[1:]), {})[gender] = index
     both = {work: pair for work, pair in by_work.items() if len(pair) == 2}
     return frozenset(index for pair in both.values() for index in pair.values()), sorted(both)
-
-
-def _kinds(language: str) -> list[list[str]]:
-    """For each group the names of its concepts in the training split."""
-    names: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for concept in concepts():
-        if concept.split == "train" and language in concept.names:
-            names[concept.group].append(concept.names[language])
-    return [names[group] for group in GROUPS]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, TOKENIZER_PATH
+from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, TOKENIZER_PATH, group_prompts
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.labels import ClassNames, class_names_in
@@ -14,7 +14,7 @@ from diptych.core.files.cache_folder import index_folder
 from diptych.core.training.recipe import Data
 from diptych.core.training.term_options import Classification
 from diptych.engine.datasets.data_set import DataSet, Sources
-from diptych.engine.datasets.emoji import evaluation_sources, group_prompts
+from diptych.engine.datasets.emoji import evaluation_sources
 
 HELD_OUT = "Held-out pictures"
 MOST_EVALUATED = 5_000

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from diptych.core.data.sources.grouped_pictures import GroupedPictures, dollar_street, geode, landmarks
 from diptych.core.data.sources.reading import AS_USUAL, Reading
-from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
+from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, typed_class_names, typed_templates
+from diptych.core.spelling import did_you_mean
 from diptych.engine.datasets.fairness_set import FairnessSet
 from diptych.engine.datasets.open import DATA_SETS, known_data_set
 
@@ -15,14 +16,14 @@ BARE_NAME = ("{}",)
 
 
 def open_fairness_sets(
-    spec: str, *, class_names: Path | None = None, templates: Path | None = None, reading: Reading = AS_USUAL
+    spec: str, *, class_names: Sequence[str] = (), templates: Sequence[str] = (), reading: Reading = AS_USUAL
 ) -> Sequence[FairnessSet]:
     """The sets that a person means by what was typed.
 
     Args:
         spec: the name of a data set that diptych brings; or dollar_street:FOLDER, geode:FOLDER, landmarks:FOLDER.
-        class_names: a file with the names of ImageNet's 1,000 classes, for Dollar Street.
-        templates: a file of prompt templates (`core.evaluation.prompts`), for folders.
+        class_names: those of ImageNet's 1,000 classes as they are typed (`core.evaluation.prompts`), for Dollar Street.
+        templates: prompt templates as they are typed, for folders.
         reading: how many records may be bad.
 
     Raises:
@@ -32,9 +33,9 @@ def open_fairness_sets(
     if known is not None and known.fairness_sets is not None:
         return known.fairness_sets()
     kind, _, folder = spec.partition(":")
-    root, prompts = Path(folder), read_templates(templates) if templates else GENERAL_TEMPLATES
+    root, prompts = Path(folder), typed_templates(templates) or GENERAL_TEMPLATES
     if folder and kind == DOLLAR_STREET:
-        names = read_class_names(class_names) if class_names else ()
+        names = typed_class_names(class_names)
         return [of_pictures(dollar_street(root, class_names=names, reading=reading), prompts)]
     if folder and kind == GEODE:
         return [of_pictures(geode(root, reading=reading), prompts)]
@@ -42,8 +43,8 @@ def open_fairness_sets(
         return [of_pictures(landmarks(root, reading=reading), prompts if templates else BARE_NAME)]
     brought = [name for name in DATA_SETS if (found := known_data_set(name)) and found.fairness_sets]
     raise ValueError(
-        f"--dataset is {', '.join(brought)}, or {DOLLAR_STREET}, {GEODE} or {LANDMARKS} with :FOLDER behind it; got "
-        f"{spec!r}."
+        f"--data is {', '.join(brought)}, or {DOLLAR_STREET}, {GEODE} or {LANDMARKS} with :FOLDER behind it; got "
+        f"{spec!r}.{did_you_mean(kind, (*brought, DOLLAR_STREET, GEODE, LANDMARKS))}"
     )
 
 

@@ -1,5 +1,7 @@
 """Data of one's own: a folder, shards, tables or COCO's JSON, of which a part is held out."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from diptych.core.data.emoji import TOKENIZER_PATH
@@ -25,22 +27,32 @@ def own(data: Data) -> DataSet:
     """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out by key."""
 
     def sources(seed: int) -> Sources:
-        train = open_captioned(data.train_data, data)
-        if data.val_data is not None:
-            held_out = open_captioned(data.val_data, data)
-            if Path(data.val_data).resolve() == Path(data.train_data).resolve():
-                print("--val-data is what is trained on: what is judged says nothing of new pictures", flush=True)
-        else:
-            held_out = Subset(train, fraction=data.val_fraction, held_out=True)
-            train = Subset(train, fraction=data.val_fraction, held_out=False)
-            if not len(held_out):
-                raise ValueError(
-                    f"No record of {data.train_data} falls into the held-out {data.val_fraction:.3g}. Raise "
-                    f"--val-fraction or give --val-data.{ledger_of(train).what_was_seen()}"
-                )
-        return Sources(train=mixed(balanced(train, data, seed), data, seed), held_out={HELD_OUT: held_out})
+        found = parted(data, open_captioned, HELD_OUT)
+        return replace(found, train=mixed(balanced(found.train, data, seed), data, seed))
 
     return DataSet(name=data.train_data, sources=sources, tokenizer=TOKENIZER_PATH)
+
+
+def parted(data: Data, opened: Callable[[str, Data], Source], name: str) -> Sources:
+    """What is trained on, and what is judged by, which gets a name: --val-data, or a fraction held out by key.
+
+    Raises:
+        ValueError: where nothing is held out.
+    """
+    train = opened(data.train_data, data)
+    if data.val_data is not None:
+        held_out = opened(data.val_data, data)
+        if Path(data.val_data).resolve() == Path(data.train_data).resolve():
+            print("--val-data is what is trained on: what is judged says nothing of new pictures", flush=True)
+        return Sources(train=train, held_out={name: held_out})
+    part = Subset(train, fraction=data.val_fraction, held_out=True)
+    train = Subset(train, fraction=data.val_fraction, held_out=False)
+    if not len(part):
+        raise ValueError(
+            f"No record of {data.train_data} falls into the held-out {data.val_fraction:.3g}. Raise "
+            f"--val-fraction or give --val-data.{ledger_of(train).what_was_seen()}"
+        )
+    return Sources(train=train, held_out={name: part})
 
 
 def open_captioned(spec: str, data: Data) -> Source:

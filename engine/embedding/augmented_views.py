@@ -47,6 +47,8 @@ class AugmentedViews(SourceView):
         shown = ((image, index, number, view) for number, image in enumerate(record.images) for view in views)
         return replace(record, images=tuple(shown))
 
+    takes_decoder = False
+
     def pixels(self, reference: Reference) -> np.ndarray:  # type: ignore[override]
         """A view, uint8 [size, size, 3]."""
         image, *place = reference

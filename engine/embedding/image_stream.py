@@ -55,7 +55,7 @@ def images(source: Source, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[It
             if index > start[0] or start[1] == 0:
                 yield _unusable(index, record), None
             continue
-        caption, language = _chosen_caption(record)
+        caption, language = chosen_caption(record)
         for number in range(start[1] if index == start[0] else 0, len(record.images)):
             reference = record.images[number]
             item = Item(
@@ -197,7 +197,7 @@ def _unusable(index: int, skipped: Skipped) -> Item:
     )
 
 
-def _chosen_caption(record: Record) -> tuple[str, str]:
+def chosen_caption(record: Record) -> tuple[str, str]:
     """Text and language of the first caption that can be used, one in `CAPTION_LANGUAGE` where there is one."""
     preferred = record.captions_by_language.get(CAPTION_LANGUAGE, ())
     for caption in (*preferred, *record.caption_parts.usable)[:1]:

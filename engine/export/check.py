@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.engine.export.smaller import LARGEST_DIFFERENCES, Precision
 from diptych.engine.export.towers import NUM_PATCHES, Tower
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
-
-LARGEST_DIFFERENCE = 1e-4
-"""Between any two entries of embeddings of length one."""
 
 BATCHES = (1, 2, 5)
 TIMED_BATCHES = (1, 16)
@@ -33,18 +31,19 @@ class Checked:
     milliseconds: dict[int, float]
 
 
-def check(tower: Tower, run: Run, file_name: str, *, seed: int = 0) -> Checked:
+def check(tower: Tower, run: Run, file_name: str, *, precision: Precision = "float32", seed: int = 0) -> Checked:
     """Compares what `run` says to random inputs with what Keras says, and times it.
 
     Args:
         tower: the tower as Keras has it.
         run: the exported tower, as a function of arrays by name.
         file_name: for messages.
+        precision: of its weights, which decides how far apart both may be.
         seed: of the inputs.
 
     Raises:
-        ExportError: where a difference exceeds `LARGEST_DIFFERENCE` or is no number, the shapes differ, or it does not
-        run.
+        ExportError: where a difference exceeds that of `LARGEST_DIFFERENCES` or is no number, the shapes differ, or it
+            does not run.
     """
     rng = np.random.default_rng(seed)
     greatest, compared = 0.0, 0
@@ -56,21 +55,21 @@ def check(tower: Tower, run: Run, file_name: str, *, seed: int = 0) -> Checked:
             raise ExportError(
                 f"{file_name} does not run on {_described(inputs)}: {type(error).__name__}: {error}"
             ) from error
-        greatest = max(greatest, difference(found, tower.reference(inputs), f"{file_name}, {_described(inputs)}"))
+        name, most = f"{file_name}, {_described(inputs)}", LARGEST_DIFFERENCES[precision]
+        greatest = max(greatest, difference(found, tower.reference(inputs), name, most))
         compared += batch
     times = {size: _milliseconds(run, tower.draw(rng, size)) / size for size in TIMED_BATCHES}
     return Checked(difference=greatest, compared=compared, milliseconds=times)
 
 
-def difference(found: np.ndarray, expected: np.ndarray, name: str) -> float:
-    """The greatest difference between two arrays; ExportError where it is above `LARGEST_DIFFERENCE`."""
+def difference(found: np.ndarray, expected: np.ndarray, name: str, most: float) -> float:
+    """The greatest difference between two arrays; ExportError where it is above `most`."""
     if found.shape != expected.shape:
         raise ExportError(f"{name}: the file's embeddings have the shape {found.shape}, the model's {expected.shape}.")
     greatest = float(np.max(np.abs(found - expected), initial=0.0))
-    if not greatest <= LARGEST_DIFFERENCE:  # so written, NaN is refused
+    if not greatest <= most:  # so written, NaN is refused
         raise ExportError(
-            f"{name}: the file's embeddings differ from the model's by {greatest:.3g}, at most "
-            f"{LARGEST_DIFFERENCE:.0e} is rounding."
+            f"{name}: the file's embeddings differ from the model's by {greatest:.3g}, at most {most:.0e} is rounding."
         )
     return greatest
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diptych.backends.selection import BACKENDS, installed_backends
 from diptych.engine.export import writers
+from diptych.engine.export.smaller import Precision
 
 FormatName = Literal["onnx", "openvino", "saved_model", "litert", "torch_export", "stablehlo", "keras"]
 
@@ -25,6 +26,7 @@ class ExportFormat:
     write, load: see `export_writers`.
     most_bytes: of a tower's weights, None where there is no limit.
     fixed_num_patches: whether a NaFlex tower takes one number of patches only.
+    precisions: that its weights can have.
     """
 
     backends: tuple[str, ...]
@@ -35,6 +37,7 @@ class ExportFormat:
     packages: dict[str, str] = field(default_factory=dict)
     most_bytes: int | None = None
     fixed_num_patches: bool = False
+    precisions: tuple[Precision, ...] = ("float32",)
 
 
 _ONNX = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}
@@ -47,6 +50,7 @@ FORMATS: dict[FormatName, ExportFormat] = {
         reader="onnxruntime, or anything else that reads ONNX",
         write=writers.write_onnx,
         load=writers.load_onnx,
+        precisions=get_args(Precision),
     ),
     "openvino": ExportFormat(
         backends=("torch", "jax", "tensorflow"),
@@ -96,6 +100,13 @@ FORMATS: dict[FormatName, ExportFormat] = {
         load=writers.load_keras,
     ),
 }
+
+
+def check_precision(name: FormatName, precision: Precision) -> None:
+    """ValueError for a format whose weights cannot have that precision."""
+    if precision not in FORMATS[name].precisions:
+        able = [other for other, format in FORMATS.items() if precision in format.precisions]
+        raise ValueError(f"--precision {precision} is not for --format {name}: expected --format {' or '.join(able)}.")
 
 
 def choose_backend(name: FormatName, asked: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.backends.rooms import name as backend_name
+from diptych.engine.export.smaller import Precision, shrink
 
 if TYPE_CHECKING:
     from diptych.engine.embedding.encoder import Encoder
@@ -26,6 +27,7 @@ class Job:
     preset: name of the model.   module: the command (`python -m module`) that can do the same in a process of its own,
         on torch.
     encoder, towers: the model, and its two towers as graphs are made of them.   folder: where files are written.
+    precision: of the weights.
     """
 
     preset: str
@@ -33,20 +35,24 @@ class Job:
     encoder: "Encoder"
     towers: "tuple[Tower, Tower]"
     folder: Path
+    precision: Precision = "float32"
 
 
 def write_onnx(job: Job) -> None:
     """By torch: in this process, or, where Keras runs on another backend, in one of its own that reads the same
     weights.
     """
-    if backend_name() != "torch":
-        _write_onnx_elsewhere(job)
-        return
-    from diptych.backends.torch.export import write_onnx
+    if backend_name() == "torch":
+        from diptych.backends.torch.export import write_onnx
 
-    for tower in job.towers:
-        metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in tower.card.items()}
-        write_onnx(tower.model, tower.shapes, job.folder / f"{tower.name}.onnx", metadata=metadata)
+        for tower in job.towers:
+            metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in tower.card.items()}
+            write_onnx(tower.model, tower.shapes, job.folder / f"{tower.name}.onnx", metadata=metadata)
+    else:
+        _write_onnx_elsewhere(job)
+    if job.precision != "float32":
+        for tower in job.towers:
+            shrink(job.folder / f"{tower.name}.onnx", job.precision)
 
 
 def load_onnx(job: Job, tower: "Tower") -> "Run":

@@ -1,6 +1,7 @@
 """Measurements of evenness: accuracy by group, whom a model sees in pictures of nobody, what it takes groups for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,8 +10,7 @@ from diptych.core.evaluation.fairness_results import FairnessResult, PairBias
 from diptych.core.evaluation.few_shot import FewShotResult, few_shot
 from diptych.core.evaluation.grouped import grouped_accuracy
 from diptych.core.evaluation.intervals import hit_rate_interval
-from diptych.core.evaluation.prompts import embed_classes
-from diptych.core.evaluation.zero_shot import kind_scores
+from diptych.core.evaluation.prompts import prompted_scores
 from diptych.core.report.language_names import language_name
 from diptych.engine.datasets.fairness_set import FairnessSet, People
 from diptych.engine.embedding.stored_embeddings import Embedded, StoredEmbeddings
@@ -97,21 +97,19 @@ def _answers(
     store: StoredEmbeddings, tested: FairnessSet, images: Embedded, *, canonicalize: bool
 ) -> dict[str, np.ndarray]:
     """The class of the largest score of each picture, by language of the prompts; English first."""
-    if not tested.kinds:
-
-        def embed(prompts: list[str]) -> np.ndarray:
-            return store.texts(prompts, f"prompts of {tested.name}")
-
-        classes = embed_classes(tested.class_names, tested.templates, embed, canonicalize=canonicalize)
-        return {"en": (images.unit_vectors @ classes.T).argmax(axis=1)}
-    answers = {}
-    for language, kinds in tested.kinds.items():
-        prompts = [prompt for some in kinds for prompt in some]
-        embedded = store.texts(prompts, f"prompts of {tested.name}, {language}")
-        ends = np.cumsum([len(some) for some in kinds])
-        scores = kind_scores(images.unit_vectors, np.split(embedded, ends[:-1]), logit_scale=store.encoder.logit_scale)
-        answers[language] = scores.argmax(axis=1)
-    return answers
+    asked: Mapping[str, Sequence[Sequence[str]] | None] = tested.kinds or {"en": None}
+    return {
+        language: prompted_scores(
+            images.unit_vectors,
+            tested.class_names,
+            partial(store.texts, name=f"prompts of {tested.name}, {language}"),
+            logit_scale=store.encoder.logit_scale,
+            canonicalize=canonicalize,
+            templates=tested.templates,
+            kinds=kinds,
+        ).argmax(axis=1)
+        for language, kinds in asked.items()
+    }
 
 
 def _representation(

@@ -15,7 +15,7 @@ MOST_EMOJI = 500
 
 
 def retention_set(spec: str | None, *, index_folder: Path | None = None, reading: Reading = AS_USUAL) -> Dataset | None:
-    """The data set of a --retention: whatever `recipes.evaluate` takes as --dataset; by default some of the
+    """The data set of a --retention: whatever `recipes.evaluate` takes as --data; by default some of the
     embedded emoji by their English names, None for "none".
 
     Raises:

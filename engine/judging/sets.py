@@ -22,7 +22,13 @@ from diptych.core.data.sources.labels import NO_LABEL, ClassNames, class_names_i
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.webdataset import WebDatasetSource
-from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, read_class_names, read_templates
+from diptych.core.evaluation.prompts import (
+    GENERAL_TEMPLATES,
+    read_class_names,
+    read_templates,
+    typed_class_names,
+    typed_templates,
+)
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.open import known_data_set
 
@@ -77,8 +83,8 @@ def open_dataset(
     spec: str,
     *,
     split: str = "test",
-    class_names: Path | None = None,
-    templates: Path | None = None,
+    class_names: Sequence[str] = (),
+    templates: Sequence[str] = (),
     index_folder: Path | None = None,
     reading: Reading = AS_USUAL,
 ) -> Dataset:
@@ -88,7 +94,7 @@ def open_dataset(
         spec: the name of a data set that diptych brings; a folder in clip-benchmark's layout; a folder with a folder a
             class (or a split of such); or whatever `core.data.sources.open` takes, with captions or labels.
         split: of folders that have several.
-        class_names, templates: files that replace what the data set brings (`core.evaluation.prompts`).
+        class_names, templates: as they are typed (`core.evaluation.prompts`), in place of what the data set brings.
         index_folder: keeps the indices of tar shards.
         reading: fields of captions and images, and how many records may be bad.
 
@@ -98,9 +104,7 @@ def open_dataset(
     known = known_data_set(spec)
     if known is not None:
         if class_names or templates:
-            raise ValueError(
-                f"the embedded data ({spec}) has prompts of its own: leave out --classnames and --templates."
-            )
+            raise ValueError(f"the embedded data ({spec}) has prompts of its own: leave out --classes and --templates.")
         return _known(spec, known)
     folder = Path(spec)
     if folder.is_dir():
@@ -195,33 +199,35 @@ def _pairs(name: str, source: Source) -> Dataset:
     return _classified(name, _labelled(name, source, classes))
 
 
-def _with_prompts(dataset: Dataset, class_names: Path | None, templates: Path | None) -> Dataset:
+def _with_prompts(dataset: Dataset, class_names: Sequence[str], templates: Sequence[str]) -> Dataset:
     """The data set with the given names and templates, and every label among the names."""
     revised = partial(_revised, dataset=dataset.name, class_names=class_names, templates=templates)
     sets = [revised(each) for each in dataset.sets]
     return replace(dataset, sets=sets, shots=dataset.shots and revised(dataset.shots))
 
 
-def _revised(each: EvaluationSet, *, dataset: str, class_names: Path | None, templates: Path | None) -> EvaluationSet:
+def _revised(
+    each: EvaluationSet, *, dataset: str, class_names: Sequence[str], templates: Sequence[str]
+) -> EvaluationSet:
     labels = each.labels
     if labels is None:
         if class_names or templates:
-            raise ValueError(f"{dataset} has captions and no classes: leave out --classnames and --templates.")
+            raise ValueError(f"{dataset} has captions and no classes: leave out --classes and --templates.")
         return each
     if class_names:
-        names = read_class_names(class_names, dataset=dataset)
+        names = typed_class_names(class_names, dataset=dataset)
         if labels.names and len(names) != len(labels.names):
-            raise ValueError(f"{class_names} names {len(names)} classes, and {dataset} has {len(labels.names)}.")
+            raise ValueError(
+                f"--classes {' '.join(class_names)} names {len(names)} classes, and {dataset} has {len(labels.names)}."
+            )
         labels = replace(labels, names=names)
     largest = int(labels.of_records.max(initial=NO_LABEL))
     if not labels.names:
-        raise ValueError(
-            f"{dataset} has labels 0 to {largest} and no {CLASS_NAMES}: name the classes, --classnames FILE."
-        )
+        raise ValueError(f"{dataset} has labels 0 to {largest} and no {CLASS_NAMES}: name the classes, --classes.")
     if largest >= len(labels.names):
         raise ValueError(f"{dataset} has labels up to {largest}, and only {len(labels.names)} classes are named.")
     if templates:
-        labels = replace(labels, templates=read_templates(templates, dataset=dataset))
+        labels = replace(labels, templates=typed_templates(templates, dataset=dataset))
     return replace(each, labels=labels)
 
 

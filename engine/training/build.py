@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from diptych import backends
 from diptych.core.data.batch import Batch
 from diptych.core.data.examples.naflex import NaFlexLengths
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.data.loading.loader import Loader
 from diptych.core.data.pixels import Normalization
 from diptych.core.data.records import Source
@@ -24,7 +25,6 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.schedules import SCHEDULES, Part
 from diptych.core.training.teacher import EmaTeacher, momentum_at
 from diptych.engine.training.costs import training_flops
-from diptych.engine.training.opening import opening_over
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.reference import load_reference
 from diptych.engine.training.terms.stage_term import Terms
@@ -35,7 +35,7 @@ from diptych.models.siglip.student import Student
 def build_learner(
     recipe: Recipe,
     planned: PlannedStage,
-    preprocess: Preprocess,
+    preprocess: Preprocessing,
     source: Source,
     folder: RunFolder,
     terms: Terms,
@@ -99,8 +99,8 @@ def build_learner(
         evaluate_first=recipe.model.from_checkpoint and stage.after is None,
         checkpoint_every=run.checkpoint_every,
         log_every=run.log_every,
-        turns=opening_over(planned, preprocess),
         tensorboard=run.tensorboard,
+        trackers=run.log_to,
         flops_per_step=training_flops(recipe, planned, terms)["total"] * planned.batch_size,
         peak_flops_per_second=run.peak_tflops and run.peak_tflops * 1e12,
     )
@@ -167,14 +167,17 @@ def build_schedule(optimization: Optimization):
 
 def build_optimizer(optimization: Optimization, schedule=None) -> PatternOptimizer:
     """The optimizer with its schedule, by default the whole run's."""
-    second_moment = {"adamw": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
+    second_moment = {"adamw": "beta_2", "openai_adam": "beta_2", "adafactor": "beta_2_cap"}.get(optimization.optimizer)
+    beta_2: dict[str, Any] = {second_moment: optimization.beta_2} if second_moment else {}
+    momentum: dict[str, Any] = {} if optimization.momentum is None else {"momentum": optimization.momentum}
     return OPTIMIZERS[optimization.optimizer](
         schedule or build_schedule(optimization),
         weight_decay=_given(optimization.weight_decay) * optimization.batch_factor,
         momentum_dtype=optimization.momentum_dtype,
         learning_rate_multipliers=optimization.learning_rate_multipliers,
         weight_decay_multipliers=optimization.weight_decay_multipliers,
-        **({second_moment: optimization.beta_2} if second_moment else {}),
+        **beta_2,
+        **momentum,
     )
 
 

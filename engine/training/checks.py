@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 
 from diptych import backends
 from diptych.core.data.examples.preprocess import Preprocess
@@ -17,6 +17,7 @@ from diptych.core.training.older_runs import as_now
 from diptych.core.training.recipe import Model, Recipe, harmless_fields
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
+from diptych.core.training.stages import chosen_stages
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
@@ -55,6 +56,20 @@ def missing_checkpoints(model: Model) -> list[str]:
     return missing
 
 
+def refuse_options(recipe: Recipe, options: Iterable[tuple[type, str, tuple[str, ...]]], why: str) -> None:
+    """Raises ValueError for an option that is given and means nothing to the model that a recipe trains.
+
+    Args:
+        options: (class, its field of the recipe, names of its fields).
+        why: what such an option is for, "is for pictures, and ...".
+    """
+    for kind, group, names in options:
+        usual = {part.name: part.default for part in fields(kind)}
+        for name in names:
+            if getattr(getattr(recipe, group), name) != usual[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {why}: leave it out.")
+
+
 def check_missing(missing: list[str]) -> None:
     """Raises ValueError for a recipe without data, a vocabulary of its size, or the weights that it begins from."""
     if missing:
@@ -64,15 +79,31 @@ def check_missing(missing: list[str]) -> None:
         )
 
 
-def check_fsdp(recipe: Recipe) -> None:
-    """Raises ValueError where the state of a run is to be spread in a way that the backend does not do, and in a dry
-    run where the devices cannot be grouped so.
+def check_spread(recipe: Recipe) -> None:
+    """Raises ValueError where batches or the state of a run are to be spread in a way that the backend does not do, and
+    in a dry run where the devices cannot be grouped so.
     """
     devices, optimizer = recipe.run.planned_devices, recipe.optimization.optimizer
+    if recipe.run.data_parallel > 1 and backends.name() == "torch":
+        raise ValueError(
+            f"--data-parallel {recipe.run.data_parallel} gives a process several devices, which is done on jax and "
+            "tensorflow. On torch a process has one: start as many by torchrun --nproc-per-node."
+        )
     if recipe.run.dry_run and devices % recipe.run.fsdp:
         raise ValueError(
             f"--fsdp {recipe.run.fsdp} spreads the state over groups of so many devices, and {devices} cannot be "
             "grouped so: give a divisor, or another number of --devices."
+        )
+    chosen = [stage.name for stage in chosen_stages(recipe.stages, recipe.only) if stage.curation]
+    if recipe.run.data_parallel > 1 and backends.name() == "tensorflow" and chosen:
+        raise ValueError(
+            f"Stage {chosen[0]} chooses its batches from larger ones, which is not done over several devices of "
+            "tensorflow: leave out --data-parallel, or the stage by --only."
+        )
+    if recipe.run.dry_run and backends.name() == "torch" and recipe.run.fsdp not in (1, devices):
+        raise ValueError(
+            f"On torch --fsdp spreads weights over all processes, each with a device: it is 1 or {devices:,} here, got "
+            f"{recipe.run.fsdp}. Give another number of --devices, or take jax."
         )
     if recipe.run.fsdp > 1 and backends.name() in _STATE_IS_WHOLE:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The task of a classifier: an image tower of any checkpoint, and a head that tells classes apart."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from diptych.core.training.learner import Learner
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.labelled import LabelledDataSet, labelled
-from diptych.engine.training.checks import missing_checkpoints
+from diptych.engine.training.checks import missing_checkpoints, refuse_options
 from diptych.engine.training.classifier_evaluation import ClassifierEvaluation
 from diptych.engine.training.defaults import usual_rates
 from diptych.engine.training.origins import origin_of
-from diptych.engine.training.plan import picture_size
+from diptych.engine.training.plan import picture_size, pictures_of_stage
 from diptych.engine.training.saved_model import save_merged
 from diptych.engine.training.start import Start, sized
 from diptych.engine.training.task import Task
@@ -36,7 +36,7 @@ HEAD, POOLING = "classifier/", "image/map_head/"
 
 OF_PAIRS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (Data, "data", ("tokenizer", "context_length", "english_share", "captions_per_image", "opening_examples")),
-    (Data, "data", ("language_temperature",)),
+    (Data, "data", ("language_temperature", "balance")),
     (Model, "model", ("init_logit_scale", "init_logit_bias", "max_logit_scale", "keep_logit_bias")),
     (Model, "model", ("pretrained_text", "text_size", "text_depth")),
     (Model, "model", ("lock_text", "lock_text_unlocked_blocks")),
@@ -66,7 +66,7 @@ def start_of(recipe: Recipe) -> Start:
         FileNotFoundError, ValueError, HubError: for a checkpoint that is not there or cannot be read, and for image
             towers of other families than SigLIP's and BiT's.
     """
-    _refuse_options_of_pairs(recipe)
+    refuse_options(recipe, OF_PAIRS, "is for pairs of pictures and texts, and a classifier has no texts")
     model = recipe.model
     name, flag = model.pretrained or model.pretrained_image, "--pretrained"
     if name is None:
@@ -134,6 +134,7 @@ def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess
         captions=0,
         augmentation=augmentation,
         resize_method=whole,
+        decode=recipe.data.decode,
         shortest_edge_ratio=start.shortest_edge_ratio if edge is None else edge / size,
     )
 
@@ -210,17 +211,6 @@ def _missing_flags(recipe: Recipe, start: Start) -> list[str]:
     return missing if start.pretrained else [*missing, *missing_checkpoints(recipe.model)]
 
 
-def _refuse_options_of_pairs(recipe: Recipe) -> None:
-    for kind, group, names in OF_PAIRS:
-        usual = {part.name: part.default for part in fields(kind)}
-        for name in names:
-            if getattr(getattr(recipe, group), name) != usual[name]:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is for pairs of pictures and texts, and a classifier has no texts: "
-                    "leave it out."
-                )
-
-
 def _for_classes(config: Any, given: str) -> Any:
     if isinstance(config.vision, VisionConfig | NaFlexVisionConfig | BiTConfig):
         return config
@@ -232,6 +222,7 @@ CLASSES = Task(
     with_start=with_start,
     with_data=with_data,
     preprocess=preprocess_of,
+    of_stage=pictures_of_stage,
     config=config_of,
     described=described,
     missing_flags=_missing_flags,

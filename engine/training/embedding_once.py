@@ -80,7 +80,7 @@ def asked_for(recipe: Recipe) -> bool:
 
 def as_it_pays(recipe: Recipe, planned: Mapping[str, PlannedStage], sources: Sources) -> Mapping[str, PlannedStage]:
     """The stages, without the embedding of more pictures than are trained on, unless it is asked for."""
-    if asked_for(recipe):
+    if asked_for(recipe) or not any(stage.embeds_images for stage in planned.values()):
         return planned
     pictures = about(sources.train)
     return {
@@ -117,8 +117,9 @@ def described(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Terms)
 
 
 def as_embedded(recipe: Recipe, preprocess: Preprocess, source: Source) -> tuple[Preprocess, EmbeddedPictures]:
-    """How a stage's examples are made, and of what, where its pictures are embedded before."""
+    """How a stage's examples are made, and of what, where its pictures are embedded before, from exact pixels."""
     views, seed = recipe.data.image_views, recipe.run.seed
+    preprocess = replace(preprocess, decode="exact")
     shown = None if views is None else AugmentedViews(each_once(source), preprocess, views=views, seed=seed)
     return replace(preprocess, embedded=True, augmentation=None), EmbeddedPictures(source, shown)
 

@@ -216,7 +216,7 @@ class Evaluation:
         found: dict[str, float | None] = {}
         if not isinstance(vision, NaFlexVisionConfig):
             headline = next(iter(retrieval.values()))
-            return {str(vision.num_patches): headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")}
+            return {str(self._planned.lengths[0]): headline.get(QUICK_LANGUAGE, headline.get(MEAN, {})).get("recall@1")}
         trained = sorted(self._planned.stage.sequence_lengths)
         between = [round((a + b) / 2) for a, b in zip(trained, trained[1:], strict=False)]
         for length in sorted({*trained, *between}):

@@ -12,11 +12,13 @@ from diptych.engine.training.before import BEFORE
 from diptych.engine.training.checks import missing_flags
 from diptych.engine.training.defaults import with_start
 from diptych.engine.training.evaluation import Evaluation
-from diptych.engine.training.plan import recipe_preprocess
+from diptych.engine.training.opening import opening_over, opening_planned
+from diptych.engine.training.plan import pictures_of_stage, recipe_preprocess
 from diptych.engine.training.retention import retention_of
 from diptych.engine.training.saved_model import save_trained
 from diptych.engine.training.start import Start, anew, described, set_scale_and_bias, start_of, towers_config
 from diptych.engine.training.task import Task
+from diptych.engine.training.terms.contrastive import implementation_name
 
 
 def _judge(*judged: Any, folder: Path, beginning: Path, stop: StopSignals) -> Evaluation:
@@ -48,6 +50,7 @@ PAIRS = Task(
     with_start=with_start,
     with_data=with_data,
     preprocess=recipe_preprocess,
+    of_stage=pictures_of_stage,
     config=lambda recipe, start, data_set, preprocess: towers_config(recipe, start, preprocess),
     described=described,
     missing_flags=missing_flags,
@@ -55,4 +58,7 @@ PAIRS = Task(
     anew=lambda recipe, start, config: anew(recipe, start),
     settle=_settle,
     save=save_trained,
+    implementation=implementation_name,
+    opening=opening_planned,
+    turns=opening_over,
 )

@@ -1,9 +1,10 @@
 """Plans: from a recipe and its data set to what each stage will train, before anything is built."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.naflex import NaFlexLengths
@@ -21,12 +22,15 @@ from diptych.engine.training.terms.stage_term import Terms
 from diptych.engine.training.tuning import adapters
 from diptych.models import NaFlexVisionConfig, SigLIPConfig, VisionConfig
 from diptych.models.abstract import shapes_only
-from diptych.models.siglip.config import PairConfig
+from diptych.models.checkpoints import towers_of
 from diptych.models.siglip.parts import Part
 from diptych.models.siglip.presets import naflex_config
 
+OfStage = Callable[[PlannedStage, Any], Any]
+"""(stage, preprocessing) -> the preprocessing as the stage has it."""
 
-def plan_stages(recipe: Recipe, config: PairConfig, terms: Terms) -> dict[str, PlannedStage]:
+
+def plan_stages(recipe: Recipe, config: Any, terms: Terms) -> dict[str, PlannedStage]:
     """The stages to carry out by name, in order; `config` is what the first has.
 
     Raises:
@@ -71,6 +75,7 @@ def recipe_preprocess(recipe: Recipe, start: Start, data_set: DataSet) -> Prepro
         tokenizer_path=vocabulary,
         augmentation=Augmentation() if data.augment else None,
         resize_method=data.resize_method or start.pixels.resize,
+        decode=data.decode,
         shortest_edge_ratio=start.shortest_edge_ratio,
         normalization=start.pixels.normalization,
         language_weights=None if share is None else {"en": share, "*": 1 - share},
@@ -86,20 +91,32 @@ def picture_size(recipe: Recipe, start: Start) -> int:
 
 
 def plan_examples(
-    recipe: Recipe, planned: Mapping[str, PlannedStage], preprocess: Preprocess, terms: Terms
-) -> dict[str, Preprocess]:
-    """How the examples of each stage are made, by its name.
+    recipe: Recipe, planned: Mapping[str, PlannedStage], preprocess: Any, terms: Terms, of_stage: OfStage
+) -> dict[str, Any]:
+    """How the examples of each stage are made, with the fields that its terms read, by its name.
+
+    Args:
+        preprocess: before the stages add to it.
+        of_stage: what a stage changes of it for all terms.
 
     Raises:
         ValueError: for views, targets or a vocabulary that do not fit together, of any stage.
     """
-    return {name: stage_preprocess(recipe, stage, preprocess, terms) for name, stage in planned.items()}
+    examples = {}
+    for name, stage in planned.items():
+        made = of_stage(stage, preprocess)
+        for term in stage.stage.losses:
+            made = replace(made, **terms[term].examples(recipe, stage, made))
+        examples[name] = made
+    return examples
 
 
-def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, terms: Terms) -> Preprocess:
-    """How the examples of a stage are made, with the fields that its terms read."""
+def pictures_of_stage(planned: PlannedStage, preprocess: Preprocess) -> Preprocess:
+    """How pictures and captions of a stage become arrays."""
     stage, vision = planned.stage, planned.vision
-    preprocess = replace(
+    if vision is None:
+        raise TypeError(f"Stage {stage.name} has no image tower.")
+    return replace(
         preprocess,
         image_size=preprocess.image_size if isinstance(vision, NaFlexVisionConfig) else vision.image_size,
         naflex=planned.naflex,
@@ -108,16 +125,13 @@ def stage_preprocess(recipe: Recipe, planned: PlannedStage, preprocess: Preproce
         selection_chunks=stage.curation.chunks if stage.curation else None,
         reference_size=reference_size(planned),
     )
-    for name in stage.losses:
-        preprocess = replace(preprocess, **terms[name].examples(recipe, planned, preprocess))
-    return preprocess
 
 
 def _planned(
     recipe: Recipe,
     stage: Stage,
     parent: PlannedStage | None,
-    config: PairConfig,
+    config: Any,
     planned: Mapping[str, PlannedStage],
     terms: Terms,
 ) -> PlannedStage:
@@ -130,10 +144,13 @@ def _planned(
         )
         naflex.check_batch_size(size)
     halves = max((naflex.pieces(length) for length in naflex.lengths), default=1) if naflex else 1
-    if size // halves % recipe.optimization.accum_freq:
+    pieces, devices = recipe.optimization.accum_freq, _devices(recipe)
+    if size // halves % (pieces * devices):
+        over = f" on {devices:,} devices" if devices > 1 else ""
         raise ValueError(
-            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq "
-            f"{recipe.optimization.accum_freq} does not divide."
+            f"Stage {stage.name} takes batches of {size // halves}, which --accum-freq {pieces}{over} does not divide: "
+            f"give a --batch-size that is a multiple of {halves * pieces * devices:,}"
+            f"{', or other --devices' if recipe.run.dry_run else ''}."
         )
     updates = last - first
     if naflex:
@@ -161,27 +178,29 @@ def _planned(
     )
     model = recipe.model
     locks = model.lock or stage.lock or model.lock_image or model.lock_text or model.lora_rank
-    if not locks and recipe.run.fsdp == 1:
+    if not locks:
         return as_asked(recipe, made, terms)
     with shapes_only():
         student = build_student(recipe, made)
-    if recipe.run.fsdp > 1:
-        shapes = {variable.path: tuple(variable.shape) for variable in student.weights}
-        made = replace(made, shapes=shapes, moving=frozenset(v.path for v in student.trainable_variables))
-    if not locks:
-        return as_asked(recipe, made, terms)
     moving = {variable.path: math.prod(variable.shape) for variable in student.trainable_variables}
     adapted = student.adapters.shapes if student.adapters is not None else {}
-    locked = frozenset({"image", "text"} - {path.partition("/")[0] for path in (*moving, *adapted)})
+    locked = frozenset(towers_of(config).keys() - {path.partition("/")[0] for path in (*moving, *adapted)})
     return as_asked(recipe, replace(made, trained=sum(moving.values()), locked=locked), terms)
 
 
-def _parts(recipe: Recipe, stage: Stage, config: PairConfig, terms: Terms) -> Mapping[str, Part]:
+def _devices(recipe: Recipe) -> int:
+    """That share a batch, as far as is known: a dry run's may be others than those here."""
+    run = recipe.run
+    return run.planned_devices if run.dry_run else run.data_parallel * (run.num_processes or 1)
+
+
+def _parts(recipe: Recipe, stage: Stage, config: Any, terms: Terms) -> Mapping[str, Part]:
     views = [name for name in stage.losses if terms[name].sees_views]
-    if views and not isinstance(config.vision, VisionConfig):
+    vision = getattr(config, "vision", config)
+    if views and not isinstance(vision, VisionConfig):
         raise ValueError(
             f"Stage {stage.name}: {' and '.join(views)} need square pictures and SigLIP's own image tower, got a "
-            f"{config.vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
+            f"{vision.describes} (SigLIP 2, section 2.4.2, trains NaFlex without them). Leave those losses out."
         )
     parts: dict[str, Part] = {}
     for name in terms:  # in their order, so that stages with the same losses have their weights in one order
@@ -197,9 +216,9 @@ def _parts(recipe: Recipe, stage: Stage, config: PairConfig, terms: Terms) -> Ma
     return parts
 
 
-def _config_of(stage: Stage, config: PairConfig) -> PairConfig:
-    """The towers of a stage, from those of the stage before."""
-    vision = config.vision
+def _config_of(stage: Stage, config: Any) -> Any:
+    """The model of a stage, from that of the stage before."""
+    vision = getattr(config, "vision", config)
     if isinstance(vision, NaFlexVisionConfig):
         if stage.image_size or stage.patch_size:
             raise ValueError(f"Stage {stage.name} goes on from a NaFlex model, which takes pictures of any size.")

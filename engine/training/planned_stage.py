@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diptych.core.data.examples.naflex import NaFlexLengths
 from diptych.core.training.stages import Stage
@@ -17,7 +18,7 @@ class PlannedStage:
 
     Attributes:
         stage: as the recipe has it.
-        config: of its towers.
+        config: of its model: two towers, a classifier or a language model.
         parts: what the model has beside the towers, by name.
         reference: of the model by which batches are chosen; None where none is, or it is not known yet.
         naflex: its sequence lengths, None for square pictures.
@@ -27,15 +28,13 @@ class PlannedStage:
         batch_size: examples that a batch trains on.
         loaded: examples that are read for a batch; more than `batch_size` where batches are chosen.
         trained: scalars that move; None for all of them.
-        locked: the towers of which nothing moves, of "image" and "text".
-        shapes, moving: of the student's weights by path, and the paths of those that move, where the state is spread
-            and each tensor counts by itself; None and empty otherwise.
+        locked: the towers, of "image", "text" and "decoder", of which nothing moves.
         embeds_images: whether pictures are embedded once, before the first step, so that no step sees them.
         examples_before: examples that its weights have seen when it starts.
     """
 
     stage: Stage
-    config: PairConfig
+    config: Any
     parts: Mapping[str, Part]
     reference: PairConfig | None
     naflex: NaFlexLengths | None
@@ -47,8 +46,6 @@ class PlannedStage:
     loaded: int
     trained: int | None = None
     locked: frozenset[str] = frozenset()
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    moving: frozenset[str] = frozenset()
     embeds_images: bool = False
     examples_before: int
 
@@ -61,8 +58,16 @@ class PlannedStage:
         return self.batches * self.batch_size
 
     @property
-    def vision(self) -> AnyVisionConfig:
-        return self.config.vision
+    def vision(self) -> AnyVisionConfig | None:
+        """Of its image tower; None for a model of text alone."""
+        return getattr(self.config, "vision", None)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The numbers of patches that its pictures have, each as often as the others; none without pictures."""
+        if self.vision is None:
+            return ()
+        return self.stage.sequence_lengths or (self.vision.num_patches,)
 
     @property
     def judged_length(self) -> int | None:
@@ -76,8 +81,8 @@ class PlannedStage:
         """SigLIP's image tower of a stage with square pictures; raises TypeError for another."""
         if not isinstance(self.vision, VisionConfig):
             raise TypeError(
-                f"Stage {self.stage.name} has a {self.vision.describes}, and SigLIP's tower for square pictures was "
-                "expected."
+                f"Stage {self.stage.name} has a {(self.vision or self.config).describes}, and SigLIP's tower for "
+                "square pictures was expected."
             )
         return self.vision
 

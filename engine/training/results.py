@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+from diptych.core.evaluation.answer_metrics import AnswerScore
+from diptych.core.evaluation.answering import AnswersResult
 from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
@@ -45,8 +48,28 @@ class PairResults(JudgedStage):
     dense: NotRequired[DenseResults]  # with a report on embedded scenes
 
 
+class LanguageResults(JudgedStage):
+    """What a language model scored."""
+
+    language: dict[str, LanguageResult]  # by the name of the set
+    samples: list[tuple[str, str]]  # a prompt, and what the model wrote behind it
+
+
 class ClassifierResults(JudgedStage):
     """What a classifier scored."""
 
     classification: dict[str, ClassificationResult | SeveralLabelsResult]  # by the name of the set
     zero_shot_before: Mapping[str, ClassificationResult | SeveralLabelsResult]  # the first step, by words alone
+
+
+class AnsweringResults(JudgedStage):
+    """What a model that answers a task scored."""
+
+    answers: dict[str, AnswersResult]  # by the name of the set
+
+
+class PromptedResults(JudgedStage):
+    """What a model scored that answers prompts about pictures."""
+
+    answers: dict[str, list[AnswerScore]]  # by the name of the set, a score for each metric
+    asked: list[dict[str, str]]  # some questions of the first set, with prompt, truth and answer

@@ -21,14 +21,13 @@ from diptych.engine.training import embedding_once
 from diptych.engine.training.checks import (
     check_boxes,
     check_config,
-    check_fsdp,
     check_missing,
     check_processes,
+    check_spread,
     for_processes,
     judged_data,
 )
-from diptych.engine.training.costs import moving_lines, plan_text
-from diptych.engine.training.opening import opening_planned
+from diptych.engine.training.plan_text import moving_lines, plan_text
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
@@ -62,7 +61,7 @@ def _run(recipe: Recipe, terms: Terms) -> int:
 
 def _plan(recipe: Recipe, terms: Terms) -> None:
     """Prints what the recipe would cost, opens the data where there are any, and names what is missing."""
-    check_fsdp(recipe)
+    check_spread(recipe)
     plan = plan_run(recipe, terms)
     _tell_beginning(recipe, plan)
     recipe, missing = plan.recipe, plan.task.missing_flags(plan.recipe, plan.start)
@@ -79,7 +78,7 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
 
 
 def _carry_out(recipe: Recipe, terms: Terms, stop: StopSignals) -> None:
-    check_fsdp(recipe)
+    check_spread(recipe)
     placement = backends.join(
         os.environ,
         devices=recipe.run.data_parallel,
@@ -109,7 +108,7 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
     for line in embedding_once.described(recipe, plan.planned, terms):
         print(line, flush=True)
     for name, planned in plan.planned.items():
-        if told := opening_planned(planned, plan.examples[name]):
+        if told := plan.task.opening(planned, plan.examples[name]):
             print(told, flush=True)
     with (
         RunFolder(recipe.run.run_dir, placement) as folder,
@@ -126,7 +125,7 @@ def _carry_out_together(recipe: Recipe, terms: Terms, stop: StopSignals, placeme
         )
         if several:
             check_config(folder, recipe)
-            folder.write_card(card_of(recipe))
+            folder.write_card(card_of(recipe, plan.task))
         results: Results = {}
         try:
             for name in plan.planned:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.training.checks import as_begun
@@ -13,8 +13,6 @@ from diptych.engine.training.start import Start
 from diptych.engine.training.task import Task
 from diptych.engine.training.tasks import task_of
 from diptych.engine.training.terms.stage_term import Terms
-from diptych.models import ClassifierConfig
-from diptych.models.siglip.config import PairConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class RunPlan:
         recipe: with what its beginning and its data decide where it said nothing.
         start: what its first stage begins from.
         data_set: what it learns from and is judged by; nothing of it is opened yet.
-        preprocess: how pictures and captions become arrays, before the stages add to it.
+        preprocess: how records become arrays, before the stages add to it.
         config: of the first stage's model.
         planned, examples: the stages in order, and how the examples of each are made, by name.
     """
@@ -35,10 +33,10 @@ class RunPlan:
     recipe: Recipe
     start: Start
     data_set: DataSet
-    preprocess: Preprocess
-    config: PairConfig | ClassifierConfig
+    preprocess: Any
+    config: Any
     planned: Mapping[str, PlannedStage]
-    examples: Mapping[str, Preprocess]
+    examples: Mapping[str, Any]
 
 
 def plan_run(recipe: Recipe, terms: Terms) -> RunPlan:
@@ -62,5 +60,5 @@ def plan_run(recipe: Recipe, terms: Terms) -> RunPlan:
         preprocess=preprocess,
         config=config,
         planned=planned,
-        examples=plan_examples(recipe, planned, preprocess, terms),
+        examples=plan_examples(recipe, planned, preprocess, terms, task.of_stage),
     )

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from diptych import backends
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.data.left_out_file import LeftOutFile
 from diptych.core.data.records import Source
 from diptych.core.files.atomic import replacing_folder
@@ -32,7 +32,6 @@ from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import Ending
 from diptych.engine.training.run_plan import RunPlan
 from diptych.engine.training.task import Judge, Task
-from diptych.engine.training.terms.contrastive import implementation_name
 from diptych.engine.training.terms.stage_term import Terms
 from diptych.models.siglip.adapting import fit_weight
 
@@ -117,13 +116,14 @@ class StagedRun:
         if stage.after is not None and checkpoint.newest_state(folder.checkpoints) is None:
             parent = self._end_of(stage.after)
         preprocess = self.plan.examples[stage.name]
-        examples: tuple[Preprocess, Source] = preprocess, self.sources.train
+        examples: tuple[Preprocessing, Source] = preprocess, self.sources.train
         if planned.embeds_images:
-            examples = as_embedded(self.recipe, *examples)
+            examples = as_embedded(self.recipe, preprocess, self.sources.train)
         with backends.at_rest(self.placement):
             learner = build_learner(self.recipe, planned, *examples, folder, self.terms, self.placement)
         judged = (self.recipe, planned, self.plan.data_set, self.sources, preprocess, learner.model)
         evaluation = self.task.judge(*judged, folder=folder.path, beginning=self._beginning, stop=self.stop)
+        learner.turns = self.task.turns(planned, preprocess)
         learner.evaluate = evaluation.quick
         learner.keep = partial(keep_best, learner, preprocess, folder, self.task)
         with backends.at_rest(self.placement):
@@ -139,7 +139,7 @@ class StagedRun:
             print(f"{self.plan.start.name}: {self._begin_pretrained(learner, evaluation, planned)}", flush=True)
         elif len(self.recipe.stages) > 1:
             print(f"Stage {stage.name}: fresh weights", flush=True)
-        card = folder.write_card(card_of(self.recipe, planned, learner), resume_step=start)
+        card = folder.write_card(card_of(self.recipe, self.task, planned, learner), resume_step=start)
         if not learner.complete:
             if isinstance(examples[1], EmbeddedPictures):
                 embed_once(self.recipe, examples[1], learner.model, preprocess, self.stop)
@@ -216,7 +216,7 @@ def ending_of(learner: Learner, planned: PlannedStage) -> Ending:
     }
 
 
-def keep_best(learner: Learner, preprocess: Preprocess, folder: RunFolder, task: Task) -> None:
+def keep_best(learner: Learner, preprocess: Preprocessing, folder: RunFolder, task: Task) -> None:
     """Makes the model as it is the best of its run, in a folder that `from_preset` reads."""
     with replacing_folder(folder.best) as temporary:
         task.save(learner.model, preprocess, temporary)
@@ -252,7 +252,7 @@ def begin(
         ValueError: for weights that are fresh and locked, which say nothing and never will.
         CheckpointError: as `hand_over`.
     """
-    towers = ("image/", "text/", "pair_logits/")
+    towers = ("image/", "text/", "pair_logits/", "decoder/")
     left = {path.partition("/")[0] + "/" for path in saved.groups["weights"] if not path.startswith(towers)}
     if getattr(learner.model, "logit_bias", None) is None:
         left.add("pair_logits/logit_bias")
@@ -274,13 +274,13 @@ def begin(
     return str(handover)
 
 
-def card_of(recipe: Recipe, planned: PlannedStage | None = None, learner: Learner | None = None) -> Card:
+def card_of(recipe: Recipe, task: Task, planned: PlannedStage | None = None, learner: Learner | None = None) -> Card:
     """The card of a run, or of one of its stages with the model it resolved to."""
     card = resolve_card(
         recipe,
         seed=recipe.run.seed,
         backend=backends.name(),
-        implementation=implementation_name(recipe) if planned and not recipe.weighs("classification") else "none",
+        implementation=task.implementation(recipe) if planned else "none",
         parameters=learner.model.count_params() if learner else None,
         flops_per_step=learner.flops_per_step if learner else None,
         device=backends.device_name(),

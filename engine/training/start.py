@@ -46,14 +46,14 @@ class Start:
 
     Attributes:
         size: the size that fresh towers have.
-        config: of its towers, as they lie there and fit each other.
+        config: of its towers, as they lie there and fit each other, or of another kind of model.
         image, text: the checkpoint that a tower begins from, one and the same where both towers and their scale and
             bias do; None for fresh weights.
         projection_anew: whether the text tower's projection begins anew, because another width is wanted of it.
     """
 
     size: str
-    config: PairConfig
+    config: Any
     image: Origin | None = None
     text: Origin | None = None
     projection_anew: bool = False

@@ -73,7 +73,7 @@ def locked_weights(model: Model, config: Config, paths: Sequence[str]) -> list[s
     }
     locked: list[str] = []
     for tower in tower_layers(config):
-        lock, open_blocks = asked[tower.name]
+        lock, open_blocks = asked.get(tower.name, (False, 0))
         flag = f"--lock-{tower.name}"
         if not 0 <= open_blocks <= tower.depth or (open_blocks and not lock):
             raise ValueError(
@@ -122,7 +122,7 @@ def rate_multipliers(optimization: Optimization, config: Config, paths: Sequence
     decays = {"image": optimization.image_layer_decay, "text": optimization.text_layer_decay}
     factors = dict(zip(paths, multipliers(optimization.learning_rate_multipliers, paths), strict=True))
     for tower in tower_layers(config):
-        decay = decays[tower.name]
+        decay = decays.get(tower.name)
         for path in paths:
             if decay is not None and (layer := tower.of(path)) is not None:
                 factors[path] *= decay ** (tower.depth + 1 - layer)

@@ -15,7 +15,7 @@ from diptych.models.decoding import InPrecision
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.places import Places
-from diptych.models.language_model import LanguageModel
+from diptych.models.language_model import LanguageModel, Predicting
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -70,6 +70,10 @@ class Gemma(LanguageModel):
         """
         token_ids = ops.convert_to_tensor(token_ids, "int32")
         return decoder_losses(self.decoder, self.features(token_ids, token_mask), token_ids, tokens_per_chunk, product)
+
+    def predicting(self, texts):
+        features = self.features(texts["token_ids"], texts.get("token_mask"))
+        return Predicting(features, self.decoder.logits_kernel, self.decoder.config.logits_soft_cap)
 
     def begin(self, batch, length: int):
         """See `diptych.models.decoding.Decoder`."""

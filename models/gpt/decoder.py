@@ -32,6 +32,7 @@ def block_config(config: GPTConfig) -> BlockConfig:
 @keras.saving.register_keras_serializable("diptych")
 class GPTDecoder(keras.layers.Layer):
     """Token ids int32 `[batch, length]` -> features `[batch, length, width]`, of which place j has seen tokens 0 to j.
+    Examples of several texts, `[batch, texts, length]`, give `[batch, texts, length, width]`.
 
     n = norm(x + attention(x)), x' = norm(n + mlp(n)) in each block; neither a norm behind the last block nor a factor
     of the embeddings (OpenAI's `train.py`, `model` and `block`).
@@ -75,7 +76,11 @@ class GPTDecoder(keras.layers.Layer):
         return self._logits_kernel(*self._tables())
 
     def call(self, token_ids, dropout_seeds=None):
-        return deque(self._states(token_ids, dropout_seeds), maxlen=1).pop()  # none but the last is held
+        *axes, length = token_ids.shape
+        if len(axes) > 1:
+            token_ids = ops.reshape(token_ids, (-1, length))
+        features = deque(self._states(token_ids, dropout_seeds), maxlen=1).pop()  # none but the last is held
+        return ops.reshape(features, (*axes, length, self.config.width)) if len(axes) > 1 else features
 
     def hidden_states(self, token_ids, dropout_seeds=None) -> list:
         """`[batch, length, width]` of the embeddings and of what each block makes of them, the last being the features.

@@ -8,6 +8,9 @@ later tokens become -1e9 there, -1e4 in transformers, and both are zero after th
 out. OpenAI's code has no mask for padding; as texts are padded behind their end, what is before it never sees it.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -16,7 +19,7 @@ from diptych.core.losses.products import Product, float32_product
 from diptych.models.decoding import InPrecision, NextLogits
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.decoder import GPTDecoder
-from diptych.models.language_model import LanguageModel
+from diptych.models.language_model import LanguageModel, Predicting
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -69,11 +72,11 @@ class GPT(LanguageModel):
             tokens_per_chunk, product: of `next_token_losses`.
         """
         token_ids = ops.convert_to_tensor(token_ids, "int32")
-        if dropout_seeds is not None:
-            dropout_seeds = ops.convert_to_tensor(dropout_seeds, "int32")
-        of_texts = InPrecision(self.decoder.features_and_kernel, self.decoder)
-        features, kernel = of_texts(token_ids, dropout_seeds)
+        features, kernel, _ = self.predicting({"token_ids": token_ids, "dropout_seeds": dropout_seeds})
         return next_token_losses(features, kernel, token_ids, tokens_per_chunk=tokens_per_chunk, product=product)
+
+    def predicting(self, texts):
+        return predicting_of(self.decoder, texts)
 
     def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
         """See `diptych.models.decoding.Decoder`; only tokens of the table are predicted."""
@@ -90,3 +93,12 @@ class GPT(LanguageModel):
         GPT-1's own vocabulary has no end-of-text token, so that texts go on unless one is named.
         """
         return super().generate(prompt_ids, steps=steps, eos_id=eos_id, **choices)
+
+
+def predicting_of(decoder: GPTDecoder, texts: Mapping[str, Any]) -> Predicting:
+    """What predicts the tokens of texts by a decoder; see `TextPredictor.predicting`."""
+    seeds = texts.get("dropout_seeds")
+    if seeds is not None:
+        seeds = ops.convert_to_tensor(seeds, "int32")
+    of_texts = InPrecision(decoder.features_and_kernel, decoder)
+    return Predicting(*of_texts(ops.convert_to_tensor(texts["token_ids"], "int32"), seeds))

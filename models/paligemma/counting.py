@@ -86,19 +86,23 @@ def training_memory(
     trained: Trained = "all",
     optimizer_slots: float = 2,
     frozen_dtype: str = "float32",
+    image_trained: bool | None = None,
+    rematerialize: bool = True,
 ) -> dict[str, int]:
-    """Bytes of a training step on one device, in float32, its blocks rematerialised.
+    """Bytes of a training step on one device, in float32.
 
     Args:
         trained: "all", or "attention" for the kernels of attention in Gemma's blocks, which big_vision trains on cards
             of 16 GB.
         optimizer_slots: values that an optimizer keeps of each trained weight: AdamW 2, SGD without momentum 0.
         frozen_dtype: of the weights that are not trained.
+        image_trained: whether the image tower keeps activations; by default where all is trained.
+        rematerialize: whether blocks are computed again in the backward pass.
 
     Returns:
-        "weights", "gradients", "optimizer", "activations" and their "total". Activations are the inputs of all blocks,
-        one block whole, and the logits of a chunk with their gradient; what single operations need for a moment comes
-        on top.
+        "weights", "gradients", "optimizer", "activations" and their "total". Activations are the inputs of all blocks
+        and one block whole, or without rematerialisation all blocks whole, and the logits of a chunk with their
+        gradient; what single operations need for a moment comes on top.
     """
     total = count_paligemma_parameters(config)["total"]
     moving = total if trained == "all" else attention_parameters(config.text)
@@ -107,15 +111,16 @@ def training_memory(
     block = length * (2 * text.num_heads + 2 * text.num_key_value_heads) * text.head_dim
     block += length * (3 * text.mlp_dim + 4 * text.width) + 2 * text.num_heads * length**2
     image = pictures * tower_activation_bytes(
-        config.vision, compute_bytes=FLOAT32_BYTES, rematerialize=True, fused_attention=False
+        config.vision, compute_bytes=FLOAT32_BYTES, rematerialize=rematerialize, fused_attention=False
     )
-    decoder = FLOAT32_BYTES * (text.depth * length * text.width + block)
+    decoder = FLOAT32_BYTES * (text.depth * (length * text.width if rematerialize else block) + block * rematerialize)
+    seen = trained == "all" if image_trained is None else image_trained
     chunk = 2 * FLOAT32_BYTES * min(TOKENS_PER_CHUNK, batch_size * text_length) * text.num_predicted
     parts = {
         "weights": FLOAT32_BYTES * moving + BYTES[frozen_dtype] * (total - moving),
         "gradients": FLOAT32_BYTES * moving,
         "optimizer": round(FLOAT32_BYTES * optimizer_slots * moving),
-        "activations": batch_size * (decoder + (image if trained == "all" else 0)) + chunk,
+        "activations": batch_size * (decoder + (image if seen else 0)) + chunk,
     }
     return {**parts, "total": sum(parts.values())}
 

@@ -44,11 +44,25 @@ def _released() -> dict[str, PaliGemmaConfig]:
 
 _TINY_VISION = VisionConfig(width=32, depth=2, mlp_dim=48, num_heads=4, patch_size=14, image_size=28, pooling="gap")
 
+_EMOJI_VISION = VisionConfig(width=128, depth=2, mlp_dim=512, num_heads=2, patch_size=12, image_size=48, pooling="gap")
+"""Of the weights emoji_36_languages."""
+_EMOJI_TEXT = GemmaConfig(
+    width=128,
+    depth=2,
+    mlp_dim=256,
+    num_heads=4,
+    num_key_value_heads=1,
+    head_dim=32,
+    vocab_size=1_792,
+    context_length=128,
+)
+
 PRESETS: dict[str, PaliGemmaConfig] = {
     "paligemma_tiny": PaliGemmaConfig(vision=_TINY_VISION, text=gemma.PRESETS["gemma_tiny"]),
     "paligemma2_tiny": PaliGemmaConfig(
         vision=_TINY_VISION, text=replace(gemma.PRESETS["gemma2_tiny"], sliding_window=None)
     ),
+    "paligemma_emoji": PaliGemmaConfig(vision=_EMOJI_VISION, text=_EMOJI_TEXT),
     **_released(),
 }
 """Configurations by name; their weights are fresh."""

@@ -9,6 +9,7 @@ from diptych.models.captioner.config import CaptionerConfig, count_captioner_par
 from diptych.models.checkpoints import Config, towers_of
 from diptych.models.clip.resnet_config import CLIPResNetConfig
 from diptych.models.clip.resnet_counting import convolutions
+from diptych.models.gemma.config import GemmaConfig
 from diptych.models.siglip.config import AnyTextConfig, AnyVisionConfig, PairConfig, VisionConfig
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class AdaptersPart:
         return {path: shape for path, shape in shapes.items() if path in chosen.difference(self.locked)}
 
 
-def block_kernels(tower: AnyVisionConfig | AnyTextConfig) -> dict[str, tuple[int, int]]:
+def block_kernels(tower: AnyVisionConfig | AnyTextConfig | GemmaConfig) -> dict[str, tuple[int, int]]:
     """The kernels of a tower's blocks by their paths in it, as matrices `[in, out]`: a convolution's takes all pixels
     that it looks at.
     """
@@ -148,6 +149,8 @@ def block_kernels(tower: AnyVisionConfig | AnyTextConfig) -> dict[str, tuple[int
             for one in convolutions(tower)
             if one.name.startswith("stage_")
         }
+    if isinstance(tower, GemmaConfig):
+        return gemma_kernels(tower)
     width, hidden = tower.width, tower.mlp_dim
     kernels = {"attention/qkv": (width, 3 * width), "attention/out": (width, width)}
     kernels |= {"mlp/in": (width, hidden), "mlp/out": (hidden, width)}
@@ -155,6 +158,17 @@ def block_kernels(tower: AnyVisionConfig | AnyTextConfig) -> dict[str, tuple[int
         f"encoder/block_{block:02d}/{kind}_kernel": shape
         for block in range(tower.depth)
         for kind, shape in kernels.items()
+    }
+
+
+def gemma_kernels(decoder: GemmaConfig) -> dict[str, tuple[int, int]]:
+    """As `block_kernels`, of Gemma's decoder."""
+    width, hidden, head = decoder.width, decoder.mlp_dim, decoder.head_dim
+    heads = decoder.num_heads + 2 * decoder.num_key_value_heads
+    kernels = {"attention/qkv": (width, heads * head), "attention/out": (decoder.num_heads * head, width)}
+    kernels |= {"mlp/gate": (width, hidden), "mlp/in": (width, hidden), "mlp/out": (hidden, width)}
+    return {
+        f"block_{block:02d}/{kind}_kernel": shape for block in range(decoder.depth) for kind, shape in kernels.items()
     }
 
 

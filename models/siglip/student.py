@@ -10,18 +10,19 @@ from typing import Any
 import keras
 
 from diptych.core.data.pixels import Normalization
-from diptych.models.classifier.config import ClassifierConfig
+from diptych.models.checkpoints import Config
+from diptych.models.language_model import Predicting
 from diptych.models.pretrained import build_model
-from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.model import image_tower
 from diptych.models.siglip.parts import Part
 
 
 class Student(keras.Model):
-    """Two towers, or a classifier, with the parts that a stage's losses need, such as "captioner" or "global_head".
+    """Two towers, a classifier or a language model, with the parts that a stage's losses need, such as "captioner" or
+    "global_head".
 
     Args:
-        config: of the two towers, or of the classifier, which then is what `towers` holds.
+        config: of the two towers, or of the classifier or language model, which then is what `towers` holds.
         parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights'
             paths.
         normalization: what the image tower wants of a batch's bytes.
@@ -36,7 +37,7 @@ class Student(keras.Model):
 
     def __init__(
         self,
-        config: PairConfig | ClassifierConfig,
+        config: Config,
         *,
         parts: Mapping[str, Part] | None = None,
         normalization: Normalization | None = None,
@@ -84,7 +85,7 @@ class Student(keras.Model):
 
     @property
     def head(self):
-        """The layer that tells a classifier's classes apart."""
+        """The layer that tells a classifier's classes apart, or answers a task on texts."""
         return self.towers.head
 
     def call(self, inputs, training=False):
@@ -97,6 +98,10 @@ class Student(keras.Model):
     def text_features(self, token_ids, *, training: bool = False) -> dict:
         """As `SigLIP.text_features`."""
         return self.towers.text_features(token_ids, training=training)
+
+    def predicting(self, texts: Mapping) -> Predicting:
+        """As a language model's (`diptych.models.language_model.TextPredictor`)."""
+        return self.towers.predicting(texts)
 
     @contextmanager
     def merged(self) -> Iterator[None]:

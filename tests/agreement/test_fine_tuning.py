@@ -109,7 +109,18 @@ def tune(model, batches: list[dict], rates: list[float], kind: str) -> dict[str,
 def test_three_steps_leave_the_weights_of_transformers_and_torch(pool, tmp_path, kind):
     model, config = checkpoint(kind, tmp_path / "checkpoint")
     photos = write_photos(tmp_path / "photos", 40)
-    flags = ["--examples", "24", "--batch-size", "8", "--lr", str(RATE), "--wd", str(DECAY), "--warmup-examples", "0"]
+    flags = [
+        "--examples",
+        "24",
+        "--batch-size",
+        "8",
+        "--learning-rate",
+        str(RATE),
+        "--weight-decay",
+        str(DECAY),
+        "--warmup-examples",
+        "0",
+    ]
     flags += ["--grad-clip-norm", str(CLIP_NORM), "--val-fraction", "0.3", *FLAGS[kind]]
     shared = {"checkpoint": str(tmp_path / "checkpoint"), "photos": str(photos), "flags": flags}
     own = {name: {"arguments": shared | {"folder": str(tmp_path / name)}} for name in pool.backends}

@@ -81,8 +81,24 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("linear_probe", "--run-dir", "classifier", *SHORT),
             tuple(f"classifier/{name}" for name in RUN),
         ),
+        Tiny("compare", ("classifier",), ("runs/compare.html",)),
+        Tiny("models", ("patch16",)),
+        Tiny("data", ("emoji",)),
     ),
     "clip": (Tiny("clip", ("--run-dir", "clip", *SHORT), tuple(f"clip/{name}" for name in RUN)),),
+    "gpt1": (
+        Tiny(
+            "gpt1",
+            ("--run-dir", "gpt1", "--examples", "640", "--evaluate-every", "320"),
+            (*(f"gpt1/{name}" for name in RUN), "gpt1/model/vocab.json"),
+        ),
+        Tiny(
+            "gpt1_finetune",
+            ("--pretrained", "gpt1", "--task", "emoji_same", "--epochs", "None", "--examples", "256")
+            + ("--run-dir", "gpt1_finetune"),
+            (*(f"gpt1_finetune/{name}" for name in RUN), "gpt1_finetune/model/vocab.json"),
+        ),
+    ),
     "lit": (Tiny("lit", ("--run-dir", "lit", *SHORT), tuple(f"lit/{name}" for name in RUN)),),
     "label": (
         Tiny(
@@ -91,8 +107,15 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("label/regions.jsonl", "label/regions.html"),
         ),
     ),
-    # There is no trained PaliGemma of a tiny size: `tests/recipes/test_ask.py` asks one with random weights.
-    "ask": (Tiny("ask", ("--help",)), Tiny("judge_answers", ("--help",))),
+    "paligemma": (
+        Tiny(
+            "paligemma",
+            ("--run-dir", "paligemma", "--examples", "640", "--most-asked", "64", "--warmup-examples", "64"),
+            tuple(f"paligemma/{name}" for name in RUN),
+        ),
+        Tiny("ask", ("--help",)),
+        Tiny("judge_answers", ("--help",)),
+    ),
     "zero_shot": (Tiny("zero_shot", ("--output", "zero_shot.json"), ("zero_shot.json", "zero_shot.html")),),
     "siglip2_ablation": (Tiny("siglip2_ablation", ABLATION),),
     "interpolate": (Tiny("interpolate", ("--help",)),),  # docs/fine_tuning.md has one that is carried out

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from diptych.engine.command_line import parse_recipe
-from diptych.engine.flags import check_least, flags_of, with_flags
+from diptych.engine.command_line import parse, parse_recipe
+from diptych.engine.flags import OTHER_NAMES, check_least, flags_of, types_of_flags, with_flags
+from diptych.recipes import classifier, siglip2
 from diptych.recipes import siglip as recipe_module
+from diptych.recipes.evaluate import Evaluate
 from diptych.recipes.siglip import siglip
 from diptych.recipes.siglip2 import tiny
+from docs.manual.recipe_options import recipe_options
+from tests.marks import ABOVE_THE_BACKENDS
 
 
 def test_the_flags_are_those_of_the_command_line(capsys):
@@ -51,15 +55,81 @@ def test_every_flag_of_a_recipe_says_what_it_is(capsys):
     assert [lines[place] for place in flags if lines[place + 1].startswith("(default")] == []
 
 
-def test_each_command_of_a_description_has_a_line_of_its_own(capsys):
+def test_help_ends_with_the_commands_of_the_description(capsys):
     with pytest.raises(SystemExit):
         parse_recipe(siglip(), ["--help"], program="test", description=recipe_module.__doc__)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines if line.startswith(("Command:", "Own data:", "Fine-tune:"))] == [
-        "Command",
-        "Own data",
-        "Fine-tune",
+    said = capsys.readouterr().out
+    above, _, examples = said.partition("examples:\n")
+    assert [line.partition(":")[0].strip() for line in examples.splitlines()] == ["Command", "Own data", "Fine-tune"]
+    assert "Command:" not in above
+    assert "arXiv 2303.15343" in above
+    with pytest.raises(SystemExit):
+        parse_recipe(siglip(), ["--no-such-flag"], program="test", description=recipe_module.__doc__)
+    assert "examples:" not in capsys.readouterr().out
+
+
+def asked(options, *words):
+    return parse(options, list(words), program="test", description=None)
+
+
+def test_other_names_of_a_flag_are_taken_and_said_once(capsys):
+    options = asked(Evaluate(), "--pretrained", "a", "--dataset", "b", "c", "--custom_classname_file=d.txt")
+    assert (options.model, options.data, options.classes) == ("a", ("b", "c"), ("d.txt",))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "test: --pretrained is called --model here, and taken for it.",
+        "test: --dataset is called --data here, and taken for it.",
+        "test: --custom-classname-file is called --classes here, and taken for it.",
     ]
+    words = ["--lr", "1", "--lr=2", "--data", "photos", "--pretrained", "a", "--output", "out"]
+    recipe = parse_recipe(siglip(), words, program="test", description=None)
+    assert (recipe.optimization.learning_rate, recipe.data.train_data, recipe.model.pretrained) == (2, "photos", "a")
+    assert recipe.run.run_dir.name == "out"
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["--lr", "--data", "--output"]
+
+
+@ABOVE_THE_BACKENDS
+def test_each_other_name_means_a_flag_of_some_recipe_and_no_recipe_has_two_for_one_thing():
+    of_recipes = [types_of_flags(type(asked.options)) for asked in recipe_options().values()]
+    assert len(of_recipes) >= 12
+    for other, names in OTHER_NAMES.items():
+        assert any(name in known for name in names for known in of_recipes), other
+    retired = OTHER_NAMES.keys() - {"--data", "--train-data", "--images", "--output", "--pretrained"}
+    retired -= {"--template", "--templates"}  # the local page shows one sentence, and others take several
+    for known in of_recipes:
+        assert known.keys() & retired == set(), "one name a thing: engine/flags.py has it"
+        twice = [(name, other) for name in known for other in OTHER_NAMES.get(name, ()) if other in known]
+        # A size and a checkpoint; the index or the run that is read, and the results that are written.
+        assert set(twice) <= {("--pretrained", "--model"), ("--output", "--index"), ("--output", "--run-dir")}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--precision", "bfloat"), "--precision takes one of float32, bfloat16, got 'bfloat'. Did you mean bfloat16?"),
+        (("--resize-method=biliner",), "got 'biliner'. Did you mean bilinear?"),
+        (("--learnin-rate", "1"), "--learning-rate"),
+        (("--loss", "sigmoidal"), "Did you mean sigmoid?"),
+    ],
+)
+def test_a_mistyped_flag_or_value_is_answered_with_the_near_one(capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        parse_recipe(siglip(), list(words), program="test", description=None)
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in said.err + said.out
+
+
+def test_a_choice_that_may_be_none_takes_none():
+    assert parse_recipe(siglip(), ["--loss", "None"], program="test", description=None).optimization.loss is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed", "near"), [(siglip2, "b/17", "B/16"), (classifier, "linear", "linear_probe")]
+)
+def test_a_mistyped_preset_is_answered_with_the_near_one(capsys, recipe, typed, near):
+    assert recipe.main([typed]) == 2
+    assert f"there is no preset {typed!r}. Did you mean {near}?" in capsys.readouterr().err
 
 
 def test_a_size_and_a_checkpoint_exclude_each_other(capsys):

@@ -36,7 +36,10 @@ def test_flags_come_on_top_wherever_they_stand(tmp_path):
     recipe = siglip.siglip()
     tuned = replace(recipe, optimization=replace(recipe.optimization, batch_size=48, learning_rate=3e-4))
     card(tmp_path, plain(tuned))
-    for flags in (("--lr", "0.1", f"--config={tmp_path}"), ("--config", str(tmp_path), "--lr", "0.1")):
+    for flags in (
+        ("--learning-rate", "0.1", f"--config={tmp_path}"),
+        ("--config", str(tmp_path), "--learning-rate", "0.1"),
+    ):
         found = parsed(*flags).optimization
         assert (found.batch_size, found.learning_rate) == (48, 0.1)
 

@@ -5,13 +5,13 @@ import numpy as np
 EPSILON = 1e-6
 
 
-def layer_norm(x, scale, bias):
-    """y = x̂ scale + bias with x̂ = (x - mean) / sqrt(variance + 1e-6), the variance divided by w (not w - 1).
+def layer_norm(x, scale, bias, epsilon=EPSILON):
+    """y = x̂ scale + bias with x̂ = (x - mean) / sqrt(variance + ε), the variance divided by w (not w - 1).
 
-    With dx̂ = dy scale and means over the last axis: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / sqrt(variance + 1e-6).
+    With dx̂ = dy scale and means over the last axis: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / sqrt(variance + ε).
     """
     centred = x - x.mean(-1, keepdims=True)
-    inverse_deviation = 1.0 / np.sqrt(np.square(centred).mean(-1, keepdims=True) + EPSILON)
+    inverse_deviation = 1.0 / np.sqrt(np.square(centred).mean(-1, keepdims=True) + epsilon)
     normalised = centred * inverse_deviation
 
     def backward(dy):
@@ -24,9 +24,9 @@ def layer_norm(x, scale, bias):
     return normalised * scale + bias, backward
 
 
-def layer_norm_layer(x, parameters):
+def layer_norm_layer(x, parameters, epsilon=EPSILON):
     """`layer_norm` with the parameters "scale" and "bias"."""
-    y, backward_norm = layer_norm(x, parameters["scale"], parameters["bias"])
+    y, backward_norm = layer_norm(x, parameters["scale"], parameters["bias"], epsilon)
 
     def backward(dy):
         dx, dscale, dbias = backward_norm(dy)

@@ -90,7 +90,7 @@ def test_boxes_and_masks_are_printed_and_drawn(folder, tmp_path, capsys):
     answer = f"{place_text(BOX)}{code_text(codes)} cat ; {place_text(OTHER)} dog ; nothing"
     decoder = MaskDecoder.from_preset(folder / "masks" / "vae-oid.npz")
     options = Ask(
-        model="m", image=(folder / "photo.png",), prompt=("segment cat",), masks="x", output=tmp_path / "answer.png"
+        model="m", images=(folder / "photo.png",), prompt=("segment cat",), masks="x", output=tmp_path / "answer.png"
     )
     assert ask(options, told([answer], decoder)) == 0
     printed = capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_boxes_and_masks_are_printed_and_drawn(folder, tmp_path, capsys):
 @ABOVE_THE_BACKENDS
 def test_several_drawings_are_numbered(folder, tmp_path):
     pictures = (folder / "photo.png", folder / "other.png")
-    options = Ask(model="m", image=pictures, prompt=("detect cat",), output=tmp_path / "found" / "it.png")
+    options = Ask(model="m", images=pictures, prompt=("detect cat",), output=tmp_path / "found" / "it.png")
     assert ask(options, told([f"{place_text(BOX)} cat"] * 2)) == 0
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["it_1.png", "it_2.png"]
 

@@ -56,7 +56,7 @@ def check_answers(results: dict, photos: list[str]) -> None:
 
 
 def test_pictures_are_captioned_searched_and_described(stage, photos, tmp_path, capsys):
-    asked = ("--image", *photos, "--find", PHRASE, "--describe", "0.1 0.2 0.6 0.9", "0.1, 0.2, 0.7, 0.8")
+    asked = ("--images", *photos, "--find", PHRASE, "--describe", "0.1 0.2 0.6 0.9", "0.1, 0.2, 0.7, 0.8")
     check_answers(ask(stage, tmp_path, *asked), photos)
     said = capsys.readouterr().out
     for words in (f"{photos[1]}: {CAPTION}", f"{PHRASE}: 0.10 0.20 0.60 0.90", f"0.1 0.2 0.7 0.8: {DESCRIPTION}"):
@@ -69,12 +69,12 @@ def test_pictures_are_captioned_searched_and_described(stage, photos, tmp_path, 
 
 def test_a_naflex_stage_is_asked_in_the_same_way(photos, tmp_path):
     stage = save_stage(tmp_path / "naflex" / "model", NAFLEX)
-    asked = ("--image", *photos, "--find", PHRASE, "--describe", "0.1 0.2 0.6 0.9", "0.1 0.2 0.7 0.8")
+    asked = ("--images", *photos, "--find", PHRASE, "--describe", "0.1 0.2 0.6 0.9", "0.1 0.2 0.7 0.8")
     check_answers(ask(stage, tmp_path, *asked), photos)
 
 
 def test_pictures_are_captioned_alone_where_nothing_is_asked(stage, photos, tmp_path):
-    results = ask(stage, tmp_path, "--image", photos[0])
+    results = ask(stage, tmp_path, "--images", photos[0])
     assert results["answers"] == [{"picture": photos[0], "caption": CAPTION, "found": [], "described": []}]
     assert 'class="boxed"' not in (tmp_path / "out" / "results.html").read_text()
 
@@ -97,9 +97,9 @@ def test_without_pictures_it_looks_at_scenes_whose_boxes_are_known(stage, tmp_pa
 
 def test_drawn_words_are_the_likeliest_where_all_others_are_cut_off(stage, photos, tmp_path):
     """Logits differ by 8: at a low temperature the likeliest is certain, at a high one nothing is."""
-    results = ask(stage, tmp_path, "--image", photos[0], "--temperature", "0.2", "--top-p", "0.5")
+    results = ask(stage, tmp_path, "--images", photos[0], "--temperature", "0.2", "--top-p", "0.5")
     assert results["answers"][0]["caption"] == CAPTION
-    hot = ask(stage, tmp_path, "--image", photos[0], "--temperature", "100", "--top-p", "1")
+    hot = ask(stage, tmp_path, "--images", photos[0], "--temperature", "100", "--top-p", "1")
     assert hot["answers"][0]["caption"] != CAPTION
 
 
@@ -138,16 +138,16 @@ def test_a_box_that_is_none_is_refused(text, words):
 
 
 def test_a_wrong_box_or_picture_ends_in_a_sentence(stage, photos, tmp_path, capsys):
-    ask(stage, tmp_path, "--image", photos[0], "--describe", "0.9 0.9 0.1 0.1", status=1)
+    ask(stage, tmp_path, "--images", photos[0], "--describe", "0.9 0.9 0.1 0.1", status=1)
     assert "A box is ymin xmin ymax xmax in [0, 1]" in capsys.readouterr().err
-    ask(stage, tmp_path, "--image", str(tmp_path / "nowhere.png"), status=1)
+    ask(stage, tmp_path, "--images", str(tmp_path / "nowhere.png"), status=1)
     assert "nowhere.png" in capsys.readouterr().err
     (tmp_path / "page.png").write_bytes(b"<!doctype html>")
-    ask(stage, tmp_path, "--image", str(tmp_path / "page.png"), status=1)
+    ask(stage, tmp_path, "--images", str(tmp_path / "page.png"), status=1)
     assert "image_format 1 (" in (told := capsys.readouterr().err)
     assert "page.png" in told
     assert not (tmp_path / "out").exists()
-    results = ask(stage, tmp_path, "--image", str(tmp_path / "page.png"), photos[0])
+    results = ask(stage, tmp_path, "--images", str(tmp_path / "page.png"), photos[0])
     assert [answer["picture"] for answer in results["answers"]] == [photos[0]]
     assert "page.png" in capsys.readouterr().out
 

@@ -99,7 +99,12 @@ def moved(model, pair) -> set[str]:
 
 
 def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, pictures, tmp_path, capsys):
-    assert train("linear_probe", pictures, checkpoint, tmp_path, "--examples", "480", "--lr", "0.1", report=True) == 0
+    assert (
+        train(
+            "linear_probe", pictures, checkpoint, tmp_path, "--examples", "480", "--learning-rate", "0.1", report=True
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "a fresh head for 3 classes (blue, green, red), one label a picture" in out
     assert "fresh 2 (classifier)" in out
@@ -120,7 +125,18 @@ def test_a_linear_probe_learns_with_the_tower_as_it_is(pair, checkpoint, picture
 
 @ON_JAX
 def test_adapters_learn_in_front_of_a_tower_that_is_left_with_what_they_add(pair, checkpoint, pictures, tmp_path):
-    flags = ("--examples", "64", "--lora-rank", "2", "--lr", "0.1", "--weight-decay", "1e-4", "--optimizer", "adamw")
+    flags = (
+        "--examples",
+        "64",
+        "--lora-rank",
+        "2",
+        "--learning-rate",
+        "0.1",
+        "--weight-decay",
+        "1e-4",
+        "--optimizer",
+        "adamw",
+    )
     assert train("full", pictures, checkpoint, tmp_path, *flags) == 0
     model = ImageClassifier.from_preset(tmp_path / "model")
     assert moved(model, pair) == {"encoder"}
@@ -182,7 +198,7 @@ def test_an_attention_probe_draws_the_pooling_anew_and_full_moves_everything(pai
     assert train("attention_probe", pictures, checkpoint, tmp_path / "a", "--examples", "16") == 0
     assert moved(ImageClassifier.from_preset(tmp_path / "a" / "model"), pair) == {"map_head"}
     changes = ("--label-smoothing", "0.1", "--mixup", "0.2", "--random-crop", "0.5", "--flip", "0.5")
-    flags = ("--examples", "48", "--pooling", "gap", "--lr", "1e-2", "--rand-augment", "2", "10", *changes)
+    flags = ("--examples", "48", "--pooling", "gap", "--learning-rate", "1e-2", "--rand-augment", "2", "10", *changes)
     assert train("full", pictures, checkpoint, tmp_path / "b", *flags) == 0
     model = ImageClassifier.from_preset(tmp_path / "b" / "model")
     assert model.config.vision.pooling == "gap"
@@ -224,7 +240,7 @@ def test_imagenets_presets_are_planned_without_data_as_big_vision_has_them(prese
 def test_a_resnet_learns_from_its_npz_file_by_sgd_and_judges_the_middle_of_pictures(pictures, tmp_path, capsys):
     """From random parts of whole pictures; what is left takes pictures as they were judged, and goes on so."""
     flags = ("--image-size", "16", "--shortest-edge", "18", "--resize-method", "area", "--random-crop", "0.3")
-    rates = ("--optimizer", "sgd", "--momentum-dtype", "bfloat16", "--lr", "0.2", "--rate-batch-size", "64")
+    rates = ("--optimizer", "sgd", "--momentum-dtype", "bfloat16", "--learning-rate", "0.2", "--rate-batch-size", "64")
     assert train("full", pictures, BIG_VISION_BIT, tmp_path / "run", "--examples", "48", *flags, *rates) == 0
     assert "patches of 8, pooled by gap; a fresh head for 3 classes, where it has 5" in capsys.readouterr().out
     model = ImageClassifier.from_preset(tmp_path / "run" / "model")
@@ -332,7 +348,7 @@ def test_several_labels_are_learned_by_a_sigmoid_each(checkpoint, pictures, tmp_
     labels = [path.parent.name + ("|bright" if path.parent.name != "blue" else "") for path in paths]
     rows = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
     (pictures / "several.csv").write_text("\n".join(["file_name,label", *rows]))
-    flags = ("--examples", "320", "--lr", "0.1", "--several-labels")
+    flags = ("--examples", "320", "--learning-rate", "0.1", "--several-labels")
     assert train("linear_probe", pictures / "several.csv", checkpoint, tmp_path, *flags) == 0
     (pictures / "several.csv").unlink()
     scored = read_results(tmp_path / "results.json")["training"]["classification"]["Held-out pictures"]
@@ -367,6 +383,7 @@ def test_a_classifier_goes_on_with_its_own_head_or_says_that_it_has_another(pair
     [
         (("--tokenizer", "x.model"), "--tokenizer is for pairs"),
         (("--lock-text",), "--lock-text is for pairs"),
+        (("--balance", "words.json"), "--balance is for pairs"),
         (("--retention", "pets"), "--retention is for pairs"),
         (("--sequence-lengths", "16"), "takes square pictures"),
         (("--pooling", "gap", "--fresh-pooling"), "--pooling is gap: give map"),

@@ -17,7 +17,7 @@ from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
-from diptych.engine.training.costs import plan_text
+from diptych.engine.training.plan_text import plan_text
 from diptych.engine.training.run_plan import plan_run
 from diptych.engine.training.start import CLIP_PIXELS
 from diptych.engine.training.terms import TERMS

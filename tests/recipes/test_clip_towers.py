@@ -76,7 +76,15 @@ def weights(model) -> dict[str, np.ndarray]:
 def test_they_learn_by_clips_loss_from_clips_pictures_and_transformers_reads_what_is_left(vit, photos, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    flags = ("--lr", "1e-3", "--lock-image", "--lock-image-unlocked-blocks", "1", "--text-layer-decay", "0.7")
+    flags = (
+        "--learning-rate",
+        "1e-3",
+        "--lock-image",
+        "--lock-image-unlocked-blocks",
+        "1",
+        "--text-layer-decay",
+        "0.7",
+    )
     train(vit, photos, tmp_path, *flags, "--ema-decay", "0.5", recipe=siglip)
     model, before = from_preset(tmp_path / "model"), weights(from_preset(vit))
     moved = {path for path, value in weights(model).items() if not np.array_equal(value, before[path])}
@@ -111,7 +119,7 @@ def test_they_learn_by_clips_loss_from_clips_pictures_and_transformers_reads_wha
 
 @ABOVE_THE_BACKENDS
 def test_the_sigmoid_loss_gives_clips_towers_a_bias_that_fits_the_batch(vit, photos, tmp_path, capsys):
-    train(vit, photos, tmp_path, "--loss", "sigmoid", "--lora-rank", "2", "--lr", "1e-2", "--no-report")
+    train(vit, photos, tmp_path, "--loss", "sigmoid", "--lora-rank", "2", "--learning-rate", "1e-2", "--no-report")
     model = from_preset(tmp_path / "model")
     assert isinstance(model, SigLIP)
     assert (model.config.vision, model.config.text) == (VIT.vision, VIT.text)
@@ -124,7 +132,18 @@ def test_the_sigmoid_loss_gives_clips_towers_a_bias_that_fits_the_batch(vit, pho
 
 
 def test_a_residual_tower_trains_at_another_size_and_its_statistics_move(resnet, photos, tmp_path, capsys):
-    train(resnet, photos, tmp_path, "--image-size", "64", "--lr", "1e-4", "--image-layer-decay", "0.5", "--no-report")
+    train(
+        resnet,
+        photos,
+        tmp_path,
+        "--image-size",
+        "64",
+        "--learning-rate",
+        "1e-4",
+        "--image-layer-decay",
+        "0.5",
+        "--no-report",
+    )
     assert "resized 1 (image)" in capsys.readouterr().out
     left, given = weights(from_preset(tmp_path / "model")), weights(from_preset(resnet))
     positions = "image/attention_pool/position_embedding/embedding"
@@ -143,6 +162,6 @@ def test_a_locked_resnet_embeds_its_pictures_once_with_the_losses_that_it_has_in
     """Its moving statistics stay as they are in both."""
     losses = []
     for flag in ("--embed-images-once", "--no-embed-images-once"):
-        train(resnet, photos, tmp_path / flag, "--lock-image", "--lr", "1e-3", flag)
+        train(resnet, photos, tmp_path / flag, "--lock-image", "--learning-rate", "1e-3", flag)
         losses.append([row["loss"] for row in read_metrics(tmp_path / flag / "metrics.jsonl") if "loss" in row])
     np.testing.assert_allclose(*losses, rtol=1e-6)

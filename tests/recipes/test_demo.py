@@ -29,8 +29,11 @@ from diptych.engine.serving.shared_encoder import SharedEncoder
 from diptych.recipes.demo import DEFAULT_MODEL, Demo, main, prepared, show
 from tests.engine.serving.demo_encoder import DemoEncoder
 from tests.engine.serving.demo_site import CELLS, PHOTOS, Site, demo_answers, served, two_colours
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import COLOURS
 from tests.tree import ROOT
+
+pytestmark = ABOVE_THE_BACKENDS
 
 LABELS = ["red", "green", "blue", "yellow"]
 

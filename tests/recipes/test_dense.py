@@ -190,7 +190,7 @@ def test_damaged_pictures_are_left_out_and_counted(sets, tmp_path, capsys):
 
 
 def test_of_a_large_training_set_random_pictures_are_read(sets, tmp_path, capsys):
-    options = {"segmentation": f"voc:{sets / 'voc'}", "train_pictures": 7}
+    options = {"segmentation": f"voc:{sets / 'voc'}", "max_train_images": 7}
     first = judged(sets, tmp_path, **options)["results"]
     assert first["segmentation"]["voc, val"]["train_images"] == 7
     assert f"7 of {FITTED} pictures, chosen at random" in capsys.readouterr().out
@@ -219,7 +219,7 @@ def references(root, *, of=("val", "val", "testB", "train")):
     for place in range(len(of)):
         write(root / "pictures" / f"{place}.png", picture(blocks(place)))
     (root / "refcoco.json").write_text(json.dumps(entries))
-    return {"refcoco": (str(root / "refcoco.json"),), "images": root / "pictures"}
+    return {"refcoco": (str(root / "refcoco.json"),), "refcoco_images": root / "pictures"}
 
 
 def test_a_decoder_is_asked_for_the_boxes_of_held_out_phrases(with_decoder, tmp_path):
@@ -300,11 +300,11 @@ def test_an_answer_without_a_box_is_wrong_and_the_first_are_shown():
         ({"segmentation": "voc:nowhere"}, "no folder nowhere"),
         ({"depth": Path("nowhere")}, "no folder nowhere"),
         ({"neighbours": "voc"}, "captions nor classes|training split"),
-        ({"refcoco": ("refcoco.json",)}, "--images"),
-        ({"refcoco": ("refcoco.json",), "images": Path("elsewhere")}, "no folder elsewhere"),
-        ({"refcoco": ("refcoco.json",), "images": Path("voc")}, "the first voc/0.png"),
-        ({"refcoco": ("train.json",), "images": Path("pictures")}, "no phrase of val"),
-        ({"refcoco": ("refcoco.json",), "images": Path("pictures")}, "no captioner"),
+        ({"refcoco": ("refcoco.json",)}, "--refcoco-images"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("elsewhere")}, "no folder elsewhere"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("voc")}, "the first voc/0.png"),
+        ({"refcoco": ("train.json",), "refcoco_images": Path("pictures")}, "no phrase of val"),
+        ({"refcoco": ("refcoco.json",), "refcoco_images": Path("pictures")}, "no captioner"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(sets, tmp_path, monkeypatch, options, words):
@@ -323,7 +323,7 @@ def test_what_cannot_be_judged_is_refused(sets, tmp_path, monkeypatch, options, 
     [
         ({"image_size": 0}, "--image-size must be at least 1"),
         ({"map_size": 0}, "--map-size"),
-        ({"train_pictures": 0}, "--train-pictures"),
+        ({"max_train_images": 0}, "--max-train-images"),
         ({"depth_scale": 0.0}, "--depth-scale must be above 0"),
         ({"seed": -1}, "--seed"),
     ],

@@ -24,8 +24,11 @@ from diptych.recipes.embed import Embed, embed
 from tests.core.data.pictures import MemorySource
 from tests.core.data.sources.content import COUNT, KEYS, write_folder, write_parquet, write_tars
 from tests.core.weights.flushes import lost, record_flushes
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.fake_encoder import DIRECTIONS, ColourEmbedder, FakeEncoder
 from tests.recipes.photos import write_photos
+
+pytestmark = ABOVE_THE_BACKENDS
 
 PHOTOS = 40
 BAD = 7

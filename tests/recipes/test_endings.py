@@ -47,7 +47,7 @@ def test_warnings_know_the_opening_and_the_bound_of_the_scale():
 @ABOVE_THE_BACKENDS
 def test_a_run_that_learns_nothing_says_so_and_ends_early(photos, tmp_path, capsys, monkeypatch):
     """At a rate of 1000: it warns already when it is stopped, and patience ends it; with more it is not finished."""
-    often = ("--evaluate-every", "160", "--best-by", "recall@1", "--lr", "1000", "--examples", "640")
+    often = ("--evaluate-every", "160", "--best-by", "recall@1", "--learning-rate", "1000", "--examples", "640")
     given = arguments(photos, tmp_path, *often)
     with monkeypatch.context() as patched:
         patched.setattr(evaluation.Evaluation, "finish", lambda *_: os.kill(os.getpid(), signal.SIGTERM))

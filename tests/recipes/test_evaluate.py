@@ -115,7 +115,7 @@ def captioned(folder: Path) -> Path:
 def judged(tmp_path: Path, *specs: Path, encoder: TowerEncoder | None = None, **options) -> list[dict]:
     """The results of an evaluation, which must succeed."""
     output = tmp_path / "out" / "results.json"
-    chosen = Evaluate(dataset=tuple(map(str, specs)), output=output, **({"batch_size": 5} | options))
+    chosen = Evaluate(data=tuple(map(str, specs)), output=output, **({"batch_size": 5} | options))
     assert evaluate(chosen, lambda name: encoder or TowerEncoder()) == 0
     return json.loads(output.read_text())["results"]
 
@@ -195,7 +195,7 @@ def test_names_and_templates_of_files_replace_those_of_the_data(tmp_path, colour
     assert judged(tmp_path, colours)[0]["metrics"]["acc1"] < 0.5
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     (tmp_path / "templates.json").write_text(json.dumps({"wds_colours": ["The {}!"]}))
-    files = {"classnames": tmp_path / "names.txt", "templates": tmp_path / "templates.json"}
+    files = {"classes": (str(tmp_path / "names.txt"),), "templates": (str(tmp_path / "templates.json"),)}
     (result,) = judged(tmp_path, colours, **files)
     assert result["metrics"]["acc1"] == 1.0
     assert result["details"]["templates"] == ["The {}!"]
@@ -335,7 +335,7 @@ def test_what_is_embedded_once_is_not_embedded_again(tmp_path, colours):
 
 def test_a_stopped_evaluation_goes_on_where_it_stopped(tmp_path, colours, capsys):
     undisturbed = judged(tmp_path / "other", colours)
-    options = Evaluate(dataset=(str(colours),), output=tmp_path / "out" / "results.json", batch_size=2, workers=1)
+    options = Evaluate(data=(str(colours),), output=tmp_path / "out" / "results.json", batch_size=2, workers=1)
     told = CountingProcessor(4 * PER_COLOUR - 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert evaluate(options, lambda name: TowerEncoder(processor=told)) == 143
     assert "The same command goes on from there" in capsys.readouterr().out
@@ -423,15 +423,15 @@ def test_prompts_that_cannot_be_used_are_named(tmp_path):
         (lambda path: path / "missing", {}, "no file or folder"),
         (lambda path: bare_folder(path), {}, "neither captions nor classes"),
         (lambda path: captioned(path / "a"), {"task": "zeroshot_classification"}, "has no classes"),
-        (lambda path: captioned(path / "a"), {"classnames": Path("names.txt")}, "leave out --classnames"),
+        (lambda path: captioned(path / "a"), {"classes": ("names.txt",)}, "leave out --classes"),
         (lambda path: class_folders(path / "a"), {"task": "zeroshot_retrieval"}, "captions of a: none can be used"),
         (lambda path: class_folders(path / "a"), {"task": "linear_probe", "fewshot_k": 6}, "none is left to classify"),
-        (lambda path: class_folders(path / "a"), {"templates": Path("missing.txt")}, "missing.txt"),
+        (lambda path: class_folders(path / "a"), {"templates": ("missing.txt",)}, "missing.txt"),
         (lambda path: unnamed_shards(path), {}, "labels 0 to 3 and no classnames.txt"),
     ],
 )
 def test_what_does_not_fit_is_answered_with_what_would(tmp_path, capsys, make, options, message):
-    chosen = Evaluate(dataset=(str(make(tmp_path)),), output=tmp_path / "out" / "results.json", **options)
+    chosen = Evaluate(data=(str(make(tmp_path)),), output=tmp_path / "out" / "results.json", **options)
     assert exit_status(lambda: evaluate(chosen, lambda name: TowerEncoder())) == 1
     assert message in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Exported towers: the same embeddings without Keras, everything a caller must know, and no file that is wrong."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 
 from diptych.core.data.processor.processor import Processor
+from diptych.core.data.sources.open import open_source
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.export import check as export_check
 from diptych.engine.export.check import ExportError, check
 from diptych.engine.export.formats import FORMATS, choose_backend
+from diptych.engine.export.recall import prepared_pairs, recall_cost
+from diptych.engine.export.smaller import shrink
 from diptych.engine.export.towers import towers
 from diptych.engine.export.writers import Job, onnx_runner
 from diptych.recipes import export as recipe
 from diptych.recipes.export import CARD, Export, export, main
 from tests.recipes.export_models import ENCODERS, clip_resnet, fixed, naflex
+from tests.recipes.photos import write_photos
 from tests.tree import ROOT
 
 BACKEND = keras.config.backend()
@@ -197,6 +202,77 @@ class TestOnnx:
             check(tower, onnx_runner(tmp_path / "damaged.onnx"), "damaged.onnx")
 
 
+@on_torch
+@needs_onnx
+class TestSmaller:
+    @pytest.mark.parametrize(("precision", "share"), [("float16", 0.6), ("int8", 0.4)])
+    def test_weights_take_less_space_and_embeddings_are_nearly_the_same(self, precision, share, graphs, tmp_path):
+        encoder, folder = graphs("naflex")
+        for tower in towers(encoder, name="tiny"):
+            path = Path(shutil.copy(folder / f"{tower.name}.onnx", tmp_path))
+            before, said = path.stat().st_size, metadata(path)
+            shrink(path, precision)
+            assert metadata(path) == said
+            assert tower.name == "image" or path.stat().st_size < share * before
+            found = check(tower, onnx_runner(path), path.name, precision=precision)
+            assert found.difference > 0
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["image.onnx", "text.onnx"]
+
+    def test_weights_in_a_file_of_their_own_stay_in_one(self, tmp_path):
+        from diptych.backends.torch.export import write_onnx
+
+        tower = towers(fixed(), name="tiny")[1]
+        (tmp_path / "float32").mkdir()
+        write_onnx(tower.model, tower.shapes, tmp_path / "float32" / "text.onnx", metadata={}, external_data=True)
+        before = (tmp_path / "float32" / "text.onnx.data").stat().st_size
+        for precision in ("float16", "int8"):
+            path = Path(shutil.copytree(tmp_path / "float32", tmp_path / precision)) / "text.onnx"
+            shrink(path, precision)
+            assert path.with_name("text.onnx.data").stat().st_size < 0.6 * before
+            assert len(list(path.parent.iterdir())) == 2
+            check(tower, onnx_runner(path), path.name, precision=precision)
+
+    def test_the_command_says_what_it_costs(self, tmp_path, graphs, capsys, monkeypatch):
+        encoder, folder = graphs("fixed")
+        write_photos(tmp_path / "photos", 12)
+        copies = replace(FORMATS["onnx"], write=lambda job: copy_and_shrink(folder, job))
+        monkeypatch.setitem(FORMATS, "onnx", copies)
+        options = Export(model="tiny", output=tmp_path / "out", precision="int8", data=str(tmp_path / "photos"))
+        assert export(options, lambda preset: encoder) == 0
+        card = json.loads((tmp_path / "out" / CARD).read_text())
+        assert card["precision"] == "int8"
+        assert card["recall"]["pairs"] == 12
+        assert card["recall"]["model"].keys() == card["recall"]["file"].keys() == {"recall@1", "recall@5"}
+        assert "the files in int8" in capsys.readouterr().out
+
+
+def copy_and_shrink(folder: Path, job: Job) -> None:
+    for tower in job.towers:
+        shrink(Path(shutil.copy(folder / f"{tower.name}.onnx", job.folder)), job.precision)
+
+
+def test_recall_is_that_of_the_pairs(tmp_path):
+    encoder = fixed()
+    write_photos(tmp_path / "photos", 12)
+    both = towers(encoder, name="tiny")
+    pairs = prepared_pairs(open_source(str(tmp_path / "photos")), encoder.processor, name="photos")
+    right = {"image": one_hot, "text": one_hot}
+    found = recall_cost(
+        pairs, right, right | {"text": lambda inputs: np.roll(one_hot(inputs), 1, axis=0)}, name="photos"
+    )
+    assert found["model"] == {"recall@1": 1.0, "recall@5": 1.0}
+    assert found["file"]["recall@1"] == 0.0
+    own = recall_cost(pairs, *[{tower.name: tower.reference for tower in both}] * 2, name="photos")
+    assert own["model"] == own["file"]
+    write_photos(tmp_path / "one", 1)
+    with pytest.raises(ValueError, match="one: 1 of 1 records are pictures with captions"):
+        prepared_pairs(open_source(str(tmp_path / "one")), encoder.processor, name="one")
+
+
+def one_hot(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return np.eye(len(next(iter(inputs.values()))), dtype=np.float32)
+
+
 @needs_onnx
 @pytest.mark.skipif(BACKEND != "jax", reason="torch needs no other process, and of the others jax is asked")
 def test_other_backends_have_torch_write_the_graphs_and_judge_them(tmp_path, capsys):
@@ -359,6 +435,11 @@ def test_the_backend_follows_from_the_format_unless_one_is_asked_for(monkeypatch
         choose_backend("onnx", None)
     with pytest.raises(ValueError, match="pip install torch$"):
         choose_backend("torch_export", None)
+
+
+def test_few_bits_are_for_onnx(capsys):
+    assert main(["--format", "keras", "--precision", "int8"]) == 2
+    assert "--precision int8 is not for --format keras: expected --format onnx" in capsys.readouterr().err
 
 
 def test_the_command_says_which_backend_to_use(capsys, monkeypatch):

@@ -36,7 +36,7 @@ def world(tmp_path):
 
 
 def options(world, **changes) -> Fairness:
-    given = {"dataset": (f"geode:{world}",), "output": world.parent / "out" / "results.json"}
+    given = {"data": (f"geode:{world}",), "output": world.parent / "out" / "results.json"}
     return Fairness(**given | changes)
 
 
@@ -111,7 +111,7 @@ def test_the_command_runs_on_a_part_of_the_emoji(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(emoji_fairness, "EmojiSource", few)
     monkeypatch.setattr(emoji_fairness, "LANGUAGES", ("en", "de"))
     monkeypatch.setattr(emoji_fairness, "DESIGNERS", ("twemoji", "noto"))
-    assert recipe.main(["--output", str(tmp_path / "results.json"), "--fewest", "5"]) == 0
+    assert recipe.main(["--output", str(tmp_path / "results.json"), "--min-group", "5"]) == 0
     said = capsys.readouterr().out
     for words in ("gender", "language of the prompts", "a photo of a man / a photo of a woman", "designer, from 10"):
         assert words in said
@@ -128,8 +128,8 @@ def test_the_command_runs_on_a_part_of_the_emoji(tmp_path, monkeypatch, capsys):
     [
         ({"pairs": ("man woman",)}, "--pairs takes two texts with a stroke between them"),
         ({"pairs": ("man/",)}, "--pairs takes two texts"),
-        ({"dataset": ()}, "--dataset needs at least one"),
-        ({"fewest": 0}, "--fewest must be at least 1, got 0"),
+        ({"data": ()}, "--data needs at least one"),
+        ({"min_group": 0}, "--min-group must be at least 1, got 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, words):
@@ -138,7 +138,7 @@ def test_options_that_make_no_sense_are_refused(changes, words):
 
 
 def test_data_that_are_unknown_or_missing_are_a_sentence(tmp_path, capsys):
-    assert recipe.main(["--dataset", "photos", "--output", str(tmp_path / "r.json")]) == 1
-    assert "--dataset is emoji, or dollar_street, geode or landmarks with :FOLDER behind it" in capsys.readouterr().err
-    assert recipe.main(["--dataset", f"geode:{tmp_path}", "--output", str(tmp_path / "r.json")]) == 1
+    assert recipe.main(["--data", "photos", "--output", str(tmp_path / "r.json")]) == 1
+    assert "--data is emoji, or dollar_street, geode or landmarks with :FOLDER behind it" in capsys.readouterr().err
+    assert recipe.main(["--data", f"geode:{tmp_path}", "--output", str(tmp_path / "r.json")]) == 1
     assert "no file" in capsys.readouterr().err

@@ -16,7 +16,10 @@ from diptych.core.training.card import plain
 from diptych.models import SigLIP, SigLIPConfig, TextConfig, VisionConfig, from_preset
 from diptych.models.interpolation import WeightLine, weights_of
 from diptych.recipes import evaluate, interpolate, siglip
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.photos import write_photos
+
+pytestmark = ABOVE_THE_BACKENDS
 
 SIZE = {"width": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 CONFIG = SigLIPConfig(
@@ -88,18 +91,18 @@ def test_the_ends_of_the_line_score_as_the_two_checkpoints(run, given, photos, t
         folder = tmp_path / "colours" / ("red", "green")[place % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-    flags = ("--retention", str(tmp_path / "colours"), "--dataset", str(photos), "--alphas", "0", "1")
+    flags = ("--retention", str(tmp_path / "colours"), "--data", str(photos), "--alphas", "0", "1")
     points = results(tmp_path / "line" / "line.json", "--after", str(run), *flags)["points"]
     for point, model in zip(points, (given, run / "model"), strict=True):
         output = tmp_path / model.name / "results.json"
         both = (str(photos), str(tmp_path / "colours"))
-        assert evaluate.main(["--model", str(model), "--dataset", *both, "--output", str(output)]) == 0
+        assert evaluate.main(["--model", str(model), "--data", *both, "--output", str(output)]) == 0
         own, other = (result["metrics"] for result in json.loads(output.read_text())["results"])
         assert point["own"] == {"photos, recall@1": own["image_retrieval_recall@1"]}
         assert point["retention"] == {"colours, zero-shot accuracy": other["acc1"]}
 
 
-@pytest.mark.parametrize(("flags", "asked"), [((), "--before"), (("--before", "emoji_36_languages"), "--dataset")])
+@pytest.mark.parametrize(("flags", "asked"), [((), "--before"), (("--before", "emoji_36_languages"), "--data")])
 def test_what_no_card_says_is_asked_for(tmp_path, given, capsys, flags, asked):
     output = ("--output", str(tmp_path / "line.json"))
     assert interpolate.main(["--after", str(given), *flags, *output]) == 1

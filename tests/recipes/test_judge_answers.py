@@ -52,7 +52,7 @@ def questions(tmp_path):
 def judged(questions, answerer, **changes) -> dict:
     output = questions.parent / "out" / "results.json"
     options = JudgeAnswers(
-        model="m", questions=questions, metric=("exact", "vqa"), batch_size=1, output=output, **changes
+        model="m", questions=questions, metric=("exact", "okvqa"), batch_size=1, output=output, **changes
     )
     with StopSignals() as stop:
         assert judge_answers(options, lambda model, **_: answerer, stop) == 0

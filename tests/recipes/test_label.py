@@ -113,7 +113,7 @@ def test_without_known_boxes_none_are_counted(photos, capsys):
 
 
 def test_categories_alone_are_looked_for(photos):
-    chosen = options(photos, categories=("blue balloon", "common", "blue balloon"), longest_ngram=0)
+    chosen = options(photos, categories=("blue balloon", "common", "blue balloon"), max_ngram=0)
     run(chosen)
     header = json.loads(chosen.output.read_text().splitlines()[0])
     assert header["categories"] == list(dict.fromkeys(["blue balloon", *CATEGORIES]))
@@ -293,9 +293,9 @@ def test_data_that_is_not_there_is_a_sentence(tmp_path, capsys):
         ({"detector": "yolo"}, "--detector is segments, or owl: and the name of a checkpoint"),
         ({"detector": "owl:"}, "--detector is segments, or owl: and the name of a checkpoint"),
         ({"threshold": 1.5}, r"--threshold must lie in \[0, 1\], got 1.5"),
-        ({"longest_ngram": 0}, "or 0 with --categories"),
-        ({"longest_ngram": -1, "categories": ("dog",)}, "--longest-ngram must be at least 1"),
-        ({"most_regions": 0}, "--most-regions must be at least 1"),
+        ({"max_ngram": 0}, "or 0 with --categories"),
+        ({"max_ngram": -1, "categories": ("dog",)}, "--max-ngram must be at least 1"),
+        ({"max_regions": 0}, "--max-regions must be at least 1"),
         ({"scenes": 0}, "--scenes must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"num_processes": 2}, "got 2 and None"),

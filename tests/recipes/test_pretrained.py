@@ -23,8 +23,8 @@ from diptych.engine.command_line import parse_recipe
 from diptych.engine.datasets.own import own
 from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.build import build_student
-from diptych.engine.training.costs import moving_lines
 from diptych.engine.training.evaluation import Evaluation
+from diptych.engine.training.plan_text import moving_lines
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.start import CLIP_PIXELS, anew, described, set_scale_and_bias
 from diptych.engine.training.terms import TERMS
@@ -243,7 +243,7 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     model, checkpoint, photos, tmp_path, capsys
 ):
     """At a rate too small to move a float32 the model that is left is the one that was given, but for its bias."""
-    shown = ("--lr", "1e-30", "--report", "--retention", str(photos))
+    shown = ("--learning-rate", "1e-30", "--report", "--retention", str(photos))
     assert train(photos, checkpoint, tmp_path, *shown) == 0
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "evaluation" in row]
     assert [row["step"] for row in rows] == [0, 2]
@@ -267,7 +267,7 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
 
 
 def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkpoint, photos, tmp_path):
-    flags = ("--lora-rank", "2", "--lr", "0.1", "--lora-targets", "image/.*", "--keep-logit-bias")
+    flags = ("--lora-rank", "2", "--learning-rate", "0.1", "--lora-targets", "image/.*", "--keep-logit-bias")
     flags += ("--retention", str(photos))
     assert train(photos, checkpoint, tmp_path, *flags) == 0
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
@@ -286,7 +286,17 @@ def test_adapters_alone_move_and_the_model_that_is_left_needs_none(model, checkp
 
 
 def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoint, photos, tmp_path, capsys):
-    flags = ("--lock-text", "--image-size", "24", "--lr", "1e-3", "--image-layer-decay", "0.5", "--context-length", "6")
+    flags = (
+        "--lock-text",
+        "--image-size",
+        "24",
+        "--learning-rate",
+        "1e-3",
+        "--image-layer-decay",
+        "0.5",
+        "--context-length",
+        "6",
+    )
     assert train(photos, checkpoint, tmp_path, *flags) == 0
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     for path in given:
@@ -298,7 +308,7 @@ def test_a_locked_tower_is_left_bit_for_bit_and_sizes_may_change(model, checkpoi
 
 @ABOVE_THE_BACKENDS
 def test_a_vocabulary_of_ones_own_begins_with_a_fresh_table(model, checkpoint, photos, tmp_path, capsys):
-    flags = ("--tokenizer", str(TOKENIZER_PATH), "--context-length", "9", "--lr", "1e-30")
+    flags = ("--tokenizer", str(TOKENIZER_PATH), "--context-length", "9", "--learning-rate", "1e-30")
     assert train(photos, checkpoint, tmp_path, *flags) == 0
     left, given = weights(from_preset(tmp_path / "model")), weights(model)
     assert left["text/token_embedding/embedding"].shape == (8_000, 16)
@@ -325,7 +335,16 @@ def clip(tmp_path_factory) -> Path:
 def test_two_checkpoints_give_a_tower_each_with_pictures_of_the_one_and_tokens_of_the_other(
     model, checkpoint, clip, photos, tmp_path, capsys
 ):
-    flags = ("--pretrained-image", str(checkpoint), "--pretrained-text", str(clip), "--lr", "1e-30", "--wd", "0")
+    flags = (
+        "--pretrained-image",
+        str(checkpoint),
+        "--pretrained-text",
+        str(clip),
+        "--learning-rate",
+        "1e-30",
+        "--weight-decay",
+        "0",
+    )
     assert train(photos, None, tmp_path, *flags) == 0
     said = capsys.readouterr().out
     assert "begins anew, to the image tower's width of 16" in said
@@ -349,7 +368,7 @@ def test_a_fresh_tower_takes_the_width_of_a_checkpoints_and_moves_faster(clip, c
     assert (optimization.weight_decay, optimization.weight_decay_multipliers) == (1e-4, {"text/.*": 0})
     assert "a fresh image tower of the size siglip_mu16_224" in described(made.recipe, made.start, made.config)
     assert {path.partition("/")[0] for path in made.start.weights().groups["weights"]} == {"text"}
-    made = plan_flags("--pretrained-image", str(clip), "--model", "siglip_mu16_224", "--lr", "0.1")
+    made = plan_flags("--pretrained-image", str(clip), "--model", "siglip_mu16_224", "--learning-rate", "0.1")
     own = ("--learning-rate-multipliers", "image/.*", "0.5")
     assert plan_flags("--pretrained-image", str(clip), *own).recipe.optimization.learning_rate_multipliers == {
         "image/.*": 0.5

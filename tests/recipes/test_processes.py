@@ -57,6 +57,7 @@ def spread_over_all(monkeypatch) -> list[str]:
     return ["--data-parallel", "2", "--fsdp", "4"]
 
 
+@pytest.mark.timeout(1_800)
 @pytest.mark.skipif(not THOROUGH, reason="takes minutes: with DIPTYCH_THOROUGH")
 @pytest.mark.parametrize("spread", [False, True], ids=["whole", "spread"])
 def test_two_carry_out_every_kind_of_stage(tmp_path, monkeypatch, spread):

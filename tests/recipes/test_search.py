@@ -14,8 +14,11 @@ from diptych.engine.embedding.index_folder import IndexFolder, IndexFolderError
 from diptych.engine.failures import exit_status
 from diptych.recipes.embed import Embed, embed
 from diptych.recipes.search import Search, main, search
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.fake_encoder import FakeEncoder
 from tests.recipes.photos import write_photos
+
+pytestmark = ABOVE_THE_BACKENDS
 
 PHOTOS = 40
 BAD = 6  # a blue one
@@ -45,7 +48,9 @@ def keys(answer: dict) -> list[str]:
 
 
 def test_texts_and_pictures_find_what_they_mean(index, photos, tmp_path):
-    answers = found(index, tmp_path, query=("something RED", "yellow"), image=(photos / "002.png",), top_k=9)["queries"]
+    answers = found(index, tmp_path, query=("something RED", "yellow"), images=(photos / "002.png",), top_k=9)[
+        "queries"
+    ]
     assert [answer["query"] for answer in answers] == ["something RED", "yellow", str(photos / "002.png")]
     for answer, colour in zip(answers, ("red", "yellow", "blue"), strict=True):
         assert len(answer["results"]) == 9
@@ -58,11 +63,11 @@ def test_texts_and_pictures_find_what_they_mean(index, photos, tmp_path):
 
 
 def test_the_probability_is_the_models_sigmoid_and_only_for_pairs(index, photos, tmp_path):
-    text, picture = found(index, tmp_path, query=("red",), image=(photos / "002.png",))["queries"]
+    text, picture = found(index, tmp_path, query=("red",), images=(photos / "002.png",))["queries"]
     hit = text["results"][0]
     assert hit["probability"] == pytest.approx(float(sigmoid(10.0 * hit["cosine"] - 3.0)), rel=1e-9)
     assert picture["results"][0]["probability"] is None
-    text, picture = found(index, tmp_path, query=("red",), image=(photos / "002.png",), among="texts")["queries"]
+    text, picture = found(index, tmp_path, query=("red",), images=(photos / "002.png",), among="texts")["queries"]
     assert text["results"][0]["probability"] is None
     assert picture["results"][0]["probability"] > 0.5
     assert picture["results"][0]["caption"].startswith("a blue")
@@ -165,7 +170,7 @@ def test_without_faiss_it_says_what_to_install(index, tmp_path, monkeypatch, cap
 
 
 def test_the_gallery_shows_queries_captions_and_pictures_and_runs_nothing(index, photos, tmp_path):
-    found(index, tmp_path, query=("<script>alert('red')</script>", "أحمر red"), image=(photos / "002.png",), top_k=5)
+    found(index, tmp_path, query=("<script>alert('red')</script>", "أحمر red"), images=(photos / "002.png",), top_k=5)
     page = (tmp_path / "out" / "results.html").read_text()
     assert "&lt;script&gt;" in page
     assert "<script" not in page
@@ -208,7 +213,7 @@ def test_what_cannot_be_searched_is_refused_with_advice(index, photos, tmp_path)
     with pytest.raises(ValueError, match="cannot be used"):
         found(index, tmp_path, query=("",))
     with pytest.raises(ValueError, match="image_missing"):
-        found(index, tmp_path, image=(tmp_path / "nothing.png",))
+        found(index, tmp_path, images=(tmp_path / "nothing.png",))
     with pytest.raises(ValueError, match="--top-k"):
         Search(top_k=0)
     embed(Embed(data=str(photos), index=tmp_path / "images"), lambda name: FakeEncoder())

@@ -47,7 +47,7 @@ def test_a_picture_finds_itself_and_a_name_its_picture(drawings, index, tmp_path
     pictures = sorted(drawings.glob("*.webp"))[:8]
     names = {item.key: item.caption for item in IndexFolder(index).rows(range(DRAWINGS))}
     arguments = ["--index", str(index), "--output", str(output), "--top-k", "5"]
-    queries = ["--query", *names.values(), "--image", *map(str, pictures)]
+    queries = ["--query", *names.values(), "--images", *map(str, pictures)]
     assert search.main([*arguments, *queries]) == 0
     answers = json.loads(output.read_text())["queries"]
     for picture, answer in zip(pictures, answers[DRAWINGS:], strict=True):

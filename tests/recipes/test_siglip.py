@@ -243,7 +243,7 @@ def test_a_finished_run_is_not_trained_again_and_other_options_are_refused(photo
     assert again.returncode == 0
     assert "is finished" in again.stdout
     assert len(read_metrics(run_dir / "metrics.jsonl")) == len(outcome.rows)
-    other = subprocess.run(command(photos, run_dir, "--lr", "0.1"), capture_output=True, text=True)
+    other = subprocess.run(command(photos, run_dir, "--learning-rate", "0.1"), capture_output=True, text=True)
     assert other.returncode == 1
     assert "--learning-rate: stored 0.001, given 0.1" in other.stderr
     assert "--run-dir" in other.stderr
@@ -261,7 +261,7 @@ def arguments(photos: Path, run_dir: Path, *more: str) -> list[str]:
 
 @ABOVE_THE_BACKENDS
 def test_a_finished_run_goes_on_to_more_examples(photos, undisturbed, finished, capsys):
-    more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160", "--lr", "2e-3"]
+    more = ["--examples", str((STEPS + 4) * 16), "--evaluate-every", "160", "--learning-rate", "2e-3"]
     assert siglip.main(arguments(photos, finished, *more)) == 0
     said = capsys.readouterr().out
     assert f"ended after {STEPS * 16:,} examples and goes on" in said
@@ -295,14 +295,19 @@ def test_a_run_that_goes_on_to_more_examples_is_not_finished_before(photos, fini
 
 def test_a_run_knows_its_options_without_its_card(photos, finished, capsys):
     (finished / "card.json").unlink()
-    assert siglip.main(arguments(photos, finished, "--lr", "0.1")) == 1
+    assert siglip.main(arguments(photos, finished, "--learning-rate", "0.1")) == 1
     assert "--learning-rate: stored 0.001, given 0.1" in capsys.readouterr().err
     assert siglip.main(arguments(photos, finished)) == 0
     assert "is finished" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "jax", reason="a batch is spread over devices on jax")
-@pytest.mark.parametrize("devices", [((2, 2), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2))][: 3 if THOROUGH else 1])
+DEVICES = {"jax": [((2, 2), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2))], "tensorflow": [((2, 1), (1, 1))]}
+if not THOROUGH:
+    DEVICES = {"jax": DEVICES["jax"][:1]}
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] not in DEVICES, reason="one device a process, or with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize("devices", DEVICES.get(os.environ["KERAS_BACKEND"], []))
 def test_a_run_goes_on_with_another_number_of_devices(photos, undisturbed, tmp_path, devices):
     """Given are how many devices there are, and over how many the state is spread, before and after."""
     expected, run_dir = undisturbed[0].rows, tmp_path / "run"

@@ -32,7 +32,7 @@ def found(tmp_path: Path, encoder: FakeEncoder | None = None, **options) -> dict
 
 
 def test_pictures_get_the_labels_that_fit(photos, tmp_path):
-    results = found(tmp_path, images=(str(photos),), labels=COLOURS, batch_size=8)
+    results = found(tmp_path, images=(str(photos),), classes=COLOURS, batch_size=8)
     assert len(results["images"]) == 20
     for number, image in enumerate(results["images"]):
         assert image["best"][0]["label"] == list(PHOTO_COLOURS)[number % 4]
@@ -62,7 +62,7 @@ class ListeningEncoder(FakeEncoder):
 
 
 def test_labels_are_filled_into_templates_and_cleaned_for_siglip_alone(photos, tmp_path):
-    options = {"images": (str(photos),), "labels": ("Red Fox,blue",), "templates": ("A photo of a {}.", "{c}!")}
+    options = {"images": (str(photos),), "classes": ("Red Fox,blue",), "templates": ("A photo of a {}.", "{c}!")}
     siglip, clip = ListeningEncoder(), ListeningEncoder(logit_bias=None)
     found(tmp_path, siglip, **options)
     found(tmp_path, clip, **options)
@@ -78,7 +78,7 @@ def test_files_may_hold_labels_and_templates(photos, tmp_path):
         tmp_path,
         encoder,
         images=(str(photos / "000.png"), str(photos / "002.png")),
-        labels=(str(tmp_path / "labels.txt"), "green"),
+        classes=(str(tmp_path / "labels.txt"), "green"),
         templates=(str(tmp_path / "templates.txt"),),
     )
     assert results["labels"] == ["red", "blue", "green"]
@@ -88,7 +88,7 @@ def test_files_may_hold_labels_and_templates(photos, tmp_path):
 
 def test_another_models_labels_get_general_templates(photos, tmp_path):
     encoder = ListeningEncoder()
-    found(tmp_path, encoder, images=(str(photos),), labels=COLOURS, model="somewhere/else")
+    found(tmp_path, encoder, images=(str(photos),), classes=COLOURS, model="somewhere/else")
     assert len(encoder.heard) > 4 * 4
     assert "a photo of a red" in encoder.heard
 
@@ -106,7 +106,7 @@ def test_without_flags_it_looks_at_emoji_by_the_held_out_designer(tmp_path, caps
 def test_bad_images_are_counted_and_do_not_stop_it(photos, tmp_path, capsys):
     (photos / "000.png").write_bytes(b"")
     names = (str(photos / "000.png"), str(photos / "001.png"), str(photos / "nothing.png"))
-    results = found(tmp_path, images=names, labels=COLOURS)
+    results = found(tmp_path, images=names, classes=COLOURS)
     assert results["skipped"] == {"image_empty": 1, "image_missing": 1}
     assert [image["status"] for image in results["images"]] == ["image_empty", "ok", "image_missing"]
     assert [image["key"] for image in results["images"]] == list(names)
@@ -114,9 +114,9 @@ def test_bad_images_are_counted_and_do_not_stop_it(photos, tmp_path, capsys):
     assert "image_empty 1" in said
     assert names[2] in said
     with pytest.raises(ValueError, match=r"none of 1 images could be used: image_missing 1 \(/nope\.jpg\)"):
-        found(tmp_path, images=("/nope.jpg",), labels=COLOURS)
+        found(tmp_path, images=("/nope.jpg",), classes=COLOURS)
     with pytest.raises(TooManySkipped, match="--max-skipped"):
-        found(tmp_path, images=names, labels=COLOURS, reading=Reading(max_skipped=0.5))
+        found(tmp_path, images=names, classes=COLOURS, reading=Reading(max_skipped=0.5))
 
 
 def test_the_limit_is_of_the_records_of_each_data_set(photos, tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_the_limit_is_of_the_records_of_each_data_set(photos, tmp_path, capsys):
     folder.mkdir()
     for name in ("a.png", "a.webp", "a.gif", "b.png"):
         (folder / name).write_bytes((photos / "000.png").read_bytes() if name.endswith("png") else b"no picture")
-    options = {"labels": COLOURS, "reading": Reading(max_skipped=0)}
+    options = {"classes": COLOURS, "reading": Reading(max_skipped=0)}
     results = found(tmp_path, images=(str(folder), str(photos)), **options)
     assert results["skipped"] == {"image_format": 2}
     said = capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_the_limit_is_of_the_records_of_each_data_set(photos, tmp_path, capsys):
 
 
 def test_the_sheet_shows_each_picture_with_its_bars_and_runs_nothing(photos, tmp_path):
-    found(tmp_path, images=(str(photos),), labels=("red,<b>blue,green",), top_k=2)
+    found(tmp_path, images=(str(photos),), classes=("red,<b>blue,green",), top_k=2)
     page = (tmp_path / "out" / "results.html").read_text()
     assert page.count('<li class="shown"') == page.count("data:image/webp") == 20
     assert page.count('class="guess first"') == 20
@@ -148,7 +148,7 @@ def test_the_sheet_shows_each_picture_with_its_bars_and_runs_nothing(photos, tmp
 
 
 def test_a_wrong_answer_is_marked_wrong(tmp_path):
-    results = found(tmp_path, labels=("dog face,cat face",))
+    results = found(tmp_path, classes=("dog face,cat face",))
     page = (tmp_path / "out" / "results.html").read_text()
     verdicts = [image["best"][0]["label"] == image["truth"] for image in results["images"] if "truth" in image]
     assert len(verdicts) == 2
@@ -159,9 +159,9 @@ def test_a_wrong_answer_is_marked_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"images": ("photos",)}, "--labels"),
-        ({"labels": ("cat,dog,cat",)}, "more than once"),
-        ({"labels": ("cat",)}, "two or more"),
+        ({"images": ("photos",)}, "--classes"),
+        ({"classes": ("cat,dog,cat",)}, "more than once"),
+        ({"classes": ("cat",)}, "two or more"),
         ({"templates": ("{} and {}",)}, "exactly one"),
     ],
 )
@@ -173,4 +173,4 @@ def test_what_cannot_be_classified_is_refused(tmp_path, options, words):
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(ValueError, match="image_empty 1"):
-        found(tmp_path, images=(str(tmp_path / "bad.png"),), labels=COLOURS)
+        found(tmp_path, images=(str(tmp_path / "bad.png"),), classes=COLOURS)

@@ -10,6 +10,7 @@ from diptych.core.data.emoji.concepts import (
     Concept,
     concepts,
     designer_path,
+    group_prompts,
     split_of,
 )
 from diptych.core.data.emoji.source import EmojiSource, evaluation_set
@@ -26,5 +27,6 @@ __all__ = [
     "concepts",
     "designer_path",
     "evaluation_set",
+    "group_prompts",
     "split_of",
 ]

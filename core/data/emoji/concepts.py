@@ -12,6 +12,8 @@ CONCEPTS_PATH = FOLDER / "concepts.jsonl.xz"
 TOKENIZER_PATH = FOLDER / "tokenizer.model"
 SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
 """A small vocabulary for scenes (`building.scene_tokenizer`)."""
+QUESTION_TOKENIZER_PATH = FOLDER / "question_tokenizer.model"
+"""A small vocabulary of Gemma's kind, for questions about scenes (`building.question_tokenizer`)."""
 LICENSES_PATH = FOLDER / "LICENSES.md"
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.
@@ -78,6 +80,15 @@ def concepts() -> tuple[Concept, ...]:
     lines = lzma.decompress(CONCEPTS_PATH.read_bytes()).splitlines()
     # As one array: three times faster than line by line.
     return tuple(_concept(fields) for fields in json.loads(b"[" + b",".join(lines) + b"]"))
+
+
+def group_prompts(language: str = "en") -> dict[str, list[str]]:
+    """For each group the names of its concepts in the training split, which are different things of its kind."""
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for concept in concepts():
+        if concept.split == "train" and language in concept.names:
+            names[concept.group].append(concept.names[language])
+    return names
 
 
 def _concept(fields: dict) -> Concept:

@@ -115,15 +115,16 @@ class SceneSource:
 
     def record(self, index: int) -> Record:
         """Key, one image whose reference is the scene's number, captions and regions, language by language."""
-        things = self._from_left_to_right(index)
-        told = self._from_left_to_right(self._told_in_place_of(index))
+        things = self.from_left_to_right(index)
+        told = self.from_left_to_right(self._told_in_place_of(index))
         captions, regions = [], []
         for language in self.languages:
             captions.append(Caption(SEPARATOR.join(thing.concept.names[language] for thing in told), language))
             regions += [Region(thing.box, thing.concept.names[language], language) for thing in things]
         return Record(f"scene-{self.seed}-{index}", (index,), tuple(captions), tuple(regions))
 
-    def _from_left_to_right(self, index: int) -> list[SceneObject]:
+    def from_left_to_right(self, index: int) -> list[SceneObject]:
+        """The things in a scene by the middles of their boxes."""
         return sorted(self.objects_of(index), key=lambda thing: thing.box[1] + thing.box[3])
 
     def _told_in_place_of(self, index: int) -> int:

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops
 
+from diptych.core.data import fast_pixels
 from diptych.core.data.image import resize, to_array
+from diptych.core.data.pixels import FixedSize
 
 Range = tuple[float, float]
+
+MAX_DIRECT_REDUCTION = 1.6
+"""Pictures more than so many times larger than what is asked for are resized, antialiased, before they are moved."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's greyscale
 _WHITE_ENOUGH = 244
 _DRAWN_BELOW = 208
-_MAX_DIRECT_REDUCTION = 1.6
 _GREY = 127.5
 _MOST_DRAWS = 24
 
@@ -58,30 +62,29 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Augmentation.{name} must lie in [0, 1], got {getattr(self, name)}")
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
+    def __call__(
+        self, image: np.ndarray, rng: np.random.Generator, size: int | None = None, *, fast: bool = False
+    ) -> np.ndarray:
         """Change uint8 [height, width, 3]; returns uint8 [size, size, 3], or of the shape given where `size` is
-        None.
+        None. `fast` makes the same changes by `fast_pixels`.
         """
         height, width = (size, size) if size else image.shape[:2]
-        if max(image.shape[0] / height, image.shape[1] / width) > _MAX_DIRECT_REDUCTION:
-            image = resize(image, max(height, width))
+        if max(image.shape[0] / height, image.shape[1] / width) > MAX_DIRECT_REDUCTION:
+            image = (fast_pixels.resize if fast else resize)(image, max(height, width))
         draws = _Draws(rng)
         border = _border_colour(image)
-        picture = Image.fromarray(image)
         if draws.happens(self.background) and min(border) >= _WHITE_ENOUGH:
             border = draws.colour()
-            picture = _tint_surroundings(picture, image, border)
-        if (width, height) != picture.size or self._moves:
-            picture = picture.transform(
-                (width, height),
-                Image.Transform.AFFINE,
-                self._affine(draws, picture.size, (width, height)),
-                resample=Image.Resampling.BILINEAR,
-                fillcolor=border,
-            )
-        if self._recolours:
-            picture = picture.convert("RGB", self._colour_matrix(draws))
-        return _erase(to_array(picture), draws, self.cutout) if self.cutout else to_array(picture)
+            image = _tint_surroundings(image, border)
+        old, new = image.shape[1::-1], (width, height)
+        affine = self._affine(draws, old, new) if new != old or self._moves else None
+        matrix = self._colour_matrix(draws) if self._recolours else None
+        image = (fast_pixels.changed if fast else _changed)(image, (height, width), affine, border, matrix)
+        return _erase(image, draws, self.cutout) if self.cutout else image
+
+    def resizes_first(self, size: int) -> tuple[FixedSize, float]:
+        """What the whole picture is resized to before it is changed, and the reduction up to which it is not."""
+        return FixedSize(height=size, width=size), MAX_DIRECT_REDUCTION
 
     @property
     def _moves(self) -> bool:
@@ -151,7 +154,24 @@ def _border_colour(image: np.ndarray) -> tuple[int, int, int]:
     return tuple(places[3].tolist())
 
 
-def _tint_surroundings(picture: Image.Image, image: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+def _changed(
+    image: np.ndarray,
+    size: tuple[int, int],
+    affine: tuple[float, ...] | None,
+    fill: tuple[int, int, int],
+    matrix: tuple[float, ...] | None,
+) -> np.ndarray:
+    """As `fast_pixels.changed`, by Pillow."""
+    picture = Image.fromarray(image)
+    if affine is not None:
+        bilinear = Image.Resampling.BILINEAR
+        picture = picture.transform(size[::-1], Image.Transform.AFFINE, affine, resample=bilinear, fillcolor=fill)
+    if matrix is not None:
+        picture = picture.convert("RGB", matrix)
+    return to_array(picture)
+
+
+def _tint_surroundings(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Multiply what is white in a straight line from the border, and one pixel more (soft edges), by a colour."""
     height, width = image.shape[:2]
     darkest = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
@@ -162,8 +182,9 @@ def _tint_surroundings(picture: Image.Image, image: np.ndarray, colour: tuple[in
     outside = (rows <= above) | (rows >= below - 1) | (columns <= left) | (columns >= right - 1)
     outside |= ~drawn.max(axis=0) | ~drawn.max(axis=1)[:, None]
     mask = Image.fromarray(outside.view(np.uint8) * np.uint8(255))
+    picture = Image.fromarray(image)
     tinted = ImageChops.multiply(picture, Image.new("RGB", picture.size, colour))
-    return Image.composite(tinted, picture, mask)
+    return to_array(Image.composite(tinted, picture, mask))
 
 
 def _turned(matrix: tuple[float, ...], angle: float) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class ClassTargets:
         mixup: α of the share λ ~ Beta(α, α) at which a batch is mixed with itself (`terms.classification`); 0 for none.
     """
 
+    reads_pixels: ClassVar[bool] = False
     classes: ClassNames
     several: bool = False
     mixup: float = 0.0

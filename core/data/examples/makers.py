@@ -43,7 +43,8 @@ class Views(Protocol):
 
 class Maker(Protocol):
     """Makes fields of one's own from a record, such as labels. It travels to worker processes; its repr tells all that
-    decides them.
+    decides them. One that has no use for pixels may say so by `reads_pixels = False`: pictures are then decoded at the
+    model's size.
     """
 
     @property

@@ -97,6 +97,10 @@ class NaFlex:
     def input_size(self) -> None:
         return None
 
+    def whole_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """(rows, columns) to which a whole picture of so many is resized."""
+        return target_size(rows, columns, patch_size=self.patch_size, max_num_patches=self.max_num_patches)
+
     def prepare(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """uint8 [h, w, 3] each -> {"patches": float32 [n, max_num_patches, p * p * 3], "spatial_shapes": int32 [n, 2]}.
 

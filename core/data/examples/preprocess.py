@@ -4,25 +4,28 @@ import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import get_args
 from zlib import crc32
 
 import numpy as np
 
 from diptych.core.data.batch import ANY, ArrayField
 from diptych.core.data.captions import clean_caption
+from diptych.core.data.decoder import Decode, Decoder
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.makers import Maker, Targets, Views
-from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlexLengths
+from diptych.core.data.examples.naflex import PATCH_FIELDS, NaFlex, NaFlexLengths
 from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.data.examples.random_crop import RandomCrop
+from diptych.core.data.fast_pixels import libraries
 from diptych.core.data.image import ResizeMethod
 from diptych.core.data.pixels import FixedSize, Normalization
 from diptych.core.data.processor.shared_tokenizer import shared_tokenizer
 from diptych.core.data.record_parts import usable
 from diptych.core.data.records import UNKNOWN_LANGUAGE, LeftOut, Record, Source
-from diptych.core.data.sampling import Part, Place, draw, draw_image
+from diptych.core.data.sampling import Order, Part, Place, draw, draw_image
 from diptych.core.data.sources.cache import features_of, pixels_of
 from diptych.core.data.tokenizers.base import Tokenizer
 
@@ -70,6 +73,8 @@ class Preprocess:
             without texts, which need no tokenizer and give no field "text".
         opening_examples: length of an opening in which each image comes with one caption in `opening_language` alone.
             Towers learn what pictures mean faster from one language, and the other languages then find their place.
+        decode: "exact" is by Pillow, "fast" by `fast_pixels`, some grey levels off. Pictures to evaluate on, which
+            `image` is given without random numbers, are exact always.
         embedded: whether the source holds pictures that are embedded already, so that an example has the image tower's
             features instead of pixels. Everything else is drawn as without it; of pictures without texts the makers are
             given the features in place of pixels.
@@ -98,6 +103,7 @@ class Preprocess:
     captions: int = 1
     opening_examples: int = 0
     opening_language: str = "en"
+    decode: Decode = "exact"
     embedded: bool = False
     targets: Targets | None = None
     views: Views | None = None
@@ -141,6 +147,10 @@ class Preprocess:
                 "resize_method bilinear_antialias_float does not fit naflex: batches hold patches as uint8. Use "
                 "bilinear_antialias."
             )
+        if self.decode not in get_args(Decode):
+            raise ValueError(f"decode must be one of {', '.join(get_args(Decode))}, got {self.decode!r}")
+        if self.decode == "fast":
+            libraries()
         if self.selection_chunks is not None and self.selection_chunks < 1:
             raise ValueError(f"selection_chunks must be 1 or more, or None, got {self.selection_chunks}")
 
@@ -155,8 +165,9 @@ class Preprocess:
         rng = place.rng()
         opening = place.batch * place.batch_size < self.opening_examples
         weights = {self.opening_language: 1.0} if opening else self.language_weights
+        read = features_of if self.embedded else partial(pixels_of, decoder=self.decoder(place))
         if not self.captions:
-            first, read = record.images.index(draw_image(record, rng)), features_of if self.embedded else pixels_of
+            first = record.images.index(draw_image(record, rng))
             pixels = usable(read, source, record, first, left_out=left_out)
             picture = {"image_features": pixels} if self.embedded else self._picture(pixels, rng, place)
             return picture | self._made(record, pixels, place), UNKNOWN_LANGUAGE
@@ -166,7 +177,7 @@ class Preprocess:
         if self.captions > 1:
             others = [] if opening else [draw(record, rng, weights)[1] for _ in range(1, self.captions)]
             tokens = np.stack([tokens, *(self.tokens(other.text) for other in others)])
-        first, read = record.images.index(reference), features_of if self.embedded else pixels_of
+        first = record.images.index(reference)
         pixels = read(source, record.images[0]) if regions else usable(read, source, record, first, left_out=left_out)
         if left_out is not None:
             left_out += (*record.caption_parts.left_out, *(record.region_parts.left_out if self.targets else ()))
@@ -217,6 +228,31 @@ class Preprocess:
             fields |= some
         return fields
 
+    def decoder(self, place: Place) -> Decoder:
+        """What turns a file into the pixels that an example is made of, no more of them than it needs."""
+        if self.decode == "exact" or self.naflex is None or self.augmentation or self._looks_closely:
+            return self._decoder
+        length = self.naflex.length_of(place.seed, place.stage, place.batch)
+        patches = NaFlex(patch_size=self.naflex.patch_size, max_num_patches=length, resize=self.resize_method)
+        return Decoder(whole=patches, fast=True)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        first: tuple[FixedSize, float] | None = None
+        if self.augmentation is None:
+            first = self.fixed_size(), 0.0
+        elif self.shortest_edge_ratio is None:
+            first = self.augmentation.resizes_first(self.image_size)
+        if first is None or self.naflex or self._looks_closely:
+            return Decoder(fast=self.decode == "fast")
+        return Decoder(whole=first[0], direct=first[1], fast=self.decode == "fast")
+
+    @property
+    def _looks_closely(self) -> bool:
+        """Whether more is made of the pixels than the one picture of the model's size."""
+        makers = any(getattr(make, "reads_pixels", True) for make in self.makers.values())
+        return bool(self.views or self.reference_size or makers)
+
     def _picture(self, pixels: np.ndarray, rng: np.random.Generator, place: Place) -> dict[str, np.ndarray]:
         """The picture as the image tower takes it: a square, or patches of the length that its batch has."""
         if self.naflex is None:
@@ -230,10 +266,11 @@ class Preprocess:
         `rng` is given.
         """
         square = self.fixed_size(size)
+        fast = self.decode == "fast" and rng is not None
         if self.augmentation is None or rng is None:
-            return square.picture(pixels)
+            return square.picture(pixels, fast=fast)
         chooses = isinstance(self.augmentation, RandomCrop) and self.augmentation.area < 1
-        return self.augmentation(pixels if chooses else square.region(pixels), rng, square.width)
+        return self.augmentation(pixels if chooses else square.region(pixels), rng, square.width, fast=fast)
 
     def fixed_size(self, size: int | None = None) -> FixedSize:
         """How a picture that is not augmented becomes the square of a size, by default of `image_size`."""
@@ -246,6 +283,17 @@ class Preprocess:
             shortest_edge=edge,
             normalization=self.normalization,
         )
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """See `Preprocessing`."""
+        if self.naflex:
+            self.naflex.check_batch_size(batch_size)
+
+    def pieces(self, order: Order, batch: int) -> int:
+        """See `Preprocessing`."""
+        if self.naflex is None:
+            return 1
+        return self.naflex.pieces(self.naflex.length_of(order.seed, order.stage, batch))
 
     def tokens(self, text: str) -> np.ndarray:
         """Token ids of a caption, int32 [context_length]; do not write into it."""
@@ -280,6 +328,7 @@ class Preprocess:
             "reference_size": self.reference_size,
             "makers": self.makers or None,
             "shortest_edge_ratio": self.shortest_edge_ratio,
+            "decode": None if self.decode == "exact" else self.decode,
             "normalization": None if self.normalization == Normalization() else self.normalization,
         }
         if used := {name: part for name, part in parts.items() if part is not None}:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from diptych.core.data import fast_pixels
 from diptych.core.data.image import ResizeMethod, resize, to_array
+from diptych.core.data.pixels import FixedSize
 
 STRONGEST = 10
 GREY = (128, 128, 128)
@@ -46,12 +48,22 @@ class RandAugment:
                 f"{self.magnitude:g}."
             )
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
-        """uint8 [height, width, 3] -> uint8 [size, size, 3], or of the shape given where `size` is None."""
-        picture = Image.fromarray(image if size is None else resize(image, size, method=self.resize_method))
+    def __call__(
+        self, image: np.ndarray, rng: np.random.Generator, size: int | None = None, *, fast: bool = False
+    ) -> np.ndarray:
+        """uint8 [height, width, 3] -> uint8 [size, size, 3], or of the shape given where `size` is None. `fast` resizes
+        by `fast_pixels`.
+        """
+        if size is not None:
+            image = (fast_pixels.resize if fast else resize)(image, size, method=self.resize_method)
+        picture = Image.fromarray(image)
         for place in rng.integers(len(OPERATIONS), size=self.count):
             picture = tuple(OPERATIONS.values())[place](picture, self.magnitude / STRONGEST, rng)
         return to_array(picture)
+
+    def resizes_first(self, size: int) -> tuple[FixedSize, float]:
+        """What the whole picture is resized to before it is changed, and the reduction up to which it is not."""
+        return FixedSize(height=size, width=size, resize=self.resize_method), 0.0
 
 
 def _either_way(largest: float, rng: np.random.Generator) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.core.data import fast_pixels
 from diptych.core.data.examples.augmentation import Augmentation
 from diptych.core.data.examples.rand_augment import RandAugment
 from diptych.core.data.image import ResizeMethod, resize
@@ -38,16 +39,25 @@ class RandomCrop:
         if not 0 < self.area <= 1 or not 0 <= self.flip <= 1:
             raise ValueError(f"area lies in (0, 1] and flip in [0, 1], got {self.area} and {self.flip}.")
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, size: int | None = None) -> np.ndarray:
-        """uint8 [height, width, 3] -> uint8 [size, size, 3]; of the rectangle's own shape where `size` is None."""
+    def __call__(
+        self, image: np.ndarray, rng: np.random.Generator, size: int | None = None, *, fast: bool = False
+    ) -> np.ndarray:
+        """uint8 [height, width, 3] -> uint8 [size, size, 3]; of the rectangle's own shape where `size` is None. `fast`
+        makes the same changes by `fast_pixels`.
+        """
         top, left, height, width = self.rectangle(image.shape[0], image.shape[1], rng)
         image = image[top : top + height, left : left + width]
         if rng.random() < self.flip:
             image = image[:, ::-1]
         image = np.ascontiguousarray(image)
         if self.then is not None:
-            return self.then(image, rng, size)
-        return image if size is None else resize(image, size, method=self.resize_method)
+            return self.then(image, rng, size, fast=fast)
+        if size is None:
+            return image
+        return (fast_pixels.resize if fast else resize)(image, size, method=self.resize_method)
+
+    def resizes_first(self, size: int) -> None:
+        """Nothing: the rectangle is cut out of the picture as it is."""
 
     def rectangle(self, rows: int, columns: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) in a picture of so many rows and columns."""

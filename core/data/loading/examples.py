@@ -1,6 +1,7 @@
 """Rows of batches from nothing but (source, preprocess, order, batch number), the same in any process."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diptych.core.data.batch import stack_examples
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.data.ledger import RecordParts, Skipped, TooManySkipped, examined, left_out_of
 from diptych.core.data.reasons import listed
 from diptych.core.data.records import LeftOut, Record, Source
@@ -34,23 +35,27 @@ class Examples:
     """Makes the examples of a source in the order of `order`; bad ones are replaced by others of the same epoch."""
 
     source: Source
-    preprocess: Preprocess
+    preprocess: Preprocessing
     order: Order
 
     def rows(self, batch: int, first: int, last: int) -> Rows:
         """Rows first..last-1 of a batch; raises `TooManySkipped` where one bad example follows the other."""
         planned = self.order.records(batch)
         fetch(self.source, planned[first:last].tolist())
-        examples, keys, languages = [], [], []
+        keys, languages = [], []
         skipped: list[Skipped] = []
         left_out: list[RecordParts] = []
-        for row in range(first, last):
-            key, fields, language, parts = self._example(batch, row, planned, skipped)
-            examples.append(fields)
-            keys.append(key)
-            languages.append(language)
-            left_out += [parts] if parts.parts else []
-        return Rows(stack_examples(examples), tuple(keys), tuple(languages), tuple(skipped), tuple(left_out))
+
+        def examples() -> Iterator[dict[str, np.ndarray]]:
+            for row in range(first, last):
+                key, fields, language, parts = self._example(batch, row, planned, skipped)
+                keys.append(key)
+                languages.append(language)
+                left_out.extend([parts] if parts.parts else [])
+                yield fields
+
+        fields = stack_examples(examples(), last - first)
+        return Rows(fields, tuple(keys), tuple(languages), tuple(skipped), tuple(left_out))
 
     def _example(self, batch: int, row: int, planned: np.ndarray, skipped: list[Skipped]) -> "_Example":
         """The example of one row, tried again with other records until one is good; the bad ones are added to

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from diptych.core.data.batch import Batch, join_rows
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.data.ledger import MAX_SKIPPED, Skipped, check_skipped, ledger_of
 from diptych.core.data.loading.examples import Examples, Rows
 from diptych.core.data.loading.threads import DaemonThreads
@@ -42,7 +42,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        preprocess: Preprocess,
+        preprocess: Preprocessing,
         *,
         batch_size: int,
         seed: int,
@@ -62,8 +62,7 @@ class Loader:
             )
         if workers < 0 or prefetch < 1:
             raise ValueError(f"Loader needs workers >= 0 and prefetch >= 1, got {workers} and {prefetch}")
-        if preprocess.naflex:
-            preprocess.naflex.check_batch_size(batch_size)
+        preprocess.check_batch_size(batch_size)
         ordered = Order(len(source), batch_size, seed, order)
         if cache_megabytes and not isinstance(source, CachedSource):
             source = CachedSource(source, cache_megabytes / max(1, workers))
@@ -128,8 +127,8 @@ class Loader:
         Raises:
             ValueError: where a batch cannot be dealt out evenly.
         """
-        order, lengths = self.examples.order, self.examples.preprocess.naflex
-        pieces = lengths.pieces(lengths.length_of(order.seed, order.stage, number)) if lengths else 1
+        order = self.examples.order
+        pieces = self.examples.preprocess.pieces(order, number)
         return self._placement.rows(order.batch_size, pieces * self._micro_batches)
 
     def _parts(self, number: int) -> list[tuple[int, int]]:

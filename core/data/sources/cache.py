@@ -1,6 +1,6 @@
 """Records and decoded pictures kept in memory, for sources small enough that every epoch meets the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,9 @@ from diptych.core.data.image import decode
 from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.fetching import fetch
+
+ToPixels = Callable[[bytes], np.ndarray]
+"""From an encoded picture to its pixels, uint8 [height, width, 3]: `image.decode`, or a `decoder.Decoder`."""
 
 _BYTES_PER_RECORD = 16_384  # a generous guess for a record with captions in dozens of languages
 _BYTES_PER_MEGABYTE = 1_000_000
@@ -27,10 +30,17 @@ class PixelSource(Source, Protocol):
         ...
 
 
-def pixels_of(source: Source | PixelSource, reference: Any) -> np.ndarray:
-    """An image's pixels, uint8 [height, width, 3]: from the source itself where it offers `pixels`, else decoded."""
+def pixels_of(source: Source | PixelSource, reference: Any, decoder: ToPixels = decode) -> np.ndarray:
+    """An image's pixels, uint8 [height, width, 3]: from the source itself where it offers `pixels`, else decoded.
+
+    Args:
+        decoder: from the image's file to its pixels; a source that passes on another's pictures (`takes_decoder`) hands
+            it on, one that draws its own has no use for it.
+    """
     pixels = getattr(source, "pixels", None)
-    return decode(source.read(reference)) if pixels is None else pixels(reference)
+    if pixels is None:
+        return decoder(source.read(reference))
+    return pixels(reference, decoder) if getattr(source, "takes_decoder", False) else pixels(reference)
 
 
 class FeatureSource(Source, Protocol):
@@ -63,6 +73,8 @@ class CachedSource:
     Bad examples are not remembered, and are met each time anew. Pixels that the source calls cheap are not
     kept.
     """
+
+    takes_decoder = True
 
     def __init__(self, source: Source, megabytes: float):
         self.source = source
@@ -109,13 +121,13 @@ class CachedSource:
         """As the source's own `read`."""
         return self.source.read(reference)
 
-    def pixels(self, reference: Any) -> np.ndarray:
-        """The decoded picture, uint8 [height, width, 3], read-only."""
-        pixels = self._pixels.get(reference)
+    def pixels(self, reference: Any, decoder: ToPixels = decode) -> np.ndarray:
+        """The picture as a decoder makes it, uint8 [height, width, 3], read-only."""
+        pixels = self._pixels.get((reference, decoder))
         if pixels is None:
-            pixels = pixels_of(self.source, reference)
+            pixels = pixels_of(self.source, reference, decoder)
             if not self.cheap_pixels and self._has_room_for(pixels.nbytes):
-                self._pixels[reference] = pixels
+                self._pixels[reference, decoder] = pixels
         return pixels
 
     def features(self, reference: Any) -> np.ndarray:

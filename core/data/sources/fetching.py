@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from diptych.core.data.records import Source
-from diptych.core.files.remote.block_cache import BLOCK_BYTES
+from diptych.core.files.remote.block_cache import BLOCK_BYTES, IN_MEMORY, block_cache
 from diptych.core.files.remote.file import RemoteFile
 
 REQUESTS_AT_ONCE = 16
@@ -25,10 +25,19 @@ def fetch(source: Source, indices: Sequence[int]) -> None:
 
 
 def fetch_extents(extents: Iterable[Extent]) -> None:
-    """Have the blocks of parts of files in the cache; each is asked for once."""
-    blocks = {
-        (file, block) for file, begin, end in extents for block in range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))
-    }
+    """Have the blocks of parts of files in the cache, the first ones first; each is asked for once.
+
+    Where nothing is kept on disk these are no more than fit into memory.
+    """
+    blocks = list(
+        dict.fromkeys(
+            (file, block)
+            for file, begin, end in extents
+            for block in range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        )
+    )
+    if not block_cache().bound:
+        blocks = blocks[:IN_MEMORY]
     if len(blocks) < 2:
         return
     threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "diptych-fetch")

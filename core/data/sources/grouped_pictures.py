@@ -227,15 +227,19 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file that has those columns, no cell missing."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}, where this data set has its list")
-    reader = csv.DictReader(_Lines(path))
+    lines = _Lines(path)
+    reader = csv.DictReader(lines)
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(
             f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'of no list'}; missing are "
             f"{', '.join(missing)}."
         )
-    for row in reader:
-        yield {name: value.strip() if isinstance(value, str) else "" for name, value in row.items() if name}
+    try:
+        for row in reader:
+            yield {name: value.strip() if isinstance(value, str) else "" for name, value in row.items() if name}
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {lines.number} is no line of such a list: {error}.") from None
 
 
 def _income(text: str) -> dict[str, str]:

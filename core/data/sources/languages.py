@@ -16,7 +16,7 @@ class Languages(NamedTuple):
     """What reading the captions of some records has found.
 
     places: int64 [records], ascending; those of no use are not among them.
-    codes: uint16 [records], the number in `sets` of each one's languages.
+    codes: uint32 [records], the number in `sets` of each one's languages.
     sets: languages that come together, in the order in which a record has them; none for a record without captions.
     skipped, left_out: records of no use, and parts of others; for the ledger.
     """
@@ -44,7 +44,7 @@ def read_languages(source: Source, indices: Iterable[int]) -> Languages:
             left_out.append(left_out_of(source, index, record, record.caption_parts.left_out))
         places.append(index)
         codes.append(sets.setdefault(tuple(record.captions_by_language), len(sets)))
-    return Languages(np.array(places, np.int64), np.array(codes, np.uint16), list(sets), skipped, left_out)
+    return Languages(np.array(places, np.int64), np.array(codes, np.uint32), list(sets), skipped, left_out)
 
 
 def languages_in(source: Source) -> Iterator[Languages]:

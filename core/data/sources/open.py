@@ -16,6 +16,7 @@ from diptych.core.files.random_access import Place
 from diptych.core.files.remote.file import RemoteFile
 from diptych.core.files.remote.find import find_remote, is_remote
 from diptych.core.files.remote.hub import KINDS
+from diptych.core.spelling import did_you_mean
 
 EMBEDDED = "emoji"
 SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
@@ -23,7 +24,7 @@ LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
-    f'give "{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
+    f'"{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
     "captions.jsonl, metadata.jsonl, the same as .csv, or .txt files), such a list itself (photos/train.csv), "
     'WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
     "a folder of them, both also as https://, s3://, gs:// or hf://datasets/owner/name, a folder written by "
@@ -105,7 +106,8 @@ def _expanded(spec: str) -> list[Path]:
         literal = Path(name).exists() or not has_magic(name)
         found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
         if not found or (literal and not found[0].exists()):  # what a pattern finds and cannot be read is counted
-            raise FileNotFoundError(f"no file or folder {name}: {_ADVICE}")
+            near = did_you_mean(name, (EMBEDDED, SCENES, WIDE_SCENES, NOISY_SCENES))
+            raise FileNotFoundError(f"no file or folder {name}.{near} Give {_ADVICE}")
         paths += found
     return paths
 

@@ -8,6 +8,9 @@ pictures' paths are relative to the file.
 """
 
 import hashlib
+import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,24 @@ from typing import Any
 from diptych.core.data.ledger import Ledger
 from diptych.core.data.records import Caption, Record
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
+from diptych.core.data.sources.keys import Hashed, hashed
 from diptych.core.files.json_objects import parse_object
 from diptych.core.files.regular import open_regular
 
 MAX_LINE_BYTES = 1 << 20
+
+
+def is_questions(spec: str) -> bool:
+    """Whether a text names a file of questions: lines of JSON, the first of which has a prefix."""
+    path = Path(spec)
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with open_regular(path) as file:
+        line = file.readline(MAX_LINE_BYTES)
+    try:
+        return "prefix" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,7 @@ class Questions:
 
     def __init__(self, path: Path):
         digest, found = hashlib.sha256(), []
+        self._folder = path.parent
         with open_regular(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 digest.update(line)
@@ -57,7 +75,13 @@ class Questions:
     def record(self, index: int) -> Record:
         """The pictures and true answers of a question."""
         question = self.questions[index]
-        return Record(self.record_name(index), question.images, tuple(map(Caption, question.answers)))
+        answers = tuple(map(Caption, question.answers))
+        return Record(self.record_name(index), question.images, answers, prompt=question.prompt)
+
+    def hashed_keys(self) -> Iterator[Hashed]:
+        """Places and hashes of the questions' pictures: what is held out by key shares no picture with the rest."""
+        names = [" ".join(os.path.relpath(image, self._folder) for image in one.images) for one in self.questions]
+        return hashed(zip(names, range(len(names)), strict=True))
 
     def record_name(self, index: int) -> str:
         """The question's number, from 1 on, and its first picture."""

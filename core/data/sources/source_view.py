@@ -4,14 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diptych.core.data.image import decode
 from diptych.core.data.ledger import Ledger, ledger_of, name_of, place_of
 from diptych.core.data.records import Source
-from diptych.core.data.sources.cache import has_cheap_pixels, pixels_of
+from diptych.core.data.sources.cache import ToPixels, has_cheap_pixels, pixels_of
 from diptych.core.data.sources.fetching import fetch
 
 
 class SourceView:
     """The pictures of `source`; records, length and fingerprint are the view's own."""
+
+    takes_decoder = True
 
     def __init__(self, source: Source):
         self.source = source
@@ -41,9 +44,9 @@ class SourceView:
         """As the source's own `read`."""
         return self.source.read(reference)
 
-    def pixels(self, reference: object) -> np.ndarray:
+    def pixels(self, reference: object, decoder: ToPixels = decode) -> np.ndarray:
         """The decoded picture, by the source itself where it can."""
-        return pixels_of(self.source, reference)
+        return pixels_of(self.source, reference, decoder)
 
     @property
     def cheap_pixels(self) -> bool:

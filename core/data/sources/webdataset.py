@@ -147,7 +147,11 @@ class WebDatasetSource:
             shard, place = self._place(index)
             file, shard_index = self.shards[shard], self._indices[shard]
             if isinstance(file, RemoteFile) and place < shard_index.count:
-                extents += [(file, offset, offset + size) for _, offset, size in shard_index.members(place)]
+                extents += [
+                    (file, offset, offset + size)
+                    for kind, offset, size in shard_index.members(place)
+                    if size <= (MAX_IMAGE_FILE_BYTES if kind == IMAGE else MAX_CAPTION_FILE_BYTES)
+                ]
         fetch_extents(extents)
 
     def fingerprint(self) -> str:

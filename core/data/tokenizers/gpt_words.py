@@ -63,9 +63,20 @@ def _ftfy_and_spacy() -> tuple[Callable[[str], str], Callable[[str], Any]]:
 
 def transformers_words(text: str) -> list[str]:
     """See `words_of`."""
+    return [word for line in text.split(NEWLINE) for word in _words_of_line(line)]
+
+
+def _words_of_line(text: str) -> list[str]:
+    if text.isascii():  # the same, character by character, at once
+        return text.translate(_of_ascii()).split()
     characters = "".join(map(_cleaned, text))
     bare = (one for one in unicodedata.normalize("NFD", characters) if unicodedata.category(one) != "Mn")
     return "".join(map(_apart, "".join(map(str.lower, bare)))).split()
+
+
+@cache
+def _of_ascii() -> dict[int, str]:
+    return {code: _apart(_cleaned(chr(code)).lower()) if _cleaned(chr(code)) else "" for code in range(128)}
 
 
 @cache

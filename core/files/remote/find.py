@@ -46,7 +46,6 @@ def find_remote(address: str) -> list[RemoteFile]:
 
 def _in_filesystem(address: str) -> list[RemoteFile]:
     system, path = filesystem_of(address)
-    scheme = address.partition("://")[0]
     if path.endswith(KINDS) and not has_magic(path):
         return [RemoteFile(address)]
 
@@ -59,20 +58,23 @@ def _in_filesystem(address: str) -> list[RemoteFile]:
     found = retries.USUAL.answer(address, listed)
     files = {
         posixpath.relpath(name, path) if not has_magic(path) else name: RemoteFile(
-            f"{scheme}://{name.lstrip('/')}", described_by(info)
+            system.unstrip_protocol(name), described_by(info)
         )
         for name, info in sorted(found.items())
         if info.get("type") == "file"
     }
-    return _chosen(address, files, "*" if has_magic(path) else "")
+    return _chosen(address, files, "**" if has_magic(path) else "")
 
 
 def _chosen(address: str, files: dict[str, RemoteFile], path: str) -> list[RemoteFile]:
-    """Those that a path among the files means: one file, all that fit a pattern, or what a folder holds."""
+    """Those that a path among the files means: one file, all that fit a pattern, or what a folder holds.
+
+    As in a shell, * stays within a folder, and ** does not.
+    """
     if path in files:
         return [files[path]]
     if has_magic(path):
-        chosen = {name: file for name, file in files.items() if fnmatch.fnmatch(name, path)}
+        chosen = {name: file for name, file in files.items() if _fits(name, path)}
     else:
         inside = {name: file for name, file in files.items() if not path or name.startswith(f"{path}/")}
         kind = next((kind for kind in KINDS if any(name.endswith(kind) for name in inside)), "")
@@ -84,6 +86,10 @@ def _chosen(address: str, files: dict[str, RemoteFile], path: str) -> list[Remot
             f"{f', such as {min(files)}' if files else ''}."
         )
     return list(chosen.values())
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) and ("**" in pattern or name.count("/") == pattern.count("/"))
 
 
 def _check_one_folder(address: str, path: str, names: Sequence[str]) -> None:

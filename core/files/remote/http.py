@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 from diptych.core.files.errors import RemoteError
 from diptych.core.files.remote.credentials import token_for
@@ -23,6 +24,7 @@ SLOWEST_BYTES_A_SECOND = 50_000
 
 _PIECE_BYTES = 1 << 16
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_ALLOWED = "%/:?#[]@!$&'()*+,;=~"  # in an address, with letters and digits (RFC 3986, section 2)
 _MAY_PASS = (408, 425, 429)  # timeout, too early, too many requests; and all from 500 on
 _ADVICE = {
     401: "Log in, or give an address that needs no login.",
@@ -64,6 +66,8 @@ def read_page(url: str, most_bytes: int) -> bytes:
             raise TryAgain(_told(error)) from None
     if len(page) > most_bytes:
         raise RemoteError(f"{url} answers with more than {most_bytes:,} bytes. Is the address right?")
+    if answer.length:  # what is missing; a read of so many bytes at most does not complain
+        raise TryAgain(f"the connection was cut after {len(page):,} bytes")
     return page
 
 
@@ -73,7 +77,8 @@ def _asked(url: str, offset: int, size: int) -> http.client.HTTPResponse:
 
 def _sent(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     """The open answer to a request, after redirections."""
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "diptych"} | headers)
+    typed = quote(url, safe=_ALLOWED)  # spaces and letters of other alphabets as servers take them
+    request = urllib.request.Request(typed, headers={"Accept-Encoding": "identity", "User-Agent": "diptych"} | headers)
     token = token_for(url)
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")  # the token is for this server alone

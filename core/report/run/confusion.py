@@ -86,9 +86,10 @@ def _spread(points: np.ndarray, reach: int) -> np.ndarray:
 
     points: [classes, classes].
     """
-    side = 2 * reach + 1
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(points, reach), (side, side))
-    return windows.max(axis=(-2, -1))
+    for axis in (0, 1):  # the largest of a square is that of the largest of its rows
+        padded = np.pad(points, [(reach, reach) if axis == padded_axis else (0, 0) for padded_axis in (0, 1)])
+        points = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis).max(axis=-1)
+    return points
 
 
 def chosen_classes(result: Confusion, most: int) -> list[int]:

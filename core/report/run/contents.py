@@ -9,7 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from diptych.core.evaluation.answer_metrics import AnswerScore
+from diptych.core.evaluation.answering import AnswersResult, WrongAnswer
 from diptych.core.evaluation.classification import ClassificationResult
+from diptych.core.evaluation.language import LanguageResult
 from diptych.core.evaluation.multilingual import RecallByLanguage
 from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
@@ -104,6 +107,17 @@ class WrongAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Pictures that a model was asked about, with what it answered."""
+
+    thumbnails: np.ndarray  # uint8 [shown, height, width, 3]
+    prompts: Sequence[str]  # [shown]
+    truths: Sequence[str]  # [shown], several true answers with " | " between them
+    answers: Sequence[str]  # [shown]
+    right: Sequence[float]  # [shown], by the first metric
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything `write_report` shows."""
 
@@ -118,7 +132,16 @@ class ReportData:
     # What words alone find, by name; beside a classifier before it was trained, by the name of the set.
     classified: Mapping[str, ClassificationResult | SeveralLabelsResult] = field(default_factory=dict)
     # What a classifier scored, by the name of the set.
+    answers: Mapping[str, AnswersResult] = field(default_factory=dict)
+    # What a model scored that answers a task on texts, by the name of the set.
+    wrong_answers: Sequence[WrongAnswer] = ()  # of the first of these sets, the surest first
     wrong: WrongAnswers | None = None
+    answer_scores: Mapping[str, Sequence[AnswerScore]] = field(default_factory=dict)
+    # Of a model that answers prompts about pictures, by the name of the set, a score for each metric.
+    asked: Asked | None = None  # some of the first set
+    language: Mapping[str, LanguageResult] = field(default_factory=dict)
+    # What a language model scored, by the name of the set; the first set makes the headline.
+    written: Sequence[Sequence[str]] = ()  # (prompt, what it wrote behind it)
     samples: Samples | None = None
     opening_examples: int | None = None  # after which pictures no longer come with one caption in one language alone
     before: Earlier | None = None  # of the samples, for runs that began from a checkpoint
@@ -167,6 +190,7 @@ NESTED: dict[str, tuple[type, str]] = {
     "samples": (Samples, ""),
     "before": (Earlier, "before_"),
     "wrong": (WrongAnswers, "wrong_"),
+    "asked": (Asked, "asked_"),
 }
 """Parts of a report that hold arrays, and how the names of these begin in its file."""
 

@@ -14,11 +14,21 @@ from diptych.core.report.charts.layout import masthead
 from diptych.core.report.charts.markup import Markup, element
 from diptych.core.report.charts.numbers import compact, duration, percent, shown
 from diptych.core.report.language_names import language_name
+from diptych.core.report.run.asked import answer_tile
 from diptych.core.report.run.contents import ReportData
+from diptych.core.report.run.language import language_tile
 from diptych.core.report.run.languages import recall_names
 from diptych.core.report.run.training import column
 from diptych.core.report.verdict import best_text
 from diptych.core.training.card import Card
+
+_SEEN = {
+    "classified": " labelled pictures",
+    "answers": " labelled texts",
+    "answer_scores": " questions about pictures",
+    "language": " windows of text",
+}
+"""What a model saw, by the part of its report that there is."""
 
 
 def header(data: ReportData) -> Markup:
@@ -40,10 +50,10 @@ def summary(data: ReportData) -> list[object]:
     if is_number(parameters):
         parts += [" of ", shown(parameters, compact(parameters)), " parameters"]
     if examples is not None:
-        seen = " labelled pictures" if data.classified else " image–text pairs"
+        seen = next((seen for part, seen in _SEEN.items() if getattr(data, part)), " image–text pairs")
         parts += [" that saw ", shown(examples, compact(examples)), seen]
     else:
-        parts += [" of images and texts"]
+        parts += [" of texts" if data.language or data.answers else " of images and texts"]
     if seconds is not None:
         parts += [" in ", shown(seconds, duration(seconds))]
     if data.card.get("backend"):
@@ -89,6 +99,8 @@ def headline(data: ReportData) -> Markup | None:
                 _recall_tile(f"{strict}, {mean.get('languages', len(results) - 1)} languages", name, mean, strict)
             )
     tiles += [_class_tile("", name, scored) for name, scored in data.classified.items()]
+    tiles += [answer_tile(name, found[0]) for name, found in list(data.answer_scores.items())[:1]]
+    tiles += [language_tile(name, found) for name, found in list(data.language.items())[:1]]
     words = "Zero-shot, before training" if data.classified else "Zero-shot"
     tiles += [_class_tile(words, name, found) for name, found in list(data.zero_shot.items())[:1]]
     return element("dl", tiles, class_="tiles") if tiles else None

@@ -9,11 +9,14 @@ from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.script import SCRIPT
 from diptych.core.report.charts.style import COLOURS, FIGURES, PAGE
 from diptych.core.report.charts.thumbnails import Thumbnails
+from diptych.core.report.run.answers import answers
+from diptych.core.report.run.asked import asked
 from diptych.core.report.run.before_after import before_and_after
 from diptych.core.report.run.classes import classified, zero_shot_classes
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.finds import finds
 from diptych.core.report.run.header import command, header, whole_card
+from diptych.core.report.run.language import language
 from diptych.core.report.run.languages import language_bars, recall_names
 from diptych.core.report.run.scores import scores
 from diptych.core.report.run.training import evaluation_figure, loss_figure, training_figures
@@ -25,11 +28,14 @@ def render(data: ReportData) -> str:
     sections = [
         section
         for section in (
+            answers(data),
+            asked(data),
             before_and_after(data, thumbnails),
             finds(data, thumbnails),
             _languages(data),
             _training(data),
             scores(data, thumbnails),
+            language(data),
             classified(data),
             zero_shot_classes(data),
             _health(data),

@@ -8,6 +8,7 @@ from diptych.core.evaluation.calibration import threshold_cosine
 from diptych.core.report.charts.lines import Curve, line_chart, smooth
 from diptych.core.report.charts.markup import Markup
 from diptych.core.report.language_names import language_name
+from diptych.core.training.best import LOWER
 from diptych.core.training.metrics import MetricsRow
 
 # Classes of the style sheet, for several curves in one figure.
@@ -110,7 +111,7 @@ def evaluation_curves(rows: Sequence[MetricsRow]) -> tuple[np.ndarray, str, list
         name
         for row in rows
         for name, value in row["evaluation"].items()
-        if np.isfinite(_number(value)) and 0 <= _number(value) <= 1
+        if name not in LOWER and np.isfinite(_number(value)) and 0 <= _number(value) <= 1
     )
     x_values, x_label = examples_axis(rows) if rows else (np.zeros(0), "examples seen")
     curves = [Curve(quantity_name(name), column(rows, name)) for name in names]

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.flags import check_least
@@ -14,7 +11,7 @@ from diptych.engine.flags import check_least
 class Dense:
     """Which model, on what, and how."""
 
-    model: Annotated[str, tyro.conf.arg(aliases=["--pretrained"])] = "emoji_36_languages"
+    model: str = "emoji_36_languages"
     """A trained model: a folder (of a checkpoint, of a run, of a stage of recipes.siglip2), hf://owner/name, or
     emoji_36_languages."""
     image_size: int | None = None
@@ -32,11 +29,11 @@ class Dense:
     clip-benchmark's layout; or emoji."""
     refcoco: tuple[str, ...] = ()
     """Files of phrases and boxes, one or several; INSTANCES:REFERENCES for two as they were published, both JSON."""
-    images: Path | None = None
+    refcoco_images: Path | None = None
     """The folder of the pictures that --refcoco is about."""
     pooled: bool = False
     """Whether linear probes get the picture's pooled vector behind each patch, as in SigLIP 2's table 2."""
-    train_pictures: int = 2_000
+    max_train_images: int = 2_000
     """Of a larger training set, so many random pictures are read to fit a probe."""
     map_size: int = 256
     """Pixels of a side at which classes and depths are scored."""
@@ -47,7 +44,7 @@ class Dense:
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
-        check_least(self, image_size=1, train_pictures=1, map_size=1, seed=0)
+        check_least(self, image_size=1, max_train_images=1, map_size=1, seed=0)
         if not self.depth_scale > 0:
             raise ValueError(f"--depth-scale must be above 0, the units of the files a metre, got {self.depth_scale}.")
 

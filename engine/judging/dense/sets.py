@@ -138,9 +138,9 @@ def open_phrases(files: Sequence[str], images: Path | None) -> list[PhraseSet]:
         `refcoco`'s readers.
     """
     if images is None:
-        raise ValueError("--refcoco needs the pictures that its phrases are about: give their folder, --images.")
+        raise ValueError("--refcoco needs the pictures that its phrases are about: give --refcoco-images.")
     if not images.is_dir():
-        raise FileNotFoundError(f"no folder {images}, where --images says that pictures are.")
+        raise FileNotFoundError(f"no folder {images}, where --refcoco-images says that pictures are.")
     sets = []
     for file in files:
         instances, colon, references = file.partition(":")
@@ -155,7 +155,7 @@ def open_phrases(files: Sequence[str], images: Path | None) -> list[PhraseSet]:
             if missing:
                 raise FileNotFoundError(
                     f"{len(missing):,} of the {len(pictures):,} pictures of {file}, {split}, are not there, the first "
-                    f"{missing[0]}. Is --images right?"
+                    f"{missing[0]}. Is --refcoco-images right?"
                 )
             number = {path: place for place, path in enumerate(pictures)}
             phrases = [Phrase(scene=number[each.image], text=each.phrase, box=each.box) for each in some]

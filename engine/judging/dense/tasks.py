@@ -95,7 +95,7 @@ class Judge:
 
     def _maps(self, opened: MapSets) -> tuple[MapFeatures, MapFeatures]:
         side = self._options.map_size
-        most, name = self._options.train_pictures, f"{opened.name}: training"
+        most, name = self._options.max_train_images, f"{opened.name}: training"
         known = self._reader.maps(opened.fitted, side=side, most=most, name=name)
         return known, self._reader.maps(opened.tested, side=side, name=opened.name)
 

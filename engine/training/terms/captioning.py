@@ -9,11 +9,11 @@ from diptych import backends
 from diptych.core.data.examples.captioning import TASKS, CaptionTargets
 from diptych.core.losses.captioning import (
     TaskWeighting,
+    bounded_cross_entropy,
     captioning_loss,
-    chunked_cross_entropy,
     combine_tasks,
-    cross_entropy,
     tasks_present,
+    tokens_at_once,
 )
 from diptych.core.losses.products import Product, float32_product
 from diptych.core.training.objectives import Loss, Mean
@@ -21,16 +21,7 @@ from diptych.engine.training.terms.stage_term import StageTerm
 from diptych.models.captioner.config import captioner_config, captioner_flops
 from diptych.models.siglip.parts import DecoderPart
 
-MOST_LOGITS, LEAST_TOKENS = 2**25, 1_024
-"""Of the decoder, that exist at a time: 128 MiB; but no fewer than those of so many tokens, for which a product of
-matrices is worth its reading of the kernel (a gigabyte at 256,000 words).
-"""
 _FLOAT32_BYTES = 4
-
-
-def tokens_at_once(vocabulary: int) -> int:
-    """How many tokens' logits exist at a time."""
-    return max(LEAST_TOKENS, MOST_LOGITS // vocabulary)
 
 
 class Captioning(StageTerm):
@@ -83,18 +74,14 @@ class Captioning(StageTerm):
         parallel = ops.expand_dims(ops.cast(batch["parallel"], "bool"), -1)
         parallel = ops.concatenate([parallel, ops.zeros((images, tasks - 1), dtype="bool")], axis=-1)
         hidden = captioner(labels, seen.image["tokens"], parallel=parallel, encoder_mask=seen.image["mask"])
-        tokens, kernel = images * tasks * length, captioner.logits_kernel
-        arguments = (
+        tokens = images * tasks * length
+        losses = bounded_cross_entropy(
             ops.reshape(hidden, (tokens, hidden.shape[-1])),
-            kernel,
+            captioner.logits_kernel,
             captioner.logits_bias,
             ops.reshape(labels, (tokens,)),
+            product=self.product,
         )
-        at_once = tokens_at_once(kernel.shape[1])
-        if tokens <= at_once:  # few enough to be kept instead of computed twice
-            losses = cross_entropy(*arguments, product=self.product)
-        else:
-            losses = chunked_cross_entropy(*arguments, tokens_per_chunk=at_once, product=self.product)
         losses = captioning_loss(ops.reshape(losses, (images, tasks, length)), weights)
         return {"losses": losses, "present": tasks_present(weights)}
 
@@ -111,8 +98,14 @@ class Captioning(StageTerm):
 
     @classmethod
     def activation_bytes(cls, recipe, planned, rows):
-        """Of the decoder's features, and of the logits of a chunk with their gradient."""
+        """Of the decoder's features; of blocks that are computed again their inputs."""
         c = planned.decoder
-        tokens = rows * 3 * c.context_length
-        features = tokens * c.depth * (10 * c.width + 2 * c.mlp_dim)
-        return (features + 2 * min(tokens, tokens_at_once(c.vocab_size)) * c.vocab_size) * _FLOAT32_BYTES
+        token = c.width if recipe.model.grad_checkpointing else 10 * c.width + 2 * c.mlp_dim
+        compute_bytes = 2 if recipe.model.precision == "bfloat16" else _FLOAT32_BYTES
+        return rows * 3 * c.context_length * c.depth * token * compute_bytes
+
+    @classmethod
+    def passing_bytes(cls, recipe, planned, rows):
+        """Of the logits of a chunk, in whose place their gradient comes."""
+        c = planned.decoder
+        return min(rows * 3 * c.context_length, tokens_at_once(c.vocab_size)) * c.vocab_size * _FLOAT32_BYTES

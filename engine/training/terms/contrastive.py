@@ -31,12 +31,13 @@ class Contrastive(StageTerm):
     def build(cls, recipe, planned, teacher, placement):
         """With the loss that the recipe names, by the implementation that it names, or that fits.
 
-        Over several processes it is the one that meets the texts of all of them.
+        Where a step knows a part of the batch it is the one that meets the texts of all parts.
         """
         options = {"implementation": implementation_name(recipe), "dtype": embeddings_dtype(recipe.model.precision)}
-        alone = placement.processes == 1
-        if not alone and backends.name() == "torch":
-            # A process knows its own examples alone, and the step takes the mean of the processes' gradients.
+        parts = placement.processes * (1 if backends.name() == "jax" else placement.devices)
+        alone = parts == 1
+        if not alone and backends.name() != "jax":
+            # Each part knows its own examples alone, and the step takes the mean of the parts' gradients.
             options["gradients"] = "mean"
         if recipe.optimization.loss == "softmax":
             loss = backends.softmax_contrastive_loss if alone else backends.distributed_softmax_contrastive_loss

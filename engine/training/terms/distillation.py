@@ -43,7 +43,7 @@ class Distillation(Matching):
         return super().examples(recipe, planned, preprocess)
 
     @classmethod
-    def activation_bytes(cls, recipe, planned, rows):
+    def passing_bytes(cls, recipe, planned, rows):
         return cls.logits_bytes(recipe, rows, recipe.distillation.local_views)
 
     @classmethod

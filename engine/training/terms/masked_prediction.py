@@ -39,7 +39,7 @@ class MaskedPrediction(Matching):
         return made
 
     @classmethod
-    def activation_bytes(cls, recipe, planned, rows):
+    def passing_bytes(cls, recipe, planned, rows):
         return cls.logits_bytes(recipe, rows * cls.hidden(recipe, planned), 1)
 
     @classmethod

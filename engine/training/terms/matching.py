@@ -100,6 +100,10 @@ class Matching(StageTerm):
         return {"views": views}
 
     @classmethod
+    def held_shapes(cls, recipe):
+        return ((recipe.distillation.head_outputs,),)
+
+    @classmethod
     def logits_bytes(cls, recipe: Recipe, rows: int, views: int) -> float:
         """Memory of the logits of a chunk, of student and teacher, with their gradient."""
         outputs = recipe.distillation.head_outputs

@@ -4,22 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from diptych.core.data.examples.preprocess import Preprocess
+from diptych.core.data.examples.preprocessing import Preprocessing
 from diptych.core.placement import Placement
 from diptych.core.training.objectives import Term
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.planned_stage import PlannedStage
-from diptych.models.siglip.config import PairConfig
 from diptych.models.siglip.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerFlops:
-    """Floating-point operations for one example of a stage: of the image tower's forward pass, and of training both
-    towers on pairs.
+    """Floating-point operations for one example of a stage: of the image tower's forward pass, and of training the
+    model, both towers on pairs.
 
-    lengths: the numbers of patches that the stage's pictures have, each as often as the others.
+    lengths: the numbers of patches that the stage's pictures have, each as often as the others; none without pictures.
     """
 
     image: float
@@ -43,12 +42,12 @@ class StageTerm(Term):
     pooled_alone: bool = False
 
     @classmethod
-    def parts(cls, recipe: Recipe, towers: PairConfig) -> dict[str, Part]:
+    def parts(cls, recipe: Recipe, towers: Any) -> dict[str, Part]:
         """What the model has for this term beside its towers, by name."""
         return {}
 
     @classmethod
-    def examples(cls, recipe: Recipe, planned: PlannedStage, preprocess: Preprocess) -> dict[str, Any]:
+    def examples(cls, recipe: Recipe, planned: PlannedStage, preprocess: Preprocessing) -> dict[str, Any]:
         """Changes of `preprocess`, by which a batch gets the fields that the term reads."""
         return {}
 
@@ -63,8 +62,18 @@ class StageTerm(Term):
         return 0.0
 
     @classmethod
+    def held_shapes(cls, recipe: Recipe) -> tuple[tuple[int, ...], ...]:
+        """Of its `variables`, which are float32."""
+        return ()
+
+    @classmethod
     def activation_bytes(cls, recipe: Recipe, planned: PlannedStage, rows: int) -> float:
         """Memory that `rows` examples take until the backward pass, beside what both towers and views take."""
+        return 0.0
+
+    @classmethod
+    def passing_bytes(cls, recipe: Recipe, planned: PlannedStage, rows: int) -> float:
+        """Memory that they take while the loss is computed, and its gradient, such as a chunk's logits."""
         return 0.0
 
 

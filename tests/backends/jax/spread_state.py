@@ -2,26 +2,12 @@
 
 import json
 
-import jax
-
 from diptych import backends
 from diptych.backends import shares
 from diptych.core.placement import Placement
 from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from tests.engine.training.small_student import PAIRS, batch, objective, student
-
-
-def compiled(step, fields):
-    """The program of a step for batches of these fields; nothing is computed."""
-    spread = step._spread
-    state = tuple(
-        [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=spread.shares(v.shape)) for v in group]
-        for group in step._variables
-    )
-    rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread.rows()) for name, x in fields.items()}
-    with spread.scope():
-        return step._compiled.lower(state, [], rows).compile()
 
 
 def measured(fsdp: int) -> dict:
@@ -31,7 +17,7 @@ def measured(fsdp: int) -> dict:
     average = Ema(model.trainable_variables, decay=0.9)
     step = backends.train_step(model, goal, AdamW(1e-2), ema=average, placement=Placement(devices=8, fsdp=fsdp))
     fields = {name: batch(0)[name] for name in ("image", "text")}
-    program = compiled(step, fields)
+    program = step.compiled_for(fields)
     variables = [variable for group in step._variables for variable in group]
     return {
         "arguments": program.memory_analysis().argument_size_in_bytes,

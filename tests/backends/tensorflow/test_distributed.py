@@ -1,4 +1,4 @@
-"""The losses over replicas of a `tf.distribute` strategy against one device.
+"""Losses and training steps over replicas of a `tf.distribute` strategy against one device.
 
 A processor is divided into logical devices before tensorflow uses it, so the replicas run in a process of their own:
 this file as a program, which prints what the tests look at.
@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 
+from diptych.core.placement import ALONE, Placement
 from tests.tree import ROOT
 
 tf = pytest.importorskip("tensorflow")
@@ -21,6 +22,9 @@ REPLICAS = 2
 RUNS = ("graph", "eager")
 LOSSES = ("sigmoid_loss", "softmax_contrastive_loss")
 T, B = 9.0, -4.0
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
+STEPS = ("pairs",)
+STEPS += ("every loss", "every loss in pieces", "gathered", "classifier", "clip", "resnet") if THOROUGH else ()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def printed() -> dict:
         env=variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -87,6 +91,19 @@ def test_keras_trainer_averages_over_replicas(printed):
     np.testing.assert_allclose(printed["keras"]["replicas"], printed["keras"]["one device"], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("case", STEPS)
+def test_steps_over_replicas_are_those_of_one_device(printed, case):
+    """Weights, slots, moving averages, logs and a later evaluation, after five steps."""
+    found = printed["steps"][case]
+    assert found.keys() >= {"logs", "norms", "weights", "slots", "averages", "evaluated"}
+    for kind, (difference, name) in found.items():
+        assert difference <= (1e-5 if kind == "norms" else 1e-6), f"{kind} {name}"
+
+
+def test_a_step_over_more_devices_than_there_are_is_refused(printed):
+    assert printed["too many"] == "A step was to be spread over 3 devices, and tensorflow has 2 here (CPU)."
+
+
 def test_what_tensorflow_cannot_do_is_refused():
     from diptych.backends.tensorflow.contrastive import distributed_sigmoid_loss
 
@@ -108,11 +125,15 @@ def test_outside_of_a_strategy_there_is_one_replica():
 
 
 def main():
-    processor = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * REPLICAS)
+    from diptych import backends
     from diptych.backends.tensorflow import contrastive
+    from diptych.backends.tensorflow.device import devices_here
+    from diptych.backends.tensorflow.spread import mirrored
+    from tests.backends.spread_steps import CASES, differences, trained
 
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(REPLICAS)])
+    placement = backends.join({}, devices=REPLICAS)
+
+    strategy = mirrored(tuple(device.name for device in devices_here()))
     rng = np.random.default_rng(0)
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 20, 12)).astype("f"))
     y = (y + x) / np.linalg.norm(y + x, axis=1, keepdims=True)
@@ -154,6 +175,13 @@ def main():
         found["forward only"] |= run(alone, forward_only=True, loss=loss)
     printed["collectives"] = count_collectives(run)
     printed["keras"] = {"one device": keras_step(x, y, None), "replicas": keras_step(x, y, strategy)}
+    printed["steps"] = {
+        case: differences(trained(CASES[case], ALONE), trained(CASES[case], placement)) for case in STEPS
+    }
+    try:
+        trained(CASES["pairs"], Placement(devices=REPLICAS + 1))
+    except ValueError as error:
+        printed["too many"] = str(error)
     print(json.dumps(printed))
 
 

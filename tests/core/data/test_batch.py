@@ -138,5 +138,24 @@ def test_unequal_pieces_are_refused(count):
 
 
 def test_stacked_examples_are_rows():
-    stacked = stack_examples([{"text": np.full(6, row, np.int32)} for row in range(3)])
+    stacked = stack_examples(({"text": np.full(6, row, np.int32)} for row in range(3)), 3)
     assert stacked["text"].tolist() == [[row] * 6 for row in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"text": np.zeros(5, np.int32)}, r"text of an example is int32\[5\], and int32\[6\] of the first"),
+        ({"text": np.zeros(6)}, "float64"),
+        ({}, "lacks text"),
+        (
+            {"text": np.zeros(6, np.int32), "label": np.int32(1)},
+            "label of an example is int32.*, and none of the first",
+        ),
+        (None, "shorter"),
+    ],
+)
+def test_examples_that_differ_are_not_stacked(second, words):
+    examples = [{"text": np.zeros(6, np.int32)}, *([] if second is None else [second])]
+    with pytest.raises(ValueError, match=words):
+        stack_examples(examples, 2)

@@ -36,6 +36,14 @@ def test_a_planted_disparity_lies_in_its_interval():
     assert inside >= 35
 
 
+def test_of_many_small_groups_the_interval_holds_the_planted_disparity_too():
+    """The lead of the best of ten is 0.2 in truth, and of 50 images each it comes out at about 0.3."""
+    accuracies = {f"group {number}": 0.7 + 0.2 * number / 9 for number in range(10)}
+    found = [grouped_accuracy("region", *drawn(accuracies, 50, seed), seed=seed) for seed in range(60)]
+    assert sum(one["interval"][0] <= 0.2 <= one["interval"][1] for one in found) >= 53
+    assert all(one["interval"][0] < one["disparity"] < one["interval"][1] for one in found)
+
+
 def test_groups_that_are_alike_exceed_chance_rarely():
     """The lead of the best of ten is never 0: the share of runs in which it is above what chance gives is 5%."""
     alike = {f"group {number}": 0.7 for number in range(10)}

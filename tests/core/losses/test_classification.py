@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
+from diptych.core.losses.classification import cross_entropy_of_shares, sigmoid_cross_entropy, softmax_cross_entropy
 from tests.models.examples import numpy_of, value_and_gradients
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 80.0], [0.0, 0.0, 0.0, 0.0], [-90.0, 3.0, 3.0, -2.0]])
@@ -27,10 +27,18 @@ def sigmoid_oracle(smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     return losses.sum(axis=1), 1 / (1 + np.exp(-LOGITS)) - q
 
 
+def smoothed_shares(logits, shares, *, smoothing: float):
+    return cross_entropy_of_shares(logits, (1 - smoothing) * shares + smoothing / 4)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("loss", "targets", "oracle"),
-    [(softmax_cross_entropy, LABELS, softmax_oracle), (sigmoid_cross_entropy, TARGETS, sigmoid_oracle)],
+    [
+        (softmax_cross_entropy, LABELS, softmax_oracle),
+        (smoothed_shares, np.eye(4)[LABELS], softmax_oracle),
+        (sigmoid_cross_entropy, TARGETS, sigmoid_oracle),
+    ],
 )
 def test_values_and_gradients_are_those_of_the_sums(loss, targets, oracle, smoothing):
     logits = keras.Variable(LOGITS.astype("float32"))

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diptych.core.training.optimizers import OPTIMIZERS, Adafactor, AdamW
-from diptych.core.training.schedules import Cosine
+from diptych.core.training.optimizers import OPTIMIZERS, Adafactor, AdamW, OpenAIAdam
+from diptych.core.training.schedules import Cosine, OpenAICosine
 from diptych.core.training.variables import arrays_of, assign_all
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 from diptych.engine.training.build import build_optimizer
@@ -29,6 +29,11 @@ def update(optimizer, variables, gradient: float):
     return [keras.ops.convert_to_numpy(v.value) - old for v, old in zip(variables, before, strict=True)]
 
 
+def corrected(name: str, step: int) -> float:
+    """What multiplies the decay of update `step`, counted from 1: GPT-1's Adam corrects the rate of both."""
+    return np.sqrt(1 - 0.999**step) / (1 - 0.9**step) if name == "openai_adam" else 1.0
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_follows_the_schedule_and_not_the_learning_rate(name):
     """p <- p - s · (η · update + wd · p): with zero gradients only the decay of kernels is left, whatever η."""
@@ -38,10 +43,10 @@ def test_decay_follows_the_schedule_and_not_the_learning_rate(name):
         optimizer = OPTIMIZERS[name](schedule, weight_decay=1e-2)
         optimizer.build([kernel, bias])
         factors = [1.0, 0.5 * (1 + np.cos(np.pi / 4)), 0.5]
-        for factor in factors:
+        for step, factor in enumerate(factors, 1):
             before = keras.ops.convert_to_numpy(kernel.value).copy()
             moved, unmoved = update(optimizer, [kernel, bias], 0.0)
-            assert moved == pytest.approx(-factor * 1e-2 * before, rel=2e-5)
+            assert moved == pytest.approx(-factor * corrected(name, step) * 1e-2 * before, rel=1e-4)
             assert unmoved == pytest.approx(0, abs=1e-9)
 
 
@@ -66,7 +71,7 @@ def test_rates_and_decays_differ_by_pattern(name):
     optimizer.build([slow, fast])
     moved_slow, moved_fast = update(optimizer, [slow, fast], 1.0)
     # Decay of 1e-3 · p is not multiplied by the rate's factor. A weight of 2 is rounded to 2.4e-7.
-    assert moved_slow + 1e-3 * 2.0 == pytest.approx(0.1 * moved_fast, abs=4e-7)
+    assert moved_slow + corrected(name, 1) * 1e-3 * 2.0 == pytest.approx(0.1 * moved_fast, abs=4e-7)
     assert np.abs(moved_fast).min() > 5e-5
 
 
@@ -120,6 +125,29 @@ def test_a_bounded_weight_stays_within_its_bound_and_comes_back(name):
     assert max(seen) == pytest.approx(100.0, rel=1e-5)
     assert seen[-1] < 90
     assert float(keras.ops.convert_to_numpy(weights[1].value)) != -10.0
+
+
+def test_gpt1s_adam_is_openais():
+    """As `opt.py` has it: ε on the uncorrected √v, the decay inside, tables too, the first update at a rate of 0."""
+    rate, l2, steps, warmup = 2.5e-4, 0.01, 10, 2
+    schedule = OpenAICosine(rate, batch_size=1, total_examples=steps, warmup_examples=warmup)
+    optimizer = OpenAIAdam(schedule, weight_decay=rate * l2)
+    names = ("in_kernel", "embedding", "scale", "in_bias")
+    weights = [variable(name) for name in names]
+    optimizer.build(weights)
+    assert optimizer.decays == pytest.approx([rate * l2, rate * l2, 0, 0])
+    expected, m, v = np.full(4, 2.0), np.zeros(4), np.zeros(4)
+    for t, gradient in enumerate((3e-9, -2e-8, 0.5, 1.0), 1):
+        x = (t - 1) / steps
+        s = (t - 1) / warmup if t - 1 <= warmup else 0.5 * (1 + np.cos(np.pi * x))
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        rate_t = rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * s
+        step = rate_t * (m / (np.sqrt(v) + 1e-8) + l2 * expected * [1, 1, 0, 0])
+        moved = np.array([change[0] for change in update(optimizer, weights, gradient)])
+        assert moved == pytest.approx(-step, rel=2e-3, abs=3e-7)
+        assert t > 1 or not moved.any()
+        expected = expected - step
+    assert [numpy_of(weight.value)[0] for weight in weights] == pytest.approx(expected, abs=1e-6)
 
 
 def test_big_visions_resnets_move_by_its_golden_rule():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.core.training.schedules import SCHEDULES, Cosine, Linear, Part
+from diptych.core.training.schedules import SCHEDULES, Cosine, Linear, OpenAICosine, OpenAILinear, Part
 
 
 def rates(schedule, steps) -> np.ndarray:
@@ -42,6 +42,18 @@ def test_linear_falls_in_a_straight_line():
     assert rates(Linear(1.0, batch_size=1, total_examples=10), range(11)) == pytest.approx(1 - np.arange(11) / 10)
 
 
+def test_openais_schedules_fall_from_the_first_example_on():
+    """`opt.py`: x / w up to the warm-up's end; then the whole run's cosine. The line is multiplied by it."""
+    x, warm = np.arange(11) / 10, np.minimum(np.arange(11) / 3, 1)
+    cosine, linear = (
+        kind(1.0, batch_size=1, total_examples=10, warmup_examples=3) for kind in (OpenAICosine, OpenAILinear)
+    )
+    falling = 0.5 * (1 + np.cos(np.pi * x))
+    assert rates(cosine, range(11)) == pytest.approx(np.where(np.arange(11) <= 3, warm, falling), abs=1e-6)
+    assert rates(linear, range(11)) == pytest.approx(warm * (1 - x), abs=1e-6)
+    assert rates(OpenAICosine(1.0, batch_size=1, total_examples=10), range(11)) == pytest.approx(falling, abs=1e-6)
+
+
 @pytest.mark.parametrize("schedule", [Cosine(1e-3, batch_size=4, total_examples=40, warmup_examples=8)])
 def test_a_schedule_is_restored_from_its_configuration(schedule):
     restored = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
@@ -61,6 +73,8 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
 WHOLES = {
     "cosine": Cosine(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
     "linear": Linear(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
+    "openai_cosine": OpenAICosine(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
+    "openai_linear": OpenAILinear(1e-3, batch_size=8, total_examples=800, warmup_examples=80),
 }
 KINDS = pytest.mark.parametrize("kind", WHOLES)
 

@@ -8,9 +8,13 @@ import pytest
 from diptych.engine.serving import answers as answers_module
 from tests.core.data.hostile import refused_pictures
 from tests.engine.serving.demo_site import Site, demo_answers, png_file, served, two_colours
+from tests.marks import ABOVE_THE_BACKENDS
 from tests.recipes.chromium import PROGRAM, Chromium
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium here: apt install chromium")
+pytestmark = [
+    ABOVE_THE_BACKENDS,
+    pytest.mark.skipif(PROGRAM is None, reason="there is no chromium here: apt install chromium"),
+]
 
 READY = "document.querySelectorAll('.bar').length && document.querySelectorAll('.hits li').length"
 LABELS = "/?label=red&label=blue&label=green"

@@ -15,6 +15,9 @@ from diptych.engine.serving.server import ASKED, MOST_PICTURE_BYTES
 from tests.core.data.hostile import accepted_pictures, refused_pictures
 from tests.engine.serving.demo_encoder import DemoEncoder
 from tests.engine.serving.demo_site import CELLS, demo_answers, png_file, served, two_colours
+from tests.marks import ABOVE_THE_BACKENDS
+
+pytestmark = ABOVE_THE_BACKENDS
 
 STATUS = {
     "image_empty": 400,

@@ -9,8 +9,9 @@ from diptych.core.data.records import Record
 from diptych.core.training.recipe import Recipe
 from diptych.core.training.stages import Curation, Stage
 from diptych.engine.command_line import parse_recipe
-from diptych.engine.training.costs import stage_memory, training_flops
+from diptych.engine.training.costs import training_flops
 from diptych.engine.training.embedding_once import as_it_pays, described
+from diptych.engine.training.memory import activation_bytes
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.terms import TERMS
 from diptych.models.counting import count_flops, estimate_memory
@@ -107,7 +108,7 @@ def test_a_plan_leaves_out_what_the_image_tower_does_not_do():
     one = count_flops(config, batch_size=16)
     flops = [training_flops(m.recipe, m.planned["training"], TERMS)["total"] for m in made.values()]
     assert flops == [one["training"], one["training"] - 2 * one["image"], 3 * one["text"] + one["loss"]]
-    memory = [stage_memory(m.recipe, m.planned["training"], TERMS)["activations"] for m in made.values()]
+    memory = [activation_bytes(m.recipe, m.planned["training"], TERMS) for m in made.values()]
     locked = estimate_memory(config, batch_size=16, locked=["image"])["activations"]
     assert memory == [estimate_memory(config, batch_size=16)["activations"], locked, locked]
     assert locked < memory[0]

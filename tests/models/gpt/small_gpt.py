@@ -15,7 +15,11 @@ def texts(length: int = 9, seed: int = 0) -> np.ndarray:
 
 def gpt_of(config: GPTConfig = CONFIG, *, seed: int = 8, **arguments) -> GPT:
     """A model whose weights are all far from where they start, norms and biases included."""
-    model = GPT(config, **arguments)
+    return given_values(GPT(config, **arguments), seed=seed)
+
+
+def given_values(model, *, seed: int):
+    """The model with weights that are all far from where they start."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         gain = variable.path.endswith("scale")

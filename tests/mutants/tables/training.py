@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
            '"best": asdict(self.best) if self.best else None', '"best": None',
            "tests/core/training/test_learner.py::test_the_best_model_is_kept_and_patience_ends_the_run"),
     Mutant("highest-loss-is-best", "core/training/best.py",
-           "value < than if by == LOSS", "value > than if by == LOSS",
+           "value < than if by in LOWER", "value > than if by in LOWER",
            "tests/core/training/test_learner.py::test_the_best_model_is_kept_and_patience_ends_the_run"),
     Mutant("rate-written-an-update-late", "core/training/learner.py",
            "max(0, updates - 1 - self.skipped_steps)", "max(0, updates - self.skipped_steps)",
@@ -200,4 +200,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("positions-transposed", "core/weights/resizing.py",
            '"ia,jb,abw->ijw"', '"ia,jb,baw->ijw"',
            "tests/models/siglip/test_adapting.py::test_a_square_model_of_another_grid_computes_what_naflex_does"),
+
+    Mutant("openais-decay-beside-the-corrected-rate", "core/training/optimizers.py",
+           "ops.cast(learning_rate, \"float32\") * correction)", "ops.cast(learning_rate, \"float32\"))",
+           "tests/core/training/test_optimizers.py::test_gpt1s_adam_is_openais"),
+    Mutant("openais-cosine-stretched", "core/training/schedules.py",
+           "return ops.clip(examples / float(self.total_examples), 0.0, 1.0)", "return self.progress(examples)",
+           "tests/core/training/test_schedules.py::test_openais_schedules_fall_from_the_first_example_on"),
 )

@@ -122,3 +122,6 @@ def test_what_is_no_such_data_set_is_said(tmp_path):
     (tmp_path / "index.csv").write_text("file_path,object,region,ip_country\n" + "x" * 1_000_001)
     with pytest.raises(ValueError, match="line 2 is longer than 1,000,000 bytes"):
         geode(tmp_path)
+    (tmp_path / "index.csv").write_text("file_path,object,region,ip_country\n" + "x" * 140_000 + ",a,b,c\n")
+    with pytest.raises(ValueError, match=r"index.csv: line 2 is no line of such a list: field larger than"):
+        geode(tmp_path)

@@ -152,6 +152,8 @@ def test_an_object_store_is_listed(tmp_path, quick):
             system.pipe_file(f"/bucket/set/{name}", data)
         for spec in ("memory://bucket/set/*.tar", "memory://bucket/set", "memory://bucket/set/shard-{000..001}.tar"):
             assert content.content_of(open_source(spec)) == content.expected()
+        for spec in (f"file://{tmp_path}/set/*.tar", f"file://{tmp_path}/set"):
+            assert content.content_of(open_source(spec)) == content.expected()
         with pytest.raises(RemoteError, match=r"memory://bucket/other holds no .tar or .parquet files; 0 others"):
             open_source("memory://bucket/other")
     finally:
@@ -200,6 +202,7 @@ def hub(tmp_path, quick, monkeypatch):
         "we/tables@main",
         "we/tables/data",
         "we/tables/data/train-*.parquet",
+        "we/tables/**/train-*.parquet",
         "we/splits@v1.0/data/test-0.parquet",
         "we/splits@v1.0/data/train-*.parquet",
         "we/shards",
@@ -208,7 +211,7 @@ def hub(tmp_path, quick, monkeypatch):
     ],
 )
 def test_data_sets_of_the_hub_are_read_by_name(hub, spec):
-    hub.faults = ["500", "", "stall", "429"]
+    hub.faults = ["cut", "500", "", "stall", "429"]
     assert content.content_of(open_source(f"hf://datasets/{spec}")) == content.expected()
     assert hub.headers["Authorization"] == "Bearer hf_of_this_test"
 
@@ -233,6 +236,7 @@ def test_what_of_the_hub_is_kept_stays_of_use_when_a_commit_changes_something_el
 def test_what_the_hub_has_not_is_said(hub):
     for spec, error, words in [
         ("we/splits@v1.0", ValueError, r"holds the splits test, train: choose one, such as .*/test-\*.parquet"),
+        ("we/tables/*.parquet", RemoteError, "holds no .tar or .parquet files; 2 others"),
         ("we/none", HubError, "hf://datasets/we/none@main does not exist, or may not be read without logging in"),
         ("we/nothing", RemoteError, "holds no .tar or .parquet files"),
         ("tables", ValueError, "names no data set, expected hf://datasets/owner/name"),

@@ -27,6 +27,7 @@ class RangeServer(LocalServer):
         faults: what goes wrong with the next requests, one each: the connection is cut in the middle of the answer
             ("cut") or before it ("nothing"), the server stalls ("stall"), answers 429 with Retry-After or 500, or sends
             the whole file ("whole").   always: what goes wrong with all that follow.
+        moved: the address to which each of these paths is redirected.
         asked: the Range of each request.   headers: of the last one.
         delay: seconds before each answer.   at_once: the most requests that waited for theirs together.
     """
@@ -34,6 +35,7 @@ class RangeServer(LocalServer):
     files: Mapping[str, bytes]
     faults: list[str] = field(default_factory=list)
     always: str = ""
+    moved: Mapping[str, str] = field(default_factory=dict)
     asked: list[str | None] = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
@@ -48,17 +50,20 @@ class RangeServer(LocalServer):
         self.asked.append(request.headers.get("Range"))
         self.headers = request.headers
         fault = self.faults.pop(0) if self.faults else self.always
-        data = self.files.get(unquote(urlsplit(request.path).path).lstrip("/"))
+        path = unquote(urlsplit(request.path).path).lstrip("/")
+        data = self.files.get(path)
         if fault in ("429", "500", "403"):
             return _send(request, int(fault), b"", {"Retry-After": "0"} if fault == "429" else {})
         if fault == "nothing":
             return None
+        if path in self.moved:
+            return _send(request, 302, b"", {"Location": self.moved[path]})
         if data is None:
             return _send(request, 404, b"", {})
         named = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
         if wanted is None or fault == "whole":
-            return _send(request, 200, data, named)
+            return _send(request, 200, data, named, sent=len(data) // 2 if fault == "cut" else None)
         first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
         if first > last:
             return _send(request, 416, b"", named | {"Content-Range": f"bytes */{len(data)}"})

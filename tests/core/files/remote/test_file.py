@@ -22,7 +22,7 @@ CONTENT = random.Random(0).randbytes(3 * BLOCK_BYTES + 1234)
 
 @pytest.fixture
 def server(quick):
-    with RangeServer({"a/b.tar": CONTENT, "empty.tar": b""}) as served:
+    with RangeServer({"a/b.tar": CONTENT, "empty.tar": b"", "a/über b.tar": CONTENT[:9]}) as served:
         yield served
 
 
@@ -40,6 +40,8 @@ def test_bytes_at_any_place_are_those_of_the_file(server, tmp_path):
         offset, size = rng.randrange(len(CONTENT) + 10), rng.choice([0, 1, 512, 70_000, 2_000_000])
         assert file.pread(size, offset) == local.pread(size, offset) == CONTENT[offset : offset + size]
     assert RemoteFile(f"{server.address}/empty.tar").pread(512, 0) == b""
+    for typed in ("über b", "über%20b", "%C3%BCber b"):
+        assert RemoteFile(f"{server.address}/a/{typed}.tar?token=a+b").pread(512, 0) == CONTENT[:9]
     stream = Stream(file)
     assert (stream.seek(-5, 2), stream.read(), stream.seek(7), stream.read(3)) == (
         len(CONTENT) - 5,
@@ -87,6 +89,16 @@ def test_what_will_not_pass_is_not_asked_again(server):
     with pytest.raises(RemoteError, match="403"):
         assert RemoteFile(f"{server.address}/a/b.tar").size
     assert len(server.asked) == 2
+
+
+def test_the_token_is_shown_to_the_hub_alone(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_this_test")
+    with RangeServer({}, moved={"b.tar": f"{server.address}/a/b.tar"}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        assert RemoteFile(f"{hub.address}/b.tar").pread(10, 5) == CONTENT[5:15]
+        assert hub.headers["Authorization"] == "Bearer hf_of_this_test"
+    assert server.asked[-1] is not None
+    assert "Authorization" not in server.headers
 
 
 def test_a_file_that_changes_is_said_also_by_a_copy_in_another_process(server):

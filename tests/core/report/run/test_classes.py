@@ -10,7 +10,7 @@ from PIL import Image
 
 from diptych.core.evaluation.classification import classification
 from diptych.core.evaluation.several_labels import several_labels
-from diptych.core.report.run.confusion import confusion_panel, part_of
+from diptych.core.report.run.confusion import confusion_map, confusion_panel, part_of
 from diptych.core.report.run.contents import ReportData, WrongAnswers
 from diptych.core.report.run.matrix import confusion_figure
 from diptych.core.report.run.page import render
@@ -70,6 +70,19 @@ def test_names_fit_into_the_table_of_few_classes():
     (wide, high), (narrow, low) = sizes
     assert narrow < wide - 100
     assert low < high - 60, "short names leave no empty room"
+
+
+def test_on_a_map_of_thousands_a_point_is_as_wide_as_a_pixel():
+    classes = 1_500
+    confusion = np.zeros((classes, classes))
+    confusion[100, 900] = confusion[1_499, 0] = 1
+    result = {"class_names": list(map(str, range(classes))), "confusion": confusion, "no_answer": np.zeros(classes)}
+    address = re.search(r'base64,([^"]+)"', confusion_map(result))[1]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address))))
+    shown = pixels[..., 3] > 0
+    assert shown[98:103, 898:903].all()
+    assert shown[1_497:, :3].all()
+    assert shown.sum() == 25 + 9
 
 
 def test_the_shares_of_chosen_classes_are_those_of_all_their_images():

@@ -1,0 +1,1 @@
+"""The manual: what is generated for it, and its settings."""
