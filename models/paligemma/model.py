@@ -59,7 +59,8 @@ class PaliGemma(TextPredictor):
             versions of transformers do, a model computes something else than it was trained to.
 
     Reads and writes folders of transformers (model_type paligemma) and of diptych, and big_vision's .npz files
-    ("transformers", "diptych", "big_vision"). Sizes are those of `diptych.models.paligemma.presets.PRESETS`.
+    ("transformers", "diptych", "big_vision"); reads keras-hub's presets. Sizes are those of
+    `diptych.models.paligemma.presets.PRESETS`.
     """
 
     config_class = PaliGemmaConfig
