@@ -211,13 +211,13 @@ def agreement(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["everything"])
 def docs(session: nox.Session) -> None:
     """Run each command in README, CONTRIBUTING and docs that is not marked with the reason why not."""
-    pytest(session, "tests/commands/test_documents.py", *ONE_BY_ONE, part="documents")
+    pytest(session, "tests/commands/test_documents.py", *ONE_BY_ONE, part="documents", **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything"])
 def recipes(session: nox.Session) -> None:
     """Each recipe at its tiny size, from data to report: all on jax, on the others training and export."""
-    pytest(session, "tests/commands/test_recipes.py", *ONE_BY_ONE, part="recipes")
+    pytest(session, "tests/commands/test_recipes.py", *ONE_BY_ONE, part="recipes", **QUICKLY_COMPILED)
 
 
 @nox.session(venv_backend="none", requires=["everything", "lint"])

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 
 PACKAGE = "diptych"
 CLASSES = {
-    "core.training.optimizers": ("AdamW", "Lion", "Adafactor", "SGD"),
-    "core.training.schedules": ("Cosine", "Linear", "Part"),
+    "core.training.optimizers": ("AdamW", "OpenAIAdam", "Lion", "Adafactor", "SGD"),
+    "core.training.schedules": ("Cosine", "Linear", "Part", "OpenAICosine", "OpenAILinear"),
     "models.bit.resnet": ("BiTStem", "BiTUnit", "BiTStage", "BiTResNet"),
     "models.captioner.decoder_block": ("DecoderBlock",),
     "models.captioner.generation": ("Generator",),
@@ -30,6 +30,7 @@ CLASSES = {
     "models.paligemma.mask_decoder": ("CodeGrid", "MaskDecoder"),
     "models.paligemma.model": ("PaliGemma",),
     "models.gpt.decoder": ("GPTDecoder",),
+    "models.gpt.double_heads": ("TaskHead", "GPTDoubleHeads"),
     "models.gpt.model": ("GPT",),
     "models.parts.attention": ("Attention",),
     "models.parts.block": ("Block",),

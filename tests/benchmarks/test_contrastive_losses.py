@@ -54,14 +54,14 @@ def test_the_rate_grows_with_the_root_of_the_batch():
 
 def test_the_recipes_take_the_flags(tmp_path):
     """The command line of a run, parsed by the recipe it is for, is that run."""
-    from diptych.engine.command_line import parse
+    from diptych.engine.command_line import parse_recipe
     from diptych.recipes.clip import clip
     from diptych.recipes.siglip import siglip
 
     for cell, default in zip(
         benchmark.cells(batch_sizes=[64], seeds=1, examples=1024), (siglip(), clip()), strict=True
     ):
-        recipe = parse(default, cell.command(tmp_path)[3:], program="", description=None)
+        recipe = parse_recipe(default, cell.command(tmp_path)[3:], program="", description=None)
         assert (recipe.optimization.loss or "sigmoid") == cell.loss
         assert recipe.optimization.batch_size == 64
         assert recipe.optimization.learning_rate == cell.learning_rate

@@ -395,7 +395,7 @@ def test_what_several_devices_do_not_do_is_refused_before_anything_is_opened(cap
 
 def test_a_word_that_is_no_preset_is_refused(capsys):
     assert siglip2.main(["B/17"]) == 2
-    assert "no preset 'B/17'; there are tiny, finetune, B/32" in capsys.readouterr().err
+    assert "no preset 'B/17'. Did you mean B/16? There are tiny, finetune, B/32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
