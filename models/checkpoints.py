@@ -31,6 +31,7 @@ from diptych.models.weights import (
     big_vision_paligemma,
     bit,
     keras_hub,
+    keras_hub_paligemma,
     mask_decoder,
     open_clip,
     openai_gpt,
@@ -268,6 +269,9 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
         config: Config = KINDS[fields["model_type"]](**fields["config"])
         return Checkpoint(layout="diptych", config=config, weights=path, table=None)
     if str(fields.get("module", "")).startswith("keras_hub"):
+        if fields.get("class_name") == keras_hub_paligemma.CLASS:
+            config = keras_hub_paligemma.config_of(fields)
+            return Checkpoint(layout="keras_hub", config=config, weights=path, table=keras_hub_paligemma.table)
         return Checkpoint(layout="keras_hub", config=keras_hub.config_of(fields), weights=path, table=keras_hub.table)
     if bit.TIMM_NAME.fullmatch(str(fields.get("architecture"))):
         with open_weights(path) as files:

@@ -1,5 +1,6 @@
 """Places of the tokens of a batch, and who sees whom: one definition for training, prefixes, padding and caches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +59,8 @@ class Places:
 
     def at(self, place) -> "Places":
         """One place of all texts, by its number, an int32 scalar."""
-        taken = (ops.take(x, ops.reshape(place, (1,)), axis=1) for x in (self.positions, self.ranks, self.count))
-        return Places(**dict(zip(("positions", "ranks", "count"), taken, strict=True)))
+        return self.mapped(lambda x: ops.take(x, ops.reshape(place, (1,)), axis=1))
 
-    def repeated(self, times: int) -> "Places":
-        """The same with each text several times, one behind the other."""
-        return Places(
-            positions=ops.repeat(self.positions, times, axis=0),
-            ranks=ops.repeat(self.ranks, times, axis=0),
-            count=ops.repeat(self.count, times, axis=0),
-        )
+    def mapped(self, function: Callable) -> "Places":
+        """The same of what a function makes of each of the three."""
+        return Places(positions=function(self.positions), ranks=function(self.ranks), count=function(self.count))

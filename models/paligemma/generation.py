@@ -18,7 +18,8 @@ class Answering:
     What it is asked to go on with is the beginning of an answer, which may be nothing.
 
     Args:
-        soft_tokens, soft_mask: of `PaliGemma.soft_tokens`.
+        soft_tokens: `[batch, tokens, width]`, those of all pictures of an example.
+        soft_mask: bool `[batch, tokens]`, False for padding among them; None for none.
         prompt_ids: int32 `[batch, length]`.
         prompt_mask: bool `[batch, length]`, False for padding, in front or behind; None for none.
     """
@@ -36,8 +37,12 @@ class Answering:
     @property
     def context_length(self) -> int:
         """The longest answer that training's context has places for, behind pictures and prompt."""
-        tokens = self._soft.shape[0] // self._ids.shape[0] * self._soft.shape[1]
-        return self._decoder.config.context_length - tokens - self._ids.shape[1]
+        return self._decoder.config.context_length - self._prefix
+
+    @property
+    def _prefix(self) -> int:
+        """How many places pictures and prompt have."""
+        return self._soft.shape[1] + self._ids.shape[1]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -50,21 +55,23 @@ class Answering:
         The first token that is asked about is the prompt's last, which has already gone into the caches: it goes
         through the blocks again alone, which gives it the keys and values that it has, and the answer's first logits.
         """
-        decoder, prompts = self._decoder, self._ids.shape[0]
+        decoder, prompts, first = self._decoder, ops.shape(self._ids)[0], self._prefix - 1
 
         def prefill(soft_tokens):
             prefix = ops.zeros(ops.shape(self._ids), "bool")
             x, places = decoder.placed(self._ids, self._mask, prefix, soft_tokens, self._soft_mask)
-            caches = decoder.empty_caches(prompts, x.shape[1] + length - 1)
+            x = ops.reshape(x, (-1, self._prefix, x.shape[-1]))  # tensorflow may have lost the number of places
+            caches = decoder.empty_caches(prompts, self._prefix + length - 1)
             return places, decoder.through(x, places, _with_answer(places, length - 1), caches)[1]
 
         places, caches = InPrecision(prefill, decoder)(self._soft)
-        if batch != prompts:
-            repeated = [ops.repeat(x, batch // prompts, axis=0) for pair in caches for x in pair]
-            caches = tuple(zip(repeated[::2], repeated[1::2], strict=True))
-        keys = _with_answer(places, length - 1).repeated(batch // prompts)
-        last = ops.repeat(self._ids[:, -1], batch // prompts, axis=0)
-        first = places.positions.shape[1] - 1
+        prompt_of = ops.arange(batch, dtype="int32") * prompts // batch
+
+        def of_texts(x):
+            return ops.take(x, prompt_of, axis=0)
+
+        caches = keras.tree.map_structure(of_texts, caches)
+        keys, last = _with_answer(places, length - 1).mapped(of_texts), of_texts(self._ids[:, -1])
 
         def next_logits(tokens, place, caches):
             tokens = ops.where(place == 0, last, tokens)
@@ -106,6 +113,6 @@ def _with_answer(places: Places, tokens: int) -> Places:
     answer = Places(
         positions=places.positions[:, -1:] + steps,
         ranks=places.ranks[:, -1:] + steps,
-        count=ops.ones((places.positions.shape[0], tokens), "bool"),
+        count=ops.ones((ops.shape(places.positions)[0], tokens), "bool"),
     )
     return places.followed_by(answer)

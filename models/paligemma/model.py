@@ -59,7 +59,8 @@ class PaliGemma(TextPredictor):
             versions of transformers do, a model computes something else than it was trained to.
 
     Reads and writes folders of transformers (model_type paligemma) and of diptych, and big_vision's .npz files
-    ("transformers", "diptych", "big_vision"). Sizes are those of `diptych.models.paligemma.presets.PRESETS`.
+    ("transformers", "diptych", "big_vision"); reads keras-hub's presets. Sizes are those of
+    `diptych.models.paligemma.presets.PRESETS`.
     """
 
     config_class = PaliGemmaConfig
@@ -162,9 +163,11 @@ class PaliGemma(TextPredictor):
             steps, choices: of `continue_prompts`.
         """
         prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
-        nothing = ops.zeros((prompt_ids.shape[0], 0), "int32")
-        soft = self.soft_tokens(pictures)
-        answering = Answering(self.decoder, *soft, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
+        nothing = ops.zeros((ops.shape(prompt_ids)[0], 0), "int32")
+        soft, mask = self.soft_tokens(pictures)
+        # Of one example: a batch's size may not be known.
+        soft = ops.reshape(soft, (-1, self.pictures * soft.shape[1], soft.shape[2]))
+        answering = Answering(self.decoder, soft, mask, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
         return continue_prompts(answering, nothing, steps=steps, **choices)
 
     @classmethod

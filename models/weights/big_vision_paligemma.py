@@ -22,8 +22,8 @@ from diptych.models.weights import big_vision
 EMBEDDER = "llm/embedder/input_embedding"
 _LAYERS = "llm/layers"
 _JOINED, _QUERY, _KEY_VALUE = (f"{_LAYERS}/attn/{part}_einsum/w" for part in ("qkv", "q", "kv"))
-_SCALES = (("attention_norm", "pre_attention_norm"), ("mlp_norm", "pre_ffw_norm"))
-_POST_SCALES = (("attention_post_norm", "post_attention_norm"), ("mlp_post_norm", "post_ffw_norm"))
+SCALES = (("attention_norm", "pre_attention_norm"), ("mlp_norm", "pre_ffw_norm"))
+POST_SCALES = (("attention_post_norm", "post_attention_norm"), ("mlp_post_norm", "post_ffw_norm"))
 
 
 def is_paligemma(files: WeightFiles) -> bool:
@@ -82,7 +82,7 @@ def table(config: PaliGemmaConfig, files: WeightFiles | None = None) -> Table:
     def of_all(part: str) -> list[str]:
         return [f"{block}/{part}" for block in blocks]
 
-    scales = _SCALES + (_POST_SCALES if text.post_norms else ())
+    scales = SCALES + (POST_SCALES if text.post_norms else ())
     rules = [
         Rule("image/patch_embedding/kernel", "img/embedding/kernel"),
         Rule("image/patch_embedding/bias", "img/embedding/bias"),
@@ -94,7 +94,7 @@ def table(config: PaliGemmaConfig, files: WeightFiles | None = None) -> Table:
         Rule(
             of_all("attention/qkv_kernel"),
             _JOINED if joined else (_QUERY, _KEY_VALUE),
-            stacked_layers(_heads(text)),
+            stacked_layers(decoder_heads(text)),
         ),
         Rule(
             of_all("attention/out_kernel"),
@@ -128,9 +128,9 @@ def write(folder: Path, config: PaliGemmaConfig, arrays: Arrays) -> None:
     write_npz(folder / big_vision.FILE, table(config).save(arrays))
 
 
-def _heads(text: GemmaConfig) -> Layout:
+def decoder_heads(text: GemmaConfig) -> Layout:
     """Kernels [heads, width, head size] of queries, [2, heads, width, head size] of keys and values, or all three in
-    one, and one kernel [width, heads of all · head size].
+    one, or each by itself, and one kernel [width, heads of all · head size].
     """
     counts = (text.num_heads, text.num_key_value_heads, text.num_key_value_heads)
 
@@ -142,6 +142,8 @@ def _heads(text: GemmaConfig) -> Layout:
         heads = arrays[0].reshape(len(arrays[0]), sum(counts), -1).transpose(1, 0, 2)
         if count == 1:
             return [heads.reshape(3, -1, *heads.shape[1:])]
+        if count == 3:
+            return np.split(heads, np.cumsum(counts)[:-1])
         return [heads[: counts[0]], heads[counts[0] :].reshape(2, -1, *heads.shape[1:])]
 
     return Layout(to_ours, to_theirs)

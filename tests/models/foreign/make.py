@@ -52,6 +52,46 @@ def make_keras_hub() -> None:
     np.savez(FOLDER / "keras_hub" / "expected.npz", **batch, logits=logits)
 
 
+def make_keras_hub_paligemma() -> None:
+    """A PaliGemmaBackbone preset of the second generation, and its features [texts, image tokens + length, width]."""
+    import keras
+    from keras_hub.models import PaliGemmaBackbone
+
+    model = PaliGemmaBackbone(
+        vocabulary_size=40,
+        image_size=8,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=40,
+        head_dim=4,
+        vit_patch_size=4,
+        vit_num_heads=2,
+        vit_hidden_dim=8,
+        vit_num_layers=2,
+        vit_intermediate_dim=12,
+        vit_pooling=None,
+        vit_num_classes=12,
+        use_post_ffw_norm=True,
+        use_post_attention_norm=True,
+        attention_logit_soft_cap=2.0,
+        final_logit_soft_cap=30.0,
+    )
+    rng = np.random.default_rng(2)
+    for weight in model.weights:
+        weight.assign(0.3 * rng.standard_normal(weight.shape) + ("gamma" in weight.path))
+    model.save_to_preset(FOLDER / "keras_hub_paligemma")
+    batch = {
+        "images": rng.uniform(-1, 1, (2, 8, 8, 3)).astype("float32"),
+        "token_ids": rng.integers(3, 40, (2, 6)).astype("int32"),
+        "response_mask": np.array([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1]], "int32"),
+        "padding_mask": np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]], "int32"),
+    }
+    features = keras.ops.convert_to_numpy(model(batch))
+    np.savez(FOLDER / "keras_hub_paligemma" / "expected.npz", **batch, features=features)
+
+
 def make_open_clip(name: str, fields: dict, trunk=None) -> None:
     """A CLIP or SigLIP of open_clip; `trunk` replaces timm's tower, of which there is none so small."""
     import torch
@@ -116,6 +156,7 @@ def main() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     make_keras_hub()
+    make_keras_hub_paligemma()
     timm = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none", "image_size": 16}
     siglip = {"embed_dim": 32, "init_logit_bias": -10, "custom_text": True, "vision_cfg": timm, "text_cfg": SIGLIP_TEXT}
     trunk = VisionTransformer(img_size=16, patch_size=4, class_token=False, global_pool="map", **TOWER)

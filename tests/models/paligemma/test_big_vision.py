@@ -1,5 +1,7 @@
 """PaliGemma's archives by big_vision: stacked layers, in and out bit for bit, and what its einsums make of them."""
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -110,6 +112,26 @@ def test_kernels_are_what_its_einsums_take_them_for(tmp_path, kind):
         "mlp_norm/scale": theirs["pre_ffw_norm/scale"],
     }.items():
         np.testing.assert_array_equal(ours[part], value, err_msg=part)
+
+
+def test_keras_hubs_presets_compute_what_they_do_there():
+    """Written by keras-hub 0.32 (`tests/models/foreign/make.py`)."""
+    folder = Path(__file__).parents[1] / "foreign" / "keras_hub_paligemma"
+    model, expected = PaliGemma.from_preset(folder), dict(np.load(folder / "expected.npz"))
+    count = expected["padding_mask"] == 1
+    batch = {
+        "images": expected["images"],
+        "token_ids": expected["token_ids"],
+        "token_mask": count,
+        "suffix_mask": expected["response_mask"] == 1,
+    }
+    found = numpy_of(model(batch)["tokens"])
+    np.testing.assert_allclose(found[count], expected["features"][:, -6:][count], rtol=2e-5, atol=2e-5)
+    assert (model.config.text.attention_soft_cap, model.config.text.mlp_dim, model.config.text.query_width) == (
+        2,
+        20,
+        None,
+    )
 
 
 def test_caps_and_divisors_are_the_published(tmp_path):

@@ -55,7 +55,7 @@ def test_an_archive_is_read_computed_with_and_written(tmp_path):
     codes = np.random.default_rng(4).integers(0, 12, (3, 16)).astype("int32")
     masks = numpy_of(decoder(codes))
     assert masks.shape == (3, 64, 64)
-    expected = torch_masks(arrays, codes)  # sums of up to 2,048 products that cancel: their error is of their size
+    expected = torch_masks(arrays, codes)  # differences of numbers as large as the largest
     np.testing.assert_allclose(masks, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     decoder.save_to_preset(tmp_path / "out", format="big_vision")
     with NpzFile(tmp_path / "out" / "vae-oid.npz") as files:

@@ -199,8 +199,23 @@ def test_the_compiled_generator_gives_the_same_answers_batch_after_batch():
     np.testing.assert_array_equal(generator.predict_on_batch(one), numpy_of(expected)[:1])
 
 
+@ABOVE_THE_BACKENDS
+def test_beams_of_each_prompt_look_at_its_own_picture():
+    model, rng = random_paligemma(), np.random.default_rng(8)
+    images, ids = rng.uniform(-1, 1, (3, 8, 8, 3)).astype("float32"), rng.integers(3, 40, (3, 4)).astype("int32")
+
+    def found(rows, **choices):
+        return numpy_of(model.generate(images[rows], ids[rows], steps=3, eos_id=None, **choices))
+
+    together = found(slice(0, 3), beams=3)
+    for row in range(3):
+        np.testing.assert_array_equal(found(slice(row, row + 1), beams=3)[0], together[row])
+    np.testing.assert_array_equal(found(slice(0, 3), beams=1), found(slice(0, 3)))
+    assert len(np.unique(together, axis=0)) > 1
+
+
 def test_answers_have_the_context_that_pictures_and_prompt_leave():
-    soft = np.zeros((2, 4, TEXT.width), "float32")
+    soft = np.zeros((1, 2 * 4, TEXT.width), "float32")
     answering = Answering(PaliGemma(CONFIG).decoder, soft, prompt_ids=np.ones((1, LENGTH), "int32"))
     assert answering.context_length == 32 - 2 * 4 - LENGTH
 
