@@ -5,11 +5,13 @@ import numpy as np
 EPSILON = 1e-6
 
 
-def layer_norm(x, scale, bias, epsilon=EPSILON):
-    """y = x̂ scale + bias with x̂ = (x - mean) / sqrt(variance + ε), the variance divided by w (not w - 1).
+def layer_norm(x, scale, bias, epsilon=None):
+    """y = x̂ scale + bias with x̂ = (x - mean) / sqrt(variance + ε), the variance divided by w (not w - 1); ε is EPSILON
+    where none is given.
 
     With dx̂ = dy scale and means over the last axis: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / sqrt(variance + ε).
     """
+    epsilon = EPSILON if epsilon is None else epsilon
     centred = x - x.mean(-1, keepdims=True)
     inverse_deviation = 1.0 / np.sqrt(np.square(centred).mean(-1, keepdims=True) + epsilon)
     normalised = centred * inverse_deviation
@@ -24,7 +26,7 @@ def layer_norm(x, scale, bias, epsilon=EPSILON):
     return normalised * scale + bias, backward
 
 
-def layer_norm_layer(x, parameters, epsilon=EPSILON):
+def layer_norm_layer(x, parameters, epsilon=None):
     """`layer_norm` with the parameters "scale" and "bias"."""
     y, backward_norm = layer_norm(x, parameters["scale"], parameters["bias"], epsilon)
 
