@@ -12,8 +12,6 @@ from diptych.core.evaluation.classification import softmax_probabilities
 from diptych.core.evaluation.language import Spelled, unknown_warnings
 from diptych.core.evaluation.task_metrics import METRICS
 from diptych.core.report.answers_text import answers_text
-from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import ReportData
 from diptych.core.report.verdict import before_training, changes, gained, training_warnings
 from diptych.core.training.best import LOSS
 from diptych.core.training.card import Card
@@ -26,6 +24,7 @@ from diptych.engine.datasets.text_tasks import TextTaskDataSet
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import AnsweringResults
+from diptych.engine.training.run_report import report
 from diptych.models import GPTDoubleHeads
 
 BATCH = 64
@@ -98,18 +97,16 @@ class AnsweringEvaluation:
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
-        data = ReportData(
+        report(
+            learner,
+            folder,
+            card,
             title=self._data_set.name,
-            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             answers=answers,
             wrong_answers=wrong,
             changes=changed,
-            skipped=learner.skipped_examples,
-            examples_read=learner.examples_read,
         )
-        data.save(folder.path / "report_data.npz")
-        print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
     def _spelled(self, examples: list[TokenSequences]) -> Spelled:

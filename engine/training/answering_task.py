@@ -158,12 +158,9 @@ ANSWERS = Task(
     with_start=with_start,  # type: ignore[arg-type]
     with_data=with_data,
     preprocess=preprocess_of,  # type: ignore[arg-type]
-    of_stage=lambda planned, preprocess: preprocess,
     config=config_of,  # type: ignore[arg-type]
     described=described,  # type: ignore[arg-type]
     missing_flags=_missing_flags,  # type: ignore[arg-type]
     judge=lambda *judged, folder, beginning, stop: AnsweringEvaluation(*judged),
-    anew=lambda recipe, start, config: (),
-    settle=lambda learner, recipe, start, evaluation: "",
     save=save,
 )

@@ -15,8 +15,7 @@ from diptych.core.evaluation.labelled_set import LabelledSet, read_labelled
 from diptych.core.evaluation.prompts import prompted_scores
 from diptych.core.evaluation.several_labels import SeveralLabelsResult, several_labels
 from diptych.core.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
-from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import ReportData, WrongAnswers
+from diptych.core.report.run.contents import WrongAnswers
 from diptych.core.report.tables import classified_text
 from diptych.core.report.verdict import before_training, changes, gained, no_better_than_chance, training_warnings
 from diptych.core.training.best import LOSS
@@ -31,6 +30,7 @@ from diptych.engine.embedding.encoder import Encoder
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import ClassifierResults
+from diptych.engine.training.run_report import report
 from diptych.engine.training.task import adapters_merged
 from diptych.engine.training.zero_shot_before import FILE, ZeroShotBefore
 from diptych.models import ImageClassifier, VisionConfig
@@ -131,19 +131,17 @@ class ClassifierEvaluation:
             print(told, flush=True)
         if not self._recipe.run.report:
             return results
-        data = ReportData(
+        report(
+            learner,
+            folder,
+            card,
             title=f"{'Labels' if config.several_labels else 'Classes'} of {self._data_set.name}",
-            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             classified=scored,
             zero_shot=before.found,
             wrong=wrong,
             changes=changed,
-            skipped=learner.skipped_examples,
-            examples_read=learner.examples_read,
         )
-        data.save(folder.path / "report_data.npz")
-        print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
     def _warnings(

@@ -17,8 +17,7 @@ from diptych.core.evaluation.retrieval import first_relevant_ranks, relevant_by_
 from diptych.core.evaluation.zero_shot import ZeroShotResult, kind_scores, zero_shot
 from diptych.core.losses.contrastive import sigmoid_loss
 from diptych.core.report.dense_page import DensePictures, DenseResults
-from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import ReportData, Samples
+from diptych.core.report.run.contents import Samples
 from diptych.core.report.tables import results_text
 from diptych.core.report.verdict import before_training, changes, gained, warnings_of
 from diptych.core.training.best import LOSS
@@ -44,6 +43,7 @@ from diptych.engine.training.held_out import held_out_loss, what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import PairResults
 from diptych.engine.training.retention import Retention
+from diptych.engine.training.run_report import report
 from diptych.engine.training.task import adapters_merged
 from diptych.engine.training.terms.contrastive import softmax_loss
 from diptych.models import NaFlexVisionConfig, VisionConfig
@@ -167,9 +167,11 @@ class Evaluation:
             return results
         if self._data_set.shows_scenes and isinstance(self._planned.vision, VisionConfig | NaFlexVisionConfig):
             results["dense"] = self._scenes(folder.path)
-        data = ReportData(
+        report(
+            learner,
+            folder,
+            card,
             title=self._title(),
-            card=card | {"wall_seconds": learner.seconds},
             metrics=rows,
             retrieval=retrieval,
             zero_shot=zero_shots,
@@ -177,13 +179,9 @@ class Evaluation:
             opening_examples=self.preprocess.opening_examples or None,
             before=earlier.beside(samples) if earlier and samples else None,
             changes=changed,
-            skipped=learner.skipped_examples,
-            examples_read=learner.examples_read,
             captions_judged=judged,
             captions_clipped=cut,
         )
-        data.save(folder.path / "report_data.npz")
-        print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
     def _warnings(self, rows: list[MetricsRow], retrieval: dict[str, RecallByLanguage]) -> list[str]:

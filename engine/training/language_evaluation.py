@@ -13,8 +13,6 @@ from diptych.core.evaluation.language import LanguageResult, language_result, la
 from diptych.core.evaluation.text_baselines import MOST_BYTES, compressed_bits, ngram_bits, unigram_bits
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, capped_product
-from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import ReportData
 from diptych.core.report.verdict import before_training, changes, gained, training_warnings
 from diptych.core.training.best import LOSS
 from diptych.core.training.card import Card
@@ -27,6 +25,7 @@ from diptych.engine.datasets.texts import TextDataSet
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import LanguageResults
+from diptych.engine.training.run_report import report
 from diptych.engine.training.task import adapters_merged
 from diptych.models.siglip.student import Student
 
@@ -109,18 +108,16 @@ class LanguageEvaluation:
             ],
         }
         if self._recipe.run.report:
-            data = ReportData(
+            report(
+                learner,
+                folder,
+                card,
                 title=f"{self._planned.config.describes} on {self._data_set.name}",
-                card=card | {"wall_seconds": learner.seconds},
                 metrics=rows,
                 language=scored,
                 written=samples,
                 changes=changed,
-                skipped=learner.skipped_examples,
-                examples_read=learner.examples_read,
             )
-            data.save(folder.path / "report_data.npz")
-            print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
     def _read(self, store: TokenStore, most: int) -> LanguageResult:

@@ -204,13 +204,11 @@ LANGUAGE = Task(
     with_start=with_start,
     with_data=with_data,
     preprocess=examples_of,
-    of_stage=lambda planned, preprocess: preprocess,
     config=config_of,
     described=described,
     missing_flags=_missing_flags,
     judge=lambda *judged, folder, beginning, stop: LanguageEvaluation(*judged),
     anew=anew,
     may_leave=(TOKEN_TABLE,),
-    settle=lambda learner, recipe, start, evaluation: "",
     save=save,
 )

@@ -17,8 +17,7 @@ from diptych.core.data.sources.files import evenly
 from diptych.core.evaluation.answer_metrics import AnswerScore, answer_score
 from diptych.core.losses.captioning import captioning_loss
 from diptych.core.losses.products import Product
-from diptych.core.report.run import write_report
-from diptych.core.report.run.contents import Asked, ReportData
+from diptych.core.report.run.contents import Asked
 from diptych.core.report.verdict import before_training, changes, gained, training_warnings
 from diptych.core.training.best import LOSS
 from diptych.core.training.card import Card
@@ -31,6 +30,7 @@ from diptych.engine.datasets.data_set import DataSet, Sources
 from diptych.engine.training.held_out import what_warnings_ask
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.results import PromptedResults
+from diptych.engine.training.run_report import report
 from diptych.engine.training.task import adapters_merged
 from diptych.models import PaliGemma
 from diptych.models.siglip.student import Student
@@ -129,18 +129,16 @@ class PromptedEvaluation:
             "warnings": training_warnings(rows, **what_warnings_ask(self._recipe, self._planned)),
         }
         if self._recipe.run.report:
-            data = ReportData(
+            report(
+                learner,
+                folder,
+                card,
                 title=f"{self._planned.config.describes} on {self._data_set.name}",
-                card=card | {"wall_seconds": learner.seconds},
                 metrics=rows,
                 answer_scores=scored,
                 asked=shown,
                 changes=changed,
-                skipped=learner.skipped_examples,
-                examples_read=learner.examples_read,
             )
-            data.save(folder.path / "report_data.npz")
-            print(f"Report: {write_report(folder.report, data).resolve().as_uri()}", flush=True)
         return results
 
     @cached_property

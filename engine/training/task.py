@@ -76,14 +76,14 @@ class Task:
     with_start: Callable[[Recipe, Start, Terms], Recipe]
     with_data: Callable[[Recipe], tuple[Recipe, DataSet]]
     preprocess: Callable[[Recipe, Start, DataSet], Preprocessing]
-    of_stage: Callable[[PlannedStage, Any], Any]
+    of_stage: Callable[[PlannedStage, Any], Any] = lambda planned, preprocess: preprocess
     config: Callable[[Recipe, Start, DataSet, Any], Any]
     described: Callable[[Recipe, Start, Any], str]
     missing_flags: Callable[[Recipe, Start], list[str]]
     judge: Callable[..., Judge]
-    anew: Callable[[Recipe, Start, Any], tuple[str, ...]]
+    anew: Callable[[Recipe, Start, Any], tuple[str, ...]] = lambda recipe, start, config: ()
     may_leave: tuple[str, ...] = ()
-    settle: Callable[[Learner, Recipe, Start, Any], str]
+    settle: Callable[[Learner, Recipe, Start, Any], str] = lambda learner, recipe, start, evaluation: ""
     save: Callable[[Any, Any, Path], None]
     implementation: Callable[[Recipe], str] = lambda recipe: "none"
     opening: Callable[[PlannedStage, Any], str | None] = lambda planned, preprocess: None
