@@ -70,8 +70,8 @@ def training_scenes(**settings: Any) -> SceneSource:
 
 
 def evaluation_scenes(**settings: Any) -> SceneSource:
-    """Scenes of the held-out designer's drawings of the concepts that training scenes show; `settings` as for
-    `SceneSource`.
+    """Scenes of the held-out designer's drawings of the concepts that training scenes show, and of three flags that the
+    designers of those have not drawn; `settings` as for `SceneSource`.
     """
     return scene_evaluation_set(**{"length": EVALUATION_SCENES, "seed": EVALUATION_SEED, **SETTINGS, **settings})
 
