@@ -59,12 +59,13 @@ def training_figures(rows: Sequence[MetricsRow], *, width: float, height: float)
     """(title, what it says, figure) of each quantity that the metrics hold."""
     x_values, x_label = examples_axis(rows)
     scale, bias = column(rows, "logit_scale"), column(rows, "logit_bias")
+    of_pairs = bool(np.isfinite(scale).any())
     with np.errstate(divide="ignore", invalid="ignore"):
         threshold = threshold_cosine(scale, bias)
     quantities = [
         (
             "Validation loss",
-            "on held-out data; pairs are taken in batches as large as in training",
+            "on held-out data" + ("; pairs are taken in batches as large as in training" if of_pairs else ""),
             column(rows, "validation_loss"),
             "loss",
             False,
