@@ -160,7 +160,7 @@ ul.compared{list-style:none;margin:0;padding:0;display:grid;gap:18px}
 .tick-mark{position:absolute;left:2px;color:var(--pair);font-weight:700}
 .captions .chip{margin-left:6px;font-weight:400;white-space:nowrap}
 .captions .rank{margin-left:20px}
-.halves{display:grid;grid-template-columns:1fr 1fr;gap:12px;max-width:210px}
+.halves{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:12px;max-width:210px;overflow-wrap:anywhere}
 .half small{display:block;font-size:12px;color:var(--muted);margin-top:4px;text-align:center}
 .half-width{max-width:640px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
