@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,7 +102,7 @@ def test_boxes_and_masks_are_printed_and_drawn(folder, tmp_path, capsys):
     assert drawn.shape == (240, 360, 3)
     plain = np.repeat(np.repeat(pixels(3, 40, 60), 6, axis=0), 6, axis=1)
     changed = (drawn != plain).any(axis=2)
-    mask = mask_in_picture(np.asarray(decoder(np.array([codes]))[0].detach().cpu()), (10, 8, 30, 30), 40, 60)
+    mask = mask_in_picture(keras.ops.convert_to_numpy(decoder(np.array([codes])))[0], (10, 8, 30, 30), 40, 60)
     enlarged = np.repeat(np.repeat(mask, 6, axis=0), 6, axis=1)
     assert mask.any()
     assert changed[enlarged].mean() > 0.99

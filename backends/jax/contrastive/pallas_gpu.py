@@ -20,8 +20,10 @@ docs/sigmoid_loss.md derives the formulas.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,8 @@ ROWS = 64
 
 SUMS = 4
 """Three, and a row of zeros: a warpgroup's 128 threads fill shared memory in multiples of 128."""
+
+BESIDE = ("rows_smem", "columns_smem")
 
 INTERPRETED_CORES = 2
 """CTAs in the interpreter, where no device says how many there are: few, so that each has more than one tile."""
@@ -84,6 +88,23 @@ CANDIDATES = (
 """What is worth timing on an H100 or H200."""
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of the products of a tile, in each of the warpgroups that multiply.
+
+    outputs: shapes and dtypes of what it writes.
+    scratch: name -> its shared memory.
+    open: `(inputs, outputs, scratch, core, warpgroup)` -> (begin, tile, close). Inputs and outputs are tuples of
+        references in global memory. `begin(row, column)` is called before the products of a warpgroup's part of a
+        tile, whose first pair is (row, column), `tile(s, row, column)` with them, `[rows, tile_n]`, and `close()`
+        after the last.
+    """
+
+    outputs: list[jax.ShapeDtypeStruct]
+    scratch: dict[str, Any]
+    open: Callable
+
+
 def negatives_block(
     x,
     y,
@@ -111,18 +132,33 @@ def negatives_block(
     Raises:
         ValueError: for a shape, dtype or tile that the kernel does not have.
     """
+    weigh = partial(sums_and_matrix, _negatives, terms=3, with_matrix=with_probabilities)
+    plan = {"config": config, "left_free": left_free, "interpret": interpret}
+    sums, probabilities = summed(over_tiles(weigh, x, y, (scale_and_bias, limits), **plan), 3)
+    return probabilities, sums * jnp.array([math.log(2.0), 1.0, 1.0], jnp.float32)
+
+
+def over_tiles(epilogue: Callable[..., Epilogue], x, y, inputs: tuple, *, config, left_free, interpret) -> list:
+    """The product of x and y tile by tile, each handed to an epilogue when it is whole; what the epilogue writes.
+
+    Args:
+        epilogue: `(m, n, dtype, cores, config)` -> the epilogue of a block of m by n pairs on so many CTAs.
+        inputs: arrays that the epilogue reads.
+
+    Raises:
+        ValueError: for a shape, dtype or tile that the kernel does not have.
+    """
     _check(x, y, config)
     (m, d), n = x.shape, y.shape[0]
     missing = -d % config.tile_k
     x, y = (jnp.pad(array, ((0, 0), (0, missing))) if missing else array for array in (x, y))
     cores = max(1, (INTERPRETED_CORES if interpret else _cores()) - left_free)
     cores = min(cores, (m // config.tile_m) * (n // config.tile_n))
-    rows = _rows(config)
-    probabilities = [jax.ShapeDtypeStruct((m, n), x.dtype)] if with_probabilities else []
+    after = epilogue(m, n, x.dtype, cores, config)
     width_first = interpret and not INTERPRETER_IS_PUBLIC
     call = plgpu.kernel(
-        partial(_kernel, config=config, width_first=width_first),
-        out_type=[jax.ShapeDtypeStruct((cores, COMPUTE_WARPGROUPS, SUMS, rows), jnp.float32), *probabilities],
+        partial(_kernel, epilogue=after, inputs=len(inputs), config=config, width_first=width_first),
+        out_type=after.outputs,
         grid=(cores,),
         grid_names=("core",),
         num_threads=COMPUTE_WARPGROUPS + 1,
@@ -130,9 +166,7 @@ def negatives_block(
         compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         **({"interpret": _interpreter()} if interpret else {}),
     )
-    sums, *probabilities = call(x, y.T if width_first else y, scale_and_bias, limits)
-    sums = jnp.sum(sums[:, :, :3], axis=3).reshape(-1, 3) * jnp.array([math.log(2.0), 1.0, 1.0], jnp.float32)
-    return (probabilities[0] if with_probabilities else None), sums
+    return call(x, y.T if width_first else y, *inputs)
 
 
 def _check(x, y, config):
@@ -147,7 +181,7 @@ def _check(x, y, config):
         )
     if (
         config.turns not in (1, COMPUTE_WARPGROUPS)
-        or _rows(config) % ROWS
+        or rows_of(config) % ROWS
         or config.tile_n % 64
         or config.tile_k % 64
         or config.columns not in (32, 64)
@@ -158,20 +192,18 @@ def _check(x, y, config):
         )
 
 
-def _rows(config):
+def rows_of(config: Config) -> int:
     """Rows of a tile that one warpgroup has."""
     return config.tile_m * config.turns // COMPUTE_WARPGROUPS
 
 
-def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probabilities_gmem, config, width_first):
-    """x `[m, k]`, y `[n, k]` or, width first, `[k, n]`, t and b `[2]`, limits `[3]`
-    -> sums `[p, 2, 4, rows]`, probabilities `[m, n]` or nothing.
-    """
+def _kernel(x_gmem, y_gmem, *rest, epilogue, inputs, config, width_first):
+    """x `[m, k]`, y `[n, k]` or, width first, `[k, n]`, then what the epilogue reads, and what it writes."""
     tiles = (x_gmem.shape[0] // config.tile_m, y_gmem.shape[width_first] // config.tile_n)
-    steps, rows, dtype = x_gmem.shape[1] // config.tile_k, _rows(config), x_gmem.dtype
+    steps, rows, dtype = x_gmem.shape[1] // config.tile_k, rows_of(config), x_gmem.dtype
     y_tile = (config.tile_k, config.tile_n) if width_first else (config.tile_n, config.tile_k)
 
-    def body(x_smem, y_smem, full, consumed, sums_smem, probabilities_smem=None):
+    def body(x_smem, y_smem, full, consumed, **scratch):
         core, warpgroup = lax.axis_index("core"), lax.axis_index("warpgroup")
         own_tiles = pl.cdiv(tiles[0] * tiles[1] - core, lax.axis_size("core"))
 
@@ -212,14 +244,15 @@ def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probab
         @pl.when(warpgroup < COMPUTE_WARPGROUPS)
         def _compute():
             plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
-            own_sums = sums_smem.at[warpgroup]
-            own_sums[...] = jnp.zeros(own_sums.shape, jnp.float32)
+            begin, tile, close = epilogue.open(rest[:inputs], rest[inputs:], scratch, core, warpgroup)
             turn, first_own_row = (warpgroup, 0) if config.turns == COMPUTE_WARPGROUPS else (0, warpgroup * rows)
 
             @pl.loop(0, pl.cdiv(own_tiles - turn, config.turns))
             def _tile(index):
                 own_tile = index * config.turns + turn
                 row, column = first_pair(own_tile)
+                row += first_own_row
+                begin(row, column)
 
                 @partial(pl.run_scoped, products=plgpu.ACC((rows, config.tile_n), jnp.float32))
                 def _with_products(products):
@@ -237,33 +270,9 @@ def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probab
 
                     s = products[...]
                     plgpu.barrier_arrive(consumed.at[stage_and_barrier((own_tile + 1) * steps - 1)[1]])
-                    epilogue(s, row + first_own_row, column, own_sums, probabilities_smem, warpgroup)
+                    tile(s, row, column)
 
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(own_sums, sums_gmem.at[core, warpgroup])
-            plgpu.wait_smem_to_gmem(0)
-
-    def epilogue(s, row, column, own_sums, probabilities_smem, warpgroup):
-        """Adds a warpgroup's pairs, whose first is (row, column), to its sums, and stores their probabilities."""
-        scale, bias = scale_and_bias_gmem[0], scale_and_bias_gmem[1]
-        limits = limits_gmem[0], limits_gmem[1], limits_gmem[2]
-        copies = 0
-        for r in range(0, rows, ROWS):
-            row_sums = [0.0, 0.0, 0.0]  # in registers: each addition in shared memory has the warpgroup wait for itself
-            for c in range(0, config.tile_n, config.columns):
-                part = s[r : r + ROWS, c : c + config.columns]
-                terms = _negatives(part, scale, bias, limits, row + r, column + c)
-                row_sums = [total + jnp.sum(term, axis=1) for total, term in zip(row_sums, terms, strict=True)]
-                if probabilities_gmem:
-                    slot = probabilities_smem.at[warpgroup, copies % 2]
-                    plgpu.wait_smem_to_gmem(min(copies, 1), wait_read_only=True)  # until its last copy has been read
-                    slot[...] = (terms[2] * (FLOAT16_SCALE if dtype == jnp.float16 else 1.0)).astype(dtype)
-                    plgpu.commit_smem()
-                    at = (pl.ds(row + r, ROWS), pl.ds(column + c, config.columns))
-                    plgpu.copy_smem_to_gmem(slot, probabilities_gmem[0].at[at])
-                    copies += 1
-            for index, total in enumerate(row_sums):
-                own_sums[index, r : r + ROWS] += total
+            close()
 
     scratch = {
         "x_smem": plgpu.SMEM(
@@ -274,21 +283,102 @@ def _kernel(x_gmem, y_gmem, scale_and_bias_gmem, limits_gmem, sums_gmem, *probab
         "consumed": plgpu.Barrier(
             num_arrivals=COMPUTE_WARPGROUPS // config.turns, num_barriers=config.turns * config.stages
         ),
-        "sums_smem": plgpu.SMEM((COMPUTE_WARPGROUPS, SUMS, rows), jnp.float32),
     }
-    if probabilities_gmem:
+    pl.run_scoped(body, **scratch, **epilogue.scratch, collective_axes="warpgroup")
+
+
+def sums_and_matrix(
+    terms_of, m, n, dtype, cores, config, *, terms: int, with_matrix: bool, with_beside: bool = False
+) -> Epilogue:
+    """Sums of a few terms of each pair, and a number of each pair as a matrix.
+
+    terms_of: `(s, inputs, row, column, *beside)` -> terms of the pairs from (row, column) on: the first `terms` of them
+        are added up, and the last is the matrix's, in x's dtype, float16 ones times FLOAT16_SCALE.
+    with_beside: whether the last two inputs, float32 `[m]` and `[n]`, are a number of each row and of each column;
+        those of the pairs are handed to terms_of as beside.
+    """
+    rows = rows_of(config)
+    sums = jax.ShapeDtypeStruct((cores, COMPUTE_WARPGROUPS, SUMS, rows), jnp.float32)
+    scratch = {"sums_smem": plgpu.SMEM(sums.shape[1:], jnp.float32)}
+    if with_matrix:
         shape = (COMPUTE_WARPGROUPS, 2, ROWS, config.columns)
-        scratch["probabilities_smem"] = plgpu.SMEM(shape, dtype, transforms=_layout(config.columns, dtype))
-    pl.run_scoped(body, **scratch, collective_axes="warpgroup")
+        scratch["matrix_smem"] = plgpu.SMEM(shape, dtype, transforms=_layout(config.columns, dtype))
+    if with_beside:
+        scratch |= beside_in_smem(config)
+        scratch["beside_full"] = plgpu.Barrier(num_arrivals=2, num_barriers=COMPUTE_WARPGROUPS)
+
+    def open_(inputs, outputs, scratch, core, warpgroup):
+        own_sums = scratch["sums_smem"].at[warpgroup]
+        own_sums[...] = jnp.zeros(own_sums.shape, jnp.float32)
+        of_rows, of_columns = (scratch[name].at[warpgroup] for name in BESIDE) if with_beside else (None, None)
+
+        def begin(row, column):
+            """Copies what is beside the tile while it is multiplied; the tile before ended with `commit_smem`, after
+            all threads had read theirs.
+            """
+            if with_beside:
+                full = scratch["beside_full"].at[warpgroup]
+                plgpu.copy_gmem_to_smem(inputs[-2].at[pl.ds(row, rows)], of_rows, full)
+                plgpu.copy_gmem_to_smem(inputs[-1].at[pl.ds(column, config.tile_n)], of_columns, full)
+
+        def tile(s, row, column):
+            if with_beside:
+                plgpu.barrier_wait(scratch["beside_full"].at[warpgroup])
+            copies = 0
+            for r in range(0, rows, ROWS):
+                row_sums = [0.0] * terms  # in registers: an addition in shared memory has the warpgroup wait for itself
+                for c in range(0, config.tile_n, config.columns):
+                    part = s[r : r + ROWS, c : c + config.columns]
+                    beside = (of_rows[r : r + ROWS], of_columns[c : c + config.columns]) if with_beside else ()
+                    found = terms_of(part, inputs, row + r, column + c, *beside)
+                    row_sums = [
+                        total + jnp.sum(term, axis=1) for total, term in zip(row_sums, found[:terms], strict=True)
+                    ]
+                    if with_matrix:
+                        slot = scratch["matrix_smem"].at[warpgroup, copies % 2]
+                        plgpu.wait_smem_to_gmem(min(copies, 1), wait_read_only=True)  # until its last copy was read
+                        slot[...] = (found[-1] * (FLOAT16_SCALE if dtype == jnp.float16 else 1.0)).astype(dtype)
+                        plgpu.commit_smem()
+                        at = (pl.ds(row + r, ROWS), pl.ds(column + c, config.columns))
+                        plgpu.copy_smem_to_gmem(slot, outputs[1].at[at])
+                        copies += 1
+                for index, total in enumerate(row_sums):
+                    own_sums[index, r : r + ROWS] += total
+
+        def close():
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(own_sums, outputs[0].at[core, warpgroup])
+            plgpu.wait_smem_to_gmem(0)
+
+        return begin, tile, close
+
+    matrix = [jax.ShapeDtypeStruct((m, n), dtype)] if with_matrix else []
+    return Epilogue([sums, *matrix], scratch, open_)
 
 
-def _negatives(s, scale, bias, limits, row, column):
+def beside_in_smem(config: Config) -> dict[str, Any]:
+    """Shared memory for a number of each row and each column of a warpgroup's part of a tile."""
+    lengths = rows_of(config), config.tile_n
+    return {
+        name: plgpu.SMEM((COMPUTE_WARPGROUPS, length), jnp.float32)
+        for name, length in zip(BESIDE, lengths, strict=True)
+    }
+
+
+def summed(written: list, terms: int):
+    """What `sums_and_matrix` wrote -> sums in parts, float32 `[p, terms]`, and the matrix or None."""
+    sums, *matrix = written
+    return jnp.sum(sums[:, :, :terms], axis=3).reshape(-1, terms), (matrix[0] if matrix else None)
+
+
+def _negatives(s, inputs, row, column):
     """softplus(z) / ln 2, σ(z) s and σ(z) of products s, whose first is that of the pair (row, column).
 
     The exponent is to base 2: z / ln 2 takes no more operations than z, and a power of 2 is one instruction.
     """
-    z = s * (scale * math.log2(math.e)) + bias * math.log2(math.e)
-    z = _without_excluded(z, limits, row, column)
+    scale_and_bias, limits = inputs
+    z = s * (scale_and_bias[0] * math.log2(math.e)) + scale_and_bias[1] * math.log2(math.e)
+    z = without_excluded(z, limits, row, column)
     e = jnp.exp2(-jnp.abs(z))
     root = lax.rsqrt(1.0 + e)
     reciprocal = root * root  # within 3 roundings, one instruction and a product; a division is some ten
@@ -300,9 +390,9 @@ def _negatives(s, scale, bias, limits, row, column):
     return softplus, probability * s, probability
 
 
-def _without_excluded(z, limits, row, column):
+def without_excluded(z, limits, row, column):
     """z, with -inf for the pairs that do not count: probability and softplus are then 0. Few tiles have such pairs."""
-    rows, columns, offset = limits
+    rows, columns, offset = limits[0], limits[1], limits[2]
     first, last = column - row - (z.shape[0] - 1), column - row + (z.shape[1] - 1)
     touched = (row + z.shape[0] > rows) | (column + z.shape[1] > columns) | ((first <= offset) & (offset <= last))
 
