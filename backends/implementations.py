@@ -21,7 +21,7 @@ WRITTEN_IN_KERAS = ("chunked", "reference")
 
 LOSSES = {
     "sigmoid_loss": tuple(IMPLEMENTATIONS),
-    "softmax_contrastive_loss": ("pallas_tpu", "triton", "blocked", "xla", "reference"),
+    "softmax_contrastive_loss": ("pallas_gpu", "pallas_tpu", "triton", "blocked", "xla", "reference"),
 }
 """Loss -> the implementations that it has."""
 

@@ -5,7 +5,8 @@ sigmoid               SigLIP's loss, with XLA's block
 softmax               CLIP's loss, with XLA's blocks
 pallas_gpu            a block of the sigmoid loss on NVIDIA Hopper
 pallas_tpu            a block of the sigmoid loss on TPUs
-pallas_tpu_softmax    the softmax loss's blocks by it
+pallas_gpu_softmax    the softmax loss's blocks by the one for Hopper
+pallas_tpu_softmax    the softmax loss's blocks by the one for TPUs
 loss                  positives, plans, the derivative rule
 distributed           the ring and the gather over a mesh
 """
@@ -83,6 +84,10 @@ def sigmoid_loss_by(implementation: str, platform: str) -> SigmoidLoss:
 
 def softmax_loss_by(implementation: str, platform: str) -> SoftmaxLoss:
     """The softmax loss as an implementation computes its blocks."""
+    if implementation == "pallas_gpu":
+        from diptych.backends.jax.contrastive import pallas_gpu_softmax
+
+        return SoftmaxLoss(pallas_gpu_softmax.NORMALISERS, pallas_gpu_softmax.WEIGHTS)
     if implementation == "pallas_tpu":
         from diptych.backends.jax.contrastive import pallas_tpu_softmax
 

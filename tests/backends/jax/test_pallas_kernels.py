@@ -1,5 +1,6 @@
 """The kernels' blocks against float64 NumPy in the interpreters, and their lowering for devices that are not there."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ if jax.__version_info__ < (0, 10):
 from jax import numpy as jnp  # noqa: E402
 from jax.sharding import use_abstract_mesh  # noqa: E402
 
-from diptych.backends.jax.contrastive import pallas_gpu, pallas_tpu, pallas_tpu_softmax  # noqa: E402
+from diptych.backends.jax.contrastive import pallas_gpu, pallas_gpu_softmax, pallas_tpu, pallas_tpu_softmax  # noqa: E402
 from tests.backends.jax.mosaic_report import H100, arguments, report  # noqa: E402
 
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 SMALL_TPU = pallas_tpu.Config(tile_m=64, tile_n=128, tile_k=128)
 
 
@@ -99,7 +101,7 @@ def faults(case: Case, probabilities, sums) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("name", GPU_CASES)
+@pytest.mark.parametrize("name", GPU_CASES if THOROUGH else ["ragged", "float16"])
 def test_a_gpu_block_is_right_with_and_without_probabilities(name):
     case = GPU_CASES[name]
     check_both_forms(case, partial(pallas_gpu.negatives_block, interpret=True))
@@ -120,15 +122,22 @@ def test_a_tpu_block_is_right_with_and_without_probabilities(name):
 
 @pytest.mark.parametrize("name", ["ragged", "float32, trained"])
 def test_a_tpu_block_of_the_softmax_is_right(name):
+    check_softmax(TPU_CASES[name], pallas_tpu_softmax, {"config": SMALL_TPU, "interpret": True})
+
+
+@pytest.mark.parametrize("name", ["ragged", *(["float16"] if THOROUGH else [])])
+def test_a_gpu_block_of_the_softmax_is_right(name):
+    check_softmax(GPU_CASES[name], pallas_gpu_softmax, {"interpret": True})
+
+
+def check_softmax(case, kernel, plan):
     """Rows and columns of padding alone have no normaliser; those that count differ by the logits' rounding."""
-    case = TPU_CASES[name]
     x, y, (t, _), limits = case.arguments()
     z, counts = exact(case)[:2]
     z = np.where(counts, z - case.b, -np.inf)
     with np.errstate(divide="ignore"):
         right = [np.logaddexp.reduce(z, axis=axis) for axis in (1, 0)]
-    plan = {"config": SMALL_TPU, "interpret": True}
-    found = jax.jit(partial(pallas_tpu_softmax.normalisers_block, **plan))(x, y, t, limits)
+    found = jax.jit(partial(kernel.normalisers_block, **plan))(x, y, t, limits)
     for one, other in zip(found, right, strict=True):
         there = np.isfinite(other)
         assert not there.all() or case.rows == case.m or case.columns == case.n
@@ -137,12 +146,13 @@ def test_a_tpu_block_of_the_softmax_is_right(name):
     logarithms = [np.where(np.isfinite(other), other, 0.0) for other in right]
     expected = np.exp(z - logarithms[0][:, None]) + np.exp(z - logarithms[1])
     beside = (jnp.asarray(part, jnp.float32) for part in logarithms)
-    weights, sums = jax.jit(partial(pallas_tpu_softmax.weights_block, with_weights=True, **plan))(
+    weights, sums = jax.jit(partial(kernel.weights_block, with_weights=True, **plan))(
         x, y, t, limits, row_logarithms=next(beside), column_logarithms=next(beside)
     )
     assert weights.dtype == case.dtype
-    off, relative = np.abs(np.asarray(weights, np.float64) - expected), 2.0**-24 * (32 + 16 * case.t)
-    assert np.all(off <= (1.01 * ROUNDOFF[case.dtype] + relative) * expected + 2.0**-120)
+    scale, smallest = (FLOAT16_SCALE, 2.0**-25) if case.dtype == "float16" else (1.0, 2.0**-120)
+    off, relative = np.abs(np.asarray(weights, np.float64) / scale - expected), 2.0**-24 * (32 + 16 * case.t)
+    assert np.all(off <= (1.01 * ROUNDOFF[case.dtype] + relative) * expected + smallest / scale)
     assert expected.max() > 0.5
     s = np.where(counts, z, 0.0) / case.t
     total = np.asarray(sums, np.float64).sum()
@@ -222,6 +232,21 @@ def test_a_warpgroup_seldom_waits_for_itself():
     assert report(halves, *arguments(768, "bfloat16")).barriers > found.barriers
     alone = partial(pallas_gpu.negatives_block, with_probabilities=False)
     assert report(alone, *arguments(768, "bfloat16")).barriers < found.barriers
+
+
+def test_the_softmaxs_epilogues_take_two_exponentials_a_pair():
+    """Sums over columns go through shared memory: once for their maximum and once for their sum, for each 64."""
+    x, y, _, limits = arguments(768, "bfloat16")
+    t, logarithms = jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((768,), "float32")
+    normalisers = report(pallas_gpu_softmax.normalisers_block, x, y, t, limits)
+
+    def block(x, y, t, limits, rows, columns):
+        return pallas_gpu_softmax.weights_block(x, y, t, limits, True, rows, columns)
+
+    weights = report(block, x, y, t, limits, logarithms, logarithms)
+    for found, most in ((normalisers, 45), (weights, 28)):
+        assert (found.exponentials, found.divisions) == (256, 0)
+        assert found.barriers <= most
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

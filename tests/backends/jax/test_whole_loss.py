@@ -104,15 +104,16 @@ def test_the_whole_program_lowers_for_its_device(implementation):
 
 
 @pytest.mark.parametrize("exchange", [None, "ring"])
-def test_the_softmaxs_program_lowers_for_tpus(exchange):
-    _, call, device = DEVICES["pallas_tpu"]
-    loss = softmax_loss_by("pallas_tpu", "tpu")
+@pytest.mark.parametrize("implementation", SHIPPED)
+def test_the_softmaxs_program_lowers_for_its_device(implementation, exchange):
+    platform, call, device = DEVICES[implementation]
+    loss = softmax_loss_by(implementation, platform)
     if exchange is None:
         mesh = AbstractMesh((), (), abstract_device=device)
-        text = lowered("pallas_tpu", OneDevice(loss, 0, 33_000), mesh)
+        text = lowered(implementation, OneDevice(loss, 0, 33_000), mesh)
     else:
         mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
-        text = lowered("pallas_tpu", ManyDevices(loss, mesh, "data", exchange), mesh)
+        text = lowered(implementation, ManyDevices(loss, mesh, "data", exchange), mesh)
     assert text.count(call) >= 2
     assert "33000x33000" not in text
 

@@ -170,6 +170,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("pallas-softmax-of-the-last-strip", "backends/jax/contrastive/pallas_tpu_softmax.py",
            "return grown, total * jnp.exp(top - above) + jnp.sum", "return grown, jnp.sum",
            "tests/backends/jax/test_pallas_kernels.py::test_a_tpu_block_of_the_softmax_is_right", "jax"),
+    Mutant("mosaic-normaliser-of-a-tiles-first-part", "backends/jax/contrastive/pallas_gpu_softmax.py",
+           "sum(jnp.exp2(part - beside) for part in parts)", "jnp.exp2(parts[0] - beside)",
+           "tests/backends/jax/test_pallas_kernels.py::test_a_gpu_block_of_the_softmax_is_right", "jax"),
+    Mutant("mosaic-weights-by-texts-alone", "backends/jax/contrastive/pallas_gpu_softmax.py",
+           "w += jnp.exp2(", "w = jnp.exp2(",
+           "tests/backends/jax/test_pallas_kernels.py::test_a_gpu_block_of_the_softmax_is_right", "jax"),
     # backends/tensorflow
     Mutant("tensorflow-replicas-with-gradients-of-their-own", "backends/tensorflow/step.py",
            "own, gradients = mean_over_replicas((own, gradients))", "own = mean_over_replicas(own)",
