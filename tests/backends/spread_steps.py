@@ -19,7 +19,18 @@ from diptych.core.training.patterns import freeze
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
-from diptych.models import CLIP, CLIPConfig, CLIPResNetConfig, CLIPTextConfig, CLIPVisionConfig, SigLIP
+from diptych.engine.training.terms.language import Language
+from diptych.models import (
+    CLIP,
+    BiTConfig,
+    ClassifierConfig,
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    GPTConfig,
+    SigLIP,
+)
 from diptych.models.siglip.student import Student
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, objective, student
 from tests.engine.training.small_student import batch as every_field
@@ -30,6 +41,8 @@ EPSILON = 1e-3
 """Of AdamW: a small one would make whole steps of the rounding in gradients that are zero."""
 
 CLIP_VISION = CLIPVisionConfig(width=16, depth=1, mlp_dim=20, num_heads=1, embed_dim=20, patch_size=4, image_size=8)
+BIT = BiTConfig(stage_depths=(1, 1), width=8, num_groups=8, image_size=22)
+LANGUAGE = GPTConfig(width=16, depth=2, mlp_dim=32, num_heads=2, vocab_size=23, context_length=8)
 RESNET = CLIPResNetConfig(stage_depths=(1, 1, 1, 1), width=8, num_heads=4, image_size=32, embed_dim=20)
 
 
@@ -105,6 +118,36 @@ def classifier(shared: bool) -> Case:
     return Case(drawn(), Objective({"classification": Classification()}), batch, pieces=2)
 
 
+def language(shared: bool, **arguments) -> Case:
+    """GPT-1's pre-training, with what its blocks leave out; no text knows of another."""
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        weights = rng.random((EXAMPLES, LANGUAGE.context_length)) < 0.8
+        return {
+            "token_ids": rng.integers(0, LANGUAGE.vocab_size, weights.shape, dtype=np.int32),
+            "token_weights": weights.astype(np.float32),
+            "dropout_seeds": np.arange(EXAMPLES, dtype=np.int32) + seed,
+        }
+
+    return Case(Student(LANGUAGE, seed=2), Objective({"language": Language()}), batch, **arguments)
+
+
+def bit(shared: bool, **arguments) -> Case:
+    """The residual network of `recipes.resnet50`, narrow and short: normalised by groups, which know no batch."""
+    model = Student(ClassifierConfig(vision=BIT, classes=("a", "b", "c")), seed=2)
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        return {
+            "image": rng.integers(0, 256, (EXAMPLES, BIT.image_size, BIT.image_size, 3), dtype=np.uint8),
+            "label": rng.integers(0, 3, EXAMPLES).astype("int32"),
+            "mixup": rng.uniform(0.5, 1.0, EXAMPLES).astype(np.float32),
+        }
+
+    return Case(model, Objective({"classification": Classification()}), batch, rate=1e-4, **arguments)
+
+
 def pairs(shared: bool) -> Case:
     """By the sigmoid and by the softmax loss."""
     terms = {
@@ -145,6 +188,9 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "pairs": pairs,
     "clip": clip,
     "resnet": resnet,
+    "language": partial(language, pieces=2),
+    "language, in units": partial(language, fsdp=True),
+    "bit": partial(bit, zero=True),
 }
 
 
@@ -152,7 +198,9 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
     """What each step logs, and all that the steps have changed, by kind and name."""
     case = build(placement.processes * placement.devices > 1)
     several = placement.processes > 1
-    placement = replace(placement, zero=several and case.zero, fsdp=placement.processes if case.fsdp else 1)
+    placement = replace(
+        placement, zero=several and case.zero, fsdp=max(placement.fsdp, placement.processes if case.fsdp else 1)
+    )
     optimizer = AdamW(case.rate, weight_decay=1e-3, epsilon=EPSILON)
     average = Ema(case.model.trainable_variables, decay=0.9)
     step = backends.train_step(

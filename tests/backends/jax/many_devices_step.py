@@ -5,6 +5,7 @@ The state is spread over half of the devices, the batch over all of them.
 
 import json
 import math
+import sys
 
 import jax
 import keras
@@ -19,6 +20,7 @@ from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from diptych.models import SigLIP
 from tests.backends.jax.collectives import collectives
+from tests.backends.spread_steps import CASES, differences, trained
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
 STEPS = 5
@@ -139,6 +141,10 @@ def main() -> None:
                 "joint": compared(joint),
                 "joint in pieces": compared(joint, micro_batches=2),
                 "curated": compared(curated),
+                "others": {
+                    name: differences(trained(CASES[name], ALONE), trained(CASES[name], SPREAD))
+                    for name in sys.argv[1:]
+                },
                 "uneven": refusal(uneven),
                 "too many": refusal(lambda: joint(placement=Placement(devices=DEVICES + 1))),
             }

@@ -9,6 +9,7 @@ from tests.backends.jax.process import report_of
 pytest.importorskip("jax")
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 KINDS = ["joint", "joint in pieces", "curated"]
+OTHERS = ("language, in units", "bit") if THOROUGH else ()
 
 
 @pytest.fixture(scope="module", params=[4, 8] if THOROUGH else [4])
@@ -18,7 +19,7 @@ def devices(request):
 
 @pytest.fixture(scope="module")
 def report(devices):
-    return report_of("tests.backends.jax.many_devices_step", devices=devices)
+    return report_of("tests.backends.jax.many_devices_step", *OTHERS, devices=devices)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,6 +31,12 @@ def test_it_trains_as_one_device_does(report, devices, kind):
     assert found["values"] < 1e-6 < 1e-3 < found["moved"]
     assert found["losses"] < 1e-6
     assert found["logs"] < 1e-5
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_language_models_and_residual_networks_train_as_on_one_device(report, kind):
+    for part, (difference, name) in report["others"][kind].items():
+        assert difference <= (1e-5 if part == "norms" else 1e-6), f"{part} {name}"
 
 
 @pytest.mark.parametrize("kind", KINDS)

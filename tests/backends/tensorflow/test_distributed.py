@@ -24,7 +24,11 @@ LOSSES = ("sigmoid_loss", "softmax_contrastive_loss")
 T, B = 9.0, -4.0
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 STEPS = ("pairs",)
-STEPS += ("every loss", "every loss in pieces", "gathered", "classifier", "clip", "resnet") if THOROUGH else ()
+STEPS += (
+    ("every loss", "every loss in pieces", "gathered", "classifier", "clip", "resnet", "language", "bit")
+    if THOROUGH
+    else ()
+)
 
 
 @pytest.fixture(scope="module")
