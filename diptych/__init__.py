@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diptych.core.data.processor.processor import Processor
     from diptych.core.data.processor.prompted import PaliGemmaProcessor
     from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.embedding.zero_shot_classifier import ZeroShotClassifier
     from diptych.engine.trained_run import load_run
     from diptych.models import CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP, SigLIP2, from_preset
 
@@ -47,6 +48,7 @@ __all__ = [
     "Processor",
     "SigLIP",
     "SigLIP2",
+    "ZeroShotClassifier",
     "distributed_sigmoid_loss",
     "distributed_softmax_contrastive_loss",
     "from_preset",
@@ -68,12 +70,14 @@ def __getattr__(name: str):
         return Processor if name == "Processor" else PaliGemmaProcessor
     from diptych import backends
     from diptych.engine.embedding.encoder import Encoder
+    from diptych.engine.embedding.zero_shot_classifier import ZeroShotClassifier
     from diptych.engine.trained_run import load_run
     from diptych.models import CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP, SigLIP2, from_preset
 
     losses = [getattr(backends, loss) for loss in backends.__all__ if loss in __all__]
     models = (CLIP, GPT, Gemma, ImageClassifier, PaliGemma, SigLIP)
-    found = {each.__name__: each for each in (*models, Encoder, from_preset, load_run, *losses)} | {"SigLIP2": SigLIP2}
+    others = (Encoder, ZeroShotClassifier, from_preset, load_run)
+    found = {each.__name__: each for each in (*models, *others, *losses)} | {"SigLIP2": SigLIP2}
     globals().update(found)
     return found[name]
 

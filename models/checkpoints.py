@@ -297,12 +297,22 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
+WITH_ADAPTERS = (
+    "The model has adapters, which its files have no place for: merge_lora() adds them to their kernels first."
+)
+
+
 def save_model(model, folder: Path, *, format: str, dtype: str | None = None) -> None:
     """Writes a model's configuration and weights; see `PretrainedPair.save_to_preset`.
 
     Args:
         dtype: that weights are stored in; None for their own.
+
+    Raises:
+        ValueError: for a model with adapters, which no layout has.
     """
+    if hasattr(model, "adapters"):
+        raise ValueError(WITH_ADAPTERS)
     config = model.config
     arrays = {variable.path: _reader(variable, dtype or variable.dtype) for variable in model.weights}
     if format == "diptych":

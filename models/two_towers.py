@@ -8,7 +8,7 @@ import keras
 
 from diptych.models.checked import CheckedModel
 from diptych.models.checkpoints import load_model, save_model
-from diptych.models.parts.heads import Normalize, PairLogits
+from diptych.models.parts.heads import Normalize, PairLogits, normalize
 from diptych.models.tower import Tower
 
 
@@ -70,6 +70,15 @@ class TwoTowers(Tower):
     def text_features(self, token_ids, *, training: bool = False) -> dict:
         """What the text encoder gives."""
         return self.text_encoder(token_ids, training=training)
+
+    def encode_image(self, images):
+        """The image tower's input, or its inputs by name -> L2-normalised embeddings, float32 `[batch, dim]`."""
+        inputs = images if isinstance(images, Mapping) else {self.image_encoder.inputs[0].name: images}
+        return normalize(self.image_features(inputs)["pooled"])
+
+    def encode_text(self, token_ids):
+        """Token ids, int32 `[batch, length]` -> L2-normalised embeddings, float32 `[batch, dim]`."""
+        return normalize(self.text_features(token_ids)["pooled"])
 
     def image_embedder(self) -> keras.Model:
         """Images -> L2-normalised embeddings, as a Keras model that shares this model's weights."""

@@ -27,19 +27,18 @@ from diptych.core.data.sources.files import IMAGE_SUFFIXES
 from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.core.data.sources.small import FileSource
-from diptych.core.evaluation.prompts import GENERAL_TEMPLATES, embed_classes, typed_class_names, typed_templates
+from diptych.core.evaluation.prompts import TRAINED_ON_NAMES, typed_class_names, typed_templates, usual_templates
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.ledger_text import tell_left_out
 from diptych.engine.command_line import parse
 from diptych.engine.embedding.image_stream import GOOD, Item, embed_prepared, prepared_images
 from diptych.engine.embedding.progress import EmbeddingProgress
 from diptych.engine.embedding.tally import Tally
+from diptych.engine.embedding.zero_shot_classifier import ZeroShotClassifier
 from diptych.engine.failures import exit_status
 from diptych.engine.flags import check_least
 from diptych.engine.judging.zero_shot_results import ClassifiedImage, ZeroShotFound, best_labels, page, print_table
 
-# Its captions are bare names: sentences around them are longer than what it was trained on.
-TRAINED_ON_NAMES = "emoji_36_languages"
 MOST_SHOWN = 300
 
 
@@ -82,10 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
 def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
     sources, labels, truths = _asked(options)
-    templates = _templates(options)
+    templates = typed_templates(options.templates) or usual_templates(options.model)
     encoder = open_encoder(options.model)
-    # SigLIP's labels are cleaned as its paper's evaluator does; CLIP's are left as they are.
-    classes = embed_classes(labels, templates, encoder.embed_texts, canonicalize=encoder.logit_bias is not None)
+    classes = ZeroShotClassifier(encoder, labels, templates).class_embeddings
     images: list[ClassifiedImage] = []
     pictures: list[tuple[Source, Item, ClassifiedImage]] = []
     for source, item, embedding in _embedded(sources, encoder, options):
@@ -144,10 +142,6 @@ def _labels(options: ZeroShot) -> tuple[str, ...]:
     if len(labels) == 1:
         raise ValueError(f"one label ({labels[0]}) leaves nothing to choose from: give two or more.")
     return labels
-
-
-def _templates(options: ZeroShot) -> tuple[str, ...]:
-    return typed_templates(options.templates) or (("{}",) if options.model == TRAINED_ON_NAMES else GENERAL_TEMPLATES)
 
 
 def _embedded(

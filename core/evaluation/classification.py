@@ -59,6 +59,15 @@ def softmax_probabilities(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+def most_probable(class_names: Sequence[str], probabilities: np.ndarray, top_k: int | None) -> list[dict[str, float]]:
+    """For each row of probabilities [images, classes] its most probable classes with them, best first; None for all."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        {class_names[place]: float(row[place]) for place in places}
+        for row, places in zip(probabilities, best, strict=True)
+    ]
+
+
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """Whether the true class is among the k of largest score, bool [images, ks].
 

@@ -26,6 +26,9 @@ GENERAL_TEMPLATES = (
     "a drawing of a {}.",
 )
 
+TRAINED_ON_NAMES = "emoji_36_languages"
+"""A model that diptych ships, whose captions are bare names: sentences around them are longer than those."""
+
 _LISTS = (".txt", ".json")
 
 
@@ -88,6 +91,11 @@ def filled_prompts(class_names: Sequence[str], templates: Sequence[str], *, cano
     if canonicalize:
         return class_prompts(class_names, templates)
     return [template.replace("{}", name) for name in class_names for template in templates]
+
+
+def usual_templates(model: str | Path) -> tuple[str, ...]:
+    """The templates for a model by its name, where no others are given."""
+    return ("{}",) if str(model) == TRAINED_ON_NAMES else GENERAL_TEMPLATES
 
 
 def embed_classes(

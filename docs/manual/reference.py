@@ -17,7 +17,7 @@ from docs.manual.recipe_options import Asked, recipe_options
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Models": ("SigLIP", "CLIP", "ImageClassifier", "PaliGemma", "Gemma", "GPT", "from_preset"),
-    "Pictures and texts in, vectors out": ("Processor", "PaliGemmaProcessor", "Encoder"),
+    "Pictures and texts in, vectors out": ("Processor", "PaliGemmaProcessor", "Encoder", "ZeroShotClassifier"),
     "The losses by themselves": (
         "sigmoid_loss",
         "sigmoid_loss_and_gradients",

@@ -50,6 +50,16 @@ class Encoder:
             from_preset(preset, revision=revision, dtype=dtype), Processor.from_preset(preset, revision=revision)
         )
 
+    def save_to_preset(self, folder: str | Path, *, format: str = "transformers") -> None:
+        """Writes the model and its processor into one folder, which `open` reads.
+
+        Args:
+            folder: made if need be.
+            format: "transformers" or "diptych"; a model or a processor that a layout cannot express raises ValueError.
+        """
+        self.model.save_to_preset(folder, format=format)
+        self.processor.save_to_preset(folder, format=format)
+
     def embed_images(self, items: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
         """Encoded bytes, paths, Pillow images or uint8 arrays [h, w, 3] -> float32 [n, dim]."""
         return self.embed_inputs(self.processor.images(some) for some in _batches(items, batch_size))

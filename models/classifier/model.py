@@ -12,7 +12,7 @@ from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.files import IMAGE_WRITERS, own_pixels
 from diptych.core.data.processor.image_processor import ImageProcessor, Item
 from diptych.core.evaluation.calibration import sigmoid
-from diptych.core.evaluation.classification import softmax_probabilities
+from diptych.core.evaluation.classification import most_probable, softmax_probabilities
 from diptych.core.files.fields import Fields
 from diptych.core.weights.hub import preset_folder
 from diptych.models.bit.config import BiTConfig
@@ -150,11 +150,7 @@ class ImageClassifier(Tower):
             top_k: how many classes; None for all.
         """
         found = probabilities(self.config, self.predict(pictures, verbose=0))
-        best = np.argsort(-found, axis=1, kind="stable")[:, :top_k]
-        return [
-            {self.config.classes[place]: float(row[place]) for place in places}
-            for row, places in zip(found, best, strict=True)
-        ]
+        return most_probable(self.config.classes, found, top_k)
 
     def save_to_preset(self, folder: str | Path, *, format: str = "diptych") -> None:
         """Writes configuration, weights and processor.

@@ -62,23 +62,36 @@ class LowRank(keras.layers.Layer):
                     )
                 weight.low_rank = (self.down[weight.path], self.up[weight.path], self.alpha / self.rank)
 
+    def detach(self, weights: Sequence[keras.Variable]) -> None:
+        """Has the kernels among `weights` meet no adapter any more."""
+        for weight in weights:
+            if weight.path in self.shapes:
+                del weight.low_rank
+
     @contextmanager
     def merged_into(self, weights: Sequence[keras.Variable]) -> Iterator[None]:
         """Within the block the kernels among `weights` compute alone what they do with their adapters."""
-        kernels = [weight for weight in weights if weight.path in self.shapes]
-        varied = [*kernels, *self.up.values()]
+        varied = [*(weight for weight in weights if weight.path in self.shapes), *self.up.values()]
         before = [np.array(ops.convert_to_numpy(variable.value)) for variable in varied]
         try:
-            for kernel, value in zip(kernels, before, strict=False):
-                down, up = (ops.convert_to_numpy(part[kernel.path].value) for part in (self.down, self.up))
-                product = self.alpha / self.rank * (down.astype(np.float64) @ up)
-                kernel.assign((value + product.reshape(value.shape)).astype(value.dtype))
-            for up in self.up.values():
-                up.assign(np.zeros(up.shape, "float32"))
+            self.merge_into(weights)
             yield
         finally:
             for variable, value in zip(varied, before, strict=True):
                 variable.assign(value)
+
+    def merge_into(self, weights: Sequence[keras.Variable]) -> None:
+        """Adds its products to the kernels among `weights`, which then compute alone what they did with it."""
+        for kernel in weights:
+            if kernel.path in self.shapes:
+                value, down, up = (
+                    np.array(ops.convert_to_numpy(variable.value))
+                    for variable in (kernel, self.down[kernel.path], self.up[kernel.path])
+                )
+                product = self.alpha / self.rank * (down.astype(np.float64) @ up)
+                kernel.assign((value + product.reshape(value.shape)).astype(value.dtype))
+        for up in self.up.values():
+            up.assign(np.zeros(up.shape, "float32"))
 
     def save_to(self, folder: Path) -> None:
         """Writes adapters.safetensors, with "PATH/down" and "PATH/up" of each kernel, and rank and alpha as JSON."""

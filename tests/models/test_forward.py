@@ -175,6 +175,9 @@ def test_embeddings_have_unit_length_and_follow_the_towers():
     assert np.allclose(
         numpy_of(forward(model.text_embedder(), BATCH["token_ids"])), numpy_of(outputs["text_embedding"]), atol=1e-6
     )
+    encoded = model.encode_image(BATCH["images"]), model.encode_text(BATCH["token_ids"])
+    for found, name in zip(encoded, ("image_embedding", "text_embedding"), strict=True):
+        np.testing.assert_allclose(numpy_of(found), numpy_of(outputs[name]), atol=1e-6)
 
 
 def test_scale_and_bias_start_as_configured():

@@ -80,6 +80,29 @@ class Processor(ImageProcessor):
         inputs = {} if images is None else self.images(images)
         return inputs if texts is None else inputs | self.texts(texts)
 
+    def example(self, example: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What a model takes of one example, {"image": a picture, "text": a text} or one of the two, without the axis
+        of a batch: for whatever reads data one by one. It can be pickled to workers. docs/keras.md has it with
+        `tf.data`, torch's `DataLoader` and grain.
+        """
+        return {name: array[0] for name, array in self.batch([example]).items()}
+
+    def batch(self, examples: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """What a model takes of a batch of examples as for `example`.
+
+        Raises:
+            ValueError: for examples that have neither image nor text, or not all the same.
+        """
+        given = list(examples)
+        names = {name for name in ("image", "text") if any(name in each for each in given)}
+        if not names or not all(names <= each.keys() for each in given):
+            raise ValueError(
+                f'Got examples with {sorted({name for each in given for name in each})}, expected "image", "text" or '
+                "both in each."
+            )
+        columns = {f"{name}s": [each[name] for each in given] for name in names}
+        return self(**columns)
+
     def texts(self, texts: str | Iterable[str]) -> dict[str, np.ndarray]:
         """Texts -> {"token_ids": int32 [n, context_length]}: the text, end-of-text, padding on the right; no mask.
 
