@@ -4,12 +4,13 @@
     python -m tests.mutants NAME ...   these
 
 Before that, the tests must pass on the code as it is. A fault that its test does not find is said to live; a test that
-does not come to a verdict (it cannot be collected, or takes too long) makes its entry a broken one. Either is an exit
+does not come to a verdict (it cannot be collected, is left out, or takes too long) makes its entry a broken one. Either is an exit
 status of 1.
 """
 
 import difflib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ Verdict = Literal["caught", "lives", "broken"]
 
 
 def verdict(status: int | None) -> Verdict:
-    """What pytest's exit status says of a fault; None is that of a run that was ended because it took too long."""
+    """What pytest's exit status says of a fault; None is that of a run that took too long, or in which nothing ran."""
     return "lives" if status == 0 else "caught" if status == 1 else "broken"
 
 
@@ -60,6 +61,8 @@ class Bench:
             status, printed = self._pytest([mutant.test], mutant.backend, "-x", seconds=SECONDS)
         finally:
             _write(path, text)
+        if status == 0 and not re.search(r"\d+ passed", printed):
+            status = None  # it was left out, for instance as a test of another backend
         return verdict(status), printed
 
     def _pytest(self, tests: Sequence[str], backend: str, *options: str, seconds: int) -> tuple[int | None, str]:

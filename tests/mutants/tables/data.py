@@ -172,9 +172,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("tokens-of-one-file-alone", "core/data/texts/token_store.py",
            "begin, first = min(end, int(stop)), first + 1", "begin, first = end, first + 1",
            "tests/core/data/texts/test_windows.py::test_a_store_has_all_tokens_of_all_documents_in_order"),
-    Mutant("a-text-that-breaks-off-is-taken", "core/data/texts/documents.py",
+    Mutant("a-text-ends-with-its-first-part", "core/data/texts/documents.py",
            "while size <= MAX_BYTES and (part := stream.read(PART_BYTES)):",
            "if part := stream.read(PART_BYTES):",
-           "tests/core/data/texts/test_documents.py::"
-           "test_each_document_that_cannot_be_used_is_counted_with_its_reason"),
+           "tests/core/data/texts/test_documents.py::test_a_text_is_read_in_parts"),
 )

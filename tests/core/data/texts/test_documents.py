@@ -8,6 +8,7 @@ import pytest
 
 from diptych.core.data.ledger import TooManySkipped
 from diptych.core.data.sources.reading import Reading
+from diptych.core.data.texts import documents as texts
 from diptych.core.data.texts.documents import Document, Documents
 
 TEXTS = {"a": "It was a dark night.\nRain fell.", "b": "Über allen Gipfeln ist Ruh.", "c": "x"}
@@ -40,6 +41,13 @@ def test_all_forms_of_files_hold_the_same_documents(tmp_path):
     assert found == [*TEXTS.items(), ("d", "more")]
     assert documents.ledger.size == 4
     assert documents.ledger.passed_over["names of other kinds of files"].names == ["cover.jpg"]
+
+
+def test_a_text_is_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "PART_BYTES", 4)
+    (tmp_path / "a.txt").write_text("longer than a part", encoding="utf-8")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"and another"))
+    assert [document.text for document in Documents(str(tmp_path))] == ["longer than a part", "and another"]
 
 
 def test_the_embedded_novels_are_six():
