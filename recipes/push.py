@@ -36,10 +36,8 @@ from diptych.engine.run_card import stated_card
 class Push:
     """What goes where."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = "runs/siglip"
-    """A finished run, one of its stages, its best/ folder, or any folder that from_preset reads."""
-    address: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ADDRESS")] = ""
-    """hf://owner/name."""
+    words: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ADDRESS")] = ()
+    """A finished run, one of its stages, its best/ folder, or any folder that from_preset reads; and hf://owner/name."""
     private: bool = False
     """Make the repository private; one that is there must be so."""
     license: str | None = None
@@ -66,16 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def push_model(options: Push) -> int:
     """Everything after the command line."""
-    if not options.address:
-        raise ValueError(f"Where to? Give the repository as well: {options.model} hf://owner/name.")
-    repository, _ = repository_of(options.address)
-    folder = model_folder(options.model)
+    if len(options.words) != 2:
+        raise ValueError(f"expected a run and a repository, such as runs/siglip hf://owner/name, got {options.words}.")
+    model, address = options.words
+    repository, _ = repository_of(address)
+    folder = model_folder(model)
     files, left_out = files_of(folder)
     judged = _evaluation(options.judged) if options.judged else None
     samples = _samples(folder) if options.picture else None
     stated = Stated(
         name=repository.partition("/")[2],
-        address=options.address,
+        address=address,
         license=options.license,
         datasets=options.datasets,
         picture=FINDS if samples else None,
@@ -90,11 +89,11 @@ def push_model(options: Push) -> int:
     if left_out:
         print(f"Left out: {', '.join(left_out)}.")
     if options.dry_run:
-        print(f"Nothing was uploaded. They would go from {folder} to {options.address}.", flush=True)
+        print(f"Nothing was uploaded. They would go from {folder} to {address}.", flush=True)
         return 0
-    print(f"From {folder} to {options.address} ...", flush=True)
-    commit = push(files, options.address, private=options.private, message=options.message)
-    print(f"Pushed: {commit}\nRead it with from_preset({options.address!r}).", flush=True)
+    print(f"From {folder} to {address} ...", flush=True)
+    commit = push(files, address, private=options.private, message=options.message)
+    print(f"Pushed: {commit}\nRead it with from_preset({address!r}).", flush=True)
     return 0
 
 

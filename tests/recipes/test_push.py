@@ -140,7 +140,7 @@ def test_what_cannot_be_pushed_is_said_before_the_hub_is_asked(tmp_path, run, ca
         ([str(tmp_path), "hf://me/photos"], "the run has not ended"),
         ([str(run), "me/photos"], "expected hf://owner/name"),
         ([str(run), "hf://me/photos@v1"], "names a revision"),
-        ([str(run)], "Where to?"),
+        ([str(run)], "expected a run and a repository"),
         (["hf://me/photos", "hf://me/other"], "is no folder"),
         ([str(run), "hf://me/photos", "--picture", "--dry-run"], "leave out --picture"),
         ([str(run), "hf://me/photos", "--judged", str(run / "card.json"), "--dry-run"], "holds no evaluation"),

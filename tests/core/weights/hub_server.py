@@ -1,6 +1,4 @@
-"""A hub on this machine: what huggingface_hub asks of the real one to fetch and to push files, for repositories made of
-bytes.
-"""
+"""A hub on this machine, for repositories made of bytes: what huggingface_hub asks to fetch and to push files."""
 
 import base64
 import hashlib
