@@ -31,14 +31,14 @@ class Repository:
 class HubServer(LocalServer):
     """Serves repositories on a free port, from entering to leaving it as a context; `fetched` are the files it gave.
 
-    Whoever has the token writes to repositories of `OWNER`, weights as objects in parts of `part_bytes`, or whole for
-    None. It hangs up on the next `hang_ups` objects, and keeps whole ones in `objects`; `sent` counts the others'
-    arrivals.
+    Whoever has the token writes to repositories of `OWNER`, weights as objects, larger ones in parts of `part_bytes`.
+    It hangs up on the next `hang_ups` objects, and keeps whole ones in `objects`; `sent` are those in the
+    order of their arrival.
     """
 
     repositories: dict[str, Repository]
     fetched: list[str] = field(default_factory=list)
-    part_bytes: int | None = None
+    part_bytes: int = 4_000
     hang_ups: int = 0
     objects: dict[str, bytes] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class HubServer(LocalServer):
         if one["oid"] in self.objects:
             return one
         href = f"{self.address}/objects/{one['oid']}"
-        if self.part_bytes is None:
+        if one["size"] <= self.part_bytes:
             return one | {"actions": {"upload": {"href": href}}}
         numbers = range(1, -(-one["size"] // self.part_bytes) + 1)
         header = {"chunk_size": str(self.part_bytes)} | {f"{number:05d}": f"{href}/{number}" for number in numbers}
