@@ -16,6 +16,7 @@ import diptych
 from diptych.core.evaluation.judged import Evaluated
 from diptych.core.report.card_scores import RETRIEVAL, Score, judged_scores, languages_of, run_scores
 from diptych.core.report.charts.numbers import compact, significant
+from diptych.core.report.run.header import command_text
 from diptych.core.training.card import Card, plain
 from diptych.core.training.results import Scores
 
@@ -178,6 +179,8 @@ def _index(scores: Sequence[Score]) -> list[dict[str, Any]]:
                 "metrics": [],
             },
         )
+        if score.metric in (metric["type"] for metric in known["metrics"]):
+            continue  # judged by the run and beside it
         metric: dict[str, Any] = {"type": score.metric, "name": score.metric, "value": score.value}
         if score.interval and all(map(math.isfinite, score.interval)):
             metric["args"] = {"interval_95": [float(bound) for bound in score.interval]}
@@ -244,10 +247,11 @@ def _recipe(card: Card, scores: Scores) -> str:
         ("versions", ", ".join(f"{name} {number}" for name, number in card.get("versions", {}).items() if number)),
         ("commit", _commit(card)),
     ]
-    lines = [f"| {name} | {_text(value)} |" for name, value in rows if value not in (None, "", {}, [])]
+    told = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows]
+    lines = [f"| {name} | {_text(value)} |" for name, value in told if value not in (None, "", {}, [])]
     config = json.dumps(plain(card.get("config", {})), indent=2, ensure_ascii=False)
     return (
-        f"```text\n{_fenced(card.get('command', 'its command is not known'))}\n```\n\n"
+        f"```text\n{_fenced(command_text(card) or 'its command is not known')}\n```\n\n"
         + "\n".join(["| | |", "|---|---|", *lines])
         + f"\n\n<details><summary>Every option</summary>\n\n```json\n{_fenced(config)}\n```\n\n</details>"
     )
@@ -270,15 +274,22 @@ def _commit(card: Card) -> str | None:
 
 
 def _results(scores: Sequence[Score], by: str) -> str:
+    retrieval = any(score.task == RETRIEVAL for score in scores)
+    says = " Captions look for their pictures, where nothing else is said." if retrieval else ""
+    parts = [f"{by}{says}", _table([score for score in scores if score.headline])]
+    if rest := [score for score in scores if not score.headline]:
+        parts.append(f"<details><summary>Each language</summary>\n\n{_table(rest)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _table(scores: Sequence[Score]) -> str:
     lines = ["| measured on | metric | value | 95% interval | chance | over |", "|---|---|---|---|---|---|"]
     for score in scores:
         within = " to ".join(score.shown(bound) for bound in score.interval) if score.interval else ""
         chance = score.shown(score.chance) if score.chance is not None else ""
         cells = (_text(score.measured), score.metric, score.shown(score.value), within, chance, score.examples)
         lines.append(f"| {' | '.join(cells)} |")
-    retrieval = any(score.task == RETRIEVAL for score in scores)
-    says = " Captions look for their pictures, where nothing else is said." if retrieval else ""
-    return f"{by}{says}\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _limits(scores: Scores, found: Sequence[Score]) -> str:
@@ -286,7 +297,7 @@ def _limits(scores: Scores, found: Sequence[Score]) -> str:
     if scores.get("stopped_early"):
         sentences.append("- Training ended early, because nothing got better for some evaluations.")
     if found:
-        sentences.append("- It was judged on the sets above and on nothing else. Other pictures may do worse.")
+        sentences.append("- It was judged on the sets above and on nothing else. On other pictures it may do worse.")
     else:
         sentences.append("- No score of it is known.")
     codes = languages_of(found)

@@ -42,6 +42,7 @@ SCORES = {
     },
     "warnings": ["Recall is *no* better than chance."],
 }
+AGAIN = {"en": recalls(0.5), "fr": recalls(0.2)}
 CARD = {
     "config": {
         "model": {"pretrained": "hf://google/siglip-base@v1", "precision": "float32"},
@@ -70,10 +71,12 @@ def parsed(card):
 
 def test_the_hubs_library_reads_the_metadata_with_results_and_intervals():
     stated = Stated(name='pets: "mine" \x07', license="mit", datasets=("me/pets",), address="hf://me/pets")
-    data, text = parsed(model_card(CARD, SCORES, stated))
+    judged = {"results": [{"task": "zeroshot_retrieval", "set": "New drawings", "details": {"by_language": AGAIN}}]}
+    data, text = parsed(model_card(CARD, SCORES, stated, judged=judged))
     told = (data.license, data.library_name, data.pipeline_tag, data.base_model, data.datasets, data.language)
     expected = ("mit", "diptych", "zero-shot-image-classification", ["google/siglip-base"], ["me/pets"])
-    assert told == (*expected, ["de", "en", "zh"])
+    assert told == (*expected, ["de", "en", "fr", "zh"])
+    assert len(data.eval_results) == 4, "each once, though English was judged twice"
     assert data.model_name == 'pets: "mine"'
     found = {(one.dataset_name, one.metric_type): (one.metric_value, one.metric_args) for one in data.eval_results}
     assert found["New drawings, English", "recall@1"] == (0.5, {"interval_95": [0.45, 0.55]})
