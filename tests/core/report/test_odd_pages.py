@@ -3,8 +3,10 @@
 import html
 import re
 
+import numpy as np
 import pytest
 
+from diptych.core.report.charts.axes import LEFT, frame, linear, plot_area
 from diptych.core.report.charts.markup import drawn_width, isolated, shorten
 from diptych.core.report.run.matrix import confusion_figure
 from tests.core.report.odd_pages import (
@@ -70,3 +72,14 @@ def test_a_page_of_equal_groups_says_so_and_no_difference_has_a_sign():
     assert ">0%<" in page
     assert ">−20.0%<" in page
     assert "+0.0" not in page
+
+
+def test_a_tick_of_many_digits_stays_within_the_drawing():
+    x, y = plot_area(300, 200, linear(np.array([0.0, 1.0])), linear(np.array([-4.1446, -4.1434])))
+    labels = re.findall(
+        r'text-anchor="end" class="tick"([^>]*)>([^<]*)<', frame(300, 200, x, y, title="", x_label="", y_label="")
+    )
+    assert any(drawn_width(label) > LEFT for _, label in labels)
+    for fitted, label in labels:
+        width = re.search(r'textLength="([\d.]+)"', fitted)
+        assert (float(width[1]) if width else drawn_width(label)) <= LEFT - 7
