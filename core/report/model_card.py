@@ -14,6 +14,7 @@ from typing import Any
 
 import diptych
 from diptych.core.evaluation.judged import Evaluated
+from diptych.core.report.card_markup import as_code, fenced, in_text, yaml
 from diptych.core.report.card_scores import RETRIEVAL, Score, judged_scores, languages_of, run_scores
 from diptych.core.report.charts.numbers import compact, significant
 from diptych.core.report.run.header import command_text
@@ -125,7 +126,7 @@ def model_card(card: Card, scores: Scores, stated: Stated, *, judged: Evaluated 
     kind, found = _kind(card), run_scores(scores)
     further = judged_scores(judged) if judged else []
     sections = [
-        f"# {_text(stated.name)}",
+        f"# {in_text(stated.name)}",
         _what_it_is(card, kind),
         _picture(stated) if stated.picture else None,
         _section("Use", f"```python\n{kind.use.format(address=stated.address or 'path/to/this/folder')}\n```")
@@ -133,13 +134,13 @@ def model_card(card: Card, scores: Scores, stated: Stated, *, judged: Evaluated 
         _section("Data", _data(card)),
         _section("Recipe", _recipe(card, scores)),
         _section("Results", _results(found, "By the held-out data of the run.")) if found else None,
-        _section("Judged beside", _results(further, "By `recipes.evaluate`.")) if further else None,
+        _section("Evaluation", _results(further, "By `recipes.evaluate`.")) if further else None,
         _section("Limits", _limits(scores, found + further)),
         _section("Licence", _licence(card, stated)),
     ]
     metadata = _metadata(card, kind, stated, found + further)
     text = "\n\n".join(section for section in sections if section)
-    return _sealed(f"---\n{_yaml(metadata)}\n---\n\n{text}\n")
+    return _sealed(f"---\n{yaml(metadata)}\n---\n\n{text}\n")
 
 
 def _kind(card: Card) -> Kind:
@@ -202,14 +203,14 @@ def _what_it_is(card: Card, kind: Kind) -> str:
         sentences.append(f"Texts have at most {length} tokens, of a vocabulary of {text.get('vocab_size', 0):,}.")
     begun = [_config(card, "model", name) for name in ("pretrained", "pretrained_image", "pretrained_text")]
     if begun := [str(name) for name in begun if name]:
-        sentences.append(f"Training began from {_and([_code(name) for name in begun])}.")
+        sentences.append(f"Training began from {_and([as_code(name) for name in begun])}.")
     elif _inner(card, "config", "model"):
         sentences.append("Training began from fresh weights.")
     return " ".join(sentences)
 
 
 def _picture(stated: Stated) -> str:
-    rows = [f"{number}. {_text(caption)}" for number, caption in enumerate(stated.captions, 1)]
+    rows = [f"{number}. {in_text(caption)}" for number, caption in enumerate(stated.captions, 1)]
     says = "Captions drawn at random, a row each, and the held-out pictures that the model finds first for them; the "
     return "\n".join([f"![What the model finds]({stated.picture})", "", says + "right ones are framed.", "", *rows])
 
@@ -218,8 +219,10 @@ def _data(card: Card) -> str:
     data = card.get("data") or {}
     said = data.get("said")
     train_data = _config(card, "data", "train_data")
-    known = f"It was trained on {_code(train_data)}." if train_data else "The run does not say what it was trained on."
-    sentences = [f"{_text(said)}." if said else known]
+    known = (
+        f"It was trained on {as_code(train_data)}." if train_data else "The run does not say what it was trained on."
+    )
+    sentences = [f"{in_text(said)}." if said else known]
     seen, planned = card.get("examples_seen"), card.get("examples_planned")
     if seen:
         early = f", of {planned:,} that were planned" if planned and planned != seen else ""
@@ -248,12 +251,12 @@ def _recipe(card: Card, scores: Scores) -> str:
         ("commit", _commit(card)),
     ]
     told = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows]
-    lines = [f"| {name} | {_text(value)} |" for name, value in told if value not in (None, "", {}, [])]
+    lines = [f"| {name} | {in_text(value)} |" for name, value in told if value not in (None, "", {}, [])]
     config = json.dumps(plain(card.get("config", {})), indent=2, ensure_ascii=False)
     return (
-        f"```text\n{_fenced(command_text(card) or 'its command is not known')}\n```\n\n"
+        f"```text\n{fenced(command_text(card) or 'its command is not known')}\n```\n\n"
         + "\n".join(["| | |", "|---|---|", *lines])
-        + f"\n\n<details><summary>Every option</summary>\n\n```json\n{_fenced(config)}\n```\n\n</details>"
+        + f"\n\n<details><summary>Every option</summary>\n\n```json\n{fenced(config)}\n```\n\n</details>"
     )
 
 
@@ -287,13 +290,13 @@ def _table(scores: Sequence[Score]) -> str:
     for score in scores:
         within = " to ".join(score.shown(bound) for bound in score.interval) if score.interval else ""
         chance = score.shown(score.chance) if score.chance is not None else ""
-        cells = (_text(score.measured), score.metric, score.shown(score.value), within, chance, score.examples)
+        cells = (in_text(score.measured), score.metric, score.shown(score.value), within, chance, score.examples)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _limits(scores: Scores, found: Sequence[Score]) -> str:
-    sentences = [f"- {_text(warning)}" for warning in scores.get("warnings", ())]
+    sentences = [f"- {in_text(warning)}" for warning in scores.get("warnings", ())]
     if scores.get("stopped_early"):
         sentences.append("- Training ended early, because nothing got better for some evaluations.")
     if found:
@@ -313,11 +316,11 @@ def _limits(scores: Scores, found: Sequence[Score]) -> str:
 def _licence(card: Card, stated: Stated) -> str:
     data = (card.get("data") or {}).get("licence")
     said = (
-        f"The weights are under {_text(stated.license)}."
+        f"The weights are under {in_text(stated.license)}."
         if stated.license
         else "No licence was stated for these weights, which permits nothing: ask who published them."
     )
-    return f"{said} {_text(data)}" if data else said
+    return f"{said} {in_text(data)}" if data else said
 
 
 def _section(title: str, content: str) -> str:
@@ -342,47 +345,6 @@ def _config(card: Card, group: str, name: str) -> Any:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _plain(value: object) -> str:
-    """A value on one line, without characters that YAML and Markdown do not take."""
-    return " ".join("".join(each if each.isprintable() else " " for each in str(value)).split())
-
-
-def _text(value: object) -> str:
-    """A value in a sentence or a cell of a table, nothing in it read as Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", _plain(value))
-
-
-def _code(value: object) -> str:
-    return f"`{_plain(value).replace('`', chr(39))}`"
-
-
-def _fenced(text: str) -> str:
-    return text.replace("```", "'''")
-
-
-def _yaml(value: object, indent: str = "") -> str:
-    """Nested dictionaries and lists as YAML; strings are quoted as in JSON."""
-    if isinstance(value, Mapping):
-        lines = []
-        for name, inner in value.items():
-            nested = isinstance(inner, Mapping | list) and inner
-            lines.append(f"{indent}{name}:" + (f"\n{_yaml(inner, indent + '  ')}" if nested else f" {_scalar(inner)}"))
-        return "\n".join(lines)
-    if isinstance(value, list):
-        lines = []
-        for inner in value:
-            if isinstance(inner, Mapping | list) and inner:
-                lines.append(f"{indent}- {_yaml(inner, indent + '  ').lstrip()}")
-            else:
-                lines.append(f"{indent}- {_scalar(inner)}")
-        return "\n".join(lines)
-    return f"{indent}{_scalar(value)}"
-
-
-def _scalar(value: object) -> str:
-    return json.dumps(_plain(value) if isinstance(value, str) else value, ensure_ascii=False)
 
 
 def is_unedited(text: str) -> bool:
