@@ -271,6 +271,12 @@ def manual(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["everything"])
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures in docs/pictures anew from what is stored, and say what the others need."""
+    python(session, "-m", "docs.manual.pictures")
+
+
+@nox.session(venv_backend="none", requires=["everything"])
 def wheel(session: nox.Session) -> None:
     """Build, install elsewhere: one package, every file, and SigLIP in a Keras app in another folder."""
     with tempfile.TemporaryDirectory(prefix="wheel-") as temporary:

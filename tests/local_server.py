@@ -12,6 +12,10 @@ class LocalServer:
         """Sends what a GET asks for, or for a HEAD all but the body."""
         raise NotImplementedError
 
+    def take(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        """Answers a POST or a PUT with its body."""
+        request.send_error(501)
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
@@ -25,6 +29,11 @@ class LocalServer:
 
             def do_HEAD(self) -> None:
                 server.answer(self, with_body=False)
+
+            def do_POST(self) -> None:
+                server.take(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            do_PUT = do_POST
 
             def log_message(self, *arguments) -> None:
                 pass

@@ -5,6 +5,7 @@ import re
 from diptych.engine.flags import types_of_flags
 from docs.manual.build import DOCS, HERE, pages, settings
 from docs.manual.markdown import fenced
+from docs.manual.pictures import FOLDER, PICTURES
 from docs.manual.recipe_options import recipe_options
 from docs.manual.reference import GROUPS, Flag, groups, python_page, recipe_page
 
@@ -63,3 +64,12 @@ def test_links_of_pages_stay_in_the_manual():
 
 def test_examples_of_docstrings_become_blocks_of_code():
     assert fenced("A.\n\n>>> f(1)\n... + 2\n\nB.") == "A.\n\n\n```python\nf(1)\n+ 2\n```\n\nB."
+
+
+def test_every_picture_has_its_command_and_those_of_stored_numbers_show_them():
+    assert {path.name for path in FOLDER.iterdir()} == set(PICTURES)
+    stored = {name: one for name, one in PICTURES.items() if one.draw and one.data.suffix == ".json"}
+    assert len(stored) >= 2
+    for name, picture in stored.items():
+        kept = (FOLDER / name).read_text(encoding="utf-8")
+        assert picture.draw(picture.data).partition("</style>")[2] == kept.partition("</style>")[2], "nox -s pictures"

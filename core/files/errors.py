@@ -14,7 +14,7 @@ class WeightFileError(ValueError):
 
 
 class HubError(Failure):
-    """A model that could not be fetched from the hub; the message says why and what to do."""
+    """A model that could not be fetched from the hub or brought there; the message says why and what to do."""
 
 
 class RemoteError(Failure):

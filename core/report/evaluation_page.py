@@ -7,7 +7,7 @@ from diptych.core.evaluation.judged import Evaluated, LinearProbeResult, Retriev
 from diptych.core.evaluation.multilingual import MEAN
 from diptych.core.report.charts.axes import Scale, frame, plot_area, probability
 from diptych.core.report.charts.layout import HEIGHT, NARROW, lead
-from diptych.core.report.charts.markup import Markup, element, join
+from diptych.core.report.charts.markup import Markup, element, isolated, join
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.sheet import sheet
 from diptych.core.report.charts.style import FIGURES
@@ -96,7 +96,7 @@ def zero_shot_section(result: ZeroShotTaskResult) -> Markup:
         rows.append((f"{kind}, calibration error", percent(measured["calibration_error"]), ""))
     heading = lead(
         f"Zero-shot: {result['set']}",
-        f"The class whose prompts fit the image best, of {len(details['class_names'])}; no classifier was trained.",
+        f"The class whose prompts fit the image best, of {len(details['class_names']):,}; no classifier was trained.",
     )
     return join([heading, element("div", confusion_panel(details), _numbers(rows), class_="grid-of")])
 
@@ -124,7 +124,8 @@ def few_shot_section(result: LinearProbeResult) -> Markup:
     )
     heading = lead(
         f"{details['shots']}-shot: {result['set']}",
-        f"Least squares on the features of {details['shots']} images a class, {len(details['seeds'])} draws, judged on "
+        f"Least squares on the features of {details['shots']} image{'s' * (details['shots'] > 1)} a class, "
+        f"{len(details['seeds'])} draws, judged on "
         f"{details['images']:,} images. The confusion is that of the first draw.",
     )
     panels = [confusion_panel(details["first_seed"]), element("div", _numbers(rows), regularisation)]
@@ -193,9 +194,9 @@ def _summary(evaluation: Evaluated) -> list[object]:
     model, sets = evaluation["model"], dict.fromkeys(result["set"] for result in evaluation["results"])
     device = evaluation["device"] or "CPU"
     return [
-        f"{model['name']}, ",
+        f"{isolated(model['name'])}, ",
         shown(model["parameters"], f"{model['parameters']:,}"),
-        f" parameters, judged on {', '.join(sets)}, with {evaluation['backend']} ({device}).",
+        f" parameters, judged on {', '.join(map(isolated, sets))}, with {evaluation['backend']} ({device}).",
     ]
 
 

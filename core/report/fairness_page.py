@@ -7,8 +7,8 @@ from diptych.core.evaluation.fairness_results import FairnessResult, Measured, P
 from diptych.core.evaluation.grouped import GroupedAccuracy
 from diptych.core.report.charts.axes import Scale, svg, tick_label
 from diptych.core.report.charts.layout import lead
-from diptych.core.report.charts.markup import Markup, element, join, shorten
-from diptych.core.report.charts.numbers import percent, shown
+from diptych.core.report.charts.markup import Markup, element, isolated, join, shorten
+from diptych.core.report.charts.numbers import MINUS, percent, shown
 from diptych.core.report.charts.sheet import sheet
 from diptych.core.report.run.header import whole_card
 
@@ -21,7 +21,7 @@ def fairness_page(measured: Measured) -> str:
     """An HTML document that loads nothing and runs nothing."""
     model = measured["model"]
     summary = [
-        f"{model['name']}, ",
+        f"{isolated(model['name'])}, ",
         shown(model["parameters"], f"{model['parameters']:,}"),
         f" parameters, with {measured['backend']} ({measured['device'] or 'CPU'}). An even model is no good model by "
         "itself: one that sees nothing is even. Read each number beside the accuracy.",
@@ -62,12 +62,13 @@ def grouped_panel(found: GroupedAccuracy) -> Markup:
     )
     says = (
         f"The best group is {percent(found['disparity'])} ahead of the worst ({_within(found['interval'])}), "
-        f"{verdict}: "
-        f"{percent(found['by_chance'])} at most, 95 times of 100."
+        f"{verdict}: {percent(found['by_chance'])} at most, 95 times of 100."
+        if found["disparity"]
+        else "No group is ahead of another."
     )
     left = [f"{len(found['too_small'])} groups have too few pictures."] if found["too_small"] else []
     left += [f"Of {found['unknown']:,} pictures the group is not known."] if found["unknown"] else []
-    return _panel(f"By {found['attribute']}", [says, *left], _bars(rows, f"Accuracy by {found['attribute']}"))
+    return _panel(f"By {isolated(found['attribute'])}", [says, *left], _bars(rows, f"Accuracy by {found['attribute']}"))
 
 
 def representation_panel(found: Sequence[PairBias]) -> Markup:
@@ -77,11 +78,11 @@ def representation_panel(found: Sequence[PairBias]) -> Markup:
             one["texts"][0],
             0.5 + one["bias"],
             [0.5 + bound for bound in one["interval"]],
-            f"{100 * one['bias']:+.1f}",
+            _signed(one["bias"]),
         )
         for one in found
     ]
-    others = ", ".join(one["texts"][1] for one in found)
+    others = ", ".join(isolated(one["texts"][1]) for one in found)
     says = (
         f"How often these texts fit better than their counterparts ({others}) in {found[0]['images']:,} "
         "pictures chosen without regard to either; an even model has 50%. It hangs on the words: look at all of them. "
@@ -95,12 +96,12 @@ def association_panel(found: AssociationBias, people: Sequence[str]) -> Markup:
     names = found["label_names"] or [str(place) for place in range(len(found["per_label"]))]
     ranked = sorted(zip(names, found["per_label"], strict=True), key=lambda one: -abs(one[1]))[:MOST_LABELS]
     says = (
-        f"By how much more often a label is the answer to pictures of {people[0]} ({found['images_a']:,}) than to "
-        f"those of {people[1]} ({found['images_b']:,}): {percent(found['mean'])} on average over "
+        f"By how much more often a label is the answer to pictures of {isolated(people[0])} ({found['images_a']:,}) "
+        f"than to those of {isolated(people[1])} ({found['images_b']:,}): {percent(found['mean'])} on average over "
         f"{len(found['per_label'])} labels. Both do the same things in these pictures, so that an even model has 0."
     )
     lines = [
-        element("tr", element("th", name, scope="row"), element("td", f"{100 * gap:+.1f}%", class_="number"))
+        element("tr", element("th", name, scope="row"), element("td", _signed(gap) + "%", class_="number"))
         for name, gap in ranked
     ]
     return _panel("What they are taken for", [says], element("table", element("tbody", lines)))
@@ -139,7 +140,7 @@ def _bars(rows: Sequence[tuple[str, float, Sequence[float], str]], title: str, *
         start, end = sorted((float(scale(middle)), float(scale(share))))
         low, high = (f"{float(scale(bound)):.1f}" for bound in interval)
         marks += [
-            element("title", f"{name}: {percent(share)} ({_within(interval)})"),
+            element("title", f"{isolated(name)}: {percent(share)} ({_within(interval)})"),
             element("text", shorten(name, LONGEST_NAME), x=2, y=line + 4),
             element("rect", x=f"{start:.1f}", y=line - 6, width=f"{max(end - start, 0.5):.1f}", height=12, rx=1.5,
                     class_="bar strict"),
@@ -148,6 +149,11 @@ def _bars(rows: Sequence[tuple[str, float, Sequence[float], str]], title: str, *
             element("text", number, x=WIDTH - 2, y=line + 4, text_anchor="end", class_="value lenient"),
         ]  # fmt: skip
     return svg(WIDTH, bottom + FOOT, title, marks)
+
+
+def _signed(share: float) -> str:
+    """A difference in points of percent: +5.0, −2.0, 0."""
+    return f"{100 * share:+.1f}".replace("-", MINUS) if share else "0"
 
 
 def _within(interval: Sequence[float]) -> str:

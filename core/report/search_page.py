@@ -73,7 +73,7 @@ def _hit(rank: int, hit: Hit, pictures: Thumbnails | None, picture: int | None, 
     else:
         image = None if captions else element("span", f"not to be read: {hit.where}", class_="lost", title=described)
     likely = hit.pair_probability
-    cosine = shown(hit.cosine, f"{hit.cosine:.3f}".replace("-", "−"))
+    cosine = shown(hit.cosine, f"{round(hit.cosine, 3) + 0.0:.3f}".replace("-", "−"))
     figures = [element("b", cosine)] if likely is None else [element("b", shown(likely, probability(likely))), cosine]
     language = None if hit.language == "und" or not captions else language_name(hit.language)
     return element(

@@ -259,9 +259,9 @@ class Run:
     report, some of the embedded emoji by their English names."""
     tensorboard: bool = harmless(True)
     """Write the metrics as TensorBoard files, too."""
-    log_to: tuple[Literal["wandb", "mlflow"], ...] = harmless(())
-    """Tell the metrics Weights & Biases or MLflow, too, by their own clients and settings (pip install
-    'diptych[wandb]', 'diptych[mlflow]'): --log-to wandb mlflow."""
+    log_to: tuple[Literal["wandb", "mlflow", "comet"], ...] = harmless(())
+    """Tell the metrics Weights & Biases, MLflow or Comet, too, by their own clients and settings (pip install
+    'diptych[wandb]', 'diptych[mlflow]', 'diptych[comet]'): --log-to wandb comet."""
     peak_tflops: float | None = harmless(None)
     """Peak of the device in TFLOP/s at the precision used, to show utilisation."""
     embed_images_once: bool | None = harmless(None)

@@ -1,4 +1,4 @@
-"""Trackers of experiments, Weights & Biases and MLflow, which a run tells its numbers through their own clients."""
+"""Trackers of experiments (Weights & Biases, MLflow, Comet), which a run tells its numbers by their own clients."""
 
 import importlib
 import json
@@ -15,10 +15,14 @@ from diptych.core.files.atomic import replacing
 from diptych.core.files.errors import Failure
 
 PROJECT = "diptych"
-"""What a tracker files runs under, where WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME says nothing."""
+"""What a tracker files runs under, where WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or COMET_PROJECT_NAME says nothing."""
 
 IDENTITIES = "trackers.json"
 _NOT_IN_MLFLOWS_NAMES = re.compile(r"[^\w\-. :/]")
+_GATHERED_BY_COMET = (
+    *("log_code", "log_graph", "log_git_metadata", "log_git_patch", "log_env_details", "parse_args"),
+    *("auto_output_logging", "auto_param_logging", "auto_metric_logging"),
+)
 _MOST_CHARACTERS = 500  # of a parameter in MLflow
 _MOST_AT_ONCE = 100  # parameters or metrics in one of its requests, at least
 
@@ -104,7 +108,50 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
+class Comet:
+    """An experiment of Comet, named after the run's folder.
+
+    The client's own settings hold: COMET_API_KEY or `comet login`, COMET_WORKSPACE, COMET_PROJECT_NAME; with
+    COMET_START_ONLINE=false a zip file is written for `comet upload`, into the run's folder or
+    COMET_OFFLINE_DIRECTORY. It is told the numbers and the configuration: what the client would gather by itself (code,
+    arguments, which may hold secrets, packages, address, output) it does not.
+    """
+
+    name = "Comet"
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        client = _client("comet_ml", self.name, extra="comet")
+        known = _identity(folder, "comet")
+        settings = client.ExperimentConfig(
+            name=os.environ.get("COMET_START_EXPERIMENT_NAME", folder.resolve().name),
+            offline_directory=os.environ.get("COMET_OFFLINE_DIRECTORY", str(folder)),
+            display_summary_level=0,
+            **dict.fromkeys(_GATHERED_BY_COMET, False),
+        )
+        self._experiment = client.start(
+            project_name=os.environ.get("COMET_PROJECT_NAME", PROJECT),
+            experiment_key=known,
+            mode="get_or_create",
+            experiment_config=settings,
+        )
+        _remember(folder, "comet", self._experiment.get_key())
+        if known is None:
+            self._experiment.log_parameters(dict(_flat(config)))
+
+    def write(self, step: int, values: Mapping[str, object]) -> None:
+        """See `Tracker.write`."""
+        self._experiment.log_metrics(dict(_numbers(values)), step=step)
+
+    def close(self) -> None:
+        """Waits until everything is sent, or written where it is offline."""
+        self._experiment.end()
+
+
+TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+    "comet": Comet,
+}
 
 
 def opened(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker:
@@ -121,17 +168,19 @@ def opened(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker:
     except Exception as error:  # clients raise classes of their own for a network, a login or a disk that fails
         raise Failure(
             f"--log-to {name} does not take the run: {type(error).__name__}: {error}. Log in or start its server, keep "
-            "the numbers on this machine (WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:///FILE), or leave it out: "
-            "metrics.jsonl has them all."
+            "the numbers on this machine (WANDB_MODE=offline, MLFLOW_TRACKING_URI=sqlite:///FILE, "
+            "COMET_START_ONLINE=false), or leave it out: metrics.jsonl has them all."
         ) from error
 
 
-def _client(module: str, name: str) -> ModuleType:
+def _client(module: str, name: str, *, extra: str = "") -> ModuleType:
+    """A client's module; `extra` is what installs it, and its name for --log-to, by default the module's."""
+    extra = extra or module
     try:
         return importlib.import_module(module)
     except ImportError:
         raise ImportError(
-            f"--log-to {module} needs the client of {name}: pip install 'diptych[{module}]'. Without it, metrics.jsonl "
+            f"--log-to {extra} needs the client of {name}: pip install 'diptych[{extra}]'. Without it, metrics.jsonl "
             "has all numbers."
         ) from None
 

@@ -54,15 +54,27 @@ def preset_folder(
                 f"revision={revision!r} belongs to repositories of the hub ({SCHEME}owner/name), not to {name}."
             )
         return _local(name, known)
-    repository, at, commit = name.removeprefix(SCHEME).partition("@")
-    if not _REPOSITORY.fullmatch(repository) or (at and not commit):
-        raise ValueError(f"{name!r} names no repository, expected {SCHEME}owner/name or {SCHEME}owner/name@revision.")
+    repository, commit = repository_of(name)
     if commit and revision not in (None, commit):
         raise ValueError(f"{name!r} and revision={revision!r} name two revisions, give one.")
     revision = commit or revision
     if patterns is not None:
         return _fetch(repository, revision, patterns)
     return _fetch_model(repository, revision)
+
+
+def repository_of(address: str) -> tuple[str, str | None]:
+    """Owner and name of the hub's repository in an address, and the revision if it names one.
+
+    Raises:
+        ValueError: for anything but "hf://owner/name" and "hf://owner/name@revision".
+    """
+    repository, at, commit = address.removeprefix(SCHEME).partition("@")
+    if not address.startswith(SCHEME) or not _REPOSITORY.fullmatch(repository) or (at and not commit):
+        raise ValueError(
+            f"{address!r} names no repository, expected {SCHEME}owner/name or {SCHEME}owner/name@revision."
+        )
+    return repository, commit or None
 
 
 def _local(name: str, known: Collection[str]) -> Path:
@@ -123,14 +135,14 @@ def _fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Pa
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(
-            f"{where} is not in the cache, and the hub cannot be reached ({_first_line(error)}). Fetch it once with a "
+            f"{where} is not in the cache, and the hub cannot be reached ({first_line(error)}). Fetch it once with a "
             "connection, without HF_HUB_OFFLINE, or give a folder."
         ) from error
     except errors.HfHubHTTPError as error:
-        raise HubError(f"{where} could not be fetched: {_first_line(error)}") from error
+        raise HubError(f"{where} could not be fetched: {first_line(error)}") from error
     return Path(folder)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What huggingface_hub found, without the advice that it adds."""
     return str(error).strip().partition("\n")[0].rstrip(". ")

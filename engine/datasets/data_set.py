@@ -55,6 +55,7 @@ class DataSet:
         fairness_sets: what evenness is measured on; None for nothing.
         shows_scenes: whether its pictures are scenes of which boxes, classes of pixels and distances are known.
         aspects: of scenes, the range of the pictures' width against their height; None for squares.
+        licence: a sentence on the licences of the data, for the card of a model; None where they are not known.
     """
 
     name: str
@@ -72,11 +73,16 @@ class DataSet:
     fairness_sets: Callable[[], Sequence[FairnessSet]] | None = None
     shows_scenes: bool = False
     aspects: tuple[float, float] | None = None
+    licence: str | None = None
 
     def describe(self, sources: Sources) -> str:
         """One line for people."""
         sets = ", ".join(f"{len(source):,} {name.lower()}" for name, source in sources.held_out.items())
         return f"Data: {self.name}, {len(sources.train):,} records to train on; judged on {sets}"
+
+    def known(self, sources: Sources) -> dict[str, str | None]:
+        """What a run's card says of its data: "said", a line, and "licence"."""
+        return {"said": self.describe(sources).removeprefix("Data: "), "licence": self.licence}
 
     def evaluation_sets(
         self, sources: Sources, preprocess: Preprocess, *, sequence_length: int | None = None

@@ -5,6 +5,7 @@ import numpy as np
 from diptych.core.data.emoji import (
     GROUPS,
     HELD_OUT_DESIGNER,
+    LICENCE,
     TOKENIZER_PATH,
     EmojiSource,
     evaluation_set,
@@ -41,6 +42,7 @@ def emoji(data: Data) -> DataSet:
         most_evaluated=None if data.val_data is None else 2_000,
         classes=emoji_groups,
         fairness_sets=fairness_sets,
+        licence=LICENCE,
         example_queries=("red apple", "schwarzes Herz", "トラの顔", "ज्वालामुखी"),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, TOKENIZER_PATH, group_prompts
+from diptych.core.data.emoji import GROUPS, HELD_OUT_DESIGNER, LICENCE, TOKENIZER_PATH, group_prompts
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import Source
 from diptych.core.data.sources.labels import ClassNames, class_names_in
@@ -67,6 +67,7 @@ def labelled(data: Data, options: Classification) -> LabelledDataSet:
         tokenizer=TOKENIZER_PATH,
         augment=not own,
         most_evaluated=MOST_EVALUATED,
+        licence=None if own else LICENCE,
         class_names=names,
         prompts={} if own else group_prompts(),
     )

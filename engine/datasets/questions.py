@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych.core.data.emoji.concepts import QUESTION_TOKENIZER_PATH
+from diptych.core.data.emoji.concepts import LICENCE, QUESTION_TOKENIZER_PATH
 from diptych.core.data.emoji.scene_questions import SceneQuestions
 from diptych.core.data.records import Source
 from diptych.core.data.sources.open import SCENES
@@ -34,7 +34,13 @@ def questions(data: Data) -> DataSet:
             return Sources(train=train, held_out={HELD_OUT: open_asked(data.val_data, data)})
         return Sources(train=train, held_out={NEW_SCENES: SceneQuestions(evaluation_scenes())})
 
-    return DataSet(name=SCENES, sources=sources, tokenizer=QUESTION_TOKENIZER_PATH, context_length=SCENE_TOKENS)
+    return DataSet(
+        name=SCENES,
+        sources=sources,
+        tokenizer=QUESTION_TOKENIZER_PATH,
+        context_length=SCENE_TOKENS,
+        licence=LICENCE,
+    )
 
 
 def open_asked(spec: str, data: Data) -> Source:

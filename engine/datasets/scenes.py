@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.data.emoji.concepts import SCENE_TOKENIZER_PATH
+from diptych.core.data.emoji.concepts import LICENCE, SCENE_TOKENIZER_PATH
 from diptych.core.data.emoji.scenes import SEPARATOR, SceneSource, scene_evaluation_set
 from diptych.core.evaluation.pair_set import PairSet
 from diptych.core.training.recipe import Data
@@ -51,6 +51,7 @@ def scenes(data: Data, *, aspects: tuple[float, float] | None = None, wrong_capt
         alike=same_words,
         shows_scenes=data.val_data is None,
         aspects=aspects,
+        licence=LICENCE,
     )
 
 

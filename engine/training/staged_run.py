@@ -24,6 +24,7 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.signals import StopSignals
 from diptych.engine.datasets.data_set import Sources
 from diptych.engine.embedding.embedded_pictures import EmbeddedPictures
+from diptych.engine.run_card import write_model_card
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.checks import check_config, ended_at
 from diptych.engine.training.embedding_once import as_embedded, embed_once
@@ -88,11 +89,12 @@ class StagedRun:
                 self.task.save(learner.model, evaluation.preprocess, folder.path / "model")
                 print(f"Model: {folder.path / 'model'}", flush=True)
                 ending = ending_of(learner, planned)
-                card = folder.add_to_card(**ending)
+                card = folder.add_to_card(**ending, data=self.plan.data_set.known(self.sources))
                 results: Results = {name: {**ending, **evaluation.finish(learner, folder, card)}}
             if ending["best"]:
                 print(f"Best model {best_text(ending['best'])}: {folder.best}", flush=True)
             write_results(folder.results, results)
+            write_model_card(folder.path, card, results[name])
             self.placement.wait()
             return results
 

@@ -73,6 +73,7 @@ CHAINS: dict[str, tuple[Tiny, ...]] = {
             ("--model", "siglip", "--output", "judged/results.json"),
             ("judged/results.json", "judged/results.html"),
         ),
+        Tiny("push", ("siglip", "hf://owner/name", "--judged", "judged/results.json", "--picture", "--dry-run"), ()),
         Tiny("fairness", ("--model", "siglip"), ("runs/fairness/results.json", "runs/fairness/results.html")),
     ),
     "classifier": (

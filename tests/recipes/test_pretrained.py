@@ -15,6 +15,7 @@ from diptych.core.data.sources.open import open_source
 from diptych.core.data.sources.subset import Subset
 from diptych.core.data.tokenizers.clip_bpe import ClipTokenizer, released_vocabulary
 from diptych.core.data.tokenizers.open import open_tokenizer
+from diptych.core.report.model_card import is_unedited
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.recipe import Data, Model
 from diptych.core.training.results import read_results
@@ -263,6 +264,11 @@ def test_a_run_begins_with_the_checkpoints_weights_and_is_judged_before_its_firs
     report = (tmp_path / "report.html").read_text()
     assert "0 find their image at once that did not before, and 0 no longer do" in report
     assert name in report
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert is_unedited(card)
+    assert f"{records} records to train on" in card
+    assert '"type": "recall@1"' not in card, "metadata are YAML, and no JSON"
+    assert 'type: "recall@1"' in card
     assert left["text/token_embedding/embedding"].shape == (8_100, 16)
 
 

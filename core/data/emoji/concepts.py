@@ -15,6 +15,10 @@ SCENE_TOKENIZER_PATH = FOLDER / "scene_tokenizer.model"
 QUESTION_TOKENIZER_PATH = FOLDER / "question_tokenizer.model"
 """A small vocabulary of Gemma's kind, for questions about scenes (`building.question_tokenizer`)."""
 LICENSES_PATH = FOLDER / "LICENSES.md"
+LICENCE = (
+    "The drawings and names it was trained on keep their authors' licences: core/data/emoji/LICENSES.md of diptych."
+)
+"""A sentence for whoever passes on a model that was trained on the embedded data."""
 
 # The 36 languages of Crossmodal-3600 (Thapliyal et al. 2022), with CLDR's codes.
 LANGUAGES = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diptych.core.report.charts.markup import Markup, element
+from diptych.core.report.charts.markup import Markup, drawn_width, element
 from diptych.core.report.charts.numbers import MINUS, compact, percent, significant
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 38
@@ -95,7 +95,7 @@ def frame(
     for tick in y.ticks(5):
         at = float(y(tick))
         grid.append(element("line", x1=left, x2=right, y1=_number(at), y2=_number(at), class_="grid"))
-        labels.append(_text(tick_label(tick, y, y_percent), left - 7, at + 3.5, "end"))
+        labels.append(_text(tick_label(tick, y, y_percent), left - 7, at + 3.5, "end", most=left - 9))
     for tick in x.ticks(6 if width > 500 else 4):
         at = float(x(tick))
         grid.append(element("line", x1=_number(at), x2=_number(at), y1=bottom, y2=bottom + 4, class_="axis"))
@@ -159,8 +159,10 @@ def probability(value: float) -> str:
     return percent(value) if value >= 1e-4 or value == 0 else significant(value, 2)
 
 
-def _text(text: str, x: float, y: float, anchor: str) -> Markup:
-    return element("text", text, x=_number(x), y=_number(y), text_anchor=anchor, class_="tick")
+def _text(text: str, x: float, y: float, anchor: str, *, most: float = math.inf) -> Markup:
+    """A tick's label, drawn narrower where it would be wider than `most`."""
+    fitted = {"textLength": _number(most), "lengthAdjust": "spacingAndGlyphs"} if drawn_width(text) > most else {}
+    return element("text", text, x=_number(x), y=_number(y), text_anchor=anchor, class_="tick", **fitted)
 
 
 def _transform(kind: str, values: object) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import html
 import re
+import unicodedata
+from itertools import accumulate
 
 # Characters that HTML does not allow even as references, and halves of surrogate pairs, which UTF-8 cannot write.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -58,9 +60,35 @@ def caption_text(text: str, *, limit: int | None = None) -> Markup:
     return element("bdi", shorten(text, limit) if limit else text, dir="auto")
 
 
+def isolated(text: str) -> str:
+    """A name for the middle of a sentence, whose words keep their order although it runs from right to left.
+
+    Invisible isolates stand around it then, which work in any text, in titles and in drawings as well.
+    """
+    runs_otherwise = any(unicodedata.bidirectional(letter) in _FROM_RIGHT_TO_LEFT for letter in text)
+    return f"\u2068{text}\u2069" if runs_otherwise else text
+
+
+def is_wide(letter: str) -> bool:
+    """Whether a letter is as wide as high, as those of Chinese, Japanese and Korean and most emoji are."""
+    return unicodedata.east_asian_width(letter) in ("W", "F")
+
+
+def drawn_width(text: str) -> float:
+    """About how many pixels wide a name in a drawing is, in letters of 11."""
+    return sum(11.0 if is_wide(letter) else 6.3 for letter in text)
+
+
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, the last of them an ellipsis where something was cut."""
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    """At most `limit` characters, wide ones counted twice, the last of them an ellipsis where something was cut."""
+    widths = [2 if is_wide(letter) else 1 for letter in text]
+    if sum(widths) <= limit:
+        return text
+    fitting = sum(total < limit for total in accumulate(widths))
+    return text[:fitting].rstrip() + "…"
+
+
+_FROM_RIGHT_TO_LEFT = ("R", "AL", "AN", "RLE", "RLO", "RLI")
 
 
 def _attribute_name(key: str) -> str:

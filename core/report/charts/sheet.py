@@ -18,7 +18,7 @@ ul.hits,ul.cards{list-style:none;margin:0;padding:0;display:grid;gap:12px}
 ul.hits{grid-template-columns:repeat(auto-fill,minmax(168px,1fr))}
 ul.cards{grid-template-columns:repeat(auto-fill,minmax(340px,1fr))}
 .hit,.shown{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:10px;min-width:0}
-.hit{display:grid;grid-template-rows:auto auto auto 1fr;gap:7px}
+.hit{display:grid;grid-template:auto auto auto 1fr/minmax(0,1fr);gap:7px}
 .hit .thumb,.shown .thumb{border-color:transparent}
 .hit p{font-size:13px;line-height:1.35;overflow-wrap:anywhere;display:-webkit-box;-webkit-line-clamp:3;
   -webkit-box-orient:vertical;overflow:hidden}

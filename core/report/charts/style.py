@@ -129,7 +129,7 @@ section{padding-top:44px;scroll-margin-top:8px}
 .legend .lenient::before{background:var(--image);opacity:.3}
 .legend .dotted::before{width:6px;height:6px;border-radius:50%;margin:0 8px 2px 2px;background:var(--card);
   border:1.5px solid var(--pair)}
-.two-columns{display:grid;grid-template-columns:1fr 1fr;gap:4px 34px}
+.two-columns{display:grid;grid-template-columns:1fr 1fr;gap:4px 34px;align-items:start}
 .narrow{display:none}
 .numbers{display:grid;gap:12px;margin:0;align-content:start}
 .numbers dt{font-size:13px;color:var(--muted);line-height:1.35}
@@ -162,6 +162,8 @@ ul.compared{list-style:none;margin:0;padding:0;display:grid;gap:18px}
 .captions .rank{margin-left:20px}
 .halves{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:12px;max-width:210px;overflow-wrap:anywhere}
 .half small{display:block;font-size:12px;color:var(--muted);margin-top:4px;text-align:center}
+.half:only-child{grid-column:1/-1}
+.half:only-child .thumb{max-width:99px;margin:0 auto}
 .half-width{max-width:640px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--grid);vertical-align:top;
@@ -172,6 +174,7 @@ td.number,th.number{text-align:right;white-space:nowrap}
 details summary{cursor:pointer;font-weight:600;padding:2px 0}
 details[open] summary{margin-bottom:8px}
 .scroll{overflow-x:auto}
+.scroll svg.matrix{min-width:480px}
 .command{margin:0 0 14px;padding:14px 16px;background:var(--card);border:1px solid var(--rule);border-radius:12px;
   overflow-x:auto; font:13.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
   white-space:pre-wrap;overflow-wrap:anywhere}
@@ -204,7 +207,8 @@ ul.mistakes{grid-template-columns:repeat(2,minmax(0,1fr))}
 .tiles>div{padding-left:14px;padding-right:10px}
 .tiles>div:last-child:nth-child(odd){grid-column:1/-1}
 .tiles data{font-size:30px}
-.half small{font-size:11px;white-space:nowrap}
+.half small{font-size:11px}
+.half small:not(:has(bdi)){white-space:nowrap}
 .facts{gap:10px 24px}
 .summary{font-size:16.5px}
 .house{padding-top:22px}

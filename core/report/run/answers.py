@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from diptych.core.evaluation.answering import AnswersResult, WrongAnswer
 from diptych.core.report.answers_text import answer_rows, judged_text
 from diptych.core.report.charts.layout import lead
-from diptych.core.report.charts.markup import Markup, caption_text, element, join
+from diptych.core.report.charts.markup import Markup, caption_text, element, isolated, join
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.run.contents import ReportData
 
@@ -39,7 +39,7 @@ def _scores(name: str, result: AnswersResult) -> Markup:
     table = element("table", element("thead", head), element("tbody", lines))
     return element(
         "div",
-        element("h3", f"{name}: {result['examples']:,} examples"),
+        element("h3", f"{isolated(name)}: {result['examples']:,} examples"),
         element("div", table, class_="scroll"),
         class_="panel",
     )

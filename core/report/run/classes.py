@@ -4,7 +4,7 @@ from diptych.core.evaluation.several_labels import SeveralLabelsResult
 from diptych.core.evaluation.zero_shot import ZeroShotResult
 from diptych.core.report.charts.axes import probability
 from diptych.core.report.charts.layout import lead
-from diptych.core.report.charts.markup import Markup, caption_text, element, join
+from diptych.core.report.charts.markup import Markup, caption_text, element, isolated, join
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run.confusion import confusion_panel
@@ -76,7 +76,7 @@ def _single(name: str, result: ZeroShotResult) -> list[Markup]:
     ]
     says = f"Mean over classes {percent(result['mean_class_accuracy'])}."
     return [
-        confusion_panel(result, f"{name}: {percent(result['accuracy'])} right"),
+        confusion_panel(result, f"{isolated(name)}: {percent(result['accuracy'])} right"),
         element(
             "div", element("h3", "By class"), element("p", says, class_="says"), _table("right", rows), class_="panel"
         ),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diptych.core.evaluation.classification import ConfusedPair, most_confused
 from diptych.core.evaluation.zero_shot import Confusion
-from diptych.core.report.charts.markup import Markup, element, join
+from diptych.core.report.charts.markup import Markup, caption_text, element, join
 from diptych.core.report.charts.numbers import percent, shown
 from diptych.core.report.run.matrix import confusion_figure
 
@@ -125,15 +125,16 @@ def _table(result: Confusion) -> Markup:
 
 
 def _list(confused: Sequence[ConfusedPair]) -> Markup:
-    head = element("tr", *(element("th", name) for name in ("class", "taken for", "images", "of the class")))
+    names = (element("th", name) for name in ("class", "taken for"))
+    numbers = (element("th", name, class_="number") for name in ("images", "share"))
     rows = [
         element(
             "tr",
-            element("td", row["class"]),
-            element("td", row["taken_for"]),
-            element("td", shown(row["images"], f"{row['images']:,}")),
-            element("td", shown(row["share"], percent(row["share"]))),
+            element("td", caption_text(row["class"])),
+            element("td", caption_text(row["taken_for"])),
+            element("td", shown(row["images"], f"{row['images']:,}"), class_="number"),
+            element("td", shown(row["share"], percent(row["share"])), class_="number"),
         )
         for row in confused
     ]
-    return element("table", element("thead", head), element("tbody", rows))
+    return element("table", element("thead", element("tr", *names, *numbers)), element("tbody", rows))

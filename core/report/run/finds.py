@@ -3,7 +3,7 @@
 import numpy as np
 
 from diptych.core.report.charts.layout import lead
-from diptych.core.report.charts.markup import Markup, element, join
+from diptych.core.report.charts.markup import Markup, element, isolated, join
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run.contents import ReportData
 from diptych.core.report.run.gallery import (
@@ -28,7 +28,8 @@ def finds(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Ma
     parts = [
         lead(
             "What it finds",
-            f"Random captions and their eight nearest images among {len(samples.image_embeddings):,} ({samples.name}). "
+            f"Random captions and the images nearest to them among {len(samples.image_embeddings):,} "
+            f"({isolated(samples.name)}). "
             "A green frame marks the right one. The choice is random, not picked.",
         ),
         element("div", image_gallery(samples, thumbnails, answers), class_="panel"),
@@ -38,7 +39,7 @@ def finds(data: ReportData, thumbnails: Thumbnails | None) -> tuple[str, str, Ma
     in_main = nearest_captions(samples, images.tolist(), among, count=5)
     panels = [
         element("h3", "Image to text"),
-        element("p", f"The five nearest of {len(among):,} captions.", class_="says"),
+        element("p", f"The nearest of {len(among):,} caption{'s' * (len(among) > 1)}.", class_="says"),
         caption_gallery(samples, thumbnails, in_main, with_language=False),
     ]
     if len(set(samples.languages)) > 1:

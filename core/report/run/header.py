@@ -147,14 +147,20 @@ def facts(data: ReportData) -> Markup | None:
 
 
 def command(data: ReportData) -> Markup | None:
-    """The line that runs it again; where its interpreter lies is of no use elsewhere."""
-    text = data.card.get("command")
+    """The line that runs it again."""
+    text = command_text(data.card)
+    return element("pre", element("code", text), class_="command") if text else None
+
+
+def command_text(card: Card) -> str | None:
+    """The line that makes the run of a card again; where its interpreter lies is of no use elsewhere."""
+    text = card.get("command")
     if not text:
         return None
-    backend = data.card.get("backend")
+    backend = card.get("backend")
     text = re.sub(r"^\S*/(python[\d.]*)(?=\s)", r"\1", str(text))
     prefix = f"KERAS_BACKEND={backend} " if backend and "KERAS_BACKEND" not in text else ""
-    return element("pre", element("code", f"{prefix}{text}"), class_="command")
+    return f"{prefix}{text}"
 
 
 def whole_card(card: Mapping[str, Any]) -> Markup | None:

@@ -72,8 +72,8 @@ def _row(
     code: str, result: Recalls, strict: str, lenient: str | None, scale: Scale, top: float, width: float
 ) -> Markup:
     mean = code == MEAN
-    name = "mean of all" if mean else language_name(code)
-    shown_code = "" if mean or name == code else code
+    name = "mean of all" if mean else "all captions" if code == "und" else language_name(code)
+    shown_code = "" if mean or code in (name, "und") else code
     middle = top + ROW / 2
     parts = [
         element("title", _sentence(name, result, strict, lenient)),

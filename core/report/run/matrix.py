@@ -4,7 +4,7 @@ import numpy as np
 
 from diptych.core.evaluation.zero_shot import Confusion
 from diptych.core.report.charts.axes import probability, svg
-from diptych.core.report.charts.markup import Markup, element, shorten
+from diptych.core.report.charts.markup import Markup, drawn_width, element, isolated, shorten
 from diptych.core.report.charts.numbers import percent
 from diptych.core.report.charts.thumbnails import Thumbnails
 from diptych.core.report.run.contents import Samples
@@ -12,8 +12,6 @@ from diptych.core.report.run.score_figures import pair_probability
 
 _LARGEST = 1.5
 """At most how many times its size a matrix of few classes is drawn."""
-_FIRST_WIDE = 0x2E80
-"""The first letter of those that are as wide as high, of Chinese, Japanese and Korean."""
 
 
 def similarity_matrix(
@@ -29,11 +27,13 @@ def similarity_matrix(
         thumbnails: of all images.
         images, texts: the pairs shown, int [pairs] each, in the same order.
         cell: side of a cell.
-        names: width kept for the captions.
+        names: at most this width is kept for the captions.
     """
     cosines = samples.text_embeddings[texts] @ samples.image_embeddings[images].T
     probabilities = pair_probability(samples, cosines)
     low, high = float(cosines.min()), float(cosines.max())
+    short = [shorten(samples.captions[text], max(8, int((names - 10) / 6.3))) for text in texts]
+    names = min(names, 10 + max(map(drawn_width, short)))
     marks = []
     for column, image in enumerate(images):
         marks.append(
@@ -53,7 +53,7 @@ def similarity_matrix(
             element(
                 "text",
                 element("title", caption),
-                shorten(caption, max(8, int(names / 6.4))),
+                short[row],
                 x=names - 7,
                 y=f"{top + cell / 2 + 4:.1f}",
                 text_anchor="end",
@@ -66,7 +66,7 @@ def similarity_matrix(
             pair = samples.image_labels[image] == samples.text_labels[text]
             other = samples.captions[texts[column]]
             text_of_cell = (
-                f"“{shorten(caption, 40)}” with the image of “{shorten(other, 40)}”: "
+                f"“{isolated(shorten(caption, 40))}” with the image of “{isolated(shorten(other, 40))}”: "
                 f"cosine {float(cosines[row, column]):.2f}, p = {probability(float(probabilities[row, column]))}"
             )
             marks.append(
@@ -87,7 +87,9 @@ def similarity_matrix(
                     element("circle", cx=f"{x + cell / 2:.1f}", cy=f"{top + cell / 2:.1f}", r=2, class_="sure")
                 )
     size = cell * len(images)
-    return svg(names + size + 2, cell + 4 + size + 2, "Similarity of images and captions", marks, class_="matrix")
+    width, title = names + size + 2, "Similarity of images and captions"
+    style = f"max-width:{_LARGEST * width:.0f}px"
+    return svg(width, cell + 4 + size + 2, title, marks, class_="matrix", style=style)
 
 
 def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128) -> Markup:
@@ -101,20 +103,19 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
     confusion = np.asarray(result["confusion"], dtype=np.float64)
     class_names = result["class_names"]
     images = confusion.sum(axis=1) + np.asarray(result["no_answer"])
-    lengths = [_drawn_width(shorten(name, 20)) for name in class_names]
-    names, head = min(names, 10 + max(lengths)), 14 + 0.75 * max(lengths)
+    short = [shorten(name, min(20, int((names - 10) / 6.3))) for name in class_names]
+    lengths = [drawn_width(name) for name in short]
+    names, head = min(names, 10 + max(lengths)), 20 + 0.75 * max(lengths)
     marks: list[Markup] = []
-    for place, name in enumerate(class_names):
+    for place, name in enumerate(short):
         x = names + place * cell + cell / 2
         marks.append(
-            element(
-                "text", shorten(name, 20), transform=f"translate({x + 3:.1f} {head - 8:.1f}) rotate(-48)", class_="tick"
-            )
+            element("text", name, transform=f"translate({x + 3:.1f} {head - 8:.1f}) rotate(-48)", class_="tick")
         )
         marks.append(
             element(
                 "text",
-                shorten(name, 20),
+                name,
                 x=f"{names - 7:.1f}",
                 y=f"{head + place * cell + cell / 2 + 4:.1f}",
                 text_anchor="end",
@@ -125,7 +126,8 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
         for column, answer in enumerate(class_names):
             share = confusion[row, column] / images[row] if images[row] else 0.0
             x, y = names + column * cell, head + row * cell
-            sentence = f"{name} taken for {answer}: {int(confusion[row, column]):,} of {int(images[row]):,}"
+            of = f"{int(confusion[row, column]):,} of {int(images[row]):,}"
+            sentence = f"{isolated(name)} taken for {isolated(answer)}: {of}"
             marks.append(
                 element(
                     "rect",
@@ -155,8 +157,3 @@ def confusion_figure(result: Confusion, *, cell: float = 40, names: float = 128)
     beyond = [(place + 0.5 - len(class_names)) * cell + 0.7 * length for place, length in enumerate(lengths)]
     width, title = names + size + max(2, 8 + max(beyond)), "Confusion of classes, in percent of the true class"
     return svg(width, head + size + 2, title, marks, class_="matrix", style=f"max-width:{_LARGEST * width:.0f}px")
-
-
-def _drawn_width(text: str) -> float:
-    """About how wide a name is drawn."""
-    return sum(11.0 if ord(letter) >= _FIRST_WIDE else 6.3 for letter in text)

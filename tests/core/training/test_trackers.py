@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -16,8 +17,11 @@ ROWS = [(1, {"loss": 2.5, "kind": "step"}), (2, {"loss": float("nan"), "evaluati
 TOLD = [(1, "loss", 2.5), (2, "evaluation/text/recall@1", 0.25)]
 
 
+MODULES = {"comet": "comet_ml"}
+
+
 class Service:
-    """What a client's other end would keep; it has both clients' functions, as far as they are used."""
+    """What a client's other end would keep; it has all clients' functions, as far as they are used."""
 
     def __init__(self):
         self.rows, self.runs, self.ended, self.params, self.broken = [], [], [], [], False
@@ -70,11 +74,30 @@ class Service:
     def set_terminated(self, run):
         self.ended.append(run)
 
+    # Comet
+
+    def ExperimentConfig(self, *, name, offline_directory, display_summary_level, **gathered):
+        assert len(gathered) > 5, "it would gather by itself"
+        assert not any(gathered.values())
+        return name
+
+    def start(self, *, project_name, experiment_key, mode, experiment_config):
+        if self.broken:
+            raise RuntimeError("no network")
+        assert mode == "get_or_create"
+        self.runs.append(experiment_key or "anew")
+        return SimpleNamespace(
+            get_key=lambda: "anew",
+            log_parameters=self.params.append,
+            log_metrics=self.log,
+            end=lambda: self.ended.append("anew"),
+        )
+
 
 @pytest.fixture(params=TRACKERS)
 def client(request, monkeypatch):
     service = Service()
-    monkeypatch.setitem(sys.modules, request.param, service)
+    monkeypatch.setitem(sys.modules, MODULES.get(request.param, request.param), service)
     return request.param, service
 
 
@@ -111,7 +134,7 @@ def test_a_tracker_that_cannot_begin_says_what_to_do(client, tmp_path, monkeypat
     service.broken = True
     with pytest.raises(Failure, match="no network.*leave it out"):
         opened(name, tmp_path, CONFIG)
-    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, MODULES.get(name, name), None)
     with pytest.raises(ImportError, match=rf"pip install 'diptych\[{name}\]'"):
         opened(name, tmp_path, CONFIG)
 
@@ -150,3 +173,21 @@ def test_mlflow_keeps_a_run_in_files(tmp_path, monkeypatch):
         assert (step, value) in [(one.step, one.value) for one in kept]
     assert client.get_run(run).data.params["optimization/learning_rate"] == "0.001"
     assert client.get_run(run).info.status == "FINISHED"
+
+
+@pytest.mark.skipif(find_spec("comet_ml") is None, reason="needs Comet: pip install 'diptych[comet]'")
+def test_comet_keeps_an_experiment_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMET_START_ONLINE", "false")
+    for rows in (ROWS[:1], ROWS[1:]):
+        tracker = opened("comet", tmp_path, CONFIG)
+        for step, values in rows:
+            tracker.write(step, values)
+        tracker.close()
+    key, kept = json.loads((tmp_path / "trackers.json").read_text())["comet"], []
+    for archive in tmp_path.glob("*.zip"):
+        assert archive.name.startswith(key)
+        with zipfile.ZipFile(archive) as file:
+            kept += [json.loads(line)["payload"] for line in file.read("messages.json").splitlines()]
+    metrics = [message["metric"] for message in kept if "metric" in message]
+    assert {*TOLD} <= {(one["step"], one["metricName"], one["metricValue"]) for one in metrics}
+    assert sum("optimization/learning_rate" in json.dumps(message) for message in kept) == 1

@@ -37,6 +37,9 @@ MUTANTS: tuple[Mutant, ...] = (
            "total / ops.maximum(ops.sum(present, axis=-1), 1.0) if weighting", "total / present.shape[-1] if weighting",
            "tests/core/losses/test_captioning.py::test_an_example_without_boxes_weighs_as_much_as_one_with_boxes"),
     # core/training
+    Mutant("comet-gathers-by-itself", "core/training/trackers.py",
+           "dict.fromkeys(_GATHERED_BY_COMET, False)", "dict.fromkeys(_GATHERED_BY_COMET, True)",
+           "tests/core/training/test_trackers.py::test_all_numbers_arrive_and_a_run_that_goes_on_is_the_same_run"),
     Mutant("processes-stop-where-they-hear-of-it", "core/training/together.py",
            "            self._stop_after = step + 1", "            self._stop_after = step",
            "tests/core/training/test_together.py::test_a_signal_to_one_is_asked_and_all_stop_a_step_after_the_answer"),
