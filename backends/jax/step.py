@@ -110,9 +110,7 @@ class TrainStep:
         groups = zip(self._variables, self._state, strict=True)
         state = {id(v): value for group, values in groups for v, value in zip(group, values, strict=True)}
         held = self._spread.held if self._spread else held_whole
-        return {
-            name: held(state[id(v)]) if id(v) in state else held_whole(v.value) for name, v in variables.items()
-        }
+        return {name: held(state[id(v)]) if id(v) in state else held_whole(v.value) for name, v in variables.items()}
 
     def gradients(self, state, fixed, batch):
         """-> (loss, (logs, updates of the objective's variables, untrained weights)), gradients in the order of the

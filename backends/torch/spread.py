@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from diptych.backends.shares import Held, whole
 from diptych.backends.torch.optimizers import FusedAdamW, Updated, keep
 from diptych.backends.torch.reduction import Bucket, buckets_of
-from diptych.backends.shares import Held, whole
 
 
 @dataclass(frozen=True)

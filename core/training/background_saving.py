@@ -1,4 +1,4 @@
-"""The writing of checkpoints while training goes on: a thread for this process's part, one word of all for the whole."""
+"""The writing of checkpoints while training goes on: this process's part by a thread, the whole at all processes' word."""
 
 import secrets
 import socket
@@ -34,16 +34,18 @@ class BackgroundSaving:
         self._under_way: _UnderWay | None = None
         self._failed_after = -1
 
-    def begin(self, step: int, pieces: Pieces, state: Mapping) -> None:
+    def begin(self, step: int, pieces: Pieces, state: Mapping, failed: OSError | None = None) -> None:
         """Begins to write this process's part of the checkpoint of a step; the one before must be settled.
 
         Args:
             pieces: in memory that nobody else changes; the list is emptied once they are written.
             state: see `checkpoint.save`; the first process's counts.
+            failed: why this process cannot write its part.
         """
         assert self._under_way is None, "the checkpoint before is not settled"
-        numbers = {"part": self._placement.process + 1, "parts": self._placement.processes, "attempt": self._attempt}
-        self._under_way = _UnderWay(Saving(self._folder, step, **numbers), pieces, state, self._placement.writes)
+        part, parts = self._placement.process + 1, self._placement.processes
+        saving = Saving(self._folder, step, part=part, parts=parts, attempt=self._attempt)
+        self._under_way = _UnderWay(saving, pieces, state, completes=self._placement.writes, failed=failed)
         if self._alone:
             self._under_way.agree(complete=True)
         self._under_way.start()
@@ -112,11 +114,13 @@ class _UnderWay(threading.Thread):
         error: of what failed.
     """
 
-    def __init__(self, saving: Saving, pieces: Pieces, state: Mapping, completes: bool):
+    def __init__(
+        self, saving: Saving, pieces: Pieces, state: Mapping, *, completes: bool, failed: Exception | None = None
+    ):
         super().__init__(name="checkpoint", daemon=True)  # a process that an error ends does not wait for it
         self.saving, self._pieces, self._state, self._completes = saving, pieces, state, completes
         self.written = threading.Event()
-        self.error: Exception | None = None
+        self.error = failed
         self._agreed, self._complete = threading.Event(), False
 
     def agree(self, *, complete: bool) -> None:
@@ -126,10 +130,11 @@ class _UnderWay(threading.Thread):
             self._agreed.set()
 
     def run(self) -> None:
-        try:
-            self.saving.write(self._pieces, self._state)
-        except Exception as error:
-            self.error = error
+        if self.error is None:
+            try:
+                self.saving.write(self._pieces, self._state)
+            except Exception as error:
+                self.error = error
         self._pieces.clear()
         self.written.set()
         if self.error is not None or not self._completes:

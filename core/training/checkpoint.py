@@ -181,10 +181,10 @@ class Saving:
 
     def _manifest(self) -> dict:
         """Of what is there: every part, whole by its own account, and together all of every tensor."""
-        if self._parts == 1:
-            files = {path.name: _describe(path) for path in sorted(self._temporary.iterdir())}
-            return {"format": FORMAT, "step": self._step, "files": files}
         files: dict[str, dict] = {}
+        if self._parts == 1:
+            files |= {path.name: _describe(path) for path in sorted(self._temporary.iterdir())}
+            return {"format": FORMAT, "step": self._step, "files": files}
         pieces: list[Piece] = []
         try:
             for part in range(1, self._parts + 1):
@@ -399,7 +399,8 @@ def _read_manifest(path: Path) -> dict:
             raise ValueError("differs from what its own checksum says")
         if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS):
             raise ValueError(
-                f"has format {manifest['format']}, expected {FORMAT} or {FORMAT_OF_PARTS}: use the version that wrote it"
+                f"has format {manifest['format']}, expected {FORMAT} or {FORMAT_OF_PARTS}: use the version that wrote "
+                "it"
             )
         if _COMPLETE.fullmatch(path.name) and path.name != f"step-{manifest['step']:08d}":
             raise ValueError(f"is of step {manifest['step']}, expected that of its folder")

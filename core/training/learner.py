@@ -391,10 +391,14 @@ class Learner:
         """Begins a checkpoint of what has been recorded; at the end, waits for it."""
         self._settle()
         self._together.count(self._skipped_examples, self._examples_read)
-        log.sync()
+        failed = None
+        try:
+            log.sync()
+        except OSError as error:
+            failed = error
         groups = {group: self.step.held(variables) for group, variables in self.groups().items()}
         pieces = own_pieces(groups, self.placement.process, self.placement.processes)
-        self._saving.begin(self.steps_done, pieces, self._state(log))
+        self._saving.begin(self.steps_done, pieces, self._state(log), failed)
         self._last_saved = self.steps_done
         if self.finished or leaving:
             self._settle(last=True)
