@@ -1,4 +1,4 @@
-"""The writing of checkpoints while training goes on: this process's part by a thread, the whole at all processes' word."""
+"""The writing of checkpoints while training goes on: parts by a thread of each process, the whole when all are there."""
 
 import secrets
 import socket

@@ -1,4 +1,4 @@
-"""Parts of checkpoints: together they are the tensors, each number once, in equal shares; never less than all of them."""
+"""Parts of checkpoints: together the tensors, each number once, in equal shares; never less than all of them."""
 
 import json
 import shutil
