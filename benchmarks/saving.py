@@ -66,11 +66,12 @@ def main() -> None:
         float(keras.ops.convert_to_numpy(logs["loss"]))
         placement.wait()
 
-    def together(work: Callable[[], object]) -> float:
-        """The seconds until the slowest process is done."""
-        started = time.perf_counter()
+    def together(work: Callable[[], object]) -> tuple[float, float]:
+        """The seconds until the slowest process is done, and the most that one's thread of the loop has computed."""
+        started, computed = time.perf_counter(), time.thread_time()
         work()
-        return max(placement.told(time.perf_counter() - started))
+        told = placement.told([time.perf_counter() - started, time.thread_time() - computed])
+        return max(wall for wall, _ in told), max(cpu for _, cpu in told)
 
     with tempfile.TemporaryDirectory(dir=asked.folder) as own:
         folder = Path(placement.told(own)[0])
@@ -96,10 +97,12 @@ def main() -> None:
             stepped()
             still = together(lambda number=number: begun(number))
             rest = together(saving.settle)
-            found.append((still_whole, still, rest))
+            found.append((*still_whole, *still, *rest))
         placement.wait()
     middle = [median(column) for column in zip(*found, strict=True)]
-    named = dict(zip(("whole, written", "part, copied", "part, written behind"), middle, strict=True))
+    kinds = ("whole, written", "part, copied", "part, written behind")
+    columns = [f"{kind}{of}" for kind in kinds for of in ("", ", computing")]
+    named = dict(zip(columns, middle, strict=True))
     if placement.writes:
         print(f"{placement.processes} processes, {numbers / 1e6:.1f} million numbers")
         for name, seconds in named.items():

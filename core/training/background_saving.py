@@ -1,4 +1,4 @@
-"""The writing of checkpoints while training goes on: parts by a thread of each process, the whole when all are there."""
+"""The writing of checkpoints while training goes on: parts by a thread of each process, then the whole."""
 
 import secrets
 import socket
