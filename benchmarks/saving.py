@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint: while it is written, and while its part is copied to be written.
+"""The time that training stands still for a checkpoint: until it is written, and until its part is copied for that.
 
     KERAS_BACKEND=torch python -m benchmarks.saving
     KERAS_BACKEND=torch torchrun --nproc-per-node 2 -m benchmarks.saving --zero
