@@ -71,9 +71,11 @@ def train_step(
       - logs holds device scalars: loss, gradient_norm (before clipping), finite, and what the objective adds.
       - Called with `asks`, numbers of this process, logs["asked"] holds the largest that any process asked with in this
         step: so that all learn the same, at no cost, and may stop or save after the same step.
-      - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading or saving
+      - `step.synchronize()` copies the step's state back into the Keras variables. Call it before reading
         them: between steps they are stale, and on jax their buffers have been donated. To restore a checkpoint, assign
         the variables; the next step picks them up.
+      - `step.held(variables)` gives what this process holds of the state for a checkpoint (`backends.shares.Held`), by
+        the names of the variables, without gathering anything.
       - `step.torn` says, after a call that raised, whether the state may lie between two steps: it is not to be saved.
       - `step.compilations` counts the shapes of batches it has been compiled for.
 

@@ -1,5 +1,6 @@
 """Training steps over devices of one process or of many, each with rows of the batch and a share of the state."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from diptych.backends.jax.contrastive import over
-from diptych.backends.shares import cut_axis
+from diptych.backends.shares import Held, cut_axis, whole
 
 AXES = ("data", "fsdp")
 """Of the mesh. A batch is spread over both, the state over the second, whose devices are neighbours."""
@@ -36,6 +37,7 @@ class Spread:
         self._own = devices if isinstance(devices, int) else len(used)
         self._mesh = Mesh(np.array(used).reshape(-1, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
         self.whole = NamedSharding(self._mesh, P())
+        self._holders: dict[tuple[int, ...], dict[int, tuple[int, ...]]] = {}
 
     def scope(self) -> AbstractContextManager:
         return over(self._mesh, AXES)
@@ -63,6 +65,31 @@ class Spread:
         if array.is_fully_replicated:
             return array.addressable_data(0)
         return multihost_utils.process_allgather(array, tiled=True)
+
+    def held(self, array) -> list[Held]:
+        """What devices of this process hold of an array of the state, each part once."""
+        shape, axis = tuple(array.shape), cut_axis(array.shape, self._fsdp)
+        if axis is None:
+            return [Held(shape, 1, 0, array.size, array.dtype.itemsize, (), _copier(array.addressable_data(0), 1))]
+        rows, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        if shape not in self._holders:
+            found: dict[int, set[int]] = {}
+            for device, index in array.sharding.devices_indices_map(shape).items():
+                found.setdefault((index[axis].start or 0) * inner, set()).add(device.process_index)
+            self._holders[shape] = {start: tuple(sorted(processes)) for start, processes in found.items()}
+        parts = {(shard.index[axis].start or 0) * inner: shard.data for shard in array.addressable_shards}
+        return [
+            Held(
+                shape,
+                rows,
+                start,
+                part.size // rows,
+                part.dtype.itemsize,
+                self._holders[shape][start],
+                _copier(part, rows),
+            )
+            for start, part in sorted(parts.items())
+        ]
 
     def gathered(self, array):
         """Within a step, a weight whole on every device, to compute with; its gradient is added up into shares."""
@@ -105,6 +132,23 @@ class Spread:
         if jax.process_count() == 1:
             return jax.device_put(array, self.rows())
         return jax.make_array_from_process_local_data(self.rows(), np.asarray(array))
+
+
+def held_whole(array) -> list[Held]:
+    """An array that every process holds, whole on a device."""
+    copied = _copier(array, 1)
+    return [whole(array.shape, array.dtype.itemsize, copied)]
+
+
+def _copier(array, rows: int):
+    """See `Held.copied`."""
+
+    def copied(start: int, stop: int) -> np.ndarray:
+        columns = np.asarray(array).reshape(rows, -1)[:, start:stop]
+        # On the CPU a NumPy view is the memory of the array itself, which a step gives away.
+        return columns.copy() if next(iter(array.devices())).platform == "cpu" else columns
+
+    return copied
 
 
 def _first_of_each_process(count: int) -> list[jax.Device]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from diptych.backends.jax.spread import GatheringScope, Spread, at_rest
+from diptych.backends.jax.spread import GatheringScope, Spread, at_rest, held_whole
 
 
 class TrainStep:
@@ -103,6 +103,14 @@ class TrainStep:
                 for variable, value in zip(variables, values, strict=True):
                     variable.assign(self._spread.on_one(value) if self._spread else value)
         self._state = self._read = None
+
+    def held(self, variables):
+        if self._state is None:
+            return {name: held_whole(variable.value) for name, variable in variables.items()}
+        groups = zip(self._variables, self._state, strict=True)
+        state = {id(v): value for group, values in groups for v, value in zip(group, values, strict=True)}
+        held = self._spread.held if self._spread else held_whole
+        return {name: held(state[id(v)]) if id(v) in state else held_whole(v.value) for name, v in variables.items()}
 
     def gradients(self, state, fixed, batch):
         """-> (loss, (logs, updates of the objective's variables, untrained weights)), gradients in the order of the

@@ -3,8 +3,10 @@
 from functools import partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from diptych.backends.shares import whole
 from diptych.backends.tensorflow.spread import ReplicaBatch, Spread, apply_updates, mean_over_replicas
 from diptych.backends.untrained import carried
 
@@ -50,6 +52,15 @@ class TrainStep:
         """The Keras variables hold the state; what they are given now the other devices take up in the next step."""
         if self._spread:
             self._spread.change()
+
+    def held(self, variables):
+        def held(value):
+            def numbers(start, stop):
+                return np.array(value.numpy().reshape(-1)[start:stop])
+
+            return [whole(value.shape, value.dtype.size, numbers)]
+
+        return {name: held(variable.value) for name, variable in variables.items()}
 
     def gradients(self, batch):
         """-> the objective's loss, gradients in the order of the weights, and the untrained weights as the model leaves

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import keras
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from diptych.backends.shares import Held, whole
 from diptych.backends.torch.optimizers import FusedAdamW, Updated, keep
 from diptych.backends.torch.reduction import Bucket, buckets_of
 
@@ -70,6 +72,36 @@ class Spread:
             yield from ((place, bucket.view(flat, index)) for index, place in enumerate(bucket.places))
 
 
+def held_whole(tensor: torch.Tensor) -> list[Held]:
+    """A tensor that every process holds whole, as a part of a checkpoint."""
+    return [whole(tensor.shape, tensor.element_size(), _copier(tensor))]
+
+
+def held_pieces(variables: Sequence[keras.Variable], spread: Spread, tensors) -> dict[int, list[Held]]:
+    """What this process alone holds of variables that are spread, by their identity; of some it may be nothing.
+
+    Args:
+        tensors: the pieces of `spread`.
+    """
+    held: dict[int, list[Held]] = {id(variable): [] for variable in variables}
+    own = (dist.get_rank(),)
+    for piece, tensor in zip(spread.pieces, tensors, strict=True):
+        variable, copy = variables[piece.place], _copier(tensor)
+        shape, size = tuple(variable.shape), tensor.element_size()
+        held[id(variable)].append(Held(shape, 1, piece.numbers.start, piece.count, size, own, copy))
+    return held
+
+
+def _copier(tensor: torch.Tensor):
+    """See `Held.copied`; of one row."""
+
+    def copied(start: int, stop: int) -> np.ndarray:
+        numbers = tensor.detach().reshape(1, -1)[:, start:stop]
+        return keras.ops.convert_to_numpy(numbers.to("cpu", copy=True))
+
+    return copied
+
+
 def by_rows(tensors: Sequence[torch.Tensor]) -> Spread:
     """Each tensor as a bucket, cut along its first axis; the last processes may have fewer rows, or none."""
     buckets, processes = [], dist.get_world_size()
@@ -114,6 +146,10 @@ class SpreadVariables:
         for place, value in self._spread.whole(self.pieces):
             self._variables[place].value.data = value.to(device, copy=True)
 
+    def held(self) -> dict[int, list[Held]]:
+        """See `held_pieces`."""
+        return held_pieces(self._variables, self._spread, self.pieces)
+
     def release(self) -> None:
         for variable, device in zip(self._variables, self._devices, strict=True):
             variable.value.data = torch.empty(0, dtype=variable.value.dtype, device=device)
@@ -146,6 +182,10 @@ class WholeWeights:
         """Once all processes have updated their pieces: makes the weights of each those of all."""
         for place, value in self.spread.whole(self.pieces):
             self._values[place].detach().copy_(value)
+
+    def held(self) -> dict[int, list[Held]]:
+        """None of them is held by one process alone."""
+        return {}
 
     def take(self) -> None:
         """Takes what the variables hold."""
@@ -193,6 +233,12 @@ class SpreadState:
             for spread in self._spread_variables:
                 spread.give("cpu")
             self._in_variables = True
+
+    def held(self) -> dict[int, list[Held]]:
+        """Of variables that do not hold their values now this process's pieces, by their identity."""
+        if self._in_variables:
+            return {}
+        return {key: held for spread in (self._weights, *self._spread_variables) for key, held in spread.held().items()}
 
     @contextmanager
     def teaching(self) -> Iterator[None]:

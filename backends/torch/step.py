@@ -16,7 +16,7 @@ from diptych.backends.torch.reduction import (
     mean_over_processes,
     norm_over_processes,
 )
-from diptych.backends.torch.spread import SpreadState, WholeWeights
+from diptych.backends.torch.spread import SpreadState, WholeWeights, held_whole
 from diptych.backends.torch.whole_batch import SharedBatch
 from diptych.backends.untrained import carried
 
@@ -123,6 +123,13 @@ class TrainStep:
         """Brings spread state back into the Keras variables, which hold all of any other."""
         if self._state:
             self._state.give()
+
+    def held(self, variables):
+        spread = self._state.held() if self._state else {}
+        return {
+            name: spread[id(variable)] if id(variable) in spread else held_whole(variable.value)
+            for name, variable in variables.items()
+        }
 
     def gradients(self, batch, weights=None):
         """-> the losses of the terms that compare examples, and of the others, by term and without gradients; the

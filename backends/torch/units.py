@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from diptych.backends.shares import Held
 from diptych.backends.torch.passes import Passes
-from diptych.backends.torch.spread import Spread, by_rows
+from diptych.backends.torch.spread import Spread, by_rows, held_pieces
 
 # Nothing that a unit gives is changed in place.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -181,6 +182,10 @@ class UnitWeights:
         """The scalars, which the first process alone updates."""
         for place, value in self.spread.whole(self.pieces, among=self._units.alone):
             self._variables[place].value.detach().copy_(value)
+
+    def held(self) -> dict[int, list[Held]]:
+        """See `held_pieces`."""
+        return held_pieces(self._variables, self.spread, self.pieces)
 
     def take(self) -> None:
         """Takes this process's rows of what the variables hold, and the memory."""

@@ -4,6 +4,10 @@ A checkpoint is a folder ``step-00001234`` with one safetensors file a group (``
 ``state.json`` and ``manifest.json``, which holds the size and SHA-256 of the others. It is written under a temporary
 name on the same file system, every file and the folder are flushed to disk, and one rename makes it visible. Loading
 verifies the manifest and falls back to the checkpoint before.
+
+Of several processes each writes a part of every group (``weights-00001-of-00002.safetensors``) and ``part-00001.json``,
+which says which numbers of which tensors these are, and the size and SHA-256 of its files. The manifest, whose `parts`
+says how many there are, is written by the first, when all are there.
 """
 
 import contextlib
@@ -12,7 +16,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +24,28 @@ import numpy as np
 
 from diptych.core.files.atomic import flush_to_disk, put_in_place
 from diptych.core.files.errors import Failure
+from diptych.core.training.checkpoint_parts import (
+    Piece,
+    Pieces,
+    check_whole,
+    described,
+    joined,
+    pieces_of,
+    read_arrays,
+    read_pieces,
+)
 from diptych.core.training.faults import fault_point
 from diptych.core.weights.safetensors import read_tensors, write_safetensors
 
 FORMAT = 1
+FORMAT_OF_PARTS = 2
 _COMPLETE = re.compile(r"step-(\d{8,})")
-_LEFT_OVER = re.compile(r"\.(saving|replaced|removing)-(step-\d{8,}|best)")
+_LEFT_OVER = re.compile(r"\.(saving|replaced|removing)-(step-\d{8,}|best)(-[0-9a-f]+)?")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
-_GROUP_FILE = re.compile(rf"{_GROUP.pattern}\.safetensors")
+_FILES = {
+    FORMAT: re.compile(rf"{_GROUP.pattern}\.safetensors"),
+    FORMAT_OF_PARTS: re.compile(rf"{_GROUP.pattern}-\d{{5,}}-of-\d{{5,}}\.safetensors|part-\d{{5,}}\.json"),
+}
 
 Groups = dict[str, dict[str, np.ndarray]]
 
@@ -59,38 +77,154 @@ def save(
     Raises: CheckpointError when the disk refuses; nothing is left behind and the earlier checkpoints are untouched.
             ValueError for a state or a name that could not be read back equal.
     """
-    folder = Path(folder)
-    if step < 0 or keep < 1:
-        raise ValueError(f"step={step}, keep={keep}: expected step >= 0 and keep >= 1")
-    for group in groups:
-        if not _GROUP.fullmatch(group):
-            raise ValueError(
-                f"group {group!r}: expected lower-case letters, digits and underscores, it becomes a file name"
-            )
-    state_text = _plain_json(dict(state))
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f".saving-{final.name}"
+    _check_names(groups)
+    saving = Saving(folder, step, keep=keep)
     try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            flush_to_disk(folder.parent)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _write_contents(temporary, step, groups, state_text)
-        fault_point("before_fsync")
-        for path in (*sorted(temporary.iterdir()), temporary):
-            flush_to_disk(path)
-        fault_point("before_rename")
-        put_in_place(temporary, final)
-        fault_point("after_rename")
-        flush_to_disk(folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise CheckpointError(_write_failure(final, groups, error)) from error
+        saving.write(pieces_of(groups), state)
+        return saving.complete()
+    except BaseException:
+        saving.abandon()
         raise
-    _prune(folder, step, keep)
-    return final
+
+
+class Saving:
+    """A checkpoint on its way to the disk, as one process sees it: each writes its part, then the first makes of all
+    parts a checkpoint, in one rename.
+
+    Args:
+        folder: of checkpoints.
+        step: whose checkpoint it is.
+        part, parts: the number of this process's, from 1, and how many there are; one part is the whole.
+        attempt: where there are several, a word for the temporary folder's name that these processes share and others
+            have not: those of an earlier start may still be writing.
+        keep: how many checkpoints stay.
+    """
+
+    def __init__(
+        self, folder: str | Path, step: int, *, part: int = 1, parts: int = 1, attempt: str = "", keep: int = 2
+    ):
+        if step < 0 or keep < 1:
+            raise ValueError(f"step={step}, keep={keep}: expected step >= 0 and keep >= 1")
+        self._folder, self._step, self._keep = Path(folder), step, keep
+        self._part, self._parts = part, parts
+        self.final = self._folder / f"step-{step:08d}"
+        self._temporary = self._folder / f".saving-{self.final.name}{f'-{attempt}' if attempt else ''}"
+        self._bytes = 0
+
+    def write(self, pieces: Pieces, state: Mapping) -> None:
+        """Write this process's part: when this returns, it survives a loss of power. The state is the first part's.
+
+        Raises: as `save`.
+        """
+        groups = list(dict.fromkeys(piece.group for piece, _ in pieces))
+        _check_names(groups)
+        state_text = _plain_json(dict(state))
+        self._bytes = sum(array.nbytes for _, array in pieces)
+        with self._told():
+            if not self._folder.is_dir():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                flush_to_disk(self._folder.parent)
+            if self._parts == 1:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(exist_ok=True)
+            written = self._write_groups(groups, pieces)
+            fault_point("after_tensors")
+            if self._part == 1:
+                written.append(self._temporary / "state.json")
+                written[-1].write_bytes(state_text)
+            if self._parts > 1:
+                files = {path.name: _describe(path) for path in written}
+                written.append(self._temporary / _part_name(self._part))
+                text = {"files": files, "pieces": described(piece for piece, _ in pieces)}
+                written[-1].write_bytes(json.dumps(text).encode())
+            for path in (*written, self._temporary):
+                flush_to_disk(path)
+            fault_point("after_part")
+
+    def complete(self) -> Path:
+        """Make a checkpoint of the parts, once all are written, and return its folder; one process does.
+
+        Raises: as `save`.
+        """
+        with self._told():
+            fault_point("before_manifest")
+            manifest = self._temporary / "manifest.json"
+            manifest.write_bytes(_signed(self._manifest()))
+            fault_point("before_fsync")
+            for path in (manifest, self._temporary):
+                flush_to_disk(path)
+            fault_point("before_rename")
+            put_in_place(self._temporary, self.final)
+            fault_point("after_rename")
+            flush_to_disk(self._folder)
+        _prune(self._folder, self._step, self._keep)
+        return self.final
+
+    def abandon(self) -> None:
+        """Delete what is written, once no process writes any more."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _write_groups(self, groups: list[str], pieces: Pieces) -> list[Path]:
+        if self._parts == 1:
+            whole = joined(pieces)
+            tensors = {f"{group}.safetensors": whole[group] for group in groups}
+        else:
+            tensors = {
+                f"{group}-{self._part:05d}-of-{self._parts:05d}.safetensors": {
+                    piece.key: array for piece, array in pieces if piece.group == group
+                }
+                for group in groups
+            }
+        for name, arrays in tensors.items():
+            write_safetensors(self._temporary / name, arrays)
+        return [self._temporary / name for name in tensors]
+
+    def _manifest(self) -> dict:
+        """Of what is there: every part, whole by its own account, and together all of every tensor."""
+        files: dict[str, dict] = {}
+        if self._parts == 1:
+            files |= {path.name: _describe(path) for path in sorted(self._temporary.iterdir())}
+            return {"format": FORMAT, "step": self._step, "files": files}
+        pieces: list[Piece] = []
+        try:
+            for part in range(1, self._parts + 1):
+                path = self._temporary / _part_name(part)
+                listed = json.loads(path.read_bytes())
+                files |= listed["files"] | {path.name: _describe(path)}
+                pieces += read_pieces(listed["pieces"])
+            for name, expected in files.items():
+                found = (self._temporary / name).stat().st_size
+                if found != expected["bytes"]:
+                    raise ValueError(f"{name} has {found} bytes, expected {expected['bytes']}")
+            check_whole(pieces)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"could not make the checkpoint {self.final} of the parts in {self._temporary}: {error}. Earlier "
+                "checkpoints are untouched; see whether another run writes there."
+            ) from error
+        return {"format": FORMAT_OF_PARTS, "step": self._step, "parts": self._parts, "files": files}
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what the disk refuses into a sentence; a checkpoint of one part is then deleted first, for the bytes
+        that are free to be counted without it.
+        """
+        try:
+            yield
+        except OSError as error:
+            if self._parts == 1:
+                self.abandon()
+            raise CheckpointError(self._failure(error)) from error
+
+    def _failure(self, error: OSError) -> str:
+        existing = next(parent for parent in self.final.parents if parent.exists())
+        free = shutil.disk_usage(existing).free
+        part = f"part {self._part} of {self._parts} of " if self._parts > 1 else ""
+        return (
+            f"could not write {part}the checkpoint {self.final}: {error}. It needs {self._bytes:,} bytes and {free:,} "
+            "are free there. Earlier checkpoints are untouched: free some space or choose another --run-dir, then give "
+            "the same command again to resume."
+        )
 
 
 def restore_latest(folder: str | Path) -> Checkpoint | None:
@@ -131,19 +265,39 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     manifest = _read_manifest(path)
-    groups: Groups = {}
-    state: dict = {}
-    for name, expected in manifest["files"].items():
-        file = path / name
-        try:
-            _verify(file, expected)
-            if name == "state.json":
-                state = json.loads(file.read_bytes())
-            else:
-                groups[file.stem] = read_tensors(file)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"Checkpoint {path.name} cannot be used: {error}.") from error
+    try:
+        for name, expected in manifest["files"].items():
+            _verify(path / name, expected)
+        state = json.loads((path / "state.json").read_bytes())
+        groups = _joined(path, manifest) if manifest["format"] == FORMAT_OF_PARTS else _whole(path, manifest)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"Checkpoint {path.name} cannot be used: {error}.") from error
     return Checkpoint(manifest["step"], groups, state)
+
+
+def _whole(path: Path, manifest: Mapping) -> Groups:
+    files = [path / name for name in manifest["files"] if name != "state.json"]
+    return {file.stem: read_tensors(file) for file in files}
+
+
+def _joined(path: Path, manifest: Mapping) -> Groups:
+    """The tensors of a checkpoint by parts; of one part's there is never more than a piece in memory besides them."""
+    parts = [read_pieces(json.loads((path / name).read_bytes())["pieces"]) for name in _part_names(manifest)]
+    check_whole(piece for pieces in parts for piece in pieces)
+
+    def arrays() -> Iterator[tuple[Piece, np.ndarray]]:
+        for number, pieces in enumerate(parts, 1):
+            by_group: dict[str, list[Piece]] = {}
+            for piece in pieces:
+                by_group.setdefault(piece.group, []).append(piece)
+            for group, some in by_group.items():
+                yield from read_arrays(path / f"{group}-{number:05d}-of-{len(parts):05d}.safetensors", some)
+
+    return joined(arrays())
+
+
+def _part_names(manifest: Mapping) -> list[str]:
+    return [_part_name(part) for part in range(1, manifest["parts"] + 1)]
 
 
 def load_step(folder: str | Path, step: int) -> Checkpoint:
@@ -185,16 +339,16 @@ def remove_leftovers(folder: str | Path) -> list[str]:
     return removed
 
 
-def _write_contents(
-    temporary: Path, step: int, groups: Mapping[str, Mapping[str, np.ndarray]], state_text: bytes
-) -> None:
-    for group, tensors in groups.items():
-        write_safetensors(temporary / f"{group}.safetensors", tensors)
-    fault_point("after_tensors")
-    (temporary / "state.json").write_bytes(state_text)
-    fault_point("before_manifest")
-    files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
-    (temporary / "manifest.json").write_bytes(_signed({"format": FORMAT, "step": step, "files": files}))
+def _check_names(groups: Iterable[str]) -> None:
+    for group in groups:
+        if not _GROUP.fullmatch(group):
+            raise ValueError(
+                f"group {group!r}: expected lower-case letters, digits and underscores, it becomes a file name"
+            )
+
+
+def _part_name(part: int) -> str:
+    return f"part-{part:05d}.json"
 
 
 def _plain_json(state: dict) -> bytes:
@@ -243,13 +397,18 @@ def _read_manifest(path: Path) -> dict:
         manifest = json.loads(raw)
         if not isinstance(manifest, dict) or _signed(manifest) != raw:
             raise ValueError("differs from what its own checksum says")
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"has format {manifest['format']}, expected {FORMAT}: use the version that wrote it")
+        if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS):
+            raise ValueError(
+                f"has format {manifest['format']}, expected {FORMAT} or {FORMAT_OF_PARTS}: use the version that wrote "
+                "it"
+            )
         if _COMPLETE.fullmatch(path.name) and path.name != f"step-{manifest['step']:08d}":
             raise ValueError(f"is of step {manifest['step']}, expected that of its folder")
         for name in manifest["files"]:
-            if name != "state.json" and not _GROUP_FILE.fullmatch(name):
+            if name != "state.json" and not _FILES[manifest["format"]].fullmatch(name):
                 raise ValueError(f"lists {name!r}, which is no file of a checkpoint")
+        if manifest["format"] == FORMAT_OF_PARTS and not manifest["files"].keys() >= set(_part_names(manifest)):
+            raise ValueError(f"lists not all of {manifest['parts']} parts")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"Checkpoint {path.name} cannot be used: {file}: {error}.") from error
     return manifest
@@ -291,14 +450,3 @@ def _set_aside(damaged: Path) -> None:
         damaged.rename(aside)
     except OSError as error:
         warnings.warn(f"could not rename the damaged checkpoint {damaged}: {error}", stacklevel=3)
-
-
-def _write_failure(final: Path, groups: Mapping[str, Mapping[str, np.ndarray]], error: Exception) -> str:
-    needed = sum(array.nbytes for tensors in groups.values() for array in tensors.values())
-    existing = next(parent for parent in final.parents if parent.exists())
-    free = shutil.disk_usage(existing).free
-    return (
-        f"could not write the checkpoint {final}: {error}. It needs {needed:,} bytes and {free:,} are free there. "
-        "Earlier checkpoints are untouched: free some space or choose another --run-dir, then give the same command "
-        "again to resume."
-    )

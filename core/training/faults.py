@@ -10,7 +10,15 @@ from collections import Counter
 
 FAULT_VARIABLE = "DIPTYCH_FAULT_AT"
 FAULT_STATUS = 137
-FAULT_POINTS = ("after_tensors", "before_manifest", "before_fsync", "before_rename", "after_rename", "during_prune")
+FAULT_POINTS = (
+    "after_tensors",
+    "after_part",
+    "before_manifest",
+    "before_fsync",
+    "before_rename",
+    "after_rename",
+    "during_prune",
+)
 
 _visits: Counter[str] = Counter()
 

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import keras
+import numpy as np
 
 from diptych.core.data.batch import Batch
 from diptych.core.data.loading.loader import Loader
 from diptych.core.files.errors import Failure
 from diptych.core.placement import ALONE, Placement
 from diptych.core.training import checkpoint
+from diptych.core.training.background_saving import BackgroundSaving
 from diptych.core.training.best import LOSS, Best, best_of
+from diptych.core.training.checkpoint_parts import Held, own_pieces
 from diptych.core.training.ema import Ema
 from diptych.core.training.older_runs import slots_as_now
 from diptych.core.training.optimizers import PatternOptimizer
@@ -23,7 +26,7 @@ from diptych.core.training.run_log import RunLog
 from diptych.core.training.signals import Stopped, StopSignals
 from diptych.core.training.teacher import EmaTeacher
 from diptych.core.training.together import Together
-from diptych.core.training.variables import arrays_of, assign_all, checksum
+from diptych.core.training.variables import assign_all, checksum
 
 
 class Step(Protocol):
@@ -35,6 +38,8 @@ class Step(Protocol):
     def __call__(self, batch: dict, asks: Sequence[float]) -> dict: ...
 
     def synchronize(self) -> None: ...
+
+    def held(self, variables: Mapping[str, keras.Variable]) -> Mapping[str, Sequence[Held]]: ...
 
 
 class TrainingDiverged(Failure):
@@ -209,9 +214,10 @@ class Learner:
             waiting=self._waiting_rows,
             say=self.say,
         )
-        self._last_saved = start
+        self._last_saved: int | None = start
         self._last_tick = time.monotonic()
         self._together.saved()
+        self._saving = BackgroundSaving(self.folder.checkpoints, self.placement)
         with stop.finishing_first(), log, closing(self.loader.batches(start)) as batches:
             try:
                 self._steps(batches, log, stop)
@@ -222,6 +228,8 @@ class Learner:
             except BaseException:
                 self._save_after_error(log)
                 raise
+        if self.finished:
+            self.step.synchronize()
         self._together.leave(stop, self.finished)
 
     def _steps(self, batches, log, stop) -> None:
@@ -235,8 +243,10 @@ class Learner:
             with self._together.leaving(stop):
                 batch = next(batches)
             before = len(self._unrecorded)
-            self._take(batch, self._together.asks(stop))
+            self._take(batch, self._asks(stop))
             self._record(before, log)
+            if self._saving.failed(self.steps_done):
+                self._settle()
             evaluates, saves = self._evaluates(), self._saves() or self.finished
             self._evaluation_due = evaluates
             if evaluates or saves or self._skipped_in_a_row:
@@ -245,8 +255,17 @@ class Learner:
                 self._write_evaluation(log, stop)
             if evaluates or saves:
                 self._save(log)
-        if self._unrecorded:
-            self._leave(log)
+        self._leave(log)
+
+    def _asks(self, stop: StopSignals) -> tuple[float, ...]:
+        """What this process asks the others along with a step; one alone asks nothing."""
+        return (*self._together.asks(stop), *self._saving.asks) if self.placement.processes > 1 else ()
+
+    def _hear(self, step: int, answers: Sequence[np.ndarray]) -> None:
+        own = len(Together.ASKED)
+        self._together.hear(step, [answer[:own] for answer in answers])
+        if answers:
+            self._saving.hear(step, [answer[own:] for answer in answers])
 
     def _take(self, batch: Batch, asks: Sequence[float]) -> None:
         """One batch, trained on; what a checkpoint says of it changes with the weights."""
@@ -267,16 +286,19 @@ class Learner:
     def _leave(self, log) -> None:
         """Writes down and saves all that is finished, at the end of whatever kind."""
         self._record(len(self._unrecorded), log)
+        self._settle()
         if self.steps_done != self._last_saved:
             self._save(log, leaving=True)
 
     def _save_after_error(self, log) -> None:
         """As `_leave`, after an error, which stays the one that is raised."""
-        if self._torn:
-            log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
-            return
         if self.placement.processes > 1:  # saving takes all processes, and the others know nothing of an error here
+            self._saving.leave()
             log.message(f"An error ends process {self.placement.process}: the newest checkpoint stands.")
+            return
+        if self._torn:
+            self._settle()
+            log.message(f"The step after {self.steps_done} broke off in the middle: the newest checkpoint stands.")
             return
         try:
             self._leave(log)
@@ -292,7 +314,7 @@ class Learner:
 
     def _record_step(self, number, updates, keys, logs, log) -> None:
         asked = [log.pop("asked") for log in logs if "asked" in log]
-        self._together.hear(number, [keras.ops.convert_to_numpy(answer) for answer in asked])
+        self._hear(number, [keras.ops.convert_to_numpy(answer) for answer in asked])
         values = _means(logs)
         now = time.monotonic()
         self.seconds += now - self._last_tick
@@ -366,27 +388,38 @@ class Learner:
         return better
 
     def _save(self, log, *, leaving: bool = False) -> None:
-        self.step.synchronize()
+        """Begins a checkpoint of what has been recorded; at the end, waits for it."""
+        self._settle()
         self._together.count(self._skipped_examples, self._examples_read)
-        failed: Exception | None = None
-        if self.placement.writes:
-            try:
-                self._write_checkpoint(log)
-            except (checkpoint.CheckpointError, OSError) as error:
-                failed = error
-        told = self.placement.told(str(failed) if failed else None)[0]
-        if told is None:
-            self._last_saved = self.steps_done
-        elif self.finished or leaving:
-            raise failed or checkpoint.CheckpointError(told)
-        else:
-            self.say(f"{told} Training goes on; the next checkpoint will be tried as usual.")
+        failed = None
+        try:
+            log.sync()
+        except OSError as error:
+            failed = error
+        groups = {group: self.step.held(variables) for group, variables in self.groups().items()}
+        pieces = own_pieces(groups, self.placement.process, self.placement.processes)
+        self._saving.begin(self.steps_done, pieces, self._state(log), failed)
+        self._last_saved = self.steps_done
+        if self.finished or leaving:
+            self._settle(last=True)
         self._together.saved()
 
-    def _write_checkpoint(self, log) -> None:
-        log.sync()
-        groups = {group: arrays_of(variables) for group, variables in self.groups().items()}
-        state = {
+    def _settle(self, *, last: bool = False) -> None:
+        """Waits for the checkpoint under way; one that could not be written is told, and where it is the last raised.
+
+        Raises: CheckpointError
+        """
+        failed = self._saving.settle()
+        if failed is None:
+            return
+        self._last_saved = None
+        if last:
+            raise checkpoint.CheckpointError(failed)
+        self.say(f"{failed} Training goes on; the next checkpoint will be tried as usual.")
+
+    def _state(self, log) -> dict:
+        """What a checkpoint holds beside arrays."""
+        return {
             "examples_seen": self.steps_done * self.batch_size,
             "skipped_steps": self.skipped_steps,
             "updates_done": self.updates_done,
@@ -399,7 +432,6 @@ class Learner:
             "waiting_rows": log.waiting,
             "best": asdict(self.best) if self.best else None,
         }
-        checkpoint.save(self.folder.checkpoints, self.steps_done, groups, state)
 
     def groups(self) -> dict[str, dict[str, keras.Variable]]:
         """All that a checkpoint holds, by group and name."""

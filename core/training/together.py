@@ -22,6 +22,9 @@ class Together:
         save_seconds: between two saves.
     """
 
+    ASKED = ("stop", "save")
+    """The numbers that a process asks with, in their order."""
+
     def __init__(self, placement: Placement, save_seconds: float):
         self._placement, self._save_seconds = placement, save_seconds
         self._alone = placement.processes == 1

@@ -9,11 +9,6 @@ import numpy as np
 from diptych.core.training.checkpoint import CheckpointError
 
 
-def arrays_of(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
-    """Copies of the values, by name: a step may reuse the memory that a NumPy view of a variable points into."""
-    return {name: np.array(keras.ops.convert_to_numpy(variable.value)) for name, variable in variables.items()}
-
-
 def checksum(variables: Mapping[str, keras.Variable]) -> int:
     """Of the values and their names: equal bits have an equal one."""
     found = 0

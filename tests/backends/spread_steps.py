@@ -11,6 +11,7 @@ import numpy as np
 from diptych import backends
 from diptych.core.losses.contrastive import sigmoid_loss, softmax_contrastive_loss
 from diptych.core.placement import Placement
+from diptych.core.training.checkpoint_parts import Pieces, own_pieces
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.ema import Ema
 from diptych.core.training.objectives import Objective
@@ -194,8 +195,14 @@ CASES: dict[str, Callable[[bool], Case]] = {
 }
 
 
-def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, dict[str, np.ndarray]]:
-    """What each step logs, and all that the steps have changed, by kind and name."""
+def trained(
+    build: Callable[[bool], Case], placement: Placement, saved: Pieces | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """What each step logs, and all that the steps have changed, by kind and name.
+
+    Args:
+        saved: is given what this process writes into a checkpoint at the end.
+    """
     case = build(placement.processes * placement.devices > 1)
     several = placement.processes > 1
     placement = replace(
@@ -216,15 +223,6 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
     given = case.model.trainable_variables[0]
     # As from a checkpoint, which the first step picks up; what is added to all channels alike, a norm would take away.
     given.assign(1.1 * keras.ops.convert_to_numpy(given.value))
-    logs = []
-    for seed in range(STEPS):
-        whole = case.batch(seed)
-        rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
-        log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if several else ())
-        logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
-        if seed == 1:
-            step.synchronize()
-    step.synchronize()
     kinds = {
         "weights": {variable.path: variable for variable in case.model.variables},
         "slots": optimizer.named_slots(),
@@ -232,6 +230,25 @@ def trained(build: Callable[[bool], Case], placement: Placement) -> dict[str, di
         "teacher": case.teacher.named() if case.teacher else {},
         "centres": dict(case.objective.variables),
     }
+
+    def pieces() -> Pieces:
+        held = {kind: step.held(variables) for kind, variables in kinds.items()}
+        return own_pieces(held, placement.process, placement.processes)
+
+    logs, taken = [], []
+    for seed in range(STEPS):
+        whole = case.batch(seed)
+        rows = np.concatenate(placement.rows(EXAMPLES, case.pieces))
+        log = step({name: array[rows] for name, array in whole.items()}, (1.0,) if several else ())
+        logs.append({name: array_of(value) for name, value in log.items() if name != "asked"})
+        if seed == 1:
+            step.synchronize()
+        if saved is not None and seed == STEPS - 2:
+            taken = [(array, array.copy()) for _, array in pieces()]
+    assert all(np.array_equal(*both) for both in taken), "a step touched what was copied for a checkpoint"
+    if saved is not None:
+        saved += pieces()
+    step.synchronize()
     found = {
         kind: {name: array_of(variable.value) for name, variable in variables.items()}
         for kind, variables in kinds.items()

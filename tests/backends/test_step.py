@@ -8,6 +8,7 @@ import pytest
 
 from diptych import backends
 from diptych.core.placement import Placement
+from diptych.core.training.checkpoint_parts import joined, own_pieces
 from diptych.core.training.ema import Ema
 from diptych.core.training.objectives import Loss, Objective, Term
 from diptych.core.training.optimizers import OPTIMIZERS
@@ -156,6 +157,34 @@ def test_the_average_follows_the_updated_weights(steps):
     found = {name: np.array(keras.ops.convert_to_numpy(v.value)) for name, v in average.named().items()}
     assert distance(expected, found) < 1e-6
     assert distance(now, found) > 1e-3
+
+
+def test_what_is_copied_for_a_checkpoint_is_of_its_step_and_no_later_step_touches_it(steps):
+    """Steps reuse the memory of the state: on jax they are given it, on torch they write into it."""
+
+    def saved(others: int) -> dict[str, np.ndarray]:
+        model, optimizer, average, step = steps(ema=0.9)
+        named = {
+            "weights": {variable.path: variable for variable in model.variables},
+            "optimizer": optimizer.named_slots(),
+            "ema": average.named(),
+        }
+        for seed in range(2):
+            step(batch(seed))
+        if not others:
+            step.synchronize()
+        pieces = own_pieces({group: step.held(variables) for group, variables in named.items()}, 0, 1)
+        for seed in range(others):
+            step(batch(seed))
+        step.synchronize()
+        moved = {path: np.array(keras.ops.convert_to_numpy(v.value)) for path, v in named["weights"].items()}
+        whole = joined(pieces)
+        assert (distance(whole["weights"], moved) > 1e-3) == bool(others)
+        return {f"{group}/{name}": array for group, tensors in whole.items() for name, array in tensors.items()}
+
+    at_rest, under_way = saved(0), saved(2)
+    assert at_rest.keys() == under_way.keys()
+    assert all(np.array_equal(at_rest[name], under_way[name]) for name in at_rest)
 
 
 def test_an_average_is_applied_and_taken_off_again(steps):

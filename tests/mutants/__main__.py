@@ -4,8 +4,8 @@
     python -m tests.mutants NAME ...   these
 
 Before that, the tests must pass on the code as it is. A fault that its test does not find is said to live; a test that
-does not come to a verdict (it cannot be collected, is left out, or takes too long) makes its entry a broken one. Either is an exit
-status of 1.
+does not come to a verdict (it cannot be collected, is left out, or takes too long) makes its entry a broken one. Either
+is an exit status of 1.
 """
 
 import difflib

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,12 +16,13 @@ LIMIT_S = 900.0 if os.environ.get("DIPTYCH_THOROUGH") else 300.0  # machine code
 
 class Processes:
     """While entered, `count` processes of a command: on jax by a coordinator, on torch by what torchrun tells each.
+    `variables` are of the environments of some, by their numbers.
 
     torchrun itself passes no signal to one process alone; here it is played, with the store that its agent holds.
     """
 
-    def __init__(self, command: Sequence[str], count: int):
-        self._command, self._count = list(command), count
+    def __init__(self, command: Sequence[str], count: int, variables: Mapping[int, Mapping[str, str]] = {}):
+        self._command, self._count, self._variables = list(command), count, variables
         self._started: list[subprocess.Popen] = []
         self._store: object = None
 
@@ -32,7 +33,7 @@ class Processes:
             self._started.append(
                 subprocess.Popen(
                     [*self._command, *flags],
-                    env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"} | variables | self._variables.get(number, {}),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,

@@ -1,16 +1,20 @@
 """Runs by several processes: the losses of one, one end for all, resumed by any number."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diptych.core.training.checkpoint import restore_latest
+from diptych.core.training.faults import FAULT_STATUS, FAULT_VARIABLE
 from diptych.core.training.metrics import read_metrics
 from diptych.core.training.results import read_results
 from diptych.recipes import siglip
@@ -43,9 +47,37 @@ def test_two_train_as_one_does_and_leave_together(tmp_path, monkeypatch, loss):
         assert processes.ended() == [143, 143]
     stopped_at = restore_latest(tmp_path / "two" / "checkpoints").step
     assert 3 <= stopped_at < EXAMPLES // BATCH
+    assert parts_of(tmp_path / "two", stopped_at) == 2
+    if THOROUGH:
+        assert_goes_on_alike(photos, tmp_path, flags, stopped_at)
     with Processes([*together, *LESS_SPREAD], 2) as processes:
         assert processes.ended() == [0, 0]
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def parts_of(run_dir: Path, step: int) -> int:
+    """In how many parts the checkpoint of a step was written."""
+    manifest = json.loads((run_dir / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_bytes())
+    return manifest.get("parts", 1)
+
+
+def assert_goes_on_alike(photos: Path, tmp_path: Path, flags: Sequence[str], stopped_at: int) -> None:
+    """One process, on this backend and on the other, and three or four go on from the parts of two as each other."""
+    other = {"jax": "torch", "torch": "jax"}[os.environ["KERAS_BACKEND"]]
+    losses = {}
+    for name, count, environment in (("alone", 1, {}), ("four", 4, {}), (other, 1, {"KERAS_BACKEND": other})):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+        line = command(photos, tmp_path / name, *flags)
+        if count > 1:
+            with Processes(line, count) as processes:
+                assert processes.ended() == [0] * count
+        else:
+            assert subprocess.run(line, env=os.environ | environment, check=False).returncode == 0
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        losses[name] = [row["loss"] for row in rows if "loss" in row and row["step"] > stopped_at]
+    assert len(losses["alone"]) == EXAMPLES // BATCH - stopped_at
+    for name in ("four", other):
+        np.testing.assert_allclose(losses[name], losses["alone"], rtol=5e-6, err_msg=name)
 
 
 def spread_over_all(monkeypatch) -> list[str]:
@@ -91,6 +123,27 @@ def test_one_that_is_killed_ends_the_other_and_the_same_bits_come_out(tmp_path, 
         assert processes.ended() == [0, 0]
     rows, wanted = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("broken", "whole"))
     assert [row.get("loss") for row in rows] == [row.get("loss") for row in wanted]
+    ends = [restore_latest(tmp_path / name / "checkpoints").groups["weights"] for name in ("broken", "whole")]
+    assert all(np.array_equal(ends[0][path], ends[1][path]) for path in ends[1])
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes a minute: with DIPTYCH_THOROUGH")
+@pytest.mark.parametrize(
+    ("number", "place"), [(0, "after_part"), (1, "after_part"), (1, "after_tensors"), (0, "before_rename")]
+)
+def test_one_that_is_killed_within_saving_loses_no_complete_checkpoint(tmp_path, number, place):
+    """The third checkpoint is of steps 6; the two before are complete, and the same bits come out."""
+    photos = write_photos(tmp_path / "photos", 64)
+    flags = ("--examples", str(EXAMPLES), "--checkpoint-every", "2")
+    with Processes(command(photos, tmp_path / "whole", *flags), 2) as processes:
+        assert processes.ended() == [0, 0]
+    together = command(photos, tmp_path / "broken", *flags)
+    with Processes(together, 2, {number: {FAULT_VARIABLE: f"{place}:3"}}) as processes:
+        assert processes.ended()[number] == FAULT_STATUS
+    found = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
+    assert found[-2:] == ["step-00000002", "step-00000004"], "and what is left of the third"
+    with Processes(together, 2) as processes:
+        assert processes.ended() == [0, 0]
     ends = [restore_latest(tmp_path / name / "checkpoints").groups["weights"] for name in ("broken", "whole")]
     assert all(np.array_equal(ends[0][path], ends[1][path]) for path in ends[1])
 

@@ -14,6 +14,7 @@ import numpy as np
 from diptych import backends
 from diptych.backends import shares
 from diptych.core.placement import ALONE, Placement
+from diptych.core.training.checkpoint_parts import joined, own_pieces
 from diptych.core.training.curated_objective import CuratedObjective
 from diptych.core.training.curation import gumbel_noise
 from diptych.core.training.ema import Ema
@@ -65,7 +66,7 @@ def named(model) -> dict:
 def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     step, batches, kept = build(**arguments)
     logs = [{name: float(value) for name, value in step(b).items()} for b in batches]
-    report = {}
+    report, pieces = {}, own_pieces({"state": step.held(kept)}, 0, 1)
     if arguments["placement"].devices > 1:
         arrays = jax.tree.leaves(step._state)
         report["devices"] = len(arrays[0].sharding.device_set)
@@ -82,7 +83,11 @@ def outcome(build, **arguments) -> tuple[list[dict], dict, dict]:
     step.synchronize()
     report["compilations"] = step.compilations
     report["kept on"] = max(len(variable.value.sharding.device_set) for variable in kept.values())
-    return logs, {name: np.asarray(keras.ops.convert_to_numpy(v.value)) for name, v in kept.items()}, report
+    values = {name: np.asarray(keras.ops.convert_to_numpy(v.value)) for name, v in kept.items()}
+    saved = joined(pieces)["state"]
+    report["saved otherwise"] = [name for name, value in values.items() if not np.array_equal(saved[name], value)]
+    report["pieces"] = len(pieces) / len(kept)
+    return logs, values, report
 
 
 def cut_bytes(variables) -> int:

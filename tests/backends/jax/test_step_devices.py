@@ -47,6 +47,14 @@ def test_a_device_holds_its_share_of_the_state_and_nothing_else(report, devices,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_that_devices_hold_are_joined_for_a_checkpoint_bit_for_bit(report, devices, kind):
+    assert report[kind]["saved otherwise"] == []
+    assert 1 + 0.3 * (devices // 2 - 1) < report[kind]["pieces"] < devices // 2, (
+        "some tensors are cut, small ones whole"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_texts_go_round_in_a_ring(report, kind):
     assert report[kind]["sent"]["collective-permute"]["count"] >= 2  # texts, and their gradients
 

@@ -22,6 +22,7 @@ import torch.multiprocessing
 from diptych import backends
 from diptych.backends.torch import reduction
 from diptych.core.placement import ALONE, Placement
+from diptych.core.training.checkpoint_parts import Pieces, check_whole, joined
 from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from tests.backends.spread_steps import CASES, EXAMPLES, differences, every_field, every_loss, trained
@@ -75,6 +76,17 @@ def bytes_between_steps(placement: Placement) -> dict[str, int]:
     return {"weights": weights, "all": living() - before}
 
 
+def saved(pieces: Pieces, found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Which tensors the parts of all processes do not give as the state holds them, and how many bytes each writes."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, pieces)
+    check_whole(piece for part in parts for piece, _ in part)
+    whole = joined(pair for part in parts for pair in part)
+    wanted = {(kind, name): array for kind in whole for name, array in found[kind].items()}
+    different = [str(key) for key, array in wanted.items() if not np.array_equal(whole[key[0]].get(key[1]), array)]
+    return {"different": different, "bytes": [sum(array.nbytes for _, array in part) for part in parts]}
+
+
 def on_process(process: int, processes: int, names: list[str], store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=process, world_size=processes)
     torch.set_num_threads(1)
@@ -83,7 +95,10 @@ def on_process(process: int, processes: int, names: list[str], store: str) -> No
     for name in names:
         right = [trained(CASES[name], ALONE) if process == 0 else None]
         dist.broadcast_object_list(right)
-        report[name] = differences(right[0], trained(CASES[name], placement))
+        pieces: Pieces = []
+        found = trained(CASES[name], placement, pieces)
+        report[name] = differences(right[0], found)
+        report[f"{name}, saved"] = saved(pieces, found)
     report["overlap"] = overlapped()
     bytes_between_steps(placement)  # frees what the cases above have left
     report["bytes"] = {

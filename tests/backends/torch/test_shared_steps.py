@@ -38,6 +38,14 @@ def test_losses_weights_slots_and_averages_are_those_of_one(processes, case):
             assert difference <= (OF_NORMS if kind == "norms" else LARGEST_DIFFERENCE), f"{kind} {name}"
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_processes_parts_of_a_checkpoint_are_the_state_bit_for_bit(processes, case):
+    for report in processes:
+        assert report[f"{case}, saved"]["different"] == []
+        sizes = report[f"{case}, saved"]["bytes"]
+        assert max(sizes) < 1.2 * min(sizes), "of rows that are not divided some have one more"
+
+
 def test_gradients_are_sent_once_a_step_while_others_are_still_to_come(processes):
     """Of the two micro-batches the second sends; each message leaves before the gradients that the next one holds."""
     for report in processes:
