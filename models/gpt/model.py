@@ -16,7 +16,7 @@ from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, float32_product
-from diptych.models.decoding import InPrecision, NextLogits
+from diptych.models.decoding import InPrecision
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.decoder import GPTDecoder
 from diptych.models.language_model import LanguageModel, Predicting
@@ -77,15 +77,6 @@ class GPT(LanguageModel):
 
     def predicting(self, texts):
         return predicting_of(self.decoder, texts)
-
-    def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
-        """See `diptych.models.decoding.Decoder`; only tokens of the table are predicted."""
-
-        def next_logits(tokens, place, caches):
-            features, caches = self.decoder.step(tokens, place, caches)
-            return self.logits(features)[:, : self.config.vocab_size], caches
-
-        return InPrecision(next_logits, self.decoder), self.decoder.empty_caches(batch, length)
 
     def generate(self, prompt_ids, *, steps: int, eos_id: int | None = None, **choices):
         """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`.

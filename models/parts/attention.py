@@ -107,14 +107,18 @@ class Attention(keras.layers.Layer):
         keys and values).
 
         Args:
+            place: int32 scalar; None for behind all that the cache holds, which so grows.
             positions: as for a call; None for the places.
         """
         batch, length, width = ops.shape(x)
         x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        positions = place + ops.arange(length, dtype="int32") if positions is None else positions
+        if positions is None:
+            positions = (cache[0].shape[1] if place is None else place) + ops.arange(length, dtype="int32")
         query, *new = self._split(x, batch, length, positions)
-        place = (0, place, 0, 0)
-        keys, values = (ops.slice_update(old, place, each) for old, each in zip(cache, new, strict=True))
+        if place is None:
+            keys, values = (ops.concatenate(both, axis=1) for both in zip(cache, new, strict=True))
+        else:
+            keys, values = (ops.slice_update(old, (0, place, 0, 0), x) for old, x in zip(cache, new, strict=True))
         return ops.reshape(self.mix(query, keys, values, attention_mask), (batch, length, -1)), (keys, values)
 
     def empty_cache(self, batch, length: int):
