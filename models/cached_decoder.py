@@ -5,9 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from diptych.models.decoding import Begun, InPrecision
+from diptych.models.decoding import Begun, in_precision
 from diptych.models.parts.block import Block, recomputed
 from diptych.models.parts.places import Places
+from diptych.models.parts.rotary import angles_of
 
 
 class CachedDecoder(keras.layers.Layer):
@@ -86,15 +87,20 @@ class CachedDecoder(keras.layers.Layer):
         """
         windows = {self.window(layer) for layer in range(len(self.blocks))}
         masks = {window: keys.seen_from(queries, window=window) for window in windows}
-        kept = []
+        positions, attention = queries.positions, self.blocks[0].attention
+        if caches is not None and attention.rotary_base is not None:
+            positions = angles_of(positions, attention.head_width, base=attention.rotary_base)
+        single = caches is not None and place is not None and x.shape[1] == 1
+        x, kept = x[:, 0] if single else x, []  # two axes spare eager torch the reshapes between products
         for layer, block in enumerate(self.blocks):
-            given = {"token_mask": masks[self.window(layer)], "positions": queries.positions}
+            given = {"token_mask": masks[self.window(layer)], "positions": positions}
             if caches is not None:
                 x, cache = block.step(x, caches[layer], place, **given)
                 kept.append(cache)
             else:
                 x = recomputed(block, x, **given) if self.rematerialize else block.call(x, **given)
-        return self.finished(x), tuple(kept)
+        x = self.finished(x)
+        return x[:, None] if single else x, tuple(kept)
 
     def empty_caches(self, batch, length: int) -> tuple:
         """For each block keys and values of no token yet, for `through`."""
@@ -155,7 +161,7 @@ class Prefilled:
             features, caches = decoder.through(x, places, _with_answer(places, length - 1), caches)
             return places, caches, decoder.logits(features[:, -1])
 
-        places, caches, logits = InPrecision(prefill, decoder)(self._soft)
+        places, caches, logits = in_precision(prefill, decoder)(self._soft)
         prompt_of = ops.arange(batch, dtype="int32") * prompts // batch
 
         def of_texts(x):
@@ -170,7 +176,7 @@ class Prefilled:
             features, caches = decoder.through(x, query, keys, caches, first + place)
             return decoder.logits(features[:, 0]), caches
 
-        return Begun(InPrecision(next_logits, decoder), caches, logits)
+        return Begun(in_precision(next_logits, decoder), caches, logits)
 
 
 def _padded_in_front(ids, mask):

@@ -52,6 +52,13 @@ class Decoder(Protocol):
         """
 
 
+def in_precision(function: Callable, layer: keras.layers.Layer) -> Callable:
+    """The function, called with a layer's mixed precision as the layer's own call is; itself where there is none, which
+    saves eager torch the way through Keras.
+    """
+    return function if layer.compute_dtype == layer.variable_dtype else InPrecision(function, layer)
+
+
 class InPrecision(keras.layers.Layer):
     """A function of tensors, called with a layer's mixed precision as the layer's own call is."""
 

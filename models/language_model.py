@@ -10,7 +10,7 @@ from keras import ops
 
 from diptych.models.cached_decoder import CachedDecoder, Prefilled
 from diptych.models.checkpoints import load_model, save_model
-from diptych.models.decoding import Begun, InPrecision, check_places
+from diptych.models.decoding import Begun, check_places, in_precision
 from diptych.models.generation import continue_prompts
 from diptych.models.parts.places import Places
 from diptych.models.tower import Tower, policy_of
@@ -132,7 +132,7 @@ class LanguageModel(TextPredictor):
             features, caches = decoder.through(x, query, keys, caches, place)
             return decoder.logits(features[:, 0]), caches
 
-        return Begun(InPrecision(next_logits, decoder), decoder.empty_caches(batch, length))
+        return Begun(in_precision(next_logits, decoder), decoder.empty_caches(batch, length))
 
     def generate(self, prompt_ids, *, steps: int, prompt_lengths=None, **choices):
         """The next tokens of each text, int32 `[batch, steps]`. Prompts go through the blocks at once.

@@ -23,7 +23,7 @@ from diptych.engine.export.towers import BATCH, TowerCard, TowerInput, image_inp
 from diptych.models import GPT, Gemma, PaliGemma
 from diptych.models.cached_decoder import CachedDecoder
 from diptych.models.checkpoints import read_checkpoint
-from diptych.models.decoding import InPrecision
+from diptych.models.decoding import in_precision
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.parts.places import Places
@@ -199,7 +199,7 @@ def _decoder(decoder: CachedDecoder, shared: TowerCard, *, pictures: bool) -> Gr
         inputs=_tensors(described),
         shapes=_shapes(described),
         outputs=list(outputs),
-        function=InPrecision(_Extension(decoder, list(outputs)), decoder),
+        function=in_precision(_Extension(decoder, list(outputs)), decoder),
         card={
             **shared,
             "inputs": described,

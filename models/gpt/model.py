@@ -16,7 +16,7 @@ from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, float32_product
-from diptych.models.decoding import InPrecision
+from diptych.models.decoding import in_precision
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.decoder import GPTDecoder
 from diptych.models.language_model import LanguageModel, Predicting
@@ -59,7 +59,7 @@ class GPT(LanguageModel):
 
     def hidden_states(self, token_ids) -> list:
         """Embeddings and what each block makes of them, depth + 1 times `[batch, length, width]`."""
-        return InPrecision(self.decoder.hidden_states, self.decoder)(ops.convert_to_tensor(token_ids, "int32"))
+        return in_precision(self.decoder.hidden_states, self.decoder)(ops.convert_to_tensor(token_ids, "int32"))
 
     def token_losses(
         self, token_ids, *, dropout_seeds=None, tokens_per_chunk: int = 1024, product: Product = float32_product
@@ -91,5 +91,5 @@ def predicting_of(decoder: GPTDecoder, texts: Mapping[str, Any]) -> Predicting:
     seeds = texts.get("dropout_seeds")
     if seeds is not None:
         seeds = ops.convert_to_tensor(seeds, "int32")
-    of_texts = InPrecision(decoder.features_and_kernel, decoder)
+    of_texts = in_precision(decoder.features_and_kernel, decoder)
     return Predicting(*of_texts(ops.convert_to_tensor(texts["token_ids"], "int32"), seeds))

@@ -62,14 +62,15 @@ class Mlp(keras.layers.Layer):
     def call(self, x):
         # Flat in between: every `ops.reshape` costs a dozen microseconds on eager torch.
         shape, activation = ops.shape(x), ACTIVATIONS[self.activation]
-        x = ops.reshape(x, (-1, x.shape[-1]))
+        flat = len(shape) == 2
+        x = x if flat else ops.reshape(x, (-1, x.shape[-1]))
         if self.gated:
             x = activation(affine(x, self.gate_kernel, self.gate_bias)) * affine(x, self.in_kernel, self.in_bias)
         else:
             x = affine(x, self.in_kernel, self.in_bias)
             x = activation(x)
         x = affine(x, self.out_kernel, self.out_bias)
-        return ops.reshape(x, shape)
+        return x if flat else ops.reshape(x, shape)
 
     def get_config(self):
         names = ("mlp_dim", "activation", "gated", "use_bias", "initializer", "seed")
