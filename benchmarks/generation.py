@@ -3,10 +3,10 @@
     KERAS_BACKEND=torch python -m benchmarks.generation
     KERAS_BACKEND=torch python -m benchmarks.generation --models gemma --batch-sizes 1 --repeats 9
 
-Ours is `model.generate` on the running backend (torch eager; on jax and tensorflow the loop compiled once), transformers
-is torch, `generate` with its own cache. Both take the likeliest token of a prompt in turn, end at no token, and use as
-many threads. "gemma" is a Gemma of 97 M parameters, "paligemma" the same behind a tower of 22 M at 224 px. No time is
-reported unless both write the same tokens.
+Ours is `model.generate` on the running backend (torch eager; on jax and tensorflow the loop compiled once),
+transformers is torch, `generate` with its own cache. Both take the likeliest tokens behind the same prompts, end at no
+token, and use as many threads, in turn. "gemma" is a Gemma of 97 M parameters, "paligemma" the same behind a tower of
+22 M at 224 px. No time is reported unless both write the same tokens.
 """
 
 import argparse

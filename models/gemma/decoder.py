@@ -99,12 +99,11 @@ class GemmaDecoder(CachedDecoder):
     @property
     def logits_kernel(self):
         """The transposed token table `[width, predicted ids]`."""
-        return ops.transpose(self.token_embedding.embedding.value[: self.config.num_predicted])
+        return ops.transpose(self.token_embedding.table()[: self.config.num_predicted])
 
     def logits(self, features):
         """Features `[..., width]` -> float32 logits `[..., predicted ids]`, all at once: for a few tokens of a text."""
-        kernel = self.logits_kernel
-        logits = ops.cast(ops.matmul(ops.cast(features, kernel.dtype), kernel), "float32")
+        logits = ops.cast(self.token_embedding.logits(features, self.config.num_predicted), "float32")
         return soft_capped(logits, self.config.logits_soft_cap)
 
     def compute_output_shape(self, input_shape, *_):

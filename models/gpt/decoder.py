@@ -107,8 +107,7 @@ class GPTDecoder(CachedDecoder):
 
     def logits(self, features):
         """Features `[..., width]` -> float32 logits `[..., tokens]` of the token behind each: none of positions."""
-        kernel = ops.transpose(ops.cast(self.token_embedding.embedding.value, "float32"))
-        return ops.matmul(ops.cast(features, "float32"), kernel)
+        return self.token_embedding.logits(ops.cast(features, "float32"))
 
     def _states(self, token_ids, dropout_seeds) -> Iterator:
         x, dropout = self._embedded(token_ids, dropout_seeds), self._dropout(dropout_seeds)
@@ -133,8 +132,8 @@ class GPTDecoder(CachedDecoder):
         return drop(x, dropout_seeds, rate=config.embedding_dropout, place=f"{self.name}/embedding")
 
     def _tables(self) -> tuple:
-        layers = (self.token_embedding, self.position_embedding)
-        return tuple(ops.cast(layer.embedding.value, "float32") for layer in layers)
+        tables = (self.token_embedding.table(), self.position_embedding.embedding.value)
+        return tuple(ops.cast(table, "float32") for table in tables)
 
     def _dropped_tables(self, dropout_seeds) -> tuple:
         """The tables of tokens and positions; where dropout is on them, with the mask of the batch's first text."""

@@ -1,7 +1,7 @@
 """Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -10,11 +10,12 @@ from diptych.core.losses.products import soft_capped
 from diptych.models.parts.affine import affine
 from diptych.models.parts.dropout import Dropout
 from diptych.models.parts.initializers import KERNELS
+from diptych.models.parts.int8_weights import Int8Weights
 from diptych.models.parts.rotary import rotate
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Attention(keras.layers.Layer):
+class Attention(Int8Weights):
     """Queries `[batch, queries, width]` -> the same, by what they find among keys and values.
 
     Built for tokens alone, they attend to each other, and query, key and value share one kernel, drawn with the fans of
@@ -35,6 +36,8 @@ class Attention(keras.layers.Layer):
             section 2); None for none.
         initializer: of kernels, one of `KERNELS`.
     """
+
+    matrices: ClassVar = dict.fromkeys(("qkv_kernel", "query_kernel", "key_value_kernel", "out_kernel"), 0)
 
     def __init__(
         self,

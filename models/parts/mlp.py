@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import KERNELS, Normal
+from diptych.models.parts.int8_weights import Int8Weights
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": partial(ops.gelu, approximate=True),
@@ -18,7 +20,7 @@ ACTIVATIONS: dict[str, Callable] = {
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Mlp(keras.layers.Layer):
+class Mlp(Int8Weights):
     """width -> mlp_dim -> activation -> width.
 
     Where `gated`, the activation of one product scales another: activation(x · gate_kernel) * (x · in_kernel).
@@ -26,6 +28,8 @@ class Mlp(keras.layers.Layer):
     Kernels are drawn as `initializer`, one of `KERNELS`, says. Biases are drawn from N(0, 1e-6²) beside ViT's kernels,
     "xavier_uniform", and are zero beside others.
     """
+
+    matrices: ClassVar = dict.fromkeys(("gate_kernel", "in_kernel", "out_kernel"), 0)
 
     def __init__(
         self,
