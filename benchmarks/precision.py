@@ -127,19 +127,21 @@ def _answers(run: Path) -> dict:
 
 def _questions() -> tuple[list, list[str], list[tuple[str, ...]]]:
     """Pictures, prompts and true answers, evenly chosen as the run's own evaluation chooses them."""
+    from diptych.core.data.ledger import visit
     from diptych.core.data.record_parts import usable_pixels
     from diptych.core.data.sources.files import evenly
-    from diptych.engine.datasets.open import with_data
+    from diptych.engine.datasets.questions import questions
     from diptych.recipes.paligemma import tiny
 
-    _, data_set = with_data(tiny())
-    source = next(iter(data_set.sources(0).held_out.values()))
-    records = [source[index] for index in evenly(range(len(source)), QUESTIONS)]
-    return (
-        [usable_pixels(source, record) for record in records],
-        [record.prompt for record in records],
-        [tuple(answer.text.strip() for answer in record.require_captions()) for record in records],
-    )
+    recipe = tiny()
+    source = next(iter(questions(recipe.data).sources(recipe.run.seed).held_out.values()))
+
+    def read(record):
+        answers = tuple(answer.text.strip() for answer in record.require_captions())
+        return usable_pixels(source, record), record.prompt or "caption en", answers
+
+    asked = [question for _, question in visit(source, read, evenly(range(len(source)), QUESTIONS))]
+    return [one[0] for one in asked], [one[1] for one in asked], [one[2] for one in asked]
 
 
 if __name__ == "__main__":
