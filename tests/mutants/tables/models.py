@@ -96,7 +96,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "np.abs(matrix).max(axis=axis, keepdims=True)",
            "np.broadcast_to(np.abs(matrix).max(), np.abs(matrix).max(axis=axis, keepdims=True).shape)",
            "tests/models/parts/test_int8_weights.py::test_each_channel_is_rounded_by_its_own_largest"),
-    Mutant("logits-of-int8-without-scales", "models/parts/embeddings.py",
+    Mutant("rounded-logits-without-scales", "models/parts/embeddings.py",
            '"float32") * scale.value[some])', '"float32"))',
            "tests/models/parts/test_int8_weights.py::test_logits_are_those_of_what_is_stored"),
     Mutant("batches-of-answers-by-other-noise", "models/paligemma/generation.py",
