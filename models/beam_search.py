@@ -54,7 +54,10 @@ def search_beams(
         return ops.logical_and(place < prompts.places, ops.logical_not(ops.all(ended)))
 
     def step(place, tokens, scores, ended, lengths, caches):
-        logits, caches = next_logits(ops.take(tokens, place, axis=1), place, caches)
+        logits, caches = begun.next_logits(ops.take(tokens, place, axis=1), place, caches)
+        return written(logits, place, tokens, scores, ended, lengths, caches)
+
+    def written(logits, place, tokens, scores, ended, lengths, caches):
         beam, token, sums = best_of(logits, scores, ended)
         number = prompts.number(place)[:, None]
         given = number < 0
@@ -73,15 +76,17 @@ def search_beams(
     # All beams of a text begin alike, so that one of them may go on.
     scores = ops.broadcast_to(ops.where(beam_numbers == 0, 0.0, _NEVER), (batch, beams))
     with constant(decoder.variables):
-        next_logits, caches = decoder.begin(batch * beams, prompts.places)
+        begun = decoder.begin(batch * beams, prompts.places)
         start = (
             ops.zeros((), "int32"),
             prompts.of_beams(beams).tokens,
             scores,
             ops.zeros((batch, beams), "bool"),
             ops.zeros((batch, beams), "int32"),
-            caches,
+            begun.caches,
         )
+        if begun.first is not None:
+            start = written(begun.first, *start)
         _, tokens, scores, _, lengths, _ = ops.while_loop(goes_on, step, start)
     scores = scores / ops.power(ops.cast(ops.maximum(lengths, 1), "float32"), length_penalty)
     order = ops.argsort(-scores, axis=1)

@@ -24,6 +24,8 @@ from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.double_heads_config import GPTDoubleHeadsConfig
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
+from diptych.models.parts.int8_weights import MODE as INT8
+from diptych.models.parts.int8_weights import hold_int8, in_int8, scale_of
 from diptych.models.presets import ALL_PRESETS
 from diptych.models.siglip.config import PairConfig, SigLIPConfig
 from diptych.models.weights import (
@@ -88,17 +90,23 @@ def load_model(
     *,
     revision: str | None = None,
     load_weights: bool = True,
+    dtype: str | None = None,
     **arguments,
 ):
     """The model of a preset, built by `build(config, **arguments)`; see `PretrainedPair.from_preset`.
 
     Weights are read one by one, the largest first, into a model that has none yet: at its peak this takes the weights'
-    own memory and that of one more tensor.
+    own memory and that of one more tensor. With the dtype "int8", or such as "int8_from_bfloat16", as Keras names them,
+    the matrices of its layers are kept in int8 (`Int8Weights`), and the rest is computed in float32, or bfloat16.
 
     Raises:
         ValueError: for a preset whose configuration is not one of the `expected` classes, and for the name of a size
             where weights are expected.
     """
+    if dtype is not None and dtype.startswith(INT8):
+        return _in_int8(preset, build, expected, dtype, revision=revision, load_weights=load_weights, **arguments)
+    if dtype is not None:
+        arguments["dtype"] = dtype
     if preset in ALL_PRESETS:
         size = _expected(preset, ALL_PRESETS[str(preset)], expected)
         if load_weights:
@@ -114,6 +122,25 @@ def load_model(
     with open_weights(checkpoint.weights) as files:
         model, values = _whole(preset, checkpoint, files, lambda config: build(config, **arguments))
         give_values(model, values)
+    return model
+
+
+def _in_int8(preset, build, expected, dtype: str, *, load_weights: bool, **arguments):
+    """A model with weights in int8; see `load_model`."""
+    base = dtype.removeprefix(INT8).removeprefix("_from_") or "float32"
+    if dtype not in (INT8, f"{INT8}_from_{base}") or not load_weights:
+        raise ValueError(
+            f"dtype={dtype!r}: expected int8, int8_from_float32 or int8_from_bfloat16, of a model whose weights are "
+            f"loaded, got load_weights={load_weights}."
+        )
+    checkpoint = read_checkpoint(preset_folder(preset, revision=arguments.pop("revision"), known=ALL_PRESETS))
+    _expected(preset, checkpoint.config, expected)
+    with open_weights(checkpoint.weights) as files:
+        model, values = _whole(preset, checkpoint, files, lambda config: build(config, dtype=base, **arguments))
+        with shapes_only():
+            axes = hold_int8(model)
+        give_values(model, in_int8(values, axes))
+    model._post_quantize(INT8)
     return model
 
 
@@ -314,6 +341,11 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
     if hasattr(model, "adapters"):
         raise ValueError(WITH_ADAPTERS)
     config = model.config
+    if any(scale_of(variable) is not None for variable in model.weights):
+        raise ValueError(
+            "This model's weights are in int8, for inference, and no checkpoint holds these: read the one that they "
+            "came from in float32 or bfloat16, and write that."
+        )
     arrays = {variable.path: _reader(variable, dtype or variable.dtype) for variable in model.weights}
     if format == "diptych":
         kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 from keras import ops
@@ -11,6 +11,21 @@ NextLogits = Callable[[Any, Any, Any], tuple[Any, Any]]
 """(tokens int32 `[batch]`, place int32 scalar, caches) -> (float32 logits `[batch, vocabulary]` of the token behind
 them, the caches with this place added).
 """
+
+
+class Begun(NamedTuple):
+    """What generation goes on from.
+
+    Attributes:
+        next_logits: to be asked for one place after the other.
+        caches: to start with: any structure of tensors whose shapes stay, and whose first axis is that of the texts.
+        first: float32 logits `[batch, vocabulary]` of what follows the first place, where they are known already; None
+            where `next_logits` is asked for them.
+    """
+
+    next_logits: NextLogits
+    caches: Any
+    first: Any = None
 
 
 class Decoder(Protocol):
@@ -31,11 +46,17 @@ class Decoder(Protocol):
     @property
     def variables(self) -> list[keras.Variable]: ...
 
-    def begin(self, batch, length: int) -> tuple[NextLogits, Any]:
-        """A function to be asked for one place after the other, up to `length` of them, and the caches to start with:
-        any structure of tensors whose shapes stay, and whose first axis is that of `batch` texts. Where the decoder
-        looks at something, `batch` may be a multiple of what it looks at, whose texts then follow each other.
+    def begin(self, batch, length: int) -> Begun:
+        """What up to `length` places of `batch` texts are asked for with. Where the decoder looks at something, `batch`
+        may be a multiple of what it looks at, whose texts then follow each other.
         """
+
+
+def in_precision(function: Callable, layer: keras.layers.Layer) -> Callable:
+    """The function, called with a layer's mixed precision as the layer's own call is; itself where there is none, which
+    saves eager torch the way through Keras.
+    """
+    return function if layer.compute_dtype == layer.variable_dtype else InPrecision(function, layer)
 
 
 class InPrecision(keras.layers.Layer):
@@ -73,7 +94,7 @@ class Prompts:
 
     def __init__(self, decoder: Decoder, prompt_ids, prompt_lengths, steps: int):
         batch, prompt = ops.shape(prompt_ids)[0], prompt_ids.shape[1]
-        _check(decoder, prompt, steps)
+        check_places(decoder, prompt, steps)
         if prompt_lengths is None:
             prompt_lengths = ops.full((batch,), prompt, dtype="int32")
         self._lengths, self._steps = ops.cast(prompt_lengths, "int32"), steps
@@ -101,7 +122,8 @@ class Prompts:
         return ops.take_along_axis(tokens, columns, axis=1)
 
 
-def _check(decoder: Decoder, prompt: int, steps: int) -> None:
+def check_places(decoder: Decoder, prompt: int, steps: int) -> None:
+    """ValueError for more tokens than there are positions, and for no token to begin with."""
     if prompt + steps > decoder.context_length:
         raise ValueError(
             f"There are positions for {decoder.context_length} tokens; a prompt of {prompt} and {steps} steps need "

@@ -69,7 +69,10 @@ def continue_prompts(
         return ops.logical_and(place < prompts.places, ops.logical_not(ops.all(ended)))
 
     def step(place, tokens, ended, caches):
-        logits, caches = next_logits(ops.take(tokens, place, axis=1), place, caches)
+        logits, caches = begun.next_logits(ops.take(tokens, place, axis=1), place, caches)
+        return written(logits, place, tokens, ended, caches)
+
+    def written(logits, place, tokens, ended, caches):
         number = prompts.number(place)
         given = number < 0
         chosen = ops.where(ended, 0, choose(logits, number))
@@ -81,8 +84,10 @@ def continue_prompts(
         return place + 1, tokens, ops.logical_or(ended, last), caches
 
     with constant(decoder.variables):
-        next_logits, caches = decoder.begin(batch, prompts.places)
-        start = (ops.zeros((), "int32"), prompts.tokens, ops.zeros((batch,), "bool"), caches)
+        begun = decoder.begin(batch, prompts.places)
+        start = (ops.zeros((), "int32"), prompts.tokens, ops.zeros((batch,), "bool"), begun.caches)
+        if begun.first is not None:
+            start = written(begun.first, *start)
         _, tokens, _, _ = ops.while_loop(goes_on, step, start)
     return prompts.chosen(tokens)
 

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import keras
 from keras import ops
 
+from diptych.models.cached_decoder import CachedDecoder, Prefilled
 from diptych.models.checkpoints import load_model, save_model
+from diptych.models.decoding import Begun, check_places, in_precision
 from diptych.models.generation import continue_prompts
+from diptych.models.parts.places import Places
 from diptych.models.tower import Tower, policy_of
 
 
@@ -89,7 +92,7 @@ class LanguageModel(TextPredictor):
         default_name: of a model that is given none.
     """
 
-    decoder_class: ClassVar[type[keras.layers.Layer]]
+    decoder_class: ClassVar[type[CachedDecoder]]
     default_name: ClassVar[str]
     start_id = None
 
@@ -117,6 +120,31 @@ class LanguageModel(TextPredictor):
         """The longest text."""
         return self.config.context_length
 
-    def generate(self, prompt_ids, *, steps: int, **choices):
-        """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`."""
-        return continue_prompts(self, ops.convert_to_tensor(prompt_ids, "int32"), steps=steps, **choices)
+    def begin(self, batch, length: int) -> Begun:
+        """See `diptych.models.decoding.Decoder`: texts that begin with the first token that is asked about."""
+        decoder = self.decoder
+        numbers = ops.broadcast_to(ops.arange(length, dtype="int32")[None], (batch, length))
+        keys = Places(positions=numbers, ranks=numbers, count=ops.ones((batch, length), "bool"))
+
+        def next_logits(tokens, place, caches):
+            query = keys.at(place)
+            x = decoder.embedded(tokens[:, None], query.positions)
+            features, caches = decoder.through(x, query, keys, caches, place)
+            return decoder.logits(features[:, 0]), caches
+
+        return Begun(in_precision(next_logits, decoder), decoder.empty_caches(batch, length))
+
+    def generate(self, prompt_ids, *, steps: int, prompt_lengths=None, **choices):
+        """The next tokens of each text, int32 `[batch, steps]`. Prompts go through the blocks at once.
+
+        Args:
+            prompt_ids, steps, prompt_lengths, choices: of `continue_prompts`; prompts have at least one token.
+        """
+        prompt_ids = ops.convert_to_tensor(prompt_ids, "int32")
+        batch, length = ops.shape(prompt_ids)
+        check_places(self, length, steps)
+        mask = None
+        if prompt_lengths is not None:
+            mask = ops.arange(length, dtype="int32")[None] < ops.cast(prompt_lengths, "int32")[:, None]
+        prefilled = Prefilled(self.decoder, prompt_ids=prompt_ids, prompt_mask=mask, causal=True)
+        return continue_prompts(prefilled, ops.zeros((batch, 0), "int32"), steps=steps, **choices)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import Config, load_model
+from diptych.core.weights.hub import preset_folder
+from diptych.models.checkpoints import Config, load_model, read_checkpoint
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
@@ -17,7 +18,7 @@ from diptych.models.language_model import TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
 from diptych.models.paligemma.mask_decoder_config import MaskDecoderConfig
 from diptych.models.paligemma.model import PaliGemma
-from diptych.models.presets import PRESETS
+from diptych.models.presets import ALL_PRESETS, PRESETS
 from diptych.models.siglip.config import SigLIPConfig
 from diptych.models.siglip.model import SigLIP
 from diptych.models.two_towers import PretrainedPair
@@ -55,6 +56,12 @@ def trained_preset(name: str | Path) -> str | Path:
         if stages
         else f"{name} holds a run that has not come to its end, and so no model yet. Its command again goes on with it."
     )
+
+
+def writes_texts(preset: str | Path, *, revision: str | None = None) -> bool:
+    """Whether a checkpoint holds a model that predicts one token after the other: a PaliGemma, Gemma or GPT."""
+    config = read_checkpoint(preset_folder(preset, revision=revision, known=ALL_PRESETS)).config
+    return isinstance(config, (GPTConfig, GemmaConfig, PaliGemmaConfig))
 
 
 def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier | TextPredictor:

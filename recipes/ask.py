@@ -58,7 +58,7 @@ class Ask:
     seed: int = 0
     """Of what is drawn."""
     dtype: str | None = None
-    """"bfloat16" for weights of half the memory; by default float32."""
+    """"bfloat16" for weights of half the memory, "int8" for a quarter; by default float32."""
     masks: str | None = None
     """vae-oid.npz, the decoder of the codes that "segment" writes; without it, boxes alone are drawn."""
     output: Path | None = None

@@ -1,4 +1,4 @@
-"""A model's two towers as graphs that run without Keras: ONNX and others.
+"""A model's towers, or its decoder, as graphs that run without Keras: ONNX and others.
 
 Command:    python -m recipes.export
 Own model:  python -m recipes.export --model runs/siglip --output exported/ --format onnx
@@ -10,10 +10,16 @@ export.json; the processor's files lie beside it, in diptych's and, where it can
 Nothing is left in the folder unless the files were read again and gave the Keras model's embeddings of random inputs to
 1e-4.
 
+Of a model that writes, a PaliGemma, Gemma or GPT, decoder.onnx takes and gives the cache: one graph for the prompt and
+for each token behind it; a PaliGemma's image.onnx makes the tokens that stand in front. export.json says the rules of
+masks and positions. Nothing is left unless onnxruntime wrote the tokens that the Keras model writes behind random
+prompts.
+
 With --precision float16 or int8 the weights of ONNX files take half or a quarter of the space; what that costs in
 recall on --data is printed and stands in export.json.
 
-Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken:
+Formats and the backends that write them; where KERAS_BACKEND is not set, the first of them that is installed is taken.
+Decoders are written in onnx alone.
 
     onnx          torch, or torch in a process of its own for jax and tensorflow
     openvino      the same
@@ -42,7 +48,14 @@ from diptych.core.files.cache_folder import index_folder
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.tables import text_table
 from diptych.engine.command_line import parse
-from diptych.engine.export.formats import FORMATS, FormatName, check_precision, choose_backend, compute_on_the_cpu
+from diptych.engine.export.formats import (
+    FORMATS,
+    FormatName,
+    check_decoder,
+    check_precision,
+    choose_backend,
+    compute_on_the_cpu,
+)
 from diptych.engine.export.smaller import Precision
 from diptych.engine.export.writers import Job
 from diptych.engine.failures import exit_status
@@ -63,7 +76,8 @@ class Export:
     """Which model, in which format, and where to."""
 
     model: str = "emoji_36_languages"
-    """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
+    """A trained model, of two towers or one that writes: a folder (of a checkpoint, or of a run), hf://owner/name, or
+    emoji_36_languages."""
     output: Path = Path("runs/exported")
     """The folder that is written; files of the same names are replaced."""
     format: FormatName = "onnx"
@@ -90,9 +104,16 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ["KERAS_BACKEND"] != selected:
         print(f"--format {options.format} is written on KERAS_BACKEND={os.environ['KERAS_BACKEND']}.", flush=True)
     compute_on_the_cpu()
-    from diptych.engine.embedding.encoder import Encoder
 
-    return exit_status(lambda: export(options, lambda preset: Encoder.open(preset, dtype="float32")), options)
+    def imported_and_exported() -> int:
+        from diptych.engine.embedding.encoder import Encoder
+        from diptych.models.pretrained import trained_preset, writes_texts
+
+        if writes_texts(trained_preset(options.model)):
+            return export_decoder(options)
+        return export(options, lambda preset: Encoder.open(preset, dtype="float32"))
+
+    return exit_status(imported_and_exported, options)
 
 
 def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
@@ -136,6 +157,51 @@ def export(options: Export, open_encoder: Callable[[str], Any]) -> int:
     print(_table(chosen.file, checked, sizes))
     if cost is not None:
         print(f"\n{_recall_table(cost, options.precision)}")
+    print(f"{options.output} holds them. Read them with {chosen.reader}; {CARD} says what they take.", flush=True)
+    return 0
+
+
+def export_decoder(options: Export) -> int:
+    """The same for a model that writes."""
+    check_decoder(options.format, options.precision)
+    from diptych.engine.export.decoder_check import check_writing
+    from diptych.engine.export.decoders import graphs_of, open_writer
+    from diptych.engine.export.writers import onnx_outputs
+
+    chosen = FORMATS[options.format]
+    model, processor, write_tokenizer = open_writer(options.model)
+    graphs = {graph.name: graph for graph in graphs_of(model, processor, name=options.model)}
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=options.output) as name:
+        folder = Path(name)
+        job = Job(preset=options.model, module=MODULE, encoder=None, towers=tuple(graphs.values()), folder=folder)
+        with _step(f"Writing {options.format}"):
+            chosen.write(job)
+        files = {name: chosen.file.format(name) for name in graphs}
+        with _step("Comparing what they write with what the Keras model writes"):
+            runs = {name: onnx_outputs(folder / file) for name, file in files.items()}
+            found = check_writing(model, graphs, runs)
+        card: dict[str, Any] = {"format": options.format, "reader": chosen.reader, "precision": options.precision}
+        card |= {name: {"file": files[name], **graph.card} for name, graph in graphs.items()}
+        card["checked"] = {
+            "equal_tokens": found.tokens,
+            "greatest_difference_of_logits": found.difference,
+            "ties": found.ties,
+        }
+        sizes = {name: _bytes(folder, file) for name, file in files.items()}
+        write_json(folder / CARD, card)
+        _publish(folder, options.output)
+    write_tokenizer(options.output)
+    print(text_table(["graph", "file", "MB"], [[name, files[name], f"{sizes[name] / 1e6:,.2f}"] for name in graphs]))
+    print(
+        f"\n{found.tokens} tokens written by the files are the model's; logits differ by {found.difference:.1e} of the "
+        f"largest{f', {found.ties} texts go apart at a tie' if found.ties else ''}."
+    )
+    rows = [
+        [f"batch {size}", f"{first:.1f}", f"{found.token_ms[size]:.1f}", f"{1e3 * size / found.token_ms[size]:,.0f}"]
+        for size, first in found.first_ms.items()
+    ]
+    print(f"\n{text_table(['', 'ms to the first token', 'ms a token', 'tokens a second'], rows)}")
     print(f"{options.output} holds them. Read them with {chosen.reader}; {CARD} says what they take.", flush=True)
     return 0
 

@@ -44,7 +44,7 @@ class JudgeAnswers:
     beams: int | None = None
     """Search for the most probable answers with so many beams; by default the likeliest tokens are taken."""
     dtype: str | None = None
-    """"bfloat16" for weights of half the memory; by default float32."""
+    """"bfloat16" for weights of half the memory, "int8" for a quarter; by default float32."""
     batch_size: int = 8
     """Examples that the model takes at a time."""
     output: Path = Path("runs/judge_answers/results.json")

@@ -1,6 +1,7 @@
 """Towers as graphs without Keras: torch's own archive (`.pt2`), and ONNX.
 
-A shape is a tuple of sizes and, where any size will do, of names: `("batch", 48, 48, 3)`.
+A shape is a tuple of sizes and, where any size will do, of names: `("batch", 48, 48, 3)`. A name made of several
+others, "past_tokens", stands for their sum.
 """
 
 import logging
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,17 +17,22 @@ import torch
 
 Shapes = Mapping[str, tuple[int | str, ...]]
 
-_EXAMPLE_SIZES = {"batch": 2}
-_EXAMPLE_SIZE = (
-    3  # of any other dimension; 0 and 1 would be taken for constants, and equal sizes for the same dimension
-)
 _WORDS_OF_THE_MAKER = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
 
 
-class _Positional(torch.nn.Module):
-    """A Keras model that takes its inputs one by one and returns its only output."""
+class Exported(Protocol):
+    """What is written: a Keras model whose outputs have names, or something that can be asked the same."""
 
-    def __init__(self, model: keras.Model):
+    inputs: Any
+    output: Mapping[str, Any]
+
+    def __call__(self, inputs, *, training: bool) -> Mapping[str, Any]: ...
+
+
+class _Positional(torch.nn.Module):
+    """A model that takes its inputs one by one and returns its outputs, alone where there is one."""
+
+    def __init__(self, model: Exported):
         super().__init__()
         self.held = (
             model,
@@ -34,11 +41,11 @@ class _Positional(torch.nn.Module):
 
     def forward(self, *arrays):
         inputs = dict(zip(self.names, arrays, strict=True))
-        (output,) = self.held[0](inputs, training=False).values()
-        return output
+        outputs = tuple(self.held[0](inputs, training=False).values())
+        return outputs if len(outputs) > 1 else outputs[0]
 
 
-def write_torch_export(model: keras.Model, shapes: Shapes, path: Path) -> None:
+def write_torch_export(model: Exported, shapes: Shapes, path: Path) -> None:
     """Writes an archive that `torch.export.load` reads; its module takes the inputs in the order of `shapes`."""
     dimensions = {name: torch.export.Dim(name) for shape in shapes.values() for name in shape if isinstance(name, str)}
     dynamic = tuple({axis: dimensions[axis_name] for axis, axis_name in _named(shape)} for shape in shapes.values())
@@ -64,19 +71,18 @@ def load_torch_export(path: Path) -> Callable[[Mapping[str, np.ndarray]], np.nda
 
 
 def write_onnx(
-    model: keras.Model, shapes: Shapes, path: Path, *, metadata: Mapping[str, str], external_data: bool = False
+    model: Exported, shapes: Shapes, path: Path, *, metadata: Mapping[str, str], external_data: bool = False
 ) -> None:
-    """Writes an ONNX graph; its output has the name that it has in the model.
+    """Writes an ONNX graph; its outputs have the names that they have in the model.
 
     Args:
-        model: a Keras model with inputs by name and one output by name.
+        model: with inputs and outputs by name.
         shapes: of the inputs.
         path: of the `.onnx` file.
         metadata: what the graph's `metadata_props` shall say.
         external_data: weights go into a file of their own, `<path>.data`; those over 2 GB do so anyway, as no other way
             exists.
     """
-    (output,) = model.output
     dynamic = tuple(dict(_named(shape)) for shape in shapes.values())
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -85,7 +91,7 @@ def write_onnx(
             dynamo=True,
             dynamic_shapes=(dynamic,),
             input_names=list(shapes),
-            output_names=[output],
+            output_names=list(model.output),
             verbose=False,
         )
     if program is None:
@@ -100,13 +106,15 @@ def _named(shape: tuple[int | str, ...]) -> list[tuple[int, str]]:
     return [(axis, size) for axis, size in enumerate(shape) if isinstance(size, str)]
 
 
-def _examples(model: keras.Model, shapes: Shapes) -> tuple[torch.Tensor, ...]:
+def _examples(model: Exported, shapes: Shapes) -> tuple[torch.Tensor, ...]:
     """Inputs to trace the model with; their values do not matter."""
     dtypes = {x.name: x.dtype for x in model.inputs}
     names = sorted({name for shape in shapes.values() for _, name in _named(shape)})
-    sizes = {
-        name: place + 2 for place, name in enumerate(names)
-    }  # 0 and 1, and sizes alike, would be taken for constants
+    # 0 and 1, and sizes alike, would be taken for constants.
+    sizes = {name: place + 2 for place, name in enumerate(names)}
+    for name in names:
+        if len(parts := [part for part in names if part != name and part in name.split("_")]) > 1:
+            sizes[name] = sum(sizes[part] for part in parts)
     return tuple(
         keras.ops.ones([sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtypes[name])
         for name, shape in shapes.items()

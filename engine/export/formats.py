@@ -27,6 +27,7 @@ class ExportFormat:
     most_bytes: of a tower's weights, None where there is no limit.
     fixed_num_patches: whether a NaFlex tower takes one number of patches only.
     precisions: that its weights can have.
+    decoders: whether it holds a decoder that takes and gives its cache.
     """
 
     backends: tuple[str, ...]
@@ -38,6 +39,7 @@ class ExportFormat:
     most_bytes: int | None = None
     fixed_num_patches: bool = False
     precisions: tuple[Precision, ...] = ("float32",)
+    decoders: bool = False
 
 
 _ONNX = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}
@@ -51,6 +53,7 @@ FORMATS: dict[FormatName, ExportFormat] = {
         write=writers.write_onnx,
         load=writers.load_onnx,
         precisions=get_args(Precision),
+        decoders=True,
     ),
     "openvino": ExportFormat(
         backends=("torch", "jax", "tensorflow"),
@@ -107,6 +110,21 @@ def check_precision(name: FormatName, precision: Precision) -> None:
     if precision not in FORMATS[name].precisions:
         able = [other for other, format in FORMATS.items() if precision in format.precisions]
         raise ValueError(f"--precision {precision} is not for --format {name}: expected --format {' or '.join(able)}.")
+
+
+def check_decoder(name: FormatName, precision: Precision) -> None:
+    """ValueError for a format, or a precision, in which no decoder is written."""
+    able = [other for other, format in FORMATS.items() if format.decoders]
+    if name not in able:
+        raise ValueError(
+            f"--format {name} holds no decoder that takes and gives its cache: expected --format {' or '.join(able)} "
+            "for a model that writes."
+        )
+    if precision != "float32":
+        raise ValueError(
+            f"--precision {precision} is not for a model that writes: expected float32, in which its tokens are "
+            "compared. recipes.ask runs it with --dtype int8 or bfloat16."
+        )
 
 
 def choose_backend(name: FormatName, asked: str | None) -> str:

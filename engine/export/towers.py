@@ -9,6 +9,7 @@ import numpy as np
 
 from diptych import __version__
 from diptych.core.data.examples.naflex import NaFlex
+from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.files import own_settings
 from diptych.engine.embedding.encoder import Encoder
 
@@ -125,16 +126,9 @@ def _tower(name: str, embedder: keras.Model, inputs: dict[str, TowerInput]) -> T
 
 def _image_inputs(encoder: Encoder, fixed_num_patches: bool) -> dict[str, TowerInput]:
     pixels = encoder.processor.pixels
-    between = list(pixels.normalization.range)
     if not isinstance(pixels, NaFlex):
-        return {
-            "images": {
-                "dtype": "float32",
-                "range": between,
-                "shape": [BATCH, pixels.height, pixels.width, 3],
-                "axes": ["batch", "row", "column", "red green blue"],
-            }
-        }
+        return {"images": image_input(pixels)}
+    between = list(pixels.normalization.range)
     length = pixels.max_num_patches if fixed_num_patches else NUM_PATCHES
     return {
         "patches": {
@@ -149,6 +143,16 @@ def _image_inputs(encoder: Encoder, fixed_num_patches: bool) -> dict[str, TowerI
             "shape": [BATCH, 2],
             "axes": ["batch", "rows and columns of the patches"],
         },
+    }
+
+
+def image_input(pixels: FixedSize) -> TowerInput:
+    """Pictures of one size."""
+    return {
+        "dtype": "float32",
+        "range": list(pixels.normalization.range),
+        "shape": [BATCH, pixels.height, pixels.width, 3],
+        "axes": ["batch", "row", "column", "red green blue"],
     }
 
 

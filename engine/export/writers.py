@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from diptych.engine.export.smaller import Precision, shrink
 if TYPE_CHECKING:
     from diptych.engine.embedding.encoder import Encoder
     from diptych.engine.export.check import Run
+    from diptych.engine.export.decoders import Graph
+    from diptych.engine.export.greedy import Outputs
     from diptych.engine.export.towers import Tower
 
 
@@ -26,14 +28,15 @@ class Job:
 
     preset: name of the model.   module: the command (`python -m module`) that can do the same in a process of its own,
         on torch.
-    encoder, towers: the model, and its two towers as graphs are made of them.   folder: where files are written.
+    encoder, towers: the model, and its two towers as graphs are made of them; for a model that writes None, and its
+        graphs.   folder: where files are written.
     precision: of the weights.
     """
 
     preset: str
     module: str
-    encoder: "Encoder"
-    towers: "tuple[Tower, Tower]"
+    encoder: "Encoder | None"
+    towers: "Sequence[Tower] | Sequence[Graph]"
     folder: Path
     precision: Precision = "float32"
 
@@ -61,17 +64,24 @@ def load_onnx(job: Job, tower: "Tower") -> "Run":
 
 def onnx_runner(path: Path) -> "Run":
     """An ONNX graph on the CPU as a function of arrays by name."""
+    outputs = onnx_outputs(path)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        (output,) = outputs(inputs).values()
+        return output
+
+    return run
+
+
+def onnx_outputs(path: Path) -> "Outputs":
+    """An ONNX graph on the CPU as a function of arrays by name that gives arrays by name."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        (output,) = session.run(None, dict(inputs))
-        return output
-
-    return run
+    names = [x.name for x in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
 
 def write_openvino(job: Job) -> None:
@@ -146,6 +156,7 @@ def load_stablehlo(job: Job, tower: "Tower") -> "Run":
 
 
 def write_keras(job: Job) -> None:
+    assert job.encoder is not None  # models that write are refused before
     job.encoder.model.save(job.folder / "model.keras")
 
 

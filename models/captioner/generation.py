@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from diptych.models.captioner.model import Captioner
-from diptych.models.decoding import InPrecision, NextLogits
+from diptych.models.decoding import Begun, in_precision
 from diptych.models.generation import BatchGenerator, continue_prompts
 
 
@@ -35,14 +35,14 @@ class ImageDecoder:
         """The captioner's."""
         return self._captioner.variables
 
-    def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
+    def begin(self, batch, length: int) -> Begun:
         """See `diptych.models.decoding.Decoder`; caches are each block's keys and values of earlier tokens."""
         captioner = self._captioner
-        images = InPrecision(captioner.image_keys_values, captioner)(self._tokens)
-        next_logits = InPrecision(
+        images = in_precision(captioner.image_keys_values, captioner)(self._tokens)
+        next_logits = in_precision(
             lambda tokens, place, caches: captioner.step(tokens, place, caches, images, self._mask), captioner
         )
-        return next_logits, tuple(block.attention.empty_cache(batch, length) for block in captioner.blocks)
+        return Begun(next_logits, tuple(block.attention.empty_cache(batch, length) for block in captioner.blocks))
 
 
 def generate(captioner: Captioner, encoder_tokens, prompt_ids, *, encoder_mask=None, **choices):

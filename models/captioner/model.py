@@ -129,7 +129,7 @@ class Captioner(keras.layers.Layer):
         """A float32 tensor `[width, vocab_size]`."""
         if self._kernel is not None:
             return self._kernel.value
-        return ops.transpose(self.token_embedding.embedding.value[: self.config.vocab_size])
+        return ops.transpose(self.token_embedding.table()[: self.config.vocab_size])
 
     @property
     def logits_bias(self):

@@ -7,15 +7,14 @@ prefix and what came before. A text alone has no prefix.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import keras
 from keras import ops
 
 from diptych.core.losses.products import soft_capped
+from diptych.models.cached_decoder import CachedDecoder
 from diptych.models.gemma.config import GemmaConfig
-from diptych.models.gemma.places import Places
-from diptych.models.parts.block import Block, BlockConfig, recomputed
+from diptych.models.parts.block import Block, BlockConfig
 from diptych.models.parts.embeddings import TokenEmbedding
 
 ROTARY_BASE = 10_000.0
@@ -42,7 +41,7 @@ def block_config(config: GemmaConfig) -> BlockConfig:
 
 
 @keras.saving.register_keras_serializable("diptych")
-class GemmaDecoder(keras.layers.Layer):
+class GemmaDecoder(CachedDecoder):
     """Token ids int32 `[batch, length]` -> features `[batch, length, width]`, those of a prefix of pictures left out.
 
     Embeddings of tokens are multiplied by the root of the width, rounded to the dtype that is computed in, as all of
@@ -54,12 +53,7 @@ class GemmaDecoder(keras.layers.Layer):
         seed: begins the names of the weights' random streams.
 
     Call:
-        token_ids: int32 `[batch, length]`.
-        token_mask: bool `[batch, length]`, False for padding, wherever it stands; None for no padding.
-        suffix_mask: bool `[batch, length]`, False for tokens of the prefix; None for no token of it.
-        soft_tokens: `[batch · pictures, tokens, width]`, embeddings that stand in front of the tokens, unscaled; those
-            of an example's pictures follow each other.
-        soft_mask: bool `[batch · pictures, tokens]`, False for padding among them; None for no padding.
+        token_ids, token_mask, suffix_mask, soft_tokens, soft_mask: of `placed`; soft tokens are unscaled.
     """
 
     def __init__(
@@ -91,64 +85,25 @@ class GemmaDecoder(keras.layers.Layer):
         features, _ = self.through(x, places, places)
         return features[:, -ops.shape(token_ids)[1] :]
 
-    def placed(self, token_ids, token_mask=None, suffix_mask=None, soft_tokens=None, soft_mask=None):
-        """What goes into the blocks, `[batch, soft tokens + length, width]`, and its `Places`; arguments of a call."""
-        x = self.embedded(token_ids)
-        everywhere = ops.ones(ops.shape(token_ids), "bool")
-        count = everywhere if token_mask is None else ops.cast(token_mask, "bool")
-        causal = everywhere if suffix_mask is None else ops.cast(suffix_mask, "bool")
-        if soft_tokens is not None:
-            batch = ops.shape(token_ids)[0]
-            soft = ops.reshape(ops.cast(soft_tokens, x.dtype), (batch, -1, self.config.width))
-            x = ops.concatenate([soft, x], axis=1)
-            exist = ops.ones(ops.shape(soft)[:2], "bool")
-            if soft_mask is not None:
-                exist = ops.reshape(ops.cast(soft_mask, "bool"), (batch, -1))
-            count = ops.concatenate([exist, count], axis=1)
-            causal = ops.concatenate([ops.zeros_like(exist), causal], axis=1)
-        return x, Places.of(count, causal)
-
-    def embedded(self, token_ids):
-        """Scaled embeddings of tokens, `[..., width]`."""
+    def embedded(self, token_ids, positions=None):
+        """Scaled embeddings of tokens, `[..., width]`; positions are inside attention."""
         x = self.token_embedding.call(token_ids)
         return x * ops.cast(ops.convert_to_tensor(math.sqrt(self.config.width), "float32"), x.dtype)
 
-    def through(self, x, queries: Places, keys: Places, caches=None, place=0) -> tuple[Any, tuple]:
-        """`[batch, tokens, width]` through all blocks and the last norm.
+    def finished(self, x):
+        return self.norm.call(x)
 
-        Args:
-            queries, keys: the places of these tokens, and of all that there are to see.
-            caches, place: for each block keys and values of all places, of which these tokens' are from `place` on, see
-                `Attention.step`; None where the tokens see each other alone.
-
-        Returns:
-            features `[batch, tokens, width]`, and the caches with these tokens added.
-        """
-        windows = {self.config.window(layer) for layer in range(self.config.depth)}
-        masks = {window: keys.seen_from(queries, window=window) for window in windows}
-        kept = []
-        for layer, block in enumerate(self.blocks):
-            given = {"token_mask": masks[self.config.window(layer)], "positions": queries.positions}
-            if caches is not None:
-                x, cache = block.step(x, caches[layer], place, **given)
-                kept.append(cache)
-            else:
-                x = recomputed(block, x, **given) if self.rematerialize else block.call(x, **given)
-        return self.norm.call(x), tuple(kept)
-
-    def empty_caches(self, batch, length: int) -> tuple:
-        """For each block keys and values of no token yet, for `through`."""
-        return tuple(block.attention.empty_cache(batch, length) for block in self.blocks)
+    def window(self, layer: int) -> int | None:
+        return self.config.window(layer)
 
     @property
     def logits_kernel(self):
         """The transposed token table `[width, predicted ids]`."""
-        return ops.transpose(self.token_embedding.embedding.value[: self.config.num_predicted])
+        return ops.transpose(self.token_embedding.table()[: self.config.num_predicted])
 
     def logits(self, features):
         """Features `[..., width]` -> float32 logits `[..., predicted ids]`, all at once: for a few tokens of a text."""
-        kernel = self.logits_kernel
-        logits = ops.cast(ops.matmul(ops.cast(features, kernel.dtype), kernel), "float32")
+        logits = ops.cast(self.token_embedding.logits(features, self.config.num_predicted), "float32")
         return soft_capped(logits, self.config.logits_soft_cap)
 
     def compute_output_shape(self, input_shape, *_):

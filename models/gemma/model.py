@@ -11,10 +11,8 @@ from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, capped_product, float32_product
-from diptych.models.decoding import InPrecision
 from diptych.models.gemma.config import GemmaConfig
 from diptych.models.gemma.decoder import GemmaDecoder
-from diptych.models.gemma.places import Places
 from diptych.models.language_model import LanguageModel, Predicting
 
 
@@ -74,20 +72,6 @@ class Gemma(LanguageModel):
     def predicting(self, texts):
         features = self.features(texts["token_ids"], texts.get("token_mask"))
         return Predicting(features, self.decoder.logits_kernel, self.decoder.config.logits_soft_cap)
-
-    def begin(self, batch, length: int):
-        """See `diptych.models.decoding.Decoder`."""
-        decoder = self.decoder
-        numbers = ops.broadcast_to(ops.arange(length, dtype="int32")[None], (batch, length))
-        keys = Places(positions=numbers, ranks=numbers, count=ops.ones((batch, length), "bool"))
-
-        def next_logits(tokens, place, caches):
-            here = ops.broadcast_to(ops.reshape(place, (1, 1)), (batch, 1))
-            query = Places(positions=here, ranks=here, count=ops.ones((batch, 1), "bool"))
-            features, caches = decoder.through(decoder.embedded(tokens[:, None]), query, keys, caches, place)
-            return decoder.logits(features[:, 0]), caches
-
-        return InPrecision(next_logits, decoder), decoder.empty_caches(batch, length)
 
 
 def decoder_losses(decoder: GemmaDecoder, features, token_ids, tokens_per_chunk: int, product: Product):

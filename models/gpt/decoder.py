@@ -7,6 +7,7 @@ from dataclasses import asdict
 import keras
 from keras import ops
 
+from diptych.models.cached_decoder import CachedDecoder
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.parts.block import Block, BlockConfig, recomputed
 from diptych.models.parts.dropout import Dropout, drop
@@ -30,7 +31,7 @@ def block_config(config: GPTConfig) -> BlockConfig:
 
 
 @keras.saving.register_keras_serializable("diptych")
-class GPTDecoder(keras.layers.Layer):
+class GPTDecoder(CachedDecoder):
     """Token ids int32 `[batch, length]` -> features `[batch, length, width]`, of which place j has seen tokens 0 to j.
     Examples of several texts, `[batch, texts, length]`, give `[batch, texts, length, width]`.
 
@@ -100,29 +101,13 @@ class GPTDecoder(keras.layers.Layer):
         tables = self._dropped_tables(dropout_seeds)
         return self.call(token_ids, dropout_seeds), self._logits_kernel(*tables)
 
-    def step(self, token_ids, position, caches):
-        """One more token of each text, with what is known of those before it; see `diptych.models.generation`.
+    def embedded(self, token_ids, positions):
+        """Embeddings of tokens at their positions, int32 of the same shape, `[..., width]`."""
+        return self.token_embedding.call(token_ids) + ops.take(self.position_embedding.embedding, positions, axis=0)
 
-        Args:
-            token_ids: int32 `[batch]`.
-            position: int32 scalar, their place.
-            caches: for each block keys and values `[batch, places, heads, head width]` of earlier places.
-
-        Returns:
-            features `[batch, width]`, and the caches with this place added.
-        """
-        known = (ops.arange(caches[0][0].shape[1], dtype="int32") <= position)[None, None, None]
-        own_position = ops.take(self.position_embedding.embedding, position, axis=0)
-        x = self.token_embedding.call(token_ids[:, None]) + own_position
-        kept = []
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block.step(x, cache, position, token_mask=known)
-            kept.append(cache)
-        return x[:, 0], tuple(kept)
-
-    def empty_caches(self, batch, length: int) -> tuple:
-        """For each block keys and values of no token yet, for `step`."""
-        return tuple(block.attention.empty_cache(batch, length) for block in self.blocks)
+    def logits(self, features):
+        """Features `[..., width]` -> float32 logits `[..., tokens]` of the token behind each: none of positions."""
+        return self.token_embedding.logits(ops.cast(features, "float32"))
 
     def _states(self, token_ids, dropout_seeds) -> Iterator:
         x, dropout = self._embedded(token_ids, dropout_seeds), self._dropout(dropout_seeds)
@@ -147,8 +132,8 @@ class GPTDecoder(keras.layers.Layer):
         return drop(x, dropout_seeds, rate=config.embedding_dropout, place=f"{self.name}/embedding")
 
     def _tables(self) -> tuple:
-        layers = (self.token_embedding, self.position_embedding)
-        return tuple(ops.cast(layer.embedding.value, "float32") for layer in layers)
+        tables = (self.token_embedding.table(), self.position_embedding.embedding.value)
+        return tuple(ops.cast(table, "float32") for table in tables)
 
     def _dropped_tables(self, dropout_seeds) -> tuple:
         """The tables of tokens and positions; where dropout is on them, with the mask of the batch's first text."""

@@ -16,7 +16,7 @@ from keras import ops
 
 from diptych.core.losses.language import next_token_losses
 from diptych.core.losses.products import Product, float32_product
-from diptych.models.decoding import InPrecision, NextLogits
+from diptych.models.decoding import in_precision
 from diptych.models.gpt.config import GPTConfig
 from diptych.models.gpt.decoder import GPTDecoder
 from diptych.models.language_model import LanguageModel, Predicting
@@ -59,7 +59,7 @@ class GPT(LanguageModel):
 
     def hidden_states(self, token_ids) -> list:
         """Embeddings and what each block makes of them, depth + 1 times `[batch, length, width]`."""
-        return InPrecision(self.decoder.hidden_states, self.decoder)(ops.convert_to_tensor(token_ids, "int32"))
+        return in_precision(self.decoder.hidden_states, self.decoder)(ops.convert_to_tensor(token_ids, "int32"))
 
     def token_losses(
         self, token_ids, *, dropout_seeds=None, tokens_per_chunk: int = 1024, product: Product = float32_product
@@ -78,15 +78,6 @@ class GPT(LanguageModel):
     def predicting(self, texts):
         return predicting_of(self.decoder, texts)
 
-    def begin(self, batch, length: int) -> tuple[NextLogits, tuple]:
-        """See `diptych.models.decoding.Decoder`; only tokens of the table are predicted."""
-
-        def next_logits(tokens, place, caches):
-            features, caches = self.decoder.step(tokens, place, caches)
-            return self.logits(features)[:, : self.config.vocab_size], caches
-
-        return InPrecision(next_logits, self.decoder), self.decoder.empty_caches(batch, length)
-
     def generate(self, prompt_ids, *, steps: int, eos_id: int | None = None, **choices):
         """The next tokens of each text, int32 `[batch, steps]`; arguments of `continue_prompts`.
 
@@ -100,5 +91,5 @@ def predicting_of(decoder: GPTDecoder, texts: Mapping[str, Any]) -> Predicting:
     seeds = texts.get("dropout_seeds")
     if seeds is not None:
         seeds = ops.convert_to_tensor(seeds, "int32")
-    of_texts = InPrecision(decoder.features_and_kernel, decoder)
+    of_texts = in_precision(decoder.features_and_kernel, decoder)
     return Predicting(*of_texts(ops.convert_to_tensor(texts["token_ids"], "int32"), seeds))

@@ -16,12 +16,12 @@ import numpy as np
 from keras import ops
 
 from diptych.core.losses.products import Product, float32_product
+from diptych.models.cached_decoder import Prefilled
 from diptych.models.gemma.decoder import GemmaDecoder
 from diptych.models.gemma.model import Gemma, decoder_losses
 from diptych.models.generation import continue_prompts
 from diptych.models.language_model import Predicting, TextPredictor
 from diptych.models.paligemma.config import PaliGemmaConfig
-from diptych.models.paligemma.generation import Answering
 from diptych.models.parts.initializers import generator
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from diptych.models.siglip.model import image_tower
@@ -167,8 +167,9 @@ class PaliGemma(TextPredictor):
         soft, mask = self.soft_tokens(pictures)
         # Of one example: a batch's size may not be known.
         soft = ops.reshape(soft, (-1, self.pictures * soft.shape[1], soft.shape[2]))
-        answering = Answering(self.decoder, soft, mask, prompt_ids=prompt_ids, prompt_mask=prompt_mask)
-        return continue_prompts(answering, nothing, steps=steps, **choices)
+        prompts = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
+        seen = Prefilled(self.decoder, soft_tokens=soft, soft_mask=mask, causal=False, **prompts)
+        return continue_prompts(seen, nothing, steps=steps, **choices)
 
     @classmethod
     def of(cls, tower: ImageTower | TwoTowers, text: Gemma, *, vocab_size: int | None = None, **arguments) -> Self:

@@ -1,7 +1,7 @@
 """Multi-head attention: of tokens among themselves, or to a context (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -10,11 +10,12 @@ from diptych.core.losses.products import soft_capped
 from diptych.models.parts.affine import affine
 from diptych.models.parts.dropout import Dropout
 from diptych.models.parts.initializers import KERNELS
+from diptych.models.parts.int8_weights import Int8Weights
 from diptych.models.parts.rotary import rotate
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Attention(keras.layers.Layer):
+class Attention(Int8Weights):
     """Queries `[batch, queries, width]` -> the same, by what they find among keys and values.
 
     Built for tokens alone, they attend to each other, and query, key and value share one kernel, drawn with the fans of
@@ -35,6 +36,8 @@ class Attention(keras.layers.Layer):
             section 2); None for none.
         initializer: of kernels, one of `KERNELS`.
     """
+
+    matrices: ClassVar = dict.fromkeys(("qkv_kernel", "query_kernel", "key_value_kernel", "out_kernel"), 0)
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class Attention(keras.layers.Layer):
 
         Args:
             attention_mask: bool, broadcast to `[batch, heads, queries, keys]`, False where a query is not to look.
-            positions: int `[length]` or `[batch, length]`, for rotary positions; None for 0, 1, 2, ...
+            positions: of `rotate`, where there are rotary positions; None for 0, 1, 2, ...
             dropout: of the shares of values that a token takes; None for nothing left out.
         """
         batch, length, width = ops.shape(x)
@@ -103,19 +106,25 @@ class Attention(keras.layers.Layer):
         return ops.reshape(affine(x, self.out_kernel, self.out_bias), (batch, length, -1))
 
     def step(self, x, cache, place, attention_mask, positions=None):
-        """More tokens `[batch, tokens, width]` from a place of the cache on; -> (their results, the cache with their
-        keys and values).
+        """More tokens `[batch, tokens, width]`, or one of each text `[batch, width]`, from a place of the cache on; ->
+        (their results, the cache with their keys and values).
 
         Args:
+            place: int32 scalar; None for behind all that the cache holds, which so grows.
             positions: as for a call; None for the places.
         """
-        batch, length, width = ops.shape(x)
-        x = affine(ops.reshape(x, (-1, width)), self.qkv_kernel, self.qkv_bias)
-        positions = place + ops.arange(length, dtype="int32") if positions is None else positions
+        single = len(x.shape) == 2
+        batch, length = ops.shape(x)[0], 1 if single else ops.shape(x)[1]
+        x = affine(x if single else ops.reshape(x, (-1, x.shape[-1])), self.qkv_kernel, self.qkv_bias)
+        if positions is None:
+            positions = (cache[0].shape[1] if place is None else place) + ops.arange(length, dtype="int32")
         query, *new = self._split(x, batch, length, positions)
-        place = (0, place, 0, 0)
-        keys, values = (ops.slice_update(old, place, each) for old, each in zip(cache, new, strict=True))
-        return ops.reshape(self.mix(query, keys, values, attention_mask), (batch, length, -1)), (keys, values)
+        if place is None:
+            keys, values = (ops.concatenate(both, axis=1) for both in zip(cache, new, strict=True))
+        else:
+            keys, values = (ops.slice_update(old, (0, place, 0, 0), x) for old, x in zip(cache, new, strict=True))
+        found = self.mix(query, keys, values, attention_mask)
+        return found if single else ops.reshape(found, (batch, length, -1)), (keys, values)
 
     def empty_cache(self, batch, length: int):
         """Keys and values `[batch, length, key-value heads, head width]` of no token yet, for `step`."""
@@ -149,16 +158,21 @@ class Attention(keras.layers.Layer):
         """Queries, keys and values, turned by their positions, of `[batch · length, columns of qkv_kernel]`."""
         heads, groups = self.num_heads, self.num_key_value_heads
         x = ops.reshape(x, (batch, length, heads + 2 * groups, self.head_width))
-        query, key, value = x[:, :, :heads], x[:, :, heads : heads + groups], x[:, :, heads + groups :]
+        turned, value = x[:, :, : heads + groups], x[:, :, heads + groups :]
         if self.rotary_base is not None:
             positions = ops.arange(length, dtype="int32") if positions is None else positions
-            query, key = (rotate(each, positions, base=self.rotary_base) for each in (query, key))
-        return query, key, value
+            turned = rotate(turned, positions, base=self.rotary_base)
+        return turned[:, :, :heads], turned[:, :, heads:], value
 
     def _found(self, query, keys, values, mask, *, causal: bool = False, dropout: Dropout | None = None):
         """What all heads find, side by side: `[batch · queries, heads · head width]`."""
         group = self.num_heads // self.num_key_value_heads
-        if group > 1:
+        alone = isinstance(query.shape[1], int) and query.shape[1] == 1
+        if group > 1 and alone:
+            # The heads of a group are as many queries of one head, for which no key or value is repeated.
+            query = ops.reshape(query, (-1, self.num_key_value_heads, group, self.head_width))
+            query = ops.transpose(query, (0, 2, 1, 3))
+        elif group > 1:
             keys, values = (ops.repeat(each, group, axis=2) for each in (keys, values))
         if dropout is None and self.soft_cap is None:
             found = ops.dot_product_attention(query, keys, values, mask=mask, scale=self.query_scale, is_causal=causal)
@@ -166,6 +180,8 @@ class Attention(keras.layers.Layer):
             shares = self._shares(query, keys, mask, causal=causal)
             shares = shares if dropout is None else dropout.of_attention(shares, self.name)
             found = ops.einsum("bhqk,bkhd->bqhd", shares, values)
+        if group > 1 and alone:
+            found = ops.transpose(found, (0, 2, 1, 3))
         return ops.reshape(found, (-1, self.num_heads * self.head_width))
 
     def _shares(self, query, keys, mask, *, causal: bool):

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -9,6 +10,10 @@ from keras import ops
 
 from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import LecunNormal, Normal
+from diptych.models.parts.int8_weights import Int8Weights, scale_of
+
+INT8_ROWS = 16_384
+"""Of a table in int8 that are made wider at a time, for logits."""
 
 
 @keras.saving.register_keras_serializable("diptych")
@@ -73,13 +78,15 @@ class PatchEmbedding(PatchProjection):
 
 
 @keras.saving.register_keras_serializable("diptych")
-class TokenEmbedding(keras.layers.Layer):
+class TokenEmbedding(Int8Weights):
     """Looks token ids `[batch, length]` up in a `[vocab_size, width]` table drawn from N(0, stddev²); None for
     width^-0.5.
 
     In mixed precision the table and its gradient stay float32: rows are cast after the lookup, so that a frequent
     token's gradient is not summed in bfloat16 and the table is not copied.
     """
+
+    matrices: ClassVar = {"embedding": 1}
 
     def __init__(
         self,
@@ -102,10 +109,32 @@ class TokenEmbedding(keras.layers.Layer):
         )
 
     def call(self, ids):
+        if (scale := scale_of(self.embedding)) is not None:
+            rows = ops.cast(ops.take(self.embedding, ids, axis=0), "float32")
+            return ops.cast(rows * ops.take(scale, ids)[..., None], self.compute_dtype)
         # The reshape changes no value. On tensorflow its gradient is a dense tensor, where a bare lookup's is a sparse
         # IndexedSlices that optimizers treat differently from the other backends' dense gradient.
         table = ops.reshape(self.embedding, (self.vocab_size, self.width))
         return ops.cast(ops.take(table, ids, axis=0), self.compute_dtype)
+
+    def table(self):
+        """The table `[vocab_size, width]` as it is computed with."""
+        scale = scale_of(self.embedding)
+        return self.embedding.value if scale is None else ops.cast(self.embedding, "float32") * scale[:, None]
+
+    def logits(self, features, rows: int | None = None):
+        """Products of features `[..., width]` with the first rows of the table, `[..., rows]`; None for all."""
+        rows = rows or self.vocab_size
+        scale = scale_of(self.embedding)
+        if scale is None:
+            kernel = ops.transpose(self.embedding.value[:rows])
+            return ops.matmul(ops.cast(features, kernel.dtype), kernel)
+        parts = []
+        for start in range(0, rows, INT8_ROWS):
+            some = slice(start, min(start + INT8_ROWS, rows))
+            kernel = ops.transpose(ops.cast(self.embedding.value[some], features.dtype))
+            parts.append(ops.cast(ops.matmul(features, kernel), "float32") * scale.value[some])
+        return ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
     def compute_output_shape(self, input_shape):
         return *input_shape, self.width

@@ -7,6 +7,7 @@ from keras import ops
 
 from diptych.models.parts.attention import Attention
 from diptych.models.parts.initializers import LecunNormal, XavierUniform
+from diptych.models.parts.int8_weights import as_float
 from diptych.models.parts.mlp import Mlp
 from diptych.models.parts.norms import LayerNorm
 
@@ -36,7 +37,7 @@ class MapHead(Attention):
 
     def call(self, tokens, key_mask=None):
         # Projected once for all examples, with its three axes: tensorflow rounds bfloat16 otherwise in a flat product.
-        query = ops.matmul(self.probe, self.query_kernel) + self.query_bias
+        query = ops.matmul(self.probe, as_float(self.query_kernel, self.compute_dtype)) + self.query_bias
         heads = (1, self.num_heads, self.head_width)
         query = ops.broadcast_to(ops.reshape(query, (1, *heads)), (ops.shape(tokens)[0], *heads))
         mask = None if key_mask is None else key_mask[:, None, None, :]

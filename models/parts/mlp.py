@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from diptych.models.parts.affine import affine
 from diptych.models.parts.initializers import KERNELS, Normal
+from diptych.models.parts.int8_weights import Int8Weights
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu_tanh": partial(ops.gelu, approximate=True),
@@ -18,7 +20,7 @@ ACTIVATIONS: dict[str, Callable] = {
 
 
 @keras.saving.register_keras_serializable("diptych")
-class Mlp(keras.layers.Layer):
+class Mlp(Int8Weights):
     """width -> mlp_dim -> activation -> width.
 
     Where `gated`, the activation of one product scales another: activation(x · gate_kernel) * (x · in_kernel).
@@ -26,6 +28,8 @@ class Mlp(keras.layers.Layer):
     Kernels are drawn as `initializer`, one of `KERNELS`, says. Biases are drawn from N(0, 1e-6²) beside ViT's kernels,
     "xavier_uniform", and are zero beside others.
     """
+
+    matrices: ClassVar = dict.fromkeys(("gate_kernel", "in_kernel", "out_kernel"), 0)
 
     def __init__(
         self,
@@ -62,14 +66,15 @@ class Mlp(keras.layers.Layer):
     def call(self, x):
         # Flat in between: every `ops.reshape` costs a dozen microseconds on eager torch.
         shape, activation = ops.shape(x), ACTIVATIONS[self.activation]
-        x = ops.reshape(x, (-1, x.shape[-1]))
+        flat = len(shape) == 2
+        x = x if flat else ops.reshape(x, (-1, x.shape[-1]))
         if self.gated:
             x = activation(affine(x, self.gate_kernel, self.gate_bias)) * affine(x, self.in_kernel, self.in_bias)
         else:
             x = affine(x, self.in_kernel, self.in_bias)
             x = activation(x)
         x = affine(x, self.out_kernel, self.out_bias)
-        return ops.reshape(x, shape)
+        return x if flat else ops.reshape(x, shape)
 
     def get_config(self):
         names = ("mlp_dim", "activation", "gated", "use_bias", "initializer", "seed")

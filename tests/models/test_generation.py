@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from diptych.models.beam_search import search_beams
+from diptych.models.decoding import Begun
 from diptych.models.generation import continue_prompts, sample_nucleus
 from diptych.models.parts.block import Block, BlockConfig
 from tests.models.examples import forward, numpy_of
@@ -59,7 +60,7 @@ class LanguageModel(keras.layers.Layer):
                 kept.append(cache)
             return ops.matmul(x[:, 0], self.head), tuple(kept)
 
-        return next_logits, tuple(block.attention.empty_cache(batch, length) for block in self.blocks)
+        return Begun(next_logits, tuple(block.attention.empty_cache(batch, length) for block in self.blocks))
 
 
 @pytest.mark.parametrize("start_id", [None, 10])

@@ -1,7 +1,6 @@
 """Asking about pictures: answers in words, boxes and masks in pixels, drawn, and what cannot be asked."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,16 +9,12 @@ import pytest
 from PIL import Image
 
 from diptych.core.data.detections import code_text, mask_in_picture, place_text
-from diptych.core.data.pixels import FixedSize
-from diptych.core.data.processor.prompted import PaliGemmaProcessor
-from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.engine.answering import Answerer, bucket
 from diptych.models import MaskDecoder, MaskDecoderConfig, PaliGemma
 from diptych.recipes.ask import Ask, ask, main
 from tests.core.data.pictures import encoded, pixels
-from tests.core.data.tokenizers.small_vocabularies import newline_model
 from tests.marks import ABOVE_THE_BACKENDS
-from tests.models.paligemma.test_paligemma import CONFIG, TEXT, random_paligemma
+from tests.recipes.small_paligemma import write_small_paligemma
 
 BOX, OTHER = (0.25, 0.125, 0.75, 0.5), (0.5, 0.5, 1.0, 1.0)
 
@@ -28,12 +23,7 @@ BOX, OTHER = (0.25, 0.125, 0.75, 0.5), (0.5, 0.5, 1.0, 1.0)
 def folder(tmp_path_factory):
     """A small PaliGemma with random weights, its processor, a picture, and a decoder of masks."""
     path = tmp_path_factory.mktemp("paligemma")
-    (path / "tokenizer.model").write_bytes(newline_model(("caption", "\u2581cat")))
-    vocabulary = open_tokenizer(path / "tokenizer.model")
-    processor = PaliGemmaProcessor(pixels=FixedSize(height=8, width=8), tokenizer=vocabulary)
-    processor.save_to_preset(path)
-    text = replace(TEXT, vocab_size=processor.tokenizer.vocab_size)
-    random_paligemma(replace(CONFIG, text=text)).save_to_preset(path, format="diptych")
+    write_small_paligemma(path)
     MaskDecoder(MaskDecoderConfig(width=8, code_width=4)).save_to_preset(path / "masks", format="big_vision")
     (path / "photo.png").write_bytes(encoded(pixels(3, 40, 60)))
     (path / "other.png").write_bytes(encoded(pixels(4, 30, 30)))

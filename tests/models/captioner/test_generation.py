@@ -68,7 +68,7 @@ def test_logits_with_a_cache_are_those_of_a_forward_pass(dtype):
     captioner = captioner_with(WEIGHTS, dtype=dtype)
     sequences = _BATCH["token_ids"][:, 1]
     expected = full_logits(captioner, sequences)
-    next_logits, caches = ImageDecoder(captioner, IMAGE, IMAGE_MASK).begin(ROWS, CONFIG.context_length)
+    next_logits, caches, _ = ImageDecoder(captioner, IMAGE, IMAGE_MASK).begin(ROWS, CONFIG.context_length)
     entering = np.concatenate([np.zeros((ROWS, 1), "int32"), sequences[:, :-1]], axis=1)
     for place in range(CONFIG.context_length):
         tokens = ops.convert_to_tensor(entering[:, place])

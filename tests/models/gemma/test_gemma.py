@@ -9,8 +9,8 @@ import pytest
 from diptych.models import Gemma, GemmaConfig
 from diptych.models.abstract import shapes_only
 from diptych.models.gemma.config import count_gemma_parameters
-from diptych.models.gemma.places import Places
 from diptych.models.gemma.presets import PRESETS
+from diptych.models.parts.places import Places
 from diptych.models.presets import preset_config
 from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import forward, numpy_of

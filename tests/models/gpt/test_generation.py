@@ -49,7 +49,7 @@ def uncached(choose) -> np.ndarray:
 def test_logits_with_a_cache_are_those_of_a_forward_pass():
     ids = texts()
     expected = numpy_of(LOGITS_OF(ids))
-    next_logits, caches = MODEL.begin(ROWS, ids.shape[1])
+    next_logits, caches, _ = MODEL.begin(ROWS, ids.shape[1])
     for place in range(ids.shape[1]):
         given = ops.convert_to_tensor(ids[:, place]), ops.convert_to_tensor(place, "int32")
         logits, caches = next_logits(*given, caches)

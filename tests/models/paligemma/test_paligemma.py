@@ -7,8 +7,9 @@ import pytest
 
 from diptych.models import Gemma, GemmaConfig, NaFlexVisionTransformer, PaliGemma, PaliGemmaConfig, SigLIP
 from diptych.models.abstract import shapes_only
+from diptych.models.cached_decoder import Prefilled
 from diptych.models.paligemma.config import count_paligemma_parameters
-from diptych.models.paligemma.generation import AnswerGenerator, Answering
+from diptych.models.paligemma.generation import AnswerGenerator
 from diptych.models.paligemma.presets import PRESETS
 from diptych.models.siglip.config import NaFlexVisionConfig, VisionConfig
 from tests.marks import ABOVE_THE_BACKENDS
@@ -216,8 +217,9 @@ def test_beams_of_each_prompt_look_at_its_own_picture():
 
 def test_answers_have_the_context_that_pictures_and_prompt_leave():
     soft = np.zeros((1, 2 * 4, TEXT.width), "float32")
-    answering = Answering(PaliGemma(CONFIG).decoder, soft, prompt_ids=np.ones((1, LENGTH), "int32"))
-    assert answering.context_length == 32 - 2 * 4 - LENGTH
+    ids = np.ones((1, LENGTH), "int32")
+    seen = Prefilled(PaliGemma(CONFIG).decoder, soft_tokens=soft, prompt_ids=ids, causal=False)
+    assert seen.context_length == 32 - 2 * 4 - LENGTH
 
 
 @ABOVE_THE_BACKENDS
