@@ -14,12 +14,13 @@ from diptych.core.training.run_folder import RunFolder
 from diptych.engine.training.build import build_learner
 from diptych.engine.training.costs import training_flops
 from diptych.engine.training.memory import stage_memory
+from diptych.engine.training.plan_text import time_text
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.terms.stage_term import Terms
 
 MOST_FLOPS, MOST_BYTES = 2e11, 2 << 30
 """Of a step that a dry run takes: a few seconds of two cores, and what any machine has."""
-STEPS = 3
+ENOUGH_SECONDS = 0.5
 
 
 def measured_time(
@@ -54,22 +55,16 @@ def measured_time(
         learner.step(arrays, ())
         learner.step.synchronize()
         compiling = time.perf_counter() - began
-        began = time.perf_counter()
-        for _ in range(STEPS):
+        began, steps = time.perf_counter(), 0
+        while not steps or time.perf_counter() - began < ENOUGH_SECONDS:
             learner.step(arrays, ())
-        learner.step.synchronize()
-        stepping = (time.perf_counter() - began) / STEPS
+            learner.step.synchronize()
+            steps += 1
+        stepping = (time.perf_counter() - began) / steps
     total = sum(training_flops(recipe, stage, terms)["total"] * stage.examples for stage in planned.values())
     longest = max(stepping, making / max(1, recipe.data.workers))
     return (
-        f"On this machine a step of {name} takes {_text(stepping)} (the first {_text(compiling)}), and one process "
-        f"makes its batch in {_text(making)}: the run takes about {_text(longest * total / flops)}, without what is "
-        "judged."
+        f"On this machine a step of {name} takes {time_text(stepping)} (the first {time_text(compiling)}), and one "
+        f"process makes its batch in {time_text(making)}: the run takes about {time_text(longest * total / flops)}, "
+        "without what is judged."
     )
-
-
-def _text(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.3g} {unit}"
-    return f"{seconds * 1e3:,.3g} ms"
