@@ -30,6 +30,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "--output-dir": ("--output", "--index", "--run-dir"),
     "--output-folder": ("--index", "--output", "--run-dir"),
     "--pretrained": ("--model",),
+    "--questions": ("--data",),
     "--template": ("--templates",),
     "--templates": ("--template",),
     "--text": ("--query",),

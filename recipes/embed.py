@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.left_out_file import LEFT_OUT, LeftOutFile
 from diptych.core.data.reasons import listed
@@ -57,6 +58,9 @@ class Embed:
     """Images that the model takes at a time."""
     workers: int | None = None
     """Threads that decode; by default as many as there are processors."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale and resizes by OpenCV (pip install 'diptych[fast]'), some grey levels off
+    (docs/data.md); exact is Pillow."""
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
@@ -76,6 +80,8 @@ def embed(options: Embed, open_encoder: Callable[[str], Any]) -> int:
     source = open_source(options.data, index_folder=options.index / "shards", reading=options.reading)
     ledger, left_out = ledger_of(source), options.index / LEFT_OUT
     encoder = open_encoder(options.model)
+    if options.decode != "exact":
+        encoder = encoder.decoding(options.decode)
     card: IndexedData = {
         "model": _absolute(options.model),
         "model_fingerprint": encoder.fingerprint(),

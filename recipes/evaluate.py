@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.sources.open import EMBEDDED
 from diptych.core.data.sources.reading import AS_USUAL, Reading
 from diptych.engine.command_line import parse
@@ -45,7 +46,8 @@ class Evaluate:
     """A trained model: a folder (of a checkpoint, or of a run), hf://owner/name, or emoji_36_languages."""
     data: tuple[str, ...] = (EMBEDDED,)
     """One or several: "emoji" for the embedded data; a folder in clip-benchmark's layout; a folder with a folder a
-    class; images with captions (a folder, WebDataset shards, Parquet files)."""
+    class; images with captions (a folder, WebDataset shards, Parquet files). Or one with questions, such as VQAv2's,
+    which a PaliGemma is asked as `recipes.judge_answers` asks it."""
     split: str = "test"
     """Of data sets that have several."""
     task: Literal["auto", "zeroshot_retrieval", "zeroshot_classification", "linear_probe"] = "auto"
@@ -73,6 +75,9 @@ class Evaluate:
     """Threads that decode; by default as many as there are processors."""
     seed: int = 0
     """Of the drawing of shots and of the bootstrap."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale and resizes by OpenCV (pip install 'diptych[fast]'), some grey levels off
+    (docs/data.md); exact is Pillow."""
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
@@ -94,9 +99,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
     """Everything after the command line. `open_encoder` makes an encoder of the model's name: `Encoder.open`."""
+    from diptych.engine.datasets.questions import asks
     from diptych.engine.failures import stoppable
     from diptych.engine.judging.sets import open_dataset
 
+    asking = [spec for spec in options.data if Path(spec.partition("#")[0]).exists() and asks(spec)]
+    if asking and len(options.data) > 1:
+        raise ValueError(
+            f"{asking[0]} asks questions, which a PaliGemma answers: judge each such data set by a command of its own."
+        )
+    if asking:
+        return _judge_answers(options)
     datasets = [
         open_dataset(
             spec,
@@ -109,7 +122,20 @@ def evaluate(options: Evaluate, open_encoder: Callable[[str], Any]) -> int:
         for spec in options.data
     ]
     encoder = open_encoder(options.model)
+    if options.decode != "exact":
+        encoder = encoder.decoding(options.decode)
     return stoppable(lambda stop: _evaluate(options, datasets, encoder, stop))
+
+
+def _judge_answers(options: Evaluate) -> int:
+    from diptych.engine.answering import Answerer
+    from diptych.engine.failures import stoppable
+    from diptych.recipes.judge_answers import JudgeAnswers, judge_answers
+
+    asked = JudgeAnswers(
+        model=options.model, data=options.data[0], batch_size=options.batch_size, output=options.output
+    )
+    return stoppable(lambda stop: judge_answers(asked, Answerer.open, stop))
 
 
 def _evaluate(options: Evaluate, datasets: "list[Dataset]", encoder: Any, stop: "StopSignals") -> int:

@@ -1,11 +1,14 @@
 """A PaliGemma judged on questions whose answers are known: VQA, charts, documents, captions, referring expressions.
 
-Command:   python -m recipes.judge_answers --model FOLDER --questions test.jsonl --metric exact vqa
-Captions:  python -m recipes.judge_answers --model FOLDER --questions captions.jsonl --metric cider --beams 2
+Command:   python -m recipes.judge_answers --model FOLDER --data test.jsonl --metric exact vqa
+VQAv2:     python -m recipes.judge_answers --model FOLDER --data v2_OpenEnded_mscoco_val2014_questions.json
+RefCOCO:   python -m recipes.judge_answers --model FOLDER --data "refcoco/refs(unc).p#testA"
+Captions:  python -m recipes.judge_answers --model FOLDER --data captions_val2017.json --beams 2
 
 The questions are lines of JSON, {"image": "1.jpg", "prefix": "answer en what is it?", "suffix": "a cat"}, with
-"answers" in place of "suffix" where there are several (`core/data/sources/questions.py`). Prints a line for each metric
-and writes --output. Answers are kept beside it as they come: stop it whenever you like, the same command goes on.
+"answers" in place of "suffix" where there are several, or a data set as it is downloaded, or a folder with one:
+docs/paligemma.md lists the layouts, which are told apart by what the files hold. Prints a line for each metric and
+writes --output. Answers are kept beside it as they come: stop it whenever you like, the same command goes on.
 """
 
 import sys
@@ -15,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.core.data.ledger import reasons_with_names
-from diptych.core.data.sources.questions import Questions
 from diptych.core.evaluation.answer_metrics import answer_score
 from diptych.core.files.json_objects import write_json
 from diptych.core.report.ledger_text import tell_left_out
@@ -33,12 +35,14 @@ class JudgeAnswers:
 
     model: str = ""
     """A PaliGemma with its processor: a folder, or hf://owner/name."""
-    questions: Path | None = None
-    """A file of JSON lines with image, prefix and suffix, or answers."""
-    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = ("exact",)
-    """One or several."""
+    data: str = ""
+    """Questions with their answers: a file of lines, a data set's files, or a folder; or pictures with captions."""
+    prompt: str = "caption en"
+    """What is asked about pictures with captions."""
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = ()
+    """One or several; by default as the data set is judged, and otherwise exact."""
     lower_case: bool = False
-    """Compare in lower case, as DocVQA and ChartQA do."""
+    """Compare in lower case, where the data set does not say so itself, as DocVQA and ChartQA do."""
     steps: int = 64
     """Tokens of an answer, at most."""
     beams: int | None = None
@@ -68,16 +72,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def judge_answers(options: JudgeAnswers, open_answerer: Callable[..., Any], stop: StopSignals) -> int:
     """Everything after the command line. `open_answerer` is `Answerer.open`."""
+    from diptych.engine.datasets.questions import judged_questions
     from diptych.engine.judging.header import header
     from diptych.engine.judging.kept_answers import kept_answers
 
-    if not options.model or options.questions is None:
-        raise ValueError("nothing to judge: give --model FOLDER --questions test.jsonl.")
-    source = Questions(options.questions)
+    if not options.model or not options.data:
+        raise ValueError("nothing to judge: give --model FOLDER --data test.jsonl.")
+    source = judged_questions(options.data, prompt=options.prompt)
     numbers = {len(question.images) for question in source.questions}
     if len(numbers) > 1:
         raise ValueError(
-            f"{options.questions} has questions about {' and '.join(map(str, sorted(numbers)))} pictures, expected as "
+            f"{options.data} has questions about {' and '.join(map(str, sorted(numbers)))} pictures, expected as "
             "many in each. Put those of unequal numbers into files of their own."
         )
     with stop.leaving_at_once():
@@ -100,8 +105,9 @@ def judge_answers(options: JudgeAnswers, open_answerer: Callable[..., Any], stop
     answers = [told[place] for place in places]
     truths = [source.questions[place].answers for place in places]
     results, each = [], {}
-    for metric in options.metric:
-        score, each[metric] = answer_score(metric, answers, truths, lower_case=options.lower_case)
+    lower_case = options.lower_case or source.judged.lower_case
+    for metric in options.metric or source.judged.metrics:
+        score, each[metric] = answer_score(metric, answers, truths, lower_case=lower_case)
         low, high = score["interval"]
         print(f"{metric}: {score['value']:.4f} ({low:.4f} to {high:.4f}) of {score['questions']:,} questions")
         results.append(score)

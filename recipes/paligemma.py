@@ -18,8 +18,8 @@ Presets, given as the first word:
 - attention: the language model's attention alone, by SGD without momentum, as big_vision's notebook for a GPU of 16 GB.
 
 Data are lines of JSON, {"image": "1.jpg", "prefix": "answer en what is it?", "suffix": "a cat"}, or "answers" in place
-of "suffix", one of which is drawn each time; or pictures with captions in any form of docs/data.md, which answer
---prompt.
+of "suffix", one of which is drawn each time; VQAv2, OK-VQA, TextVQA, DocVQA, ChartQA, RefCOCO or COCO's captions as
+they are downloaded (docs/paligemma.md); or pictures with captions in any form of docs/data.md, which answer --prompt.
 Where --val-data names none, a part of the pictures is held out. Differences from big_vision: pictures are not augmented
 (the paper finds no gain), and the language model has no dropout. docs/paligemma.md tells it.
 """

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.core.data.captions import clean_caption
+from diptych.core.data.decoder import Decode
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.files import MAX_IMAGE_FILE_BYTES, read_regular_file
 from diptych.core.evaluation.nearest import nearest
@@ -54,6 +55,9 @@ class Search:
     """Where the index's model is now, if it has moved."""
     output: Path = Path("runs/search/results.json")
     """Results; the gallery is written beside it, as .html."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale and resizes by OpenCV (pip install 'diptych[fast]'), some grey levels off
+    (docs/data.md); exact is Pillow."""
 
     def __post_init__(self):
         if self.top_k < 1:
@@ -111,15 +115,28 @@ def _encoder_of(folder: IndexFolder, options: Search, open_encoder: Callable[[st
     name = options.model or folder.card["model"]
     try:
         encoder = open_encoder(name)
+        if options.decode != "exact":
+            encoder = encoder.decoding(options.decode)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}\nIf the model has moved, say where it is: --model.") from None
-    if encoder.fingerprint() != folder.card["model_fingerprint"]:
+    made_by = folder.card["model_fingerprint"]
+    if encoder.fingerprint() != made_by and options.decode == "exact" and _made_fast(encoder, made_by):
+        return encoder
+    if encoder.fingerprint() != made_by:
         raise IndexFolderError(
             f"{options.index} holds embeddings by another model than {name} is now (it was made by "
             f"{folder.card['model']}). Give that one by --model, or embed anew: python -m recipes.embed --model {name} "
             "--index another/folder."
         )
     return encoder
+
+
+def _made_fast(encoder: Any, fingerprint: str) -> bool:
+    """Whether an index is by the same model, with pictures decoded fast."""
+    try:
+        return encoder.decoding("fast").fingerprint() == fingerprint
+    except ImportError:
+        return False
 
 
 def _implementation(options: Search, folder: IndexFolder) -> Callable[..., tuple[np.ndarray, np.ndarray]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.emoji.examples import example_drawings
 from diptych.core.data.ledger import ledger_of, reasons_with_names
 from diptych.core.data.records import Source
@@ -64,6 +65,9 @@ class ZeroShot:
     """Images that the model takes at a time."""
     workers: int | None = None
     """Threads that decode; by default as many as there are processors."""
+    decode: Decode = "exact"
+    """fast decodes JPEGs at a reduced scale and resizes by OpenCV (pip install 'diptych[fast]'), some grey levels off
+    (docs/data.md); exact is Pillow."""
     reading: Reading = AS_USUAL
 
     def __post_init__(self):
@@ -83,6 +87,8 @@ def classify(options: ZeroShot, open_encoder: Callable[[str], Any]) -> int:
     sources, labels, truths = _asked(options)
     templates = typed_templates(options.templates) or usual_templates(options.model)
     encoder = open_encoder(options.model)
+    if options.decode != "exact":
+        encoder = encoder.decoding(options.decode)
     classes = ZeroShotClassifier(encoder, labels, templates).class_embeddings
     images: list[ClassifiedImage] = []
     pictures: list[tuple[Source, Item, ClassifiedImage]] = []

@@ -146,6 +146,10 @@ class Prompted:
     prompt: str = "caption {language}"
     """What is asked about pictures whose data ask nothing, such as captions; {language} becomes that of the caption, en
     where it is not known."""
+    pictures: int = 1
+    """Pictures of an example; data that ask about several say so themselves."""
+    masks: Path | None = None
+    """big_vision's vae-oid.npz: referring expressions are asked for masks, whose codes it makes, and not for boxes."""
     epochs: float | None = None
     """Passes over the examples, in place of --examples."""
     mean_over: Literal["examples", "tokens"] = "examples"
@@ -156,10 +160,11 @@ class Prompted:
     train: Literal["all", "all-but-image", "decoder", "attention", "projector"] = "all"
     """Which weights move: all; all but the image tower; the language model; its attention alone; or what brings
     pictures to it. --lock, --lock-image and --lora-rank hold further ones."""
-    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = harmless(("exact",))
-    """How written answers to the held-out questions are judged (`core.evaluation.answer_metrics`)."""
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = harmless(())
+    """How written answers to the held-out questions are judged (`core.evaluation.answer_metrics`); by default as the
+    data set is, and otherwise by exact match."""
     lower_case: bool = harmless(False)
-    """Compare answers in lower case."""
+    """Compare answers in lower case, where the data set does not say so itself."""
     answer_tokens: int = harmless(32)
     """Tokens of an answer, at most."""
     most_asked: int = harmless(1_000)

@@ -9,6 +9,7 @@ import numpy as np
 from diptych.core.data.examples.preprocess import Preprocess
 from diptych.core.data.ledger import Ledger, ledger_of
 from diptych.core.data.records import Source
+from diptych.core.data.sources.questions import Judging
 from diptych.core.evaluation.pair_set import Classes, PairSet, read_pairs
 from diptych.engine.datasets.fairness_set import FairnessSet
 
@@ -54,6 +55,8 @@ class DataSet:
         example_queries: texts to look for in it.
         fairness_sets: what evenness is measured on; None for nothing.
         shows_scenes: whether its pictures are scenes of which boxes, classes of pixels and distances are known.
+        pictures: of an example.
+        judging: how answers to its questions are.
         aspects: of scenes, the range of the pictures' width against their height; None for squares.
         licence: a sentence on the licences of the data, for the card of a model; None where they are not known.
     """
@@ -72,6 +75,8 @@ class DataSet:
     example_queries: tuple[str, ...] = ()
     fairness_sets: Callable[[], Sequence[FairnessSet]] | None = None
     shows_scenes: bool = False
+    pictures: int = 1
+    judging: Judging = Judging()
     aspects: tuple[float, float] | None = None
     licence: str | None = None
 

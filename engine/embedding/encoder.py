@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from diptych.core.data.decoder import Decode
 from diptych.core.data.processor.model_sizes import ModelSizes, check_together
 from diptych.core.data.processor.processor import Processor
 from diptych.models import from_preset
@@ -59,6 +60,10 @@ class Encoder:
         """
         self.model.save_to_preset(folder, format=format)
         self.processor.save_to_preset(folder, format=format)
+
+    def decoding(self, decode: Decode) -> "Encoder":
+        """The same model with pictures' files decoded so; raises ImportError as `ImageProcessor.decoding`."""
+        return replace(self, processor=self.processor.decoding(decode))
 
     def embed_images(self, items: Sequence[Any], *, batch_size: int = 64) -> np.ndarray:
         """Encoded bytes, paths, Pillow images or uint8 arrays [h, w, 3] -> float32 [n, dim]."""

@@ -38,6 +38,9 @@ def batch_shapes(recipe: Recipe, planned: PlannedStage, terms: Terms, length: in
         fields |= several if config.several_labels else {"label": ((rows,), np.int32)}
         return fields | ({"mixup": ((rows,), np.float32)} if recipe.classification.mixup else {})
     if isinstance(config, PaliGemmaConfig):
+        if recipe.prompted.pictures > 1:
+            (_, *square), dtype = fields["image"]
+            fields["image"] = ((rows, recipe.prompted.pictures, *square), dtype)
         return fields | _answers(rows, recipe.data.context_length or 1)
     captions = recipe.data.captions_per_image or 1
     fields["text"] = ((rows, *([captions] if captions > 1 else []), config.text.context_length), np.int32)

@@ -117,6 +117,7 @@ def build_student(recipe: Recipe, planned: PlannedStage, normalization: Normaliz
         planned.config,
         parts=planned.parts,
         normalization=normalization,
+        pictures=recipe.prompted.pictures,
         seed=recipe.run.seed,
         dtype=policy(recipe),
         rematerialize=recipe.model.grad_checkpointing,

@@ -18,6 +18,7 @@ from diptych.core.training.recipe import Model, Recipe, harmless_fields
 from diptych.core.training.results import read_results
 from diptych.core.training.run_folder import RunFolder
 from diptych.core.training.stages import chosen_stages
+from diptych.engine.datasets.data_set import Sources
 from diptych.engine.flags import flags_of
 from diptych.engine.training.planned_stage import PlannedStage
 from diptych.engine.training.start import Start, lacks_vocabulary
@@ -25,8 +26,8 @@ from diptych.engine.training.start import Start, lacks_vocabulary
 _STATE_IS_WHOLE = ("tensorflow",)
 """Backends of which every device holds all weights, slots, averages and teacher."""
 
-LOOKED_AT = 64
-"""Examples that a dry run makes."""
+LOOKED_AT, HELD_OUT_LOOKED_AT = 64, 16
+"""Examples that a dry run makes, and those of each held-out set."""
 
 
 def missing_flags(recipe: Recipe, start: Start) -> list[str]:
@@ -232,24 +233,40 @@ def check_boxes(source: Source, *, required: bool, looked_at: int = 256) -> str 
     )
 
 
-def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source) -> str:
-    """How many of a stage's first examples can be used, as a sentence; what cannot is entered in the source's ledger.
+def judged_data(recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, sources: Sources) -> list[str]:
+    """How many of a stage's first examples, and of some held-out ones, can be used, a sentence each; what cannot is
+    entered in their sources' ledgers.
 
     Raises:
         ValueError: there are fewer records than a batch takes.
         TooManySkipped: one bad example follows the other.
     """
+    found = [
+        _looked_at(recipe, planned, preprocess, sources.train, planned.loaded, LOOKED_AT, "the first {met} examples")
+    ]
+    for name, source in sources.held_out.items():
+        size = planned.loaded if planned.naflex else min(len(source), HELD_OUT_LOOKED_AT)
+        if 0 < size <= len(source) and source is not sources.train:
+            found.append(
+                _looked_at(recipe, planned, preprocess, source, size, HELD_OUT_LOOKED_AT, f"{{met}} of {name.lower()}")
+            )
+    return found
+
+
+def _looked_at(
+    recipe: Recipe, planned: PlannedStage, preprocess: Preprocess, source: Source, size: int, most: int, which: str
+) -> str:
     loader = Loader(
         source,
         preprocess,
-        batch_size=planned.loaded,
+        batch_size=size,
         seed=recipe.run.seed,
         order=planned.stage.order,
         cache_megabytes=None,
     )
-    rows = loader.examples.rows(0, 0, min(planned.loaded, LOOKED_AT))
+    rows = loader.examples.rows(0, 0, min(size, most))
     ledger_of(source).enter(rows.skipped, rows.left_out)
     reasons = Counter(skipped.reason for skipped in rows.skipped)
     met = len(rows.keys) + len(rows.skipped)
     bad = f"; {len(rows.skipped)} cannot be used: {listed(reasons)}" if reasons else ""
-    return f"Of the first {met} examples {len(rows.keys)} can be used{bad}."
+    return f"Of {which.format(met=met)} {len(rows.keys)} can be used{bad}."

@@ -74,7 +74,9 @@ def _flops(recipe: Recipe, planned: PlannedStage, config: Any) -> dict[str, int]
     """Of a forward pass through each tower, and of "training"."""
     if not isinstance(config, PaliGemmaConfig):
         return count_flops(config, batch_size=planned.batch_size)
-    counted = count_paligemma_flops(config, text_length=recipe.data.context_length or 1)
+    counted = count_paligemma_flops(
+        config, text_length=recipe.data.context_length or 1, pictures=recipe.prompted.pictures
+    )
     towers = {
         "image": counted["image"] + counted["projector"],
         "decoder": counted["text"] + counted["logits"],

@@ -111,6 +111,7 @@ def _paligemma_activations(
         config,
         text_length=recipe.data.context_length or 1,
         batch_size=max(1, planned.batch_size // among),
+        pictures=recipe.prompted.pictures,
         image_trained="image" not in planned.locked,
         rematerialize=recipe.model.grad_checkpointing,
     )
@@ -189,7 +190,7 @@ _KNOWN: dict[str, _Weights] = {}
 def _weights_of(recipe: Recipe, planned: PlannedStage) -> _Weights:
     """Those of a stage, which is built once for all stages like it, without memory for a weight."""
     model = replace(recipe.model, grad_checkpointing=False)
-    like = repr((model, planned.config, sorted(planned.parts.items()), planned.stage.lock))
+    like = repr((model, recipe.prompted.pictures, planned.config, sorted(planned.parts.items()), planned.stage.lock))
     if like not in _KNOWN:
         with shapes_only():
             student = build_student(recipe, planned)

@@ -95,14 +95,28 @@ def fitting_lines(recipe: Recipe, planned: Mapping[str, PlannedStage], terms: Te
     ]
     costliest = max(planned, key=lambda name: training_flops(recipe, planned[name], terms)["total"])
     flops = training_flops(recipe, planned[costliest], terms)["total"]
+    whole = sum(training_flops(recipe, stage, terms)["total"] * stage.examples for stage in planned.values())
     for device in DEVICES:
         setting = first_fitting(recipe, planned, terms, device.gigabytes * 1e9)
         line = f"{device.name}: {_setting_text(recipe, setting)}"
-        if setting and recipe.model.precision == "bfloat16":
-            hours = 1e9 * flops / (UTILISATION * device.peak_tflops * 1e12 * recipe.run.planned_devices) / 3600
-            line += f"; a billion examples of {costliest} take {hours:,.3g} hours at {UTILISATION:.0%} of its peak"
+        if setting:
+            speed = UTILISATION * device.peak_tflops * 1e12 * recipe.run.planned_devices * 3600
+            line += (
+                f"; a billion examples of {costliest} take {1e9 * flops / speed:,.3g} hours, and the run "
+                f"{time_text(3600 * whole / speed)}, at {UTILISATION:.0%} of its peak"
+            )
+            if recipe.model.precision != "bfloat16":
+                line += ", which is that of --precision bfloat16"
         lines.append(line)
     return lines
+
+
+def time_text(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds * 1e3:,.3g} ms"
 
 
 def _setting_text(recipe: Recipe, setting: Setting | None) -> str:

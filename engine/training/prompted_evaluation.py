@@ -11,7 +11,6 @@ from keras import ops
 from diptych import backends
 from diptych.core.data.examples.prompted_examples import PromptedExamples
 from diptych.core.data.ledger import visit
-from diptych.core.data.record_parts import usable_pixels
 from diptych.core.data.records import Record, Source
 from diptych.core.data.sources.files import evenly
 from diptych.core.evaluation.answer_metrics import AnswerScore, answer_score
@@ -43,7 +42,9 @@ THUMBNAIL = 96
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """A question with its picture, uint8 [height, width, 3] as the model takes it, and its true answers."""
+    """A question with its picture, uint8 [height, width, 3] as the model takes it, or its pictures with an axis of them
+    in front, and its true answers.
+    """
 
     picture: np.ndarray
     prompt: str
@@ -160,7 +161,7 @@ class PromptedEvaluation:
             prompt = self.preprocess.prompt_of(record, answers[0].language)
             told = tuple(answer.text.strip() for answer in answers)
             self._texts([prompt], told[:1])
-            return HeldOut(picture=self.preprocess.picture(usable_pixels(source, record)), prompt=prompt, answers=told)
+            return HeldOut(picture=self.preprocess.image(record, source), prompt=prompt, answers=told)
 
         for _, question in visit(source, read, evenly(range(len(source)), max(2, most))):
             yield question
@@ -169,13 +170,13 @@ class PromptedEvaluation:
         return self.preprocess.processor.texts(prompts, answers, length=self.preprocess.context_length)
 
     def _answers(self, asked: Sequence[HeldOut]) -> list[str]:
-        pictures, prompts = [one.picture for one in asked], [one.prompt for one in asked]
+        pictures, prompts = [_item(one) for one in asked], [one.prompt for one in asked]
         return self._answerer.answers(pictures, prompts, steps=self._recipe.prompted.answer_tokens, batch_size=BATCH)
 
     def _losses(self, asked: Sequence[HeldOut]) -> np.ndarray:
         filled = [*asked, *[asked[0]] * (BATCH - len(asked))]
         texts = self._texts([one.prompt for one in filled], [one.answers[0] for one in filled])
-        pictures = self.preprocess.processor.images([one.picture for one in filled])
+        pictures = self.preprocess.processor.images([_item(one) for one in filled])
         return keras.ops.convert_to_numpy(self._loss.predict_on_batch(texts | pictures))[: len(asked)]
 
     def _scores(self, asked: Sequence[HeldOut], answers: Sequence[str]) -> list[tuple[AnswerScore, np.ndarray]]:
@@ -194,12 +195,22 @@ def _batches(asked, size: int = BATCH) -> Iterator[list[HeldOut]]:
         yield batch
 
 
+def _pictures(question: HeldOut) -> np.ndarray:
+    """uint8 [pictures, height, width, 3]."""
+    return question.picture if question.picture.ndim == 4 else question.picture[None]
+
+
+def _item(question: HeldOut) -> np.ndarray | list[np.ndarray]:
+    """As a processor takes it: one picture, or a list of several."""
+    return list(question.picture) if question.picture.ndim == 4 else question.picture
+
+
 def _without_picture(question: HeldOut) -> HeldOut:
     return HeldOut(picture=np.zeros((0, 0, 3), np.uint8), prompt=question.prompt, answers=question.answers)
 
 
 def _shown(asked: Sequence[HeldOut], answers: Sequence[str], right: np.ndarray) -> Asked:
-    pictures = np.stack([one.picture for one in asked])
+    pictures = np.stack([np.concatenate([*_pictures(one)], axis=1) for one in asked])  # side by side
     step = max(1, -(-max(pictures.shape[1:3]) // THUMBNAIL))
     return Asked(
         thumbnails=np.ascontiguousarray(pictures[:, ::step, ::step]),

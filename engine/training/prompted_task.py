@@ -49,7 +49,13 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
     Raises:
         ValueError: for fewer examples than a batch.
     """
-    data_set = questions(recipe.data)
+    data_set = questions(recipe.data, recipe.prompted)
+    prompted = replace(
+        recipe.prompted,
+        pictures=data_set.pictures,
+        metric=recipe.prompted.metric or data_set.judging.metrics,  # type: ignore[arg-type]
+        lower_case=recipe.prompted.lower_case or data_set.judging.lower_case,
+    )
     data = replace(recipe.data, context_length=recipe.data.context_length or data_set.context_length)
     optimization, epochs = recipe.optimization, recipe.prompted.epochs
     if epochs is not None and data.train_data:
@@ -64,7 +70,7 @@ def with_data(recipe: Recipe) -> tuple[Recipe, DataSet]:
         optimization = replace(
             optimization, examples=examples, warmup_examples=None if warmup is None else round(share * examples)
         )
-    return replace(recipe, data=data, optimization=optimization), data_set
+    return replace(recipe, data=data, optimization=optimization, prompted=prompted), data_set
 
 
 def examples_of(recipe: Recipe, start: PromptedStart, data_set: DataSet) -> PromptedExamples:
@@ -79,6 +85,7 @@ def examples_of(recipe: Recipe, start: PromptedStart, data_set: DataSet) -> Prom
         tokenizer_path="" if vocabulary == Path() else str(vocabulary),
         context_length=data.context_length or data_set.context_length,
         prompt=recipe.prompted.prompt,
+        pictures=recipe.prompted.pictures,
     )
 
 
@@ -90,10 +97,11 @@ def config_of(recipe: Recipe, start: PromptedStart, data_set: DataSet, preproces
         ValueError: for more tokens than there are rows or places.
     """
     config = sized_config(start, recipe.model.image_size)
-    longest = config.vision.num_patches + preprocess.context_length
+    pictures = config.vision.num_patches * preprocess.pictures
+    longest = pictures + preprocess.context_length
     if longest > config.text.context_length:
         raise ValueError(
-            f"Pictures of {config.vision.num_patches:,} tokens and texts of --context-length "
+            f"Pictures of {pictures:,} tokens and texts of --context-length "
             f"{preprocess.context_length:,} are longer than the {config.text.context_length:,} tokens that "
             f"{start.name} takes: give smaller ones."
         )
@@ -121,9 +129,12 @@ def described(recipe: Recipe, start: PromptedStart, config: PaliGemmaConfig) -> 
             f"the {called} of {origin.name}" if origin else f"a fresh {called} of the size {start.size}"
             for called, origin in towers
         )
+    tokens = f"{config.vision.num_patches:,} tokens"
+    if recipe.prompted.pictures > 1:
+        tokens += f" each, {recipe.prompted.pictures} an example"
     return (
         f"Begins from {begins}: {count_paligemma_parameters(config)['total']:,} parameters, pictures of "
-        f"{square_of(config).image_size} px, which are {config.vision.num_patches:,} tokens, texts of up to "
+        f"{square_of(config).image_size} px, which are {tokens}, texts of up to "
         f"{recipe.data.context_length:,}"
     )
 
@@ -137,7 +148,9 @@ def save(student: Student, preprocess: PromptedExamples, folder: Path) -> None:
 def _missing_flags(recipe: Recipe, start: PromptedStart) -> list[str]:
     missing = []
     if not recipe.data.train_data:
-        missing.append("--train-data (lines of JSON with image, prefix and suffix, or pictures with captions)")
+        missing.append(
+            "--train-data (lines of JSON with image, prefix and suffix, a data set of questions, or captions)"
+        )
     if not start.pretrained:
         missing.append("--pretrained (a PaliGemma), or --pretrained-image (a SigLIP, whose tower it looks with)")
     elif recipe.data.tokenizer is None and recipe.data.train_data not in ("", "scenes"):

@@ -31,6 +31,7 @@ from diptych.engine.training.plan_text import moving_lines, plan_text
 from diptych.engine.training.reference import require_references
 from diptych.engine.training.run_plan import RunPlan, plan_run
 from diptych.engine.training.staged_run import Results, StagedRun, card_of
+from diptych.engine.training.step_time import measured_time
 from diptych.engine.training.terms import TERMS
 from diptych.engine.training.terms.stage_term import Terms
 
@@ -71,8 +72,11 @@ def _plan(recipe: Recipe, terms: Terms) -> None:
     print("\n".join([plan_text(recipe, plan.planned, terms), *embedding_once.described(recipe, plan.planned, terms)]))
     if sources is not None:
         first = next(iter(plan.planned))
-        print(judged_data(recipe, plan.planned[first], plan.examples[first], sources.train))
+        for line in judged_data(recipe, plan.planned[first], plan.examples[first], sources):
+            print(line)
         tell_left_out(sources.ledgers())
+        if not missing:
+            print(measured_time(recipe, plan.planned, plan.examples, sources.train, terms), flush=True)
     if missing:
         print(f"To carry it out, give {' and '.join(missing)}.")
 

@@ -26,6 +26,7 @@ class Student(keras.Model):
         parts: descriptions by name; see `diptych.models.siglip.parts`. A part's name is the beginning of its weights'
             paths.
         normalization: what the image tower wants of a batch's bytes.
+        pictures: how many an example of a PaliGemma has.
         seed, dtype, rematerialize: as for `SigLIP`; one seed gives the same weights on every backend, and the towers'
             are those of `build_model(config, seed=seed)`.
 
@@ -41,6 +42,7 @@ class Student(keras.Model):
         *,
         parts: Mapping[str, Part] | None = None,
         normalization: Normalization | None = None,
+        pictures: int = 1,
         seed: int = 0,
         dtype: str | None = None,
         rematerialize: bool = False,
@@ -52,7 +54,8 @@ class Student(keras.Model):
         self.normalization = normalization or Normalization()
         self._options: dict[str, Any] = {"seed": seed, "dtype": dtype, "rematerialize": rematerialize}
         self.held: tuple[str, ...] = ()
-        self.towers: Any = build_model(config, **self._options)
+        several = {} if pictures == 1 else {"pictures": pictures}
+        self.towers: Any = build_model(config, **self._options, **several)
         self.parts = {part: self._build(part) for part in self._described}
         if self.adapters is not None:
             self.adapters.attach(self.towers.weights)

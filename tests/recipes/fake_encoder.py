@@ -49,6 +49,9 @@ class FakeEncoder:
         self.processor = FakeProcessor()
         self.image_embedder = ColourEmbedder(dim)
 
+    def decoding(self, decode: str) -> "FakeEncoder":
+        return self
+
     def embed_images(self, items: Sequence[bytes], *, batch_size: int = 64) -> np.ndarray:
         if not len(items):
             return np.zeros((0, self.dim), np.float32)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diptych.core.data.detections import place_text
-from diptych.core.data.sources.questions import Questions
+from diptych.core.data.sources.questions import read_lines
 from diptych.core.evaluation.answer_metrics import METRICS, answer_score
 from diptych.core.training.signals import StopSignals
 from diptych.recipes.judge_answers import JudgeAnswers, judge_answers
@@ -52,7 +52,7 @@ def questions(tmp_path):
 def judged(questions, answerer, **changes) -> dict:
     output = questions.parent / "out" / "results.json"
     options = JudgeAnswers(
-        model="m", questions=questions, metric=("exact", "okvqa"), batch_size=1, output=output, **changes
+        model="m", data=str(questions), metric=("exact", "okvqa"), batch_size=1, output=output, **changes
     )
     with StopSignals() as stop:
         assert judge_answers(options, lambda model, **_: answerer, stop) == 0
@@ -93,7 +93,7 @@ def test_a_stopped_command_goes_on(questions):
 def test_what_is_no_question_is_named(tmp_path, line, message):
     (tmp_path / "q.jsonl").write_text(line)
     with pytest.raises(ValueError, match=message):
-        Questions(tmp_path / "q.jsonl")
+        read_lines(tmp_path / "q.jsonl")
 
 
 def test_every_metric_has_its_known_value():

@@ -14,8 +14,13 @@ from diptych.core.data.processor.prompted import PaliGemmaProcessor
 from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.core.training.checkpoint import restore_latest
 from diptych.core.training.metrics import read_metrics
+from diptych.core.training.recipe import Data
 from diptych.core.training.results import read_results
+from diptych.core.training.term_options import Prompted
+from diptych.core.weights.npz import write_npz
 from diptych.engine.command_line import parse_recipe
+from diptych.engine.datasets.questions import open_asked
+from diptych.engine.training.costs import training_flops
 from diptych.engine.training.memory import stage_memory
 from diptych.engine.training.prompted_evaluation import PromptedEvaluation
 from diptych.engine.training.run_plan import plan_run
@@ -24,6 +29,8 @@ from diptych.models import PaliGemma
 from diptych.models.paligemma.presets import PRESETS
 from diptych.recipes import ask, paligemma
 from tests.core.data.pictures import encoded
+from tests.core.data.sources.test_question_layouts import refcoco
+from tests.core.data.test_mask_codes import archive
 from tests.core.data.tokenizers.small_vocabularies import newline_model
 from tests.marks import ABOVE_THE_BACKENDS
 from tests.models.examples import numpy_of
@@ -158,6 +165,43 @@ def test_captions_answer_a_prompt(base, tmp_path, monkeypatch):
 
 
 @ABOVE_THE_BACKENDS
+def test_an_example_may_have_several_pictures(base, data, tmp_path):
+    """All of them go through the tower, in their order, in training and when the model is asked."""
+    lines = []
+    for number in range(8):
+        images = [f"{number}.png", f"{number + 1}.png"]
+        lines.append({"images": images, "prefix": "colour", "suffix": list(COLOURS)[number % 2]})
+    lines.append({"images": ["0.png", "missing.png"], "prefix": "colour", "suffix": "red"})
+    several = data.parent / "several.jsonl"
+    several.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ("--examples", "16", "--evaluate-every", "16")
+    assert train(base, several, tmp_path / "run", "--val-data", str(several), *flags) == 0
+    results = read_results(tmp_path / "run" / "results.json")["training"]
+    assert results["answers"]["Held-out questions"][0]["questions"] == 8
+    assert "missing.png" in (tmp_path / "run" / "left_out.jsonl").read_text(encoding="utf-8")
+    given = ("--pretrained", str(base), "--batch-size", "4", "--context-length", "16")
+    made = [plan("transfer", "--train-data", str(file), "--val-data", str(file), *given) for file in (several, data)]
+    assert [each.recipe.prompted.pictures for each in made] == [2, 1]
+    two, one = (training_flops(each.recipe, each.planned["training"], TERMS)["total"] for each in made)
+    assert two > one
+
+
+@ABOVE_THE_BACKENDS
+def test_a_data_set_is_learned_and_judged_as_it_is_downloaded(base, tmp_path):
+    """RefCOCO's boxes; and its masks, whose codes are part of the answer."""
+    path = refcoco(tmp_path / "refcoco", outline=[[2, 1, 10, 1, 10, 5, 2, 5]])
+    write_npz(tmp_path / "vae-oid.npz", archive())
+    prompted = Prompted(masks=tmp_path / "vae-oid.npz")
+    source = open_asked(f"{path}#train", Data(train_data=f"{path}#train"), prompted)
+    answer = source.record(0).captions[0].text
+    assert source.record(0).prompt == "segment the man"
+    assert (answer.count("<loc"), answer.count("<seg"), answer.endswith("> the man")) == (4, 16, True)
+    made = plan("transfer", *("--pretrained", str(base), "--train-data", f"{path}#train"), "--val-data", f"{path}#val",
+                "--context-length", "16", "--batch-size", "2", "--epochs", "None")  # fmt: skip
+    assert made.recipe.prompted.metric == ("boxes",)
+
+
+@ABOVE_THE_BACKENDS
 def test_presets_are_planned_at_the_published_size(capsys):
     made = plan("attention")
     planned = made.planned["training"]
@@ -201,9 +245,12 @@ def test_what_cannot_be_trained_is_refused_in_sentences(base, data, tmp_path, ca
     assert "are longer than the 48 tokens" in refused(*own, "--context-length", "45")
     assert "lower --batch-size" in refused(*own, "--epochs", "1", "--batch-size", "64")
     length = ("--context-length", "16")
-    several = tmp_path / "several.jsonl"
-    several.write_text(json.dumps({"image": ["a.png", "b.png"], "prefix": "alike?", "suffix": "no"}) + "\n")
-    assert "is about 2 pictures" in refused(*own[:4], "--train-data", str(several), *length)
+    mixed = tmp_path / "mixed.jsonl"
+    lines = [{"image": images, "prefix": "alike?", "suffix": "no"} for images in (["a.png", "b.png"], "a.png")]
+    mixed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unequal = "unequal numbers of pictures (1 about 1, 1 about 2)"
+    assert unequal in refused(*own[:4], "--train-data", str(mixed), *length)
+    assert "--masks is for referring expressions" in refused(*own, "--masks", "vae-oid.npz")
     with pytest.raises(SystemExit):
         paligemma.main(["tiny", "--momentum", "0.5"])
     assert "--momentum is sgd's" in capsys.readouterr().err

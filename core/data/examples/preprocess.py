@@ -34,6 +34,10 @@ IMAGE = ArrayField(
     np.uint8, (("batch", "height", "width", 3),), (0, 255),
     "the model's square of the picture, RGB; models normalise it, SigLIP's to [-1, 1]",
 )
+SEVERAL_IMAGES = ArrayField(
+    np.uint8, (("batch", "pictures", "height", "width", 3),), (0, 255),
+    "the squares of an example's pictures, in their order",
+)
 REFERENCE_IMAGE = ArrayField(
     np.uint8, (("batch", "reference_side", "reference_side", 3),), (0, 255),
     "the same picture at the size of the model that helps to choose batches",

@@ -1,13 +1,16 @@
 """The pictures' half of a checkpoint's preprocessing: pictures in, the arrays that an image tower takes out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from PIL import Image
 
+from diptych.core.data.decoder import Decode, Decoder
 from diptych.core.data.examples.naflex import NaFlex
+from diptych.core.data.fast_pixels import libraries
 from diptych.core.data.image import decode, rgb_pixels
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.processor.files import IMAGE_WRITERS, PATTERNS, read_pixels
@@ -29,10 +32,21 @@ class ImageProcessor:
 
     Attributes:
         pixels: how pictures are resized and normalised.
+        decode: how files become pixels: exact is by Pillow, fast by `core.data.fast_pixels`.
     """
+
+    decode: Decode = "exact"
 
     def __init__(self, *, pixels: FixedSize | NaFlex):
         self.pixels = pixels
+
+    def decoding(self, decode: Decode) -> Self:
+        """The same processor with files decoded so; raises ImportError where what is fast is not installed."""
+        if decode == "fast":
+            libraries()
+        again = copy(self)
+        again.decode = decode
+        return again
 
     @classmethod
     def from_preset(cls, preset: str | Path, *, revision: str | None = None) -> Self:
@@ -57,7 +71,8 @@ class ImageProcessor:
         """
         single = isinstance(items, SINGLE_PICTURES) or (isinstance(items, np.ndarray) and items.ndim < 4)
         pictures: list[Any] = [items] if single else [*items]  # type: ignore[misc]
-        return self.pixels.prepare([_pixels(item, f"image {place}") for place, item in enumerate(pictures)])
+        decoder = Decoder(whole=self.pixels, fast=True) if self.decode == "fast" else decode
+        return self.pixels.prepare([_pixels(item, f"image {place}", decoder) for place, item in enumerate(pictures)])
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -88,12 +103,13 @@ class ImageProcessor:
         IMAGE_WRITERS[format](folder, self.pixels)
 
 
-def _pixels(item: Any, name: str) -> np.ndarray:
+def _pixels(item: Any, name: str, decoder: Callable[[bytes], np.ndarray]) -> np.ndarray:
     """uint8 [height, width, 3] of one picture."""
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _decoded(bytes(item), name)
+        return _decoded(bytes(item), name, decoder)
     if isinstance(item, (str, Path)):
-        return _decoded(read_regular_file(str(item), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES), str(item))
+        data = read_regular_file(str(item), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
+        return _decoded(data, str(item), decoder)
     if isinstance(item, Image.Image):
         return rgb_pixels(item)
     if not isinstance(item, np.ndarray):
@@ -116,9 +132,9 @@ def _pixels(item: Any, name: str) -> np.ndarray:
     return item
 
 
-def _decoded(data: bytes, name: str) -> np.ndarray:
+def _decoded(data: bytes, name: str, decoder: Callable[[bytes], np.ndarray]) -> np.ndarray:
     try:
-        return decode(data)
+        return decoder(data)
     except BadExample as error:
         raise BadExample(error.reason, f"{name}: {error.detail}" if error.detail else name) from None
 

@@ -141,9 +141,9 @@ class Processor(ImageProcessor):
     def fingerprint(self) -> str:
         """A hash of everything that decides what a model is given: equal hashes give equal arrays."""
         settings = own_settings(self.pixels, self.tokenizer, self.context_length, self.clean_captions)
-        return hashlib.sha256(
-            f"{json.dumps(settings, sort_keys=True)} {self.tokenizer.fingerprint()}".encode()
-        ).hexdigest()
+        used = f"{json.dumps(settings, sort_keys=True)} {self.tokenizer.fingerprint()}"
+        used += "" if self.decode == "exact" else f" {self.decode}"
+        return hashlib.sha256(used.encode()).hexdigest()
 
     def save_to_preset(self, folder: str | Path, format: str = "diptych") -> None:
         """Writes the processor into a checkpoint's folder, which is made if need be.

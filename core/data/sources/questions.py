@@ -3,14 +3,15 @@
     {"image": "photos/1.jpg", "prefix": "answer en what is it?", "suffix": "a cat"}
     {"image": ["1.jpg", "2.jpg"], "prefix": "answer en are they alike?", "answers": ["yes", "yes", "no"]}
 
-`image`, `prefix` and `suffix` are big_vision's names; `answers` are those of several people, or several references. The
-pictures' paths are relative to the file.
+`image`, `prefix` and `suffix` are big_vision's names, and `images` is a list of pictures as well; `answers` are those
+of several people, or several references. The pictures' paths are relative to the file. Other layouts become the same
+questions (`question_layouts`).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,32 +43,48 @@ def is_questions(spec: str) -> bool:
 class Question:
     """What is asked about which pictures of an example, and what is right."""
 
-    images: tuple[Path, ...]
+    images: tuple[Any, ...]  # paths; of a source that reads its own, its references
     prompt: str
     answers: tuple[str, ...]
 
 
-class Questions:
-    """A file of questions as a source: one record each, whose captions are the true answers.
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How answers to the questions of a layout are judged where a person says nothing.
 
-    Raises:
-        FileNotFoundError: where there is no file.
-        ValueError: for a line that is no question, naming it, and for a file without one.
+    metrics: names in `core.evaluation.answer_metrics`.   lower_case: whether answers are compared in lower case.
     """
 
-    def __init__(self, path: Path):
-        digest, found = hashlib.sha256(), []
-        self._folder = path.parent
-        with open_regular(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-                digest.update(line)
-                if line.strip():
-                    found.append(_question(parse_object(line, f"line {number} of {path}"), path.parent, number, path))
-        if not found:
-            raise ValueError(f"{path} holds no question, expected lines with image, prefix and suffix.")
-        self.questions: tuple[Question, ...] = tuple(found)
-        self.ledger = Ledger(str(path), len(found))
-        self._fingerprint = digest.hexdigest()
+    metrics: tuple[str, ...] = ("exact",)
+    lower_case: bool = False
+
+
+class Questions:
+    """Questions as a source: one record each, whose captions are the true answers.
+
+    Args:
+        questions: in their order.
+        name: of the data, for people.
+        folder: what the pictures' paths are told apart by.
+        fingerprint: a hash of the files that the questions are from.
+        judged: how their answers are judged.
+        read: the bytes of a picture, where it is no file.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        *,
+        name: str,
+        folder: Path,
+        fingerprint: str,
+        judged: Judging | None = None,
+        read: Callable[[Any], bytes] | None = None,
+    ):
+        self.questions = tuple(questions)
+        self.judged = judged or Judging()
+        self.ledger = Ledger(name, len(self.questions))
+        self._folder, self._fingerprint, self._read = folder, fingerprint, read
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -89,16 +106,36 @@ class Questions:
 
     def read(self, reference: Any) -> bytes:
         """The bytes of a picture."""
+        if self._read is not None:
+            return self._read(reference)
         return read_regular_file(str(reference), kind="image", max_bytes=MAX_IMAGE_FILE_BYTES)
 
     def fingerprint(self) -> str:
-        """A hash of the file, not of its pictures."""
+        """A hash of the files, not of the pictures."""
         return self._fingerprint
 
 
+def read_lines(path: Path) -> Questions:
+    """The questions of a file of lines of JSON.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a line that is no question, naming it, and for a file without one.
+    """
+    digest, found = hashlib.sha256(), []
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            digest.update(line)
+            if line.strip():
+                found.append(_question(parse_object(line, f"line {number} of {path}"), path.parent, number, path))
+    if not found:
+        raise ValueError(f"{path} holds no question, expected lines with image, prefix and suffix.")
+    return Questions(found, name=str(path), folder=path.parent, fingerprint=digest.hexdigest())
+
+
 def _question(fields: dict[str, Any], folder: Path, number: int, path: Path) -> Question:
-    images, prompt = _texts(fields.get("image")), fields.get("prefix")
-    answers = _texts(fields.get("answers", fields.get("suffix")))
+    images, prompt = texts_of(fields.get("image", fields.get("images"))), fields.get("prefix")
+    answers = texts_of(fields.get("answers", fields.get("suffix")))
     if not images or not isinstance(prompt, str) or not answers:
         raise ValueError(
             f"line {number} of {path} has the fields {', '.join(map(str, fields))}, expected image (a path, or a list "
@@ -107,7 +144,7 @@ def _question(fields: dict[str, Any], folder: Path, number: int, path: Path) -> 
     return Question(images=tuple(folder / image for image in images), prompt=prompt, answers=answers)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def texts_of(value: Any) -> tuple[str, ...]:
     """One text or a list of texts; nothing for anything else."""
     given = value if isinstance(value, list) else [value]
     return tuple(given) if all(isinstance(one, str) for one in given) else ()

@@ -8,9 +8,8 @@ Two layouts are read. One file of references, a list or {"refs": a list} of
      "split": "train",                              train, val, test, testA or testB
      "sentences": ["the man in red", ...]}
 
-and the data sets' own: instances.json, in the layout of COCO, with the references of `refs(unc).p` and the like as
-JSON. Those come as pickles, which can run any code when they are opened; `read_original` says how to convert one that
-you trust.
+and the data sets' own: instances.json, in the layout of COCO, with the references of `refs(unc).p` and the like, or
+the same as JSON. Of a pickle nothing but plain values is read (`core.files.plain_pickle`).
 
 Reference: Kazemzadeh et al. 2014 (ReferItGame); Yu et al. 2016 (RefCOCO, RefCOCO+); Mao et al. 2016 (RefCOCOg).
 """
@@ -19,27 +18,24 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from diptych.core.data.image import FORMATS
+from diptych.core.data.outlines import Outline
 from diptych.core.data.records import BadExample
 from diptych.core.data.sources.joins import Join
 from diptych.core.files.beginnings import mistaken
+from diptych.core.files.plain_pickle import SUFFIXES as PICKLES
+from diptych.core.files.plain_pickle import plain_pickle
 from diptych.core.files.regular import open_regular
 
 HELD_OUT_SPLITS = ("val", "test", "testA", "testB")
 SPLITS = ("train", *HELD_OUT_SPLITS)
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
-_HOW_TO_CONVERT = (
-    "a pickle can run any code when it is opened. If you trust where it is from, convert it once:\n"
-    '    python -c \'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "rb")), open(sys.argv[2], '
-    '"w"))\' '
-    "'refs(unc).p' refs.json"
-)
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class Referral:
     phrase: str
     box: tuple[float, float, float, float]  # (ymin, xmin, ymax, xmax), 0 to 1 of the image
     split: str  # of SPLITS
+    outline: Outline | None = field(default=None, compare=False, repr=False)  # where the data have one
 
     @property
     def image_key(self) -> str:
@@ -91,13 +88,14 @@ def read_original(instances: str | Path, references: str | Path, images: str | P
 
     Args:
         instances: instances.json, {"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id",
-            "bbox"}]}.
-        references: JSON of refs(unc).p, refs(umd).p or refs(google).p, [{"image_id", "ann_id", "split", "sentences":
-            [{"sent"}]}].
+            "bbox"}]}; "segmentation" becomes the outline.
+        references: refs(unc).p, refs(umd).p or refs(google).p, or their JSON, [{"image_id", "ann_id", "split",
+            "sentences": [{"sent"}]}].
         images: folder of COCO's images of 2014.
 
     Raises:
-        ValueError: a pickle, JSON of another layout, or references to images or annotations that are not there.
+        ValueError: a pickle of more than plain values, another layout, or references to images or annotations that are
+            not there.
         FileNotFoundError: no such file.
     """
     instances, references, images = Path(instances), Path(references), Path(images)
@@ -109,12 +107,13 @@ def read_original(instances: str | Path, references: str | Path, images: str | P
     for _, image in _objects(instances, "images", content["images"]):
         image_of.put(image.get("id"), image)
     for _, entry in _objects(instances, "annotations", content["annotations"]):
-        box_of.put(entry.get("id"), entry.get("bbox"))
+        box_of.put(entry.get("id"), (entry.get("bbox"), entry.get("segmentation")))
     found: list[Referral] = []
     for number, reference in _objects(references, "references", _json(references)):
         where = f"reference {number} of {references}"
         try:
-            image, box = image_of.find(reference.get("image_id")), box_of.find(reference.get("ann_id"))
+            image = image_of.find(reference.get("image_id"))
+            box, drawn = box_of.find(reference.get("ann_id"))
         except BadExample as error:
             raise ValueError(
                 f"{where} is about image {reference.get('image_id')} and annotation {reference.get('ann_id')}, and in "
@@ -122,7 +121,9 @@ def read_original(instances: str | Path, references: str | Path, images: str | P
             ) from None
         width, height = _numbers([image.get("width"), image.get("height")], 2, "size", where)
         file = _inside(images, _text(image, "file_name", where), where)
-        found += _referrals(file, reference, _relative(_numbers(box, 4, "box", where), width, height, where), where)
+        outline = Outline(drawn, int(height), int(width)) if drawn else None
+        corners = _relative(_numbers(box, 4, "box", where), width, height, where)
+        found += _referrals(file, reference, corners, where, outline)
     return found
 
 
@@ -130,8 +131,8 @@ def _json(path: Path) -> Any:
     with open_regular(path) as file:
         data = file.read()
     # Protocol 2 and later begin with 0x80; the older ones are text, and go by their name.
-    if data[:1] == b"\x80" or path.suffix in (".p", ".pkl", ".pickle"):
-        raise ValueError(f"{path} is a pickle and is not opened: {_HOW_TO_CONVERT}")
+    if data[:1] == b"\x80" or path.suffix in PICKLES:
+        return plain_pickle(data, str(path))
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -148,7 +149,11 @@ def _objects(path: Path, kind: str, values: Any) -> Iterator[tuple[int, Mapping[
 
 
 def _referrals(
-    image: Path, reference: Mapping[str, Any], box: tuple[float, float, float, float], where: str
+    image: Path,
+    reference: Mapping[str, Any],
+    box: tuple[float, float, float, float],
+    where: str,
+    outline: Outline | None = None,
 ) -> Iterable[Referral]:
     split = _text(reference, "split", where)
     if split not in SPLITS:
@@ -161,7 +166,7 @@ def _referrals(
         phrase = sentence.get("sent", sentence.get("raw")) if isinstance(sentence, Mapping) else sentence
         if not isinstance(phrase, str) or not phrase.strip():
             raise ValueError(f"{where} has a sentence that is no text: {sentence!r:.80}.")
-        yield Referral(image, phrase.strip(), box, split)
+        yield Referral(image, phrase.strip(), box, split, outline)
 
 
 def _relative(box: Sequence[float], width: float, height: float, where: str) -> tuple[float, float, float, float]:

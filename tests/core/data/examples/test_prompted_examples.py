@@ -9,7 +9,7 @@ from diptych.core.data.examples.prompted_examples import PromptedExamples
 from diptych.core.data.pixels import FixedSize
 from diptych.core.data.records import BadExample, Caption, Record
 from diptych.core.data.sampling import Place
-from diptych.core.data.sources.questions import Questions, is_questions
+from diptych.core.data.sources.questions import is_questions, read_lines
 from diptych.core.data.sources.subset import Subset
 from tests.core.data.pictures import encoded, pixels
 from tests.core.data.tokenizers.small_vocabularies import newline_model
@@ -25,7 +25,7 @@ def source(tmp_path):
             {"image": f"{number}.png", "prefix": "what", "answers": ["cat", "dog"]},
         ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return Questions(tmp_path / "data.jsonl")
+    return read_lines(tmp_path / "data.jsonl")
 
 
 @pytest.fixture
