@@ -35,7 +35,9 @@ class JudgeAnswers:
     """A PaliGemma with its processor: a folder, or hf://owner/name."""
     questions: Path | None = None
     """A file of JSON lines with image, prefix and suffix, or answers."""
-    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = ("exact",)
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "exact_or_box", "cider"], ...] = (
+        "exact",
+    )
     """One or several."""
     lower_case: bool = False
     """Compare in lower case, as DocVQA and ChartQA do."""

@@ -57,6 +57,19 @@ def tiny() -> Recipe:
     )
 
 
+def tasks() -> Recipe:
+    """Enough to name, count, find and read, in minutes."""
+    recipe = tiny()
+    return replace(
+        recipe,
+        data=Data(train_data="scene_tasks"),
+        model=replace(recipe.model, image_size=96),
+        optimization=replace(recipe.optimization, examples=76_800, learning_rate_multipliers={"image/.*": 1.0}),
+        prompted=Prompted(answer_tokens=20, most_asked=320, metric=("exact_or_box",)),
+        run=replace(recipe.run, run_dir=Path("runs/paligemma_tasks")),
+    )
+
+
 def transfer() -> Recipe:
     """The paper's first try (section 4.2)."""
     return _of_3b("transfer", epochs=10, batch_size=256, warmup=0.05)
@@ -132,6 +145,7 @@ def _of_3b(name: str, *, epochs: int, batch_size: int, warmup: float) -> Recipe:
 
 PRESETS: Mapping[str, Callable[[], Recipe]] = {
     "tiny": tiny,
+    "tasks": tasks,
     "transfer": transfer,
     "forkme": forkme,
     "count": count,

@@ -20,6 +20,7 @@ from diptych.core.spelling import did_you_mean
 
 EMBEDDED = "emoji"
 SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
+SCENE_TASKS, BLANK_SCENE_TASKS = "scene_tasks", "blank_scene_tasks"
 LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
