@@ -35,7 +35,7 @@ from diptych.core.training.results import read_results
 from diptych.engine.datasets.questions import MIXED
 
 BLIND, ASKED = "blind", "asked"
-BLIND_EXAMPLES, LEARNED, QUICK = 12_800, 4_000, 128
+BLIND_EXAMPLES, LEARNED, QUICK = 6_400, 2_000, 128
 """Examples of the blind run; training questions of each task that the baselines learn from; examples of a rehearsal."""
 PAGE = ROOT / "docs" / "paligemma.md"
 BEGIN, END = "<!-- results: written by benchmarks.paligemma_tiny -->", "<!-- end of results -->"
@@ -57,7 +57,14 @@ class Arm:
         """The recipe's command line."""
         words = ["--run-dir", str(run_dir / self.name), "--seed", str(self.seed), "--no-tensorboard"]
         if self.way == BLIND:
-            words += ["--train-data", "blank_scene_tasks", "--train", "decoder", "--examples", str(BLIND_EXAMPLES)]
+            words += [
+                "--train-data",
+                "blank_scene_tasks",
+                "--train",
+                "all-but-image",
+                "--examples",
+                str(BLIND_EXAMPLES),
+            ]
         else:
             before = Arm(way=BLIND, seed=self.seed, quick=self.quick)
             words += ["--pretrained-image", "None", "--pretrained", str(run_dir / before.name)]

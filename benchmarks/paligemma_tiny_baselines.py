@@ -57,7 +57,7 @@ def baseline_scores(learned: int, *, most: int | None = None) -> dict[str, dict[
 
 
 def usual_answer(answers: Sequence[str]) -> str:
-    """The most frequent of the true answers, so that no constant answer is better; of boxes the medians of their sides."""
+    """The most frequent of true answers, so that no constant one is better; of boxes the medians of their sides."""
     boxes = [parse_detections(answer).found for answer in answers]
     if all(boxes):
         ymin, xmin, ymax, xmax = np.median([found[0].box for found in boxes], axis=0).tolist()
@@ -70,13 +70,13 @@ def _read(source: Source, count: int, encoder: Encoder) -> _Questions:
     found: dict[str, list[np.ndarray]] = {NEAREST: [], NEAREST_TOKENS: []}
     for start in range(0, count, BATCH):
         pictures = [source.pixels(record.images[0]) for record in records[start : start + BATCH]]  # type: ignore[attr-defined]
-        features = encoder.model.image_features(encoder.processor.images(pictures))
-        for what, field in {NEAREST: "embedding", NEAREST_TOKENS: "tokens"}.items():
-            found[what].append(keras.ops.convert_to_numpy(features[field]).reshape(len(pictures), -1))
+        tokens = keras.ops.convert_to_numpy(encoder.model.image_features(encoder.processor.images(pictures))["tokens"])
+        found[NEAREST_TOKENS].append(_unit(tokens.reshape(len(pictures), -1)))
+        found[NEAREST].append(encoder.embed_images(pictures, batch_size=BATCH))
     return _Questions(
         prompts=[record.prompt for record in records],
         answers=[record.captions[0].text for record in records],
-        vectors={what: _unit(np.concatenate(some)) for what, some in found.items()},
+        vectors={what: np.concatenate(some) for what, some in found.items()},
     )
 
 
