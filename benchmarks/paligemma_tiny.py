@@ -33,6 +33,7 @@ from diptych.core.report.marked_section import write_marked_section
 from diptych.core.report.seeds import mean_of
 from diptych.core.training.results import read_results
 from diptych.engine.datasets.questions import MIXED
+from diptych.recipes.paligemma import tasks
 
 BLIND, ASKED = "blind", "asked"
 BLIND_EXAMPLES, LEARNED, QUICK = 6_400, 2_000, 128
@@ -47,6 +48,7 @@ class Arm:
 
     way: str
     seed: int
+    examples: int | None = None  # of the run that sees; None for the recipe's
     quick: bool = False
 
     @property
@@ -68,16 +70,17 @@ class Arm:
         else:
             before = Arm(way=BLIND, seed=self.seed, quick=self.quick)
             words += ["--pretrained-image", "None", "--pretrained", str(run_dir / before.name)]
+            words += [] if self.examples is None else ["--examples", str(self.examples)]
         if self.quick:
             words += ["--examples", str(QUICK), "--most-asked", "8"]
         return [sys.executable, "-m", "recipes.paligemma", "tasks", *words]
 
 
-def arms(seeds: int, *, quick: bool) -> Iterator[Arm]:
+def arms(seeds: int, *, quick: bool, examples: int | None = None) -> Iterator[Arm]:
     """All runs, seed by seed, the blind one before what begins from it."""
     for seed in range(seeds):
-        for way in (BLIND, ASKED):
-            yield Arm(way=way, seed=seed, quick=quick)
+        yield Arm(way=BLIND, seed=seed, quick=quick)
+        yield Arm(way=ASKED, seed=seed, quick=quick, examples=examples)
 
 
 def scores_of(folder: Path) -> dict[str, float]:
@@ -101,13 +104,14 @@ def table(rows: Sequence[Row], baselines: Mapping[str, Mapping[str, float]]) -> 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--examples", type=int, help="of the runs that see; by default the recipe's")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/paligemma_tiny"))
     parser.add_argument("--quick", action="store_true", help="a few steps of each, to rehearse; writes no document")
     options = parser.parse_args(arguments)
     backend, run_dir = select_backend(), options.run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     rows, found = Rows(run_dir), []
-    for arm in arms(options.seeds, quick=options.quick):
+    for arm in arms(options.seeds, quick=options.quick, examples=options.examples):
         row = rows.of(arm)
         if row is None:
             cost = carry_out(arm.command(run_dir), run_dir / arm.name)
@@ -126,9 +130,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(write_results("paligemma_tiny", {"backend": backend, "arms": found, "baselines": baselines}))
     seconds = [sum(row["cpu_seconds"] for row in found if row["seed"] == seed) for seed in range(options.seeds)]
+    examples = tasks().optimization.examples if options.examples is None else options.examples
     said = (
-        f"Right answers in %, {options.seeds} seeds on {backend}, {device_name()}, means with 95% intervals over "
-        f"seeds; both runs of a seed took {mean_of(seconds).value / 60:.0f} minutes of one processor."
+        f"Right answers in %, seeds: {options.seeds}, on {backend}, {device_name()}; means with 95% intervals over "
+        f"seeds. {examples:,} examples were learned from with pictures, and both runs of a seed took "
+        f"{mean_of(seconds).value / 60:.0f} minutes of one processor."
     )
     write_marked_section(PAGE, BEGIN, END, f"{said}\n\n{made}")
     return 0

@@ -9,8 +9,8 @@ Presets, given as the first word:
 
 - tiny (the default): the tower of emoji_36_languages and a fresh language model of 0.7 M parameters learn to say what
   scenes show, how many things, and which is left; judged on a designer that is held out. A minute on two cores.
-- tasks: the same model at 96 px learns to name, count, find and read on scenes; judged on a designer that is held out, and
-  on compositions that are never trained. Four minutes of two cores.
+- tasks: the same model at 96 px learns to name, count, find and read on scenes; judged on a designer that is held out,
+  and on compositions that are never trained. Some minutes on two cores.
 - transfer (the default with --pretrained): what the paper recommends to try first: a rate of 1e-5, batches of 256, no
   dropout, smoothing, decay or freezing.
 - forkme: big_vision's configuration of that name, for users' own data: Adam, batches of 32, 15 epochs, decay of 3e-7 of
@@ -68,7 +68,7 @@ def tasks() -> Recipe:
         model=replace(recipe.model, image_size=96),
         optimization=replace(
             recipe.optimization,
-            examples=40_960,
+            examples=102_400,
             batch_size=32,
             learning_rate=2e-3,
             learning_rate_multipliers={"image/.*": 0.5},
