@@ -22,7 +22,7 @@ USUAL, NEAREST, NEAREST_TOKENS = "usual answer", "nearest", "nearest, tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Questions:
+class QuestionsAsked:
     """Prompts and answers, [n], and unit vectors of their pictures by the name of what made them, [n, width]."""
 
     prompts: Sequence[str]
@@ -39,7 +39,7 @@ def baseline_scores(learned: int, *, most: int | None = None) -> dict[str, dict[
     """
     encoder = Encoder.open(TOWER)
     scores: dict[str, dict[str, float]] = {USUAL: {}, NEAREST: {}, NEAREST_TOKENS: {}}
-    trained: dict[str, _Questions] = {}
+    trained: dict[str, QuestionsAsked] = {}
     for name, source in questions(Data(train_data="scene_tasks")).sources(0).held_out.items():
         task = name.partition(",")[0]
         if task == MIXED:
@@ -49,7 +49,7 @@ def baseline_scores(learned: int, *, most: int | None = None) -> dict[str, dict[
             trained[task] = _read(TaskQuestions({task: scenes}), learned, encoder)
         asked, known = _read(source, len(source) if most is None else most, encoder), trained[task]
         said = {USUAL: [usual_answer(asked.answers)] * len(asked.answers)}
-        said |= {what: _nearest(known, asked, what) for what in asked.vectors}
+        said |= {what: nearest_answers(known, asked, what) for what in asked.vectors}
         for what, answers in said.items():
             score, _ = answer_score(METRIC, answers, [[truth] for truth in asked.answers])
             scores[what][name] = score["value"]
@@ -65,7 +65,7 @@ def usual_answer(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _read(source: Source, count: int, encoder: Encoder) -> _Questions:
+def _read(source: Source, count: int, encoder: Encoder) -> QuestionsAsked:
     records = [source.record(index) for index in range(count)]
     found: dict[str, list[np.ndarray]] = {NEAREST: [], NEAREST_TOKENS: []}
     for start in range(0, count, BATCH):
@@ -73,14 +73,14 @@ def _read(source: Source, count: int, encoder: Encoder) -> _Questions:
         tokens = keras.ops.convert_to_numpy(encoder.model.image_features(encoder.processor.images(pictures))["tokens"])
         found[NEAREST_TOKENS].append(_unit(tokens.reshape(len(pictures), -1)))
         found[NEAREST].append(encoder.embed_images(pictures, batch_size=BATCH))
-    return _Questions(
+    return QuestionsAsked(
         prompts=[record.prompt for record in records],
         answers=[record.captions[0].text for record in records],
         vectors={what: np.concatenate(some) for what, some in found.items()},
     )
 
 
-def _nearest(known: _Questions, asked: _Questions, what: str) -> list[str]:
+def nearest_answers(known: QuestionsAsked, asked: QuestionsAsked, what: str) -> list[str]:
     """The answer to the same prompt about the nearest picture; of all prompts where nobody asked this one."""
     answers = [""] * len(asked.prompts)
     prompts = np.array(known.prompts)

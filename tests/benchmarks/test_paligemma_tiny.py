@@ -3,10 +3,11 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from benchmarks import paligemma_tiny as benchmark
-from benchmarks.paligemma_tiny_baselines import NEAREST, USUAL, baseline_scores, usual_answer
+from benchmarks.paligemma_tiny_baselines import QuestionsAsked, nearest_answers, usual_answer
 from benchmarks.paligemma_tiny_page import write_tiny_page
 from diptych.core.data.detections import parse_detections
 from diptych.core.training.recipe import Data
@@ -48,12 +49,12 @@ def test_the_usual_answer():
     assert found.box == parse_detections(boxes[0]).found[0].box
 
 
-def test_the_nearest_of_pictures_that_were_learned_have_their_answers():
-    """The first training questions of a task, among which held-out ones are looked up, are no better than others."""
-    scores = baseline_scores(12, most=4)
-    assert set(scores) == {USUAL, NEAREST, "nearest, tokens"}
-    assert len(scores[NEAREST]) == 8
-    assert scores[NEAREST]["name, new compositions"] == 0  # nobody was asked about these
+def test_the_nearest_picture_with_the_same_prompt_lends_its_answer():
+    learned = QuestionsAsked(prompts=["ocr", "count dog", "ocr"], answers=["12", "3", "45"], vectors={"a": np.eye(3)})
+    asked = QuestionsAsked(
+        prompts=["ocr", "count ring"], answers=["", ""], vectors={"a": np.array([[0.1, 0.9, 0.2], [0, 1, 0.0]])}
+    )
+    assert nearest_answers(learned, asked, "a") == ["45", "3"]  # nobody asked how many rings there are
 
 
 def test_the_page_shows_pictures_questions_answers_and_boxes(tmp_path):
