@@ -36,7 +36,7 @@ from diptych.engine.datasets.questions import MIXED
 from diptych.recipes.paligemma import tasks
 
 BLIND, ASKED = "blind", "asked"
-BLIND_EXAMPLES, LEARNED, QUICK = 6_400, 2_000, 128
+BLIND_EXAMPLES, LEARNED, QUICK = 12_800, 2_000, 128
 """Examples of the blind run; training questions of each task that the baselines learn from; examples of a rehearsal."""
 PAGE = ROOT / "docs" / "paligemma.md"
 BEGIN, END = "<!-- results: written by benchmarks.paligemma_tiny -->", "<!-- end of results -->"

@@ -66,13 +66,7 @@ def tasks() -> Recipe:
         recipe,
         data=Data(train_data="scene_tasks"),
         model=replace(recipe.model, image_size=96),
-        optimization=replace(
-            recipe.optimization,
-            examples=102_400,
-            batch_size=32,
-            learning_rate=2e-3,
-            learning_rate_multipliers={"image/.*": 0.5},
-        ),
+        optimization=replace(recipe.optimization, examples=102_400),
         prompted=Prompted(answer_tokens=20, most_asked=320, metric=("exact_or_box",)),
         run=replace(recipe.run, run_dir=Path("runs/paligemma_tasks")),
     )
