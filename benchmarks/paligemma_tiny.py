@@ -1,4 +1,4 @@
-"""A tiny PaliGemma that names, counts, finds and reads, beside what needs no language model or no picture.
+"""A tiny PaliGemma asked to name, count, find and read, beside what needs no language model or no picture.
 
     KERAS_BACKEND=jax python -m benchmarks.paligemma_tiny
     KERAS_BACKEND=jax python -m benchmarks.paligemma_tiny --seeds 1 --quick

@@ -9,7 +9,7 @@ Presets, given as the first word:
 
 - tiny (the default): the tower of emoji_36_languages and a fresh language model of 0.7 M parameters learn to say what
   scenes show, how many things, and which is left; judged on a designer that is held out. A minute on two cores.
-- tasks: the same model at 96 px learns to name, count, find and read on scenes; judged on a designer that is held out,
+- tasks: the same model at 96 px is trained to name, count, find and read on scenes; judged on a held-out designer,
   and on compositions that are never trained. Some minutes on two cores.
 - transfer (the default with --pretrained): what the paper recommends to try first: a rate of 1e-5, batches of 256, no
   dropout, smoothing, decay or freezing.
@@ -60,7 +60,7 @@ def tiny() -> Recipe:
 
 
 def tasks() -> Recipe:
-    """Enough to name, count, find and read, in minutes."""
+    """Four tasks on scenes, for some minutes."""
     recipe = tiny()
     return replace(
         recipe,
