@@ -1,4 +1,4 @@
-"""What answers questions about scenes without a language model: the usual answer, and that to the nearest picture."""
+"""Answers to questions about scenes without a language model: the usual one, and that to the nearest picture."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
