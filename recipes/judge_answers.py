@@ -39,7 +39,7 @@ class JudgeAnswers:
     """Questions with their answers: a file of lines, a data set's files, or a folder; or pictures with captions."""
     prompt: str = "caption en"
     """What is asked about pictures with captions."""
-    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = ()
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "exact_or_box", "cider"], ...] = ()
     """One or several; by default as the data set is judged, and otherwise exact."""
     lower_case: bool = False
     """Compare in lower case, where the data set does not say so itself, as DocVQA and ChartQA do."""

@@ -19,11 +19,12 @@ _ONE_BY_ONE: dict[str, Callable[[str, Sequence[str]], float]] = {
     "relaxed": lambda answer, truths: max(relaxed_match(answer, truth) for truth in truths),
     "anls": anls,
     "boxes": lambda answer, truths: max(_same_box(answer, truth) for truth in truths),
+    "exact_or_box": lambda answer, truths: max(_same(answer, truth) for truth in truths),
 }
 METRICS = (*_ONE_BY_ONE, "cider")
 """exact: the answer is one of the true ones. vqa, okvqa: agreement with ten people, with VQA's normalisation and
 without. relaxed: numbers within 5% (ChartQA). anls: by edits (DocVQA). boxes: the first box overlaps the true answer's
-by half (RefCOCO). cider: captions."""
+by half (RefCOCO). exact_or_box: as boxes where the true answer has one, else exactly. cider: captions."""
 
 
 class AnswerScore(TypedDict):
@@ -60,6 +61,11 @@ def answer_score(
         scores = np.array([_ONE_BY_ONE[metric](*pair) for pair in zip(answers, truths, strict=True)])
     interval = [float(bound) for bound in bootstrap_interval(scores)]
     return {"metric": metric, "value": float(scores.mean()), "interval": interval, "questions": len(scores)}, scores
+
+
+def _same(answer: str, truth: str) -> float:
+    """Whether an answer is right: its first box, where the truth has one, or else all of it."""
+    return _same_box(answer, truth) if parse_detections(truth).found else exact_match(answer, truth)
 
 
 def _same_box(answer: str, truth: str) -> float:

@@ -160,7 +160,9 @@ class Prompted:
     train: Literal["all", "all-but-image", "decoder", "attention", "projector"] = "all"
     """Which weights move: all; all but the image tower; the language model; its attention alone; or what brings
     pictures to it. --lock, --lock-image and --lora-rank hold further ones."""
-    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "cider"], ...] = harmless(())
+    metric: tuple[Literal["exact", "vqa", "okvqa", "relaxed", "anls", "boxes", "exact_or_box", "cider"], ...] = (
+        harmless(())
+    )
     """How written answers to the held-out questions are judged (`core.evaluation.answer_metrics`); by default as the
     data set is, and otherwise by exact match."""
     lower_case: bool = harmless(False)

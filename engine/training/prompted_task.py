@@ -8,7 +8,7 @@ from diptych.core.data.examples.prompted_examples import PromptedExamples
 from diptych.core.data.pixels import FixedSize
 from diptych.core.training.recipe import Recipe
 from diptych.engine.datasets.data_set import DataSet
-from diptych.engine.datasets.questions import questions
+from diptych.engine.datasets.questions import ASKED_SCENES, questions
 from diptych.engine.training import defaults
 from diptych.engine.training.prompted_evaluation import PromptedEvaluation
 from diptych.engine.training.prompted_start import PromptedStart, sized_config, square_of, start_of
@@ -153,7 +153,7 @@ def _missing_flags(recipe: Recipe, start: PromptedStart) -> list[str]:
         )
     if not start.pretrained:
         missing.append("--pretrained (a PaliGemma), or --pretrained-image (a SigLIP, whose tower it looks with)")
-    elif recipe.data.tokenizer is None and recipe.data.train_data not in ("", "scenes"):
+    elif recipe.data.tokenizer is None and recipe.data.train_data not in ("", *ASKED_SCENES):
         missing.append("--tokenizer (Gemma's vocabulary, which the checkpoint does not bring)")
     return missing
 

@@ -105,6 +105,7 @@ def test_every_metric_has_its_known_value():
         "relaxed": (["102", "3"], [["100"], ["4"]], 0.5),
         "anls": (["kitten"], [["sitting"]], 4 / 7),
         "boxes": ([f"{near} cat", f"{far} cat", "nothing"], [[f"{box} cat"]] * 3, 1 / 3),
+        "exact_or_box": ([near, far, "2", near], [[box], [box], ["2"], ["2"]], 0.5),
         "cider": (["a cat on a mat", "two dogs run here"], [["a cat on a mat"], ["two dogs run here"]], 10.0),
     }
     assert cases.keys() == set(METRICS)

@@ -174,7 +174,7 @@ class SceneSource:
         return hashlib.sha256(f"scenes {settings} {self._emoji.fingerprint()}".encode()).hexdigest()
 
     def __reduce__(self) -> tuple:
-        return _restored, ({entry.name: getattr(self, entry.name) for entry in fields(self)},)
+        return _restored, (type(self), {entry.name: getattr(self, entry.name) for entry in fields(self)})
 
     @cached_property
     def _emoji(self) -> EmojiSource:
@@ -257,5 +257,5 @@ def _tight_box(mask: np.ndarray) -> Box:
     return rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
 
 
-def _restored(settings: dict[str, Any]) -> SceneSource:
-    return SceneSource(**settings)
+def _restored(kind: type[SceneSource], settings: dict[str, Any]) -> SceneSource:
+    return kind(**settings)

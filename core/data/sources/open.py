@@ -20,6 +20,12 @@ from diptych.core.spelling import did_you_mean
 
 EMBEDDED = "emoji"
 SCENES, WIDE_SCENES, NOISY_SCENES = "scenes", "wide_scenes", "noisy_scenes"
+SCENE_TASKS, BLANK_SCENE_TASKS = "scene_tasks", "blank_scene_tasks"
+DRAWN = {
+    **dict.fromkeys((SCENES, WIDE_SCENES, NOISY_SCENES), "siglip2"),
+    **dict.fromkeys((SCENE_TASKS, BLANK_SCENE_TASKS), "paligemma"),
+}
+"""Embedded data that are drawn for training, and the recipe that does so."""
 LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
@@ -52,8 +58,8 @@ def _open(spec: str, index_folder: str | Path | None, reading: Reading) -> Sourc
         from diptych.core.data.emoji import EmojiSource
 
         return EmojiSource()
-    if spec in (SCENES, WIDE_SCENES, NOISY_SCENES):
-        raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.siglip2` does so; {_ADVICE}')
+    if spec in DRAWN:
+        raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.{DRAWN[spec]}` does so; {_ADVICE}')
     if spec.startswith("coco:"):
         from diptych.core.data.sources.coco import CocoRegionSource
 
@@ -106,7 +112,7 @@ def _expanded(spec: str) -> list[Path]:
         literal = Path(name).exists() or not has_magic(name)
         found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
         if not found or (literal and not found[0].exists()):  # what a pattern finds and cannot be read is counted
-            near = did_you_mean(name, (EMBEDDED, SCENES, WIDE_SCENES, NOISY_SCENES))
+            near = did_you_mean(name, (EMBEDDED, *DRAWN))
             raise FileNotFoundError(f"no file or folder {name}.{near} Give {_ADVICE}")
         paths += found
     return paths

@@ -1,10 +1,16 @@
 """The section of a model that answers prompts: its scores, and pictures with what was asked and answered."""
 
+from dataclasses import replace
+
+import numpy as np
+
+from diptych.core.data.detections import parse_detections
 from diptych.core.evaluation.answer_metrics import AnswerScore
 from diptych.core.report.charts.layout import lead
 from diptych.core.report.charts.markup import Markup, caption_text, element, join
 from diptych.core.report.charts.numbers import shown
 from diptych.core.report.charts.thumbnails import Thumbnails
+from diptych.core.report.detections_picture import with_detections
 from diptych.core.report.run.contents import Asked, ReportData
 
 
@@ -15,7 +21,7 @@ def asked(data: ReportData) -> tuple[str, str, Markup] | None:
     parts = [lead("Answers", "Questions about held-out pictures, which were never trained on.")]
     parts += [_table(name, scores) for name, scores in data.answer_scores.items()]
     if data.asked is not None and len(data.asked.prompts):
-        parts.append(_gallery(data.asked))
+        parts.append(gallery(data.asked))
     return "answers", "Answers", join(parts)
 
 
@@ -42,8 +48,11 @@ def _table(name: str, scores) -> Markup:
     return element("div", element("h3", name), element("p", says, class_="says"), table, class_="panel half-width")
 
 
-def _gallery(found: Asked) -> Markup:
-    thumbnails = Thumbnails(found.thumbnails)
+def gallery(found: Asked) -> Markup:
+    """Pictures with what was asked, answered and true; the boxes that an answer names are drawn."""
+    boxes = [[replace(one, label="") for one in parse_detections(answer).found] for answer in found.answers]
+    drawn = zip(found.thumbnails, boxes, strict=True)
+    thumbnails = Thumbnails(np.stack([with_detections(picture, some) for picture, some in drawn]))
     rows = []
     told = zip(found.prompts, found.truths, found.answers, found.right, strict=True)
     for place, (prompt, truth, answer, right) in enumerate(told):
