@@ -5,10 +5,11 @@ from pathlib import Path
 from diptych.core.data.emoji.concepts import QUESTION_TOKENIZER_PATH
 from diptych.core.data.emoji.scene_questions import SceneQuestions
 from diptych.core.data.records import Source
-from diptych.core.data.sources.open import SCENES
+from diptych.core.data.sources.open import LINES, SCENES
 from diptych.core.data.sources.questions import Questions, is_questions
 from diptych.core.training.recipe import Data
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.lines import lines
 from diptych.engine.datasets.own import open_captioned, parted
 from diptych.engine.datasets.scenes import evaluation_scenes, training_scenes
 
@@ -20,6 +21,8 @@ def questions(data: Data) -> DataSet:
     """What `data.train_data` names, judged on `data.val_data`, or on a fraction that is held out: of a file of
     questions by their pictures. The scenes are judged on drawings by a designer never trained on.
     """
+    if data.train_data == LINES:
+        return lines(data)
     if data.train_data != SCENES:
         return DataSet(
             name=data.train_data,
