@@ -19,17 +19,31 @@ from diptych.core.training.patterns import freeze
 from diptych.core.training.teacher import EmaTeacher
 from diptych.engine.training.terms.classification import Classification
 from diptych.engine.training.terms.contrastive import Contrastive, softmax_loss
-from diptych.models import CLIP, CLIPConfig, CLIPResNetConfig, CLIPTextConfig, CLIPVisionConfig, SigLIP
+from diptych.engine.training.terms.language import Language
+from diptych.models import (
+    CLIP,
+    BiTConfig,
+    ClassifierConfig,
+    CLIPConfig,
+    CLIPResNetConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    GPTConfig,
+    SigLIP,
+)
+from diptych.models.classifier.model import classifier_of
 from diptych.models.siglip.student import Student
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, objective, student
 from tests.engine.training.small_student import batch as every_field
-from tests.models.classifier.test_classifier import drawn
+from tests.models.classifier.test_classifier import drawn, randomized
 
 STEPS, EXAMPLES = 5, 24
 EPSILON = 1e-3
 """Of AdamW: a small one would make whole steps of the rounding in gradients that are zero."""
 
 CLIP_VISION = CLIPVisionConfig(width=16, depth=1, mlp_dim=20, num_heads=1, embed_dim=20, patch_size=4, image_size=8)
+BIT = BiTConfig(stage_depths=(1, 2), width=8, num_groups=8, image_size=22)
+GPT = GPTConfig(width=16, depth=2, mlp_dim=32, num_heads=2, vocab_size=23, context_length=8)
 RESNET = CLIPResNetConfig(stage_depths=(1, 1, 1, 1), width=8, num_heads=4, image_size=32, embed_dim=20)
 
 
@@ -105,6 +119,33 @@ def classifier(shared: bool) -> Case:
     return Case(drawn(), Objective({"classification": Classification()}), batch, pieces=2)
 
 
+def bit(shared: bool, **spread: bool) -> Case:
+    """A ResNet-50 in small, with mixup."""
+
+    def batch(seed):
+        images = np.random.default_rng(seed).integers(0, 256, (EXAMPLES, 22, 22, 3), dtype=np.uint8)
+        return classifier(shared).batch(seed) | {"image": images}
+
+    config = ClassifierConfig(vision=BIT, classes=("a", "b", "c"))
+    goal = Objective({"classification": Classification()})
+    return Case(randomized(classifier_of(config)), goal, batch, pieces=2, rate=1e-4, **spread)
+
+
+def gpt1(shared: bool, **spread: bool) -> Case:
+    """Next tokens, of which each text has its own that do not count, with dropout by each text's seed."""
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        shape = (EXAMPLES, GPT.context_length)
+        return {
+            "token_ids": rng.integers(0, GPT.vocab_size, shape).astype(np.int32),
+            "token_weights": (rng.random(shape) < 0.7).astype(np.float32),
+            "dropout_seeds": rng.integers(0, 1 << 20, EXAMPLES).astype(np.int32),
+        }
+
+    return Case(Student(GPT, seed=4), Objective({"language": Language()}), batch, pieces=2, **spread)
+
+
 def pairs(shared: bool) -> Case:
     """By the sigmoid and by the softmax loss."""
     terms = {
@@ -142,6 +183,10 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "gathered": gathered,
     "curated": curated,
     "classifier": classifier,
+    "bit": bit,
+    "bit, in units": partial(bit, fsdp=True),
+    "gpt1": gpt1,
+    "gpt1, in units": partial(gpt1, fsdp=True),
     "pairs": pairs,
     "clip": clip,
     "resnet": resnet,

@@ -5,6 +5,7 @@ The state is spread over half of the devices, the batch over all of them.
 
 import json
 import math
+from functools import partial
 
 import jax
 import keras
@@ -19,6 +20,7 @@ from diptych.core.training.ema import Ema
 from diptych.core.training.optimizers import AdamW
 from diptych.models import SigLIP
 from tests.backends.jax.collectives import collectives
+from tests.backends.spread_steps import CASES
 from tests.engine.training.small_student import ALL, CONFIG, PAIRS, batch, objective, student
 
 STEPS = 5
@@ -49,6 +51,16 @@ def curated(**arguments):
         noise = gumbel_noise(np.random.default_rng(seed), 2, len(whole["text"])).T
         batches.append({"image": whole["image"], "text": whole["text"], "selection_noise": noise})
     return make_step(model, goal, **arguments), batches, named(model)
+
+
+def shared(name: str, **arguments):
+    """A case of those that are also spread over torch's processes."""
+    case = CASES[name](False)
+    return (
+        make_step(case.model, case.objective, **arguments),
+        [case.batch(seed) for seed in range(STEPS)],
+        named(case.model),
+    )
 
 
 def make_step(model, goal, **arguments):
@@ -139,6 +151,7 @@ def main() -> None:
                 "joint": compared(joint),
                 "joint in pieces": compared(joint, micro_batches=2),
                 "curated": compared(curated),
+                **{name: compared(partial(shared, name), micro_batches=2) for name in ("bit", "gpt1")},
                 "uneven": refusal(uneven),
                 "too many": refusal(lambda: joint(placement=Placement(devices=DEVICES + 1))),
             }

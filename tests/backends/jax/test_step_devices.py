@@ -9,6 +9,7 @@ from tests.backends.jax.process import report_of
 pytest.importorskip("jax")
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 KINDS = ["joint", "joint in pieces", "curated"]
+OTHERS = ["bit", "gpt1"]
 
 
 @pytest.fixture(scope="module", params=[4, 8] if THOROUGH else [4])
@@ -21,7 +22,7 @@ def report(devices):
     return report_of("tests.backends.jax.many_devices_step", devices=devices)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + OTHERS)
 def test_it_trains_as_one_device_does(report, devices, kind):
     """Weights, teacher, moving average, centres and logs after five steps."""
     found = report[kind]

@@ -12,7 +12,8 @@ from diptych.backends.torch.whole_batch import dealt
 
 THOROUGH = bool(os.environ.get("DIPTYCH_THOROUGH"))
 CASES = ("every loss, spread", "every loss, in units", "recomputed, in units", "curated", "classifier", "resnet")
-CASES += ("every loss", "every loss in pieces", "gathered") if THOROUGH else ()
+CASES += ("bit, in units", "gpt1, in units")
+CASES += ("every loss", "every loss in pieces", "gathered", "bit", "gpt1") if THOROUGH else ()
 LARGEST_DIFFERENCE = 1e-6
 OF_NORMS = 1e-5
 """Of the gradient's, which is a large one of weights that are equal to 1e-7."""
