@@ -13,6 +13,7 @@ from diptych.core.data.records import Source
 from diptych.core.evaluation.answer_metrics import answer_score
 from diptych.core.evaluation.nearest import nearest
 from diptych.core.training.recipe import Data
+from diptych.core.training.term_options import Prompted
 from diptych.engine.datasets.questions import METRIC, MIXED, questions, task_scenes
 from diptych.engine.embedding.encoder import Encoder
 
@@ -40,7 +41,7 @@ def baseline_scores(learned: int, *, most: int | None = None) -> dict[str, dict[
     encoder = Encoder.open(TOWER)
     scores: dict[str, dict[str, float]] = {USUAL: {}, NEAREST: {}, NEAREST_TOKENS: {}}
     trained: dict[str, QuestionsAsked] = {}
-    for name, source in questions(Data(train_data="scene_tasks")).sources(0).held_out.items():
+    for name, source in questions(Data(train_data="scene_tasks"), Prompted()).sources(0).held_out.items():
         task = name.partition(",")[0]
         if task == MIXED:
             continue

@@ -15,6 +15,7 @@ from diptych.core.report.run.contents import Asked
 from diptych.core.report.seeds import mean_of
 from diptych.core.training.recipe import Data
 from diptych.core.training.results import read_results
+from diptych.core.training.term_options import Prompted
 from diptych.engine.datasets.questions import METRIC, MIXED, questions
 
 WAYS = ("blind", "asked")
@@ -58,7 +59,7 @@ def _results(rows: Sequence[Row], baselines: Mapping[str, Mapping[str, float]]) 
 
 def _asked(folder: Path) -> Asked:
     """The questions that a run's results list, with their pictures drawn again."""
-    held_out = questions(Data(train_data="scene_tasks")).sources(0).held_out
+    held_out = questions(Data(train_data="scene_tasks"), Prompted()).sources(0).held_out
     source = next(source for name, source in held_out.items() if name.startswith(MIXED))
     (found,) = read_results(folder / "results.json").values()
     listed = found["asked"]

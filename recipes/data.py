@@ -63,7 +63,7 @@ def embedded() -> str:
         assert known is not None
         lines.append(f"{name}\n  {known.describe(known.sources(0)).removeprefix('Data: ')}")
     lines.append(
-        f"All of them show {len(concepts()):,} emoji, drawn by {len(DESIGNERS)} designers and named in "
+        f"All but lines show {len(concepts()):,} emoji, drawn by {len(DESIGNERS)} designers and named in "
         f"{len(LANGUAGES)} languages. Licences: {LICENSES_PATH}"
     )
     return "\n".join(lines)

@@ -15,7 +15,8 @@ Presets, given as the first word:
   dropout, smoothing, decay or freezing.
 - forkme: big_vision's configuration of that name, for users' own data: Adam, batches of 32, 15 epochs, decay of 3e-7 of
   the image tower's and the projector's kernels.
-- count: big_vision's tutorial, which counts where lines cross: as forkme by Adafactor, texts of 8 tokens.
+- count: big_vision's tutorial, which counts where lines cross: as forkme by Adafactor, texts of 8 tokens, on its task
+  "lines", which comes along. The tutorial's accuracy of the 3B with pictures as they are: 95.9%.
 - lora: adapters of rank 8 on the language model and the tower, as transformers' example, at a rate of 2e-4.
 - attention: the language model's attention alone, by SGD without momentum, as big_vision's notebook for a GPU of 16 GB.
 
@@ -31,6 +32,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.core.data.sources.open import LINES
 from diptych.core.training.recipe import Data, Model, Optimization, Recipe, Run
 from diptych.core.training.stages import Stage
 from diptych.core.training.term_options import Prompted
@@ -93,7 +95,7 @@ def count() -> Recipe:
     recipe = forkme()
     return replace(
         recipe,
-        data=replace(recipe.data, context_length=8),
+        data=replace(recipe.data, train_data=LINES, context_length=8),
         optimization=replace(recipe.optimization, optimizer="adafactor", momentum_dtype="bfloat16"),
         prompted=replace(recipe.prompted, answer_tokens=8),
         run=replace(recipe.run, run_dir=Path("runs/paligemma_count")),

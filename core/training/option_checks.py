@@ -161,6 +161,8 @@ def check_options(recipe: Any) -> None:
                 ("--label-smoothing", classification.label_smoothing),
                 ("--label-smoothing", prompted.label_smoothing),
                 ("--flip", classification.flip),
+                ("--flip-vertical", classification.flip_vertical),
+                ("--shift", classification.shift),
             )
         ),
         *(

@@ -92,6 +92,10 @@ class Classification:
     squashes pictures, as SigLIP does."""
     flip: float = 0.0
     """How often training pictures are mirrored left and right."""
+    flip_vertical: float = 0.0
+    """How often they are mirrored up and down."""
+    shift: float = 0.0
+    """Move each training picture by at most this share of its sides, into white; 0 for not at all."""
     rand_augment: tuple[int, float] | None = None
     """Change each training picture by so many operations of RandAugment, at a magnitude from 0 to 10, in place of what
     --augment does: 2 10, as in big_vision's classifiers. None for none."""

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from diptych.core.data.sources.open import EMBEDDED, NOISY_SCENES, SCENES, WIDE_SCENES
+from diptych.core.data.sources.open import EMBEDDED, LINES, NOISY_SCENES, SCENES, WIDE_SCENES
 from diptych.core.training.recipe import Data, Recipe
 from diptych.engine.datasets.data_set import DataSet
 from diptych.engine.datasets.emoji import emoji
+from diptych.engine.datasets.lines import lines
 from diptych.engine.datasets.own import own
 from diptych.engine.datasets.scenes import noisy_scenes, scenes, wide_scenes
 
@@ -15,6 +16,7 @@ DATA_SETS: Mapping[str, Callable[[Data], DataSet]] = {
     SCENES: scenes,
     WIDE_SCENES: wide_scenes,
     NOISY_SCENES: noisy_scenes,
+    LINES: lines,
 }
 """Data sets by name; anything else is somebody's own."""
 

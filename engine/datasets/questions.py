@@ -11,13 +11,14 @@ from diptych.core.data.emoji.scene_questions import SceneQuestions
 from diptych.core.data.emoji.scene_tasks import BOX_STEPS, TASKS, TaskQuestions
 from diptych.core.data.ledger import ledger_of
 from diptych.core.data.records import Source
-from diptych.core.data.sources.open import BLANK_SCENE_TASKS, SCENE_TASKS, SCENES
+from diptych.core.data.sources.open import BLANK_SCENE_TASKS, LINES, SCENE_TASKS, SCENES
 from diptych.core.data.sources.question_layouts import as_questions, found_in, judged_as, open_questions
 from diptych.core.data.sources.questions import Judging, Questions
 from diptych.core.data.sources.referring_questions import ReferringQuestions
 from diptych.core.training.recipe import Data
 from diptych.core.training.term_options import Prompted
 from diptych.engine.datasets.data_set import DataSet, Sources
+from diptych.engine.datasets.lines import lines
 from diptych.engine.datasets.own import open_captioned, parted
 from diptych.engine.datasets.scenes import (
     DESIGNERS,
@@ -45,6 +46,8 @@ def questions(data: Data, prompted: Prompted) -> DataSet:
     questions by their pictures. The scenes are judged on drawings by a designer never trained on, the tasks on composed
     scenes also on compositions never trained.
     """
+    if data.train_data == LINES:
+        return lines(data)
     if data.train_data in (SCENE_TASKS, BLANK_SCENE_TASKS):
         return DataSet(
             name=data.train_data,

@@ -118,9 +118,16 @@ def preprocess_of(recipe: Recipe, start: Start, data_set: DataSet) -> Preprocess
         count, magnitude = options.rand_augment
         changes = RandAugment(count=count, magnitude=magnitude, resize_method=changed)
     augmentation: Augmentation | RandAugment | RandomCrop | None = changes
-    if options.random_crop is not None or options.flip:
+    if options.random_crop is not None or options.flip or options.flip_vertical or options.shift:
         area = 1.0 if options.random_crop is None else options.random_crop
-        augmentation = RandomCrop(area=area, flip=options.flip, resize_method=changed, then=changes)
+        augmentation = RandomCrop(
+            area=area,
+            flip=options.flip,
+            flip_vertical=options.flip_vertical,
+            shift=options.shift,
+            resize_method=changed,
+            then=changes,
+        )
     edge = options.shortest_edge
     if edge is not None and (edge < size or isinstance(start.config.vision, NaFlexVisionConfig)):
         raise ValueError(

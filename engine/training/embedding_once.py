@@ -47,8 +47,9 @@ def hindrance(recipe: Recipe, planned: PlannedStage, terms: Terms) -> str:
         ),
         (recipe.data.image_views is not None and not recipe.data.augment, "without --augment all views are the same"),
         (
-            options.mixup or options.random_crop is not None or options.flip or options.rand_augment is not None,
-            "its pictures are cropped, mirrored, mixed or changed at random",
+            any((options.mixup, options.random_crop, options.flip, options.flip_vertical, options.shift))
+            or options.rand_augment is not None,
+            "its pictures are cropped, mirrored, moved, mixed or changed at random",
         ),
         (planned.naflex, "NaFlex sees pictures at a length that is drawn for each batch"),
         (stage.curation, "its batches are chosen by what models see in their pictures"),

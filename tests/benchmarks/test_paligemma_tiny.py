@@ -11,6 +11,7 @@ from benchmarks.paligemma_tiny_baselines import QuestionsAsked, nearest_answers,
 from benchmarks.paligemma_tiny_page import write_tiny_page
 from diptych.core.data.detections import parse_detections
 from diptych.core.training.recipe import Data
+from diptych.core.training.term_options import Prompted
 from diptych.engine.command_line import parse_recipe
 from diptych.engine.datasets.questions import questions
 from diptych.recipes import paligemma
@@ -58,7 +59,7 @@ def test_the_nearest_picture_with_the_same_prompt_lends_its_answer():
 
 
 def test_the_page_shows_pictures_questions_answers_and_boxes(tmp_path):
-    source = next(iter(questions(Data(train_data="scene_tasks")).sources(0).held_out.values()))
+    source = next(iter(questions(Data(train_data="scene_tasks"), Prompted()).sources(0).held_out.values()))
     listed = [
         {"prompt": record.prompt, "truth": record.captions[0].text, "answer": record.captions[0].text}
         for record in map(source.record, range(1, 6))

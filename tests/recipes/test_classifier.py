@@ -399,3 +399,17 @@ def test_data_with_one_class_or_none_are_refused(pictures, tmp_path):
     (tmp_path / "list.csv").write_text("file_name,label\na.png,cat\nb.png,cat\n")
     with pytest.raises(ValueError, match="needs two classes or more, got cat"):
         plan("full", "--train-data", str(tmp_path / "list.csv"))
+
+
+@ABOVE_THE_BACKENDS
+def test_the_tutorials_lines_come_along_and_are_changed_as_it_says():
+    planned = plan("lines_bit", "--dry-run")
+    assert (planned.recipe.optimization.examples, planned.recipe.optimization.batch_size) == (30 * 128, 8)
+    crop = planned.preprocess.augmentation
+    assert (crop.area, crop.flip, crop.flip_vertical, crop.shift * 224) == (1, 0.5, 0.5, 16)
+    assert planned.data_set.class_names.names == ("0", "1", "2")
+    found = planned.data_set.sources(0)
+    assert {name: len(source) for name, source in found.held_out.items()} == {
+        "Validation lines": 999,
+        "Test lines": 999,
+    }

@@ -54,7 +54,7 @@ def test_the_embedded_data_are_listed_with_languages_and_licences(capsys):
     assert data.main([]) == 0
     said = capsys.readouterr().out
     assert "1,700 records to train on; judged on 1,700 new drawings, 214 new concepts" in said
-    assert all(f"{name}\n" in said for name in ("emoji", "scenes", "wide_scenes", "noisy_scenes"))
+    assert all(f"{name}\n" in said for name in ("emoji", "scenes", "wide_scenes", "noisy_scenes", "lines"))
     assert "named in 36 languages" in said
     assert "LICENSES.md" in said
 

@@ -26,18 +26,26 @@ class RandomCrop:
     Attributes:
         area: least share of the picture's area, above 0 and at most 1.
         flip: probability of mirroring left and right.
+        flip_vertical: probability of mirroring up and down.
+        shift: largest move of the mirrored picture, as a fraction of each side, into white: 1/14 is what big_vision
+            does by 224 of 256 pixels. Each whole number of pixels is as likely.
         resize_method: see `image.resize`.
         then: further changes of the cut picture.
     """
 
     area: float = 0.05
     flip: float = 0.0
+    flip_vertical: float = 0.0
+    shift: float = 0.0
     resize_method: ResizeMethod = "bilinear_antialias"
     then: Augmentation | RandAugment | None = None
 
     def __post_init__(self):
-        if not 0 < self.area <= 1 or not 0 <= self.flip <= 1:
-            raise ValueError(f"area lies in (0, 1] and flip in [0, 1], got {self.area} and {self.flip}.")
+        shares = (self.flip, self.flip_vertical, self.shift)
+        if not 0 < self.area <= 1 or not all(0 <= share <= 1 for share in shares):
+            raise ValueError(
+                f"area lies in (0, 1], flip, flip_vertical and shift in [0, 1], got {self.area} and {shares}."
+            )
 
     def __call__(
         self, image: np.ndarray, rng: np.random.Generator, size: int | None = None, *, fast: bool = False
@@ -49,6 +57,10 @@ class RandomCrop:
         image = image[top : top + height, left : left + width]
         if rng.random() < self.flip:
             image = image[:, ::-1]
+        if self.flip_vertical and rng.random() < self.flip_vertical:
+            image = image[::-1]
+        if self.shift:
+            image = _moved(image, self.shift, rng)
         image = np.ascontiguousarray(image)
         if self.then is not None:
             return self.then(image, rng, size, fast=fast)
@@ -79,6 +91,14 @@ class RandomCrop:
             if 0 < width <= columns and 0 < height <= rows and self.area * whole <= height * width <= whole:
                 return _place(rows - height, rng), _place(columns - width, rng), height, width
         return 0, 0, rows, columns
+
+
+def _moved(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The picture moved by at most this share of its sides; what is missing is white."""
+    rows, columns = (round(share * side) for side in image.shape[:2])
+    wide = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), constant_values=255)
+    top, left = rng.integers(2 * rows + 1), rng.integers(2 * columns + 1)
+    return wide[top : top + image.shape[0], left : left + image.shape[1]]
 
 
 def _place(left_over: int, rng: np.random.Generator) -> int:

@@ -26,11 +26,12 @@ DRAWN = {
     **dict.fromkeys((SCENE_TASKS, BLANK_SCENE_TASKS), "paligemma"),
 }
 """Embedded data that are drawn for training, and the recipe that does so."""
+LINES = "lines"
 LABELLED = "labelled:"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SPLIT = re.compile(r"(train|training|test|validation|valid|val|dev)[-_.]")
 _ADVICE = (
-    f'"{EMBEDDED}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
+    f'"{EMBEDDED}" or "{LINES}" for the embedded data, a folder of images with captions ({", ".join(IMAGE_SUFFIXES)}; '
     "captions.jsonl, metadata.jsonl, the same as .csv, or .txt files), such a list itself (photos/train.csv), "
     'WebDataset shards ("shards/{000..010}.tar" or a folder of .tar), Parquet files or '
     "a folder of them, both also as https://, s3://, gs:// or hf://datasets/owner/name, a folder written by "
@@ -40,7 +41,7 @@ _ADVICE = (
 
 
 def open_source(spec: str | Path, *, index_folder: str | Path | None = None, reading: Reading = AS_USUAL) -> Source:
-    """The source that a text stands for: "emoji", one or several files, or a folder, of this machine or far away.
+    """The source that a text stands for: embedded data, one or several files, or a folder, of this machine or far away.
 
     File names may hold `*`, `?` and number ranges such as `{000..010}`. The kind of data is told from the names of the
     files. "labelled:REGIONS.jsonl:DATA" is DATA with the regions that `region_labels.label_regions` wrote to that file.
@@ -58,6 +59,10 @@ def _open(spec: str, index_folder: str | Path | None, reading: Reading) -> Sourc
         from diptych.core.data.emoji import EmojiSource
 
         return EmojiSource()
+    if spec == LINES:
+        from diptych.core.data.lines import LineSource
+
+        return LineSource()
     if spec in DRAWN:
         raise ValueError(f'"{spec}" are drawn as they are needed, and only `recipes.{DRAWN[spec]}` does so; {_ADVICE}')
     if spec.startswith("coco:"):
@@ -112,7 +117,7 @@ def _expanded(spec: str) -> list[Path]:
         literal = Path(name).exists() or not has_magic(name)
         found = [Path(name)] if literal else sorted(map(Path, iglob(name, recursive=True)))
         if not found or (literal and not found[0].exists()):  # what a pattern finds and cannot be read is counted
-            near = did_you_mean(name, (EMBEDDED, *DRAWN))
+            near = did_you_mean(name, (EMBEDDED, LINES, *DRAWN))
             raise FileNotFoundError(f"no file or folder {name}.{near} Give {_ADVICE}")
         paths += found
     return paths

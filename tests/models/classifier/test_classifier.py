@@ -28,10 +28,12 @@ VISION = {
 
 def drawn(kind: str = "siglip", **fields) -> ImageClassifier:
     """A classifier with no weight at zero or one."""
-    model, rng = (
-        classifier_of(ClassifierConfig(vision=VISION[kind], classes=CLASSES, **fields)),
-        np.random.default_rng(1),
-    )
+    return randomized(classifier_of(ClassifierConfig(vision=VISION[kind], classes=CLASSES, **fields)))
+
+
+def randomized(model: ImageClassifier) -> ImageClassifier:
+    """The model with no weight at zero or one."""
+    rng = np.random.default_rng(1)
     for weight in model.weights:
         around = 1.0 if weight.path.endswith("scale") else 0.0
         weight.assign(around + 0.3 * rng.standard_normal(weight.shape).astype("float32"))

@@ -11,6 +11,7 @@ from diptych.core.data.emoji.composed_scenes import DIGITS, ComposedScenes, is_n
 from diptych.core.data.emoji.concepts import HELD_OUT_DESIGNER
 from diptych.core.data.emoji.scene_tasks import BOX_STEPS, GREY, TASKS, TaskQuestions
 from diptych.core.training.recipe import Data
+from diptych.core.training.term_options import Prompted
 from diptych.engine.datasets.questions import MIXED, questions
 from tests.marks import ABOVE_THE_BACKENDS
 
@@ -20,7 +21,7 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def sources():
-    return questions(Data(train_data="scene_tasks")).sources(0)
+    return questions(Data(train_data="scene_tasks"), Prompted()).sources(0)
 
 
 def asked(source: TaskQuestions, index: int):
@@ -80,7 +81,7 @@ def test_a_designer_is_held_out(sources):
 
 
 def test_blank_pictures_are_grey_and_asked_alike(sources):
-    blank = questions(Data(train_data="blank_scene_tasks")).sources(0).train
+    blank = questions(Data(train_data="blank_scene_tasks"), Prompted()).sources(0).train
     for index in range(4):
         record = blank.record(index)
         assert record == sources.train.record(index)

@@ -66,3 +66,21 @@ def test_further_changes_follow_and_bad_settings_are_refused():
     assert not np.array_equal(changed, RandomCrop()(picture, example_rng(0, 7), 16))
     with pytest.raises(ValueError, match="area lies in"):
         RandomCrop(area=0.0)
+
+
+def test_a_picture_is_moved_into_white_evenly_and_mirrored_both_ways():
+    picture = np.zeros((16, 28, 3), np.uint8)
+    picture[0, 0] = 7
+    crop, places = RandomCrop(area=1.0, shift=1 / 14), []
+    for seed in range(200):
+        moved = crop(picture, example_rng(2, seed))
+        assert moved.shape == picture.shape
+        dark = np.argwhere(moved[..., 0] < 255)
+        top, left = dark.min(0)
+        height, width = dark.max(0) - (top, left) + 1
+        assert height >= 15
+        assert width >= 26
+        places.append((top - (16 - height if not top else 0), left - (28 - width if not left else 0)))
+    assert set(places) == {(row, column) for row in range(-1, 2) for column in range(-2, 3)}
+    upside_down = RandomCrop(area=1.0, flip_vertical=1.0)(picture, example_rng(2, 0))
+    np.testing.assert_array_equal(upside_down, picture[::-1])
