@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from diptych.models.checkpoints import Config, load_model
+from diptych.core.weights.hub import preset_folder
+from diptych.models.checkpoints import Config, load_model, read_checkpoint
 from diptych.models.classifier.config import ClassifierConfig
 from diptych.models.classifier.model import ImageClassifier, classifier_of
 from diptych.models.clip.config import CLIPConfig
@@ -55,6 +56,12 @@ def trained_preset(name: str | Path) -> str | Path:
         if stages
         else f"{name} holds a run that has not come to its end, and so no model yet. Its command again goes on with it."
     )
+
+
+def is_paligemma(name: str | Path) -> bool:
+    """Whether a trained model's name stands for a PaliGemma; raises as `trained_preset` and `from_preset` do."""
+    checkpoint = read_checkpoint(preset_folder(trained_preset(name), known=PRESETS))
+    return isinstance(checkpoint.config, PaliGemmaConfig)
 
 
 def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier | TextPredictor:
