@@ -54,7 +54,7 @@ class Demo:
     index: Path | None = None
     """A folder made by `recipes.embed` to search; by default the embedded emoji of a designer never trained on."""
     masks: str | None = None
-    """vae-oid.npz, the decoder of the codes that a PaliGemma writes for "segment"; without it, boxes alone are drawn."""
+    """vae-oid.npz, the decoder of the codes of masks that a PaliGemma writes; without it, boxes alone are drawn."""
     host: str = ADDRESS
     """The address to listen on; one that others can reach, such as 0.0.0.0, asks for a token."""
     port: int = 0

@@ -78,8 +78,8 @@ class Access:
             return
         raise Refused(
             401,
-            "The token is missing or wrong. A program sends the header Authorization: Bearer TOKEN; a browser opens the "
-            "address that the terminal shows, which ends in #token=…",
+            "The token is missing or wrong. A program sends the header Authorization: Bearer TOKEN; a browser opens "
+            "the address that the terminal shows, which ends in #token=…",
         )
 
     def cookie(self, headers: Message, port: int) -> dict[str, str]:

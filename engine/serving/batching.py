@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ MOST_WAITING = 64
 PAUSE_SECONDS = 0.004
 RETRY_SECONDS = 1
 
-Run = Callable[[list], Sequence]
+Run = Callable[[list], Iterable]
 
 
 @dataclass(eq=False)

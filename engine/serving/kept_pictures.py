@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -66,7 +66,7 @@ class PictureReader:
         self._decoding, self._counting = threading.Lock(), threading.Lock()
         self._held = 0
 
-    def look(self, files: Sequence[bytes], see: Callable[[list[np.ndarray]], Sequence]) -> list:
+    def look(self, files: Sequence[bytes], see: Callable[[list[np.ndarray]], Iterable]) -> list:
         """What `see` says of each picture, in order; raises `Refused` for one that cannot be read."""
         said: list = [None] * len(files)
         waiting: list[tuple[int, np.ndarray]] = []
@@ -78,7 +78,7 @@ class PictureReader:
                     if hold(pixels.shape[0] * pixels.shape[1]):
                         waiting.append((place, pixels))
                     else:
-                        said[place] = see([pixels])[0]
+                        (said[place],) = see([pixels])
             if waiting:
                 for (place, _), each in zip(waiting, see([pixels for _, pixels in waiting]), strict=True):
                     said[place] = each

@@ -1,4 +1,6 @@
-// Asks the server of this page, and draws what it answers. What is typed or found is only ever set as text, never as markup.
+// Draws what the server of this page answers. What is typed or found is only ever set as text, never as markup.
+
+import { ask, enter, post, Refusal, whileWaiting } from "/ask.js";
 
 const MOST_PICTURE_BYTES = 10e6;
 const PAUSE = 250; // milliseconds after the last key before anything is asked
@@ -15,53 +17,6 @@ const state = {
   maps: new Map(), // label -> {overlay, limit}, of this picture
   attention: null,
 };
-
-// ---- asking
-
-class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-async function ask(path, options = {}) {
-  let answer;
-  try {
-    for (;;) {
-      answer = await fetch(path, options);
-      if (answer.status !== 503) break;
-      await patience(answer, options.signal); // it is opening its model, or too many ask at once
-    }
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal(0, "No answer: the program behind this page has ended. Start it again: python -m recipes.demo");
-  }
-  const kind = answer.headers.get("Content-Type") || "";
-  const content = kind.startsWith("application/json") ? await answer.json() : await answer.blob();
-  if (!answer.ok) throw new Refusal(answer.status, content.error || `The answer was ${answer.status}.`);
-  return content;
-}
-
-/** Waits as long as an answer asks for; the last of it is given up where the program ends. */
-async function patience(answer, signal) {
-  const { error } = await answer.json();
-  if (error?.includes("ending")) throw new TypeError(error);
-  if (!state.about) trouble(error);
-  await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(answer.headers.get("Retry-After")) || 1)));
-  signal?.throwIfAborted();
-}
-
-/** The token in the address becomes a cookie, and leaves the address. */
-async function enter() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!token) return;
-  await ask("/api/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
-  history.replaceState(null, "", location.pathname + location.search);
-}
-
-const post = (path, asked, signal) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked), signal });
 
 /** About the picture; sent again where the server has forgotten it. */
 async function askOfPicture(path, asked, signal) {
@@ -485,6 +440,7 @@ function listen() {
 /** What to begin with can be asked for in the address: ?example=2&language=de&label=Hund&label=Katze&view=label&look=Hund&query=Vogel */
 async function begin() {
   const asked = new URLSearchParams(location.search);
+  whileWaiting((error) => state.about || trouble(error));
   try {
     await enter();
     state.about = await ask("/api/about");

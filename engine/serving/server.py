@@ -40,6 +40,7 @@ FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/script.js": ("script.js", "text/javascript; charset=utf-8"),
+    "/ask.js": ("ask.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 PICTURES = re.compile(r"/api/(example|thumbnail|gallery)/([0-9]{1,12})")
@@ -357,11 +358,9 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in named.items():
                 self.send_header(name, value)
             self.send_header("Connection", "close" if self.close_connection else "keep-alive")
+            self.end_headers()
             if self.command != "HEAD":
-                self._headers_buffer.append(b"\r\n" + content)
-                self.flush_headers()  # head and content as one, so that neither waits for the other
-            else:
-                self.end_headers()
+                self.wfile.write(content)
             if self.close_connection and status >= 400:
                 _linger(self.connection)
         except OSError:  # the browser has gone, or takes nothing
