@@ -13,7 +13,7 @@ def spells_emoji(tokenizer: Any) -> bool:
     """Whether a tokenizer has no token for an emoji that everybody uses, so that its bytes are tokens: what a model
     has read no emoji with.
     """
-    return len(tokenizer.encode("🍎")) >= len("🍎".encode())
+    return tokenizer.length("🍎🍎") - tokenizer.length("🍎") >= len("🍎".encode())
 
 
 def in_words(text: str, language: str = "en") -> str:

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from diptych.core.data.emoji import TOKENIZER_PATH
+from diptych.core.data.tokenizers.open import open_tokenizer
 from diptych.engine.serving.access import Access, check_token
 from diptych.engine.serving.asking import PromptAnswers
 from diptych.engine.serving.batching import Batcher
-from diptych.engine.serving.emoji_names import in_words
+from diptych.engine.serving.emoji_names import in_words, spells_emoji
 from diptych.engine.serving.galleries import Examples
 from diptych.engine.serving.operations import OPERATIONS, openapi
 from diptych.engine.serving.refusals import Refused
@@ -328,6 +330,11 @@ def test_health_follows_the_program_and_draining_loses_no_answer(folder):
 )
 def test_emoji_are_read_by_their_names(typed, read):
     assert in_words(typed) == read
+
+
+def test_a_vocabulary_that_spells_emoji_is_told_from_one_that_knows_them():
+    assert spells_emoji(open_tokenizer(TOKENIZER_PATH))
+    assert not spells_emoji(SimpleNamespace(length=len))
 
 
 @pytest.mark.parametrize("query", ["🐶", "👩‍🚀", "🏳️‍🌈", "👍🏽 red", "7️⃣"])
