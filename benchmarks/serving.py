@@ -107,8 +107,8 @@ def measured(
     p50, p99 = np.percentile(found.seconds, [50, 99]) if found.seconds else (float("nan"), float("nan"))
     return {
         "answers_a_second": in_time / elapsed,
-        "p50_ms": 1000 * p50,
-        "p99_ms": 1000 * p99,
+        "p50_ms": 1000 * float(p50),
+        "p99_ms": 1000 * float(p99),
         "answered": found.statuses[200],
         "refused_as_full": found.statuses[503],
         "other": sum(count for status, count in found.statuses.items() if status not in (200, 503)),

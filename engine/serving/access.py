@@ -1,4 +1,4 @@
-"""Who may ask: names that this machine is called by, the pages that may send, and the token of those from elsewhere."""
+"""Rules of access: names that a server is called by, pages that may send to it, and the token of those elsewhere."""
 
 import hmac
 import ipaddress

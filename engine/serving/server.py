@@ -135,10 +135,10 @@ class DemoServer(ThreadingHTTPServer):
         time.sleep(grace_seconds)
         self.shutdown()
         self._more = True
-        while self._more:  # those that have been let in by the system, and not yet by us
+        until = time.monotonic() + seconds
+        while self._more and time.monotonic() < until:  # those that the system has let in, and we have not yet
             self.handle_request()
         self.socket.close()
-        until = time.monotonic() + seconds
         with self._changed:
             while self._connections and time.monotonic() < until:
                 self._close_idle(socket.SHUT_RD)
