@@ -64,6 +64,12 @@ def writes_texts(preset: str | Path, *, revision: str | None = None) -> bool:
     return isinstance(config, (GPTConfig, GemmaConfig, PaliGemmaConfig))
 
 
+def is_paligemma(name: str | Path) -> bool:
+    """Whether a trained model's name stands for a PaliGemma; raises as `trained_preset` and `from_preset` do."""
+    checkpoint = read_checkpoint(preset_folder(trained_preset(name), known=PRESETS))
+    return isinstance(checkpoint.config, PaliGemmaConfig)
+
+
 def build_model(config: Config, **arguments) -> PretrainedPair | ImageClassifier | TextPredictor:
     """The model that a configuration describes, with fresh weights."""
     if isinstance(config, ClassifierConfig):

@@ -46,6 +46,7 @@ class Embedded:
         held_out: opens what is judged.
         prompts: see `LabelledDataSet`.
         augment: whether pictures are changed at random, where a recipe says nothing.
+        licence: of the pictures, where they are not the project's own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Embedded:
     held_out: Callable[[], Mapping[str, Source]]
     prompts: Callable[[], Mapping[str, Sequence[str]]] = dict
     augment: bool = False
+    licence: str | None = None
 
 
 EMBEDDED_LABELLED: Mapping[str, Embedded] = {
@@ -62,6 +64,7 @@ EMBEDDED_LABELLED: Mapping[str, Embedded] = {
         held_out=evaluation_sources,
         prompts=group_prompts,
         augment=True,
+        licence=LICENCE,
     ),
     LINES: Embedded(name="two lines and how often they cross", classes=COUNTS, held_out=evaluation_lines),
 }
@@ -100,7 +103,7 @@ def labelled(data: Data, options: Classification) -> LabelledDataSet:
         tokenizer=TOKENIZER_PATH,
         augment=embedded is not None and embedded.augment,
         most_evaluated=MOST_EVALUATED,
-        licence=None if own else LICENCE,
+        licence=None if embedded is None else embedded.licence,
         class_names=names,
         prompts={} if embedded is None else embedded.prompts(),
     )

@@ -55,7 +55,7 @@ def questions(data: Data, prompted: Prompted) -> DataSet:
             tokenizer=QUESTION_TOKENIZER_PATH,
             context_length=SCENE_TOKENS,
             licence=LICENCE,
-            judging=Judging((METRIC,)),
+            judging=Judging(metrics=(METRIC,)),
         )
     if data.train_data != SCENES:
         opened = cache(lambda spec: open_asked(spec, data, prompted))

@@ -1,10 +1,8 @@
 """Answers to the page: probabilities of labels, where the model looks, what is nearest; plain values for JSON."""
 
 import base64
-import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +11,22 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.data.captions import clean_caption
-from diptych.core.data.image import decode
 from diptych.core.evaluation.heat_map import occlusion_map, overlay, png, windows_of
 from diptych.core.evaluation.nearest import NOT_FOUND, nearest
 from diptych.core.report.language_names import language_name
 from diptych.engine.judging.search_results import pair_probability
-from diptych.engine.judging.zero_shot_results import best_labels
+from diptych.engine.judging.zero_shot_results import LabelScore, best_labels
+from diptych.engine.serving.batching import Batcher
+from diptych.engine.serving.emoji_names import in_words, spells_emoji
 from diptych.engine.serving.galleries import Examples, Gallery
+from diptych.engine.serving.kept_pictures import PictureReader, Remembered
 from diptych.engine.serving.protocol import (
     About,
     AttentionMap,
     HeatMaps,
     KeptPicture,
     LabelMap,
+    ModelFacts,
     Nearest,
     NearRow,
     Probabilities,
@@ -62,7 +63,11 @@ class Answers:
     template: what labels are put into, such as "a photo of a {}".
     cells: rows and columns of the heat maps; None for as many as take about `HEAT_MAP_SECONDS` here.
     attention: of a picture, where the model has it; see `attention_of`.
+    source: where the model is from, for people.
+    batcher, largest_batch: of `SharedEncoder`.
     """
+
+    offers = frozenset({"pair"})
 
     def __init__(
         self,
@@ -75,22 +80,30 @@ class Answers:
         template: str = "{}",
         cells: int | None = None,
         attention: Callable[[np.ndarray], np.ndarray] | None = None,
+        source: str = "",
+        batcher: Batcher | None = None,
+        largest_batch: int = LARGEST_BATCH,
     ):
         self.gallery, self.examples, self.template = gallery, examples, template
-        self._encoder = SharedEncoder(encoder)
+        self._encoder = SharedEncoder(encoder, batcher=batcher, largest_batch=largest_batch)
+        self.batcher = self._encoder.batcher
+        self._source = source
+        tokenizer = getattr(encoder.processor, "tokenizer", None)
+        self._names_emoji = tokenizer is not None and spells_emoji(tokenizer)
         self._model, self._queries, self._attention = model, queries, attention
         size = getattr(encoder.processor, "input_size", None) or (256, 256)
         self._longest_side = 2 * max(size)
         self.cells = cells or self._affordable_cells()
-        self._pictures: OrderedDict[str, Kept] = OrderedDict()
-        self._keeping, self._decoding, self._mapping = threading.Lock(), threading.Lock(), threading.Lock()
+        self._pictures: Remembered[Kept] = Remembered()
+        self._reader, self._mapping = PictureReader(), threading.Lock()
 
     def about(self) -> About:
         """What the page shows before anything is asked."""
         examples = self.examples.described()
         codes = sorted(set.intersection(*(set(example["names"]) for example in examples)), key=language_name)
         return {
-            "model": self._model,
+            "model": self.facts(),
+            "asks": False,
             "sigmoid": self._encoder.encoder.logit_bias is not None,
             "template": self.template,
             "attention": self._attention is not None,
@@ -101,35 +114,52 @@ class Answers:
             "limits": {"labels": MOST_LABELS, "characters": MOST_CHARACTERS},
         }
 
+    def facts(self) -> ModelFacts:
+        """Which model answers."""
+        encoder = self._encoder.encoder
+        model = getattr(encoder, "model", None)
+        return {
+            "name": self._model,
+            "kind": "pair" if model is None else type(model).__name__,
+            "source": self._source,
+            "parameters": 0 if model is None else model.count_params(),
+            "dim": encoder.dim,
+            "logit_scale": encoder.logit_scale,
+            "logit_bias": encoder.logit_bias,
+            "images": len(self.gallery),
+        }
+
     def keep(self, data: bytes) -> KeptPicture:
         """Reads an encoded picture and remembers it, the oldest of many being forgotten."""
-        name = hashlib.sha256(data).hexdigest()[:32]
-        with self._keeping:
-            kept = self._pictures.get(name)
+        name = self._pictures.name_of(data)
+        kept = self._pictures.find(name)
         if kept is None:
-            with self._decoding, in_sentences():  # one at a time: a large one takes hundreds of megabytes
-                pixels = decode(data)
-                vector = self._encoder.embed_images([pixels])[0]
-                small = _shrunk(pixels, self._longest_side, self.cells)
-            kept = Kept(vector, small, pixels.shape[0], pixels.shape[1])
-        with self._keeping:
-            self._pictures[name] = kept
-            self._pictures.move_to_end(name)
-            while len(self._pictures) > MOST_PICTURES:
-                self._pictures.popitem(last=False)
+            (kept,) = self._reader.look([data], self._to_keep)
+        self._pictures.put(name, kept, most=MOST_PICTURES)
         return {"picture": name, "height": kept.height, "width": kept.width}
+
+    def image_vectors(self, files: Sequence[bytes]) -> np.ndarray:
+        """Encoded pictures -> float32 [n, dim]."""
+        return np.stack(self._reader.look(files, self._encoder.embed_images))
+
+    def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as they were typed -> float32 [n, dim]."""
+        return self._encoder.embed_texts([self._read_as(text) for text in texts])
+
+    def scores(self, vector: np.ndarray, labels: Sequence[str], template: str | None = None) -> list[LabelScore]:
+        """Of each label for a picture's vector, best first."""
+        cosines = self._label_vectors(labels, template) @ vector
+        return best_labels(cosines, labels, self._encoder.encoder, top_k=len(labels))
 
     def probabilities(self, picture: str, labels: Sequence[str]) -> Probabilities:
         """Of each label, best first."""
-        kept = self._kept(picture)
-        cosines = self._label_vectors(labels) @ kept.vector
-        return {"labels": best_labels(cosines, labels, self._encoder.encoder, top_k=len(labels))}
+        return {"labels": self.scores(self._pictures.get(picture).vector, labels)}
 
     def heat_maps(self, picture: str, labels: Sequence[str]) -> HeatMaps:
         """What speaks for each label, and against it, by how much its logit falls when a part of the picture is
         hidden.
         """
-        kept = self._kept(picture)
+        kept = self._pictures.get(picture)
         vectors = self._label_vectors(labels)
         with self._mapping:  # the second of two that ask for the same finds it done
             if kept.drops is None:
@@ -151,7 +181,13 @@ class Answers:
         """The gallery's images nearest to a text, or to a picture, best first."""
         if (text is None) == (picture is None):
             raise Refused(400, "Ask for a text or for a picture.")
-        query = self._encoder.embed_texts([_cleaned(text)])[0] if text is not None else self._kept(picture).vector
+        if text is not None:
+            read_as = self._read_as(text)
+            return self.near(self._encoder.embed_texts([read_as])[0], count, read_as=read_as)
+        return self.near(self._pictures.get(picture or "").vector, count)
+
+    def near(self, query: np.ndarray, count: int, *, read_as: str | None = None) -> Nearest:
+        """The gallery's images nearest to a vector, best first; `read_as` is the text that it is of."""
         began = time.perf_counter()
         scores, rows = nearest(query[None], self.gallery.vectors, min(count, MOST_FOUND), allowed=self.gallery.usable)
         seconds = time.perf_counter() - began
@@ -164,30 +200,36 @@ class Answers:
                 "row": row,
                 "caption": item.caption,
                 "cosine": score,
-                "probability": None if text is None else pair_probability(self._encoder.encoder, score),
+                "probability": None if read_as is None else pair_probability(self._encoder.encoder, score),
             }
             for (score, row), item in zip(found, items, strict=True)
         ]
-        return {"results": results, "seconds": seconds}
+        return {"results": results, "seconds": seconds, "read_as": read_as}
 
     def close(self) -> None:
         """Waits until the model is at rest; from then on nothing is answered."""
         self._encoder.close()
 
-    def _kept(self, name: str | None) -> Kept:
-        with self._keeping:
-            kept = self._pictures.get(name or "")
-            if kept is None:
-                raise Refused(404, "This picture is not held any more: send it again.")
-            self._pictures.move_to_end(name or "")
-            return kept
+    def _to_keep(self, pictures: list[np.ndarray]) -> list[Kept]:
+        vectors = self._encoder.embed_images(pictures)
+        smaller = [_shrunk(pixels, self._longest_side, self.cells) for pixels in pictures]
+        return [
+            Kept(vector, small, pixels.shape[0], pixels.shape[1])
+            for vector, small, pixels in zip(vectors, smaller, pictures, strict=True)
+        ]
 
-    def _label_vectors(self, labels: Sequence[str]) -> np.ndarray:
+    def _read_as(self, text: str) -> str:
+        """The text as the model is given it."""
+        cleaned = cleaned_text(text)
+        return in_words(cleaned) if self._names_emoji else cleaned
+
+    def _label_vectors(self, labels: Sequence[str], template: str | None = None) -> np.ndarray:
         if not 1 <= len(labels) <= MOST_LABELS:
             raise Refused(400, f"Give 1 to {MOST_LABELS} labels, not {len(labels)}.")
         if len(set(labels)) < len(labels):
             raise Refused(400, "Labels must differ.")
-        return self._encoder.embed_texts([self.template.replace("{}", _cleaned(label)) for label in labels])
+        template = self.template if template is None else template
+        return self._encoder.embed_texts([template.replace("{}", self._read_as(label)) for label in labels])
 
     def _attention_map(self, kept: Kept) -> AttentionMap | None:
         if self._attention is None:
@@ -248,7 +290,8 @@ def _shrunk(pixels: np.ndarray, longest_side: int, shortest_side: int) -> np.nda
     return pixels if size == (width, height) else np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _cleaned(text: str) -> str:
+def cleaned_text(text: str) -> str:
+    """What was typed, on one line; `Refused` for what is no text or too long."""
     if len(text) > MOST_CHARACTERS:
         raise Refused(413, f"A text may have {MOST_CHARACTERS} characters, this one has {len(text)}.")
     with in_sentences():

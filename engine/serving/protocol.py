@@ -27,10 +27,24 @@ class Limits(TypedDict):
     characters: int  # of a label
 
 
+class ModelFacts(TypedDict):
+    """Which model answers: its name, its class, where it is from, its size, and what its vectors are like."""
+
+    name: str
+    kind: str
+    source: str
+    parameters: int
+    dim: int | None  # of a vector
+    logit_scale: float | None
+    logit_bias: float | None  # None for a model trained by a softmax loss
+    images: int  # that can be searched
+
+
 class About(TypedDict):
     """What the page shows before anything is asked."""
 
-    model: str
+    model: ModelFacts
+    asks: bool  # whether it answers prompts, and has neither labels nor a gallery
     sigmoid: bool  # whether the model has a probability for each pair
     template: str
     attention: bool  # whether it shows what it attends to
@@ -96,3 +110,22 @@ class Nearest(TypedDict):
 
     results: list[NearRow]
     seconds: float  # of looking through the gallery
+    read_as: str | None  # the text as the model was given it, emoji in words where it spells them; None for pictures
+
+
+class FoundThing(TypedDict):
+    """A thing that an answer names a place of: [top, left, bottom, right] in pixels."""
+
+    label: str
+    box: list[int]
+    mask: bool  # whether the answer has the codes of a mask for it
+
+
+class Answer(TypedDict):
+    """What a model says to a prompt about a picture."""
+
+    answer: str
+    found: list[FoundThing]
+    unreadable: list[str]  # parts that have tokens of places and are no boxes
+    drawn: str | None  # the picture with what was found, PNG as a data address; None where nothing was
+    seconds: float

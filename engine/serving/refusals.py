@@ -25,11 +25,13 @@ _SENTENCES = {
 
 
 class Refused(Exception):
-    """A request that is not answered: an HTTP status, 4xx or 503, and a sentence for the page."""
+    """A request that is not answered: an HTTP status, 4xx or 503, a sentence, and for 503 the seconds after which it
+    may be asked again.
+    """
 
-    def __init__(self, status: int, message: str):
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None):
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.retry_after = status, message, retry_after
 
 
 @contextmanager

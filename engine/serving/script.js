@@ -1,4 +1,6 @@
-// Asks the server of this page, and draws what it answers. What is typed or found is only ever set as text, never as markup.
+// Draws what the server of this page answers. What is typed or found is only ever set as text, never as markup.
+
+import { ask, enter, post, Refusal, whileWaiting } from "/ask.js";
 
 const MOST_PICTURE_BYTES = 10e6;
 const PAUSE = 250; // milliseconds after the last key before anything is asked
@@ -16,34 +18,9 @@ const state = {
   attention: null,
 };
 
-// ---- asking
-
-class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-async function ask(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal(0, "No answer: the program behind this page has ended. Start it again: python -m recipes.demo");
-  }
-  const kind = answer.headers.get("Content-Type") || "";
-  const content = kind.startsWith("application/json") ? await answer.json() : await answer.blob();
-  if (!answer.ok) throw new Refusal(answer.status, content.error || `The answer was ${answer.status}.`);
-  return content;
-}
-
-const post = (path, asked, signal) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked), signal });
-
 /** About the picture; sent again where the server has forgotten it. */
 async function askOfPicture(path, asked, signal) {
+  if (!state.picture) throw new Refusal(0, "Choose a picture first.");
   try {
     return await post(path, { ...asked, picture: state.picture.name }, signal);
   } catch (error) {
@@ -231,6 +208,7 @@ const askProbabilities = latest(async (signal) => {
 });
 
 function weigh() {
+  if (state.about.asks) return;
   askProbabilities(30);
 }
 
@@ -347,7 +325,8 @@ const search = latest(async (signal, asked) => {
     const found = asked.text ? await post("/api/search", asked, signal) : await askOfPicture("/api/search", {}, signal);
     const what = asked.text ? caption(`“${asked.text}”`) : "the picture";
     const how = asked.text && state.about.sigmoid ? "; the bar is the sigmoid" : "";
-    at("found").replaceChildren("Nearest to ", what, `, in ${Math.max(1, Math.round(1000 * found.seconds))} ms${how}`);
+    const read = asked.text && found.read_as !== asked.text ? [", read as ", caption(`“${found.read_as}”`)] : [];
+    at("found").replaceChildren("Nearest to ", what, ...read, `, in ${Math.max(1, Math.round(1000 * found.seconds))} ms${how}`);
     at("hits").replaceChildren(...found.results.map((hit) => drawHit(hit)));
   } finally {
     if (!signal.aborted) at("hits").classList.remove("waiting");
@@ -372,6 +351,33 @@ function drawHit(hit) {
   return make("li", {}, button);
 }
 
+// ---- asking by prompts
+
+const askPrompt = latest(async (signal, prompt) => {
+  trouble("");
+  at("answer").classList.add("waiting");
+  try {
+    const told = await askOfPicture("/api/ask", { prompt }, signal);
+    at("answer").textContent = told.found.length && !told.unreadable.length ? "" : told.answer || "(an empty answer)";
+    at("things").replaceChildren(
+      ...told.found.map(({ label, box: [top, left, bottom, right], mask }) =>
+        make("li", {}, caption(label || "unnamed"), `rows ${top} to ${bottom}, columns ${left} to ${right}${mask ? ", with a mask" : ""}`)
+      )
+    );
+    at("drawn").hidden = !told.drawn;
+    if (told.drawn) at("drawn").src = told.drawn;
+    at("asked").replaceChildren(caption(`“${prompt}”`), `, answered in ${told.seconds.toFixed(2)} s`);
+  } finally {
+    if (!signal.aborted) at("answer").classList.remove("waiting");
+  }
+});
+
+function promptFor(prompt) {
+  const asked = prompt.trim().slice(0, state.about.limits.characters);
+  at("prompt").value = prompt;
+  if (asked) askPrompt(0, asked);
+}
+
 function searchFor(text, pause = 0) {
   const asked = text.trim().slice(0, state.about.limits.characters);
   if (asked) search(pause, { text: asked });
@@ -384,7 +390,13 @@ function namesIn(language) {
 }
 
 function drawAbout(about, chosen) {
-  at("summary").replaceChildren("Drop a picture, say what it might be in any language, and look. The model is ", make("b", {}, about.model), ".");
+  const { name, kind, source, parameters } = about.model;
+  const does = about.asks ? "Drop a picture and ask about it." : "Drop a picture, say what it might be in any language, and look.";
+  at("summary").replaceChildren(`${does} The model is `, make("b", {}, name), ".");
+  const size = parameters ? `, ${(parameters / 1e6).toLocaleString("en", { maximumSignificantDigits: 3 })} million parameters` : "";
+  at("model").replaceChildren("The model: ", make("b", {}, name), ` (${kind}${size})${source ? `, from ${source}` : ""}.`);
+  at("asking").hidden = !about.asks;
+  at("labels").hidden = at("search").hidden = at("looks").hidden = about.asks;
   at("gallery").textContent = `${about.gallery.rows.toLocaleString("en")} images: ${about.gallery.name}`;
   at("sigmoid-key").hidden = !about.sigmoid;
   at("attention").hidden = !about.attention;
@@ -398,14 +410,13 @@ function drawAbout(about, chosen) {
       return make("li", {}, make("button", { type: "button", title: example.names.en, "aria-pressed": "false", onclick: take }, image));
     })
   );
-  at("queries").replaceChildren(
-    ...about.queries.map((query) => {
-      const take = () => {
-        at("query").value = query;
-        searchFor(query);
-      };
-      return make("li", {}, make("button", { type: "button", onclick: take }, caption(query)));
-    })
+  const take = (query) => {
+    if (about.asks) return promptFor(query);
+    at("query").value = query;
+    searchFor(query);
+  };
+  at(about.asks ? "prompts" : "queries").replaceChildren(
+    ...about.queries.map((query) => make("li", {}, make("button", { type: "button", onclick: () => take(query) }, caption(query))))
   );
 }
 
@@ -418,6 +429,10 @@ function listen() {
     event.preventDefault();
     searchFor(at("query").value);
   });
+  at("prompt-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    promptFor(at("prompt").value);
+  });
   at("similar").addEventListener("click", () => state.picture && search(0, {}));
   document.querySelectorAll(".switch button").forEach((button) => button.addEventListener("click", () => setView(button.dataset.view)));
 }
@@ -425,8 +440,11 @@ function listen() {
 /** What to begin with can be asked for in the address: ?example=2&language=de&label=Hund&label=Katze&view=label&look=Hund&query=Vogel */
 async function begin() {
   const asked = new URLSearchParams(location.search);
+  whileWaiting((error) => state.about || trouble(error));
   try {
+    await enter();
     state.about = await ask("/api/about");
+    trouble("");
   } catch (error) {
     return trouble(error.message);
   }
@@ -434,12 +452,18 @@ async function begin() {
   const language = [asked.get("language"), "en", ...spoken].find((code) => spoken.includes(code));
   drawAbout(state.about, language);
   listen();
+  const place = Number(asked.get("example") ?? 0);
+  if (state.about.asks) {
+    at("prompt").value = asked.get("prompt") ?? state.about.queries[0];
+    await takeFrom(0, `/api/example/${place}`, place);
+    if (asked.get("prompt")) promptFor(asked.get("prompt"));
+    return;
+  }
   const labels = asked.getAll("label");
   state.view = ["label", "attention"].includes(asked.get("view")) ? asked.get("view") : "none";
   state.look = asked.get("look");
   setLabels(labels.length ? labels : namesIn(language));
   showHeat();
-  const place = Number(asked.get("example") ?? 0);
   takeFrom(0, `/api/example/${place}`, place);
   const query = asked.get("query") ?? state.about.queries[0] ?? "";
   at("query").value = query;

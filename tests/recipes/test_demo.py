@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from diptych.engine.serving import galleries
 from diptych.engine.serving.answers import CELLS as SIZES
 from diptych.engine.serving.server import FILES, FOLDER, DemoServer
 from diptych.engine.serving.shared_encoder import SharedEncoder
+from diptych.recipes import demo
 from diptych.recipes.demo import DEFAULT_MODEL, Demo, main, prepared, show
 from tests.engine.serving.demo_encoder import DemoEncoder
 from tests.engine.serving.demo_site import CELLS, PHOTOS, Site, demo_answers, served, two_colours
@@ -74,7 +75,7 @@ def test_about_says_what_the_page_needs(site):
     status, content = site.get("/api/about")
     about = json.loads(content)
     assert status == 200
-    assert (about["model"], about["sigmoid"], about["attention"]) == ("colours", True, False)
+    assert (about["model"]["name"], about["sigmoid"], about["attention"]) == ("colours", True, False)
     assert about["gallery"] == {"name": "photos, embedded in index", "rows": PHOTOS}
     assert len(about["languages"]) == 36
     assert {"code": "de", "name": "German"} in about["languages"]
@@ -272,7 +273,7 @@ def test_batches_have_few_sizes_and_texts_are_embedded_once():
     assert np.array_equal(again[5], DemoEncoder().embed_texts(["blue"])[0])
     pictures = [np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8) for seed in range(70)]
     vectors = shared.embed_images(pictures)
-    assert encoder.batches[2:] == [64, 64]
+    assert encoder.batches[2:] == [64, 8]
     assert np.array_equal(vectors, DemoEncoder().embed_images(pictures))
     assert np.array_equal(shared.embed_images(pictures[:1]), vectors[:1])
     assert encoder.batches[4:] == [1]
@@ -361,7 +362,14 @@ def test_ctrl_c_ends_it_cleanly(folder, busy):
 def test_show_returns_after_an_interrupt(folder, monkeypatch, capsys):
     demo_answers(folder)
     opened: list[str] = []
-    monkeypatch.setattr(DemoServer, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    told = threading.Event()
+    told.set()
+
+    def interrupted(server: DemoServer) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_terminated", lambda: nullcontext(told))
+    monkeypatch.setattr(DemoServer, "drain", interrupted)
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setenv("DISPLAY", ":0")
     for wanted in (True, False):
