@@ -41,7 +41,7 @@ MUTANTS: tuple[Mutant, ...] = (
            'name="DocVQA",\n    prompt="{question}"', 'name="DocVQA",\n    prompt=ANSWER',
            "tests/core/data/sources/test_question_layouts.py"
            "::test_a_data_set_asks_as_a_model_is_transferred_and_is_judged_as_in_tables"),
-    Mutant("mask-codes-of-masks-from-0-to-1", "core/data/mask_codes.py",
+    Mutant("mask-codes-of-masks-that-are-no-signs", "core/data/mask_codes.py",
            "x = 2 * np.asarray(masks, np.float32)[:, None] - 1", "x = np.asarray(masks, np.float32)[:, None]",
            "tests/core/data/test_mask_codes.py::test_codes_are_those_of_the_reference"),
     Mutant("boxes-x-before-y", "core/data/detections.py",
