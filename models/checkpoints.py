@@ -324,9 +324,17 @@ def _described(path: Path, described_by: Path) -> Checkpoint:
     return Checkpoint(layout="transformers", config=config, weights=path, table=transformers.table)
 
 
-WITH_ADAPTERS = (
-    "The model has adapters, which its files have no place for: merge_lora() adds them to their kernels first."
-)
+def refuse_changed(model) -> None:
+    """Raises ValueError for a model with adapters or with weights in int8, which no file holds."""
+    if hasattr(model, "adapters"):
+        raise ValueError(
+            "The model has adapters, which its files have no place for: merge_lora() adds them to their kernels first."
+        )
+    if any(scale_of(variable) is not None for variable in model.weights):
+        raise ValueError(
+            "This model's weights are in int8, for inference, and no file holds these: read the checkpoint that they "
+            "came from in float32 or bfloat16, and write that."
+        )
 
 
 def save_model(model, folder: Path, *, format: str, dtype: str | None = None) -> None:
@@ -336,16 +344,10 @@ def save_model(model, folder: Path, *, format: str, dtype: str | None = None) ->
         dtype: that weights are stored in; None for their own.
 
     Raises:
-        ValueError: for a model with adapters, which no layout has.
+        ValueError: for a model that a layout cannot express, and see `refuse_changed`.
     """
-    if hasattr(model, "adapters"):
-        raise ValueError(WITH_ADAPTERS)
+    refuse_changed(model)
     config = model.config
-    if any(scale_of(variable) is not None for variable in model.weights):
-        raise ValueError(
-            "This model's weights are in int8, for inference, and no checkpoint holds these: read the one that they "
-            "came from in float32 or bfloat16, and write that."
-        )
     arrays = {variable.path: _reader(variable, dtype or variable.dtype) for variable in model.weights}
     if format == "diptych":
         kind = next(name for name, config_class in KINDS.items() if isinstance(config, config_class))

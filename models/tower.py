@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import keras
 
 from diptych.models.checked import CheckedModel
-from diptych.models.checkpoints import WITH_ADAPTERS, load_image_tower, towers_of
+from diptych.models.checkpoints import load_image_tower, refuse_changed, towers_of
 
 
 def policy_of(dtype: str | None):
@@ -45,9 +45,8 @@ class Tower(CheckedModel):
         return {**self._arguments, "name": self.name, "frozen": self.frozen()}
 
     def save(self, filepath, *args, **kwargs):
-        """As in Keras; raises ValueError for a model with adapters."""
-        if hasattr(self, "adapters"):
-            raise ValueError(WITH_ADAPTERS)
+        """As in Keras; raises ValueError for a model with adapters or with weights in int8."""
+        refuse_changed(self)
         return super().save(filepath, *args, **kwargs)
 
     def enable_lora(self, rank: int, *, alpha: float | None = None, targets: Sequence[str] = (".*",)) -> None:

@@ -96,3 +96,16 @@ def test_what_cannot_be_is_refused(tmp_path):
     for dtype, given in (("int8_float32", {}), ("int8", {"load_weights": False})):
         with pytest.raises(ValueError, match="expected int8, int8_from_float32 or int8_from_bfloat16"):
             Gemma.from_preset(tmp_path, dtype=dtype, **given)
+
+
+def test_a_pair_of_towers_in_int8_embeds_nearly_the_same_and_is_no_file(tmp_path):
+    model = SigLIP(TINY, seed=3)
+    ids = np.arange(2 * TINY.text.context_length, dtype=np.int32).reshape(2, -1) % TINY.text.vocab_size
+    before = numpy_of(model.encode_text(ids))
+    model.quantize("int8")
+    after = numpy_of(model.encode_text(ids))
+    assert 0.99 < np.sum(before * after, axis=1).min() < 1 - 1e-7
+    with pytest.raises(ValueError, match="int8, for inference"):
+        model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="int8, for inference"):
+        model.save_to_preset(tmp_path / "preset")
