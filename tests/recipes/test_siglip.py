@@ -168,12 +168,18 @@ def test_the_end_is_judged_by_the_moving_average(tmp_path, monkeypatch):
     path = model.trainable_variables[0].path
     learner = SimpleNamespace(model=model, ema=average, best=None, stopped_early=False, examples_trained=0)
     judged = SimpleNamespace(preprocess=None, finish=lambda *_: seen.append(weights_of(model)[path]) or {})
-    task = SimpleNamespace(save=lambda *_: seen.append(weights_of(model)[path]))
+
+    def save(model, preprocess, folder):
+        folder.mkdir()
+        seen.append(weights_of(model)[path])
+
+    task = SimpleNamespace(save=save)
     monkeypatch.setattr(staged_run.StagedRun, "_trained", lambda *_: (learner, judged, {}))
     before = weights_of(model)[path]
     with RunFolder(tmp_path) as folder:
         planned = SimpleNamespace(examples_before=0, examples=0)
-        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": planned}, task=task)
+        known = SimpleNamespace(known=lambda sources: {})
+        plan = SimpleNamespace(recipe=siglip.siglip(), planned={"training": planned}, task=task, data_set=known)
         others = dict.fromkeys(("sources", "left_out", "terms", "stop"))
         staged_run.StagedRun(plan=plan, folder=folder, placement=ALONE, **others).carry_out("training")
     np.testing.assert_allclose(seen, [before + 1.0] * 2, rtol=1e-6)

@@ -110,15 +110,13 @@ def test_several_save_by_parts_what_one_alone_goes_on_from(folder, count):
 
 def test_training_goes_on_while_a_part_is_written_and_then_all_is_made_complete(folder, monkeypatch):
     """The second's part waits until step 9; some steps after that the checkpoint is there, long before the next."""
-    go_on, written, completed, seen = threading.Event(), threading.Event(), threading.Event(), {}
+    go_on, completed, seen = threading.Event(), threading.Event(), {}
     write, complete = checkpoint.Saving.write, checkpoint.Saving.complete
 
     def slowly(saving, pieces, state):
         if saving._part == 2 and saving._step == 5:
             go_on.wait(LIMIT_S)
         write(saving, pieces, state)
-        if saving._part == 2:
-            written.set()
 
     def completing(saving):
         complete(saving)
@@ -128,7 +126,7 @@ def test_training_goes_on_while_a_part_is_written_and_then_all_is_made_complete(
         seen[number] = steps_in(folder)
         if number == 9:
             go_on.set()
-            assert written.wait(LIMIT_S)
+            assert all(one._saving._under_way.written.wait(LIMIT_S) for one in made)
         if number == 14:
             assert completed.wait(LIMIT_S)
             seen[number] = steps_in(folder)
