@@ -321,9 +321,9 @@ def test_a_probe_reads_vectors_with_the_losses_that_pictures_have(checkpoint, pi
         losses.append([row["loss"] for row in rows if "loss" in row])
     np.testing.assert_allclose(*losses, rtol=1e-6)
     assert "the locked image tower embeds each picture once" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="cropped, mirrored, mixed or changed"):
+    with pytest.raises(ValueError, match="cropped, mirrored, moved, mixed or changed"):
         plan("linear_probe", "--train-data", str(pictures), "--embed-images-once", "--flip", "0.5")
-    with pytest.raises(ValueError, match="cropped, mirrored, mixed or changed"):
+    with pytest.raises(ValueError, match="cropped, mirrored, moved, mixed or changed"):
         plan("linear_probe", "--train-data", str(pictures), "--embed-images-once", "--rand-augment", "1", "5")
 
 
