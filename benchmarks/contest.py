@@ -1,8 +1,10 @@
 """Contestants timed in turn, so that whatever else the machine does hits all, and compared round by round."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 PAUSE = 0.02
@@ -43,6 +45,41 @@ def take_turns(
         }
         for name in contestants
     }
+
+
+def training_steps(
+    steps: Mapping[str, Callable[[Any], float]],
+    rivals: Mapping[str, str],
+    batch: Any,
+    *,
+    repeats: int,
+    tolerance: float,
+    amount: int,
+    unit: str,
+) -> dict[str, dict[str, float]]:
+    """Steps that must learn the same, in turn as by `take_turns`; prints a line of each.
+
+    Args:
+        steps: each takes a step on the batch and returns its loss.
+        tolerance: relative, of the losses of the first three steps.
+        amount, unit: what a batch has of which the rate is told, such as 8 "images".
+
+    Raises:
+        SystemExit: the losses differ.
+    """
+    losses = {name: [step(batch) for _ in range(3)] for name, step in steps.items()}
+    first = next(iter(losses.values()))
+    if not all(
+        math.isclose(*pair, rel_tol=tolerance) for found in losses.values() for pair in zip(found, first, strict=True)
+    ):
+        raise SystemExit(f"The losses differ, so no time is reported: {losses}")
+    times = take_turns({name: partial(step, batch) for name, step in steps.items()}, rivals, repeats=repeats)
+    for name, row in times.items():
+        print(
+            f"  {name:<20}{row['ms']:9.1f} ms {1e3 * amount / row['ms']:10,.1f} {unit} a second  {row['ratio']:.2f} of "
+            f"{rivals[name]}, {row['cpu_ratio']:.2f} in CPU time"
+        )
+    return times
 
 
 def _median_ratio(times: list[float], rival: list[float]) -> float:

@@ -83,12 +83,11 @@ def _contest(ours: Callable, theirs: Callable, given: dict, steps: int, options)
     return found
 
 
-def _models(name: str, folder: Path, *, tiny: bool) -> tuple[Callable, Callable, Callable]:
-    """What writes, ours and theirs: (inputs, steps) -> tokens; and what makes inputs of a batch."""
-    from diptych.models import Gemma, GemmaConfig, PaliGemma, PaliGemmaConfig
-    from diptych.models.siglip.config import VisionConfig
+def middle_gemma():
+    """The configuration of a Gemma of 97 M parameters."""
+    from diptych.models import GemmaConfig
 
-    text = GemmaConfig(
+    return GemmaConfig(
         width=640,
         depth=12,
         mlp_dim=2560,
@@ -98,6 +97,14 @@ def _models(name: str, folder: Path, *, tiny: bool) -> tuple[Callable, Callable,
         vocab_size=32_000,
         context_length=1024,
     )
+
+
+def _models(name: str, folder: Path, *, tiny: bool) -> tuple[Callable, Callable, Callable]:
+    """What writes, ours and theirs: (inputs, steps) -> tokens; and what makes inputs of a batch."""
+    from diptych.models import Gemma, GemmaConfig, PaliGemma, PaliGemmaConfig
+    from diptych.models.siglip.config import VisionConfig
+
+    text = middle_gemma()
     vision = VisionConfig(width=384, depth=12, mlp_dim=1536, num_heads=6, patch_size=16, image_size=224, pooling="gap")
     if tiny:
         text = GemmaConfig(

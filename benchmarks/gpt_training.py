@@ -11,11 +11,10 @@ Shakespeare. No time is reported unless the losses of the first steps agree to 1
 import argparse
 import tempfile
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
-from benchmarks.contest import take_turns
+from benchmarks.contest import training_steps
 from benchmarks.device import write_results
 from diptych.backends.selection import select_backend
 
@@ -51,17 +50,7 @@ def main() -> None:
         }
         rivals |= {"peer, compiled": "peer", "diptych, compiled": "peer, compiled"}
     ids = ids.astype(np.int32)
-    losses = {name: [step(ids) for _ in range(3)] for name, step in steps.items()}
-    if not all(np.allclose(found, losses["peer"], rtol=1e-4) for found in losses.values()):
-        raise SystemExit(f"The losses differ, so no time is reported: {losses}")
-    contestants = {name: partial(step, ids) for name, step in steps.items()}
-    times = take_turns(contestants, rivals, repeats=options.repeats)
-    for name, row in times.items():
-        rate = 1e3 * ids.size / row["ms"]
-        print(
-            f"  {name:<20}{row['ms']:9.1f} ms {rate:10,.0f} tokens a second   {row['ratio']:.2f} of {rivals[name]}, "
-            f"{row['cpu_ratio']:.2f} in CPU time"
-        )
+    times = training_steps(steps, rivals, ids, repeats=options.repeats, tolerance=1e-4, amount=ids.size, unit="tokens")
     if not options.tiny:
         print(write_results(f"gpt_training-{backend}", {"backend": backend, "steps": times, "tokens": ids.size}))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device import RESULTS, write_results
+from benchmarks.generation import middle_gemma
 from diptych.backends.selection import select_backend
 
 DTYPES = ("float32", "bfloat16", "int8", "int8_from_bfloat16")
@@ -42,19 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _shapes(tiny: bool) -> dict:
-    from diptych.models import GemmaConfig
     from diptych.models.gemma.presets import PRESETS
 
-    small = GemmaConfig(
-        width=640,
-        depth=12,
-        mlp_dim=2560,
-        num_heads=8,
-        num_key_value_heads=1,
-        head_dim=128,
-        vocab_size=32_000,
-        context_length=1024,
-    )
+    small = middle_gemma()
     if tiny:
         return {"tiny": replace(small, width=64, depth=2, mlp_dim=128, vocab_size=300)}
     published = {

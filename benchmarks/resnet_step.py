@@ -10,12 +10,11 @@ unless the losses of the first steps agree to 1e-3. It needs timm (pip install t
 import argparse
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contest import take_turns
+from benchmarks.contest import training_steps
 from benchmarks.device import write_results
 from diptych.backends.selection import select_backend
 
@@ -49,17 +48,9 @@ def main() -> None:
             "diptych, compiled": _our_step(classifier_of(config), compiler="inductor"),
         }
         rivals |= {"timm, compiled": "timm", "diptych, compiled": "timm, compiled"}
-    losses = {name: [step(batch) for _ in range(3)] for name, step in steps.items()}
-    if not all(np.allclose(found, losses["timm"], rtol=1e-3) for found in losses.values()):
-        raise SystemExit(f"The losses differ, so no time is reported: {losses}")
-    contestants = {name: partial(step, batch) for name, step in steps.items()}
-    times = take_turns(contestants, rivals, repeats=options.repeats)
-    for name, row in times.items():
-        rate = 1e3 * options.batch_size / row["ms"]
-        print(
-            f"  {name:<20}{row['ms']:9.1f} ms {rate:8.2f} images a second   {row['ratio']:.2f} of {rivals[name]}, "
-            f"{row['cpu_ratio']:.2f} in CPU time"
-        )
+    times = training_steps(
+        steps, rivals, batch, repeats=options.repeats, tolerance=1e-3, amount=options.batch_size, unit="images"
+    )
     print(write_results(f"resnet_step-{backend}", {"backend": backend, **vars(options), "steps": times}))
 
 
